@@ -1,0 +1,126 @@
+"""Everything that can go wrong on the way from a request to an answer, as one tree.
+
+    ServiceError
+    ├── RequestError            the caller can mend it
+    │   ├── MalformedRequest        not JSON, wrong types, unknown fields
+    │   ├── PayloadTooLarge         more bytes or more instances than one request may carry
+    │   ├── InvalidInput            well-formed, but not what this model eats; says which instance, where, found, expected
+    │   ├── ModelNotFound           no such model, version or task
+    │   └── SequenceNotFound        expired, ended or never started
+    ├── CapacityError           try again later
+    │   ├── Overloaded              the queue is full
+    │   └── DeadlineExceeded        the answer would have come too late
+    ├── ModelNotReady           loading, or its folder is broken
+    ├── InferenceFailed         the graph failed; the details are in the log, not in the message
+    └── FolderError             only at load: what is wrong with a model folder
+
+Knows nothing of HTTP: which status each one becomes stands in one table in `service/api/errors.py`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """The root: a message for people, a `code` for programs, and the facts as a mapping."""
+
+    code: ClassVar[str] = "service_error"
+
+    def __init__(self, message: str, **facts: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts: dict[str, object] = {key: value for key, value in facts.items() if value is not None}
+
+
+class RequestError(ServiceError):
+    """The caller can mend it."""
+
+    code = "request_error"
+
+
+class MalformedRequest(RequestError):
+    """The body is not JSON, or its fields have the wrong names or types."""
+
+    code = "malformed_request"
+
+
+class PayloadTooLarge(RequestError):
+    """The body has more bytes, or more instances, than one request may carry."""
+
+    code = "payload_too_large"
+
+
+class InvalidInput(RequestError):
+    """Well-formed, but not what the model eats: names the instance, the place in it, what was found, what was expected.
+
+    `reason` is one of the values of the metric `sluice_invalid_inputs_total`: json, shape, dtype, nonfinite, length,
+    timestamp, payload.
+    """
+
+    code = "invalid_input"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "shape",
+        instance: int | None = None,
+        where: str | None = None,
+        found: object = None,
+        expected: object = None,
+    ) -> None:
+        super().__init__(message, instance=instance, where=where, found=found, expected=expected)
+        self.reason = reason
+
+
+class ModelNotFound(RequestError):
+    """There is no such model, version, or default model for the task; lists what there is."""
+
+    code = "model_not_found"
+
+
+class SequenceNotFound(RequestError):
+    """The sequence expired, ended, or was never started."""
+
+    code = "sequence_not_found"
+
+
+class CapacityError(ServiceError):
+    """Not now: try again after `retry_after_s` seconds."""
+
+    code = "capacity"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, **facts: object) -> None:
+        super().__init__(message, **facts)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(CapacityError):
+    """The model's queue is full; nothing was computed."""
+
+    code = "overloaded"
+
+
+class DeadlineExceeded(CapacityError):
+    """The deadline passed before the answer was there."""
+
+    code = "deadline_exceeded"
+
+
+class ModelNotReady(ServiceError):
+    """The model is known but not READY: still loading, or its folder is broken (the reason says how)."""
+
+    code = "model_not_ready"
+
+
+class InferenceFailed(ServiceError):
+    """The graph raised; the message holds no internals."""
+
+    code = "inference_failed"
+
+
+class FolderError(ServiceError):
+    """A model folder is broken: raised only at load, never stops the other models."""
+
+    code = "folder_error"
