@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # The public data sets, where they lie beside the checkout; else whatever the caller set, or none.
-export SLUICE_DATA ?= $(wildcard ../shared/data)
+export SLUICE_DATA ?= $(abspath $(wildcard ../shared/data))
 
 .PHONY: serve test test-all lint bench schema clean help
 

@@ -146,7 +146,7 @@ class Manifest(_Strict):
     state: list[State] = Field(default_factory=list)
     forecast: Forecast | None = None
     classify: Classify | None = None
-    training: Training = Field(default_factory=Training)
+    training: Annotated[Training, Field(default_factory=lambda: Training(created=None))]
 
     @model_validator(mode="after")
     def _the_parts_fit_together(self) -> Manifest:
