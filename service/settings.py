@@ -1,0 +1,141 @@
+"""What an operator can set: one field per `SLUICE_*` name, with its help text.
+
+Reads the environment it is given, and refuses names it does not know. Decides nothing; `__main__` and `app` hand the
+values on as arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.errors import ServiceError
+
+PREFIX = "SLUICE_"
+# Set beside ours for training and tests: where the public data sets lie.
+NOT_OURS = frozenset({"SLUICE_DATA"})
+
+
+class SettingsError(ServiceError):
+    """A `SLUICE_*` name that does not exist, or a value that it cannot have."""
+
+    code = "settings_error"
+
+
+class Settings(BaseSettings):
+    """Every setting with its default. Build it with `read_settings`, or by keyword in tests."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(default=1, ge=1, le=256, description="Server processes that share the port. Each one loads every model.")
+    models: Path = Field(default=Path("models"), description="The folder that holds the model folders.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where graphs run. `cuda` refuses to start without a usable GPU; `auto` takes the GPU if there is one "
+        "and says in the log, `GET /models` and the metrics what it took.",
+    )
+    max_batch_size: int = Field(default=32, ge=1, le=65536, description="Rows that run together at most.")
+    max_padded_steps: int = Field(
+        default=32768, ge=1, description="Time steps of a batch at most, padding included: rows times the longest row."
+    )
+    max_queue_size: int = Field(
+        default=1024, ge=1, description="Rows that may wait in front of one model; beyond it a request gets 503 at once."
+    )
+    max_queue_delay_ms: float = Field(
+        default=0.0, ge=0, le=60_000, description="How long a batch waits for more rows. 0: it runs as soon as a thread is free."
+    )
+    request_timeout_ms: float = Field(
+        default=10_000.0, gt=0, description="A request that cannot be answered in this time gets 504."
+    )
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1, description="Bytes of one request body at most.")
+    max_instances: int = Field(default=10_000, ge=1, description="Instances of one request at most.")
+    max_horizon_multiple: int = Field(
+        default=10, ge=1, description="How far beyond its own horizon a forecast may go, in horizons of the model."
+    )
+    num_threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads that run graphs, per process. 0: the cores this machine or container has, shared by the workers.",
+    )
+    default_forecast_model: str | None = Field(
+        default=None,
+        description="Model of `/predict/forecast` when a request names none. Empty: the first forecasting model by name.",
+    )
+    default_sentiment_model: str | None = Field(
+        default=None, description="Model of `/predict/sentiment` when a request names none. Empty: the first text model by name."
+    )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Serve `/metrics` on this port, and no longer on the main one. 0: on the main port.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least level that is logged.")
+    log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people, or one JSON object per line.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only: the environment enters through `read_settings`, which also refuses unknown names."""
+        return (init_settings,)
+
+
+def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
+    """Settings from `SLUICE_*` in `environ`, with `overrides` (field names) on top. An empty value means the default.
+
+    Raises SettingsError that names the variable, what was found and, for an unknown name, which was probably meant.
+    """
+    known = {environment_name(field): field for field in Settings.model_fields}
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known and name not in NOT_OURS:
+            meant = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, n=1)
+            hint = (
+                f"; did you mean {environment_name(meant[0])}?" if meant else "; `python -m service settings` lists what there is"
+            )
+            raise SettingsError(f"{name} is not a setting{hint}", name=name)
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in environ.items() if name in known and value != ""}
+    values: dict[str, Any] = {**source(), **overrides}
+    try:
+        return Settings(**values)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        name = environment_name(field)
+        raise SettingsError(f"{name}={first['input']}: {first['msg']}", name=name) from exc
+
+
+def environment_name(field: str) -> str:
+    """`max_batch_size` → `SLUICE_MAX_BATCH_SIZE`."""
+    return PREFIX + field.upper()
+
+
+def settings_table() -> str:
+    """The configuration table in Markdown, as the README holds it."""
+    lines = ["| Name | Default | What it does |", "|---|---|---|"]
+    for field, about in Settings.model_fields.items():
+        lines.append(f"| `{environment_name(field)}` | {_shown(about.default)} | {about.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return "(none)"
+    if isinstance(default, float) and default.is_integer():
+        default = int(default)
+    return f"`{default}`" if isinstance(default, str | Path) else f"`{json.dumps(default)}`"

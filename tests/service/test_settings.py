@@ -1,0 +1,57 @@
+"""What an operator can set, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, environment_name, read_settings, settings_table
+
+
+def test_without_any_name_every_setting_has_its_default() -> None:
+    assert read_settings({}) == Settings()
+
+
+def test_names_are_read_with_their_types() -> None:
+    settings = read_settings({"SLUICE_PORT": "9001", "SLUICE_MODELS": "/srv/models", "SLUICE_MAX_QUEUE_DELAY_MS": "1.5"})
+    assert (settings.port, settings.models, settings.max_queue_delay_ms) == (9001, Path("/srv/models"), 1.5)
+
+
+def test_names_of_others_are_left_alone() -> None:
+    assert read_settings({"PATH": "/bin", "PORT": "1", "SLUICE_DATA": "/data"}) == Settings()
+
+
+def test_an_empty_value_means_the_default() -> None:
+    assert read_settings({"SLUICE_PORT": "", "SLUICE_DEFAULT_FORECAST_MODEL": ""}) == Settings()
+
+
+def test_an_argument_wins_over_the_environment() -> None:
+    assert read_settings({"SLUICE_PORT": "9001"}, port=9002).port == 9002
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"SLUICE_PROT": "1"}, "SLUICE_PROT is not a setting; did you mean SLUICE_PORT?"),
+        ({"SLUICE_BATCH_SIZE": "1"}, "SLUICE_BATCH_SIZE is not a setting; did you mean SLUICE_MAX_BATCH_SIZE?"),
+        ({"SLUICE_QQQQQ": "1"}, "SLUICE_QQQQQ is not a setting; `python -m service settings` lists what there is"),
+        ({"SLUICE_PORT": "eighty"}, "SLUICE_PORT=eighty: Input should be a valid integer"),
+        ({"SLUICE_WORKERS": "0"}, "SLUICE_WORKERS=0: Input should be greater than or equal to 1"),
+        ({"SLUICE_DEVICE": "tpu"}, "SLUICE_DEVICE=tpu: Input should be 'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_a_wrong_name_or_value_is_refused_in_plain_words(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(environ)
+    assert caught.value.message.startswith(message)
+
+
+def test_the_table_explains_every_setting() -> None:
+    rows = settings_table().splitlines()[2:]
+    assert len(rows) == len(Settings.model_fields)
+    for field, row in zip(Settings.model_fields, rows, strict=True):
+        name, default, text = (cell.strip() for cell in row.strip("|").split("|"))
+        assert name == f"`{environment_name(field)}`"
+        assert default
+        assert text.endswith(".")
