@@ -19,14 +19,13 @@ COPY service/__init__.py service/__init__.py
 RUN case "${RUNTIME}" in cpu|gpu) ;; *) echo "RUNTIME is cpu or gpu, not '${RUNTIME}'" >&2; exit 1 ;; esac \
  && grep -v '^onnxruntime' constraints.txt > /tmp/constraints-gpu.txt \
  && if [ "${RUNTIME}" = gpu ]; then cp /tmp/constraints-gpu.txt constraints.txt; fi \
- && /opt/sluice/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt ".[${RUNTIME}]"
+ && /opt/sluice/bin/pip install --no-cache-dir --constraint constraints.txt ".[${RUNTIME}]"
 COPY service service
-RUN /opt/sluice/bin/pip install --no-cache-dir --no-compile --no-deps --force-reinstall . \
- && /opt/sluice/bin/pip uninstall --yes --quiet pip setuptools \
- && find /opt/sluice -name '__pycache__' -type d -prune -exec rm -rf {} +
+RUN /opt/sluice/bin/pip install --no-cache-dir --no-deps --force-reinstall . \
+ && /opt/sluice/bin/pip uninstall --yes --quiet pip setuptools
 
 FROM ${BASE}
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin sluice
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sluice
 COPY --from=build /opt/sluice /opt/sluice
 COPY models /app/models
 WORKDIR /app
