@@ -15,7 +15,7 @@ def test_the_published_schema_is_the_readers() -> None:
 
 
 def test_the_folder_page_names_every_field_of_the_manifest() -> None:
-    words = set(re.findall(r"`([a-z_]+)`", (MODELS / "README.md").read_text()))
+    words = set(re.findall(r"`([a-z_0-9]+)`", (MODELS / "README.md").read_text()))
     fields = {
         name
         for model in (Manifest, Graph, Tensor, State, Forecast, Classify, Truncation, Training)
