@@ -12,7 +12,8 @@
     │   └── DeadlineExceeded        the answer would have come too late
     ├── ModelNotReady           loading, or its folder is broken
     ├── InferenceFailed         the graph failed; the details are in the log, not in the message
-    └── FolderError             only at load: what is wrong with a model folder
+    ├── FolderError             only at load: what is wrong with a model folder
+    └── StartError              only at start: this machine lacks what was asked for (a runtime, a GPU)
 
 Knows nothing of HTTP: which status each one becomes stands in one table in `service/api/errors.py`.
 """
@@ -124,3 +125,9 @@ class FolderError(ServiceError):
     """A model folder is broken: raised only at load, never stops the other models."""
 
     code = "folder_error"
+
+
+class StartError(ServiceError):
+    """This machine lacks what was asked for, a runtime or a GPU: the service does not start."""
+
+    code = "start_error"

@@ -1,0 +1,312 @@
+"""Named tensors: parse one row, check against a signature, collate several items into one batch, split the answer again.
+
+Pure functions of their arguments: no clock, no disk, no threads, no logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import InferenceFailed, InvalidInput
+
+Array = NDArray[Any]
+Tensors = dict[str, Array]
+"""Tensors by name; axis 0 of each is the batch."""
+
+TIME = "time"
+LENGTHS = "lengths"
+
+DATATYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
+    {
+        "BOOL": np.dtype(np.bool_),
+        "UINT8": np.dtype(np.uint8),
+        "INT8": np.dtype(np.int8),
+        "INT16": np.dtype(np.int16),
+        "INT32": np.dtype(np.int32),
+        "INT64": np.dtype(np.int64),
+        "FP32": np.dtype(np.float32),
+        "FP64": np.dtype(np.float64),
+        "BYTES": np.dtype(np.object_),
+    }
+)
+"""The Open Inference Protocol's datatypes → numpy's."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What one tensor must look like. A whole number in `shape` is that size, a name is an open axis; axis 0 is the batch.
+
+    Open axes of the same name have the same size in all inputs of one item.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int | str, ...]
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        return DATATYPES[self.datatype]
+
+    @cached_property
+    def time_axis(self) -> int | None:
+        """The position of the axis `time`, or None."""
+        return self.shape.index(TIME) if TIME in self.shape else None
+
+    def __str__(self) -> str:
+        return f"{self.datatype} [{', '.join(str(axis) for axis in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a graph eats and gives; `state` pairs the input that is fed a recurrent state with the output that returns it."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    state: tuple[tuple[str, str], ...] = field(default=())
+
+    @cached_property
+    def is_ragged(self) -> bool:
+        """Whether rows of different length may share a batch: there is a `time` axis, and `lengths` tells the truth."""
+        has_time = any(spec.time_axis is not None for spec in self.inputs)
+        return has_time and any(spec.name == LENGTHS for spec in self.inputs)
+
+    @cached_property
+    def rigid_axes(self) -> tuple[tuple[str, int], ...]:
+        """(input, axis) of every open axis that can be neither concatenated nor padded."""
+        return tuple(
+            (spec.name, axis)
+            for spec in self.inputs
+            for axis, size in enumerate(spec.shape)
+            if axis > 0 and isinstance(size, str) and not (size == TIME and self.is_ragged)
+        )
+
+
+def check(tensors: Tensors, signature: Signature) -> int:
+    """Check an item before it may share a batch; return its number of rows.
+
+    Raises InvalidInput that names the tensor, the instance (row) and the place: for a missing or unknown tensor, another
+    datatype or shape, a dimension of size zero (onnxruntime 1.31 aborts the process on an empty batch), a value that is
+    not finite (onnxruntime's LSTM and GRU turn it into a plausible number), and a length outside 1 ≤ length ≤ time.
+    """
+    if len(tensors) > len(signature.inputs):
+        names = [spec.name for spec in signature.inputs]
+        unknown = sorted(set(tensors) - set(names))
+        raise InvalidInput(f"unknown tensor {unknown}: the model's inputs are {names}", found=unknown, expected=names)
+    sizes: dict[str, int] = {}
+    for spec in signature.inputs:
+        array = tensors.get(spec.name)
+        if array is None:
+            raise InvalidInput(f'tensor "{spec.name}" is missing: expected {spec}', where=spec.name, expected=str(spec))
+        _check_shape(array, spec, sizes)
+    for spec in signature.inputs:
+        if spec.dtype.kind == "f":
+            array = tensors[spec.name]
+            if not np.isfinite(array).all():
+                raise _nonfinite(array, spec)
+    if signature.is_ragged:
+        _check_lengths(tensors[LENGTHS], sizes[TIME])
+    return int(tensors[signature.inputs[0].name].shape[0])
+
+
+def collate(items: Sequence[Tensors], signature: Signature) -> Tensors:
+    """Concatenate checked items along the batch; where their `time` differs, zeros fill up to the longest.
+
+    Zeros are safe: the graph reads only the first `lengths` steps of each row. Items must have the same `batch_key`.
+    A single item is returned as it is, without a copy.
+    """
+    if len(items) == 1:
+        return items[0]
+    batch: Tensors = {}
+    for spec in signature.inputs:
+        arrays = [item[spec.name] for item in items]
+        axis = spec.time_axis
+        if axis is not None and signature.is_ragged:
+            longest = max(array.shape[axis] for array in arrays)
+            if any(array.shape[axis] != longest for array in arrays):
+                batch[spec.name] = _pad(arrays, axis, longest)
+                continue
+        batch[spec.name] = np.concatenate(arrays)
+    return batch
+
+
+def split(outputs: Tensors, items: Sequence[Tensors], signature: Signature) -> list[Tensors]:
+    """Give each item its rows of the batch's outputs, in order; outputs with a `time` axis are cut to the item's own time.
+
+    The parts are views of the batch. Raises InferenceFailed when the outputs have not as many rows as the items.
+    """
+    first = signature.inputs[0].name
+    num_rows = [item[first].shape[0] for item in items]
+    total = sum(num_rows)
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != total:
+            raise InferenceFailed(f'output "{name}" has shape {list(array.shape)} for a batch of {total} rows', output=name)
+    if len(items) == 1:
+        return [outputs]
+    time_axes = {spec.name: spec.time_axis for spec in signature.outputs if spec.time_axis is not None and signature.is_ragged}
+    parts: list[Tensors] = []
+    start = 0
+    for item, rows in zip(items, num_rows, strict=True):
+        stop = start + rows
+        part = {name: array[start:stop] for name, array in outputs.items()}
+        for name, axis in time_axes.items():
+            if name in part:
+                cut = (slice(None),) * axis + (slice(0, num_steps(item, signature)),)
+                part[name] = part[name][cut]
+        parts.append(part)
+        start = stop
+    return parts
+
+
+def num_steps(tensors: Tensors, signature: Signature) -> int:
+    """The size of the item's `time` axis; 1 if it has none."""
+    for spec in signature.inputs:
+        if spec.time_axis is not None:
+            return int(tensors[spec.name].shape[spec.time_axis])
+    return 1
+
+
+def num_true_steps(tensors: Tensors, signature: Signature) -> int:
+    """The steps of the item that are no padding, over all its rows."""
+    if signature.is_ragged:
+        return int(tensors[LENGTHS].sum())
+    return num_steps(tensors, signature) * int(tensors[signature.inputs[0].name].shape[0])
+
+
+def batch_key(tensors: Tensors, signature: Signature) -> tuple[int, ...]:
+    """Only items with equal keys may share a batch: the sizes of the open axes that cannot be padded; usually ()."""
+    return tuple([tensors[name].shape[axis] for name, axis in signature.rigid_axes])
+
+
+def with_zero_state(tensors: Tensors, signature: Signature, rows: int) -> Tensors:
+    """The tensors, and zeros for every state input that they do not have: how a caller without a sequence begins."""
+    missing = {name for name, _ in signature.state if name not in tensors}
+    if not missing:
+        return tensors
+    zeros = {
+        spec.name: np.zeros((rows, *(int(size) for size in spec.shape[1:])), spec.dtype)
+        for spec in signature.inputs
+        if spec.name in missing
+    }
+    return {**tensors, **zeros}
+
+
+def parse_row(values: object, spec: TensorSpec, *, instance: int | None = None) -> Array:
+    """One row of JSON values (nested lists without the batch axis, or a number) as an array of shape (1, ...).
+
+    Strict in types: FP wants numbers, INT whole numbers within range, BOOL true or false, BYTES strings. Raises
+    InvalidInput for other types, ragged lists, another number of axes and values beyond the datatype (1e39 in FP32).
+    """
+    name, expected = spec.name, str(spec)
+    try:
+        array = np.array(values, dtype=object if spec.datatype == "BYTES" else None)
+    except OverflowError as exc:
+        message = f'tensor "{name}": a number is too large for {spec.datatype}'
+        raise InvalidInput(message, reason="nonfinite", instance=instance, where=name, expected=expected) from exc
+    except ValueError as exc:
+        message = f'tensor "{name}": the nested lists have different lengths; expected {expected}'
+        raise InvalidInput(message, instance=instance, where=name, expected=expected) from exc
+    if array.ndim != len(spec.shape) - 1:
+        message = f'tensor "{name}": expected {len(spec.shape) - 1} axes in one row of {expected}, got {array.ndim}'
+        raise InvalidInput(message, instance=instance, where=name, found=list(array.shape), expected=expected)
+    if array.size and not _fits(array, spec):
+        message = f'tensor "{name}": expected values of {spec.datatype}, got {_describe(array)}'
+        raise InvalidInput(message, reason="dtype", instance=instance, where=name, expected=expected)
+    with np.errstate(over="ignore"):
+        row = array.astype(spec.dtype)[np.newaxis]
+    if spec.dtype.kind == "f" and not np.isfinite(row).all():
+        raise _nonfinite(row, spec, instance=instance)
+    return row
+
+
+def _check_shape(array: Array, spec: TensorSpec, sizes: dict[str, int]) -> None:
+    """Compare with the spec; `sizes` remembers the open axes that were seen, so that inputs agree with each other."""
+    shape = array.shape
+    if array.dtype != spec.dtype:
+        raise _mismatch(array, spec, reason="dtype")
+    if len(shape) != len(spec.shape):
+        raise _mismatch(array, spec)
+    for axis, (size, wanted) in enumerate(zip(shape, spec.shape, strict=True)):
+        if size == 0:
+            raise _mismatch(array, spec, f"axis {axis} ({wanted}) is empty")
+        if isinstance(wanted, int):
+            if size != wanted:
+                raise _mismatch(array, spec)
+        elif sizes.setdefault("batch" if axis == 0 else wanted, size) != size:
+            known = sizes["batch" if axis == 0 else wanted]
+            raise _mismatch(array, spec, f'axis {axis} ({wanted}) is {known} in another input, "{spec.name}" has {size}')
+
+
+def _check_lengths(lengths: Array, time: int) -> None:
+    if lengths.min() < 1 or lengths.max() > time:
+        row = int(np.flatnonzero((lengths < 1) | (lengths > time))[0])
+        raise InvalidInput(
+            f'tensor "{LENGTHS}": row {row} is {lengths[row]}, expected 1 ≤ length ≤ {time}, the size of the time axis',
+            reason="length",
+            instance=row,
+            where=LENGTHS,
+            found=int(lengths[row]),
+            expected=f"1 to {time}",
+        )
+
+
+def _pad(arrays: Sequence[Array], axis: int, longest: int) -> Array:
+    first = arrays[0]
+    shape = [sum(array.shape[0] for array in arrays), *first.shape[1:]]
+    shape[axis] = longest
+    padded = np.full(shape, b"", first.dtype) if first.dtype == object else np.zeros(shape, first.dtype)
+    between = (slice(None),) * (axis - 1)
+    start = 0
+    for array in arrays:
+        stop = start + array.shape[0]
+        padded[(slice(start, stop), *between, slice(0, array.shape[axis]))] = array
+        start = stop
+    return padded
+
+
+def _fits(array: Array, spec: TensorSpec) -> bool:
+    kind = array.dtype.kind
+    match spec.dtype.kind:
+        case "f":
+            return kind in "iuf"
+        case "i" | "u":
+            limits = np.iinfo(spec.dtype)
+            return kind in "iu" and int(array.min()) >= limits.min and int(array.max()) <= limits.max
+        case "b":
+            return kind == "b"
+        case _:
+            return all(isinstance(value, str | bytes) for value in array.flat)
+
+
+def _describe(array: Array) -> str:
+    if array.dtype.kind == "O":
+        return "mixed types, null or a number too large"
+    return {"U": "strings", "b": "true or false", "f": "numbers with a fraction"}.get(array.dtype.kind, str(array.dtype))
+
+
+def _mismatch(array: Array, spec: TensorSpec, why: str = "", *, reason: str = "shape") -> InvalidInput:
+    datatype = next((name for name, dtype in DATATYPES.items() if dtype == array.dtype), str(array.dtype))
+    found = f"{datatype} {list(array.shape)}"
+    message = f'tensor "{spec.name}": expected {spec}, got {found}' + (f": {why}" if why else "")
+    return InvalidInput(message, reason=reason, where=spec.name, found=found, expected=str(spec))
+
+
+def _nonfinite(array: Array, spec: TensorSpec, *, instance: int | None = None) -> InvalidInput:
+    row, *place = (int(index) for index in np.argwhere(~np.isfinite(array))[0])
+    where = f"{spec.name}[{']['.join(str(index) for index in place)}]" if place else spec.name
+    value = float(array[(row, *place)])
+    number = row if instance is None else instance
+    return InvalidInput(
+        f"instance {number}: {where} is {value}, which is not a finite {spec.datatype} number",
+        reason="nonfinite",
+        instance=number,
+        where=where,
+        found=str(value),
+        expected=f"a finite {spec.datatype} number",
+    )

@@ -1,0 +1,87 @@
+"""Texts to token ids, with the model folder's own tokenizer.json: the only file that imports tokenizers.
+
+Does not know labels, models or HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+
+from service.errors import FolderError, InvalidInput
+
+UNKNOWN_TOKENS = ("[UNK]", "<unk>")
+
+
+class Encoding(NamedTuple):
+    """The token ids of one text, and whether its middle was cut out."""
+
+    ids: list[int]
+    truncated: bool
+
+
+class TextTokenizer:
+    """A tokenizer as training wrote it. Thread-safe; `encode` releases the GIL while it splits a long list of texts."""
+
+    def __init__(self, tokenizer: Tokenizer, unknown_id: int) -> None:
+        self._tokenizer = tokenizer
+        self.unknown_id = unknown_id
+
+    @property
+    def num_tokens(self) -> int:
+        """The size of the vocabulary, added tokens included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, texts: Sequence[str], max_length: int, head: int, tail: int) -> list[Encoding]:
+        """The ids of each text; of more than `max_length` the first `head` and the last `tail` are kept.
+
+        A text of which the tokenizer leaves nothing (U+0000, say) becomes one unknown token. Raises InvalidInput with the
+        index of a text that is empty, all whitespace, or no valid Unicode (a lone surrogate).
+        """
+        for index, text in enumerate(texts):
+            if not text or text.isspace():
+                raise InvalidInput(
+                    f"instance {index}: the text is empty", reason="length", instance=index, expected="at least one character"
+                )
+            if not _is_unicode(text):
+                raise InvalidInput(
+                    f"instance {index}: the text has a lone surrogate, which is no character", reason="dtype", instance=index
+                )
+        # One text is split on this thread: handing it to the library's thread pool costs more than it saves.
+        encodings = [self._tokenizer.encode(texts[0])] if len(texts) == 1 else self._tokenizer.encode_batch_fast(list(texts))
+        return [self._truncate(encoding.ids, max_length, head, tail) for encoding in encodings]
+
+    def _truncate(self, ids: list[int], max_length: int, head: int, tail: int) -> Encoding:
+        if not ids:
+            return Encoding([self.unknown_id], False)
+        if len(ids) <= max_length:
+            return Encoding(ids, False)
+        return Encoding(ids[:head] + ids[len(ids) - tail :], True)
+
+
+def load_tokenizer(path: Path) -> TextTokenizer:
+    """Read a tokenizer.json. Raises FolderError when it cannot be read, truncates or pads by itself, or has no unknown token."""
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise FolderError(f"{path.name} cannot be read: {exc.strerror}") from exc
+    except Exception as exc:  # the library raises plain Exception for a file it does not understand
+        raise FolderError(f"{path.name} is no tokenizer: {exc}") from exc
+    if tokenizer.truncation is not None or tokenizer.padding is not None:
+        raise FolderError(f"{path.name}: truncation and padding must be off, the manifest says how texts are cut")
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    for token in (unknown, *UNKNOWN_TOKENS):
+        if token is not None and (unknown_id := tokenizer.token_to_id(token)) is not None:
+            return TextTokenizer(tokenizer, unknown_id)
+    raise FolderError(f"{path.name}: there is no unknown token; tried {[unknown, *UNKNOWN_TOKENS]}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
