@@ -1,0 +1,161 @@
+"""Writes a network as an ONNX graph, node by node: raw values (or token ids) and `lengths` in, answers and new state out.
+
+`GraphBuilder` names and collects nodes; what a layer looks like in ONNX stands beside its torch code in `layers/`.
+Decides nothing about the network, and does not run the graph: that is `verify.py`. The only file that imports onnx.
+
+Written by hand because the exporters of torch 2.13 silently freeze the time axis of plain and two-direction recurrent
+layers and refuse packed sequences; these nodes match torch to 1e-6 at any batch size and length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from training.network import Network
+
+# The newest versions that onnxruntime 1.20 and its CUDA kernels know in full; nothing here needs a newer one.
+OPSET = 17
+IR_VERSION = 8
+
+_ONNX_TYPES = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64}
+
+
+class GraphBuilder:
+    """Collects nodes, constants, inputs and outputs of one graph. A tensor is known by its name, a string.
+
+    Inside `scope("lstm_0")` nodes are named `lstm_0/Transpose`, `lstm_0/Transpose_1`, ...; `named=True` gives a node the
+    scope's own name. Equal constants are stored once, and equal nodes computed once.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._scopes: list[str] = []
+        self._names: set[str] = set()
+        self._nodes: list[onnx.NodeProto] = []
+        self._outputs_of: dict[tuple[Any, ...], tuple[str, ...]] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._initializers: list[onnx.TensorProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def __repr__(self) -> str:
+        return f"GraphBuilder({self.name!r}, {len(self._nodes)} nodes, {len(self._initializers)} constants)"
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Name what is added inside after `name`."""
+        self._scopes.append(name)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    def input(self, name: str, datatype: str, shape: Sequence[int | str]) -> str:
+        """Declare an input of the graph."""
+        self._names.add(name)
+        self._inputs.append(helper.make_tensor_value_info(name, _ONNX_TYPES[datatype], list(shape)))
+        return name
+
+    def output(self, value: str, name: str, datatype: str, shape: Sequence[int | str]) -> None:
+        """Declare `value` an output of the graph, called `name`."""
+        self._nodes.append(helper.make_node("Identity", [value], [name], name=self._unique(f"{name}/output")))
+        self._names.add(name)
+        self._outputs.append(helper.make_tensor_value_info(name, _ONNX_TYPES[datatype], list(shape)))
+
+    def constant(self, values: NDArray[Any] | float | Sequence[int], name: str = "constant") -> str:
+        """A constant; Python ints become INT64, floats FP32."""
+        array = np.asarray(values)
+        if array.dtype.kind in "iu" and not isinstance(values, np.ndarray):
+            array = array.astype(np.int64)
+        elif array.dtype.kind == "f":
+            array = array.astype(np.float32)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            unique = self._unique(self._path(name))
+            self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), unique))
+            self._constants[key] = unique
+        return self._constants[key]
+
+    def add(self, operator: str, *inputs: str, named: bool = False, **attributes: Any) -> str:
+        """Add a node with one output; returns the output's name."""
+        return self.add_many(operator, *inputs, num_outputs=1, named=named, **attributes)[0]
+
+    def add_many(self, operator: str, *inputs: str, num_outputs: int, named: bool = False, **attributes: Any) -> tuple[str, ...]:
+        """Add a node with several outputs; an empty input name leaves an optional input out."""
+        key = (operator, inputs, num_outputs, repr(sorted(attributes.items())))
+        if key not in self._outputs_of:
+            name = self._unique("/".join(self._scopes) if named else self._path(operator))
+            outputs = [name] if num_outputs == 1 else [f"{name}:{index}" for index in range(num_outputs)]
+            self._nodes.append(helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
+            self._outputs_of[key] = tuple(outputs)
+        return self._outputs_of[key]
+
+    def build(self) -> onnx.ModelProto:
+        """The checked model."""
+        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, self._initializers)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sluice"
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _path(self, name: str) -> str:
+        return "/".join([*self._scopes, name])
+
+    def _unique(self, name: str) -> str:
+        candidate, count = name, 0
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._names.add(candidate)
+        return candidate
+
+
+def write_graph(network: Network) -> onnx.ModelProto:
+    """The network as an ONNX model: what `network.forward` computes in eval mode, with the same names.
+
+    Raises NetworkError when the scaling has no statistics yet. Serialise with `model.SerializeToString()`.
+    """
+    graph = GraphBuilder(network.spec.task)
+    tensors = graph_tensors(network)
+    for tensor in tensors["inputs"]:
+        graph.input(tensor["name"], tensor["datatype"], tensor["shape"])
+    values = network.write(graph)
+    for tensor in tensors["outputs"]:
+        graph.output(values[tensor["name"]], tensor["name"], tensor["datatype"], tensor["shape"])
+    return graph.build()
+
+
+def graph_tensors(network: Network) -> dict[str, list[dict[str, Any]]]:
+    """The graph's `inputs`, `outputs` and `state` pairs as the manifest lists them."""
+    spec = network.spec
+    inputs: list[dict[str, Any]] = []
+    outputs: list[dict[str, Any]] = []
+    if spec.task == "forecast":
+        num_targets = len(spec.targets)
+        inputs.append(_tensor("history", "FP32", "batch", "time", spec.num_features))
+        outputs.append(_tensor("mean", "FP32", "batch", spec.horizon, num_targets))
+        if spec.quantiles:
+            outputs.append(_tensor("quantiles", "FP32", "batch", spec.horizon, num_targets, len(spec.quantiles)))
+    else:
+        inputs.append(_tensor("tokens", "INT64", "batch", "time"))
+        outputs.append(_tensor("probabilities", "FP32", "batch", len(spec.labels)))
+    inputs.append(_tensor("lengths", "INT64", "batch"))
+    state = []
+    for part in network.state:
+        inputs.append(_tensor(part.input, "FP32", "batch", part.units))
+        outputs.append(_tensor(part.output, "FP32", "batch", part.units))
+        state.append({"input": part.input, "output": part.output})
+    return {"inputs": inputs, "outputs": outputs, "state": state}
+
+
+def _tensor(name: str, datatype: str, *shape: int | str) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": list(shape)}
