@@ -1,0 +1,731 @@
+"""Instances as JSON values ↔ named tensors, for each task: encode before the graph runs, decode after.
+
+Pure: no clock, no disk, no threads. A task never runs a graph; it yields what should be run and is sent the outputs, so
+that a forecast beyond the model's horizon, which needs several runs, reads from top to bottom and is tested without one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from service.errors import InferenceFailed, InvalidInput, MalformedRequest
+from service.frequencies import Frequency, read_frequency, timestamps
+from service.manifest import Classify as ClassifyFace
+from service.manifest import Forecast as ForecastFace
+from service.tensors import (
+    LENGTHS,
+    Array,
+    Signature,
+    Tensors,
+    TensorSpec,
+    batch_key,
+    check,
+    collate,
+    num_steps,
+    parse_row,
+    with_zero_state,
+)
+
+Prediction = Any
+"""A JSON value, as POST /predict answers it."""
+
+Dialogue = Generator[list[Tensors], list[Tensors], list[Prediction]]
+"""Yields items to run, is sent their outputs in the same order, perhaps several times; returns the predictions in order."""
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+NUM_DIGITS = 7
+"""Significant digits of an answer: what a float32 holds, short enough for a person and for the wire."""
+
+# Above these, encoding takes milliseconds and belongs on a thread: 64 histories of 336 values need about 1 ms.
+HEAVY_NUM_INSTANCES = 64
+HEAVY_SIZE = 20_000
+
+
+@dataclass(frozen=True)
+class ItemLimits:
+    """How large one item may be: the rows of a request are cut into items that fit into a batch."""
+
+    max_rows: int = 32
+    max_padded_steps: int = 1 << 16
+
+
+class Task(Protocol):
+    """What instances mean to one model."""
+
+    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
+        """Predict all instances. Nothing is checked before the first `send`.
+
+        Raises InvalidInput that names the instance and the place in it, MalformedRequest for unknown fields, and
+        InferenceFailed when an output is not finite: JSON has no NaN.
+        """
+        ...
+
+    def is_heavy(self, instances: Sequence[object]) -> bool:
+        """Whether encoding these would hold up an event loop."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------------------- forecast
+
+
+@dataclass(frozen=True)
+class Question:
+    """One forecasting instance, checked: raw values (T, F) without gaps, and what is asked about them."""
+
+    history: Array
+    horizon: int
+    levels: tuple[float, ...]
+    num_interpolated: int = 0
+    start: str | None = None
+    frequency: Frequency | None = None
+    num_given: int = 0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Histories of a series in, its next steps out.
+
+    A horizon beyond the model's is reached by feeding `mean` back as history. The quantiles of those later steps are the
+    model's given the fed-back values: they do not widen with the uncertainty of what was fed back.
+    """
+
+    face: ForecastFace
+    signature: Signature
+    max_horizon_multiple: int = 10
+    limits: ItemLimits = field(default_factory=ItemLimits)
+
+    PARAMETERS: ClassVar = ("horizon", "quantiles", "frequency")
+    FIELDS: ClassVar = frozenset(("history", "start", *PARAMETERS))
+
+    @cached_property
+    def can_feed_back(self) -> bool:
+        """Whether a forecast holds all that the next run must know."""
+        return set(self.face.features) == set(self.face.targets)
+
+    @cached_property
+    def max_horizon(self) -> int:
+        """The longest forecast, in steps."""
+        return self.face.horizon * (self.max_horizon_multiple if self.can_feed_back else 1)
+
+    def is_heavy(self, instances: Sequence[object]) -> bool:
+        if len(instances) > HEAVY_NUM_INSTANCES:
+            return True
+        histories = [instance.get("history") for instance in instances if isinstance(instance, dict)]
+        return sum(len(history) for history in histories if isinstance(history, list)) * len(self.face.features) > HEAVY_SIZE
+
+    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
+        questions = self.encode(instances, parameters)
+        longest = max(question.horizon for question in questions)
+        num_rounds = -(-longest // self.face.horizon)
+        shape = (len(questions), num_rounds * self.face.horizon, len(self.face.targets))
+        mean = np.empty(shape, np.float64)  # (N, H, targets)
+        quantiles = np.empty((*shape, len(self.face.quantiles)), np.float64)  # (N, H, targets, Q)
+        histories = [question.history for question in questions]
+        asking = list(range(len(questions)))
+        for start in range(0, shape[1], self.face.horizon):
+            stop = start + self.face.horizon
+            asking = [index for index in asking if questions[index].horizon > start]
+            if start > 0:
+                for index in asking:
+                    histories[index] = self._fed_back(histories[index], mean[index, start - self.face.horizon : start])
+            groups = grouped([len(histories[index]) for index in asking], self.limits)
+            rows = [[asking[place] for place in group] for group in groups]
+            outputs = yield [self._item([histories[index] for index in group]) for group in rows]
+            for group, output in zip(rows, outputs, strict=True):
+                mean[group, start:stop] = _finite(output, "mean")
+                if self.face.quantiles:
+                    quantiles[group, start:stop] = _finite(output, "quantiles")
+        return self.decode(questions, mean, quantiles)
+
+    def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[Question]:
+        """Check every instance; fill gaps and cut histories to what the network reads."""
+        _expect_instances(instances)
+        unknown = [name for name in parameters if name not in self.PARAMETERS]
+        if unknown:
+            raise _unknown_parameters(unknown, self.PARAMETERS)
+        ask = _Asked(self, parameters)
+        return [self._question(instance, index, ask) for index, instance in enumerate(instances)]
+
+    def decode(self, questions: Sequence[Question], mean: Array, quantiles: Array) -> list[Prediction]:
+        """Predictions of questions from outputs (N, H, targets) and (N, H, targets, Q), in the order of the questions."""
+        predictions: list[Prediction] = [None] * len(questions)
+        alike: dict[tuple[tuple[float, ...], int], list[int]] = {}
+        for index, question in enumerate(questions):
+            alike.setdefault((question.levels, question.horizon), []).append(index)
+        for (levels, horizon), group in alike.items():
+            means = rounded(self._flat(mean[group, :horizon])).tolist()
+            if not levels:
+                for index, row in zip(group, means, strict=True):
+                    predictions[index] = {"mean": row}
+                continue
+            at_levels = quantiles[group, :horizon]
+            if levels != tuple(self.face.quantiles):
+                at_levels = at_levels @ _interpolation(tuple(self.face.quantiles), levels)
+            # (N, h, targets, L) → (N, L, h, targets)
+            by_level = rounded(self._flat(np.moveaxis(at_levels, -1, 1))).tolist()
+            keys = [f"{level:.12g}" for level in levels]
+            for index, row, values in zip(group, means, by_level, strict=True):
+                predictions[index] = {"mean": row, "quantiles": dict(zip(keys, values, strict=True))}
+        for prediction, question in zip(predictions, questions, strict=True):
+            if question.start is not None and question.frequency is not None:
+                steps = range(question.num_given, question.num_given + question.horizon)
+                prediction["timestamps"] = timestamps(question.start, question.frequency, steps)
+            if question.num_interpolated:
+                prediction["num_interpolated"] = question.num_interpolated
+        return predictions
+
+    def _flat(self, values: Array) -> Array:
+        return values[..., 0] if len(self.face.targets) == 1 else values
+
+    def _question(self, instance: object, index: int, ask: _Asked) -> Question:
+        if not isinstance(instance, dict):
+            raise _wrong_type(index, "", "an object with a history", instance)
+        if not instance.keys() <= self.FIELDS:
+            raise _unknown_fields(index, set(instance) - self.FIELDS, self.FIELDS)
+        given = instance.get("history")
+        if not isinstance(given, list):
+            raise _wrong_type(index, "history", "a list of numbers" if "history" in instance else "this field", given)
+        if len(given) < self.face.min_length:
+            raise InvalidInput(
+                f"instance {index}: history: expected at least {self.face.min_length} steps, got {len(given)}",
+                reason="length",
+                instance=index,
+                where="history",
+                found=len(given),
+                expected=f"at least {self.face.min_length}",
+            )
+        values, has_gaps = _numbers(given, len(self.face.features), index)
+        num_interpolated = 0
+        if has_gaps:
+            values, num_interpolated = self._filled(values, index)
+        # A null is a field left out: clients with optional fields send it so.
+        asked = instance.get("horizon")
+        horizon = ask.default_horizon if asked is None else ask.horizon(asked, index)
+        asked = instance.get("quantiles")
+        levels = ask.default_levels if asked is None else ask.levels(asked, index)
+        asked = instance.get("frequency")
+        frequency = ask.default_frequency if asked is None else ask.frequency(asked, index)
+        start = instance.get("start")
+        if start is not None:
+            frequency = frequency or ask.only_frequency(index)
+            _check_start(start, frequency, len(given) + horizon, index)
+        history = values[-self.face.context_length :]
+        return Question(history, horizon, levels, num_interpolated, start, frequency, len(given))
+
+    def _filled(self, values: Array, index: int) -> tuple[Array, int]:
+        """Interpolate the gaps (NaN) of every feature; count those among the steps that the network reads."""
+        values = values.copy()
+        is_missing = np.isnan(values)
+        read = is_missing[-self.face.context_length :]
+        for feature, name in enumerate(self.face.features):
+            if read[:, feature].all():
+                which = f'feature "{name}" ' if len(self.face.features) > 1 else ""
+                raise InvalidInput(
+                    f"instance {index}: history: {which}has no number among the last {len(read)} steps, expected at least one",
+                    reason="nonfinite",
+                    instance=index,
+                    where="history",
+                    found="null only",
+                    expected="at least one number",
+                )
+            gaps = is_missing[:, feature]
+            if gaps.any():
+                places = np.arange(len(values))
+                values[gaps, feature] = np.interp(places[gaps], places[~gaps], values[~gaps, feature])
+        return values, int(read.sum())
+
+    def _fed_back(self, history: Array, mean: Array) -> Array:
+        columns = [self.face.targets.index(feature) for feature in self.face.features]
+        return np.concatenate((history, mean[:, columns]))[-self.face.context_length :]
+
+    def _item(self, histories: Sequence[Array]) -> Tensors:
+        lengths = np.array([len(history) for history in histories], np.int64)
+        padded = np.zeros((len(histories), int(lengths.max()), len(self.face.features)), np.float32)  # (B, T, F)
+        for row, history in zip(padded, histories, strict=True):
+            row[: len(history)] = history
+        return with_zero_state({"history": padded, LENGTHS: lengths}, self.signature, len(histories))
+
+
+class _Asked:
+    """What a request asks of all its instances, and the checks of what one instance asks for itself."""
+
+    def __init__(self, task: Forecast, parameters: Mapping[str, object]) -> None:
+        self.face, self.can_feed_back, self.max_horizon = task.face, task.can_feed_back, task.max_horizon
+        self._levels: dict[tuple[object, ...], tuple[float, ...]] = {}
+        self._listed = [(name, read_frequency(name)) for name in self.face.frequencies]
+        given = {name: value for name, value in parameters.items() if value is not None}
+        self.default_horizon = self.horizon(given["horizon"]) if "horizon" in given else self.face.horizon
+        self.default_levels = self.levels(given["quantiles"]) if "quantiles" in given else tuple(self.face.quantiles)
+        self.default_frequency = self.frequency(given["frequency"]) if "frequency" in given else None
+
+    def horizon(self, value: object, index: int | None = None) -> int:
+        if type(value) is not int:
+            raise _wrong_type(index, "horizon", "a whole number", value)
+        if not 1 <= value <= self.max_horizon:
+            why = "" if self.can_feed_back else ", for some of its features are not forecast and cannot be fed back"
+            raise InvalidInput(
+                f"{_place(index, 'horizon')}: expected 1 to {self.max_horizon} steps (one run of this model forecasts "
+                f"{self.face.horizon}){why}, got {_shown(value)}",
+                reason="length",
+                instance=index,
+                where="horizon",
+                found=_shown(value),
+                expected=f"1 to {self.max_horizon}",
+            )
+        return value
+
+    def levels(self, value: object, index: int | None = None) -> tuple[float, ...]:
+        """The asked levels, once each, in the order asked."""
+        if not isinstance(value, list) or not all(type(level) in (int, float) for level in value):
+            raise _wrong_type(index, "quantiles", "a list of numbers between 0 and 1", value)
+        key = tuple(value)
+        known = self._levels.get(key)
+        if known is not None:
+            return known
+        own = self.face.quantiles
+        outside = [level for level in value if not (own and own[0] <= level <= own[-1])]
+        if outside:
+            expected = (
+                f"levels from {own[0]:g} to {own[-1]:g} (the model's are {own})" if own else "none: this model has no quantiles"
+            )
+            raise InvalidInput(
+                f"{_place(index, 'quantiles')}: expected {expected}, got {_shown(outside[0])}",
+                instance=index,
+                where="quantiles",
+                found=_shown(outside[0]),
+                expected=own,
+            )
+        self._levels[key] = tuple(dict.fromkeys(float(level) for level in value))
+        return self._levels[key]
+
+    def frequency(self, value: object, index: int | None = None) -> Frequency | None:
+        if not isinstance(value, str):
+            raise _wrong_type(index, "frequency", "a string", value)
+        found = read_frequency(value)
+        known = [frequency for _, frequency in self._listed]
+        if found is None or (known and not any(f and (f.code, f.count) == (found.code, found.count) for f in known)):
+            expected = self.face.frequencies or ["S", "T", "H", "D", "W", "M", "Q", "Y"]
+            raise InvalidInput(
+                f"{_place(index, 'frequency')}: expected one of {expected}, got {_shown(value)}",
+                reason="timestamp",
+                instance=index,
+                where="frequency",
+                found=_shown(value),
+                expected=expected,
+            )
+        return found
+
+    def only_frequency(self, index: int) -> Frequency:
+        """The frequency of a model that has just one; raises InvalidInput for the others."""
+        if len(self._listed) == 1 and self._listed[0][1] is not None:
+            return self._listed[0][1]
+        listed = self.face.frequencies
+        raise InvalidInput(
+            f"instance {index}: frequency: expected beside start, " + (f"one of {listed}" if listed else "such as H or D"),
+            reason="timestamp",
+            instance=index,
+            where="frequency",
+            expected=listed or None,
+        )
+
+
+def _numbers(given: list[Any], num_features: int, index: int) -> tuple[Array, bool]:
+    """A history as (T, F) with NaN for null, and whether there are nulls. The fast path only learns that something is wrong."""
+    has_rows = num_features > 1 or isinstance(given[0], list)
+    try:
+        if has_rows and set(map(len, given)) != {num_features}:
+            raise _misfit(given, num_features, index)
+        types = set(map(type, itertools.chain.from_iterable(given) if has_rows else given))
+        if types <= _NUMBER_OR_NULL:
+            values = np.array(given, np.float64).reshape(len(given), num_features)
+            if np.abs(values).max() <= FLOAT32_MAX:
+                return values, False
+            is_missing = np.isnan(values)
+            num_nulls = sum(row.count(None) for row in given) if has_rows else given.count(None)
+            if num_nulls == is_missing.sum() and np.abs(values[~is_missing]).max(initial=0.0) <= FLOAT32_MAX:
+                return values, True
+    except (TypeError, OverflowError):
+        pass  # a row that is no list, or an integer of 400 digits
+    raise _misfit(given, num_features, index)
+
+
+_NUMBER_OR_NULL = {int, float, type(None)}
+
+
+def _misfit(given: list[Any], num_features: int, index: int) -> InvalidInput:
+    """The slow path: find the first value that cannot be read."""
+    has_rows = num_features > 1 or isinstance(given[0], list)
+    for step, entry in enumerate(given):
+        where = f"history[{step}]"
+        if not has_rows:
+            if (why := _why_not(entry)) is not None:
+                return _bad_value(index, where, entry, *why)
+            continue
+        if not isinstance(entry, list):
+            return _wrong_type(index, where, f"a row of {num_features} numbers", entry)
+        if len(entry) != num_features:
+            return InvalidInput(
+                f"instance {index}: {where}: expected a row of {num_features} numbers, got {len(entry)}",
+                instance=index,
+                where=where,
+                found=len(entry),
+                expected=num_features,
+            )
+        for feature, value in enumerate(entry):
+            if (why := _why_not(value)) is not None:
+                return _bad_value(index, f"{where}[{feature}]", value, *why)
+    raise AssertionError("every value can be read")
+
+
+def _why_not(value: object) -> tuple[str, str] | None:
+    """(reason, words) if the value cannot be a step of a history."""
+    if value is None:
+        return None
+    if type(value) is int or type(value) is float:
+        if value != value or value in (math.inf, -math.inf):
+            return "nonfinite", ""
+        return ("nonfinite", " (beyond float32)") if abs(value) > FLOAT32_MAX else None
+    return "dtype", ""
+
+
+def _bad_value(index: int, where: str, value: object, reason: str, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"instance {index}: {where}: expected a finite number or null, got {_shown(value)}{why}",
+        reason=reason,
+        instance=index,
+        where=where,
+        found=_shown(value),
+        expected="a finite number or null",
+    )
+
+
+def _check_start(start: object, frequency: Frequency, num_steps: int, index: int) -> None:
+    if not isinstance(start, str):
+        raise _wrong_type(index, "start", "an ISO 8601 timestamp as a string", start, reason="timestamp")
+    try:
+        timestamps(start, frequency, (0, num_steps))
+    except ValueError as exc:
+        raise InvalidInput(
+            f"instance {index}: start: expected an ISO 8601 timestamp such as 2024-01-31T00:00:00+01:00, whose forecast "
+            f"ends before the year 10000, got {_shown(start)}",
+            reason="timestamp",
+            instance=index,
+            where="start",
+            found=_shown(start),
+            expected="an ISO 8601 timestamp",
+        ) from exc
+
+
+@lru_cache(maxsize=64)
+def _interpolation(own: tuple[float, ...], levels: tuple[float, ...]) -> Array:
+    """The matrix (Q, L) that takes a model's quantiles to the asked levels, linear between two neighbours."""
+    eye = np.eye(len(own))
+    return np.stack([np.array([np.interp(level, own, eye[q]) for q in range(len(own))]) for level in levels], axis=1)
+
+
+# ---------------------------------------------------------------------------------------------------------- classify
+
+
+class Encoder(Protocol):
+    """What splits texts into token ids; `service.tokenization` has the real one."""
+
+    def encode(self, texts: Sequence[str], max_length: int, head: int, tail: int) -> Sequence[tuple[Sequence[int], bool]]:
+        """Per text its ids (at least one) and whether it was truncated. Raises InvalidInput for a text that has none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Texts in, a label and the probability of every label out."""
+
+    face: ClassifyFace
+    signature: Signature
+    tokenizer: Encoder
+    limits: ItemLimits = field(default_factory=ItemLimits)
+
+    def is_heavy(self, instances: Sequence[object]) -> bool:
+        if len(instances) > HEAVY_NUM_INSTANCES:
+            return True
+        texts = [instance.get("text") if isinstance(instance, dict) else instance for instance in instances]
+        return sum(len(text) for text in texts if isinstance(text, str)) > HEAVY_SIZE
+
+    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
+        encoded = self.encode(instances, parameters)
+        groups = grouped([len(ids) for ids, _ in encoded], self.limits)
+        probabilities = np.empty((len(encoded), len(self.face.labels)), np.float64)  # (N, labels)
+        outputs = yield [self._item([encoded[index][0] for index in group]) for group in groups]
+        for group, output in zip(groups, outputs, strict=True):
+            probabilities[group] = _finite(output, "probabilities")
+        return self.decode(probabilities, [is_truncated for _, is_truncated in encoded])
+
+    def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[tuple[Sequence[int], bool]]:
+        """Check every instance; per text its token ids and whether it was truncated."""
+        _expect_instances(instances)
+        if parameters:
+            raise _unknown_parameters(list(parameters), ())
+        texts = [_text(instance, index) for index, instance in enumerate(instances)]
+        truncation = self.face.truncation
+        return list(self.tokenizer.encode(texts, self.face.max_length, truncation.head, truncation.tail))
+
+    def decode(self, probabilities: Array, truncated: Sequence[bool]) -> list[Prediction]:
+        """Predictions from probabilities (N, labels)."""
+        labels = self.face.labels
+        best = probabilities.argmax(axis=1).tolist()
+        predictions: list[Prediction] = []
+        for row, winner, is_truncated in zip(rounded(probabilities).tolist(), best, truncated, strict=True):
+            prediction = {"label": labels[winner], "score": row[winner], "probabilities": dict(zip(labels, row, strict=True))}
+            if is_truncated:
+                prediction["truncated"] = True
+            predictions.append(prediction)
+        return predictions
+
+    def _item(self, rows: Sequence[Sequence[int]]) -> Tensors:
+        lengths = np.array([len(ids) for ids in rows], np.int64)
+        padded = np.zeros((len(rows), int(lengths.max())), np.int64)  # (B, T)
+        for row, ids in zip(padded, rows, strict=True):
+            row[: len(ids)] = ids
+        return with_zero_state({"tokens": padded, LENGTHS: lengths}, self.signature, len(rows))
+
+
+def _text(instance: object, index: int) -> str:
+    text = instance
+    if isinstance(instance, dict):
+        if instance.keys() != {"text"}:
+            if "text" not in instance:
+                raise _wrong_type(index, "text", "this field", None)
+            raise _unknown_fields(index, set(instance) - {"text"}, {"text"})
+        text = instance["text"]
+    if not isinstance(text, str):
+        raise _wrong_type(index, "text" if isinstance(instance, dict) else "", "a string", text)
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------ tensor
+
+
+@dataclass(frozen=True)
+class TensorRows:
+    """Nested lists in, nested lists out: for graphs that no richer face describes. One instance is one row of the batch."""
+
+    signature: Signature
+    limits: ItemLimits = field(default_factory=ItemLimits)
+
+    @cached_property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a caller gives: `lengths` follows from the rows, state begins with zeros."""
+        states = {name for name, _ in self.signature.state}
+        return tuple(
+            spec
+            for spec in self.signature.inputs
+            if spec.name not in states and not (spec.name == LENGTHS and self.signature.is_ragged)
+        )
+
+    @cached_property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        states = {name for _, name in self.signature.state}
+        return tuple(spec for spec in self.signature.outputs if spec.name not in states)
+
+    def is_heavy(self, instances: Sequence[object]) -> bool:
+        return len(instances) > HEAVY_NUM_INSTANCES or sum(map(_approximate_size, instances)) > HEAVY_SIZE
+
+    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
+        rows = self.encode(instances, parameters)
+        lengths = [num_steps(row, self.signature) for row in rows]
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for index, row in enumerate(rows):
+            key = batch_key(row, self.signature) or ((lengths[index],) if not self.signature.is_ragged else ())
+            alike.setdefault(key, []).append(index)
+        groups = [
+            [indices[place] for place in group]
+            for indices in alike.values()
+            for group in grouped([lengths[index] for index in indices], self.limits)
+        ]
+        outputs = yield [collate([rows[index] for index in group], self.signature) for group in groups]
+        answers: list[Tensors] = [{}] * len(rows)
+        for group, output in zip(groups, outputs, strict=True):
+            for place, index in enumerate(group):
+                answers[index] = {name: array[place] for name, array in output.items()}
+        return self.decode(answers, lengths)
+
+    def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[Tensors]:
+        """Every instance as a checked item of one row."""
+        _expect_instances(instances)
+        if parameters:
+            raise _unknown_parameters(list(parameters), ())
+        return [self._row(instance, index) for index, instance in enumerate(instances)]
+
+    def decode(self, answers: Sequence[Tensors], lengths: Sequence[int]) -> list[Prediction]:
+        """Predictions from outputs of one row each, without the batch axis; time is cut to the row's own length."""
+        predictions: list[Prediction] = []
+        for answer, length in zip(answers, lengths, strict=True):
+            values = {spec.name: _json(self._cut(_finite(answer, spec.name), spec, length)) for spec in self.outputs}
+            predictions.append(values if len(values) != 1 else next(iter(values.values())))
+        return predictions
+
+    def _cut(self, row: Array, spec: TensorSpec, length: int) -> Array:
+        if spec.time_axis is None or not self.signature.is_ragged:
+            return row
+        return row[(slice(None),) * (spec.time_axis - 1) + (slice(0, length),)]
+
+    def _row(self, instance: object, index: int) -> Tensors:
+        names = [spec.name for spec in self.inputs]
+        if isinstance(instance, dict):
+            given: dict[str, object] = instance
+            if not given.keys() <= set(names):
+                raise _unknown_fields(index, set(given) - set(names), names)
+        elif len(names) == 1:
+            given = {names[0]: instance}
+        else:
+            raise _wrong_type(index, "", f"an object with {names}", instance)
+        try:
+            tensors: Tensors = {}
+            for spec in self.inputs:
+                if spec.name not in given:
+                    raise _wrong_type(index, spec.name, "this field", None)
+                tensors[spec.name] = parse_row(given[spec.name], spec, instance=index)
+            if self.signature.is_ragged:
+                tensors[LENGTHS] = np.array([num_steps(tensors, self.signature)], np.int64)
+            tensors = with_zero_state(tensors, self.signature, 1)
+            check(tensors, self.signature)
+        except InvalidInput as exc:
+            raise _of_instance(exc, index) from exc
+        return tensors
+
+
+def _of_instance(exc: InvalidInput, index: int) -> InvalidInput:
+    """The same complaint, about an instance by its number in the request."""
+    message = exc.message if exc.message.startswith(f"instance {index}") else f"instance {index}: {exc.message}"
+    facts = exc.facts
+    where = facts.get("where")
+    return InvalidInput(
+        message,
+        reason=exc.reason,
+        instance=index,
+        where=where if isinstance(where, str) else None,
+        found=facts.get("found"),
+        expected=facts.get("expected"),
+    )
+
+
+def _json(array: Array) -> Any:
+    """JSON values of an output; nine significant digits give a float32 back exactly."""
+    if array.dtype == np.float32:
+        return rounded(array, num_digits=9).tolist()
+    if array.dtype == object:
+        return [_json(row) for row in array] if array.ndim else str(array[()])
+    return array.tolist()
+
+
+def _approximate_size(value: object) -> int:
+    size = 1
+    if isinstance(value, dict):
+        return sum(map(_approximate_size, value.values()))
+    while isinstance(value, list) and value:
+        size *= len(value)
+        value = value[0]
+    return size
+
+
+# ------------------------------------------------------------------------------------------------- what all tasks use
+
+
+def grouped(lengths: Sequence[int], limits: ItemLimits) -> list[list[int]]:
+    """Cut rows into groups of similar length, none above the limits (but at least one row each): lists of row numbers."""
+    if len(lengths) == 1:
+        return [[0]]
+    groups: list[list[int]] = []
+    group: list[int] = []
+    # Ascending: the row that is looked at is the longest of its group.
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        is_full = len(group) == limits.max_rows or (len(group) + 1) * lengths[row] > limits.max_padded_steps
+        if group and is_full:
+            groups.append(group)
+            group = []
+        group.append(row)
+    return [*groups, group]
+
+
+_MAX_EXPONENT = 60
+_POWERS = np.array([float(f"1e{exponent}") for exponent in range(_MAX_EXPONENT + 1)])
+
+
+def rounded(values: Array, *, num_digits: int = NUM_DIGITS) -> Array:
+    """Floats rounded to significant digits, as float64 whose shortest decimal has no more digits (magnitudes 1e-15 to 1e22).
+
+    13 us for the 480 values of one forecast; `"%.7g"` on each takes 145 us.
+    """
+    exact = values.astype(np.float64)
+    size = np.abs(exact)
+    exponent = np.floor(np.log10(np.maximum(size, 1e-45, out=size), out=size), out=size).astype(np.int64)
+    shift = num_digits - 1 - exponent
+    # One of the two is 1: dividing an exact integer by an exact power of ten gives the float nearest to the decimal.
+    up, down = _POWERS[np.maximum(shift, 0)], _POWERS[np.maximum(-shift, 0)]
+    result: Array = np.rint(exact * up / down) / up * down
+    return result
+
+
+def _finite(output: Tensors, name: str) -> Array:
+    array = output[name]
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InferenceFailed(f'the model\'s output "{name}" is not finite', output=name)
+    return array
+
+
+def _expect_instances(instances: Sequence[object]) -> None:
+    if not instances:
+        raise InvalidInput("instances: expected at least one, got none", where="instances", found=0, expected="at least one")
+
+
+def _unknown_parameters(unknown: Sequence[str], known: Sequence[str]) -> MalformedRequest:
+    expected = f"this model takes {list(known)}" if known else "this model takes none"
+    return MalformedRequest(f"parameters: unknown {_shown(unknown[0])}; {expected}", where="parameters", expected=list(known))
+
+
+def _unknown_fields(index: int, unknown: Iterable[object], known: Iterable[str]) -> MalformedRequest:
+    first, expected = min(map(str, unknown)), sorted(known)
+    return MalformedRequest(
+        f"instance {index}: unknown field {_shown(first)}; expected {expected}", instance=index, where=first, expected=expected
+    )
+
+
+def _wrong_type(index: int | None, where: str, expected: str, found: object, *, reason: str = "dtype") -> InvalidInput:
+    return InvalidInput(
+        f"{_place(index, where)}: expected {expected}, got {_shown(found)}",
+        reason=reason,
+        instance=index,
+        where=where or None,
+        found=_shown(found),
+        expected=expected,
+    )
+
+
+def _place(index: int | None, where: str) -> str:
+    if index is None:
+        return f"parameters: {where}"
+    return f"instance {index}: {where}" if where else f"instance {index}"
+
+
+def _shown(value: object) -> str:
+    """A value as it stood in the JSON, cut short; never the whole of what a caller sent."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "an integer of more than 20 digits"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, str):
+        return f'"{value[:60]}"' + ("…" if len(value) > 60 else "")
+    return str(value)[:60]
