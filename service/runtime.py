@@ -7,6 +7,7 @@ without a word when CUDA is asked for and absent.
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,8 @@ from typing import Any, Literal, Protocol
 
 from service.errors import FolderError, InferenceFailed, InvalidInput, StartError
 from service.tensors import Tensors, TensorSpec
+
+log = logging.getLogger(__name__)
 
 Device = Literal["cpu", "cuda", "auto"]
 CPU = "CPUExecutionProvider"
@@ -97,15 +100,19 @@ def open_runtime(
     open_session = open_session or _open_session
     if device == "cpu" or CUDA not in available:
         return OnnxRuntime(_open(open_session, graph, [CPU], num_threads), device)
+    reason = None
     try:
         session = open_session(graph, [CUDA, CPU], num_threads)
     except Exception as exc:  # onnxruntime's exceptions have no common class but Exception
-        if device == "cuda":
-            raise StartError(f"device cuda was asked for, but it cannot be opened: {_first_line(exc)}") from exc
+        # The CPU tells whether it is the device that fails or the graph.
         session = _open(open_session, graph, [CPU], num_threads)
+        reason = _first_line(exc)
     runtime = OnnxRuntime(session, device)
-    if device == "cuda" and runtime.provider != CUDA:
-        raise StartError(f"device cuda was asked for, but onnxruntime fell back to {runtime.provider}")
+    if runtime.provider != CUDA:
+        reason = reason or f"onnxruntime fell back to {runtime.provider}"
+        if device == "cuda":
+            raise StartError(f"device cuda was asked for, but cannot be used: {reason}")
+        log.warning("CUDA is installed but cannot be used, the CPU is: %s", reason)
     return runtime
 
 

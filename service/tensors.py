@@ -260,7 +260,7 @@ def _pad(arrays: Sequence[Array], axis: int, longest: int) -> Array:
     first = arrays[0]
     shape = [sum(array.shape[0] for array in arrays), *first.shape[1:]]
     shape[axis] = longest
-    padded = np.full(shape, b"", first.dtype) if first.dtype == object else np.zeros(shape, first.dtype)
+    padded = np.full(shape, "", first.dtype) if first.dtype == object else np.zeros(shape, first.dtype)
     between = (slice(None),) * (axis - 1)
     start = 0
     for array in arrays:
