@@ -73,6 +73,7 @@ class Model:
         self.manifest = parts.manifest
         self.name = parts.manifest.name
         self.version = parts.manifest.version
+        self.task = parts.manifest.task
         self.runtime = parts.runtime
         self.signature = parts.signature
         self.options = options

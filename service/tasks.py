@@ -43,7 +43,10 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 NUM_DIGITS = 7
 """Significant digits of an answer: what a float32 holds, short enough for a person and for the wire."""
 
-# Above these, encoding takes milliseconds and belongs on a thread: 64 histories of 336 values need about 1 ms.
+STEPS_PER_RUN = 64
+"""What a run costs as such, in time steps: rows whose lengths differ by less are not worth a run of their own."""
+
+# Above these, encoding takes milliseconds and belongs on a thread: 64 histories of 336 values need about 1.5 ms.
 HEAVY_NUM_INSTANCES = 64
 HEAVY_SIZE = 20_000
 
@@ -114,6 +117,10 @@ class Forecast:
         """The longest forecast, in steps."""
         return self.face.horizon * (self.max_horizon_multiple if self.can_feed_back else 1)
 
+    @cached_property
+    def _asked_nothing(self) -> _Asked:
+        return _Asked(self, {})
+
     def is_heavy(self, instances: Sequence[object]) -> bool:
         if len(instances) > HEAVY_NUM_INSTANCES:
             return True
@@ -122,27 +129,24 @@ class Forecast:
 
     def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
         questions = self.encode(instances, parameters)
-        longest = max(question.horizon for question in questions)
-        num_rounds = -(-longest // self.face.horizon)
-        shape = (len(questions), num_rounds * self.face.horizon, len(self.face.targets))
-        mean = np.empty(shape, np.float64)  # (N, H, targets)
-        quantiles = np.empty((*shape, len(self.face.quantiles)), np.float64)  # (N, H, targets, Q)
+        step = self.face.horizon
+        num_runs = -(-max(question.horizon for question in questions) // step)
+        # (N, H, targets, 1 + Q): the mean and behind it the quantiles
+        answers = np.empty((len(questions), num_runs * step, len(self.face.targets), 1 + len(self.face.quantiles)))
         histories = [question.history for question in questions]
-        asking = list(range(len(questions)))
-        for start in range(0, shape[1], self.face.horizon):
-            stop = start + self.face.horizon
-            asking = [index for index in asking if questions[index].horizon > start]
+        for start in range(0, num_runs * step, step):
+            asking = [index for index, question in enumerate(questions) if question.horizon > start]
             if start > 0:
                 for index in asking:
-                    histories[index] = self._fed_back(histories[index], mean[index, start - self.face.horizon : start])
+                    histories[index] = self._fed_back(histories[index], answers[index, start - step : start, :, 0])
             groups = grouped([len(histories[index]) for index in asking], self.limits)
             rows = [[asking[place] for place in group] for group in groups]
             outputs = yield [self._item([histories[index] for index in group]) for group in rows]
             for group, output in zip(rows, outputs, strict=True):
-                mean[group, start:stop] = _finite(output, "mean")
+                answers[group, start : start + step, :, 0] = _finite(output, "mean")
                 if self.face.quantiles:
-                    quantiles[group, start:stop] = _finite(output, "quantiles")
-        return self.decode(questions, mean, quantiles)
+                    answers[group, start : start + step, :, 1:] = _finite(output, "quantiles")
+        return self.decode(questions, answers)
 
     def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[Question]:
         """Check every instance; fill gaps and cut histories to what the network reads."""
@@ -150,29 +154,29 @@ class Forecast:
         unknown = [name for name in parameters if name not in self.PARAMETERS]
         if unknown:
             raise _unknown_parameters(unknown, self.PARAMETERS)
-        ask = _Asked(self, parameters)
+        ask = _Asked(self, parameters) if parameters else self._asked_nothing
         return [self._question(instance, index, ask) for index, instance in enumerate(instances)]
 
-    def decode(self, questions: Sequence[Question], mean: Array, quantiles: Array) -> list[Prediction]:
-        """Predictions of questions from outputs (N, H, targets) and (N, H, targets, Q), in the order of the questions."""
+    def decode(self, questions: Sequence[Question], answers: Array) -> list[Prediction]:
+        """Predictions of questions from what was answered (N, H, targets, 1 + Q), in the order of the questions."""
         predictions: list[Prediction] = [None] * len(questions)
         alike: dict[tuple[tuple[float, ...], int], list[int]] = {}
         for index, question in enumerate(questions):
             alike.setdefault((question.levels, question.horizon), []).append(index)
         for (levels, horizon), group in alike.items():
-            means = rounded(self._flat(mean[group, :horizon])).tolist()
-            if not levels:
-                for index, row in zip(group, means, strict=True):
-                    predictions[index] = {"mean": row}
-                continue
-            at_levels = quantiles[group, :horizon]
+            values = answers[:, :horizon] if len(group) == len(questions) else answers[group, :horizon]
             if levels != tuple(self.face.quantiles):
-                at_levels = at_levels @ _interpolation(tuple(self.face.quantiles), levels)
-            # (N, h, targets, L) → (N, L, h, targets)
-            by_level = rounded(self._flat(np.moveaxis(at_levels, -1, 1))).tolist()
+                values = values @ _selection(tuple(self.face.quantiles), levels)
+            if len(self.face.targets) == 1:
+                values = values[:, :, 0]
+                values = values.transpose(0, 2, 1)  # (N, 1 + L, h)
+            else:
+                values = values.transpose(0, 3, 1, 2)  # (N, 1 + L, h, targets)
             keys = [f"{level:.12g}" for level in levels]
-            for index, row, values in zip(group, means, by_level, strict=True):
-                predictions[index] = {"mean": row, "quantiles": dict(zip(keys, values, strict=True))}
+            for index, (mean, *at_levels) in zip(group, rounded(values).tolist(), strict=True):
+                prediction = predictions[index] = {"mean": mean}
+                if keys:
+                    prediction["quantiles"] = dict(zip(keys, at_levels, strict=True))
         for prediction, question in zip(predictions, questions, strict=True):
             if question.start is not None and question.frequency is not None:
                 steps = range(question.num_given, question.num_given + question.horizon)
@@ -181,9 +185,6 @@ class Forecast:
                 prediction["num_interpolated"] = question.num_interpolated
         return predictions
 
-    def _flat(self, values: Array) -> Array:
-        return values[..., 0] if len(self.face.targets) == 1 else values
-
     def _question(self, instance: object, index: int, ask: _Asked) -> Question:
         if not isinstance(instance, dict):
             raise _wrong_type(index, "", "an object with a history", instance)
@@ -191,7 +192,9 @@ class Forecast:
             raise _unknown_fields(index, set(instance) - self.FIELDS, self.FIELDS)
         given = instance.get("history")
         if not isinstance(given, list):
-            raise _wrong_type(index, "history", "a list of numbers" if "history" in instance else "this field", given)
+            raise (
+                _wrong_type(index, "history", "a list of numbers", given) if "history" in instance else _missing(index, "history")
+            )
         if len(given) < self.face.min_length:
             raise InvalidInput(
                 f"instance {index}: history: expected at least {self.face.min_length} steps, got {len(given)}",
@@ -302,6 +305,8 @@ class _Asked:
                 found=_shown(outside[0]),
                 expected=own,
             )
+        if len(self._levels) > 100:
+            self._levels.clear()  # one request may ask anything, and this one may serve all requests
         self._levels[key] = tuple(dict.fromkeys(float(level) for level in value))
         return self._levels[key]
 
@@ -424,10 +429,13 @@ def _check_start(start: object, frequency: Frequency, num_steps: int, index: int
 
 
 @lru_cache(maxsize=64)
-def _interpolation(own: tuple[float, ...], levels: tuple[float, ...]) -> Array:
-    """The matrix (Q, L) that takes a model's quantiles to the asked levels, linear between two neighbours."""
-    eye = np.eye(len(own))
-    return np.stack([np.array([np.interp(level, own, eye[q]) for q in range(len(own))]) for level in levels], axis=1)
+def _selection(own: tuple[float, ...], levels: tuple[float, ...]) -> Array:
+    """The matrix (1 + Q, 1 + L) that keeps the mean and takes the model's quantiles to the asked levels, linear in between."""
+    matrix = np.zeros((1 + len(own), 1 + len(levels)))
+    matrix[0, 0] = 1
+    for place, unit in enumerate(np.eye(len(own)), 1):
+        matrix[place, 1:] = np.interp(levels, own, unit)
+    return matrix
 
 
 # ---------------------------------------------------------------------------------------------------------- classify
@@ -499,7 +507,7 @@ def _text(instance: object, index: int) -> str:
     if isinstance(instance, dict):
         if instance.keys() != {"text"}:
             if "text" not in instance:
-                raise _wrong_type(index, "text", "this field", None)
+                raise _missing(index, "text")
             raise _unknown_fields(index, set(instance) - {"text"}, {"text"})
         text = instance["text"]
     if not isinstance(text, str):
@@ -551,7 +559,7 @@ class TensorRows:
         answers: list[Tensors] = [{}] * len(rows)
         for group, output in zip(groups, outputs, strict=True):
             for place, index in enumerate(group):
-                answers[index] = {name: array[place] for name, array in output.items()}
+                answers[index] = {name: array[place : place + 1] for name, array in output.items()}
         return self.decode(answers, lengths)
 
     def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[Tensors]:
@@ -562,17 +570,17 @@ class TensorRows:
         return [self._row(instance, index) for index, instance in enumerate(instances)]
 
     def decode(self, answers: Sequence[Tensors], lengths: Sequence[int]) -> list[Prediction]:
-        """Predictions from outputs of one row each, without the batch axis; time is cut to the row's own length."""
+        """Predictions from outputs of one row each; time is cut to the row's own length."""
         predictions: list[Prediction] = []
         for answer, length in zip(answers, lengths, strict=True):
             values = {spec.name: _json(self._cut(_finite(answer, spec.name), spec, length)) for spec in self.outputs}
             predictions.append(values if len(values) != 1 else next(iter(values.values())))
         return predictions
 
-    def _cut(self, row: Array, spec: TensorSpec, length: int) -> Array:
+    def _cut(self, rows: Array, spec: TensorSpec, length: int) -> Array:
         if spec.time_axis is None or not self.signature.is_ragged:
-            return row
-        return row[(slice(None),) * (spec.time_axis - 1) + (slice(0, length),)]
+            return rows
+        return rows[(slice(None),) * spec.time_axis + (slice(0, length),)]
 
     def _row(self, instance: object, index: int) -> Tensors:
         names = [spec.name for spec in self.inputs]
@@ -588,7 +596,7 @@ class TensorRows:
             tensors: Tensors = {}
             for spec in self.inputs:
                 if spec.name not in given:
-                    raise _wrong_type(index, spec.name, "this field", None)
+                    raise _missing(index, spec.name)
                 tensors[spec.name] = parse_row(given[spec.name], spec, instance=index)
             if self.signature.is_ragged:
                 tensors[LENGTHS] = np.array([num_steps(tensors, self.signature)], np.int64)
@@ -614,13 +622,9 @@ def _of_instance(exc: InvalidInput, index: int) -> InvalidInput:
     )
 
 
-def _json(array: Array) -> Any:
-    """JSON values of an output; nine significant digits give a float32 back exactly."""
-    if array.dtype == np.float32:
-        return rounded(array, num_digits=9).tolist()
-    if array.dtype == object:
-        return [_json(row) for row in array] if array.ndim else str(array[()])
-    return array.tolist()
+def _json(rows: Array) -> Any:
+    """The only row of an output as JSON values; nine significant digits give a float32 back exactly."""
+    return (rounded(rows, num_digits=9) if rows.dtype == np.float32 else rows).tolist()[0]
 
 
 def _approximate_size(value: object) -> int:
@@ -642,18 +646,19 @@ def grouped(lengths: Sequence[int], limits: ItemLimits) -> list[list[int]]:
         return [[0]]
     groups: list[list[int]] = []
     group: list[int] = []
-    # Ascending: the row that is looked at is the longest of its group.
+    # Ascending: the row that is looked at is the longest of its group, the first one the shortest.
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        is_full = len(group) == limits.max_rows or (len(group) + 1) * lengths[row] > limits.max_padded_steps
-        if group and is_full:
-            groups.append(group)
-            group = []
+        if group:
+            is_full = len(group) == limits.max_rows or (len(group) + 1) * lengths[row] > limits.max_padded_steps
+            if is_full or lengths[row] + STEPS_PER_RUN > 2 * (lengths[group[0]] + STEPS_PER_RUN):
+                groups.append(group)
+                group = []
         group.append(row)
     return [*groups, group]
 
 
-_MAX_EXPONENT = 60
-_POWERS = np.array([float(f"1e{exponent}") for exponent in range(_MAX_EXPONENT + 1)])
+_SMALLEST = 1e-45
+_POWERS = np.array([float(f"1e{exponent}") for exponent in range(310)])
 
 
 def rounded(values: Array, *, num_digits: int = NUM_DIGITS) -> Array:
@@ -661,13 +666,19 @@ def rounded(values: Array, *, num_digits: int = NUM_DIGITS) -> Array:
 
     13 us for the 480 values of one forecast; `"%.7g"` on each takes 145 us.
     """
-    exact = values.astype(np.float64)
+    exact = values.astype(np.float64, copy=False)
     size = np.abs(exact)
-    exponent = np.floor(np.log10(np.maximum(size, 1e-45, out=size), out=size), out=size).astype(np.int64)
+    np.maximum(size, _SMALLEST, out=size)
+    exponent = np.floor(np.log10(size, out=size), out=size).astype(np.int64)
     shift = num_digits - 1 - exponent
-    # One of the two is 1: dividing an exact integer by an exact power of ten gives the float nearest to the decimal.
-    up, down = _POWERS[np.maximum(shift, 0)], _POWERS[np.maximum(-shift, 0)]
-    result: Array = np.rint(exact * up / down) / up * down
+    # Dividing an exact integer by an exact power of ten gives the float nearest to the decimal.
+    up = _POWERS[np.maximum(shift, 0)]
+    result: Array
+    if shift.min(initial=0) >= 0:
+        result = np.rint(exact * up) / up
+    else:
+        down = _POWERS[np.maximum(-shift, 0)]
+        result = np.rint(exact * up / down) / up * down
     return result
 
 
@@ -693,6 +704,10 @@ def _unknown_fields(index: int, unknown: Iterable[object], known: Iterable[str])
     return MalformedRequest(
         f"instance {index}: unknown field {_shown(first)}; expected {expected}", instance=index, where=first, expected=expected
     )
+
+
+def _missing(index: int, field: str) -> InvalidInput:
+    return InvalidInput(f"instance {index}: {field} is missing", instance=index, where=field)
 
 
 def _wrong_type(index: int | None, where: str, expected: str, found: object, *, reason: str = "dtype") -> InvalidInput:
