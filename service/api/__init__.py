@@ -1,0 +1,1 @@
+"""The doors: HTTP in, HTTP out, and nothing of models, graphs or queues."""

@@ -1,0 +1,194 @@
+"""Builds the server from its settings: the models, the metrics, the doors, and how they are wired.
+
+Everything happens here once, at start; no request comes by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service import __version__
+from service.api.errors import InternalError, MethodNotAllowed, NotFound, problem
+from service.api.middleware import Edge
+from service.api.operations import describe_errors, operations_router
+from service.api.predict import predict_routes
+from service.api.schemas import Problem
+from service.batching import Limits
+from service.errors import MalformedRequest, ServiceError, StartError
+from service.metrics import FLUSH_EVERY_S, Metrics
+from service.model import ModelOptions
+from service.repository import Repository
+from service.runtime import require_runtime
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+OnReady = Callable[[Repository], None]
+OnFailed = Callable[[StartError], None]
+
+
+def create_app(
+    settings: Settings,
+    *,
+    metrics_dir: Path | None = None,
+    on_ready: OnReady | None = None,
+    on_failed: OnFailed | None = None,
+) -> Edge:
+    """The whole server as one ASGI app.
+
+    It answers at once; the models load beside it, and `on_ready` is called when every folder is READY or UNAVAILABLE.
+    `on_failed` is called instead when this machine lacks what was asked for, a runtime or a GPU. `metrics_dir` is shared
+    by the workers of one server (`workers.py`).
+    """
+    metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
+    repository = Repository(settings.models, model_options(settings), defaults=default_models(settings), observer=metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(_load(repository, on_ready, on_failed))]
+        if metrics.has_workers:
+            tasks.append(asyncio.create_task(_flush_now_and_then(metrics)))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await repository.stop()
+            metrics.flush()
+
+    api = FastAPI(
+        title="Sluice",
+        version=__version__,
+        description="Forecasts and judgements of texts by recurrent networks, batched across requests.",
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's page loads its scripts from the internet; ours is in static/
+        redoc_url=None,
+        redirect_slashes=False,
+        openapi_tags=[
+            {"name": "predict", "description": "Ask the models."},
+            {"name": "models", "description": "What is served."},
+            {"name": "health", "description": "For load balancers and orchestrators."},
+            {"name": "about", "description": "This server."},
+        ],
+    )
+    hot = predict_routes(
+        repository,
+        metrics,
+        request_timeout_s=settings.request_timeout_ms / 1000,
+        max_instances=settings.max_instances,
+        max_body_bytes=settings.max_body_bytes,
+    )
+    api.router.routes.extend(hot)
+    api.include_router(operations_router(repository, metrics.render))
+    _answer_errors_as_problems(api)
+    _complete_openapi(api)
+    return Edge(
+        api,
+        hot={route.path: route.door for route in hot},
+        routes=[*api.openapi()["paths"], "/docs", "/openapi.json", "/static/{file}"],
+        observers=metrics,
+        metrics_port=settings.metrics_port,
+    )
+
+
+def model_options(settings: Settings) -> ModelOptions:
+    """How models are run, in the words of the rooms below."""
+    limits = Limits(
+        max_batch_size=settings.max_batch_size,
+        max_padded_steps=settings.max_padded_steps,
+        max_queue_size=settings.max_queue_size,
+        max_queue_delay_s=settings.max_queue_delay_ms / 1000,
+    )
+    num_threads = settings.num_threads or max(1, num_cores() // settings.workers)
+    return ModelOptions(settings.device, num_threads, limits, settings.max_horizon_multiple)
+
+
+def default_models(settings: Settings) -> dict[str, str]:
+    """Task → the model that answers where a request names none."""
+    chosen = {"forecast": settings.default_forecast_model, "classify": settings.default_sentiment_model}
+    return {task: name for task, name in chosen.items() if name}
+
+
+def num_cores() -> int:
+    """Cores this process may use: its affinity, cut by the quota of its container (cgroup v2)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    return cores
+
+
+async def _load(repository: Repository, on_ready: OnReady | None, on_failed: OnFailed | None) -> None:
+    try:
+        await repository.start()
+    except StartError as exc:
+        if on_failed is None:
+            log.error("cannot start", extra={"reason": exc.message})
+        else:
+            on_failed(exc)
+        return
+    if not repository.is_ready:
+        log.error("no model is ready", extra={"reason": repository.reason})
+    if on_ready is not None:
+        on_ready(repository)
+
+
+async def _flush_now_and_then(metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_EVERY_S)
+        metrics.flush()
+
+
+def _answer_errors_as_problems(api: FastAPI) -> None:
+    def answer(exc: ServiceError) -> Response:
+        status, headers, body = problem(exc)
+        return Response(body, status, {name.decode(): value.decode() for name, value in headers})
+
+    async def known(_: Request, exc: Exception) -> Response:
+        assert isinstance(exc, ServiceError)
+        return answer(exc)
+
+    async def http(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)
+        path = request.url.path[:200]
+        if exc.status_code == 405:
+            allowed = (exc.headers or {}).get("Allow", "").split(", ")
+            return answer(MethodNotAllowed(request.method, path, allowed))
+        if exc.status_code == 404:
+            return answer(NotFound(f'there is nothing at "{path}"', path=path))
+        return answer(InternalError(str(exc.detail)))
+
+    async def malformed(_: Request, exc: Exception) -> Response:
+        return answer(MalformedRequest(str(exc)))
+
+    api.add_exception_handler(ServiceError, known)
+    api.add_exception_handler(HTTPException, http)
+    api.add_exception_handler(RequestValidationError, malformed)
+
+
+def _complete_openapi(api: FastAPI) -> None:
+    """Add what FastAPI cannot know of doors that it does not run: the problem body, and the table of errors."""
+    document: dict[str, Any] = api.openapi()
+    schemas = document["components"]["schemas"]
+    schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if status == "422" and "HTTPValidationError" in str(response):
+                    operation["responses"] = {k: v for k, v in operation["responses"].items() if k != "422"}
+                elif int(status) >= 400 and "content" not in response:
+                    response["content"] = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    document["x-errors"] = describe_errors()

@@ -1,0 +1,115 @@
+"""The server for tests: the whole app in this process, or a real server process on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.api.middleware import Edge
+from service.app import create_app
+from service.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PATIENCE_S = 30.0
+"""How long a test waits for another process before it fails."""
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: Edge) -> AsyncIterator[None]:
+    """Start the app as a server would, and end it."""
+    to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    from_app: asyncio.Queue[Any] = asyncio.Queue()
+    task = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, to_app.get, from_app.put))
+    await to_app.put({"type": "lifespan.startup"})
+    assert (await from_app.get())["type"] == "lifespan.startup.complete"
+    try:
+        yield
+    finally:
+        await to_app.put({"type": "lifespan.shutdown"})
+        assert (await from_app.get())["type"] == "lifespan.shutdown.complete"
+        await task
+
+
+@contextlib.asynccontextmanager
+async def client_of(models: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the whole app, with every model loaded."""
+    ready = asyncio.Event()
+    app = create_app(Settings(models=models, device="cpu", num_threads=1, **settings), on_ready=lambda _: ready.set())
+    async with lifespan(app):
+        await asyncio.wait_for(ready.wait(), PATIENCE_S)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sluice") as client:
+            yield client
+
+
+@dataclass
+class ServerProcess:
+    """`python -m service`, ready, with its output so far."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    folder: Path
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "stdout").read_text()
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to end, and return its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def server_process(models: Path, **environ: str) -> Iterator[ServerProcess]:
+    """A real server on a free port; ended with the block, by its pid."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        env = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
+        env |= {"SLUICE_MODELS": str(models), "SLUICE_PORT": "0", "SLUICE_DEVICE": "cpu", **environ}
+        with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+            process = subprocess.Popen([sys.executable, "-m", "service"], cwd=ROOT, env=env, stdout=out, stderr=err)
+        server = ServerProcess(process, "", folder)
+        try:
+            server.url = _wait_for_url(server)
+            yield server
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(PATIENCE_S)
+
+
+def wait_until(is_so: Any, what: str) -> None:
+    """Ask again and again, until it is so or the patience ends."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.02)
+
+
+def _wait_for_url(server: ServerProcess) -> str:
+    found: list[str] = []
+
+    def is_ready() -> bool:
+        found[:] = re.findall(r"is ready: (http://\S+)", server.output)
+        assert server.process.poll() is None, f"the server ended: {server.log}"
+        return bool(found)
+
+    wait_until(is_ready, "the server is ready")
+    return found[0]
