@@ -1,0 +1,95 @@
+"""What a score has to beat: a naive and a strong answer to the same question, without any network.
+
+statsforecast's models for series, scikit-learn's for texts; all of them see only what comes before the test part.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from statsforecast.models import AutoETS, DynamicOptimizedTheta, SeasonalNaive
+
+from training.data.series import Series, evaluation_origins
+from training.data.texts import Texts
+from training.recipe import Forecast
+
+FORECASTERS = ("seasonal_naive", "theta")
+CLASSIFIERS = ("majority", "tfidf_logistic")
+# The strong ones take some 0.04 s (theta) to 3 s (auto_ets) per forecast of a thousand hourly values.
+MOST_WINDOWS = 2000
+
+Advance = Callable[[], None]
+
+
+def forecast_baseline(
+    name: str, series: Series, forecast: Forecast, stride: int | None = None, advance: Advance | None = None
+) -> npt.NDArray[np.float64] | None:
+    """The baseline's forecasts of all test windows, (N, horizon, targets), in the order of `evaluation_windows`.
+
+    None where a strong baseline would have to be fitted more than `MOST_WINDOWS` times.
+    """
+    origins = evaluation_origins(series, forecast, stride)
+    if name != "seasonal_naive" and len(origins) * len(series.targets) > MOST_WINDOWS:
+        return None
+    forecasts = np.empty((len(origins), forecast.horizon, len(series.targets)))
+    for row, (index, origin) in enumerate(origins):
+        for column, feature in enumerate(series.target_indices):
+            past = series.values[index][:origin, feature]
+            forecasts[row, :, column] = _forecast(name, past, forecast.horizon, forecast.season_length)
+        if advance is not None:
+            advance()
+    return forecasts
+
+
+def _forecast(name: str, past: npt.NDArray[np.float64], horizon: int, season_length: int) -> npt.NDArray[np.float64]:
+    naive = SeasonalNaive(season_length)
+    model = {"seasonal_naive": SeasonalNaive, "theta": DynamicOptimizedTheta, "auto_ets": AutoETS}[name](season_length)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # optimizers that do not converge on one series
+        try:
+            answer = model.forecast(y=past, h=horizon)["mean"]
+        except Exception:  # statsforecast's models raise all kinds of errors on series too short or too constant
+            answer = None
+        if answer is None or not np.isfinite(answer).all():
+            answer = naive.forecast(y=past, h=horizon)["mean"]
+    return np.asarray(answer, dtype=np.float64)
+
+
+def classify_baseline(
+    name: str, train: Texts, tests: Mapping[str, Texts], num_labels: int, replacements: Mapping[str, str]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Probabilities (N, labels) for each test set: of the labels' shares, or of TF-IDF and logistic regression."""
+    if name == "majority":
+        shares = np.bincount(train.labels, minlength=num_labels) / len(train)
+        return {key: np.tile(shares, (len(test), 1)) for key, test in tests.items()}
+    # Words and pairs, as Wang and Manning (2012) found strong; characters where words are not separated by spaces.
+    has_words = np.mean([text.count(" ") / max(1, len(text)) for text in train.texts[:1000]]) > 0.05
+    vectorizer = TfidfVectorizer(
+        analyzer="word" if has_words else "char",
+        ngram_range=(1, 2),
+        min_df=2 if len(train) > 100 else 1,
+        sublinear_tf=True,
+        max_features=200_000,
+        token_pattern=r"(?u)\b\w+\b",
+    )
+    model = make_pipeline(vectorizer, LogisticRegression(C=10.0, max_iter=1000))
+    model.fit(_clean(train.texts, replacements), train.labels)
+    answers = {}
+    for key, test in tests.items():
+        probabilities = np.zeros((len(test), num_labels))
+        probabilities[:, model.classes_] = model.predict_proba(_clean(test.texts, replacements))
+        answers[key] = probabilities
+    return answers
+
+
+def _clean(texts: Sequence[str], replacements: Mapping[str, str]) -> list[str]:
+    cleaned = list(texts)
+    for old, new in replacements.items():
+        cleaned = [text.replace(old, new) for text in cleaned]
+    return cleaned

@@ -1,0 +1,190 @@
+"""A text classification run, from the recipe to the published folder, as one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from training import baselines
+from training.data.series import Int64
+from training.data.texts import (
+    Texts,
+    TextSplit,
+    Tokens,
+    batches_by_length,
+    collate,
+    encode,
+    learn_tokenizer,
+    num_batches_by_length,
+    read_texts,
+)
+from training.evaluate import Graph, Scores, score_classify
+from training.fit import fit
+from training.losses import Batch, classify_loss
+from training.network import Network, NetworkSpec
+from training.onnx_graph import OPSET, graph_tensors, write_graph
+from training.publish import Publication, describe_data
+from training.recipe import Recipe
+from training.report import Report, counted
+from training.verify import verify
+
+
+def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
+    """Load → cut by group → learn the tokenizer on the training part → build → fit → score beside baselines → verify.
+
+    Checkpoints go to `folder`; nothing is published yet.
+    """
+    settings, cutting = recipe.fit, recipe.tokenizer
+
+    split = read_texts(recipe.data, data, recipe.seed)
+    console.print(f"data        {_describe(split)}", highlight=False)
+
+    with counted(console, "learning the tokenizer and reading the texts", 1):
+        tokenizer = learn_tokenizer(split.train.texts, cutting)
+        rows = encode(tokenizer, split.train.texts, cutting.head, cutting.tail)
+        validation = {name: encode(tokenizer, part.texts, cutting.head, cutting.tail) for name, part in split.validation.items()}
+        tests = {name: encode(tokenizer, part.texts, cutting.head, cutting.tail) for name, part in split.tests.items()}
+
+    torch.manual_seed(recipe.seed)
+    network = Network(
+        NetworkSpec(task="classify", layers=tuple(recipe.layers), vocabulary_size=tokenizer.get_vocab_size(), labels=split.labels)
+    )
+    console.print(f"network     {network.num_parameters:,} parameters, {tokenizer.get_vocab_size():,} tokens", highlight=False)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        rng = np.random.default_rng([recipe.seed, epoch])
+        epoch_batches = batches_by_length(rows, split.train.labels, settings.batch_size, rng, word_dropout=settings.word_dropout)
+        for number, batch in enumerate(epoch_batches):
+            if number == num_batches:
+                return
+            yield _tensors(batch)
+
+    def validate(network: Network) -> float:
+        """Mean share of wrong answers over the validation sets."""
+        wrong = [_error(network, validation[name], part.labels, recipe) for name, part in split.validation.items()]
+        return float(np.mean(wrong))
+
+    num_batches = num_batches_by_length(len(rows), settings.batch_size)
+    num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
+    fitted = fit(
+        network,
+        classify_loss(settings.loss, settings.label_smoothing),
+        batches,
+        num_batches,
+        validate,
+        settings,
+        seed=recipe.seed,
+        folder=folder,
+        resume=resume,
+        console=console,
+        score_name="validation error",
+    )
+
+    payload = write_graph(network).SerializeToString()
+    equalities = verify(network, payload, recipe.seed)
+
+    graph = Graph(payload)
+    answers = {name: graph.classify(tests[name], recipe.evaluate.batch_size) for name in tests}
+    metrics = _score(split.tests, answers)
+    compared: dict[str, Scores] = {}
+    for name in recipe.evaluate.baselines or baselines.CLASSIFIERS:
+        with counted(console, f"baseline {name}", 1):
+            given = baselines.classify_baseline(name, split.train, split.tests, len(split.labels), cutting.replacements)
+        compared[name] = _score(split.tests, given)
+
+    max_length = cutting.head + cutting.tail
+    instances = _example_texts(split.tests, tests, max_length)
+    predictions = []
+    for text in instances:
+        ids = encode(tokenizer, [text], cutting.head, cutting.tail)
+        is_truncated = len(tokenizer.encode(text, add_special_tokens=False).ids) > max_length
+        predictions.append(format_classify(graph.classify(ids, 1)[0], split.labels, is_truncated))
+    publication = Publication(
+        recipe=recipe,
+        graph=payload,
+        opset=OPSET,
+        tensors=graph_tensors(network),
+        face={
+            "labels": list(split.labels),
+            "tokenizer": "tokenizer.json",
+            "max_length": max_length,
+            "truncation": {"head": cutting.head, "tail": cutting.tail},
+            "language": recipe.language,
+        },
+        instances=instances,
+        predictions=predictions,
+        metrics=metrics,
+        baselines=compared,
+        data=describe_data([*recipe.data.train, *recipe.data.validation, *recipe.data.test], split.contents),
+        facts={"epochs": len(fitted.epochs), "best_epoch": fitted.best.number, "num_parameters": network.num_parameters},
+        files={"tokenizer.json": tokenizer.to_str()},
+    )
+    return publication, Report(fitted, metrics, compared, equalities)
+
+
+def format_classify(probabilities: Any, labels: Sequence[str], is_truncated: bool) -> dict[str, Any]:
+    """One row of probabilities as a prediction of POST /predict."""
+    values = [float(f"{value:.7g}") for value in probabilities]
+    best = int(np.argmax(probabilities))
+    prediction: dict[str, Any] = {
+        "label": labels[best],
+        "score": values[best],
+        "probabilities": dict(zip(labels, values, strict=True)),
+    }
+    if is_truncated:
+        prediction["truncated"] = True
+    return prediction
+
+
+def _tensors(batch: Tokens) -> Batch:
+    return {
+        "tokens": torch.from_numpy(batch.tokens),
+        "lengths": torch.from_numpy(batch.lengths),
+        "labels": torch.from_numpy(batch.labels),
+    }
+
+
+def _error(network: Network, rows: Sequence[Int64], labels: Int64, recipe: Recipe) -> float:
+    device = next(network.parameters()).device
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    num_wrong = 0
+    for start in range(0, len(order), recipe.evaluate.batch_size):
+        chosen = order[start : start + recipe.evaluate.batch_size]
+        batch = _tensors(collate([rows[i] for i in chosen], labels[chosen]))
+        probabilities = network({name: batch[name].to(device) for name in ("tokens", "lengths")})["probabilities"]
+        num_wrong += int((probabilities.argmax(1).cpu() != batch["labels"]).sum())
+    return num_wrong / len(rows)
+
+
+def _score(tests: Mapping[str, Texts], answers: Mapping[str, Any]) -> Scores:
+    """Measures of all test sets, each named after its set where there are several."""
+    scores: Scores = {}
+    for name, part in tests.items():
+        prefix = f"{name}_" if len(tests) > 1 else ""
+        scores |= {f"{prefix}{measure}": score for measure, score in score_classify(part.labels, answers[name]).items()}
+    return scores
+
+
+def _example_texts(tests: Mapping[str, Texts], rows: Mapping[str, Sequence[Int64]], max_length: int) -> list[str]:
+    """A short text, a longer one, and one that is cut: its own, or the longer one repeated."""
+    pairs = [(len(ids), text) for name, part in tests.items() for ids, text in zip(rows[name], part.texts, strict=True)]
+    pairs.sort(key=lambda pair: pair[0])
+    short = pairs[len(pairs) // 20][1]
+    longer = next((text for length, text in pairs if length > len(short.split()) + 5), pairs[-1][1])
+    over_long = " ".join([longer] * (2 + max_length // max(1, len(longer.split()))))
+    return [short, longer, over_long]
+
+
+def _describe(split: TextSplit) -> str:
+    def counts(parts: Mapping[str, Texts]) -> str:
+        return ", ".join(f"{name} {len(part):,}" for name, part in parts.items())
+
+    notes = [f"{len(split.train):,} texts to learn from", f"validation {counts(split.validation)}", f"test {counts(split.tests)}"]
+    if split.num_shared:
+        notes.append(f"{split.num_shared:,} left out that stand in validation or test too")
+    return "; ".join(notes)

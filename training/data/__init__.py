@@ -1,0 +1,1 @@
+"""Reading the data that recipes name: files and their checksums, series, labelled texts, downloads."""

@@ -1,0 +1,312 @@
+"""Time series: read from files, cut by time into training, validation and test, and made into windows.
+
+Values stay raw: scaling is part of the network. Nothing here knows torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from training.data.sources import Content, DataError, read
+from training.recipe import Data, Forecast, Source
+
+Array = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Series with common features, all values finite. The last `test_length` steps of each are the test part.
+
+    The `validation_length` steps before those are the validation part, everything earlier the training part.
+    """
+
+    ids: tuple[str, ...]
+    values: tuple[Array, ...]  # each (time, features)
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    validation_length: int
+    test_length: int
+    num_interpolated: int = 0
+    num_left_out: int = 0
+    contents: tuple[Content, ...] = ()
+
+    @property
+    def target_indices(self) -> list[int]:
+        """Where the targets stand among the features."""
+        return [self.features.index(target) for target in self.targets]
+
+    def test_start(self, index: int) -> int:
+        """First step of the test part of series `index`."""
+        return len(self.values[index]) - self.test_length
+
+    def training_end(self, index: int) -> int:
+        """First step after the training part of series `index`."""
+        return self.test_start(index) - self.validation_length
+
+    def training_values(self) -> Array:
+        """All training parts one after the other, (steps, features): what preprocessing is fitted on."""
+        return np.concatenate([values[: self.training_end(i)] for i, values in enumerate(self.values)])
+
+    def __repr__(self) -> str:
+        steps = sum(map(len, self.values))
+        return f"Series({len(self.ids)} series, {steps:,} steps, targets {list(self.targets)})"
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of questions and answers: histories padded with zeros at the end, and what came after each."""
+
+    history: Float32  # (B, T, F)
+    lengths: Int64  # (B,)
+    future: Float32  # (B, horizon, targets)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def rows(self, part: slice) -> Windows:
+        """Some of the rows, padded no further than they need."""
+        lengths = self.lengths[part]
+        return Windows(self.history[part, : lengths.max()], lengths, self.future[part])
+
+
+def read_series(data: Data, forecast: Forecast, folder: Path | None) -> Series:
+    """The series of a recipe. Series too short for one training window are left out and counted.
+
+    Raises DataError: a missing file or column, a value that is no number, or nothing long enough to learn from.
+    """
+    contents: list[Content] = []
+    parts: dict[str, list[Array]] = {}
+    features: tuple[str, ...] = ()
+    num_interpolated = 0
+    test_lengths: dict[str, int] = {}
+    for role, sources in (("train", data.train), ("test", data.test)):
+        for source in sources:
+            table, name = _table(source, folder, contents)
+            found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name)
+            if features and columns != features:
+                raise DataError(f"{name}: has the features {list(columns)}, the other files {list(features)}")
+            features = columns
+            for key, values in found.items():
+                filled, missing = interpolate(values)
+                num_interpolated += missing
+                if role == "test":
+                    if key not in parts:
+                        raise DataError(f'{name}: series "{key}" is not in the training files')
+                    test_lengths[key] = test_lengths.get(key, 0) + len(filled)
+                parts.setdefault(key, []).append(filled)
+    if test_lengths:
+        missing_ids = [key for key in parts if key not in test_lengths]
+        if missing_ids:
+            raise DataError(f'series "{missing_ids[0]}" is in the training files, but not in the test files')
+        if len(set(test_lengths.values())) > 1:
+            shortest = min(test_lengths, key=test_lengths.__getitem__)
+            raise DataError(f'the test parts differ in length: series "{shortest}" has {test_lengths[shortest]} values')
+    test_length = next(iter(test_lengths.values()), data.test_length or forecast.horizon)
+    validation_length = data.validation_length or forecast.horizon
+    for part, length in (("test", test_length), ("validation", validation_length)):
+        if length < forecast.horizon:
+            raise DataError(f"the {part} part has {length} steps, the horizon {forecast.horizon} needs as many at least")
+    whole = {key: np.concatenate(arrays) for key, arrays in parts.items()}
+    needed = forecast.shortest + forecast.horizon + validation_length + test_length
+    long_enough = {key: values for key, values in whole.items() if len(values) >= needed}
+    if not long_enough:
+        longest = max(whole, key=lambda key: len(whole[key]))
+        raise DataError(
+            f'no series is long enough: the longest, "{longest}", has {len(whole[longest])} steps; {needed} are needed '
+            f"(history {forecast.shortest} + horizon {forecast.horizon} to learn from, "
+            f"validation {validation_length}, test {test_length})"
+        )
+    targets = tuple(data.targets) or features
+    for target in targets:
+        if target not in features:
+            raise DataError(f'target "{target}" is not among the features {list(features)}')
+    return Series(
+        ids=tuple(long_enough),
+        values=tuple(long_enough.values()),
+        features=features,
+        targets=targets,
+        validation_length=validation_length,
+        test_length=test_length,
+        num_interpolated=num_interpolated,
+        num_left_out=len(whole) - len(long_enough),
+        contents=tuple(contents),
+    )
+
+
+def interpolate(values: Array) -> tuple[Array, int]:
+    """Fill gaps (NaN) linearly, the ends with the nearest value; also how many values were filled.
+
+    Raises DataError if a column has no value at all.
+    """
+    missing = ~np.isfinite(values)
+    count = int(missing.sum())
+    if not count:
+        return values, 0
+    filled = values.copy()
+    steps = np.arange(len(values))
+    for column in range(values.shape[1]):
+        gaps = missing[:, column]
+        if gaps.all():
+            raise DataError(f"column {column} of a series has no value at all")
+        filled[gaps, column] = np.interp(steps[gaps], steps[~gaps], values[~gaps, column])
+    return filled, count
+
+
+def sample_windows(
+    series: Series,
+    forecast: Forecast,
+    *,
+    batch_size: int,
+    num_batches: int | None,
+    short_share: float,
+    rng: np.random.Generator,
+) -> Iterator[Windows]:
+    """Batches of random windows of the training parts: a random series, a random place in it.
+
+    A share of the histories is cut to a random shorter length, so that the network meets short ones. With
+    `num_batches` None, every place is taken once, in random order.
+    """
+    flat, starts = _flatten(series)
+    first = starts + forecast.shortest
+    last = starts + np.array([series.training_end(i) for i in range(len(series.ids))]) - forecast.horizon
+    if num_batches is None:
+        places = [(i, origin) for i in range(len(starts)) for origin in range(first[i], last[i] + 1)]
+        order = rng.permutation(np.array(places, dtype=np.int64))
+        batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    else:
+        batches = []
+        for _ in range(num_batches):
+            chosen = rng.integers(len(starts), size=batch_size)
+            batches.append(np.stack([chosen, rng.integers(first[chosen], last[chosen] + 1)], axis=1))
+    for batch in batches:
+        chosen, origins = batch[:, 0], batch[:, 1]
+        lengths = np.minimum(origins - starts[chosen], forecast.context_length)
+        is_short = rng.random(len(lengths)) < short_share
+        lengths = np.where(is_short, rng.integers(forecast.shortest, lengths + 1), lengths)
+        yield _gather(series, flat, origins, lengths, forecast.horizon)
+
+
+def num_windows(series: Series, forecast: Forecast) -> int:
+    """Places of training windows in all series."""
+    ends = (series.training_end(i) for i in range(len(series.ids)))
+    return sum(end - forecast.horizon - forecast.shortest + 1 for end in ends)
+
+
+def evaluation_windows(series: Series, forecast: Forecast, part: str, stride: int | None = None) -> Windows:
+    """The windows whose futures tile the validation or test part, `stride` (default one horizon) apart.
+
+    Rows are ordered by series, then by time; histories may reach back into earlier parts, as they do in real use.
+    """
+    flat, starts = _flatten(series)
+    origins: list[int] = []
+    lengths: list[int] = []
+    for i, start in enumerate(starts):
+        begin, end = series.test_start(i), len(series.values[i])
+        if part == "validation":
+            begin, end = series.training_end(i), begin
+        for origin in range(begin, end - forecast.horizon + 1, stride or forecast.horizon):
+            origins.append(start + origin)
+            lengths.append(min(origin, forecast.context_length))
+    return _gather(series, flat, np.array(origins), np.array(lengths), forecast.horizon)
+
+
+def evaluation_origins(series: Series, forecast: Forecast, stride: int | None = None) -> list[tuple[int, int]]:
+    """(series index, first step forecast) of each test window, in the order of `evaluation_windows`."""
+    return [
+        (i, origin)
+        for i, values in enumerate(series.values)
+        for origin in range(series.test_start(i), len(values) - forecast.horizon + 1, stride or forecast.horizon)
+    ]
+
+
+def _flatten(series: Series) -> tuple[Float32, Int64]:
+    lengths = np.array([len(values) for values in series.values], dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+    return np.concatenate(series.values).astype(np.float32), starts
+
+
+def _gather(series: Series, flat: Float32, origins: Int64, lengths: Int64, horizon: int) -> Windows:
+    """Cut the histories that end before `origins` and the futures that begin there."""
+    steps = np.arange(lengths.max())
+    is_real = steps[None, :] < lengths[:, None]  # (B, T)
+    places = np.where(is_real, (origins - lengths)[:, None] + steps[None, :], 0)
+    history = flat[places]  # (B, T, F)
+    history[~is_real] = 0.0
+    future = flat[origins[:, None] + np.arange(horizon)[None, :]][:, :, series.target_indices]  # (B, horizon, targets)
+    return Windows(history, lengths.astype(np.int64), future)
+
+
+def _table(source: Source, folder: Path | None, contents: list[Content]) -> tuple[pl.DataFrame, str]:
+    if source.builtin == "air-passengers":
+        from statsforecast.utils import AirPassengersDF
+
+        return pl.DataFrame(
+            {"unique_id": ["air-passengers"] * len(AirPassengersDF), "y": AirPassengersDF["y"].to_numpy()}
+        ), "air-passengers"
+    content = read(source, folder)
+    contents.append(content)
+    return content.table(), content.name
+
+
+def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Each series of a table as an array (time, features), and the features' names."""
+    if table.height == 0:
+        raise DataError(f"{name}: has a header, but no rows")
+    kind = source.format if source.format != "auto" else _guess(table, source)
+    if kind == "wide":
+        numbers = _numbers(table.select(table.columns[1:]), name)
+        rows = {}
+        for key, row in zip(table.to_series(0).cast(pl.String).to_list(), numbers, strict=True):
+            present = np.flatnonzero(np.isfinite(row))
+            if len(present) == 0:
+                raise DataError(f'{name}: series "{key}" has no values')
+            rows[key] = row[: present[-1] + 1, None]
+        return rows, ("y",)
+    if kind == "long":
+        columns = source.values or ["y"]
+        _expect_columns(table, [source.id, *columns], name)
+        found = {
+            str(part[source.id][0]): _numbers(part.select(columns), name)
+            for part in table.partition_by(source.id, maintain_order=True)
+        }
+        return found, tuple(columns)
+    if kind == "lines":
+        raise DataError(f'{name}: format "lines" is for texts')
+    columns = source.values or [c for c in table.columns if c != source.time and table[c].dtype.is_numeric()]
+    _expect_columns(table, columns, name)
+    if not columns:
+        raise DataError(f"{name}: has no column of numbers; there are {table.columns}")
+    return {Path(name).name.split(".")[0]: _numbers(table.select(columns), name)}, tuple(columns)
+
+
+def _guess(table: pl.DataFrame, source: Source) -> str:
+    if source.id in table.columns and set(source.values or ["y"]) <= set(table.columns):
+        return "long"
+    is_wide = not source.values and table.width > 30 and not table.to_series(0).dtype.is_numeric()
+    return "wide" if is_wide else "table"
+
+
+def _expect_columns(table: pl.DataFrame, columns: Sequence[str], name: str) -> None:
+    for column in columns:
+        if column not in table.columns:
+            raise DataError(f'{name}: has no column "{column}"; there are {table.columns}')
+
+
+def _numbers(table: pl.DataFrame, name: str) -> Array:
+    """All columns as float64, missing values as NaN. Raises DataError naming the column and the value that is no number."""
+    try:
+        return table.cast(pl.Float64, strict=True).fill_null(float("nan")).to_numpy()
+    except pl.exceptions.PolarsError:
+        for column in table:
+            bad = column.filter(column.is_not_null() & column.cast(pl.Float64, strict=False).is_null())
+            if len(bad):
+                raise DataError(f'{name}: column "{column.name}": {bad[0]!r} is not a number') from None
+        raise

@@ -1,0 +1,120 @@
+"""From a recipe's source to bytes or a table: where the file lies, decompression, and whether it is the right content.
+
+Knows neither series nor texts; downloads nothing (`fetch.py` does).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from training.recipe import Source
+
+COMPRESSIONS = ("", ".xz", ".gz")
+
+
+class DataError(ValueError):
+    """Data cannot be used: names the file and what is wrong with it, and says what to do where that is known."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """One source as found on disk: its bytes after decompression, and the sha256 that identifies them."""
+
+    source: Source
+    name: str
+    payload: bytes
+    sha256: str
+
+    @property
+    def is_parquet(self) -> bool:
+        return self.payload[:4] == b"PAR1"
+
+    def table(self) -> pl.DataFrame:
+        """The rows as a table with a header. Raises DataError if they are none."""
+        try:
+            if self.is_parquet:
+                return pl.read_parquet(io.BytesIO(self.payload))
+            separator = "\t" if ".tsv" in self.name else ","
+            # A tab-separated text may hold a lone quotation mark: there, quotes are ordinary characters.
+            quote = None if separator == "\t" else '"'
+            return pl.read_csv(
+                io.BytesIO(self.payload), separator=separator, quote_char=quote, infer_schema_length=None, encoding="utf8-lossy"
+            )
+        except (pl.exceptions.PolarsError, ValueError) as exc:
+            raise DataError(f"{self.name}: cannot be read as a table: {exc}") from exc
+
+
+def read(source: Source, folder: Path | None) -> Content:
+    """Find, decompress and check one source. `folder` is where $SLUICE_DATA points, or None.
+
+    Raises DataError: no such file (with its origin and the command that fetches it), empty, broken, or another content
+    than the recipe's sha256 promises.
+    """
+    path = locate(source, folder)
+    try:
+        raw = path.read_bytes()
+        payload = decompress(raw, path.suffix)
+    except (OSError, lzma.LZMAError, EOFError) as exc:
+        raise DataError(f"{path}: cannot be read: {exc}") from exc
+    if not payload.strip():
+        raise DataError(f"{path}: is empty")
+    content = Content(source, path.name, payload, fingerprint(payload))
+    if source.sha256 and content.sha256 != source.sha256:
+        raise DataError(
+            f"{path}: is not the content that the recipe names: expected sha256 {source.sha256}, found {content.sha256}. "
+            "If this file is meant, give its sha256 in the recipe, or an empty one"
+        )
+    return content
+
+
+def locate(source: Source, folder: Path | None) -> Path:
+    """The file of a source: at its path, or there with .xz or .gz added. Raises DataError if there is none."""
+    path = Path(source.path)
+    if not path.is_absolute() and folder is not None:
+        path = folder / path
+    if path.is_absolute() or folder is not None:
+        for compression in COMPRESSIONS:
+            candidate = path.with_name(path.name + compression)
+            if candidate.is_file():
+                return candidate
+    what = (
+        f"no file {path} (nor .xz, .gz)"
+        if folder is not None or path.is_absolute()
+        else f"{source.path}: $SLUICE_DATA is not set"
+    )
+    origin = f". Its origin: {source.origin}" if source.origin else ""
+    fetch = f". Fetch it: python -m training fetch {source.catalogue}" if source.catalogue else ""
+    raise DataError(f"{what}{origin}{fetch}")
+
+
+def decompress(raw: bytes, suffix: str) -> bytes:
+    """The content of a .xz or .gz file's bytes; other bytes as they are."""
+    if suffix == ".xz":
+        return lzma.decompress(raw)
+    if suffix == ".gz":
+        return gzip.decompress(raw)
+    return raw
+
+
+def fingerprint(payload: bytes) -> str:
+    """The sha256 that identifies a content however it is packed.
+
+    Of text formats, the bytes after decompression. A parquet file's bytes depend on the library that wrote it, so there
+    it is taken of the columns: name and values as text, separated by control characters that no text has.
+    """
+    if payload[:4] != b"PAR1":
+        return hashlib.sha256(payload).hexdigest()
+    digest = hashlib.sha256()
+    for column in pl.read_parquet(io.BytesIO(payload)):
+        values = column.cast(pl.String).fill_null("\x00")
+        digest.update(f"{column.name}\x1e".encode())
+        digest.update("\x1f".join(values.to_list()).encode())
+        digest.update(b"\x1e")
+    return digest.hexdigest()

@@ -1,0 +1,281 @@
+"""Labelled texts: read from files, cut into training, validation and test, tokenized, and gathered into batches.
+
+The tokenizer is learned from the training part only. Nothing here knows torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from training import recipe as recipes
+from training.data.sources import Content, DataError, read
+from training.recipe import Data, Source
+
+Int64 = npt.NDArray[np.int64]
+
+PADDING, UNKNOWN = "[PAD]", "[UNK]"
+PADDING_ID, UNKNOWN_ID = 0, 1
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts with the index of each one's label."""
+
+    texts: tuple[str, ...]
+    labels: Int64
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __repr__(self) -> str:
+        return f"Texts({len(self)} texts, {np.bincount(self.labels).tolist()} per label)"
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """A recipe's texts: what is learned from, what chooses the epoch, and the test files by name."""
+
+    labels: tuple[str, ...]
+    train: Texts
+    validation: Mapping[str, Texts]
+    tests: Mapping[str, Texts]
+    num_shared: int = 0  # training texts left out because they also stand in a validation or test file
+    contents: tuple[Content, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch: token ids padded with zeros at the end, true lengths, labels."""
+
+    tokens: Int64  # (B, T)
+    lengths: Int64  # (B,)
+    labels: Int64  # (B,)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def read_texts(data: Data, folder: Path | None, seed: int) -> TextSplit:
+    """The texts of a recipe, cut by groups. The same seed cuts the same way.
+
+    Raises DataError: a missing file or column, an empty text, a label outside the classes, or an empty part.
+    """
+    contents: list[Content] = []
+    frames = {
+        role: [(_name(source), source, _frame(source, folder, contents)) for source in sources]
+        for role, sources in (("train", data.train), ("validation", data.validation), ("test", data.test))
+    }
+    values, labels = _classes(data, [frame for _, _, frame in frames["train"]])
+    held_out = [frame["text"] for role in ("validation", "test") for _, _, frame in frames[role]]
+    shared = pl.concat(held_out).str.strip_chars().str.to_lowercase().unique() if held_out else pl.Series("text", [], pl.String)
+    default_share = data.validation_share if data.validation_share is not None else (0.0 if data.validation else 0.1)
+    train: list[Texts] = []
+    validation: dict[str, Texts] = {}
+    num_shared = 0
+    for index, (name, source, frame) in enumerate(frames["train"]):
+        if data.drop_shared_texts:
+            kept = frame.filter(~frame["text"].str.strip_chars().str.to_lowercase().is_in(shared.to_list()))
+            num_shared += frame.height - kept.height
+            frame = kept
+        share = source.validation_share if source.validation_share is not None else default_share
+        back, rest = cut_by_group(frame, share, np.random.default_rng([seed, index]))
+        if back.height:
+            validation[_free(name, validation)] = _texts(back, values, name)
+        train.extend([_texts(rest, values, name)] * source.repeat)
+    for name, _, frame in frames["validation"]:
+        validation[_free(name, validation)] = _texts(frame, values, name)
+    tests: dict[str, Texts] = {}
+    for name, _, frame in frames["test"]:
+        tests[_free(name, tests)] = _texts(frame, values, name)
+    learned = Texts(
+        tuple(text for part in train for text in part.texts), np.concatenate([part.labels for part in train], dtype=np.int64)
+    )
+    if not len(learned) or not validation:
+        raise DataError(f"nothing left to {'learn from' if not len(learned) else 'validate with'}: see data.validation_share")
+    return TextSplit(labels, learned, validation, tests, num_shared, tuple(contents))
+
+
+def cut_by_group(frame: pl.DataFrame, share: float, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Two parts with no group in both; the first has about `share` of the rows. Order within each part is kept."""
+    if share == 0:
+        return frame.clear(), frame
+    groups = frame["group"].unique(maintain_order=True)
+    counts = dict(frame["group"].value_counts().iter_rows())
+    back: set[str] = set()
+    num_rows = 0
+    for index in rng.permutation(len(groups)):
+        if num_rows >= share * frame.height:
+            break
+        back.add(groups[int(index)])
+        num_rows += counts[groups[int(index)]]
+    is_back = frame["group"].is_in(list(back))
+    return frame.filter(is_back), frame.filter(~is_back)
+
+
+def learn_tokenizer(texts: Sequence[str], settings: recipes.Tokenizer) -> Tokenizer:
+    """A tokenizer learned from `texts`; id 0 is padding, id 1 the unknown token; neither truncates nor pads by itself."""
+    special = [PADDING, UNKNOWN]
+    common: dict[str, Any] = {"special_tokens": special, "show_progress": False}
+    trainer: trainers.Trainer
+    if settings.kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=100))
+        trainer = trainers.WordPieceTrainer(vocab_size=settings.vocabulary, min_frequency=settings.min_frequency, **common)
+        tokenizer.decoder = decoders.WordPiece()
+    elif settings.kind == "bpe":
+        tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN, end_of_word_suffix="</w>"))
+        trainer = trainers.BpeTrainer(
+            vocab_size=settings.vocabulary, min_frequency=settings.min_frequency, end_of_word_suffix="</w>", **common
+        )
+        tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    else:
+        tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        trainer = trainers.WordLevelTrainer(vocab_size=settings.vocabulary, min_frequency=settings.min_frequency, **common)
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(old, new) for old, new in settings.replacements.items()]
+    steps.append(normalizers.NFKC())
+    if settings.lowercase:
+        steps.append(normalizers.Lowercase())
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    if settings.kind == "characters":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("."), "isolated")]
+        )
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], head: int, tail: int) -> list[Int64]:
+    """Token ids of each text: of an over-long one the first `head` and last `tail`; the unknown token for none at all."""
+    encoded = []
+    for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
+        ids = np.array(encoding.ids or [UNKNOWN_ID], dtype=np.int64)
+        encoded.append(ids if len(ids) <= head + tail else np.concatenate([ids[:head], ids[len(ids) - tail :]]))
+    return encoded
+
+
+def collate(rows: Sequence[Int64], labels: Int64) -> Tokens:
+    """Pad to the longest row with zeros."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    tokens = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
+    is_real = np.arange(tokens.shape[1])[None, :] < lengths[:, None]
+    tokens[is_real] = np.concatenate(rows)
+    return Tokens(tokens, lengths, labels)
+
+
+def batches_by_length(
+    rows: Sequence[Int64], labels: Int64, batch_size: int, rng: np.random.Generator, *, word_dropout: float = 0.0
+) -> Iterator[Tokens]:
+    """Every row once, in random batches of similar lengths; a share of the tokens replaced by the unknown one."""
+    lengths = np.array([len(row) for row in rows])
+    order = rng.permutation(len(rows))
+    pool = batch_size * 50
+    batches: list[npt.NDArray[np.intp]] = []
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches.extend(part[at : at + batch_size] for at in range(0, len(part), batch_size))
+    for index in rng.permutation(len(batches)):
+        batch = collate([rows[i] for i in batches[index]], labels[batches[index]])
+        if word_dropout:
+            is_real = np.arange(batch.tokens.shape[1])[None, :] < batch.lengths[:, None]
+            batch.tokens[is_real & (rng.random(batch.tokens.shape) < word_dropout)] = UNKNOWN_ID
+        yield batch
+
+
+def num_batches_by_length(num_rows: int, batch_size: int) -> int:
+    """How many batches `batches_by_length` yields."""
+    pools, rest = divmod(num_rows, batch_size * 50)
+    return pools * 50 + -(-rest // batch_size)
+
+
+def _name(source: Source) -> str:
+    return source.name or Path(source.path).name.split(".")[0]
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    return name if name not in taken else f"{name}_{len(taken) + 1}"
+
+
+def _frame(source: Source, folder: Path | None, contents: list[Content]) -> pl.DataFrame:
+    """Columns text, label, group, all strings; without a group column each distinct text is its own group."""
+    content = read(source, folder)
+    contents.append(content)
+    if source.format == "lines" or (source.format == "auto" and not content.is_parquet and not _has_separator(content)):
+        return _lines(content)
+    table = content.table()
+    for column in filter(None, (source.text, source.label, source.group)):
+        if column not in table.columns:
+            raise DataError(f'{content.name}: has no column "{column}"; there are {table.columns}')
+    if table.height == 0:
+        raise DataError(f"{content.name}: has a header, but no rows")
+    frame = table.select(
+        text=pl.col(source.text).cast(pl.String),
+        label=pl.col(source.label).cast(pl.String),
+        group=pl.col(source.group or source.text).cast(pl.String),
+    )
+    is_empty = frame["text"].is_null() | (frame["text"].str.strip_chars() == "")
+    if is_empty.any():
+        raise DataError(f"{content.name}: row {_first(is_empty)}: the text is empty")
+    if frame["label"].null_count():
+        raise DataError(f"{content.name}: row {_first(frame['label'].is_null())}: the label is missing")
+    return frame
+
+
+def _has_separator(content: Content) -> bool:
+    return any(ending in content.name for ending in (".csv", ".tsv", ".parquet"))
+
+
+def _lines(content: Content) -> pl.DataFrame:
+    try:
+        text = content.payload.decode("utf-8")
+    except UnicodeDecodeError:
+        text = content.payload.decode("latin-1")
+    labels, texts = [], []
+    # Not splitlines: Latin-1 files hold U+0085 and the like inside a sentence.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        label, _, sentence = line.rstrip("\r").partition(" ")
+        if not sentence.strip():
+            raise DataError(f"{content.name}: line {number}: expected `label text`, got {line!r}")
+        labels.append(label)
+        texts.append(sentence.strip())
+    return pl.DataFrame({"text": texts, "label": labels, "group": texts})
+
+
+def _classes(data: Data, frames: Sequence[pl.DataFrame]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Value in the files → index of the label, and the labels' names."""
+    if isinstance(data.labels, dict):
+        names = tuple(dict.fromkeys(data.labels.values()))
+        values = {value: names.index(name) for value, name in data.labels.items()}
+    else:
+        names = tuple(data.labels) or tuple(sorted(pl.concat([frame["label"] for frame in frames]).unique().to_list()))
+        values = {name: index for index, name in enumerate(names)}
+        if data.labels:  # names given for 0, 1, 2, …
+            values |= {str(index): index for index in range(len(names)) if str(index) not in values}
+    if len(names) < 2:
+        raise DataError(f"a classifier needs two labels at least, got {list(names)}")
+    return values, names
+
+
+def _texts(frame: pl.DataFrame, values: Mapping[str, int], name: str) -> Texts:
+    labels = frame["label"].replace_strict(values, default=None, return_dtype=pl.Int64)
+    if labels.null_count():
+        row = _first(labels.is_null())
+        raise DataError(f"{name}: row {row}: label {frame['label'][row - 1]!r} is not one of {sorted(values)}")
+    return Texts(tuple(frame["text"].to_list()), labels.to_numpy().astype(np.int64))
+
+
+def _first(flags: pl.Series) -> int:
+    """Number of the first true row, counted from 1."""
+    index = flags.arg_true()
+    return int(index[0]) + 1

@@ -1,0 +1,219 @@
+"""A forecasting run, from the recipe to the published folder, as one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from training import baselines
+from training.data.series import (
+    Series,
+    Windows,
+    evaluation_windows,
+    num_windows,
+    read_series,
+    sample_windows,
+)
+from training.evaluate import Graph, Scores, score_forecast
+from training.fit import fit
+from training.losses import Batch, forecast_loss
+from training.network import Network, NetworkSpec
+from training.onnx_graph import OPSET, graph_tensors, write_graph
+from training.publish import Publication, describe_data
+from training.recipe import Recipe, RecipeError, Scaling
+from training.report import Report, counted
+from training.verify import verify
+
+
+def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
+    """Load → split → fit the scaling on the training part → build → fit → score beside baselines → verify.
+
+    Checkpoints go to `folder`; nothing is published yet.
+    """
+    forecast, settings = recipe.forecast, recipe.fit
+    assert forecast is not None
+
+    series = read_series(recipe.data, forecast, data)
+    console.print(f"data        {_describe(series)}", highlight=False)
+
+    torch.manual_seed(recipe.seed)
+    network = Network(network_spec(recipe, series))
+    if network.min_length > forecast.shortest:
+        raise RecipeError(f"forecast.min_length: these layers need {network.min_length} steps at least, got {forecast.shortest}")
+    network.set_statistics(torch.from_numpy(series.training_values()).float())
+    console.print(f"network     {network.num_parameters:,} parameters", highlight=False)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        windows = sample_windows(
+            series,
+            forecast,
+            batch_size=settings.batch_size,
+            num_batches=settings.steps_per_epoch,
+            short_share=settings.short_share,
+            rng=np.random.default_rng([recipe.seed, epoch]),
+        )
+        return map(_tensors, windows)
+
+    loss = forecast_loss(settings.loss, forecast.quantiles)
+    validation = evaluation_windows(series, forecast, "validation", recipe.evaluate.stride)
+
+    def validate(network: Network) -> float:
+        return _mean_loss(network, loss, validation, recipe.evaluate.batch_size)
+
+    num_batches = settings.steps_per_epoch or -(-num_windows(series, forecast) // settings.batch_size)
+    fitted = fit(
+        network,
+        loss,
+        batches,
+        num_batches,
+        validate,
+        settings,
+        seed=recipe.seed,
+        folder=folder,
+        resume=resume,
+        console=console,
+        score_name="validation loss",
+    )
+
+    payload = write_graph(network).SerializeToString()
+    equalities = verify(network, payload, recipe.seed)
+
+    graph = Graph(payload)
+    test = evaluation_windows(series, forecast, "test", recipe.evaluate.stride)
+    answers = graph.forecast(test, recipe.evaluate.batch_size)
+    metrics = score_forecast(series, forecast, recipe.evaluate, test, answers["mean"], answers.get("quantiles"))
+    compared = _score_baselines(recipe, series, test, console)
+
+    instances, predictions = _example(graph, test, forecast.shortest, forecast.quantiles)
+    publication = Publication(
+        recipe=recipe,
+        graph=payload,
+        opset=OPSET,
+        tensors=graph_tensors(network),
+        face={
+            "context_length": forecast.context_length,
+            "min_length": forecast.shortest,
+            "horizon": forecast.horizon,
+            "frequencies": list(forecast.frequencies),
+            "season_length": forecast.season_length,
+            "quantiles": list(forecast.quantiles),
+            "point": network.point,
+            "features": list(series.features),
+            "targets": list(series.targets),
+        },
+        instances=instances,
+        predictions=predictions,
+        metrics=metrics,
+        baselines=compared,
+        data=describe_data([*recipe.data.train, *recipe.data.test], series.contents),
+        facts={"epochs": len(fitted.epochs), "best_epoch": fitted.best.number, "num_parameters": network.num_parameters},
+    )
+    return publication, Report(fitted, metrics, compared, equalities)
+
+
+def network_spec(recipe: Recipe, series: Series) -> NetworkSpec:
+    """What the recipe's network is for these series."""
+    forecast = recipe.forecast
+    assert forecast is not None
+    scaling = (recipe.scaling or Scaling()).model_dump(exclude_none=True)
+    return NetworkSpec(
+        task="forecast",
+        layers=tuple(recipe.layers),
+        num_features=len(series.features),
+        targets=tuple(series.target_indices),
+        horizon=forecast.horizon,
+        quantiles=tuple(forecast.quantiles),
+        scaling=scaling,  # type: ignore[arg-type]  # pydantic reads the table
+        step=forecast.step,
+        seasonal_lag=forecast.seasonal_lag or None,
+    )
+
+
+def _tensors(windows: Windows) -> Batch:
+    return {
+        "history": torch.from_numpy(windows.history),
+        "lengths": torch.from_numpy(windows.lengths),
+        "future": torch.from_numpy(windows.future),
+    }
+
+
+def _mean_loss(network: Network, loss: Any, windows: Windows, batch_size: int) -> float:
+    device = next(network.parameters()).device
+    total = 0.0
+    for start in range(0, len(windows), batch_size):
+        part = windows.rows(slice(start, start + batch_size))
+        batch = {name: tensor.to(device) for name, tensor in _tensors(part).items()}
+        total += float(loss(network, batch)) * len(part)
+    return total / len(windows)
+
+
+def _score_baselines(recipe: Recipe, series: Series, test: Windows, console: Console) -> dict[str, Scores]:
+    forecast = recipe.forecast
+    assert forecast is not None
+    compared: dict[str, Scores] = {}
+    stride = recipe.evaluate.stride
+    for name in recipe.evaluate.baselines or baselines.FORECASTERS:
+        with counted(console, f"baseline {name}", len(test)) as advance:
+            answer = baselines.forecast_baseline(name, series, forecast, stride, advance)
+        if answer is None:
+            console.print(f"baseline {name} left out: {len(test):,} windows are too many to fit one by one", highlight=False)
+            continue
+        compared[name] = score_forecast(series, forecast, recipe.evaluate, test, answer)
+    return compared
+
+
+def _example(graph: Graph, test: Windows, shortest: int, levels: list[float]) -> tuple[list[Any], list[Any]]:
+    """A history as long as there is, and a short one, with the graph's answers as POST /predict gives them."""
+    whole = test.history[0, : test.lengths[0]]
+    histories = [whole, whole[-max(shortest, len(whole) // 2) :]]
+    if len(histories[1]) == len(whole) and len(whole) > shortest:
+        histories[1] = whole[1:]
+    instances, predictions = [], []
+    for history in histories:
+        # Short decimals, which JSON gives back exactly; the graph then answers those.
+        values = np.array([[float(f"{value:.6g}") for value in row] for row in history])
+        answer = graph.run({"history": values[None].astype(np.float32), "lengths": np.array([len(values)])})
+        rows = values[:, 0] if values.shape[1] == 1 else values
+        instances.append({"history": [_whole(value) for value in rows.tolist()]})
+        predictions.append(format_forecast(answer, levels))
+    return instances, predictions
+
+
+def format_forecast(answer: Mapping[str, Any], levels: list[float]) -> dict[str, Any]:
+    """The graph's answer for one row as a prediction; flat lists where there is one target."""
+
+    def plain(values: Any) -> Any:
+        values = values[:, 0] if values.shape[1] == 1 else values
+        return np.vectorize(lambda value: float(f"{value:.7g}"), otypes=[float])(values).tolist()
+
+    prediction = {"mean": plain(answer["mean"][0])}
+    if levels:
+        prediction["quantiles"] = {f"{level:.12g}": plain(answer["quantiles"][0, ..., i]) for i, level in enumerate(levels)}
+    return prediction
+
+
+def _whole(value: Any) -> Any:
+    """119.0 as 119, for people."""
+    if isinstance(value, list):
+        return [_whole(entry) for entry in value]
+    return int(value) if value == int(value) else value
+
+
+def _describe(series: Series) -> str:
+    steps = sum(series.training_end(i) for i in range(len(series.ids)))
+    notes = [
+        f"{len(series.ids):,} series, {len(series.features)} features"
+        if len(series.ids) > 1 or len(series.features) > 1
+        else "1 series",
+        f"{steps:,} steps to learn from, {series.validation_length} each to validate, {series.test_length} to test",
+    ]
+    if series.num_interpolated:
+        notes.append(f"{series.num_interpolated:,} missing values interpolated")
+    if series.num_left_out:
+        notes.append(f"{series.num_left_out:,} series too short, left out")
+    return "; ".join(notes)

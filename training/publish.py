@@ -1,0 +1,181 @@
+"""A finished run becomes a model folder: written aside, then renamed, so that nobody ever sees half of one.
+
+Writes what `models/README.md` specifies. Trains and judges nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from training.data.sources import Content
+from training.evaluate import Scores
+from training.recipe import Recipe, Source
+
+SCHEMA_VERSION = 1
+GRAPH_FILE = "model.onnx"
+TOLERANCE = {"absolute": 1e-4, "relative": 1e-3}
+LIBRARIES = (
+    "sluice",
+    "torch",
+    "lightning",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "polars",
+    "tokenizers",
+    "statsforecast",
+    "scikit-learn",
+)
+
+
+class PublishError(RuntimeError):
+    """The folder cannot be written: the version exists already."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """All that goes into one folder."""
+
+    recipe: Recipe
+    graph: bytes
+    opset: int
+    tensors: Mapping[str, Any]  # inputs, outputs, state as the manifest lists them
+    face: Mapping[str, Any]  # the block `forecast` or `classify`
+    instances: Sequence[Any]
+    predictions: Sequence[Any]
+    metrics: Scores
+    baselines: Mapping[str, Scores]
+    data: Sequence[Mapping[str, str]]
+    facts: Mapping[str, Any] = field(default_factory=dict)  # more for the block `training`
+    files: Mapping[str, str] = field(default_factory=dict)  # further files by name, as tokenizer.json
+
+
+def publish(publication: Publication, models: Path, *, replace: bool = False) -> Path:
+    """Write `models/<name>/<version>` and return it. The version is the recipe's, or else the next free number.
+
+    Raises PublishError if the recipe's version is there already and `replace` is not set.
+    """
+    recipe = publication.recipe
+    require_free(recipe, models, replace=replace)
+    home = models / recipe.name
+    home.mkdir(parents=True, exist_ok=True)
+    number = recipe.version or next_version(home)
+    folder = home / str(number)
+    # A name that begins with a dot is no version: whoever lists the folders passes it over.
+    aside = Path(tempfile.mkdtemp(dir=home, prefix=".new-"))
+    try:
+        (aside / GRAPH_FILE).write_bytes(publication.graph)
+        for name, text in publication.files.items():
+            (aside / name).write_text(text, encoding="utf-8")
+        (aside / "example.json").write_text(_json(_example(publication)), encoding="utf-8")
+        (aside / "manifest.json").write_text(_json(manifest(publication, number)), encoding="utf-8")
+        aside.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(dir=home, prefix=".old-"))
+            folder.rename(old / folder.name)
+            aside.rename(folder)
+            shutil.rmtree(old)
+        else:
+            aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return folder
+
+
+def require_free(recipe: Recipe, models: Path, *, replace: bool = False) -> None:
+    """Raise PublishError if the recipe's version is published already: asked before hours of training, too."""
+    folder = models / recipe.name / str(recipe.version)
+    if recipe.version is not None and folder.exists() and not replace:
+        raise PublishError(f"{folder} exists: choose another version, or publish with --replace")
+
+
+def next_version(home: Path) -> int:
+    """One above the highest version in a model's folder; 1 in an empty one."""
+    numbers = [int(entry.name) for entry in home.iterdir() if re.fullmatch(r"[1-9][0-9]{0,8}", entry.name)]
+    return max(numbers, default=0) + 1
+
+
+def manifest(publication: Publication, number: int) -> dict[str, Any]:
+    """The content of manifest.json."""
+    recipe = publication.recipe
+    sources = [*recipe.data.train, *recipe.data.validation, *recipe.data.test]
+    licences = dict.fromkeys(source.licence for source in sources if source.licence)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": recipe.name,
+        "version": str(number),
+        "task": recipe.task,
+        "description": recipe.description,
+        "licence": recipe.licence or "; ".join(licences),
+        "graphs": [
+            {
+                "file": GRAPH_FILE,
+                "sha256": hashlib.sha256(publication.graph).hexdigest(),
+                "precision": "fp32",
+                "opset": publication.opset,
+                "score": dict(publication.metrics),
+            }
+        ],
+        **publication.tensors,
+        recipe.task: dict(publication.face),
+        "training": {
+            "recipe": recipe.as_json(),
+            "data": list(publication.data),
+            "metrics": dict(publication.metrics),
+            "baselines": {name: dict(scores) for name, scores in publication.baselines.items()},
+            "seed": recipe.seed,
+            "versions": library_versions(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **publication.facts,
+        },
+    }
+
+
+def describe_data(sources: Sequence[Source], contents: Sequence[Content]) -> list[dict[str, str]]:
+    """Per file: name, origin, licence, sha256 of what was really read."""
+    digests = {id(content.source): content.sha256 for content in contents}
+    entries = []
+    for source in sources:
+        entry = {"name": str(source), "origin": source.origin, "licence": source.licence, "sha256": digests.get(id(source), "")}
+        entries.append({key: value for key, value in entry.items() if value})
+    return entries
+
+
+def library_versions() -> dict[str, str]:
+    """Python's version, and of each library that had a part in the run."""
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _example(publication: Publication) -> dict[str, Any]:
+    return {
+        "request": {"model": publication.recipe.name, "instances": list(publication.instances)},
+        "response": {"predictions": list(publication.predictions)},
+        "tolerance": TOLERANCE,
+    }
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    """Indented, but with lists of numbers on one line; no NaN."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return (
+        re.sub(r"\[[^\[\]{}\"]*\]", lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text)
+        + "\n"
+    )
