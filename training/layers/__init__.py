@@ -71,7 +71,9 @@ def read_config(table: Mapping[str, Any], where: str) -> LayerConfig:
     try:
         return config_class.model_validate(table)
     except ValidationError as exc:
-        error = exc.errors(include_url=False)[0]
+        # A misspelt option comes first: it often is the one that seems to be missing.
+        errors = sorted(exc.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
+        error = errors[0]
         option = ".".join(str(part) for part in error["loc"])
         if error["type"] == "extra_forbidden":
             known = ", ".join(name for name in config_class.model_fields if name != "type")
