@@ -70,7 +70,7 @@ class GraphBuilder:
         self._names.add(name)
         self._outputs.append(helper.make_tensor_value_info(name, _ONNX_TYPES[datatype], list(shape)))
 
-    def constant(self, values: NDArray[Any] | float | Sequence[int], name: str = "constant") -> str:
+    def constant(self, values: NDArray[Any] | float | Sequence[float], name: str = "constant") -> str:
         """A constant; Python ints become INT64, floats FP32."""
         array = np.asarray(values)
         if array.dtype.kind in "iu" and not isinstance(values, np.ndarray):
