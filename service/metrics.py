@@ -346,9 +346,11 @@ class ModelMeter:
         self._metrics.load_duration.labels(*self._labels).set(duration_s)
         self._ready.value = 0
 
-    def encoded(self, duration_s: float) -> None:
-        """Instances of a request became tensors."""
+    def encoded(self, duration_s: float, lengths: Sequence[int]) -> None:
+        """Instances of a request became tensors, rows of these lengths."""
         self._preprocess.observe(duration_s)
+        for length in lengths:
+            self._input_length.observe(length)
 
     def decoded(self, duration_s: float) -> None:
         """Tensors became predictions of a request."""

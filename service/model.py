@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from service.manifest import MANIFEST_FILE, Manifest, read_manifest
 from service.manifest import Tensor as TensorEntry
 from service.runtime import Device, Runtime, open_runtime
 from service.tasks import Classify, Dialogue, Forecast, ItemLimits, Prediction, Task, TensorRows
-from service.tensors import Signature, Tensors, TensorSpec, batch_key, collate, num_steps, num_true_steps, split
+from service.tensors import LENGTHS, Signature, Tensors, TensorSpec, batch_key, collate, num_steps, num_true_steps, split
 from service.tokenization import load_tokenizer
 
 EXAMPLE_FILE = "example.json"
@@ -45,8 +45,8 @@ class ModelOptions:
 class ModelObserver(BatchObserver, Protocol):
     """What one model tells about itself, always on the event loop. Its example is not told: nobody asked for it."""
 
-    def encoded(self, duration_s: float) -> None:
-        """The instances of one request were checked and turned into tensors."""
+    def encoded(self, duration_s: float, lengths: Sequence[int]) -> None:
+        """The instances of one request were checked and turned into rows of these lengths, in no order."""
         ...
 
     def decoded(self, duration_s: float) -> None:
@@ -57,7 +57,7 @@ class ModelObserver(BatchObserver, Protocol):
 class SilentModelObserver(SilentObserver):
     """Hears everything, says nothing."""
 
-    def encoded(self, duration_s: float) -> None:
+    def encoded(self, duration_s: float, lengths: Sequence[int]) -> None:
         pass
 
     def decoded(self, duration_s: float) -> None:
@@ -109,7 +109,7 @@ class Model:
         advance = _advance_on_thread if self._task.is_heavy(instances) else _advance
         started = time.perf_counter()
         said = await advance(dialogue, None)
-        self._observer.encoded(time.perf_counter() - started)
+        self._observer.encoded(time.perf_counter() - started, row_lengths(said.items or (), self.signature))
         decode_s = 0.0
         while said.items is not None:
             outputs = await self._submit(said.items, deadline)
@@ -177,9 +177,19 @@ class Model:
         return [answer]
 
     def _work(self, item: Tensors) -> Work[Tensors]:
-        rows = int(next(iter(item.values())).shape[0])
         signature = self.signature
-        return Work(item, rows, num_steps(item, signature), num_true_steps(item, signature), batch_key(item, signature))
+        return Work(item, num_rows(item), num_steps(item, signature), num_true_steps(item, signature), batch_key(item, signature))
+
+
+def row_lengths(items: Iterable[Tensors], signature: Signature) -> list[int]:
+    """The true length of every row of the items; 1 each where the model has no time."""
+    if signature.is_ragged:
+        return [length for item in items for length in item[LENGTHS].tolist()]
+    return [num_steps(item, signature) for item in items for _ in range(num_rows(item))]
+
+
+def num_rows(item: Tensors) -> int:
+    return int(next(iter(item.values())).shape[0])
 
 
 class _Said(NamedTuple):

@@ -104,13 +104,11 @@ class Repository:
         entries, self._reason = await asyncio.to_thread(_scan, self.models_dir)
         for entry in entries:
             self._entries.setdefault(entry.name, []).append(entry)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for entry in entries:
-                    group.create_task(self._load(entry))
-        except* StartError as failures:
-            await self.stop()
-            raise failures.exceptions[0] from None
+        failures = await asyncio.gather(*(self._load(entry) for entry in entries), return_exceptions=True)
+        for failure in failures:
+            if failure is not None:
+                await self.stop()
+                raise failure
         self._is_started = True
         if entries and not self._serving:
             self._reason = f"none of the {len(entries)} model folders in {self.models_dir} can be served"
@@ -119,9 +117,10 @@ class Repository:
         """Let every model answer what waits, then end its threads."""
         models = [entry.model for entries in self._entries.values() for entry in entries if entry.model is not None]
         self._serving.clear()
+        self._reason = "the service is stopping"
         await asyncio.gather(*(model.stop() for model in models))
 
-    def get(self, name: str, version: str | int | None = None) -> Model:
+    def get(self, name: str, version: str | None = None) -> Model:
         """The model that answers: the named version, else the highest that is READY.
 
         Raises ModelNotFound that lists what there is, ModelNotReady with the reason.
@@ -130,15 +129,17 @@ class Repository:
             model = self._serving.get(name)
             if model is not None:
                 return model
+        if not self._is_started and name not in self._entries:
+            raise ModelNotReady("the models are still loading", model=name[:SHOWN_NAME_LENGTH])
         entries = self._named(name)
         if version is None:
             entry = max(entries, key=lambda entry: entry.order)
         else:
-            found = next((entry for entry in entries if entry.version == str(version)), None)
+            found = next((entry for entry in entries if entry.version == version), None)
             if found is None:
                 versions = [entry.version for entry in entries if entry.version]
                 raise ModelNotFound(
-                    f'model "{name}" has no version {str(version)[:SHOWN_NAME_LENGTH]}; there are {versions}',
+                    f'model "{name}" has no version {version[:SHOWN_NAME_LENGTH]}; there are {versions}',
                     model=name,
                     versions=versions,
                 )
@@ -290,7 +291,7 @@ def _scan_model(folder: Path, root: Path) -> list[Entry]:
         return [Entry(folder.name, "", "UNAVAILABLE", f"the folder cannot be read: {exc.strerror}")]
     if not versions:
         return [Entry(folder.name, "", "UNAVAILABLE", "the folder holds no version: expected a folder named 1, 2, … in it")]
-    return [_scan_version(path, root) for path in versions]
+    return [_scan_version(path, root) for path in sorted(versions, key=lambda path: int(path.name))]
 
 
 def _scan_version(folder: Path, root: Path) -> Entry:
