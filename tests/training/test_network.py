@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -302,12 +303,12 @@ def test_half_a_state_is_refused() -> None:
 def test_statistics_are_per_feature_and_travel_with_the_weights() -> None:
     network = forecast(num_features=2, scaling={"kind": "minmax"})
     network.set_statistics(torch.tensor([[0.0, 5.0], [10.0, 9.0]]))
-    copy = Network(network.spec).eval()
-    copy.load_state_dict(network.state_dict())
-    assert copy.scaling.offset.tolist() == [0.0, 5.0]
-    assert copy.scaling.scale.tolist() == [10.0, 4.0]
+    restored = Network(network.spec).eval()
+    restored.load_state_dict(network.state_dict())
+    assert restored.scaling.offset.tolist() == [0.0, 5.0]
+    assert restored.scaling.scale.tolist() == [10.0, 4.0]
     inputs = histories([4], 2)
-    assert run(copy, inputs)["mean"].equal(run(network, inputs)["mean"])
+    assert run(restored, inputs)["mean"].equal(run(network, inputs)["mean"])
     with pytest.raises(NetworkError, match=r"statistics need values \(N, 2\), got \(5, 3\)"):
         network.set_statistics(torch.zeros(5, 3))
 
@@ -343,3 +344,17 @@ def test_a_network_learns_through_all_of_its_parts() -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("layer", [LSTM, {"type": "gru", "units": 3}, {"type": "simple_rnn", "units": 3}], ids=str)
+def test_a_copy_or_another_precision_has_weights_of_its_own(layer: dict[str, Any]) -> None:
+    network = forecast(layer, DENSE)
+    inputs = histories([4, 2])
+    before = run(network, inputs)["mean"]
+    duplicate = copy.deepcopy(network)
+    assert run(duplicate, inputs)["mean"].equal(before)
+    silence(duplicate)
+    assert not run(duplicate, inputs)["mean"].any()
+    assert run(network, inputs)["mean"].equal(before)
+    doubled = run(network.double(), {**inputs, "history": inputs["history"].double()})["mean"]
+    torch.testing.assert_close(doubled.float(), before)
