@@ -24,7 +24,7 @@ Endpoint = Callable[[Awaitable[bytes]], Awaitable[bytes]]
 
 # A request that waits longer than this is watched: when its client leaves, its place in the queue is given up. Watching
 # costs a task per request; nearly all requests are answered sooner and pay only for a timer that never fires (1 µs).
-WATCH_AFTER_S = 0.02
+WATCH_AFTER_S = 0.1
 # Of a body that is too large, this many times the limit is read and dropped, so that a client which sends first and reads
 # later gets its 413 rather than a broken pipe. Beyond it the connection is closed.
 MAX_DROPPED_BODIES = 4
