@@ -104,9 +104,10 @@ class Model:
         InferenceFailed when the graph fails or an output is not finite. One bad instance refuses the whole request
         before anything runs.
         """
-        dialogue = self._task.dialogue(instances, parameters or {})
+        parameters = parameters or {}
+        dialogue = self._task.dialogue(instances, parameters)
         # A large request would hold up every other one while its numbers are read: it is read on a thread.
-        advance = _advance_on_thread if self._task.is_heavy(instances) else _advance
+        advance = _advance_on_thread if self._task.is_heavy(instances, parameters) else _advance
         started = time.perf_counter()
         said = await advance(dialogue, None)
         self._observer.encoded(time.perf_counter() - started, row_lengths(said.items or (), self.signature))

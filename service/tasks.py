@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from service.errors import InferenceFailed, InvalidInput, MalformedRequest
+from service.errors import InferenceFailed, InvalidInput, MalformedRequest, PayloadTooLarge
 from service.frequencies import Frequency, read_frequency, timestamps
 from service.manifest import Classify as ClassifyFace
 from service.manifest import Forecast as ForecastFace
@@ -49,6 +49,10 @@ STEPS_PER_RUN = 64
 # Above these, encoding takes milliseconds and belongs on a thread: 64 histories of 336 values need about 1.5 ms.
 HEAVY_NUM_INSTANCES = 64
 HEAVY_SIZE = 20_000
+MAX_NUMBERS = 5_000_000
+"""The largest answer: 10,000 forecasts of 48 steps and nine quantiles are some 40 MB of JSON."""
+ROWS_AT_ONCE = 256
+"""Predictions that are rounded together, so that a large answer is not held in memory several times over."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ class Task(Protocol):
         """
         ...
 
-    def is_heavy(self, instances: Sequence[object]) -> bool:
-        """Whether encoding these would hold up an event loop."""
+    def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
+        """Whether encoding or decoding these would hold up an event loop."""
         ...
 
 
@@ -121,18 +125,37 @@ class Forecast:
     def _asked_nothing(self) -> _Asked:
         return _Asked(self, {})
 
-    def is_heavy(self, instances: Sequence[object]) -> bool:
+    def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
         if len(instances) > HEAVY_NUM_INSTANCES:
             return True
-        histories = [instance.get("history") for instance in instances if isinstance(instance, dict)]
-        return sum(len(history) for history in histories if isinstance(history, list)) * len(self.face.features) > HEAVY_SIZE
+        size = 0
+        for instance in instances:
+            if isinstance(instance, dict):
+                history = instance.get("history")
+                horizon = instance.get("horizon") or parameters.get("horizon") or self.face.horizon
+                size += len(history) * len(self.face.features) if isinstance(history, list) else 0
+                size += horizon * self._numbers_per_step if isinstance(horizon, int) else 0
+        return size > HEAVY_SIZE
+
+    @cached_property
+    def _numbers_per_step(self) -> int:
+        return len(self.face.targets) * (1 + len(self.face.quantiles))
 
     def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
         questions = self.encode(instances, parameters)
         step = self.face.horizon
         num_runs = -(-max(question.horizon for question in questions) // step)
+        num_numbers = len(questions) * num_runs * step * self._numbers_per_step
+        if num_numbers > MAX_NUMBERS:
+            raise PayloadTooLarge(
+                f"the answer would hold {num_numbers} numbers, at most {MAX_NUMBERS} are given: ask for fewer instances "
+                "or a shorter horizon",
+                found=num_numbers,
+                limit=MAX_NUMBERS,
+            )
         # (N, H, targets, 1 + Q): the mean and behind it the quantiles
-        answers = np.empty((len(questions), num_runs * step, len(self.face.targets), 1 + len(self.face.quantiles)))
+        shape = (len(questions), num_runs * step, len(self.face.targets), 1 + len(self.face.quantiles))
+        answers = np.empty(shape, np.float32)
         histories = [question.history for question in questions]
         for start in range(0, num_runs * step, step):
             asking = [index for index, question in enumerate(questions) if question.horizon > start]
@@ -164,19 +187,18 @@ class Forecast:
         for index, question in enumerate(questions):
             alike.setdefault((question.levels, question.horizon), []).append(index)
         for (levels, horizon), group in alike.items():
-            values = answers[:, :horizon] if len(group) == len(questions) else answers[group, :horizon]
-            if levels != tuple(self.face.quantiles):
-                values = values @ _selection(tuple(self.face.quantiles), levels)
-            if len(self.face.targets) == 1:
-                values = values[:, :, 0]
-                values = values.transpose(0, 2, 1)  # (N, 1 + L, h)
-            else:
-                values = values.transpose(0, 3, 1, 2)  # (N, 1 + L, h, targets)
             keys = [f"{level:.12g}" for level in levels]
-            for index, (mean, *at_levels) in zip(group, rounded(values).tolist(), strict=True):
-                prediction = predictions[index] = {"mean": mean}
-                if keys:
-                    prediction["quantiles"] = dict(zip(keys, at_levels, strict=True))
+            for begin in range(0, len(group), ROWS_AT_ONCE):
+                part = group[begin : begin + ROWS_AT_ONCE]
+                values = answers[part, :horizon]
+                if levels != tuple(self.face.quantiles):
+                    values = values.astype(np.float64) @ _selection(tuple(self.face.quantiles), levels)
+                # (N, h, targets, 1 + L) → (N, 1 + L, h, targets), without the last axis where there is one target
+                values = values[:, :, 0].transpose(0, 2, 1) if len(self.face.targets) == 1 else values.transpose(0, 3, 1, 2)
+                for index, (mean, *at_levels) in zip(part, rounded(values).tolist(), strict=True):
+                    prediction = predictions[index] = {"mean": mean}
+                    if keys:
+                        prediction["quantiles"] = dict(zip(keys, at_levels, strict=True))
         for prediction, question in zip(predictions, questions, strict=True):
             if question.start is not None and question.frequency is not None:
                 steps = range(question.num_given, question.num_given + question.horizon)
@@ -458,7 +480,7 @@ class Classify:
     tokenizer: Encoder
     limits: ItemLimits = field(default_factory=ItemLimits)
 
-    def is_heavy(self, instances: Sequence[object]) -> bool:
+    def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
         if len(instances) > HEAVY_NUM_INSTANCES:
             return True
         texts = [instance.get("text") if isinstance(instance, dict) else instance for instance in instances]
@@ -540,7 +562,7 @@ class TensorRows:
         states = {name for _, name in self.signature.state}
         return tuple(spec for spec in self.signature.outputs if spec.name not in states)
 
-    def is_heavy(self, instances: Sequence[object]) -> bool:
+    def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
         return len(instances) > HEAVY_NUM_INSTANCES or sum(map(_approximate_size, instances)) > HEAVY_SIZE
 
     def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
-from service.errors import InferenceFailed, InvalidInput, MalformedRequest
+from service.errors import InferenceFailed, InvalidInput, MalformedRequest, PayloadTooLarge
 from service.manifest import Classify as ClassifyFace
 from service.manifest import Forecast as ForecastFace
 from service.manifest import Truncation
@@ -538,7 +538,27 @@ def test_only_large_requests_are_heavy(classify: Classify) -> None:
         (TensorRows(TENSORS), [[1, 2]] * 10, {"x": [[1, 2]] * 20_000}),
     ]
     for task, small, large in tasks:
-        assert not task.is_heavy([small])
-        assert task.is_heavy([small] * 100)
-        assert task.is_heavy([small, large])
-        assert not task.is_heavy([None, 5, {}])
+        assert not task.is_heavy([small], {})
+        assert task.is_heavy([small] * 100, {})
+        assert task.is_heavy([small, large], {})
+        assert not task.is_heavy([None, 5, {}], {})
+
+
+def test_a_long_horizon_makes_a_request_heavy() -> None:
+    task = forecast(quantiles=[0.1, 0.5, 0.9])
+    assert task.is_heavy([{"history": [1, 2]}] * 10, {"horizon": 1000})
+    assert task.is_heavy([{"history": [1, 2], "horizon": 1000}] * 10, {})
+    assert not task.is_heavy([{"history": [1, 2], "horizon": "1000"}] * 10, {})
+
+
+def test_an_answer_of_millions_of_numbers_is_refused_before_anything_runs() -> None:
+    task = forecast(horizon=100, max_horizon_multiple=10)
+    with pytest.raises(PayloadTooLarge, match="the answer would hold 5001000 numbers, at most 5000000"):
+        next(task.dialogue([{"history": [1, 2], "horizon": 1000}] + [{"history": [1, 2]}] * 5000, {}))
+
+
+def test_a_large_answer_is_in_order() -> None:
+    task = forecast(horizon=1, quantiles=[0.5])
+    predictions = count_on(task, *({"history": [0, i], "quantiles": [0.5] if i % 3 else []} for i in range(1000)))
+    assert [prediction["mean"][0] for prediction in predictions] == [i + 1 for i in range(1000)]
+    assert [len(prediction) for prediction in predictions] == [2 if i % 3 else 1 for i in range(1000)]
