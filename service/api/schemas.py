@@ -61,7 +61,9 @@ class PredictRequest(_Strict):
         examples=[[{"history": [112, 118, 132, 129, 121, 135]}]],
     )
     parameters: dict[str, Any] | None = Field(
-        default=None, description="Defaults for every instance, such as horizon, quantiles and frequency of a forecast."
+        default=None,
+        description="Defaults for every instance, such as horizon, quantiles and frequency of a forecast.",
+        examples=[{"horizon": 6}],
     )
 
 
@@ -106,7 +108,9 @@ class ForecastParameters(_Strict):
 class ForecastRequest(_Strict):
     """Series to be continued by one forecasting model."""
 
-    model: ModelName | None = Field(default=None, description="Name of the model; the default forecasting model if absent.")
+    model: ModelName | None = Field(
+        default=None, description="Name of the model; the default forecasting model if absent.", examples=["forecast-hourly"]
+    )
     version: Version = None
     instances: list[ForecastInstance] = Field(min_length=1, description="The series, one prediction each.")
     parameters: ForecastParameters | None = Field(default=None, description="Defaults for every instance.")
@@ -176,7 +180,9 @@ class Sentiment(BaseModel):
         description="Label → probability; they sum to 1.", examples=[{"negative": 0.03, "positive": 0.97}]
     )
     truncated: bool | None = Field(
-        default=None, description="True if the text was too long and only its beginning and end were read; else absent."
+        default=None,
+        description="True if the text was too long and only its beginning and end were read; else absent.",
+        examples=[True],
     )
 
 
@@ -199,7 +205,9 @@ class ModelState(_Open):
     state: Literal["READY", "LOADING", "UNAVAILABLE"] = Field(
         description="READY after it answered its own example; UNAVAILABLE when its folder is broken.", examples=["READY"]
     )
-    reason: str | None = Field(default=None, description="Why it is UNAVAILABLE; else absent.")
+    reason: str | None = Field(
+        default=None, description="Why it is UNAVAILABLE; else absent.", examples=["manifest.json cannot be read"]
+    )
 
 
 class ModelList(BaseModel):
