@@ -466,11 +466,12 @@ class Batcher(Generic[T, R]):
             except BaseException as exc:  # whatever it is, somebody waits for the answer
                 error = exc
             outcome = _Outcome(answers, error, self._clock.now() - started_at)
-            del todo, payloads, answers, error
             try:
                 loop.call_soon_threadsafe(self._deliver, number, outcome)
             except RuntimeError:  # the loop is closed: there is nobody left to tell
                 return
+            # Or the last batch would stay in memory until the next one comes.
+            del todo, payloads, answers, error, outcome
 
     def _deliver(self, number: int, outcome: _Outcome[R]) -> None:
         """Back on the loop: answer whoever still waits."""
@@ -528,8 +529,7 @@ class Batcher(Generic[T, R]):
         """The caller gave up: take the item out of the queue, or let its answer pass unheard."""
         if item in self._queue:
             self._remove([item], "cancelled")
-        if not item.answer.cancel() and not item.answer.cancelled():
-            item.answer.exception()  # asyncio complains about a failure that nobody looked at
+        item.answer.cancel()  # of a failure that is already there, asyncio then no longer complains that nobody saw it
 
     def _remove(self, items: Sequence[_Item[T, R]], reason: Reason) -> None:
         rows = 0

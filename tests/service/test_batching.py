@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import random
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
@@ -528,7 +529,8 @@ async def test_with_a_delay_an_unfilled_batch_waits_for_company() -> None:
 
 async def test_stop_answers_everyone_who_was_admitted() -> None:
     gate: Gate[str] = Gate()
-    async with batching(gate) as batcher:
+    clock = ManualClock()
+    async with batching(gate, clock=clock) as batcher:
         first = await busy(batcher, gate)
         queued = await begin(batcher, *"ab")
         stopping = asyncio.create_task(batcher.stop())
@@ -540,6 +542,7 @@ async def test_stop_answers_everyone_who_was_admitted() -> None:
         await stopping
         assert [await task for task in (first, *queued)] == ["busy", "a", "b"]
         assert repr(batcher) == "<Batcher 'toy' closed: 0 items (0 rows) queued, 0 of 1 workers busy>"
+        assert clock.num_alarms == 0
         await batcher.stop()
 
 
@@ -601,15 +604,24 @@ async def test_a_request_may_have_more_rows_than_the_queue_and_leaves_room_for_o
 
 async def test_a_request_under_way_waits_for_room_instead_of_being_refused() -> None:
     gate: Gate[Any] = Gate()
-    async with batching(gate, Limits(max_batch_size=2, max_queue_size=4)) as batcher:
+    async with batching(gate, Limits(max_batch_size=4, max_queue_size=4)) as batcher:
+        await busy(batcher, gate)
+        (other,) = await begin(batcher, "other", rows=3)
         large = asyncio.create_task(batcher.submit_all([Work(number) for number in range(8)]))
-        await gate.entered()
-        others = await begin(batcher, *"ab")
+        await turns()
+        assert batcher.queued_rows == 4
         with pytest.raises(Overloaded):
-            await batcher.submit("c")
+            await batcher.submit_all([Work("nothing of this one is under way")])
         gate.open()
         assert await large == list(range(8))
-        assert [await task for task in others] == ["a", "b"]
+        assert await other == "other"
+
+
+async def test_a_large_request_fills_its_batches() -> None:
+    gate: Gate[int] = Gate(is_open=True)
+    async with batching(gate, Limits(max_batch_size=4)) as batcher:
+        assert await batcher.submit_all([Work(number) for number in range(24)]) == list(range(24))
+        assert [len(batch) for batch in gate.batches] == [4] * 6
 
 
 async def test_when_one_item_of_a_request_fails_the_others_are_given_up() -> None:
@@ -631,12 +643,20 @@ async def test_failures_that_nobody_waits_for_are_not_complained_about() -> None
     """asyncio reports a future's exception that was never looked at, from the garbage collector."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    gate: Gate[Any] = Gate()
-    async with batching(gate, Limits(max_batch_size=1), num_workers=2) as batcher:
-        request = asyncio.create_task(batcher.submit_all([Work(InvalidInput("one")), Work(InvalidInput("two"))]))
-        await gate.entered(2)
-        gate.open()
-        with pytest.raises(InvalidInput):
+    third_runs = threading.Event()
+
+    def run(payloads: Sequence[str]) -> Sequence[str]:
+        match payloads[0]:
+            case "first":
+                assert third_runs.wait(PATIENCE_S)
+            case "third":
+                third_runs.set()
+        raise InvalidInput(payloads[0])
+
+    async with batching(run, Limits(max_batch_size=1), num_workers=2) as batcher:
+        # The worker that takes the third is told so only after the second has failed.
+        request = asyncio.create_task(batcher.submit_all([Work("first"), Work("second"), Work("third")]))
+        with pytest.raises(InvalidInput, match="first"):
             await request
         del request
     gc.collect()
