@@ -224,9 +224,8 @@ class Metrics:
     def loaded(self, model: Model, duration_s: float) -> None:
         """The model is READY. Says too when its graph runs elsewhere than was asked."""
         self.model(model.name, model.version).loaded(model, duration_s)
-        requested, actual = model.runtime.requested, model.runtime.provider
-        if requested == "auto" and actual == "CPUExecutionProvider":
-            self.fallbacks.labels(requested, actual).inc()
+        if model.runtime.fallback is not None:
+            self.fallbacks.labels(model.runtime.requested, model.runtime.provider).inc()
 
     def unavailable(self, name: str, version: str, reason: str, duration_s: float) -> None:
         """The folder cannot be served; the reason is in the log and in `GET /models`, a label could not be bounded."""

@@ -131,6 +131,7 @@ class Model:
             "description": manifest.description,
             "provider": self.runtime.provider,
             "device": self.runtime.requested,
+            **({"fallback": self.runtime.fallback} if self.runtime.fallback else {}),
         }
 
     def describe(self) -> dict[str, Any]:

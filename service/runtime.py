@@ -51,6 +51,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def fallback(self) -> str | None:
+        """Why the graph runs on the CPU although this onnxruntime has CUDA and it was not ruled out; else None."""
+        ...
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
 
     @property
@@ -113,6 +118,7 @@ def open_runtime(
         if device == "cuda":
             raise StartError(f"device cuda was asked for, but cannot be used: {reason}")
         log.warning("CUDA is installed but cannot be used, the CPU is: %s", reason)
+        runtime.fallback = reason
     return runtime
 
 
@@ -133,6 +139,7 @@ class OnnxRuntime:
         self._session = session
         self.requested: Device = requested
         self.provider: str = session.get_providers()[0]
+        self.fallback: str | None = None
         self.inputs = tuple(_spec(node) for node in session.get_inputs())
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
@@ -166,6 +173,9 @@ def _open_session(graph: bytes, providers: Sequence[str], num_threads: int) -> S
     # Memory patterns are remembered per set of input shapes, and ragged batches have ever new shapes.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
+    if CUDA in providers:
+        # CUDA and cuDNN come as packages with `sluice[gpu]`; the loader finds them only when they are loaded before.
+        ort.preload_dlls(directory="")
     # Without this flag, onnxruntime's Python class replaces failing providers by the CPU and prints to stdout.
     session: Session = ort.InferenceSession(graph, options, providers=list(providers), enable_fallback=0)
     return session

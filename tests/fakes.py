@@ -143,6 +143,7 @@ class FakeRuntime:
     ) -> None:
         self.requested = "cpu"
         self.provider = provider
+        self.fallback: str | None = None
         self.inputs = signature.inputs
         self.outputs = signature.outputs
         self.calls: list[Tensors] = []

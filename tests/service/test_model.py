@@ -53,6 +53,7 @@ class LaterRuntime:
 
     def __init__(self, real: Runtime, run: Callable[[Tensors], Tensors], num_true_runs: int) -> None:
         self.requested, self.provider, self.inputs, self.outputs = real.requested, real.provider, real.inputs, real.outputs
+        self.fallback = real.fallback
         self._real = real
         self._run = run
         self._num_true_runs = num_true_runs

@@ -246,6 +246,22 @@ def test_a_fallback_of_auto_is_logged_with_its_reason(caplog: pytest.LogCaptureF
     ]
 
 
+@pytest.mark.parametrize(
+    ("device", "available", "opener", "fallback"),
+    [
+        ("auto", [CPU], FakeOpener(), None),
+        ("cpu", [CUDA, CPU], FakeOpener(), None),
+        ("auto", [CUDA, CPU], FakeOpener(), None),
+        ("auto", [CUDA, CPU], FakeOpener(absent=[CUDA]), "onnxruntime fell back to CPUExecutionProvider"),
+        ("auto", [CUDA, CPU], FakeOpener(broken=[CUDA]), "libcudnn.so.9: cannot open shared object file"),
+    ],
+)
+def test_only_a_machine_that_has_cuda_can_fall_back(
+    device: Any, available: list[str], opener: FakeOpener, fallback: str | None
+) -> None:
+    assert open_runtime(b"", device, open_session=opener, available=available).fallback == fallback
+
+
 def test_on_this_machine_auto_tells_what_it_got() -> None:
     runtime = open_runtime(sum_graph(), "auto")
     assert runtime.requested == "auto"
