@@ -391,6 +391,12 @@ class Batcher(Generic[T, R]):
         """Rows that wait."""
         return self._queued_rows
 
+    @property
+    def oldest_wait_s(self) -> float | None:
+        """How long the item that waits longest has waited; None when the queue is empty."""
+        oldest = min((item.enqueued_at for item in self._queue), default=None)
+        return None if oldest is None else self._clock.now() - oldest
+
     def __repr__(self) -> str:
         state = "open" if self._is_open else "closed"
         return (

@@ -12,7 +12,7 @@ from __future__ import annotations
 import platform
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +107,26 @@ class _Level:
             self.child.set(self.value)
 
 
+class _Oldest:
+    """The arrival of whoever waits longest: asked of the queue at each flush, for nobody reads it in between."""
+
+    __slots__ = ("child", "wait_s")
+
+    def __init__(self, child: Gauge, wait_s: Callable[[], float | None]) -> None:
+        self.child = child
+        self.wait_s = wait_s
+
+    def flush(self) -> None:
+        wait_s = self.wait_s()
+        self.child.set(0.0 if wait_s is None else time.time() - wait_s)
+
+
 class Metrics:
     """The registry of one process, or of one worker among several that share `directory`."""
 
     def __init__(self, *, version: str, onnxruntime: str, directory: Path | None = None) -> None:
         self.has_workers = directory is not None
-        self._flushables: list[_Tally | _Spread | _Level] = []
+        self._flushables: list[_Tally | _Spread | _Level | _Oldest] = []
         self._registry = CollectorRegistry()
         self._http: dict[str, HttpMeter] = {}
         self._requests: dict[tuple[str, str], RequestMeter] = {}
@@ -153,6 +167,12 @@ class Metrics:
         self.input_length = histogram("input_length_timesteps", "Time steps of one row as read.", *MODEL, buckets=TIMESTEPS)
         self.queue_depth = gauge("queue_depth_rows", "Rows that wait for a batch.", *MODEL)
         self.queue_capacity = gauge("queue_capacity_rows", "Rows that may wait; beyond it requests are refused.", *MODEL)
+        self.queue_oldest = gauge(
+            "queue_oldest_request_timestamp_seconds",
+            "When the item that waits longest came, Unix time; 0 when nothing waits.",
+            *MODEL,
+            mode="livemostrecent",
+        )
         # Over several workers a model is ready when it is in all of them; the others say the same everywhere.
         self.ready = gauge("model_ready", "1 if the model answers requests, else 0.", *MODEL, mode="livemin")
         self.load_duration = gauge("model_load_duration_seconds", "Time the last load took.", *MODEL, mode="livemax")
@@ -254,6 +274,9 @@ class Metrics:
         self._flushables.append(spread)
         return spread
 
+    def oldest(self, child: Gauge, wait_s: Callable[[], float | None]) -> None:
+        self._flushables.append(_Oldest(child, wait_s))
+
     def level(self, child: Gauge, value: float = 0.0) -> _Level:
         level = _Level(child, value)
         self._flushables.append(level)
@@ -337,6 +360,7 @@ class ModelMeter:
         metrics.load_duration.labels(*labels).set(duration_s)
         self._compute = metrics.spread(metrics.compute.labels(*labels, model.runtime.provider))
         self._queue_capacity.value = model.options.limits.max_queue_size
+        metrics.oldest(metrics.queue_oldest.labels(*labels), lambda: model.batcher.oldest_wait_s)
         self._ready.value = 1
 
     def unavailable(self, duration_s: float) -> None:

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     )
     max_batch_size: int = Field(default=32, ge=1, le=65536, description="Rows that run together at most.")
     max_padded_steps: int = Field(
-        default=32768, ge=1, description="Time steps of a batch at most, padding included: rows times the longest row."
+        default=16384, ge=1, description="Time steps of a batch at most, padding included: rows times the longest row."
     )
     max_queue_size: int = Field(
         default=1024, ge=1, description="Rows that may wait in front of one model; beyond it a request gets 503 at once."

@@ -26,7 +26,8 @@ def test_the_rate_and_the_latencies_are_read_in_milliseconds() -> None:
 
 def test_refused_answers_and_broken_sockets_count_as_failed() -> None:
     text = (
-        REPORT + "  Socket errors: connect 1, read 2, write 0, timeout 4\n  Non-2xx or 3xx responses: 10\nRequests/sec:   100.00\n"
+        REPORT
+        + "  Socket errors: connect 1, read 2, write 0, timeout 4\n  Non-2xx or 3xx responses: 10\nRequests/sec:   100.00\n"
     )
     assert parse(text).num_failed == 17
 

@@ -342,6 +342,25 @@ async def test_who_is_cancelled_while_queued_is_not_computed_and_makes_room_at_o
         assert (1, 1, "cancelled") in observer.left
 
 
+async def test_the_queue_tells_how_long_its_oldest_waits() -> None:
+    gate: Gate[str] = Gate()
+    clock = ManualClock()
+    async with batching(gate, clock=clock) as batcher:
+        await busy(batcher, gate)
+        assert batcher.oldest_wait_s is None
+        (first,) = await begin(batcher, "a")
+        clock.advance(2.0)
+        (second,) = await begin(batcher, "b")
+        clock.advance(0.5)
+        assert batcher.oldest_wait_s == 2.5
+        first.cancel()
+        await asyncio.wait([first])
+        assert batcher.oldest_wait_s == 0.5
+        gate.open()
+        assert await second == "b"
+        assert batcher.oldest_wait_s is None
+
+
 async def test_who_is_cancelled_in_the_very_turn_of_its_batch_is_not_computed() -> None:
     gate: Gate[str] = Gate(is_open=True)
     observer = RecordingObserver()
