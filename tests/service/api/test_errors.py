@@ -107,7 +107,8 @@ REFUSED: list[tuple[str, bytes | None, dict[str, str], int, str, str]] = [
         "SLUICE_MAX_INSTANCES is 50",
     ),
     ("too many bytes", b" " * 20_001, JSON, 413, "payload_too_large", "SLUICE_MAX_BODY_BYTES is 20000"),
-    ("a form", b"a=1", {"content-type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type", "application/json"),
+    ("a form", b"a=1", {"content-type": "application/x-www-form-urlencoded"}, 400, "malformed_request", "not JSON"),
+    ("another type", b"{}", {"content-type": "text/plain"}, 415, "unsupported_media_type", "application/json"),
     ("zipped", b"{}", JSON | {"content-encoding": "gzip"}, 415, "unsupported_media_type", "gzip"),
 ]
 
