@@ -34,6 +34,7 @@ def run_command(
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the version that the recipe names.")] = False,
     models: Annotated[Path, typer.Option(help="Where the model folder is published.")] = Path("models"),
     runs: Annotated[Path, typer.Option(help="Where checkpoints lie.")] = Path("runs"),
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch. Small networks gain nothing from more than one.")] = 1,
     data: DataOption = None,
 ) -> None:
     """Train by a recipe and publish the model folder."""
@@ -41,7 +42,7 @@ def run_command(
     try:
         path = find_recipe(recipe)
         settings = read_recipe(path, changes or [])
-        run(settings, path, data=data, models=models, runs=runs, resume=resume, replace=replace, console=console)
+        run(settings, path, data=data, models=models, runs=runs, resume=resume, replace=replace, threads=threads, console=console)
     except KeyboardInterrupt:
         console.print("\nstopped; go on where it was with --resume")
         raise typer.Exit(130) from None
@@ -58,20 +59,27 @@ def run(
     runs: Path,
     resume: bool = False,
     replace: bool = False,
+    threads: int = 1,
     console: Console | None = None,
 ) -> Path:
     """Train by a recipe that was read from `path`, print the report, and return the published folder."""
     # Torch takes seconds to import: only who trains waits for it.
+    import torch
+
     from training import classify, forecast, report
-    from training.layers import LayerError
+    from training.layers import LayerError, read_config
     from training.publish import publish, require_free
 
     console = console or Console()
     require_free(recipe, models, replace=replace)
+    # Two threads on two cores that others use too: 370 ms per step of a BiLSTM with 32 units; one thread: 18 ms.
+    torch.set_num_threads(threads)
     folder = runs / recipe.name
-    _remember(recipe, folder, resume=resume)
     task = forecast.run if recipe.task == "forecast" else classify.run
     try:
+        for index, table in enumerate(recipe.layers):
+            read_config(table, f"layers[{index}]")
+        _remember(recipe, folder, resume=resume)
         publication, result = task(recipe, data=data, folder=folder, resume=resume, console=console)
     except LayerError as exc:
         place = re.match(r"layers\[(\d+)\]", exc.where)

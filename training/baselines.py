@@ -5,8 +5,11 @@ statsforecast's models for series, scikit-learn's for texts; all of them see onl
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +28,25 @@ CLASSIFIERS = ("majority", "tfidf_logistic")
 MOST_WINDOWS = 2000
 
 Advance = Callable[[], None]
+
+
+def remembered(
+    file: Path, name: str, facts: Sequence[object], compute: Callable[[], Mapping[str, float] | None]
+) -> Mapping[str, float] | None:
+    """The scores of a baseline, kept in `file`: computed again only when a fact that they depend on has changed."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        kept = {}
+    key = hashlib.sha256(json.dumps([name, *facts], sort_keys=True).encode()).hexdigest()
+    if key not in kept:
+        scores = compute()
+        if scores is None:
+            return None
+        kept[key] = dict(scores)
+        file.write_text(json.dumps(kept, indent=2), encoding="utf-8")
+    found: Mapping[str, float] = kept[key]
+    return found
 
 
 def forecast_baseline(
@@ -72,11 +94,11 @@ def classify_baseline(
     has_words = np.mean([text.count(" ") / max(1, len(text)) for text in train.texts[:1000]]) > 0.05
     vectorizer = TfidfVectorizer(
         analyzer="word" if has_words else "char",
+        token_pattern=r"(?u)\b\w+\b" if has_words else None,
         ngram_range=(1, 2),
         min_df=2 if len(train) > 100 else 1,
         sublinear_tf=True,
         max_features=200_000,
-        token_pattern=r"(?u)\b\w+\b",
     )
     model = make_pipeline(vectorizer, LogisticRegression(C=10.0, max_iter=1000))
     model.fit(_clean(train.texts, replacements), train.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     graph = Graph(payload)
     answers = {name: graph.classify(tests[name], recipe.evaluate.batch_size) for name in tests}
     metrics = _score(split.tests, answers)
-    compared: dict[str, Scores] = {}
-    for name in recipe.evaluate.baselines or baselines.CLASSIFIERS:
-        with counted(console, f"baseline {name}", 1):
-            given = baselines.classify_baseline(name, split.train, split.tests, len(split.labels), cutting.replacements)
-        compared[name] = _score(split.tests, given)
+    compared = _score_baselines(recipe, split, folder, console)
 
     max_length = cutting.head + cutting.tail
     instances = _example_texts(split.tests, tests, max_length)
@@ -168,6 +165,23 @@ def _score(tests: Mapping[str, Texts], answers: Mapping[str, Any]) -> Scores:
         prefix = f"{name}_" if len(tests) > 1 else ""
         scores |= {f"{prefix}{measure}": score for measure, score in score_classify(part.labels, answers[name]).items()}
     return scores
+
+
+def _score_baselines(recipe: Recipe, split: TextSplit, folder: Path, console: Console) -> dict[str, Scores]:
+    replacements = recipe.tokenizer.replacements
+
+    def score(name: str) -> Scores:
+        with counted(console, f"baseline {name}", 1):
+            given = baselines.classify_baseline(name, split.train, split.tests, len(split.labels), replacements)
+        return _score(split.tests, given)
+
+    facts = [recipe.data.model_dump(mode="json"), recipe.seed, replacements, [content.sha256 for content in split.contents]]
+    compared: dict[str, Scores] = {}
+    for name in recipe.evaluate.baselines or baselines.CLASSIFIERS:
+        scores = baselines.remembered(folder / "baselines.json", name, facts, partial(score, name))
+        assert scores is not None
+        compared[name] = dict(scores)
+    return compared
 
 
 def _example_texts(tests: Mapping[str, Texts], rows: Mapping[str, Sequence[Int64]], max_length: int) -> list[str]:

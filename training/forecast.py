@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     test = evaluation_windows(series, forecast, "test", recipe.evaluate.stride)
     answers = graph.forecast(test, recipe.evaluate.batch_size)
     metrics = score_forecast(series, forecast, recipe.evaluate, test, answers["mean"], answers.get("quantiles"))
-    compared = _score_baselines(recipe, series, test, console)
+    compared = _score_baselines(recipe, series, test, folder, console)
 
     instances, predictions = _example(graph, test, forecast.shortest, forecast.quantiles)
     publication = Publication(
@@ -152,18 +153,28 @@ def _mean_loss(network: Network, loss: Any, windows: Windows, batch_size: int) -
     return total / len(windows)
 
 
-def _score_baselines(recipe: Recipe, series: Series, test: Windows, console: Console) -> dict[str, Scores]:
-    forecast = recipe.forecast
+def _score_baselines(recipe: Recipe, series: Series, test: Windows, folder: Path, console: Console) -> dict[str, Scores]:
+    forecast, stride = recipe.forecast, recipe.evaluate.stride
     assert forecast is not None
-    compared: dict[str, Scores] = {}
-    stride = recipe.evaluate.stride
-    for name in recipe.evaluate.baselines or baselines.FORECASTERS:
+
+    def score(name: str) -> Scores | None:
         with counted(console, f"baseline {name}", len(test)) as advance:
             answer = baselines.forecast_baseline(name, series, forecast, stride, advance)
-        if answer is None:
+        return None if answer is None else score_forecast(series, forecast, recipe.evaluate, test, answer)
+
+    facts = [
+        recipe.data.model_dump(mode="json"),
+        recipe.evaluate.model_dump(mode="json"),
+        [forecast.horizon, forecast.season_length, list(series.ids)],
+        [content.sha256 for content in series.contents],
+    ]
+    compared: dict[str, Scores] = {}
+    for name in recipe.evaluate.baselines or baselines.FORECASTERS:
+        scores = baselines.remembered(folder / "baselines.json", name, facts, partial(score, name))
+        if scores is None:
             console.print(f"baseline {name} left out: {len(test):,} windows are too many to fit one by one", highlight=False)
-            continue
-        compared[name] = score_forecast(series, forecast, recipe.evaluate, test, answer)
+        else:
+            compared[name] = dict(scores)
     return compared
 
 

@@ -33,7 +33,9 @@ class _Strict(BaseModel):
 class Source(_Strict):
     """One file of data (or a set that a library ships), and how to read it."""
 
-    path: str = Field(default="", description="absolute, or relative to $SLUICE_DATA; .gz and .xz beside it are found too")
+    path: str = Field(
+        default="", description="in $SLUICE_DATA, or else from where one stands; .gz and .xz beside it are found too"
+    )
     builtin: Literal["air-passengers"] | None = Field(default=None, description="a set that needs no file at all")
     name: str = Field(default="", description="names this file's scores, as in `imdb_accuracy`")
     catalogue: str = Field(default="", description="the set's name in `python -m training fetch`")
@@ -103,6 +105,8 @@ class Forecast(_Strict):
     def _lengths_fit(self) -> Forecast:
         if self.quantiles != sorted(set(self.quantiles)):
             raise ValueError(f"quantiles must ascend without repetition, got {self.quantiles}")
+        if self.quantiles and 0.5 not in self.quantiles:
+            raise ValueError(f"quantiles must hold 0.5, the point forecast, got {self.quantiles}")
         if self.shortest > self.context_length:
             raise ValueError(f"min_length {self.shortest} is above context_length {self.context_length}")
         return self

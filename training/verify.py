@@ -1,8 +1,8 @@
 """Whether a graph computes what the network does, and does so for any batch: four equalities, measured.
 
 graph = torch; a row in a batch = the row alone; padded = not padded; streamed in pieces = whole. Each is measured at
-several batch sizes and lengths, with garbage in the padding. Writes no graph, and publishes none. The only file of
-training that imports onnxruntime.
+several batch sizes and lengths, with garbage in the padding. Writes no graph, publishes none, and scores nothing
+(`evaluate.py` does).
 """
 
 from __future__ import annotations

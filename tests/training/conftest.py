@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,3 +17,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Where the public data sets lie; skips where they are absent."""
+    folder = Path(os.environ.get("SLUICE_DATA") or "absent")
+    if not folder.is_dir():
+        pytest.skip("the public data sets are absent: $SLUICE_DATA names no folder")
+    return folder

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def read(source: Source, folder: Path | None) -> Content:
     try:
         raw = path.read_bytes()
         payload = decompress(raw, path.suffix)
-    except (OSError, lzma.LZMAError, EOFError) as exc:
+    except (OSError, lzma.LZMAError, zlib.error, EOFError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}") from exc
     if not payload.strip():
         raise DataError(f"{path}: is empty")
@@ -75,23 +76,21 @@ def read(source: Source, folder: Path | None) -> Content:
 
 
 def locate(source: Source, folder: Path | None) -> Path:
-    """The file of a source: at its path, or there with .xz or .gz added. Raises DataError if there is none."""
+    """The file of a source, or the one there with .xz or .gz added: in the data folder, or else from where one stands.
+
+    Raises DataError if there is none.
+    """
     path = Path(source.path)
-    if not path.is_absolute() and folder is not None:
-        path = folder / path
-    if path.is_absolute() or folder is not None:
+    places = [folder / path, path] if folder is not None else [path]
+    for place in places:
         for compression in COMPRESSIONS:
-            candidate = path.with_name(path.name + compression)
+            candidate = place.with_name(place.name + compression)
             if candidate.is_file():
                 return candidate
-    what = (
-        f"no file {path} (nor .xz, .gz)"
-        if folder is not None or path.is_absolute()
-        else f"{source.path}: $SLUICE_DATA is not set"
-    )
+    unset = " here, and $SLUICE_DATA is not set" if folder is None and not path.is_absolute() else ""
     origin = f". Its origin: {source.origin}" if source.origin else ""
     fetch = f". Fetch it: python -m training fetch {source.catalogue}" if source.catalogue else ""
-    raise DataError(f"{what}{origin}{fetch}")
+    raise DataError(f"no file {places[0]} (nor .xz, .gz){unset}{origin}{fetch}")
 
 
 def decompress(raw: bytes, suffix: str) -> bytes:

@@ -1,0 +1,115 @@
+"""What training publishes, the service reads, loads and answers: the one place where both packages meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.manifest import read_manifest
+from service.model import check_folder
+from training.__main__ import run
+from training.recipe import parse_recipe
+
+FORECAST = """
+task = "forecast"
+name = "toy"
+[[data.train]]
+builtin = "air-passengers"
+[forecast]
+context_length = 24
+min_length = 12
+horizon = 6
+season_length = 12
+seasonal_lag = 12
+frequencies = ["M"]
+quantiles = [0.1, 0.5, 0.9]
+[scaling]
+kind = "window"
+transform = "log"
+[[layers]]
+type = "lstm"
+units = 4
+[[layers]]
+type = "dense"
+[fit]
+loss = "quantile"
+epochs = 1
+"""
+
+STREAMING = """
+task = "forecast"
+name = "toy"
+[[data.train]]
+builtin = "air-passengers"
+[forecast]
+context_length = 24
+horizon = 6
+[scaling]
+kind = "standard"
+[[layers]]
+type = "lstm"
+units = 4
+[[layers]]
+type = "dense"
+[fit]
+loss = "mse"
+epochs = 1
+"""
+
+CLASSIFY = """
+task = "classify"
+name = "toy"
+[data]
+labels = ["bad", "good"]
+[[data.train]]
+path = "texts.csv"
+[[data.test]]
+path = "texts.csv"
+[tokenizer]
+kind = "wordpiece"
+vocabulary = 60
+min_frequency = 1
+replacements = { "<br />" = " " }
+head = 6
+tail = 6
+[[layers]]
+type = "embedding"
+output_dim = 4
+[[layers]]
+type = "bidirectional"
+layer = { type = "gru", units = 3 }
+[[layers]]
+type = "dense"
+[fit]
+loss = "categorical_crossentropy"
+epochs = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        (FORECAST, {"task": "forecast", "state": 0}),
+        (STREAMING, {"task": "forecast", "state": 2}),
+        (CLASSIFY, {"task": "classify", "state": 0}),
+    ],
+    ids=["forecast", "streaming", "classify"],
+)
+def test_a_published_folder_is_sound_to_the_service(tmp_path: Path, text: str, facts: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{'good' if i % 2 else 'bad'} film<br />{' '.join(rng.choice(['a', 'the', 'of'], i % 9))} {i},{i % 2}" for i in range(60)
+    ]
+    (tmp_path / "texts.csv").write_text("text,label\n" + "\n".join(rows))
+    changes = ["data.drop_shared_texts=false"] if facts["task"] == "classify" else []
+    recipe = parse_recipe(text, changes)
+    folder = run(recipe, tmp_path / "toy.toml", data=tmp_path, models=tmp_path / "models", runs=tmp_path / "runs")
+
+    manifest = read_manifest(folder)
+    assert manifest.task == facts["task"]
+    assert len(manifest.state) == facts["state"]
+    assert manifest.training.seed == recipe.seed
+    assert check_folder(folder) == []

@@ -1,0 +1,256 @@
+"""The command line, from a recipe to a folder, with the words it finds when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from typer.testing import CliRunner, Result
+
+from training.__main__ import app
+
+FORECAST = """\
+task = "forecast"
+name = "toy"
+seed = 5
+
+[[data.train]]
+path = "series.csv"
+values = ["load", "heat"]
+
+[data]
+targets = ["load"]
+
+[forecast]
+context_length = 12
+min_length = 4
+horizon = 4
+season_length = 4
+quantiles = [0.1, 0.5, 0.9]
+
+[scaling]
+kind = "standard"
+
+[[layers]]
+type = "gru"
+units = 6
+
+[[layers]]
+type = "dense"
+
+[fit]
+loss = "quantile"
+learning_rate = 0.01
+epochs = 3
+batch_size = 16
+"""
+
+CLASSIFY = """\
+task = "classify"
+name = "moods"
+language = "en"
+
+[data]
+labels = ["bad", "good"]
+
+[[data.train]]
+path = "train.txt"
+
+[[data.test]]
+path = "test.txt"
+
+[tokenizer]
+kind = "words"
+vocabulary = 50
+min_frequency = 1
+head = 5
+tail = 3
+
+[[layers]]
+type = "embedding"
+output_dim = 8
+
+[[layers]]
+type = "bidirectional"
+layer = { type = "lstm", units = 4, return_sequences = true }
+
+[[layers]]
+type = "global_max_pooling"
+
+[[layers]]
+type = "dense"
+activation = "sigmoid"
+
+[fit]
+loss = "binary_crossentropy"
+learning_rate = 0.02
+epochs = 12
+batch_size = 16
+word_dropout = 0.1
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    steps = np.arange(80)
+    load = 10 + np.sin(steps * np.pi / 2) + 0.01 * steps
+    rows = "".join(f"{step},{value:.4f},{np.cos(step):.4f}\n" for step, value in zip(steps, load, strict=True))
+    (tmp_path / "series.csv").write_text("hour,load,heat\n" + rows)
+    moods = (("bad", "dull"), ("good", "fine"))
+    lines = [f"{i % 2} a {moods[i % 2][i % 3 % 2]} film number {i}{' and so on' * (i % 4)}" for i in range(120)]
+    (tmp_path / "train.txt").write_text("\n".join(lines[:100]))
+    (tmp_path / "test.txt").write_text("\n".join(lines[100:]))
+    (tmp_path / "toy.toml").write_text(FORECAST)
+    (tmp_path / "moods.toml").write_text(CLASSIFY)
+    return tmp_path
+
+
+def train(workplace: Path, recipe: str, *options: str, runs: str = "runs") -> Result:
+    folders = ["--models", str(workplace / "models"), "--runs", str(workplace / runs), "--data", str(workplace)]
+    return CliRunner().invoke(app, ["run", str(workplace / recipe), *folders, *options], catch_exceptions=False)
+
+
+def words(result: Result) -> str:
+    return " ".join(result.output.split())
+
+
+def test_a_forecasting_run_tells_scores_equalities_and_folder_and_publishes(workplace: Path) -> None:
+    result = train(workplace, "toy.toml")
+    assert result.exit_code == 0, result.output
+    for part in ("epoch 3/3", "seasonal_naive", "theta", "mase", "graph vs torch", "streamed vs whole", "published"):
+        assert part in words(result)
+    folder = workplace / "models" / "toy" / "1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["forecast"]["targets"] == ["load"]
+    assert set(manifest["training"]["baselines"]) == {"seasonal_naive", "theta"}
+    assert manifest["training"]["metrics"]["mase"] > 0
+    assert len(manifest["training"]["data"][0]["sha256"]) == 64
+
+
+def test_the_example_is_what_the_published_graph_answers(workplace: Path) -> None:
+    train(workplace, "toy.toml")
+    folder = workplace / "models" / "toy" / "1"
+    example = json.loads((folder / "example.json").read_text())
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    lengths = []
+    for instance, prediction in zip(example["request"]["instances"], example["response"]["predictions"], strict=True):
+        history = np.array(instance["history"], np.float32)[None]
+        lengths.append(history.shape[1])
+        states = {
+            entry.name: np.zeros((1, entry.shape[1]), np.float32)
+            for entry in session.get_inputs()
+            if entry.name not in ("history", "lengths")
+        }
+        inputs = {"history": history, "lengths": np.array([history.shape[1]]), **states}
+        mean, quantiles = session.run(["mean", "quantiles"], inputs)
+        np.testing.assert_allclose(prediction["mean"], mean[0, :, 0], rtol=1e-5)
+        np.testing.assert_allclose(prediction["quantiles"]["0.9"], quantiles[0, :, 0, 2], rtol=1e-5)
+    assert len(set(lengths)) == 2
+
+
+def test_a_classification_run_publishes_its_tokenizer_and_a_text_that_is_cut(workplace: Path) -> None:
+    result = train(workplace, "moods.toml")
+    assert result.exit_code == 0, result.output
+    assert "tfidf_logistic" in result.output
+    folder = workplace / "models" / "moods" / "1"
+    example = json.loads((folder / "example.json").read_text())
+    predictions = example["response"]["predictions"]
+    assert predictions[-1]["truncated"] is True
+    assert "truncated" not in predictions[0]
+    assert set(predictions[0]["probabilities"]) == {"bad", "good"}
+    assert (folder / "tokenizer.json").is_file()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["classify"]["truncation"] == {"head": 5, "tail": 3}
+    assert manifest["training"]["metrics"]["accuracy"] > 0.8
+
+
+def test_a_resumed_run_publishes_the_same_graph_as_an_uninterrupted_one(workplace: Path) -> None:
+    train(workplace, "toy.toml", "--set", "fit.epochs=4")
+    train(workplace, "toy.toml", "--set", "fit.epochs=2", runs="parts")
+    result = train(workplace, "toy.toml", "--set", "fit.epochs=4", "--resume", runs="parts")
+    assert result.exit_code == 0, result.output
+    assert "epoch 1/4" not in result.output
+    assert "epoch 3/4" in result.output
+    versions = [(workplace / "models" / "toy" / version / "model.onnx").read_bytes() for version in ("1", "2", "3")]
+    assert versions[0] == versions[2] != versions[1]
+
+
+def test_a_run_is_resumed_only_by_the_recipe_that_began_it(workplace: Path) -> None:
+    train(workplace, "toy.toml", "--set", "fit.epochs=1")
+    result = train(workplace, "toy.toml", "--resume", "--set", "seed=6", "--set", "fit.batch_size=8")
+    assert result.exit_code == 1
+    assert "the recipe has changed since that run: fit.batch_size, seed" in words(result)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "fit.epoch=1"], 'unknown key "fit.epoch"; did you mean "epochs"?'),
+        (["--set", "layers.0.unit=1"], 'line 22: layers[0] (gru): option "unit": unknown'),
+        (["--set", "layers.0.type=lstmm"], "unknown layer 'lstmm'; there are embedding, lstm"),
+        (["--set", "data.train.0.path=gone.csv"], "gone.csv (nor .xz, .gz)"),
+        (["--set", "forecast.context_length=200", "--set", "forecast.min_length=200"], "no series is long enough"),
+        (["--set", "forecast.quantiles=[0.1,0.9]"], "quantiles must hold 0.5"),
+        (["--resume"], "nothing to resume"),
+        (["--set", "layers.1.units=7"], 'layers[1] (dense): option "units": the forecast needs 4 steps'),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line_and_nothing_is_published(workplace: Path, options: list[str], message: str) -> None:
+    result = train(workplace, "toy.toml", *options)
+    assert result.exit_code == 1
+    assert message in words(result)
+    assert "Traceback" not in result.output
+    assert not (workplace / "models").exists()
+
+
+def test_a_published_version_is_refused_before_training(workplace: Path) -> None:
+    train(workplace, "toy.toml", "--set", "version=7")
+    shutil.rmtree(workplace / "runs")
+    result = train(workplace, "toy.toml", "--set", "version=7")
+    assert result.exit_code == 1
+    assert "toy/7 exists" in words(result)
+    assert not (workplace / "runs").exists()
+    assert train(workplace, "toy.toml", "--set", "version=7", "--replace").exit_code == 0
+
+
+def test_baselines_are_computed_once_for_the_same_data(workplace: Path) -> None:
+    train(workplace, "toy.toml")
+    kept = workplace / "runs" / "toy" / "baselines.json"
+    scores = json.loads(kept.read_text())
+    kept.write_text(json.dumps({key: {**score, "mae": 123.0} for key, score in scores.items()}))
+    train(workplace, "toy.toml", "--set", "fit.epochs=1")
+    train(workplace, "toy.toml", "--set", "forecast.season_length=2", "--set", "fit.epochs=1")
+    found = [
+        json.loads((workplace / "models" / "toy" / version / "manifest.json").read_text())["training"]["baselines"]
+        for version in ("1", "2", "3")
+    ]
+    assert found[1]["theta"] == {**found[0]["theta"], "mae": 123.0}
+    assert found[2]["theta"]["mae"] != 123.0
+
+
+def test_recipes_and_sets_are_listed() -> None:
+    result = CliRunner().invoke(app, ["list"])
+    for part in ("passengers", "forecast-hourly", "sentiment-en", "m4-hourly", "imdb"):
+        assert part in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["fetch", "m5"], 'no set "m5"; there are m4-hourly, ett'), (["fetch", "ett"], "Give --data FOLDER, or set SLUICE_DATA")],
+)
+def test_fetch_says_what_it_lacks(arguments: list[str], message: str) -> None:
+    result = CliRunner(env={"SLUICE_DATA": None}).invoke(app, arguments)
+    assert result.exit_code == 1
+    assert message in words(result)
+
+
+def test_the_passengers_beat_the_season_before(tmp_path: Path) -> None:
+    options = ["--models", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
+    result = CliRunner().invoke(app, ["run", "passengers", *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    training = json.loads((tmp_path / "models" / "passengers" / "1" / "manifest.json").read_text())["training"]
+    assert training["metrics"]["mae"] < 0.5 * training["baselines"]["seasonal_naive"]["mae"]

@@ -1,0 +1,202 @@
+"""Series: read in every layout, cut by time, made into windows that never look ahead."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.data.series import (
+    Series,
+    evaluation_origins,
+    evaluation_windows,
+    interpolate,
+    num_windows,
+    read_series,
+    sample_windows,
+)
+from training.data.sources import DataError
+from training.recipe import Data, Forecast, Source
+
+
+def forecast(context_length: int = 6, horizon: int = 2, min_length: int = 3) -> Forecast:
+    return Forecast(context_length=context_length, horizon=horizon, min_length=min_length)
+
+
+def counting(num_series: int = 2, length: int = 20) -> Series:
+    """Series i counts 1000 i, 1000 i + 1, ...: a value tells its place."""
+    values = tuple(1000.0 * i + np.arange(length, dtype=np.float64)[:, None] for i in range(num_series))
+    ids = tuple(str(i) for i in range(num_series))
+    return Series(ids, values, ("y",), ("y",), validation_length=4, test_length=4)
+
+
+def read(folder: Path, text: str, **options: object) -> Series:
+    (folder / "a.csv").write_text(text)
+    return read_series(Data(train=[Source.model_validate({"path": "a.csv", **options})]), forecast(), folder)
+
+
+LONG = "unique_id,ds,y\n" + "".join(f"{key},{t},{10 * k + t}\n" for k, key in enumerate("ab") for t in range(12))
+TABLE = "date,load,heat\n" + "".join(f"2020-01-{t + 1:02},{t},{t / 2}\n" for t in range(12))
+WIDE = (
+    '"id",'
+    + ",".join(f'"V{t}"' for t in range(40))
+    + "\n"
+    + "".join(f'"{key}",' + ",".join(f'"{t}"' for t in range(n)) + "," * (40 - n) + "\n" for key, n in (("a", 40), ("b", 15)))
+)
+
+
+def test_long_files_hold_several_series(tmp_path: Path) -> None:
+    series = read(tmp_path, LONG)
+    assert series.ids == ("a", "b")
+    assert series.values[1][:3, 0].tolist() == [10, 11, 12]
+
+
+def test_wide_files_end_each_series_at_its_last_value(tmp_path: Path) -> None:
+    series = read(tmp_path, WIDE)
+    assert [len(values) for values in series.values] == [40, 15]
+    assert series.values[1][:, 0].tolist() == list(range(15))
+
+
+def test_a_table_gives_one_series_with_the_columns_named(tmp_path: Path) -> None:
+    assert read(tmp_path, TABLE, time="date").features == ("load", "heat")
+    assert read(tmp_path, TABLE, values=["heat"]).values[0][:3, 0].tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz"])
+def test_packed_files_are_read_as_they_are_and_beside_their_plain_name(tmp_path: Path, ending: str) -> None:
+    packed = gzip.compress(LONG.encode()) if ending == ".gz" else lzma.compress(LONG.encode())
+    (tmp_path / f"a.csv{ending}").write_bytes(packed)
+    for path in ("a.csv", f"a.csv{ending}"):
+        assert read_series(Data(train=[Source(path=path)]), forecast(), tmp_path).ids == ("a", "b")
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz"])
+def test_a_packed_file_that_is_broken_is_refused(tmp_path: Path, ending: str) -> None:
+    packed = gzip.compress(LONG.encode()) if ending == ".gz" else lzma.compress(LONG.encode())
+    (tmp_path / f"a.csv{ending}").write_bytes(packed[:40] + b"x" * 20)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_series(Data(train=[Source(path="a.csv")]), forecast(), tmp_path)
+
+
+def test_a_test_file_goes_on_where_the_training_file_ends(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(LONG)
+    (tmp_path / "test.csv").write_text("unique_id,ds,y\nb,12,22\nb,13,23\na,12,12\na,13,13\n")
+    series = read_series(Data(train=[Source(path="train.csv")], test=[Source(path="test.csv")]), forecast(), tmp_path)
+    assert series.test_length == 2
+    assert series.values[0][-3:, 0].tolist() == [11, 12, 13]
+    assert series.values[1][-3:, 0].tolist() == [21, 22, 23]
+
+
+def test_the_airline_passengers_need_no_file() -> None:
+    series = read_series(Data(train=[Source(builtin="air-passengers")]), Forecast(context_length=24, horizon=12), None)
+    assert len(series.values[0]) == 144
+    assert series.values[0][0, 0] == 112
+
+
+def test_gaps_are_filled_and_counted(tmp_path: Path) -> None:
+    filled, count = interpolate(np.array([[np.nan], [1.0], [np.nan], [3.0], [np.nan]]))
+    assert (filled[:, 0].tolist(), count) == ([1, 1, 2, 3, 3], 2 + 1)
+    series = read(tmp_path, LONG.replace("a,5,5", "a,5,"))
+    assert series.num_interpolated == 1
+    assert series.values[0][5, 0] == 5
+
+
+def test_short_series_are_left_out_and_counted(tmp_path: Path) -> None:
+    assert read(tmp_path, LONG + "c,0,1\n").num_left_out == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("", {}, "is empty"),
+        ("unique_id,ds,y\n", {}, "no rows"),
+        (TABLE, {"values": ["cold"]}, 'has no column "cold"; there are ['),
+        (LONG, {"format": "long", "id": "name"}, 'has no column "name"'),
+        (LONG.replace("a,3,3", "a,3,x"), {}, "'x' is not a number"),
+        ("unique_id,ds,y\na,1,1\na,2,2\n", {}, 'the longest, "a", has 2 steps; 9 are needed'),
+        (LONG, {"sha256": "0" * 64}, "expected sha256 0000"),
+        (LONG, {"format": "lines"}, "is for texts"),
+    ],
+)
+def test_unusable_files_are_refused_with_the_reason(tmp_path: Path, text: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, text, **options)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"), [(None, "$SLUICE_DATA is not set"), (Path("nowhere"), "no file nowhere/m4/a.csv")]
+)
+def test_a_missing_file_names_its_origin_and_how_to_fetch_it(folder: Path | None, message: str) -> None:
+    source = Source(path="m4/a.csv", origin="https://example.org/a.csv", catalogue="m4-hourly")
+    with pytest.raises(DataError) as caught:
+        read_series(Data(train=[source]), forecast(), folder)
+    assert message in str(caught.value)
+    assert "https://example.org/a.csv" in str(caught.value)
+    assert "python -m training fetch m4-hourly" in str(caught.value)
+
+
+def test_training_windows_never_reach_into_validation_or_test() -> None:
+    series = counting()
+    largest = 0.0
+    for windows in sample_windows(
+        series, forecast(), batch_size=64, num_batches=20, short_share=0.5, rng=np.random.default_rng(0)
+    ):
+        largest = max(largest, float((windows.future % 1000).max()))
+        assert windows.lengths.min() >= 3
+        assert windows.lengths.max() <= 6
+        for row, length in enumerate(windows.lengths):
+            history = windows.history[row, :length, 0]
+            assert (np.diff(history) == 1).all()
+            assert windows.future[row, :, 0].tolist() == [history[-1] + 1, history[-1] + 2]
+            assert (windows.history[row, length:] == 0).all()
+    assert largest == series.training_end(0) - 1
+
+
+def test_without_a_number_of_batches_every_window_comes_once() -> None:
+    series = counting()
+    batches = sample_windows(series, forecast(), batch_size=7, num_batches=None, short_share=0.0, rng=np.random.default_rng(0))
+    firsts = np.concatenate([windows.future[:, 0, 0] for windows in batches])
+    assert len(firsts) == len(set(firsts)) == num_windows(series, forecast()) == 2 * 8
+
+
+@pytest.mark.parametrize(("part", "first"), [("validation", 12), ("test", 16)])
+def test_evaluation_windows_tile_their_part(part: str, first: int) -> None:
+    windows = evaluation_windows(counting(), forecast(), part)
+    starts = [first, first + 2, 1000 + first, 1002 + first]
+    assert windows.future[:, 0, 0].tolist() == starts
+    assert windows.history[:, -1, 0].tolist() == [start - 1 for start in starts]
+    assert len(evaluation_windows(counting(), forecast(), part, 1)) == 2 * 3
+
+
+def test_origins_stand_in_the_order_of_the_windows() -> None:
+    windows = evaluation_windows(counting(), forecast(), "test")
+    assert [1000 * i + origin for i, origin in evaluation_origins(counting(), forecast())] == windows.future[:, 0, 0].tolist()
+
+
+def test_rows_are_padded_no_further_than_they_need() -> None:
+    windows = evaluation_windows(counting(1, 12), forecast(context_length=10), "test")
+    assert windows.lengths.tolist() == [8, 10]
+    assert windows.rows(slice(0, 1)).history.shape == (1, 8, 1)
+
+
+def test_targets_may_be_some_of_the_features(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(TABLE)
+    data = Data(train=[Source(path="a.csv")], targets=["heat"])
+    windows = evaluation_windows(read_series(data, forecast(), tmp_path), forecast(), "test")
+    assert windows.history.shape[2] == 2
+    assert windows.future[0, :, 0].tolist() == [5, 5.5]
+    with pytest.raises(DataError, match='target "cold" is not among'):
+        read_series(Data(train=[Source(path="a.csv")], targets=["cold"]), forecast(), tmp_path)
+
+
+@pytest.mark.data
+def test_the_m4_hourly_series_are_as_published(data_folder: Path) -> None:
+    data = Data(train=[Source(path="m4-hourly/Hourly-train.csv")], test=[Source(path="m4-hourly/Hourly-test.csv")])
+    series = read_series(data, Forecast(context_length=336, horizon=48), data_folder)
+    assert len(series.ids) == 414
+    assert {len(values) for values in series.values} == {748, 1008}
+    assert series.test_length == 48
