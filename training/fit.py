@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -77,7 +78,8 @@ def fit(
     """Train `network` in place and leave it on the CPU, in eval mode, with the best epoch's weights.
 
     Checkpoints lie in `folder`: `last.ckpt` after every epoch, `best.ckpt`. With `resume` the run goes on from the last
-    one; without, they are replaced. Raises FitError: nothing to resume from, or a loss that is not finite.
+    one; without, they are replaced. Raises FitError: nothing to resume from, or a loss that is not finite; and
+    KeyboardInterrupt, after which the run can be resumed.
     """
     last = folder / LAST
     if resume and not last.exists():
@@ -89,10 +91,11 @@ def fit(
     display = _Display(console or Console(), settings.epochs, num_batches, score_name)
     loop = _Loop(network, loss, batches, num_batches, validate, settings, seed, display.show)
     started = time.monotonic()
-    checkpoint = ModelCheckpoint(
-        folder, filename="best", monitor="validation", save_top_k=1, save_last=True, enable_version_counter=False
-    )
-    callbacks: list[Callback] = [display, checkpoint]
+    best_of_all = ModelCheckpoint(folder, filename="best", monitor="validation", enable_version_counter=False)
+    # Without a score to watch, a ModelCheckpoint keeps the newest; its own `save_last` would keep the last best. It comes
+    # after the other one, whose memory of the best score it keeps.
+    newest = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+    callbacks: list[Callback] = [display, best_of_all, newest]
     if settings.patience is not None:
         callbacks.append(EarlyStopping("validation", patience=settings.patience, check_on_train_epoch_end=True))
     with _quiet():
@@ -110,8 +113,14 @@ def fit(
             use_distributed_sampler=False,
             default_root_dir=folder,
         )
-        # The checkpoints are this run's own; they hold plain tensors and numbers.
-        trainer.fit(loop, ckpt_path=str(last) if resume else None, weights_only=False)
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            # The checkpoints are this run's own; they hold plain tensors and numbers.
+            trainer.fit(loop, ckpt_path=str(last) if resume else None, weights_only=False)
+        except SystemExit:
+            # Lightning turns Ctrl-C into an exit, and is deaf to it from then on.
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from None
     loop.load_best(folder / BEST)
     network.cpu().eval()
     epochs = tuple(loop.epochs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,51 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, settings: dic
 
     assert fitted.epochs == expected.epochs
     assert torch.equal(weights(parts), weights(whole))
+
+
+def test_epochs_that_are_done_are_not_done_again(tmp_path: Path) -> None:
+    trained: list[int] = []
+
+    def counted(epoch: int) -> Iterator[Batch]:
+        for batch in batches(epoch):
+            trained.append(epoch)
+            yield batch
+
+    worse = iter([1.0, 2.0, 3.0, 4.0])
+    for resume, num_epochs in ((False, 3), (True, 3), (True, 4)):
+        fitted = fit(
+            make_network(),
+            LOSS,
+            counted,
+            NUM_BATCHES,
+            lambda _: next(worse),
+            Fit(loss="mse", epochs=num_epochs),
+            seed=0,
+            folder=tmp_path,
+            resume=resume,
+            console=Console(file=io.StringIO()),
+            accelerator="cpu",
+        )
+    assert trained == [epoch for epoch in range(4) for _ in range(NUM_BATCHES)]
+    assert fitted.best.number == 1
+    assert len(fitted.epochs) == 4
+
+
+def test_an_interrupted_run_says_so_to_its_caller_and_can_be_resumed(tmp_path: Path) -> None:
+    def interrupted(network: Network) -> float:
+        if (tmp_path / "last.ckpt").exists():
+            raise KeyboardInterrupt
+        return validate(network)
+
+    handler = signal.getsignal(signal.SIGINT)
+    options = Fit(loss="mse", epochs=6, learning_rate=0.01)
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            make_network(), LOSS, batches, NUM_BATCHES, interrupted, options,
+            seed=3, folder=tmp_path, console=Console(file=io.StringIO()), accelerator="cpu",
+        )  # fmt: skip
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert run(tmp_path, resume=True)[1].epochs == run(tmp_path / "whole")[1].epochs
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
