@@ -124,7 +124,9 @@ class Scaling(_Strict):
     )
     length: Count | None = Field(default=None, description="window: last steps whose mean divides the history; None: all")
     transform: Literal["none", "log", "asinh"] | None = Field(default=None, description="window: what follows the division")
-    floor: Annotated[float, Field(gt=0)] | None = Field(default=None, description="log: smaller values are taken as this one")
+    floor: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="log: added to the scaled values, so that zero has one"
+    )
 
 
 class Tokenizer(_Strict):

@@ -210,10 +210,10 @@ class _Measurement:
         if spec.scaling.kind != "window":
             offset, scale = scaling.offset.cpu().numpy(), scaling.scale.cpu().numpy()
             return np.asarray(offset + scale * self.random.uniform(-1, 1, shape))
-        # Each row has its own level; some values are 0, and where no logarithm forbids it they are of both signs.
+        # Each row has its own level; some values are 0, and of half the rows the values are of both signs.
         values = 10.0 ** self.random.uniform(-2, 4) * self.random.lognormal(size=shape)
         values *= self.random.random(shape) > 0.05
-        if spec.scaling.transform != "log":
+        if self.random.random() < 0.5:
             values *= self.random.choice([-1, 1], shape)
         return values
 

@@ -181,7 +181,8 @@ def test_scaling_reads_as_it_is_documented() -> None:
     assert scaled(kind="standard") == [1.8371, 1.8371]  # (12 - 6) / sqrt(32 / 3)
     assert scaled(kind="window") == [3, 12]  # mean of 0, 4, 8; the second row is all zero: divided by 1
     assert scaled(kind="window", length=2) == [2, 12]
-    assert scaled(kind="window", length=2, transform="log") == [0.6931, 2.4849]
+    log = scaled(kind="window", length=2, transform="log", floor=0.5)
+    assert log == [0.9163, 2.5257]  # the first row is lifted by 16: log(28 / 14 + 0.5); log(12 + 0.5)
     assert scaled(kind="window", length=2, transform="asinh") == [1.4436, 3.1798]
 
 
@@ -193,11 +194,19 @@ def test_a_constant_feature_and_values_near_the_largest_float_stay_finite() -> N
     assert run(forecast(scaling={"kind": "window", "transform": "log"}), large)["mean"].isfinite().all()
 
 
-def test_the_logarithm_takes_small_and_negative_values_as_the_floor() -> None:
+def test_the_logarithm_takes_targets_below_zero_as_zero() -> None:
     network = forecast(scaling={"kind": "window", "transform": "log", "floor": 0.5})
     _, context = network.predict_scaled({"history": torch.ones(1, 3, 1), "lengths": torch.tensor([3])})
     target = torch.tensor([[[-4.0]], [[0.0]], [[0.5]]])
-    torch.testing.assert_close(network.scale_target(target, context), torch.full((3, 1, 1), 0.5).log())
+    torch.testing.assert_close(network.scale_target(target, context), torch.tensor([0.5, 0.5, 1.0]).log().view(3, 1, 1))
+
+
+def test_the_logarithm_forecasts_a_negative_history_as_the_same_history_lifted_above_zero() -> None:
+    network = forecast(LSTM, DENSE, scaling={"kind": "window", "transform": "log"})
+    negative = torch.tensor([[[-3.0], [-2.0], [-3.0], [-1.0]]])  # lifted by 6
+    lengths = torch.tensor([4])
+    shifted = run(network, {"history": negative + 6, "lengths": lengths})["mean"] - 6
+    torch.testing.assert_close(run(network, {"history": negative, "lengths": lengths})["mean"], shifted)
 
 
 def test_steps_are_folded_from_each_rows_own_end() -> None:

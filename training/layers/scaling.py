@@ -22,7 +22,9 @@ class ScalingConfig(BaseModel):
     """none; minmax to 0..1 and standard, with statistics of the training part per feature; window, per row.
 
     window divides by the mean absolute value of the row's last `length` steps (all if left out; 1 where that is 0),
-    then applies `transform`; log takes values below `floor` (in scaled units) as `floor`.
+    then applies `transform`. log is the logarithm of value + `floor` (in scaled units), so that zeros are taken; a row
+    that goes below zero is first lifted by twice its depth, so that temperatures are taken too. Where a target lies below
+    zero after that, it is taken as zero.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,7 +32,7 @@ class ScalingConfig(BaseModel):
     kind: Literal["none", "minmax", "standard", "window"] = "none"
     length: PositiveInt | None = None
     transform: Literal["none", "log", "asinh"] = "none"
-    floor: Annotated[float, Field(gt=0)] = 1e-3
+    floor: Annotated[float, Field(gt=0)] = 1e-2
 
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> ScalingConfig:
@@ -99,14 +101,17 @@ class Scaling(nn.Module):
             return Statistics()
         values, lengths = history.values, history.lengths.view(-1, 1, 1)
         within = ragged.mask(values, history.lengths)
-        count = lengths
+        count, offset = lengths, None
+        if self.config.transform == "log":
+            offset = 2 * values.masked_fill(~within, 0.0).amin(1, keepdim=True).clamp(max=0.0)
+            values = values - offset
         if self.config.length is not None:
             steps = torch.arange(values.shape[1], device=values.device).view(1, -1, 1)
             within = within & (steps >= lengths - self.config.length)
             count = lengths.clamp(max=self.config.length)
         # Divided before it is summed: a sum of large values would overflow.
         level = (values.abs() / count).masked_fill(~within, 0.0).sum(1, keepdim=True)
-        return Statistics(None, torch.where(level > 0, level, 1.0))
+        return Statistics(offset, torch.where(level > 0, level, 1.0))
 
     def apply_to_history(self, values: Tensor, statistics: Statistics) -> Tensor:
         """Raw (B, T, F) to scaled."""
@@ -121,7 +126,7 @@ class Scaling(nn.Module):
         offset, scale = self._of_targets(statistics.offset), self._of_targets(statistics.scale)
         match self.config.transform:
             case "log":
-                prediction = prediction.exp()
+                prediction = prediction.exp() - self.config.floor
             case "asinh":
                 prediction = prediction.sinh()
         if scale is not None:
@@ -137,7 +142,7 @@ class Scaling(nn.Module):
             values = values / scale
         match self.config.transform:
             case "log":
-                return values.clamp(min=self.config.floor).log()
+                return (values.clamp(min=0.0) + self.config.floor).log()
             case "asinh":
                 return values.asinh()
             case "none":
@@ -154,7 +159,13 @@ class Scaling(nn.Module):
         if self.config.kind == "none":
             return StatisticsSymbol()
         lengths = graph.add("Unsqueeze", history.lengths, graph.constant([1, 2]))
-        within = ragged.write_mask(graph, history.values, history.lengths)
+        zero = graph.constant(0.0)
+        values, lift = history.values, None
+        within = ragged.write_mask(graph, values, history.lengths)
+        if self.config.transform == "log":
+            lowest = graph.add("ReduceMin", graph.add("Where", within, values, zero), axes=[1], keepdims=1)
+            lift = graph.add("Mul", graph.constant(2.0), graph.add("Min", lowest, zero))
+            values = graph.add("Sub", values, lift)
         count = lengths
         if self.config.length is not None:
             steps = ragged.write_range(graph, ragged.write_num_steps(graph, history.values))
@@ -163,11 +174,10 @@ class Scaling(nn.Module):
             is_recent = graph.add("GreaterOrEqual", steps, graph.add("Sub", lengths, length))
             within = graph.add("And", within, is_recent)
             count = graph.add("Min", lengths, length)
-        share = graph.add("Div", graph.add("Abs", history.values), graph.add("Cast", count, to=1))
-        zero = graph.constant(0.0)
+        share = graph.add("Div", graph.add("Abs", values), graph.add("Cast", count, to=1))
         level = graph.add("ReduceSum", graph.add("Where", within, share, zero), graph.constant([1]), keepdims=1)
         scale_symbol = graph.add("Where", graph.add("Greater", level, zero), level, graph.constant(1.0), named=True)
-        return StatisticsSymbol(None, scale_symbol)
+        return StatisticsSymbol(lift, scale_symbol)
 
     def write_apply(self, graph: GraphBuilder, values: str, statistics: StatisticsSymbol) -> str:
         """`apply_to_history` in the graph."""
@@ -177,7 +187,8 @@ class Scaling(nn.Module):
             values = graph.add("Div", values, statistics.scale)
         match self.config.transform:
             case "log":
-                return graph.add("Log", graph.add("Max", values, graph.constant(self.config.floor)))
+                values = graph.add("Max", values, graph.constant(0.0))
+                return graph.add("Log", graph.add("Add", values, graph.constant(self.config.floor)))
             case "asinh":
                 return graph.add("Asinh", values)
             case "none":
@@ -187,7 +198,7 @@ class Scaling(nn.Module):
         """`invert` in the graph, of a prediction with `num_axes` axes."""
         match self.config.transform:
             case "log":
-                prediction = graph.add("Exp", prediction)
+                prediction = graph.add("Sub", graph.add("Exp", prediction), graph.constant(self.config.floor))
             case "asinh":
                 prediction = graph.add("Sinh", prediction)
         for operator, statistic in (("Mul", statistics.scale), ("Add", statistics.offset)):
