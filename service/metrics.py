@@ -12,7 +12,7 @@ from __future__ import annotations
 import platform
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from prometheus_client import (
     multiprocess,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from service.model import Model
 
@@ -171,7 +174,7 @@ class Metrics:
             "queue_oldest_request_timestamp_seconds",
             "When the item that waits longest came, Unix time; 0 when nothing waits.",
             *MODEL,
-            mode="livemostrecent",
+            mode="liveall",
         )
         # Over several workers a model is ready when it is in all of them; the others say the same everywhere.
         self.ready = gauge("model_ready", "1 if the model answers requests, else 0.", *MODEL, mode="livemin")
@@ -206,7 +209,7 @@ class Metrics:
         else:
             self._processes = _WorkerProcess(registry)
             self._scraped = CollectorRegistry()
-            multiprocess.MultiProcessCollector(self._scraped, path=str(directory))  # type: ignore[no-untyped-call]
+            self._scraped.register(_AllWorkers(directory))
         self.flush()
 
     def http(self, route: str) -> HttpMeter:
@@ -401,6 +404,26 @@ class ModelMeter:
         if self._compute is not None:
             self._compute.observe(compute_s)
         self._last_inference.value = time.time()
+
+
+class _AllWorkers(Collector):
+    """The sums over all workers. The oldest of all queues is the earliest time that is not 0, and no mode says that."""
+
+    def __init__(self, directory: Path) -> None:
+        self._source = multiprocess.MultiProcessCollector(None, path=str(directory))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._source.collect():  # type: ignore[no-untyped-call]
+            if metric.name == "sluice_queue_oldest_request_timestamp_seconds":
+                oldest: dict[tuple[str, str], float] = {}
+                for sample in metric.samples:
+                    model = sample.labels["model"], sample.labels["version"]
+                    times = [time for time in (oldest.get(model, 0.0), sample.value) if time > 0]
+                    oldest[model] = min(times, default=0.0)
+                metric.samples = [
+                    Sample(metric.name, dict(zip(MODEL, model, strict=True)), value) for model, value in oldest.items()
+                ]
+            yield metric
 
 
 class _WorkerProcess:

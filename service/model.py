@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeGuard
@@ -444,7 +444,8 @@ async def _rehearse(folder: Path, parts: Parts, options: ModelOptions, *, is_str
         findings.append(f'{EXAMPLE_FILE}: request.model is "{example.request.model}", the model is "{parts.manifest.name}"')
     if is_strict and len(example.request.instances) < 2:
         findings.append(f"{EXAMPLE_FILE}: expected at least two instances, of different length, got one")
-    model = Model(parts, options)
+    # Alone, for no company will come: a queue that waits for some would only delay the start.
+    model = Model(parts, replace(options, limits=replace(options.limits, max_queue_delay_s=0.0)))
     await model.start()
     try:
         found = await model.predict(example.request.instances, example.request.parameters)

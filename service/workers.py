@@ -71,21 +71,19 @@ class Supervisor:
         self._due: list[tuple[float, float]] = []
         self._num_reports = 0
         self._is_ending = False
+        self._status = 0
 
     def run(self) -> int:
         """Serve until a signal; returns the exit status."""
         with _signals_as_bytes() as signalled:
             for _ in range(self._num_workers):
                 self._start(0.0)
-            status = 0
             while not self._is_ending:
                 self._wait(signalled)
-                if any(worker.process.exitcode == CANNOT_START for worker in self._workers):
-                    status, self._is_ending = CANNOT_START, True
                 self._bury()
                 self._replace()
             self._end()
-        return status
+        return self._status
 
     def _start(self, delay_s: float) -> None:
         ours, theirs = self._context.Pipe(duplex=False)
@@ -124,6 +122,8 @@ class Supervisor:
             assert worker.process.pid is not None
             self._on_death(worker.process.pid)
             worker.reports.close()
+            if worker.process.exitcode == CANNOT_START:
+                self._status, self._is_ending = CANNOT_START, True
             if self._is_ending:
                 continue
             lifetime_s = time.monotonic() - worker.started_at

@@ -1,0 +1,104 @@
+"""How the server is built from its settings."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.app import create_app, default_models, model_options, num_cores
+from service.errors import StartError
+from service.settings import Settings
+from tests.folders import write_forecast_folder, write_text_folder
+from tests.serving import PATIENCE_S, client_of, lifespan
+
+
+def test_settings_become_the_options_of_the_models() -> None:
+    settings = Settings(
+        device="cpu",
+        num_threads=3,
+        max_batch_size=4,
+        max_padded_steps=5,
+        max_queue_size=6,
+        max_queue_delay_ms=7,
+        max_horizon_multiple=8,
+    )
+    options = model_options(settings)
+    limits = options.limits
+    assert (options.device, options.num_workers, options.max_horizon_multiple) == ("cpu", 3, 8)
+    assert (limits.max_batch_size, limits.max_padded_steps, limits.max_queue_size, limits.max_queue_delay_s) == (4, 5, 6, 0.007)
+
+
+def test_threads_are_the_cores_shared_by_the_workers() -> None:
+    assert model_options(Settings()).num_workers == num_cores() >= 1
+    assert model_options(Settings(workers=256)).num_workers == 1
+
+
+def test_a_default_model_is_named_per_task() -> None:
+    assert default_models(Settings()) == {}
+    found = default_models(Settings(default_forecast_model="a", default_sentiment_model="b"))
+    assert found == {"forecast": "a", "classify": "b"}
+
+
+async def test_the_server_answers_before_its_models_are_loaded(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    ready = asyncio.Event()
+    app = create_app(Settings(models=tmp_path, device="cpu"), on_ready=lambda _: ready.set())
+    async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sluice") as client:
+        assert (await client.get("/health/live")).status_code == 200
+        early = await client.get("/health/ready")
+        answer = await client.post("/predict/forecast", json={"instances": [{"history": [1, 2]}]})
+        # Loading reads on threads; whether it is over by now is open, and both answers must be right.
+        if early.status_code == 503:
+            assert early.json()["status"] == "not ready"
+        assert answer.status_code in (200, 503)
+        await asyncio.wait_for(ready.wait(), PATIENCE_S)
+        assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_the_default_models_are_the_chosen_ones(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_forecast_folder(tmp_path, f"forecast-{name}")
+        write_text_folder(tmp_path, f"text-{name}")
+    async with client_of(tmp_path, default_forecast_model="forecast-b", default_sentiment_model="text-b") as client:
+        forecast = await client.post("/predict/forecast", json={"instances": [{"history": [1, 2]}]})
+        text = await client.post("/predict/sentiment", json={"instances": ["good"]})
+        assert (forecast.json()["model"], text.json()["model"]) == ("forecast-b", "text-b")
+
+
+async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    body = {"instances": [{"history": [1, 2]}]}
+    # A batch that waits two minutes for company fills a queue of one row.
+    long = {"max_queue_delay_ms": 60_000, "request_timeout_ms": 120_000}
+    async with client_of(tmp_path, max_queue_size=1, **long) as client:
+        asking = {asyncio.create_task(client.post("/predict/forecast", json=body)) for _ in range(2)}
+        done, waiting = await asyncio.wait(asking, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        busy = done.pop().result()
+        assert (busy.status_code, busy.json()["code"]) == (503, "overloaded")
+        assert int(busy.headers["retry-after"]) >= 1
+        (first,) = waiting
+        first.cancel()
+        await asyncio.wait([first])
+
+
+async def test_an_answer_that_would_come_too_late_is_not_computed(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    async with client_of(tmp_path, request_timeout_ms=0.001) as client:
+        answer = await client.post("/predict/forecast", json={"instances": [{"history": [1, 2]}]})
+        assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+        assert 'sluice_batch_executions_total{model="toy-forecast",version="1"} 0.0' in (await client.get("/metrics")).text
+
+
+async def test_a_machine_that_lacks_the_device_is_told_to_who_started_it(tmp_path: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime can use CUDA")
+    write_forecast_folder(tmp_path)
+    failed: asyncio.Future[StartError] = asyncio.get_running_loop().create_future()
+    app = create_app(Settings(models=tmp_path, device="cuda"), on_failed=failed.set_result)
+    async with lifespan(app):
+        assert "cuda" in (await asyncio.wait_for(failed, PATIENCE_S)).message

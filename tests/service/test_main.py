@@ -1,0 +1,285 @@
+"""The command line, and a real server process over a real connection."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service import __version__
+from service.__main__ import main
+from service.errors import StartError
+from service.server import listen
+from service.settings import settings_table
+from tests.folders import edit_manifest, write_forecast_folder, write_text_folder
+from tests.serving import PATIENCE_S, ROOT, ServerProcess, server_process, wait_until
+
+FORECAST = {"instances": [{"history": [1, 2, 3]}]}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_forecast_folder(folder)
+    write_text_folder(folder)
+    edit_manifest(write_forecast_folder(folder, "broken"), lambda manifest: manifest.update(task="guess"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(models: Path) -> Iterator[ServerProcess]:
+    with server_process(models) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def workers(models: Path) -> Iterator[ServerProcess]:
+    with server_process(models, SLUICE_WORKERS="2", SLUICE_NUM_THREADS="1") as server:
+        yield server
+
+
+def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")} | environ
+    return subprocess.run(
+        [sys.executable, "-m", "service", *args], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+
+
+# ------------------------------------------------------------------------------------------------- the command line
+
+
+def test_settings_prints_the_table_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings"]) == 0
+    assert capsys.readouterr().out == settings_table()
+
+
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert (caught.value.code, capsys.readouterr().out) == (0, f"sluice {__version__}\n")
+
+
+def test_check_finds_nothing_in_a_sound_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_forecast_folder(tmp_path)
+    assert main(["check", str(folder)]) == 0
+    assert main(["check", str(folder.parent)]) == 0
+    assert capsys.readouterr().out == f"{folder}: sound\n" * 2
+
+
+def test_check_says_what_is_wrong_with_each_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_forecast_folder(tmp_path)
+    edit_manifest(write_forecast_folder(tmp_path, version="2"), lambda manifest: manifest.update(surprise=1))
+    assert main(["check", str(tmp_path / "toy-forecast")]) == 1
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'toy-forecast' / '1'}: sound" in out
+    assert "surprise" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "environ", "message"),
+    [
+        (["serve"], {"SLUICE_PROT": "1"}, "SLUICE_PROT is not a setting; did you mean SLUICE_PORT?"),
+        (["--port", "many"], {}, "SLUICE_PORT=many"),
+        (["--models", "/no/such/folder"], {}, "there is no models folder /no/such/folder"),
+        (["--host", "192.0.2.1", "--port", "0", "--models", "models"], {}, "cannot listen on 192.0.2.1:0"),
+        (["check", "/no/such/folder"], {}, "there is no folder /no/such/folder"),
+    ],
+)
+def test_why_it_cannot_start_is_said_in_one_line(args: list[str], environ: dict[str, str], message: str) -> None:
+    found = run(*args, **environ)
+    assert found.returncode == 3
+    assert found.stderr.startswith(f"sluice: {message}")
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_taken_port_is_named_with_its_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError) as caught:
+            listen("127.0.0.1", port, "SLUICE_PORT")
+    assert f":{port}: Address already in use; SLUICE_PORT chooses another port" in caught.value.message
+
+
+@pytest.mark.parametrize("num_workers", ["1", "2"])
+def test_a_gpu_that_is_demanded_and_absent_ends_the_start(models: Path, num_workers: str) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime can use CUDA")
+    found = run("--models", str(models), "--port", "0", "--device", "cuda", "--workers", num_workers)
+    assert found.returncode == 3
+    assert "sluice: device cuda was asked for" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_missing_runtime_is_named_with_its_remedy(models: Path) -> None:
+    code = "import sys; sys.modules['onnxruntime'] = None; from service.__main__ import main; sys.exit(main())"
+    args = [sys.executable, "-c", code, "--models", str(models), "--port", "0"]
+    found = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert found.returncode == 3
+    assert "pip install 'sluice[cpu]'" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+# --------------------------------------------------------------------------------------------------- one real process
+
+
+def test_the_server_says_where_it_is_and_what_to_try(server: ServerProcess) -> None:
+    first, second, command = server.output.splitlines()
+    assert first == f"Sluice {__version__} is ready: {server.url} (documentation at {server.url}/docs)"
+    assert second == "Try it:"
+    curl, *args = shlex.split(command)
+    assert (curl, args[0]) == ("curl", "-s")
+    answer = httpx.post(args[1], headers=dict([args[3].split(": ")]), content=args[5])
+    assert answer.json()["predictions"][0]["label"] in ("negative", "positive")
+
+
+def test_a_broken_folder_is_logged_and_the_others_are_served(server: ServerProcess) -> None:
+    assert "model is unavailable model=broken version=1" in server.log
+    assert httpx.get(f"{server.url}/health/ready").status_code == 200
+    assert httpx.post(f"{server.url}/predict/forecast", json=FORECAST).status_code == 200
+
+
+def test_many_clients_at_once_get_their_own_answers(server: ServerProcess) -> None:
+    with httpx.Client(base_url=server.url) as client:
+
+        def mean(number: int) -> list[float]:
+            answer = client.post("/predict/forecast", json={"instances": [{"history": [number, number + 1, number]}]})
+            found: list[float] = answer.json()["predictions"][0]["mean"]
+            return found
+
+        alone = [mean(number) for number in range(16)]
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            assert list(pool.map(mean, range(16))) == alone
+
+
+def test_a_body_of_10_mb_and_100000_instances_harm_nobody(server: ServerProcess) -> None:
+    instances = b'{"instances": [' + b'"a",' * 99_999 + b'"a"]}'
+    answer = httpx.post(f"{server.url}/predict/sentiment", content=instances)
+    assert (answer.status_code, answer.json()["setting"]) == (413, "SLUICE_MAX_INSTANCES")
+    answer = httpx.post(f"{server.url}/predict/sentiment", content=b" " * 10_000_000)
+    assert (answer.status_code, answer.json()["setting"]) == (413, "SLUICE_MAX_BODY_BYTES")
+    chunks = (b" " * 100_000 for _ in range(100))
+    answer = httpx.post(f"{server.url}/predict/sentiment", content=chunks)
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+    assert httpx.post(f"{server.url}/predict/forecast", json=FORECAST).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("num_workers", ["1", "2"])
+def test_a_signal_ends_the_server_after_the_requests_it_is_answering(models: Path, number: int, num_workers: str) -> None:
+    # A batch that waits for company keeps its request in the air while the signal arrives.
+    with server_process(models, SLUICE_MAX_QUEUE_DELAY_MS="1000", SLUICE_WORKERS=num_workers) as server:
+        with httpx.Client(base_url=server.url) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(client.post, "/predict/forecast", json=FORECAST)
+            wait_until(lambda: _sum(server, "sluice_queue_depth_rows") == 1, "the request is queued")
+            assert server.end(number) == 0
+            assert answer.result().status_code == 200
+        assert "Traceback" not in server.log
+
+
+def test_a_client_that_leaves_is_counted_as_cancelled(models: Path) -> None:
+    with server_process(models, SLUICE_MAX_QUEUE_DELAY_MS="60000", SLUICE_REQUEST_TIMEOUT_MS="120000") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        body = json.dumps(FORECAST).encode()
+        head = b"POST /predict/forecast HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head % len(body) + body)
+            wait_until(lambda: _sum(server, "sluice_queue_depth_rows") == 1, "the request is queued")
+        wait_until(lambda: _sum(server, "sluice_inference_requests_total", outcome="cancelled") == 1, "it is counted")
+        assert _sum(server, "sluice_queue_depth_rows") == 0
+        assert _sum(server, "sluice_http_requests_total", route="/predict/forecast", status="499") == 1
+        assert "Traceback" not in server.log
+
+
+def test_json_log_lines_are_json(models: Path) -> None:
+    with server_process(models, SLUICE_LOG_FORMAT="json") as server:
+        assert server.end() == 0
+        lines = [json.loads(line) for line in server.log.splitlines()]
+    ready = next(line for line in lines if line["event"] == "model is ready")
+    assert ready["provider"] == "CPUExecutionProvider"
+    assert {"time", "level", "logger"} <= ready.keys()
+
+
+# ------------------------------------------------------------------------------------------------------ two processes
+
+
+def test_metrics_add_up_over_the_workers_and_outlive_them(workers: ServerProcess) -> None:
+    num_asked = 40
+    ask_often(workers, num_asked)
+    wait_until(lambda: _sum(workers, "sluice_inference_requests_total", outcome="ok") == num_asked, "all are counted")
+    assert _sum(workers, "sluice_inference_rows_total") == num_asked
+    assert _sum(workers, "sluice_http_request_duration_seconds_count", route="/predict/forecast") == num_asked
+    capacity = _sum(workers, "sluice_queue_capacity_rows", model="toy-forecast")
+    assert capacity == 2 * 1024
+    assert _sum(workers, "sluice_model_ready", model="toy-forecast") == 1
+    assert _sum(workers, "sluice_model_info", model="toy-forecast") == 1
+    assert _sum(workers, "process_resident_memory_bytes") > 2e7
+    assert _sum(workers, "sluice_queue_oldest_request_timestamp_seconds", model="toy-forecast") == 0
+    assert 'pid="' not in scrape(workers)
+
+    victim = worker_pids(workers)[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: f"worker died pid={victim}" in workers.log, "the parent noticed")
+    wait_until(lambda: len(set(worker_pids(workers)) - {victim}) == 2, "the worker is replaced")
+    wait_until(lambda: _sum(workers, "sluice_queue_capacity_rows", model="toy-forecast") == capacity, "gauges are of the living")
+    assert _sum(workers, "sluice_inference_requests_total", outcome="ok") == num_asked
+    ask_often(workers, num_asked)
+    wait_until(lambda: _sum(workers, "sluice_inference_requests_total", outcome="ok") == 2 * num_asked, "counting goes on")
+
+
+def test_workers_end_when_their_parent_is_killed(models: Path) -> None:
+    with server_process(models, SLUICE_WORKERS="2") as server:
+        pids = worker_pids(server)
+        assert len(pids) == 2
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        wait_until(lambda: not any(is_alive(pid) for pid in pids), "the workers ended")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def ask_often(server: ServerProcess, num_asked: int) -> None:
+    """Ask over new connections, so that every worker gets some."""
+    for _ in range(num_asked):
+        assert httpx.post(f"{server.url}/predict/forecast", json=FORECAST).status_code == 200
+
+
+def worker_pids(server: ServerProcess) -> list[int]:
+    """The children that serve; multiprocessing's own helper is not one of them."""
+    pids = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            is_child = f"\nPPid:\t{server.process.pid}\n" in status.read_text()
+            command = (status.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if is_child and b"spawn_main" in command:
+            pids.append(int(status.parent.name))
+    return sorted(pids)
+
+
+def scrape(server: ServerProcess) -> str:
+    return httpx.get(f"{server.url}/metrics").text
+
+
+def _sum(server: ServerProcess, name: str, **labels: str) -> float:
+    """The sum of all series of one name that have these labels."""
+    lines = re.findall(rf"^{name}(\{{.*\}})? (\S+)$", scrape(server), re.MULTILINE)
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    return sum(float(value) for found, value in lines if all(label in found for label in wanted))
