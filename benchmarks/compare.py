@@ -15,6 +15,7 @@ import os
 import platform
 import statistics
 from contextlib import ExitStack
+from pathlib import Path
 
 from benchmarks.load import Load, burst
 from benchmarks.servers import ROOT, Server, handwritten, running, sluice
@@ -23,12 +24,13 @@ from benchmarks.servers import ROOT, Server, handwritten, running, sluice
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="forecast-hourly", help="a forecasting model of models/")
+    parser.add_argument("--models", type=Path, default=ROOT / "models", help="the models folder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="length of one burst")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64, 256])
     options = parser.parse_args()
 
-    folder = max((ROOT / "models" / options.model).iterdir(), key=lambda path: int(path.name))
+    folder = max((options.models / options.model).iterdir(), key=lambda path: int(path.name))
     manifest = json.loads((folder / "manifest.json").read_text())
     history = [round(100 + 40 * ((step % 24) / 24) + step % 7, 2) for step in range(manifest["forecast"]["context_length"])]
     bodies = {"Sluice": {"model": options.model, "instances": [{"history": history}]}, "hand-written": {"history": history}}
@@ -36,8 +38,8 @@ def main() -> None:
     with ExitStack() as stack:
         servers: list[Server] = []
         for name, (command, port, env) in {
-            "Sluice": sluice(ROOT / "models"),
-            "hand-written": handwritten(folder / "model.onnx"),
+            "Sluice": sluice(options.models.resolve()),
+            "hand-written": handwritten((folder / "model.onnx").resolve()),
         }.items():
             servers.append(stack.enter_context(running(name, command, port, env)))
         for server in servers:

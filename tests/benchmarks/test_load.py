@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from benchmarks.load import Load, parse
 
 REPORT = """Running 4s test @ http://127.0.0.1:8000/predict

@@ -1,0 +1,88 @@
+"""A real Prometheus scrapes a real server of two workers and finds every request counted once."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.servers import free_port
+from tests.folders import write_forecast_folder
+from tests.servers import running_server
+
+PATIENCE_S = 60.0
+NUM_REQUESTS = 40
+
+
+@contextmanager
+def running_prometheus(folder: Path, target: str) -> Iterator[str]:
+    """Prometheus that scrapes `target` (host:port) every second; gives its URL."""
+    binary = shutil.which("prometheus")
+    if binary is None:
+        pytest.skip("prometheus is not installed (Debian's package prometheus)")
+    port = free_port()
+    config = folder / "prometheus.yml"
+    config.write_text(
+        f"global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: sluice, static_configs: [{{targets: ['{target}']}}]}}]\n"
+    )
+    command = [
+        binary,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def asked(prometheus: str, query: str) -> float | None:
+    """The value of a query that has one; None while Prometheus has nothing yet."""
+    try:
+        answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}, timeout=5).json()
+    except httpx.HTTPError:
+        return None
+    found = answer["data"]["result"]
+    return float(found[0]["value"][1]) if found else None
+
+
+def awaited(prometheus: str, query: str, expected: float) -> float | None:
+    """What a query gives once it gives `expected`, or at last whatever it gave after a minute of scrapes."""
+    until = time.monotonic() + PATIENCE_S
+    while (found := asked(prometheus, query)) != expected and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
+
+
+def test_every_request_to_two_workers_is_counted_once_and_all_are_seen(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_forecast_folder(models)
+    with (
+        running_server(models, SLUICE_WORKERS="2") as url,
+        running_prometheus(tmp_path, url.removeprefix("http://")) as prometheus,
+    ):
+        for number in range(NUM_REQUESTS):
+            history = [1.0] * (3 + number % 5)
+            # a connection each, so that the kernel spreads them over the workers
+            answer = httpx.post(f"{url}/predict/forecast", json={"instances": [{"history": history}]}, timeout=30)
+            assert answer.status_code == 200
+        assert httpx.post(f"{url}/predict/forecast", json={"instances": []}, timeout=30).status_code == 422
+
+        answered = 'sum(sluice_inference_requests_total{outcome="ok"})'
+        assert awaited(prometheus, answered, NUM_REQUESTS) == NUM_REQUESTS
+        assert awaited(prometheus, 'sum(sluice_inference_requests_total{outcome="invalid"})', 1) == 1
+        assert awaited(prometheus, "sluice_inference_request_duration_seconds_count", NUM_REQUESTS) == NUM_REQUESTS
+        assert awaited(prometheus, "sluice_inference_rows_total", NUM_REQUESTS) == NUM_REQUESTS
+        assert awaited(prometheus, "min(sluice_model_ready)", 1) == 1
+        assert asked(prometheus, "sum(sluice_queue_depth_rows)") == 0
+        assert asked(prometheus, "count(sluice_build_info)") == 1
