@@ -115,19 +115,21 @@ def _serve_with(settings: Settings, metrics_dir: Path | None) -> int:
     url = _url(settings.host, sockets[0].getsockname()[1])
     log.info("listening", extra={"url": url, "workers": settings.workers})
 
-    def greet(try_it: str) -> None:
-        print(f"Sluice {__version__} is ready: {url} (documentation at {url}/docs)\nTry it:\n  {try_it}", flush=True)
-
     if metrics_dir is None:
-        return serve(settings, sockets, url, on_ready=greet)
+        return serve(settings, sockets, url, on_loaded=greet)
     return Supervisor(
         functools.partial(work, settings, url, metrics_dir),
         sockets,
         settings.workers,
-        on_ready=greet,
+        on_loaded=greet,
         on_death=lambda pid: forget_worker(pid, metrics_dir),
         grace_s=grace_s(settings) + 5,
     ).run()
+
+
+def greet(text: str) -> None:
+    """Say it on stdout, apart from the log."""
+    print(text, flush=True)
 
 
 def _url(host: str, port: int) -> str:

@@ -33,7 +33,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-OnReady = Callable[[Repository], None]
+OnLoaded = Callable[[Repository], None]
 OnFailed = Callable[[StartError], None]
 
 
@@ -41,12 +41,12 @@ def create_app(
     settings: Settings,
     *,
     metrics_dir: Path | None = None,
-    on_ready: OnReady | None = None,
+    on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
 ) -> Edge:
     """The whole server as one ASGI app.
 
-    It answers at once; the models load beside it, and `on_ready` is called when every folder is READY or UNAVAILABLE.
+    It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
     `on_failed` is called instead when this machine lacks what was asked for, a runtime or a GPU. `metrics_dir` is shared
     by the workers of one server (`workers.py`).
     """
@@ -55,7 +55,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_load(repository, on_ready, on_failed))]
+        tasks = [asyncio.create_task(_load(repository, on_loaded, on_failed))]
         if metrics.has_workers:
             tasks.append(asyncio.create_task(_flush_now_and_then(metrics)))
         try:
@@ -91,7 +91,7 @@ def create_app(
     )
     api.router.routes.extend(hot)
     api.include_router(operations_router(repository, metrics.render))
-    _answer_errors_as_problems(api)
+    answer_errors_as_problems(api)
     _complete_openapi(api)
     return Edge(
         api,
@@ -129,7 +129,7 @@ def num_cores() -> int:
     return cores
 
 
-async def _load(repository: Repository, on_ready: OnReady | None, on_failed: OnFailed | None) -> None:
+async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: OnFailed | None) -> None:
     try:
         await repository.start()
     except StartError as exc:
@@ -140,8 +140,8 @@ async def _load(repository: Repository, on_ready: OnReady | None, on_failed: OnF
         return
     if not repository.is_ready:
         log.error("no model is ready", extra={"reason": repository.reason})
-    if on_ready is not None:
-        on_ready(repository)
+    if on_loaded is not None:
+        on_loaded(repository)
 
 
 async def _flush_now_and_then(metrics: Metrics) -> None:
@@ -150,7 +150,9 @@ async def _flush_now_and_then(metrics: Metrics) -> None:
         metrics.flush()
 
 
-def _answer_errors_as_problems(api: FastAPI) -> None:
+def answer_errors_as_problems(api: FastAPI) -> None:
+    """Have every error of the doors that FastAPI runs said by the table of `api/errors.py`."""
+
     def answer(exc: ServiceError) -> Response:
         status, headers, body = problem(exc)
         return Response(body, status, {name.decode(): value.decode() for name, value in headers})
@@ -172,6 +174,11 @@ def _answer_errors_as_problems(api: FastAPI) -> None:
     async def malformed(_: Request, exc: Exception) -> Response:
         return answer(MalformedRequest(str(exc)))
 
+    async def unexpected(_: Request, exc: Exception) -> Response:
+        # Starlette raises it again after this answer, and the edge logs it.
+        return answer(InternalError("an unexpected error; the log says more"))
+
+    api.add_exception_handler(Exception, unexpected)
     api.add_exception_handler(ServiceError, known)
     api.add_exception_handler(HTTPException, http)
     api.add_exception_handler(RequestValidationError, malformed)

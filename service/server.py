@@ -18,6 +18,7 @@ from pathlib import Path
 
 import uvicorn
 
+from service import __version__
 from service.app import create_app
 from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
 from service.logs import set_up_logs
@@ -35,12 +36,12 @@ def serve(
     sockets: Sequence[socket.socket],
     url: str,
     *,
-    on_ready: Callable[[str], None],
+    on_loaded: Callable[[str], None],
     metrics_dir: Path | None = None,
 ) -> int:
     """Serve the sockets in this process until SIGTERM or SIGINT; requests that are being answered are finished.
 
-    `on_ready` gets a command to try when every model is loaded.
+    `on_loaded` gets a greeting for the operator when each model is READY or UNAVAILABLE.
     """
     failures: list[StartError] = []
 
@@ -51,7 +52,7 @@ def serve(
     app = create_app(
         settings,
         metrics_dir=metrics_dir,
-        on_ready=lambda repository: on_ready(command_to_try(repository, url)),
+        on_loaded=lambda repository: on_loaded(greeting(repository, url)),
         on_failed=failed,
     )
     server = uvicorn.Server(
@@ -87,7 +88,7 @@ def work(settings: Settings, url: str, metrics_dir: Path, sockets: Sequence[sock
     set_up_logs(settings.log_level, settings.log_format)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        status = serve(settings, sockets, url, on_ready=reports.send, metrics_dir=metrics_dir)
+        status = serve(settings, sockets, url, on_loaded=reports.send, metrics_dir=metrics_dir)
     except ServiceError as exc:
         print(f"sluice: {exc.message}", file=sys.stderr)
         status = CANNOT_START
@@ -113,6 +114,14 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         raise StartError(
             f"cannot listen on {host}:{port}: {why}; {setting} chooses another port, SLUICE_HOST the address"
         ) from exc
+
+
+def greeting(repository: Repository, url: str) -> str:
+    """What the operator reads when loading is over: where the server is, and what to try."""
+    if not repository.is_ready:
+        return f"Sluice {__version__} listens on {url}, but no model is ready: {repository.reason}"
+    where = f"Sluice {__version__} is ready: {url} (documentation at {url}/docs)"
+    return f"{where}\nTry it:\n  {command_to_try(repository, url)}"
 
 
 def command_to_try(repository: Repository, url: str) -> str:

@@ -15,14 +15,14 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.errors import ServiceError
+from service.errors import StartError
 
 PREFIX = "SLUICE_"
 # Set beside ours for training and tests: where the public data sets lie.
 NOT_OURS = frozenset({"SLUICE_DATA"})
 
 
-class SettingsError(ServiceError):
+class SettingsError(StartError):
     """A `SLUICE_*` name that does not exist, or a value that it cannot have."""
 
     code = "settings_error"

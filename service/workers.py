@@ -25,7 +25,7 @@ YOUNG_S = 10.0
 MAX_DELAY_S = 30.0
 
 Work = Callable[[Sequence[socket.socket], Connection], None]
-"""Runs in a child: serves the sockets until SIGTERM, and sends one string over the connection when it is ready."""
+"""Runs in a child: serves the sockets until SIGTERM, and sends one string over the connection when it has loaded."""
 
 
 def replacement_delay_s(lifetime_s: float, previous_s: float) -> float:
@@ -45,7 +45,7 @@ class _Worker(NamedTuple):
 class Supervisor:
     """Keeps `num_workers` processes of `work` alive until SIGTERM or SIGINT.
 
-    `on_ready` gets the first worker's report when all have reported; `on_death` gets the pid of every worker that ended,
+    `on_loaded` gets the first worker's report when all have reported; `on_death` gets the pid of every worker that ended,
     killed or not.
     """
 
@@ -55,14 +55,14 @@ class Supervisor:
         sockets: Sequence[socket.socket],
         num_workers: int,
         *,
-        on_ready: Callable[[str], None],
+        on_loaded: Callable[[str], None],
         on_death: Callable[[int], None],
         grace_s: float = 30.0,
     ) -> None:
         self._work = work
         self._sockets = list(sockets)
         self._num_workers = num_workers
-        self._on_ready = on_ready
+        self._on_loaded = on_loaded
         self._on_death = on_death
         self._grace_s = grace_s
         # Not fork: a child must not inherit threads, event loops or a half-used runtime.
@@ -113,7 +113,7 @@ class Supervisor:
         reports.close()
         self._num_reports += 1
         if self._num_reports == self._num_workers:
-            self._on_ready(report)
+            self._on_loaded(report)
 
     def _bury(self) -> None:
         """Forget the dead, and plan when each is replaced."""

@@ -47,7 +47,7 @@ async def lifespan(app: Edge) -> AsyncIterator[None]:
 async def client_of(models: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the whole app, with every model loaded."""
     ready = asyncio.Event()
-    app = create_app(Settings(models=models, device="cpu", num_threads=1, **settings), on_ready=lambda _: ready.set())
+    app = create_app(Settings(models=models, device="cpu", num_threads=1, **settings), on_loaded=lambda _: ready.set())
     async with lifespan(app):
         await asyncio.wait_for(ready.wait(), PATIENCE_S)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sluice") as client:

@@ -77,13 +77,15 @@ class Edge:
         observer = self._exact.get(path) or self._observer(path)
         status = CLIENT_LEFT
         response_bytes = 0
+        is_complete = False
 
         async def watched_send(message: Message) -> None:
-            nonlocal status, response_bytes
+            nonlocal status, response_bytes, is_complete
             if message["type"] == "http.response.start":
                 status = message["status"]
             else:
                 response_bytes += len(message.get("body", b""))
+                is_complete = not message.get("more_body", False)
             await send(message)
 
         observer.started()
@@ -94,11 +96,11 @@ class Edge:
             else:
                 await (door or self._inner)(scope, receive, watched_send)
         except Exception:
-            # Whatever it was, it goes no further; only a half-sent answer cannot be mended, so the connection is closed.
             log.exception("unexpected error", extra={"path": path})
-            if status != CLIENT_LEFT:
-                raise
-            await send_problem(InternalError("an unexpected error; the log says more"), watched_send)
+            if status == CLIENT_LEFT:
+                await send_problem(InternalError("an unexpected error; the log says more"), watched_send)
+            elif not is_complete:
+                raise  # half an answer cannot be mended; the server closes the connection
         finally:
             observer.finished(method, status, time.perf_counter() - started, _request_bytes(scope), response_bytes)
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from service.app import create_app, default_models, model_options, num_cores
+from service.api.middleware import Edge
+from service.api.operations import operations_router
+from service.app import answer_errors_as_problems, create_app, default_models, model_options, num_cores
 from service.errors import StartError
+from service.metrics import Metrics
+from service.repository import Repository
 from service.settings import Settings
 from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import PATIENCE_S, client_of, lifespan
@@ -45,7 +51,7 @@ def test_a_default_model_is_named_per_task() -> None:
 async def test_the_server_answers_before_its_models_are_loaded(tmp_path: Path) -> None:
     write_forecast_folder(tmp_path)
     ready = asyncio.Event()
-    app = create_app(Settings(models=tmp_path, device="cpu"), on_ready=lambda _: ready.set())
+    app = create_app(Settings(models=tmp_path, device="cpu"), on_loaded=lambda _: ready.set())
     async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sluice") as client:
         assert (await client.get("/health/live")).status_code == 200
         early = await client.get("/health/ready")
@@ -102,3 +108,20 @@ async def test_a_machine_that_lacks_the_device_is_told_to_who_started_it(tmp_pat
     app = create_app(Settings(models=tmp_path, device="cuda"), on_failed=failed.set_result)
     async with lifespan(app):
         assert "cuda" in (await asyncio.wait_for(failed, PATIENCE_S)).message
+
+
+async def test_what_nobody_expected_behind_a_documented_door_is_a_problem_too(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Repository):
+        def describe(self) -> list[dict[str, Any]]:
+            raise ZeroDivisionError("/secret")
+
+    api = FastAPI()
+    api.include_router(operations_router(Broken(Path("nowhere")), lambda accept: (b"", "text/plain")))
+    answer_errors_as_problems(api)
+    edge = Edge(api, hot={}, routes=["/models"], observers=Metrics(version="0", onnxruntime="0"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://sluice") as client:
+        answer = await client.get("/models")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "secret" not in answer.text
+    assert "secret" in caplog.text

@@ -145,6 +145,15 @@ def test_the_server_says_where_it_is_and_what_to_try(server: ServerProcess) -> N
     assert answer.json()["predictions"][0]["label"] in ("negative", "positive")
 
 
+def test_a_server_without_models_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service", "--models", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert "but no model is ready: the models folder" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+
+
 def test_a_broken_folder_is_logged_and_the_others_are_served(server: ServerProcess) -> None:
     assert "model is unavailable model=broken version=1" in server.log
     assert httpx.get(f"{server.url}/health/ready").status_code == 200
