@@ -185,11 +185,10 @@ def test_a_body_of_10_mb_and_100000_instances_harm_nobody(server: ServerProcess)
     assert httpx.post(f"{server.url}/predict/forecast", json=FORECAST).status_code == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("num_workers", ["1", "2"])
+@pytest.mark.parametrize(("number", "num_workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_a_signal_ends_the_server_after_the_requests_it_is_answering(models: Path, number: int, num_workers: str) -> None:
     # A batch that waits for company keeps its request in the air while the signal arrives.
-    with server_process(models, SLUICE_MAX_QUEUE_DELAY_MS="1000", SLUICE_WORKERS=num_workers) as server:
+    with server_process(models, SLUICE_MAX_QUEUE_DELAY_MS="1500", SLUICE_WORKERS=num_workers) as server:
         with httpx.Client(base_url=server.url) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.post, "/predict/forecast", json=FORECAST)
             wait_until(lambda: _sum(server, "sluice_queue_depth_rows") == 1, "the request is queued")
