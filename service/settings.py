@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,10 @@ from service.errors import StartError
 PREFIX = "SLUICE_"
 # Set beside ours for training and tests: where the public data sets lie.
 NOT_OURS = frozenset({"SLUICE_DATA"})
+# Kubernetes tells every container of every service: one that is named `sluice` becomes SLUICE_SERVICE_HOST,
+# SLUICE_PORT_8000_TCP_ADDR and the like, and a SLUICE_PORT that is a URL.
+SERVICE_LINK = re.compile(r"SLUICE_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|SLUICE_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
+SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
 
 
 class SettingsError(StartError):
@@ -101,6 +106,7 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     Raises SettingsError that names the variable, what was found and, for an unknown name, which was probably meant.
     """
     known = {environment_name(field): field for field in Settings.model_fields}
+    environ = {name: value for name, value in environ.items() if not _is_service_link(name, value)}
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known and name not in NOT_OURS:
             meant = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, n=1)
@@ -118,6 +124,10 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
         field = str(first["loc"][0]) if first["loc"] else ""
         name = environment_name(field)
         raise SettingsError(f"{name}={first['input']}: {first['msg']}", name=name) from exc
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return SERVICE_LINK.fullmatch(name) is not None or (name == "SLUICE_PORT" and SERVICE_URL.fullmatch(value) is not None)
 
 
 def environment_name(field: str) -> str:

@@ -22,6 +22,21 @@ def test_names_of_others_are_left_alone() -> None:
     assert read_settings({"PATH": "/bin", "PORT": "1", "SLUICE_DATA": "/data"}) == Settings()
 
 
+def test_what_kubernetes_says_of_a_service_named_sluice_is_no_setting() -> None:
+    links = {
+        "SLUICE_SERVICE_HOST": "10.96.0.12",
+        "SLUICE_SERVICE_PORT": "8000",
+        "SLUICE_SERVICE_PORT_HTTP": "8000",
+        "SLUICE_PORT": "tcp://10.96.0.12:8000",
+        "SLUICE_PORT_8000_TCP": "tcp://10.96.0.12:8000",
+        "SLUICE_PORT_8000_TCP_PROTO": "tcp",
+        "SLUICE_PORT_8000_TCP_PORT": "8000",
+        "SLUICE_PORT_8000_TCP_ADDR": "10.96.0.12",
+    }
+    assert read_settings(links) == Settings()
+    assert read_settings(links | {"SLUICE_PORT": "9000"}).port == 9000
+
+
 def test_an_empty_value_means_the_default() -> None:
     assert read_settings({"SLUICE_PORT": "", "SLUICE_DEFAULT_FORECAST_MODEL": ""}) == Settings()
 
