@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pydantic_core import from_json, to_json
 
 from service.api.direct import ClientLeft, DirectDoor, DirectRoute
+from service.api.errors import UnsupportedMediaType
 from service.api.schemas import (
     ForecastRequest,
     ForecastResponse,
@@ -198,7 +199,7 @@ _FIELD_SET = frozenset(FIELDS)
 
 def outcome_of(exc: ServiceError) -> Outcome:
     """How the metrics call a request that ended with `exc`."""
-    if isinstance(exc, RequestError):
+    if isinstance(exc, RequestError | UnsupportedMediaType):
         return "invalid"
     if isinstance(exc, Overloaded | ModelNotReady):
         return "rejected"
@@ -286,15 +287,22 @@ def _not_json(body: bytes, exc: ValueError) -> ServiceError:
 
 
 def _find_nonfinite(value: object, where: str) -> tuple[str, str] | None:
+    """The place of the first number in `value` that is not finite.
+
+    The event loop waits for it: only the find is worded, which makes 0.3 s of 1.1 for two million steps.
+    """
     if isinstance(value, float):
         return None if math.isfinite(value) else (where, "NaN" if math.isnan(value) else "Infinity")
     if isinstance(value, dict):
-        places = ((child, f"{where}.{key}" if where else str(key)) for key, child in value.items())
+        for key, child in value.items():
+            if (found := _find_nonfinite(child, f"{where}.{key}" if where else str(key))) is not None:
+                return found
     elif isinstance(value, list):
-        places = ((child, f"{where}[{number}]") for number, child in enumerate(value))
-    else:
-        return None
-    return next((found for child, place in places if (found := _find_nonfinite(child, place)) is not None), None)
+        for number, child in enumerate(value):
+            is_fine = math.isfinite(child) if type(child) is float else not isinstance(child, dict | list)
+            if not is_fine and (found := _find_nonfinite(child, f"{where}[{number}]")) is not None:
+                return found
+    return None
 
 
 def _wrong_field(content: dict[str, Any], field: str, expected: str) -> MalformedRequest:
@@ -314,4 +322,6 @@ def _reason(exc: ServiceError) -> str:
     """How the metrics call what was wrong with the request; empty when nothing in it was."""
     if isinstance(exc, InvalidInput):
         return exc.reason
-    return "payload" if isinstance(exc, PayloadTooLarge) else "json" if isinstance(exc, MalformedRequest) else ""
+    if isinstance(exc, PayloadTooLarge):
+        return "payload"
+    return "json" if isinstance(exc, MalformedRequest | UnsupportedMediaType) else ""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from service.api.errors import UnsupportedMediaType
 from service.api.predict import PREDICTIONS_PER_PART, UNKNOWN, Asked, Outcome, PredictEndpoint, outcome_of, parse
 from service.errors import (
     DeadlineExceeded,
@@ -93,6 +94,7 @@ def test_nan_in_a_text_is_a_text() -> None:
         ("[NaN]", 0, "", "NaN"),
         ('[{"history": [1, [2, -Infinity]]}]', 0, "history[1][1]", "Infinity"),
         ('["a", {"x": {"y": NaN}}]', 1, "x.y", "NaN"),
+        ('[{"history": [1.5, null, "a", true, {"z": 2}, [3, NaN], Infinity]}]', 0, "history[5][1]", "NaN"),
     ],
 )
 def test_what_is_no_json_number_is_named_by_instance_and_place(instances: str, index: int, where: str, found: str) -> None:
@@ -122,6 +124,7 @@ async def test_an_answer_written_in_parts_is_the_same_answer(num: int) -> None:
         (InvalidInput("no", reason="length"), "invalid", "length"),
         (PayloadTooLarge("no"), "invalid", "payload"),
         (ModelNotFound("no"), "invalid", ""),
+        (UnsupportedMediaType("no"), "invalid", "json"),
         (Overloaded("no"), "rejected", ""),
         (ModelNotReady("no"), "rejected", ""),
         (DeadlineExceeded("no"), "timeout", ""),
