@@ -48,7 +48,7 @@ class Source(_Strict):
         default="auto", description="wide: one series per row; long: unique_id, ds, y; table: columns; lines: `label text`"
     )
     id: str = Field(default="unique_id", description="long: the column that names the series")
-    time: str = Field(default="ds", description="long, table: the column of time; the rows are taken in the file's order")
+    time: str = Field(default="ds", description="long, table: the column of time, by which the rows are in order")
     values: list[str] = Field(default_factory=list, description="table: the columns that are the features")
     text: str = Field(default="text", description="the column of texts")
     label: str = Field(default="label", description="the column of labels")
@@ -239,7 +239,7 @@ def find_recipe(name: str) -> Path:
     if name in bundled:
         return bundled[name]
     near = difflib.get_close_matches(name, bundled, n=1)
-    hint = f'; did you mean "{near[0]}"?' if near else ""
+    hint = f'; did you mean "{near[0]}"?' if near else "."
     raise RecipeError(f'no recipe "{name}"{hint} There is no such file, and the bundled recipes are: {", ".join(bundled)}')
 
 

@@ -40,6 +40,7 @@ def read(folder: Path, text: str, **options: object) -> Series:
 
 LONG = "unique_id,ds,y\n" + "".join(f"{key},{t},{10 * k + t}\n" for k, key in enumerate("ab") for t in range(12))
 TABLE = "date,load,heat\n" + "".join(f"2020-01-{t + 1:02},{t},{t / 2}\n" for t in range(12))
+NEWEST_FIRST = "\n".join(["date,load,heat", *reversed(TABLE.splitlines()[1:])])
 WIDE = (
     '"id",'
     + ",".join(f'"V{t}"' for t in range(40))
@@ -119,12 +120,29 @@ def test_short_series_are_left_out_and_counted(tmp_path: Path) -> None:
         ("unique_id,ds,y\na,1,1\na,2,2\n", {}, 'the longest, "a", has 2 steps; 9 are needed'),
         (LONG, {"sha256": "0" * 64}, "expected sha256 0000"),
         (LONG, {"format": "lines"}, "is for texts"),
+        (NEWEST_FIRST, {"time": "date"}, 'a.csv: column "date" goes back in time, from 2020-01-12 to 2020-01-11: sort the rows'),
+        (LONG + "b,3,1\n", {}, 'a.csv: series "b": column "ds" goes back in time, from 11 to 3'),
+        (TABLE, {"time": "datum"}, 'has no column "datum"; there are ['),
     ],
 )
 def test_unusable_files_are_refused_with_the_reason(tmp_path: Path, text: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path, text, **options)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [f"2024-10-27T0{hour}:00" for hour in (0, 1, 2, 2, 1, 2, 3, 4, 5, 6, 7, 8)],  # clocks are put back
+        [f"{t + 1}.01.2024" for t in range(12)],  # not ISO: cannot be compared
+        [f"2024-{t + 1:02}" for t in range(12)],
+        [""] * 12,
+    ],
+)
+def test_rows_whose_times_do_not_go_back_are_read_as_they_stand(tmp_path: Path, times: list[str]) -> None:
+    text = "ds,y\n" + "".join(f"{time},{t}\n" for t, time in enumerate(times))
+    assert read(tmp_path, text).values[0][:, 0].tolist() == list(range(12))
 
 
 @pytest.mark.parametrize(

@@ -273,10 +273,11 @@ def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, A
     if kind == "long":
         columns = source.values or ["y"]
         _expect_columns(table, [source.id, *columns], name)
-        found = {
-            str(part[source.id][0]): _numbers(part.select(columns), name)
-            for part in table.partition_by(source.id, maintain_order=True)
-        }
+        found = {}
+        for part in table.partition_by(source.id, maintain_order=True):
+            key = str(part[source.id][0])
+            _expect_time_order(part, source, f'{name}: series "{key}"')
+            found[key] = _numbers(part.select(columns), name)
         return found, tuple(columns)
     if kind == "lines":
         raise DataError(f'{name}: format "lines" is for texts')
@@ -284,6 +285,7 @@ def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, A
     _expect_columns(table, columns, name)
     if not columns:
         raise DataError(f"{name}: has no column of numbers; there are {table.columns}")
+    _expect_time_order(table, source, name)
     return {Path(name).name.split(".")[0]: _numbers(table.select(columns), name)}, tuple(columns)
 
 
@@ -298,6 +300,33 @@ def _expect_columns(table: pl.DataFrame, columns: Sequence[str], name: str) -> N
     for column in columns:
         if column not in table.columns:
             raise DataError(f'{name}: has no column "{column}"; there are {table.columns}')
+
+
+def _expect_time_order(table: pl.DataFrame, source: Source, name: str) -> None:
+    """Raises DataError where the rows go back in time, for they are read as they stand.
+
+    Times that are no number, date or ISO text are not compared; of dates only the day is, as clocks are put back in autumn.
+    """
+    if source.time not in table.columns:
+        if "time" in source.model_fields_set:
+            _expect_columns(table, [source.time], name)
+        return
+    times = table[source.time].drop_nulls()
+    if times.dtype.is_temporal():
+        times = times.cast(pl.Date) if times.dtype != pl.Time else times
+    elif times.dtype == pl.String:
+        if not times.str.contains(r"^\d{4}[-/]\d{2}([-/]\d{2}|$)").all():
+            return
+        times = times.str.slice(0, len("2024-01-31"))
+    elif not times.dtype.is_numeric():
+        return
+    is_back = (times < times.shift(1)).fill_null(value=False).arg_true()
+    if len(is_back):
+        row = int(is_back[0])
+        raise DataError(
+            f'{name}: column "{source.time}" goes back in time, from {times[row - 1]} to {times[row]}: '
+            "sort the rows, the oldest first"
+        )
 
 
 def _numbers(table: pl.DataFrame, name: str) -> Array:
