@@ -8,14 +8,17 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from training.data.fetch import FetchError, fetch
-from training.data.sets import CATALOGUE
-from training.data.sources import DataError
-from training.recipe import RECIPES, Recipe, RecipeError, find_recipe, line_of, read_recipe
+    from training.data.fetch import FetchError, fetch
+    from training.data.sets import CATALOGUE
+    from training.data.sources import DataError
+    from training.recipe import RECIPES, Recipe, RecipeError, find_recipe, line_of, read_recipe
+except ImportError as missing:
+    raise SystemExit(f"training needs more than the service does: pip install 'sluice[cpu,train]' ({missing})") from missing
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train recurrent networks and publish them as model folders.")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +232,16 @@ def test_baselines_are_computed_once_for_the_same_data(workplace: Path) -> None:
     ]
     assert found[1]["theta"] == {**found[0]["theta"], "mae": 123.0}
     assert found[2]["theta"]["mae"] != 123.0
+
+
+@pytest.mark.parametrize("missing", ["typer", "polars", "torch"])
+def test_without_its_libraries_it_says_what_to_install(missing: str) -> None:
+    script = f"import runpy, sys; sys.modules[{missing!r}] = None; sys.argv = ['training', 'run', 'passengers']\n"
+    script += "runpy.run_module('training', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("training needs more than the service does: pip install 'sluice[cpu,train]' (")
+    assert "Traceback" not in ended.stderr
 
 
 def test_recipes_and_sets_are_listed() -> None:
