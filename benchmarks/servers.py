@@ -42,7 +42,9 @@ def running(name: str, command: Sequence[str], port: int, env: dict[str, str] | 
     """Run `command` until the block ends; the server is ready when GET /health/ready answers 200 (60 s at most)."""
     url = f"http://127.0.0.1:{port}"
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", **(env or {})}, stdout=subprocess.DEVNULL
+    )
     try:
         while not _is_ready(url):
             if process.poll() is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -124,6 +125,9 @@ def open_runtime(
 
 def require_runtime() -> Any:
     """The module onnxruntime. Raises StartError that says how to install it."""
+    # onnxruntime 1.29 and later report to their maker and leave an identifier under ~/.cache, from the import on. A server
+    # tells nobody anything unasked; who wants to report sets ORT_DISABLE_TELEMETRY=0.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -282,6 +283,21 @@ except StartError as exc:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert "pip install 'sluice[cpu]'" in done.stdout
     assert "pip install 'sluice[gpu]'" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["service.runtime", "training.verify"])
+def test_onnxruntime_leaves_no_identifier_and_reports_to_nobody(module: str, tmp_path: Path) -> None:
+    code = f"""
+import importlib
+module = importlib.import_module("{module}")
+getattr(module, "require_runtime", lambda: None)()
+import sys
+assert "onnxruntime" in sys.modules
+"""
+    # a machine as a person has it: neither the tests' nor a CI's environment has switched it off already
+    kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME")}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env={**kept, "HOME": str(tmp_path)})
+    assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []
 
 
 RUNTIMES = {kind: open_runtime(recurrent_graph(kind)) for kind in ("LSTM", "GRU", "RNN")}
