@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -72,6 +71,7 @@ def run(
     from training import classify, forecast, report
     from training.layers import LayerError, read_config
     from training.publish import publish, require_free
+    from training.runs import require_same
 
     console = console or Console()
     require_free(recipe, models, replace=replace)
@@ -82,7 +82,8 @@ def run(
     try:
         for index, table in enumerate(recipe.layers):
             read_config(table, f"layers[{index}]")
-        _remember(recipe, folder, resume=resume)
+        if resume:
+            require_same(recipe, folder)
         publication, result = task(recipe, data=data, folder=folder, resume=resume, console=console)
     except LayerError as exc:
         place = re.match(r"layers\[(\d+)\]", exc.where)
@@ -133,30 +134,6 @@ def list_command() -> None:
     console.print("sets")
     for entry in CATALOGUE.values():
         console.print(f"  {entry.name:18} {entry.about}", highlight=False)
-
-
-def _remember(recipe: Recipe, folder: Path, *, resume: bool) -> None:
-    """Keep the recipe beside the checkpoints; a resumed run must be the same but for its number of epochs."""
-    file = folder / "recipe.json"
-    settings = recipe.model_dump(mode="json")
-    if resume and file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        may_differ = {"version", "description", "licence"} | ({"fit.epochs"} if recipe.fit.schedule == "none" else set())
-        old, new = _flat(before), _flat(settings)
-        differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in may_differ)
-        if differing:
-            raise RecipeError(f"--resume: the recipe has changed since that run: {', '.join(differing)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, object] = {}
-    for key, entry in value.items():
-        flat |= _flat(entry, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

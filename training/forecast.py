@@ -28,6 +28,7 @@ from training.onnx_graph import OPSET, graph_tensors, write_graph
 from training.publish import Publication, describe_data
 from training.recipe import Recipe, RecipeError, Scaling
 from training.report import Report, counted
+from training.runs import begin
 from training.verify import verify
 
 
@@ -67,6 +68,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         return _mean_loss(network, loss, validation, recipe.evaluate.batch_size)
 
     num_batches = settings.steps_per_epoch or -(-num_windows(series, forecast) // settings.batch_size)
+    begin(recipe, folder, resume=resume)
     fitted = fit(
         network,
         loss,

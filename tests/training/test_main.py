@@ -188,6 +188,25 @@ def test_a_run_is_resumed_only_by_the_recipe_that_began_it(workplace: Path) -> N
     assert "the recipe has changed since that run: fit.batch_size, seed" in words(result)
 
 
+@pytest.mark.parametrize("change", ["data.train.0.path=gone.csv", "layers.1.units=7"])
+def test_a_run_that_fails_before_it_fits_leaves_the_older_run_to_be_resumed(workplace: Path, change: str) -> None:
+    train(workplace, "toy.toml", "--set", "fit.epochs=1")
+    assert train(workplace, "toy.toml", "--set", "seed=6", "--set", change).exit_code == 1
+    refused = train(workplace, "toy.toml", "--set", "seed=6", "--set", "fit.epochs=2", "--resume")
+    assert "the recipe has changed since that run: seed" in words(refused)
+    resumed = train(workplace, "toy.toml", "--set", "fit.epochs=2", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert "epoch 1/2" not in resumed.output
+
+
+def test_a_run_that_fails_in_its_first_epoch_leaves_nothing_of_the_older_run_to_resume(workplace: Path) -> None:
+    train(workplace, "toy.toml", "--set", "fit.epochs=1")
+    diverging = ["fit.optimizer=sgd", "fit.clip_norm=0", "fit.loss=mse", "forecast.quantiles=[]", "fit.learning_rate=1e38"]
+    changes = [word for change in diverging for word in ("--set", change)]
+    assert "the loss is" in words(train(workplace, "toy.toml", *changes))
+    assert "nothing to resume" in words(train(workplace, "toy.toml", *changes, "--resume"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
