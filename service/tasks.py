@@ -51,6 +51,12 @@ HEAVY_NUM_INSTANCES = 64
 HEAVY_SIZE = 20_000
 MAX_NUMBERS = 5_000_000
 """The largest answer: 10,000 forecasts of 48 steps and nine quantiles are some 40 MB of JSON."""
+MAX_HISTORY_VALUES = 1_000_000
+"""The longest history, in steps times features: hourly values of a century."""
+NUMBERS_AT_ONCE = 20_000
+"""Numbers of a history that are converted by one call, which keeps the GIL: 1 ms; a million in one call took 43."""
+MAX_CHARACTERS = 100_000
+"""The longest text. Only its head and tail are read, but all of it is split into tokens first: 60 ms and 10 MB."""
 ROWS_AT_ONCE = 256
 """Predictions that are rounded together, so that a large answer is not held in memory several times over."""
 
@@ -226,6 +232,17 @@ class Forecast:
                 found=len(given),
                 expected=f"at least {self.face.min_length}",
             )
+        num_values = len(given) * len(self.face.features)
+        if num_values > MAX_HISTORY_VALUES:
+            raise InvalidInput(
+                f"instance {index}: history: expected at most {MAX_HISTORY_VALUES} values, got {num_values}; the model reads "
+                f"the last {self.face.context_length} steps",
+                reason="length",
+                instance=index,
+                where="history",
+                found=num_values,
+                expected=f"at most {MAX_HISTORY_VALUES}",
+            )
         values, has_gaps = _numbers(given, len(self.face.features), index)
         num_interpolated = 0
         if has_gaps:
@@ -364,18 +381,30 @@ class _Asked:
 
 
 def _numbers(given: list[Any], num_features: int, index: int) -> tuple[Array, bool]:
-    """A history as (T, F) with NaN for null, and whether there are nulls. The fast path only learns that something is wrong."""
+    """A history as (T, F) with NaN for null, and whether there are nulls. All of it is checked, also what is not read."""
+    steps_at_once = max(1, NUMBERS_AT_ONCE // num_features)
+    if len(given) <= steps_at_once:
+        return _numbers_at_once(given, given, num_features, index)
+    parts = [
+        _numbers_at_once(given[start : start + steps_at_once], given, num_features, index)
+        for start in range(0, len(given), steps_at_once)
+    ]
+    return np.concatenate([values for values, _ in parts]), any(has_gaps for _, has_gaps in parts)
+
+
+def _numbers_at_once(part: list[Any], given: list[Any], num_features: int, index: int) -> tuple[Array, bool]:
+    """A part of a history. The fast path only learns that something is wrong, and has all of it searched for what."""
     has_rows = num_features > 1 or isinstance(given[0], list)
     try:
-        if has_rows and set(map(len, given)) != {num_features}:
+        if has_rows and set(map(len, part)) != {num_features}:
             raise _misfit(given, num_features, index)
-        types = set(map(type, itertools.chain.from_iterable(given) if has_rows else given))
+        types = set(map(type, itertools.chain.from_iterable(part) if has_rows else part))
         if types <= _NUMBER_OR_NULL:
-            values = np.array(given, np.float64).reshape(len(given), num_features)
+            values = np.array(part, np.float64).reshape(len(part), num_features)
             if np.abs(values).max() <= FLOAT32_MAX:
                 return values, False
             is_missing = np.isnan(values)
-            num_nulls = sum(row.count(None) for row in given) if has_rows else given.count(None)
+            num_nulls = sum(row.count(None) for row in part) if has_rows else part.count(None)
             if num_nulls == is_missing.sum() and np.abs(values[~is_missing]).max(initial=0.0) <= FLOAT32_MAX:
                 return values, True
     except (TypeError, OverflowError):
@@ -532,8 +561,18 @@ def _text(instance: object, index: int) -> str:
                 raise _missing(index, "text")
             raise _unknown_fields(index, set(instance) - {"text"}, {"text"})
         text = instance["text"]
+    where = "text" if isinstance(instance, dict) else ""
     if not isinstance(text, str):
-        raise _wrong_type(index, "text" if isinstance(instance, dict) else "", "a string", text)
+        raise _wrong_type(index, where, "a string", text)
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidInput(
+            f"instance {index}: the text has {len(text)} characters, expected at most {MAX_CHARACTERS}",
+            reason="length",
+            instance=index,
+            where=where or None,
+            found=len(text),
+            expected=f"at most {MAX_CHARACTERS} characters",
+        )
     return text
 
 

@@ -84,7 +84,8 @@ class ForecastInstance(_Strict):
     history: list[Number] | list[list[Number]] = Field(
         min_length=1,
         description="Past values, oldest first, in their own units: numbers, or rows where the model has several features. "
-        "`null` is a gap and is interpolated. Of a history longer than the model reads, the last part counts.",
+        "`null` is a gap and is interpolated. Of a history longer than the model reads, the last part counts; at most 1,000,000 "
+        "values.",
         examples=[[112, 118, 132, 129, None, 135, 148, 148, 136, 119, 104, 118]],
     )
     horizon: Horizon = None
@@ -153,7 +154,11 @@ class ForecastResponse(BaseModel):
 class SentimentInstance(_Strict):
     """One text."""
 
-    text: str = Field(min_length=1, description="The text, in any characters; not empty.", examples=["A quiet, moving film."])
+    text: str = Field(
+        min_length=1,
+        description="The text, in any characters; not empty, at most 100,000 characters.",
+        examples=["A quiet, moving film."],
+    )
 
 
 class SentimentRequest(_Strict):

@@ -15,7 +15,18 @@ from service.errors import InferenceFailed, InvalidInput, MalformedRequest, Payl
 from service.manifest import Classify as ClassifyFace
 from service.manifest import Forecast as ForecastFace
 from service.manifest import Truncation
-from service.tasks import Classify, Forecast, ItemLimits, Task, TensorRows, grouped, rounded
+from service.tasks import (
+    MAX_CHARACTERS,
+    MAX_HISTORY_VALUES,
+    NUMBERS_AT_ONCE,
+    Classify,
+    Forecast,
+    ItemLimits,
+    Task,
+    TensorRows,
+    grouped,
+    rounded,
+)
 from service.tensors import Signature, Tensors, TensorSpec
 from service.tokenization import load_tokenizer
 from tests.folders import write_text_folder
@@ -127,6 +138,29 @@ def test_of_a_long_history_the_last_part_is_read() -> None:
     task, seen = forecast(context_length=6), list[Tensors]()
     answer(task, counting_on(task), [{"history": list(range(100))}], seen)
     assert seen[0]["history"][0, :, 0].tolist() == [94, 95, 96, 97, 98, 99]
+
+
+def test_a_history_that_is_checked_in_parts_is_whole() -> None:
+    num = 2 * NUMBERS_AT_ONCE + 5
+    history = [None if i % 7 == 3 else float(i) for i in range(num)]
+    task, seen = forecast(context_length=num), list[Tensors]()
+    [prediction] = answer(task, counting_on(task), [{"history": history}], seen)
+    assert seen[0]["history"][0, :, 0].tolist() == list(range(num))
+    assert prediction["num_interpolated"] == history.count(None)
+    with pytest.raises(InvalidInput) as caught:
+        count_on(task, {"history": [*history[:-1], "x"]})
+    assert caught.value.facts["where"] == f"history[{num - 1}]"
+
+
+@pytest.mark.parametrize("features", [["a"], ["a", "b", "c"]])
+def test_a_history_beyond_the_limit_is_refused(features: list[str]) -> None:
+    row = 1 if len(features) == 1 else [1] * len(features)
+    longest = MAX_HISTORY_VALUES // len(features)
+    task = forecast(features=features)
+    assert count_on(task, {"history": [row] * longest})
+    with pytest.raises(InvalidInput, match="instance 0: history: expected at most 1000000 values, got 100000") as caught:
+        count_on(task, {"history": [row] * (longest + 1)})
+    assert caught.value.reason == "length"
 
 
 @pytest.mark.parametrize(
@@ -419,6 +453,17 @@ def test_a_text_that_cannot_be_read_is_named(classify: Classify, instance: objec
         answer(classify, by_first_token, ["good", instance])
     assert caught.value.message.startswith(message)
     assert caught.value.facts["instance"] == 1
+
+
+@pytest.mark.parametrize("is_object", [False, True])
+def test_a_text_beyond_the_limit_is_refused_before_it_is_split(classify: Classify, is_object: bool) -> None:
+    def instance(text: str) -> object:
+        return {"text": text} if is_object else text
+
+    assert answer(classify, by_first_token, [instance("good ".ljust(MAX_CHARACTERS, "!"))])[0]["label"] == "positive"
+    with pytest.raises(InvalidInput, match="instance 1: the text has 100001 characters, expected at most 100000") as caught:
+        answer(classify, by_first_token, ["good", instance("!" * (MAX_CHARACTERS + 1))])
+    assert (caught.value.reason, caught.value.facts["instance"]) == ("length", 1)
 
 
 def test_classification_takes_no_parameters_and_no_other_fields(classify: Classify) -> None:

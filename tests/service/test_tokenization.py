@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from service.errors import FolderError, InvalidInput
-from service.tokenization import LONG_TEXT, Encoding, TextTokenizer, load_tokenizer
+from service.tokenization import LONG_TEXT, PORTION_SIZE, Encoding, TextTokenizer, load_tokenizer, portions
 
 WORDS = ["[UNK]", "good", "bad", "a", "film", "!"]
 
@@ -54,6 +54,14 @@ def test_of_a_long_text_head_and_tail_are_kept(head: int, tail: int, ids: list[i
 
 def test_a_text_of_exactly_the_limit_is_whole() -> None:
     assert SMALL.encode(["a good film"], 3, 2, 1) == [Encoding([3, 1, 4], False)]
+
+
+def test_many_texts_are_split_in_portions_and_come_in_their_order() -> None:
+    sizes = [PORTION_SIZE // 2, PORTION_SIZE // 2, 1, PORTION_SIZE + 1, 2, 3]
+    cut = portions(["a" * size for size in sizes])
+    assert [[len(text) for text in portion] for portion in cut] == [sizes[:2], [1], [PORTION_SIZE + 1], [2, 3]]
+    texts = [("good " if i % 2 else "bad ") + "!" * (PORTION_SIZE // 3) for i in range(7)]
+    assert [encoding.ids[0] for encoding in SMALL.encode(texts, 3, 2, 1)] == [2, 1, 2, 1, 2, 1, 2]
 
 
 @pytest.mark.parametrize("text", ["\x00", "\u200b", "\x01\x02"])
