@@ -1,0 +1,61 @@
+"""The models that come with Sluice: sound, small, and better than what they stand beside, by the scores they carry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.model import check_folder
+
+ROOT = Path(__file__).parent.parent.parent
+FOLDERS = sorted(path for path in (ROOT / "models").glob("*/*") if path.is_dir())
+MAX_BYTES = 12_000_000
+
+
+def manifest(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((ROOT / "models" / name / "1" / "manifest.json").read_text())
+    return content
+
+
+def test_both_models_are_there() -> None:
+    assert {folder.parent.name for folder in FOLDERS} >= {"forecast-hourly", "sentiment-en"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
+def test_a_bundled_folder_is_sound(folder: Path) -> None:
+    assert check_folder(folder) == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
+def test_a_bundled_folder_is_small(folder: Path) -> None:
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= MAX_BYTES
+
+
+def test_the_forecaster_reads_two_weeks_and_beats_its_baselines() -> None:
+    training = manifest("forecast-hourly")["training"]
+    assert manifest("forecast-hourly")["forecast"]["context_length"] >= 336
+    assert manifest("forecast-hourly")["forecast"]["horizon"] == 48
+    assert training["metrics"]["owa"] <= 0.44
+    assert len(training["baselines"]) >= 2
+    assert all(training["metrics"]["owa"] < baseline["owa"] for baseline in training["baselines"].values())
+
+
+def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:
+    training = manifest("sentiment-en")["training"]
+    assert training["metrics"]["imdb_accuracy"] >= 0.88
+    assert training["metrics"]["sst2_accuracy"] >= 0.82
+    assert {"majority", "tfidf_logistic"} <= training["baselines"].keys()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
+def test_the_scores_of_the_readme_are_the_manifests(folder: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for measure, value in manifest(folder.parent.name)["training"]["metrics"].items():
+        if measure in ("owa", "smape", "mase", "imdb_accuracy", "sst2_accuracy"):
+            shown = (
+                f"{value:.3f}" if measure in ("owa", "mase") else f"{value:.2f}" if measure == "smape" else f"{100 * value:.1f}"
+            )
+            assert shown in readme, measure
