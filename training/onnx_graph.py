@@ -100,7 +100,10 @@ class GraphBuilder:
 
     def build(self) -> onnx.ModelProto:
         """The checked model."""
-        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, self._initializers)
+        # A layer may name a constant and then not need it; onnxruntime warns of those.
+        used = {name for node in self._nodes for name in node.input}
+        constants = [constant for constant in self._initializers if constant.name in used]
+        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, constants)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sluice"
         )
@@ -145,10 +148,15 @@ def graph_tensors(network: Network) -> dict[str, list[dict[str, Any]]]:
         outputs.append(_tensor("mean", "FP32", "batch", spec.horizon, num_targets))
         if spec.quantiles:
             outputs.append(_tensor("quantiles", "FP32", "batch", spec.horizon, num_targets, len(spec.quantiles)))
+    elif spec.input is not None:
+        datatype = "INT64" if spec.input.kind == "tokens" else "FP32"
+        inputs.append(_tensor(spec.input.name, datatype, "batch", *spec.input.shape))
+        outputs += [_tensor(name, "FP32", "batch", *shape.axes) for name, shape in network.outputs.items()]
     else:
         inputs.append(_tensor("tokens", "INT64", "batch", "time"))
         outputs.append(_tensor("probabilities", "FP32", "batch", len(spec.labels)))
-    inputs.append(_tensor("lengths", "INT64", "batch"))
+    if network.has_lengths:
+        inputs.append(_tensor("lengths", "INT64", "batch"))
     state = []
     for part in network.state:
         inputs.append(_tensor(part.input, "FP32", "batch", part.units))

@@ -153,6 +153,7 @@ class Scaling(nn.Module):
             return StatisticsSymbol(graph.constant(offset, "offset"), graph.constant(scale, "scale"))
         if self.config.kind == "none":
             return StatisticsSymbol()
+        assert history.lengths is not None
         lengths = graph.add("Unsqueeze", history.lengths, graph.constant([1, 2]))
         within = ragged.write_mask(graph, history.values, history.lengths)
         count = lengths
