@@ -179,7 +179,7 @@ class Network(nn.Module):
         reads_pieces = self.spec.scaling.kind != "window" and self.spec.seasonal_lag is None and self.spec.step == 1
         if not reads_pieces or not self._stack[0].input.is_open or not all(layer.can_stream for layer in self._stack):
             return False
-        keeping = [layer for layer in self._stack if layer.state]
+        keeping = [layer for layer in self._stack if layer.state and layer.input.is_open]
         # Where only some layers are stateful, the others start anew with every piece.
         return bool(keeping) and len({layer.is_stateful for layer in keeping}) == 1
 
@@ -348,7 +348,8 @@ class Network(nn.Module):
         return Signal(values, torch.full((len(values),), values.shape[1], device=values.device))
 
     def _keeps_state(self, layer: Layer) -> bool:
-        return layer.is_stateful or (self.can_stream and not self.is_stateful)
+        # A layer behind a repeated vector starts anew: it does not read the sequence that comes in pieces.
+        return layer.is_stateful or (self.can_stream and not self.is_stateful and layer.input.is_open)
 
     def _run(self, signal: Signal, source: Signal | None, inputs: Mapping[str, Tensor]) -> tuple[Signal, dict[str, Tensor]]:
         """Through all layers; the head's activation is left out for classify, which ends in logits."""

@@ -411,7 +411,7 @@ def test_the_second_bias_stays_zero_except_where_keras_has_two() -> None:
             SEQUENCE,
             r'\(dropout\): option "noise_shape": needs 3 axes for \(batch, time, 3\), got 2',
         ),
-        ({"type": "dropout", "rate": 0.1, "noise_shape": [None, 1, 3]}, SEQUENCE, r'"noise_shape": an axis is 1 or left'),
+        ({"type": "dropout", "rate": 0.1, "noise_shape": [None, 1, 4]}, SEQUENCE, r'"noise_shape": an axis is 1, or the'),
         (
             {"type": "bidirectional", "layer": {"type": "dense", "units": 2}},
             SEQUENCE,

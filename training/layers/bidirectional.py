@@ -80,6 +80,7 @@ class Bidirectional(Layer):
         """Whether the two are alike enough for one node of the graph."""
         ahead, back = self.pair
         same_form = not isinstance(ahead, GRU) or ahead.onnx_attributes == back.onnx_attributes
+        same_form = same_form and ahead.has_node and back.has_node
         alike = type(ahead) is type(back) and ahead.config.units == back.config.units and same_form
         return alike and not ahead.config.go_backwards
 

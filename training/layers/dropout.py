@@ -82,8 +82,9 @@ class Dropout(_TrainingOnly):
                 "noise_shape",
                 f"needs {num_axes} axes for {shape}, got {len(config.noise_shape)}",
             )
-            wrong = [axis for axis in config.noise_shape if isinstance(axis, int) and axis != 1]
-            require(not wrong, "noise_shape", f"an axis is 1 or left open, got {wrong}")
+            sizes = zip(config.noise_shape, ("batch", *shape.axes), strict=True)
+            wrong = [axis for axis, size in sizes if isinstance(axis, int) and axis not in (1, size)]
+            require(not wrong, "noise_shape", f"an axis is 1, or the input's, or left open; got {wrong} for {shape}")
 
     def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
         if not self.training or self.config.rate == 0:

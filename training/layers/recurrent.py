@@ -208,6 +208,8 @@ class Recurrent(Layer):
             notes.append('option "use_cudnn": taken, and changes nothing: torch decides by itself')
         if not self.is_fused:
             notes.append("runs step by step while training: torch has fused kernels for Keras's defaults only")
+        if not self.has_node:
+            notes.append("is a loop over the steps in the graph: ONNX's recurrent nodes lack one of its activations")
         return tuple(notes)
 
     @property
@@ -424,11 +426,28 @@ class Recurrent(Layer):
         """What ONNX takes for `activations` where they are not given."""
         return (SIGMOID, TANH)
 
-    def _require_node(self) -> None:
-        options = {"activation": self.config.activation, "recurrent_activation": self.gate_activation}
-        for option, activation in options.items():
-            if activation.in_node is None:
-                raise OptionError(option, f"{activation.name!r} is not among the activations of ONNX's {self.operator}")
+    @property
+    def has_node(self) -> bool:
+        """Whether ONNX's own recurrent node knows all activations; if not, the graph holds a loop over the steps."""
+        return all(activation.in_node is not None for activation in self.onnx_activations)
+
+    def write_step(self, graph: GraphBuilder, inputs: str, state: tuple[str, ...]) -> tuple[str, ...]:
+        """`step` in the body of the graph's loop."""
+        raise NotImplementedError
+
+    def _write_product(self, graph: GraphBuilder, hidden: str, start: int, end: int) -> str:
+        """`product` of `step` in the graph."""
+        rows = slice(start * self.config.units, end * self.config.units)
+        kernel = self.rnn.weight_hh_l0.detach().cpu()[rows].t().contiguous().numpy()
+        value = graph.add("MatMul", hidden, graph.constant(kernel, "recurrent_kernel"))
+        if self.has_two_biases and self.config.use_bias:
+            value = graph.add("Add", value, graph.constant(self.rnn.bias_hh_l0.detach().cpu()[rows].numpy(), "recurrent_bias"))
+        return value
+
+    def _write_split(self, graph: GraphBuilder, values: str, *counts: int) -> tuple[str, ...]:
+        """Cut (B, G · H) into parts of so many gates."""
+        sizes = graph.constant([count * self.config.units for count in counts])
+        return graph.add_many("Split", values, sizes, num_outputs=len(counts), axis=1)
 
 
 class SimpleRNN(Recurrent):
@@ -451,6 +470,10 @@ class SimpleRNN(Recurrent):
 
     def step(self, inputs: Tensor, state: State, product: Callable[[Tensor, int, int], Tensor]) -> State:
         return (self.config.activation(inputs + product(state[0], 0, 1)),)
+
+    def write_step(self, graph: GraphBuilder, inputs: str, state: tuple[str, ...]) -> tuple[str, ...]:
+        total = graph.add("Add", inputs, self._write_product(graph, state[0], 0, 1))
+        return (self.config.activation.write(graph, total),)
 
     @property
     def onnx_activations(self) -> tuple[Activation, ...]:
@@ -498,6 +521,15 @@ class LSTM(Recurrent):
         enter, forget, new, leave = (inputs + product(hidden, 0, 4)).chunk(4, 1)
         cell = gate(forget) * cell + gate(enter) * activation(new)
         return gate(leave) * activation(cell), cell
+
+    def write_step(self, graph: GraphBuilder, inputs: str, state: tuple[str, ...]) -> tuple[str, ...]:
+        hidden, cell = state
+        gate, activation = self.gate_activation, self.config.activation
+        total = graph.add("Add", inputs, self._write_product(graph, hidden, 0, 4))
+        enter, forget, new, leave = self._write_split(graph, total, 1, 1, 1, 1)
+        kept = graph.add("Mul", gate.write(graph, forget), cell)
+        cell = graph.add("Add", kept, graph.add("Mul", gate.write(graph, enter), activation.write(graph, new)))
+        return graph.add("Mul", gate.write(graph, leave), activation.write(graph, cell)), cell
 
     def run_from(self, values: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
         initial = tuple(part.unsqueeze(0) for part in state) or None
@@ -554,12 +586,30 @@ class GRU(Recurrent):
         gates_input, new_input = torch.split(inputs, [2 * units, units], 1)
         if self.config.reset_after:
             gates, new = torch.split(product(hidden, 0, 3), [2 * units, units], 1)
-            reset, update = self.gate_activation(gates_input + gates).chunk(2, 1)
+            reset, update = (self.gate_activation(part) for part in (gates_input + gates).chunk(2, 1))
             new = reset * new
         else:
-            reset, update = self.gate_activation(gates_input + product(hidden, 0, 2)).chunk(2, 1)
+            gates = gates_input + product(hidden, 0, 2)
+            reset, update = (self.gate_activation(part) for part in gates.chunk(2, 1))
             new = product(reset * hidden, 2, 3)
         return (update * hidden + (1 - update) * self.config.activation(new_input + new),)
+
+    def write_step(self, graph: GraphBuilder, inputs: str, state: tuple[str, ...]) -> tuple[str, ...]:
+        (hidden,) = state
+        *gate_inputs, new_input = self._write_split(graph, inputs, 1, 1, 1)
+        if self.config.reset_after:
+            *products, new = self._write_split(graph, self._write_product(graph, hidden, 0, 3), 1, 1, 1)
+        else:
+            products = list(self._write_split(graph, self._write_product(graph, hidden, 0, 2), 1, 1))
+        sums = [graph.add("Add", *pair) for pair in zip(gate_inputs, products, strict=True)]
+        reset, update = (self.gate_activation.write(graph, part) for part in sums)
+        if self.config.reset_after:
+            new = graph.add("Mul", reset, new)
+        else:
+            new = self._write_product(graph, graph.add("Mul", reset, hidden), 2, 3)
+        new = self.config.activation.write(graph, graph.add("Add", new_input, new))
+        kept = graph.add("Mul", update, graph.add("Sub", hidden, new))
+        return (graph.add("Add", new, kept),)
 
     @property
     def onnx_attributes(self) -> dict[str, Any]:
@@ -579,8 +629,6 @@ class Node:
 def write_node(graph: GraphBuilder, layers: Sequence[Recurrent], symbol: Symbol, states: Sequence[tuple[str, ...]]) -> Node:
     """One node for a layer, or for one that reads ahead and one that reads back. `states` are theirs, or empty."""
     first = layers[0]
-    for layer in layers:
-        layer._require_node()
     values, lengths, is_read, is_empty = symbol.values, symbol.lengths, None, None
     if symbol.mask is not None:
         is_read = ragged.write_is_read(graph, symbol)
@@ -588,6 +636,10 @@ def write_node(graph: GraphBuilder, layers: Sequence[Recurrent], symbol: Symbol,
         values, count = ragged.write_compact(graph, values, is_read)
         lengths = graph.add("Max", count, graph.constant(1))
         is_empty = ragged.write_column(graph, graph.add("Equal", count, graph.constant(0)))
+    if not first.has_node:
+        assert len(layers) == 1, layers
+        outputs, finals = _write_loop(graph, first, values, lengths, states[0])
+        return Node(outputs, finals, is_read, is_empty)
     weights = [np.stack(parts) for parts in zip(*(layer.onnx_weights() for layer in layers), strict=True)]
     inputs = [graph.add("Transpose", values, perm=[1, 0, 2])]
     inputs += [graph.constant(part, name) for part, name in zip(weights, ("kernel", "recurrent_kernel", "bias"), strict=True)]
@@ -607,8 +659,53 @@ def write_node(graph: GraphBuilder, layers: Sequence[Recurrent], symbol: Symbol,
         attributes |= {"activation_alpha": alphas} if alphas else {}
         attributes |= {"activation_beta": betas} if betas else {}
     num_outputs = 1 + len(first.state)
-    outputs, *finals = graph.add_many(first.operator, *inputs, num_outputs=num_outputs, named=True, **attributes)
-    return Node(outputs, tuple(finals), is_read, is_empty)
+    outputs, *results = graph.add_many(first.operator, *inputs, num_outputs=num_outputs, named=True, **attributes)
+    return Node(outputs, tuple(results), is_read, is_empty)
+
+
+def _write_loop(
+    graph: GraphBuilder, layer: Recurrent, values: str, lengths: str | None, state: tuple[str, ...]
+) -> tuple[str, tuple[str, ...]]:
+    """What `write_node`'s node gives, as an ONNX Scan: for activations that recurrent nodes do not know."""
+    units = layer.config.units
+    kernel = layer.rnn.weight_ih_l0.detach().cpu().t().contiguous().numpy()
+    inputs = graph.add("MatMul", values, graph.constant(kernel, "kernel"))  # (B, T, G · H)
+    if layer.config.use_bias:
+        inputs = graph.add("Add", inputs, graph.constant(layer.rnn.bias_ih_l0.detach().cpu().numpy(), "bias"))
+    scanned = [graph.add("Transpose", inputs, perm=[1, 0, 2])]
+    if not state:
+        num_rows = graph.add("Shape", values, start=0, end=1)
+        shape = graph.add("Concat", num_rows, graph.constant([units]), axis=0)
+        state = (graph.add("Expand", graph.constant(0.0), shape),) * len(layer.state)
+
+    body = graph.body("step")
+    before = tuple(body.input(f"{body.name}/{part.name}", "FP32", ["batch", units]) for part in layer.state)
+    step_inputs = body.input(f"{body.name}/inputs", "FP32", ["batch", layer.num_gates * units])
+    after = layer.write_step(body, step_inputs, before)
+    if lengths is not None:
+        within = ragged.write_mask(graph, values, lengths)  # (B, T, 1)
+        scanned.append(graph.add("Transpose", within, perm=[1, 0, 2]))
+        goes_on = body.input(f"{body.name}/goes_on", "BOOL", ["batch", 1])
+        after = tuple(body.add("Where", goes_on, new, old) for new, old in zip(after, before, strict=True))
+    for part, value in zip(layer.state, after, strict=True):
+        body.output(value, f"{body.name}/{part.name}_next", "FP32", ["batch", units])
+    body.output(after[0], f"{body.name}/output", "FP32", ["batch", units])
+
+    backward = int(layer.config.go_backwards)
+    results = graph.add_many(
+        "Scan",
+        *state,
+        *scanned,
+        num_outputs=len(state) + 1,
+        named=True,
+        body=body.build_body(),
+        num_scan_inputs=len(scanned),
+        scan_input_directions=[backward] * len(scanned),
+        scan_output_directions=[backward],
+    )
+    zero, one = graph.constant([0]), graph.constant([1])
+    outputs = graph.add("Unsqueeze", results[-1], one)  # (T, 1, B, H)
+    return outputs, tuple(graph.add("Unsqueeze", final, zero) for final in results[:-1])
 
 
 def _reorder(tensor: Tensor, gates: Sequence[int]) -> Tensor:
