@@ -35,7 +35,7 @@ class ScalingConfig(BaseModel):
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> ScalingConfig:
         for option in ("length", "transform", "floor"):
-            if self.kind != "window" and option in self.model_fields_set:
+            if self.kind != "window" and getattr(self, option) != type(self).model_fields[option].default:
                 raise ValueError(f'option "{option}" belongs to kind "window", not "{self.kind}"')
         return self
 
