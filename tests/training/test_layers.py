@@ -385,7 +385,7 @@ def test_the_second_bias_stays_zero_except_where_keras_has_two() -> None:
 @pytest.mark.parametrize(
     ("table", "shape", "message"),
     [
-        ({"units": 3}, SEQUENCE, r'layers\[0\]: option "type": is missing; there are embedding, masking, '),
+        ({"units": 3}, SEQUENCE, r'layers\[0\]: option "type": is missing; there are embedding, lstm, '),
         ({"type": "lstn"}, SEQUENCE, r"layers\[0\]: option \"type\": unknown layer 'lstn'; there are embedding, "),
         ({"type": "lstm"}, SEQUENCE, r'layers\[0\] \(lstm\): option "units": is missing'),
         ({"type": "lstm", "unit": 3}, SEQUENCE, r'layers\[0\] \(lstm\): option "unit": unknown; there are units, '),

@@ -38,12 +38,12 @@ __all__ = [
 
 LAYERS: dict[str, type[Layer]] = {
     "embedding": Embedding,
-    "masking": Masking,
     "lstm": LSTM,
     "gru": GRU,
     "simple_rnn": SimpleRNN,
     "bidirectional": Bidirectional,
     "time_distributed": TimeDistributed,
+    "masking": Masking,
     "dense": Dense,
     "activation": ActivationLayer,
     "dropout": Dropout,
