@@ -233,13 +233,15 @@ class _Loop(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self._seed * 1_000_003 + self.current_epoch)
         self.sum_of_losses = torch.zeros((), device=self.device)
+        self.network.reset_states()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        loss = self._loss(self.network, batch)
+        loss = self._loss(self.network, batch) + self.network.penalty()
         self.sum_of_losses += loss.detach()
         return loss
 
     def on_train_batch_end(self, *_: object) -> None:
+        self.network.constrain()
         if self.average is not None:
             self.average.update_parameters(self.network)
 

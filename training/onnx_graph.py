@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPSET = 17
 IR_VERSION = 8
 
-_ONNX_TYPES = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64}
+_ONNX_TYPES = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BOOL": TensorProto.BOOL}
 
 
 class GraphBuilder:
@@ -90,7 +90,9 @@ class GraphBuilder:
 
     def add_many(self, operator: str, *inputs: str, num_outputs: int, named: bool = False, **attributes: Any) -> tuple[str, ...]:
         """Add a node with several outputs; an empty input name leaves an optional input out."""
-        key = (operator, inputs, num_outputs, repr(sorted(attributes.items())))
+        # The body of a loop is known by its name.
+        told = {name: value.name if isinstance(value, onnx.GraphProto) else value for name, value in attributes.items()}
+        key = (operator, inputs, num_outputs, repr(sorted(told.items())))
         if key not in self._outputs_of:
             name = self._unique("/".join(self._scopes) if named else self._path(operator))
             outputs = [name] if num_outputs == 1 else [f"{name}:{index}" for index in range(num_outputs)]
@@ -100,12 +102,25 @@ class GraphBuilder:
 
     def build(self) -> onnx.ModelProto:
         """The checked model."""
-        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, self._initializers)
         model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sluice"
+            self.build_body(), opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sluice"
         )
         onnx.checker.check_model(model, full_check=True)
         return model
+
+    def body(self, name: str) -> GraphBuilder:
+        """The builder of a loop's body, whose nodes are named inside this scope; to be given as `body.build_body()`."""
+        path = self._unique(self._path(name))
+        body = GraphBuilder(path)
+        body._scopes.append(path)
+        return body
+
+    def build_body(self) -> onnx.GraphProto:
+        """The graph alone."""
+        # A layer may name a constant and then not need it; onnxruntime warns of those.
+        used = {name for node in self._nodes for name in node.input}
+        constants = [constant for constant in self._initializers if constant.name in used]
+        return helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, constants)
 
     def _path(self, name: str) -> str:
         return "/".join([*self._scopes, name])
@@ -145,10 +160,15 @@ def graph_tensors(network: Network) -> dict[str, list[dict[str, Any]]]:
         outputs.append(_tensor("mean", "FP32", "batch", spec.horizon, num_targets))
         if spec.quantiles:
             outputs.append(_tensor("quantiles", "FP32", "batch", spec.horizon, num_targets, len(spec.quantiles)))
+    elif spec.input is not None:
+        datatype = "INT64" if spec.input.kind == "tokens" else "FP32"
+        inputs.append(_tensor(spec.input.name, datatype, "batch", *spec.input.shape))
+        outputs += [_tensor(name, "FP32", "batch", *shape.axes) for name, shape in network.outputs.items()]
     else:
         inputs.append(_tensor("tokens", "INT64", "batch", "time"))
         outputs.append(_tensor("probabilities", "FP32", "batch", len(spec.labels)))
-    inputs.append(_tensor("lengths", "INT64", "batch"))
+    if network.has_lengths:
+        inputs.append(_tensor("lengths", "INT64", "batch"))
     state = []
     for part in network.state:
         inputs.append(_tensor(part.input, "FP32", "batch", part.units))

@@ -89,7 +89,9 @@ class _Measurement:
     def __init__(self, network: Network, graph: bytes, seed: int) -> None:
         self.network = network
         self.random = np.random.default_rng(seed)
-        self.sequence = "tokens" if network.spec.task == "classify" else "history"  # the input with a time axis
+        given = network.spec.input
+        # the input that has a time axis, if one has
+        self.sequence = given.name if given else "tokens" if network.spec.task == "classify" else "history"
         self.findings: dict[Equality, Finding] = {}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -104,7 +106,9 @@ class _Measurement:
         for batch_size in BATCH_SIZES:
             batch = self._draw(batch_size)
             try:
-                self._compare("graph_vs_torch", batch, self._run(batch), self._run_torch(batch))
+                self._compare(
+                    "graph_vs_torch", batch, self._cut(batch, self._run(batch)), self._cut(batch, self._run_torch(batch))
+                )
                 self._measure_rows(batch)
                 if self.network.can_stream:
                     self._measure_pieces(batch_size)
@@ -114,12 +118,13 @@ class _Measurement:
 
     def _measure_rows(self, batch: Tensors) -> None:
         outputs = self._run(batch)
-        for row in range(len(batch["lengths"])):
+        for row in range(len(batch[self.sequence])):
             padded = _rows(batch, slice(row, row + 1))
-            alone = _without_padding(padded)
-            found = self._run(padded, "row_vs_batch")
-            self._compare("row_vs_batch", batch, _rows(outputs, slice(row, row + 1)), found, scale_of=padded)
-            self._compare("padded_vs_alone", padded, found, self._run(alone, "padded_vs_alone"))
+            alone = self._without_padding(padded)
+            found = self._cut(padded, self._run(padded, "row_vs_batch"))
+            in_batch = self._cut(padded, _rows(outputs, slice(row, row + 1)))
+            self._compare("row_vs_batch", batch, in_batch, found, scale_of=padded)
+            self._compare("padded_vs_alone", padded, found, self._cut(alone, self._run(alone, "padded_vs_alone")))
 
     def _measure_pieces(self, batch_size: int) -> None:
         """Feed each row in pieces cut at its own places, handing on the state."""
@@ -135,7 +140,8 @@ class _Measurement:
                 piece[self.sequence][row, : end[row] - start[row]] = whole[self.sequence][row, start[row] : end[row]]
             outputs = self._run(piece, "streamed_vs_whole")
             state = {part.input: outputs[part.output] for part in self.network.state}
-        self._compare("streamed_vs_whole", whole, outputs, self._run(whole, "streamed_vs_whole"))
+        last, expected = self._last(piece, outputs), self._last(whole, self._run(whole, "streamed_vs_whole"))
+        self._compare("streamed_vs_whole", whole, last, expected)
 
     def _compare(
         self, equality: Equality, case: Tensors, found: Tensors, expected: Tensors, scale_of: Tensors | None = None
@@ -151,8 +157,8 @@ class _Measurement:
                 error = np.abs(found[name].astype(np.float64) - values).max(axis=axes)
                 error = error / self._scale(name, values, scale_of or case)
                 worst = float(error.max()) if np.isfinite(error).all() else math.inf
-                lengths = case["lengths"].tolist()
-                self._note(equality, worst, f'output "{name}", batch {len(lengths)}, lengths {lengths}')
+                lengths = f", lengths {case['lengths'].tolist()}" if "lengths" in case else ""
+                self._note(equality, worst, f'output "{name}", batch {len(case[self.sequence])}{lengths}')
 
     def _note(self, equality: Equality, error: float, case: str) -> None:
         if equality not in self.findings or error > self.findings[equality].error:
@@ -160,6 +166,10 @@ class _Measurement:
 
     def _scale(self, name: str, expected: NDArray[Any], inputs: Tensors) -> NDArray[Any]:
         """Per row, what an error of an output is measured against."""
+        if self.network.spec.input is not None:
+            # Sums of many terms cannot be better than their size.
+            size: NDArray[Any] = np.maximum(1.0, np.abs(expected).reshape(len(expected), -1).max(axis=1))
+            return size
         if name not in ("mean", "quantiles"):
             return np.ones(len(expected))
         history = [np.abs(row[:length]).max() for row, length in zip(inputs["history"], inputs["lengths"], strict=True)]
@@ -177,12 +187,15 @@ class _Measurement:
 
     @torch.no_grad()
     def _run_torch(self, inputs: Tensors) -> Tensors:
-        device = next(self.network.parameters()).device
+        device = next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
         outputs = self.network({name: torch.from_numpy(values).to(device) for name, values in inputs.items()})
         return {name: values.cpu().numpy() for name, values in outputs.items()}
 
     def _draw(self, batch_size: int, shortest: int | None = None) -> Tensors:
         """Random rows of different length, all of them padded with garbage, and a random state."""
+        if not self.network.has_lengths:
+            inputs = {self.sequence: self._draw_tensor(batch_size, *self._fixed_axes())}
+            return self._with_state(inputs, batch_size)
         shortest = shortest or self.network.min_length
         spread = 12 + 3 * self.network.spec.step
         lengths = shortest + self.random.integers(0, spread, batch_size)
@@ -190,14 +203,36 @@ class _Measurement:
         inputs = {**self._garbage(batch_size, int(lengths.max()) + 5), "lengths": lengths}
         for row, length in enumerate(lengths):
             inputs[self.sequence][row, :length] = self._draw_row(int(length))
+        return self._with_state(inputs, batch_size)
+
+    def _with_state(self, inputs: Tensors, batch_size: int) -> Tensors:
         for part in self.network.state:
             inputs[part.input] = self.random.uniform(-1, 1, (batch_size, part.units)).astype(np.float32)
         return inputs
+
+    def _fixed_axes(self) -> tuple[int, ...]:
+        """tensor: the input's axes that are not open."""
+        assert self.network.spec.input is not None
+        return tuple(axis for axis in self.network.spec.input.shape if axis != "time")
+
+    def _draw_tensor(self, *shape: int) -> NDArray[Any]:
+        """tensor: random values or ids, some steps of which are what a masking layer passes over."""
+        network = self.network
+        if network.vocabulary_size is not None:
+            ids = self.random.integers(0, network.vocabulary_size, shape)
+            return np.asarray(ids * (self.random.random(shape) > 0.2))
+        values = self.random.standard_normal(shape).astype(np.float32)
+        if network.mask_value is not None:
+            values[self.random.random(shape[:-1]) < 0.2] = network.mask_value
+        return values
 
     def _garbage(self, batch_size: int, num_steps: int) -> Tensors:
         spec = self.network.spec
         if spec.task == "classify":
             return {"tokens": self.random.integers(0, spec.vocabulary_size or 1, (batch_size, num_steps))}
+        if spec.input is not None:
+            values = self._draw_tensor(batch_size, num_steps, *self._fixed_axes())
+            return {self.sequence: values if spec.input.kind == "tokens" else 1e6 * values}
         values = 1e6 * self.random.standard_normal((batch_size, num_steps, spec.num_features))
         return {"history": values.astype(np.float32)}
 
@@ -205,6 +240,8 @@ class _Measurement:
         spec, scaling = self.network.spec, self.network.scaling
         if spec.task == "classify":
             return self.random.integers(0, spec.vocabulary_size or 1, length)
+        if spec.input is not None:
+            return self._draw_tensor(length, *self._fixed_axes())
         shape = (length, spec.num_features)
         values: NDArray[Any]
         if spec.scaling.kind != "window":
@@ -217,6 +254,33 @@ class _Measurement:
             values *= self.random.choice([-1, 1], shape)
         return values
 
+    def _without_padding(self, row: Tensors) -> Tensors:
+        if "lengths" not in row:
+            return row
+        return {name: values[:, : row["lengths"][0]] if name == self.sequence else values for name, values in row.items()}
+
+    def _open(self) -> tuple[str, ...]:
+        """The outputs with a time axis."""
+        if self.network.spec.input is None:
+            return ()
+        return tuple(name for name, shape in self.network.outputs.items() if shape.is_open)
+
+    def _cut(self, inputs: Tensors, outputs: Tensors) -> Tensors:
+        """Outputs up to the longest row, with zeros behind each row's own end."""
+        cut = dict(outputs)
+        for name in self._open():
+            if name in outputs and outputs[name].ndim > 1:
+                lengths = inputs["lengths"]
+                values = outputs[name][:, : lengths.max()].copy()
+                values[np.arange(values.shape[1]) >= lengths[:, None]] = 0
+                cut[name] = values
+        return cut
+
+    def _last(self, inputs: Tensors, outputs: Tensors) -> Tensors:
+        """Of outputs with a time axis each row's last step."""
+        rows = np.arange(len(inputs[self.sequence]))
+        return {name: values[rows, inputs["lengths"] - 1] if name in self._open() else values for name, values in outputs.items()}
+
 
 class _DoesNotRun(Exception):
     def __init__(self, equality: Equality, message: str) -> None:
@@ -226,8 +290,3 @@ class _DoesNotRun(Exception):
 
 def _rows(tensors: Tensors, rows: slice) -> Tensors:
     return {name: values[rows] for name, values in tensors.items()}
-
-
-def _without_padding(row: Tensors) -> Tensors:
-    length = int(row["lengths"][0])
-    return {name: values[:, :length] if name in ("history", "tokens") else values for name, values in row.items()}

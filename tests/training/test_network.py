@@ -367,3 +367,47 @@ def test_a_copy_or_another_precision_has_weights_of_its_own(layer: dict[str, Any
     assert run(network, inputs)["mean"].equal(before)
     doubled = run(network.double(), {**inputs, "history": inputs["history"].double()})["mean"]
     torch.testing.assert_close(doubled.float(), before)
+
+
+def test_a_forecast_may_be_a_sequence_of_its_own() -> None:
+    one_to_many: list[dict[str, Any]] = [
+        LSTM,
+        {"type": "repeat_vector", "n": 3},
+        {"type": "gru", "units": 4, "return_sequences": True},
+    ]
+    head = {"type": "time_distributed", "layer": {"type": "dense", "units": 2}}
+    for last in (head, {"type": "dense", "units": 2}):
+        network = forecast(*one_to_many, last, horizon=3, num_features=2, targets=(0, 1))
+        assert run(network, histories([4, 2], 2))["mean"].shape == (2, 3, 2)
+        # The layer behind the repeated vector starts anew with every answer.
+        assert [part.input for part in network.state] == ["lstm_0_hidden", "lstm_0_cell"]
+        assert network.can_stream
+    with pytest.raises(LayerError, match=r"layers\[3\] \(time_distributed\): the forecast needs \(batch, 5, 2\): steps, and"):
+        forecast(*one_to_many, head, horizon=5, num_features=2, targets=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "tensor needs input"),
+        ({"shape": ()}, "at least 1 item"),
+        ({"shape": (3, "time")}, 'only the first axis may be "time"'),
+        ({"shape": ("time",)}, "floats with a time axis need features"),
+        ({"shape": (3, 2), "kind": "tokens"}, "token ids have one axis"),
+        ({"shape": (3, 2), "vocabulary_size": 4}, 'option "vocabulary_size" belongs to kind "tokens"'),
+    ],
+)
+def test_the_input_of_task_tensor_is_checked(given: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        NetworkSpec(task="tensor", layers=[LSTM], input=given)  # type: ignore[arg-type]
+
+
+def test_task_tensor_names_its_inputs_and_outputs() -> None:
+    layers = [{**LSTM, "return_state": True, "name": "reader"}]
+    network = Network(NetworkSpec(task="tensor", layers=layers, input={"name": "x", "shape": ("time", 2)}, output="y"))  # type: ignore[arg-type]
+    outputs = network({"x": torch.randn(3, 4, 2), "lengths": torch.tensor([4, 1, 2])})
+    assert {name: tuple(values.shape) for name, values in outputs.items()} == {"y": (3, 5), "y_hidden": (3, 5), "y_cell": (3, 5)}
+    assert [part.input for part in network.state] == ["reader_hidden", "reader_cell"]
+    assert NetworkSpec(**network.spec.model_dump()) == network.spec
+    with pytest.raises(LayerError, match=r'layers\[0\] \(embedding\): option "input_dim": is missing: how many ids'):
+        Network(NetworkSpec(task="tensor", layers=[EMBEDDING], input={"kind": "tokens", "shape": (4,)}))  # type: ignore[arg-type]

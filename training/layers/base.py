@@ -1,16 +1,24 @@
 """What every layer is: options in Keras's words, a torch forward, and its ONNX nodes.
 
 Holds no layer itself. A layer never reads what lies beyond a row's own length, and keeps no state between calls.
+
+Two things say which steps count. `lengths` is the batch's: steps behind a row's length do not exist, they only fill the
+tensor. `mask` is Keras's: a masked step exists, takes its place in the output, and recurrent layers pass it over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from training.layers.weights import Regularizer, Weight
 from training.onnx_graph import GraphBuilder
 
 
@@ -36,14 +44,23 @@ class LayerError(ValueError):
 
 @dataclass(frozen=True)
 class Shape:
-    """Axes of one row: ("time", 7) is a sequence of 7 features, (7,) a vector, ("time",) token ids of a `vocabulary`."""
+    """Axes of one row: ("time", 7) is a sequence of 7 features, (7,) a vector, ("time",) token ids of a `vocabulary`.
+
+    The first axis is open where it is a name: "time" is the input's own, "steps" what a layer made of it. (10, 7) is a
+    sequence of 10 steps in every row.
+    """
 
     axes: tuple[int | str, ...]
     vocabulary: int | None = None
 
     @property
     def is_sequence(self) -> bool:
-        return self.axes[0] == "time"
+        return self.is_tokens or len(self.axes) > 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether rows may have different lengths."""
+        return bool(self.axes) and isinstance(self.axes[0], str)
 
     @property
     def is_tokens(self) -> bool:
@@ -56,6 +73,12 @@ class Shape:
         assert isinstance(last, int), self
         return last
 
+    @property
+    def fixed_axes(self) -> tuple[int, ...]:
+        """All axes, none of which must be open."""
+        assert not self.is_open, self
+        return tuple(int(axis) for axis in self.axes)
+
     def with_features(self, features: int) -> Shape:
         """The same axes with another last one."""
         return Shape((*self.axes[:-1], features))
@@ -67,18 +90,34 @@ class Shape:
 
 @dataclass(frozen=True)
 class Signal:
-    """What flows between layers in torch: values (B, T, F), (B, F) or ids (B, T), and each row's true length (B,)."""
+    """What flows between layers in torch: values (B, T, F), (B, F) or ids (B, T), and each row's true length (B,).
+
+    `mask` (B, T) is true where Keras's mask is; None: no step is masked. `others` are further results of the layer, which
+    no other layer reads.
+    """
 
     values: Tensor
     lengths: Tensor
+    mask: Tensor | None = None
+    others: tuple[Tensor, ...] = ()
+
+    def with_values(self, values: Tensor) -> Signal:
+        """Other values of the same steps."""
+        return Signal(values, self.lengths, self.mask)
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """What flows between layers in the graph: the names of the tensors that `Signal` holds."""
+    """What flows between layers in the graph: the names of the tensors that `Signal` holds; without lengths all is read."""
 
     values: str
-    lengths: str
+    lengths: str | None
+    mask: str | None = None
+    others: tuple[str, ...] = ()
+
+    def with_values(self, values: str) -> Symbol:
+        """Other values of the same steps."""
+        return Symbol(values, self.lengths, self.mask)
 
 
 @dataclass(frozen=True)
@@ -98,6 +137,8 @@ class LayerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: str
+    name: str | None = None
+    trainable: bool = True
 
 
 class Layer(nn.Module):
@@ -116,11 +157,22 @@ class Layer(nn.Module):
         self.config = config
         self.input = shape
         self.output = shape
+        self._activity: list[Tensor] = []
+
+    @property
+    def others(self) -> tuple[tuple[str, Shape], ...]:
+        """Names and shapes of the results beside the main one."""
+        return ()
 
     @property
     def state(self) -> tuple[StatePart, ...]:
         """What the layer remembers from one piece of a sequence to the next."""
         return ()
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether each batch starts from the state in which the one before ended (Keras's `stateful`)."""
+        return False
 
     @property
     def can_stream(self) -> bool:
@@ -133,9 +185,70 @@ class Layer(nn.Module):
         return 1
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What someone who wrote the options may want to know: those that change nothing, or not what they seem to."""
+        return ()
+
+    def steps_for(self, num_steps: int) -> int:
+        """The fewest steps of the layer's input that give `num_steps` of its output."""
+        return num_steps
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """Kernel, biases and statistics in the order of Keras's `get_weights()`."""
+        return ()
+
+    @property
     def num_parameters(self) -> int:
         """Weights that training may change, counted as Keras counts them."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
+    def num_fixed_parameters(self) -> int:
+        """Weights that no optimizer changes: statistics, and those of layers with `trainable = false`."""
+        return sum(int(np.prod(weight.shape)) for weight in self.weights) - self.num_parameters
+
+    def load_keras_weights(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Take the weights of the same layer of Keras, as its `get_weights()` gives them. Raises OptionError."""
+        weights = self.weights
+        expected = ", ".join(f"{weight.name} {list(weight.shape)}" for weight in weights) or "none"
+        require(len(arrays) == len(weights), "weights", f"expected {expected}, got {len(arrays)} arrays")
+        for weight, array in zip(weights, arrays, strict=True):
+            found = list(np.shape(array))
+            require(found == list(weight.shape), "weights", f"{weight.name}: expected {list(weight.shape)}, got {found}")
+            weight.write(torch.as_tensor(np.asarray(array, np.float32)))
+
+    def keras_weights(self) -> list[NDArray[Any]]:
+        """What Keras's `get_weights()` would give."""
+        return [weight.read().detach().cpu().numpy() for weight in self.weights]
+
+    def penalty(self) -> Tensor | None:
+        """What the regularizers add to the loss of the batch last fed; None if there are none."""
+        terms = [weight.regularizer(weight.read()) for weight in self.weights if weight.regularizer is not None]
+        return sum_of([*terms, *self.take_activity()])
+
+    def take_activity(self) -> list[Tensor]:
+        """What `note_activity` noted since it was last asked for."""
+        noted, self._activity = self._activity, []
+        return noted
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Hold the weights to their constraints; after every step of the optimizer."""
+        for weight in self.weights:
+            if weight.constraint is not None:
+                weight.write(weight.constraint(weight.read()))
+
+    def note_activity(self, regularizer: Regularizer | None, signal: Signal) -> None:
+        """Remember what `regularizer` says of an output, per row, until `penalty` asks for it."""
+        if regularizer is None or not self.training:
+            return
+        for values in (signal.values, *signal.others):
+            if values is signal.values and self.output.is_open:
+                steps = torch.arange(values.shape[1], device=values.device)
+                beyond = steps >= signal.lengths.unsqueeze(1)
+                values = values.masked_fill(beyond.view(*beyond.shape, *[1] * (values.dim() - 2)), 0.0)
+            self._activity.append(regularizer(values) / len(values))
 
     def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
         raise NotImplementedError
@@ -146,6 +259,12 @@ class Layer(nn.Module):
         raise NotImplementedError
 
 
+def sum_of(terms: Sequence[Tensor | None]) -> Tensor | None:
+    """The sum of the terms there are; None if there are none."""
+    found = [term for term in terms if term is not None]
+    return torch.stack(found).sum() if found else None
+
+
 def require(condition: bool, option: str | None, message: str) -> None:
     """Raise OptionError unless `condition` holds."""
     if not condition:
@@ -154,7 +273,8 @@ def require(condition: bool, option: str | None, message: str) -> None:
 
 def require_sequence(shape: Shape) -> None:
     """Raise OptionError unless `shape` is a sequence of features."""
-    require(shape.is_sequence and not shape.is_tokens, None, f"needs a sequence (batch, time, features), got {shape}")
+    fits = len(shape.axes) == 2 and not shape.is_tokens
+    require(fits, None, f"needs a sequence (batch, time, features), got {shape}")
 
 
 def require_values(shape: Shape) -> None:

@@ -1,41 +1,24 @@
-"""The fully connected layer and the activations it may end in."""
+"""The fully connected layer, and the layer that is an activation alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
+from training.layers.activations import LINEAR, ActivationOption
 from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require_values
+from training.layers.weights import (
+    GLOROT_UNIFORM,
+    ZEROS,
+    ConstraintOption,
+    InitializerOption,
+    RegularizerOption,
+    Weight,
+    weight_of,
+)
 from training.onnx_graph import GraphBuilder
-
-Activation = Literal["linear", "relu", "tanh", "sigmoid", "softmax", "softplus", "elu", "selu"]
-
-# name → torch function, ONNX operator (none for linear), its attributes
-_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], str | None, dict[str, Any]]] = {
-    "linear": (lambda values: values, None, {}),
-    "relu": (torch.relu, "Relu", {}),
-    "tanh": (torch.tanh, "Tanh", {}),
-    "sigmoid": (torch.sigmoid, "Sigmoid", {}),
-    "softmax": (lambda values: torch.softmax(values, -1), "Softmax", {"axis": -1}),
-    "softplus": (nn.functional.softplus, "Softplus", {}),
-    "elu": (nn.functional.elu, "Elu", {}),
-    "selu": (nn.functional.selu, "Selu", {}),
-}
-
-
-def activate(values: Tensor, activation: Activation) -> Tensor:
-    """Apply an activation by its Keras name."""
-    return _ACTIVATIONS[activation][0](values)
-
-
-def write_activate(graph: GraphBuilder, values: str, activation: Activation) -> str:
-    """`activate` in the graph."""
-    _, operator, attributes = _ACTIVATIONS[activation]
-    return values if operator is None else graph.add(operator, values, **attributes)
 
 
 class DenseConfig(LayerConfig):
@@ -43,8 +26,15 @@ class DenseConfig(LayerConfig):
 
     type: Literal["dense"]
     units: PositiveInt | None = None
-    activation: Activation | None = None
+    activation: ActivationOption = LINEAR
     use_bias: bool = True
+    kernel_initializer: InitializerOption = GLOROT_UNIFORM
+    bias_initializer: InitializerOption = ZEROS
+    kernel_regularizer: RegularizerOption = None
+    bias_regularizer: RegularizerOption = None
+    activity_regularizer: RegularizerOption = None
+    kernel_constraint: ConstraintOption = None
+    bias_constraint: ConstraintOption = None
 
 
 class Dense(Layer):
@@ -58,13 +48,22 @@ class Dense(Layer):
         require_values(shape)
         assert config.units is not None, "the network fills in the last layer's units"
         self.output = shape.with_features(config.units)
-        self.kernel = nn.Parameter(torch.empty(shape.features, config.units))
-        nn.init.xavier_uniform_(self.kernel)  # Keras's glorot_uniform
-        self.bias = nn.Parameter(torch.zeros(config.units)) if config.use_bias else None
+        self.kernel = nn.Parameter(config.kernel_initializer((shape.features, config.units)))
+        self.bias = nn.Parameter(config.bias_initializer((config.units,))) if config.use_bias else None
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        config = self.config
+        kernel = weight_of("kernel", self.kernel, config.kernel_regularizer, config.kernel_constraint)
+        if self.bias is None:
+            return (kernel,)
+        return kernel, weight_of("bias", self.bias, config.bias_regularizer, config.bias_constraint)
 
     def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
         values = nn.functional.linear(signal.values, self.kernel.t(), self.bias)
-        return Signal(activate(values, self.config.activation or "linear"), signal.lengths), ()
+        result = signal.with_values(self.config.activation(values))
+        self.note_activity(self.config.activity_regularizer, result)
+        return result, ()
 
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
@@ -73,4 +72,33 @@ class Dense(Layer):
         values = graph.add("MatMul", symbol.values, kernel, named=True)
         if self.bias is not None:
             values = graph.add("Add", values, graph.constant(self.bias.detach().cpu().numpy(), "bias"))
-        return Symbol(write_activate(graph, values, self.config.activation or "linear"), symbol.lengths), ()
+        return symbol.with_values(self.config.activation.write(graph, values)), ()
+
+
+class ActivationConfig(LayerConfig):
+    """Keras's Activation."""
+
+    type: Literal["activation"]
+    activation: ActivationOption
+    activity_regularizer: RegularizerOption = None
+
+
+class ActivationLayer(Layer):
+    """Applies one activation to every value; softmax over the last axis."""
+
+    Config: ClassVar[type[LayerConfig]] = ActivationConfig
+    config: ActivationConfig
+
+    def __init__(self, config: ActivationConfig, shape: Shape, source: Shape) -> None:
+        super().__init__(config, shape, source)
+        require_values(shape)
+
+    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+        result = signal.with_values(self.config.activation(signal.values))
+        self.note_activity(self.config.activity_regularizer, result)
+        return result, ()
+
+    def write(
+        self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
+    ) -> tuple[Symbol, tuple[str, ...]]:
+        return symbol.with_values(self.config.activation.write(graph, symbol.values)), ()

@@ -32,20 +32,38 @@ class DropoutConfig(LayerConfig):
     type: Literal["dropout"]
     rate: Rate
     noise_shape: list[int | str | None] | None = None
+    seed: int | None = None
 
 
 class SpatialDropoutConfig(LayerConfig):
     """Drops whole features of a sequence (Keras's SpatialDropout1D)."""
 
-    type: Literal["spatial_dropout"]
+    type: Literal["spatial_dropout1d", "spatial_dropout"]
     rate: Rate
+    seed: int | None = None
+
+
+class GaussianNoiseConfig(LayerConfig):
+    """Keras's GaussianNoise."""
+
+    type: Literal["gaussian_noise"]
+    stddev: Annotated[float, Field(ge=0)]
+    seed: int | None = None
 
 
 class _TrainingOnly(Layer):
+    config: DropoutConfig | SpatialDropoutConfig | GaussianNoiseConfig
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.config.seed is None:
+            return ()
+        return ('option "seed": taken, and changes nothing: all randomness follows from the seed of the run',)
+
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
     ) -> tuple[Symbol, tuple[str, ...]]:
-        return symbol, ()
+        return symbol.with_values(symbol.values), ()
 
 
 class Dropout(_TrainingOnly):
@@ -64,17 +82,18 @@ class Dropout(_TrainingOnly):
                 "noise_shape",
                 f"needs {num_axes} axes for {shape}, got {len(config.noise_shape)}",
             )
-            wrong = [axis for axis in config.noise_shape if isinstance(axis, int) and axis != 1]
-            require(not wrong, "noise_shape", f"an axis is 1 or left open, got {wrong}")
+            sizes = zip(config.noise_shape, ("batch", *shape.axes), strict=True)
+            wrong = [axis for axis, size in sizes if isinstance(axis, int) and axis not in (1, size)]
+            require(not wrong, "noise_shape", f"an axis is 1, or the input's, or left open; got {wrong} for {shape}")
 
     def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
         if not self.training or self.config.rate == 0:
             return signal, ()
         if self.config.noise_shape is None:
-            return Signal(nn.functional.dropout(signal.values, self.config.rate), signal.lengths), ()
+            return signal.with_values(nn.functional.dropout(signal.values, self.config.rate)), ()
         sizes = zip(self.config.noise_shape, signal.values.shape, strict=True)
         shape = tuple(1 if axis == 1 else size for axis, size in sizes)
-        return Signal(signal.values * dropout_mask(signal.values, shape, self.config.rate), signal.lengths), ()
+        return signal.with_values(signal.values * dropout_mask(signal.values, shape, self.config.rate)), ()
 
 
 class SpatialDropout(_TrainingOnly):
@@ -92,4 +111,20 @@ class SpatialDropout(_TrainingOnly):
             return signal, ()
         num_rows, _, num_features = signal.values.shape
         mask = dropout_mask(signal.values, (num_rows, 1, num_features), self.config.rate)
-        return Signal(signal.values * mask, signal.lengths), ()
+        return signal.with_values(signal.values * mask), ()
+
+
+class GaussianNoise(_TrainingOnly):
+    """Adds noise of mean zero."""
+
+    Config: ClassVar[type[LayerConfig]] = GaussianNoiseConfig
+    config: GaussianNoiseConfig
+
+    def __init__(self, config: GaussianNoiseConfig, shape: Shape, source: Shape) -> None:
+        super().__init__(config, shape, source)
+        require_values(shape)
+
+    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+        if not self.training or self.config.stddev == 0:
+            return signal, ()
+        return signal.with_values(signal.values + self.config.stddev * torch.randn_like(signal.values)), ()

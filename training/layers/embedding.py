@@ -1,25 +1,30 @@
-"""From token ids to vectors. Splits no text."""
+"""From token ids to vectors, and the two layers that mask steps. Splits no text."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import torch
+import numpy as np
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
-from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require
-from training.layers.ragged import write_column, write_num_steps, write_range
+from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_values
+from training.layers.weights import UNIFORM, ConstraintOption, InitializerOption, RegularizerOption, Weight, weight_of
 from training.onnx_graph import GraphBuilder
 
 
 class EmbeddingConfig(LayerConfig):
-    """`input_dim` may be left out: it then is the vocabulary's size. With `mask_zero` ids 0 at a row's end are not read."""
+    """`input_dim` may be left out: it then is the vocabulary's size. With `mask_zero` steps with id 0 are masked."""
 
     type: Literal["embedding"]
     input_dim: PositiveInt | None = None
     output_dim: PositiveInt
+    embeddings_initializer: InitializerOption = UNIFORM
+    embeddings_regularizer: RegularizerOption = None
+    activity_regularizer: RegularizerOption = None
+    embeddings_constraint: ConstraintOption = None
     mask_zero: bool = False
+    weights: list[Any] | None = None
 
 
 class Embedding(Layer):
@@ -35,36 +40,70 @@ class Embedding(Layer):
         num_ids = config.input_dim or shape.vocabulary
         require(num_ids >= shape.vocabulary, "input_dim", f"{num_ids} is below the vocabulary's {shape.vocabulary} ids")
         self.output = Shape((*shape.axes, config.output_dim))
-        self.embeddings = nn.Parameter(torch.empty(num_ids, config.output_dim).uniform_(-0.05, 0.05))
+        self.embeddings = nn.Parameter(config.embeddings_initializer((num_ids, config.output_dim)))
+        if config.weights is not None:
+            matrix = np.asarray(config.weights, np.float32)
+            self.load_keras_weights([matrix[0] if matrix.ndim == 3 else matrix])
 
     @property
     def can_stream(self) -> bool:
-        """Not with `mask_zero`: a piece may then hold no step at all."""
+        """Not with `mask_zero`: Keras's answer to a piece that is masked wholly is zero."""
         return not self.config.mask_zero
 
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        config = self.config
+        return (weight_of("embeddings", self.embeddings, config.embeddings_regularizer, config.embeddings_constraint),)
+
     def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
-        lengths = _lengths_without_zeros(signal) if self.config.mask_zero else signal.lengths
-        return Signal(nn.functional.embedding(signal.values, self.embeddings), lengths), ()
+        mask = signal.values != 0 if self.config.mask_zero else None
+        result = Signal(nn.functional.embedding(signal.values, self.embeddings), signal.lengths, mask)
+        self.note_activity(self.config.activity_regularizer, result)
+        return result, ()
 
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
     ) -> tuple[Symbol, tuple[str, ...]]:
-        lengths = _write_lengths_without_zeros(graph, symbol) if self.config.mask_zero else symbol.lengths
+        mask = None
+        if self.config.mask_zero:
+            mask = graph.add("Not", graph.add("Equal", symbol.values, graph.constant(0)))
         weights = graph.constant(self.embeddings.detach().cpu().numpy(), "embeddings")
-        return Symbol(graph.add("Gather", weights, symbol.values, named=True), lengths), ()
+        return Symbol(graph.add("Gather", weights, symbol.values, named=True), symbol.lengths, mask), ()
 
 
-def _lengths_without_zeros(signal: Signal) -> Tensor:
-    steps = torch.arange(signal.values.shape[1], device=signal.values.device)
-    is_read = (signal.values != 0) & (steps < signal.lengths.unsqueeze(1))
-    # At least one step: onnxruntime's recurrent nodes take no row of length 0.
-    return torch.where(is_read, steps + 1, 1).amax(1)
+class MaskingConfig(LayerConfig):
+    """Masks the steps in which every feature is `mask_value`."""
+
+    type: Literal["masking"]
+    mask_value: float = 0.0
 
 
-def _write_lengths_without_zeros(graph: GraphBuilder, symbol: Symbol) -> str:
-    steps = write_range(graph, write_num_steps(graph, symbol.values))
-    is_zero = graph.add("Equal", symbol.values, graph.constant(0))
-    is_within = graph.add("Less", steps, write_column(graph, symbol.lengths))
-    is_read = graph.add("And", graph.add("Not", is_zero), is_within)
-    ends = graph.add("Where", is_read, graph.add("Add", steps, graph.constant(1)), graph.constant(1))
-    return graph.add("ReduceMax", ends, axes=[1], keepdims=0)
+class Masking(Layer):
+    """Keras's Masking: masked steps become zeros."""
+
+    Config: ClassVar[type[LayerConfig]] = MaskingConfig
+    config: MaskingConfig
+
+    def __init__(self, config: MaskingConfig, shape: Shape, source: Shape) -> None:
+        super().__init__(config, shape, source)
+        require_values(shape)
+        require(len(shape.axes) == 2, None, f"needs a sequence (batch, time, features), got {shape}")
+
+    @property
+    def can_stream(self) -> bool:
+        """Keras's answer to a piece that is masked wholly is zero."""
+        return False
+
+    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+        mask = (signal.values != self.config.mask_value).any(2)
+        return Signal(signal.values.masked_fill(~mask.unsqueeze(2), 0.0), signal.lengths, mask), ()
+
+    def write(
+        self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
+    ) -> tuple[Symbol, tuple[str, ...]]:
+        is_value = graph.add("Equal", symbol.values, graph.constant(self.config.mask_value))
+        # ReduceMin and ReduceMax take no BOOL; all features count.
+        differs = graph.add("Cast", graph.add("Not", is_value), to=1)
+        mask = graph.add("Greater", graph.add("ReduceMax", differs, axes=[2], keepdims=0), graph.constant(0.0))
+        values = graph.add("Where", graph.add("Unsqueeze", mask, graph.constant([2])), symbol.values, graph.constant(0.0))
+        return Symbol(values, symbol.lengths, mask), ()

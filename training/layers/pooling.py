@@ -13,20 +13,27 @@ from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbo
 from training.onnx_graph import GraphBuilder
 
 
-class GlobalMaxPoolingConfig(LayerConfig):
-    """Keras's GlobalMaxPooling1D over the steps within each row's length."""
+class GlobalPoolingConfig(LayerConfig):
+    """What Keras's two have in common; `keepdims` leaves a time axis of one step."""
 
-    type: Literal["global_max_pooling"]
+    data_format: Literal["channels_last"] | None = None
+    keepdims: bool = False
 
 
-class GlobalAveragePoolingConfig(LayerConfig):
-    """Keras's GlobalAveragePooling1D with a mask."""
+class GlobalMaxPoolingConfig(GlobalPoolingConfig):
+    """Keras's GlobalMaxPooling1D over all steps within each row's length; it reads masked steps too, as Keras does."""
 
-    type: Literal["global_average_pooling"]
+    type: Literal["global_max_pooling1d", "global_max_pooling"]
+
+
+class GlobalAveragePoolingConfig(GlobalPoolingConfig):
+    """Keras's GlobalAveragePooling1D; masked steps do not count. A row without any step gives NaN, as in Keras."""
+
+    type: Literal["global_average_pooling1d", "global_average_pooling"]
 
 
 class ConcatPoolingConfig(LayerConfig):
-    """Maximum and mean side by side (Howard and Ruder 2018, arXiv:1801.06146)."""
+    """Maximum and mean side by side (Howard and Ruder 2018, arXiv:1801.06146), both without masked steps."""
 
     type: Literal["concat_pooling"]
 
@@ -45,7 +52,12 @@ class _Pooling(Layer):
     def __init__(self, config: LayerConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
         require_sequence(shape)
-        self.output = Shape((shape.features * self.multiple,))
+        features = shape.features * self.multiple
+        self.output = Shape((1, features) if self.keepdims else (features,))
+
+    @property
+    def keepdims(self) -> bool:
+        return isinstance(self.config, GlobalPoolingConfig) and self.config.keepdims
 
     def pool(self, signal: Signal) -> Tensor:
         """(B, T, F) to (B, F · multiple)."""
@@ -55,13 +67,22 @@ class _Pooling(Layer):
         """`pool` in the graph."""
         raise NotImplementedError
 
+    def steps_for(self, num_steps: int) -> int:
+        return 1
+
     def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
-        return Signal(self.pool(signal), signal.lengths), ()
+        values = self.pool(signal)
+        if self.keepdims:
+            return Signal(values.unsqueeze(1), torch.ones_like(signal.lengths)), ()
+        return Signal(values, signal.lengths), ()
 
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
     ) -> tuple[Symbol, tuple[str, ...]]:
-        return Symbol(self.write_pool(graph, symbol), symbol.lengths), ()
+        values = self.write_pool(graph, symbol)
+        if self.keepdims:
+            return Symbol(graph.add("Unsqueeze", values, graph.constant([1])), None), ()
+        return Symbol(values, symbol.lengths), ()
 
 
 class GlobalMaxPooling(_Pooling):
@@ -70,10 +91,10 @@ class GlobalMaxPooling(_Pooling):
     Config: ClassVar[type[LayerConfig]] = GlobalMaxPoolingConfig
 
     def pool(self, signal: Signal) -> Tensor:
-        return _max(signal)
+        return _max(Signal(signal.values, signal.lengths))
 
     def write_pool(self, graph: GraphBuilder, symbol: Symbol) -> str:
-        return _write_max(graph, symbol)
+        return _write_max(graph, Symbol(symbol.values, symbol.lengths))
 
 
 class GlobalAveragePooling(_Pooling):
@@ -95,9 +116,19 @@ class ConcatPooling(_Pooling):
     multiple = 2
 
     def pool(self, signal: Signal) -> Tensor:
+        if signal.mask is not None:
+            # A row that is masked wholly is read as if it were not: there is no maximum of nothing.
+            mask = signal.mask & (torch.arange(signal.mask.shape[1], device=signal.mask.device) < signal.lengths.unsqueeze(1))
+            signal = Signal(signal.values, signal.lengths, mask | ~mask.any(1, keepdim=True))
         return torch.cat([_max(signal), _mean(signal)], 1)
 
     def write_pool(self, graph: GraphBuilder, symbol: Symbol) -> str:
+        if symbol.mask is not None:
+            is_read = ragged.write_is_read(graph, symbol)
+            assert is_read is not None
+            is_empty = graph.add("Equal", ragged.write_count(graph, is_read), graph.constant(0))
+            mask = graph.add("Or", is_read, ragged.write_column(graph, is_empty))
+            symbol = Symbol(symbol.values, symbol.lengths, mask)
         return graph.add("Concat", _write_max(graph, symbol), _write_mean(graph, symbol), axis=1)
 
 
@@ -112,6 +143,8 @@ class Recent(Layer):
         super().__init__(config, shape, source)
         require(not shape.is_sequence, None, f"needs one vector per row, got {shape}")
         require(not source.is_tokens, None, "needs a numeric input, this network reads tokens")
+        fits = len(source.axes) == 2 and source.is_open
+        require(fits, None, f"needs a network whose input has an open time axis, this one reads {source}")
         self.num_source_features = source.features
         self.output = Shape((shape.features + config.n * source.features,))
 
@@ -122,34 +155,52 @@ class Recent(Layer):
     def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
         offsets = torch.arange(self.config.n, device=source.values.device)
         recent = ragged.last_steps(source.values, source.lengths, offsets, self.config.n)  # (B, n, F)
-        return Signal(torch.cat([signal.values, recent.flatten(1)], 1), signal.lengths), ()
+        return signal.with_values(torch.cat([signal.values, recent.flatten(1)], 1)), ()
 
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
     ) -> tuple[Symbol, tuple[str, ...]]:
         n = self.config.n
+        assert source.lengths is not None
         recent = ragged.write_last_steps(graph, source.values, source.lengths, list(range(n)), n)
         flat = graph.add("Reshape", recent, graph.constant([0, n * self.num_source_features]))
-        return Symbol(graph.add("Concat", symbol.values, flat, axis=1, named=True), symbol.lengths), ()
+        return symbol.with_values(graph.add("Concat", symbol.values, flat, axis=1, named=True)), ()
+
+
+def _is_read(signal: Signal) -> Tensor:
+    """(B, T, 1), true where a step counts."""
+    within = ragged.mask(signal.values, signal.lengths)
+    return within if signal.mask is None else within & signal.mask.unsqueeze(2)
+
+
+def _write_is_read(graph: GraphBuilder, symbol: Symbol) -> str | None:
+    is_read = ragged.write_is_read(graph, symbol)
+    return None if is_read is None else graph.add("Unsqueeze", is_read, graph.constant([2]))
 
 
 def _max(signal: Signal) -> Tensor:
-    return signal.values.masked_fill(~ragged.mask(signal.values, signal.lengths), -torch.inf).amax(1)
+    return signal.values.masked_fill(~_is_read(signal), -torch.inf).amax(1)
 
 
 def _write_max(graph: GraphBuilder, symbol: Symbol) -> str:
-    within = ragged.write_mask(graph, symbol.values, symbol.lengths)
-    values = graph.add("Where", within, symbol.values, graph.constant(float("-inf")))
+    is_read = _write_is_read(graph, symbol)
+    values = symbol.values
+    if is_read is not None:
+        values = graph.add("Where", is_read, values, graph.constant(float("-inf")))
     return graph.add("ReduceMax", values, axes=[1], keepdims=0)
 
 
 def _mean(signal: Signal) -> Tensor:
-    values = signal.values.masked_fill(~ragged.mask(signal.values, signal.lengths), 0.0)
-    return values.sum(1) / signal.lengths.unsqueeze(1)
+    is_read = _is_read(signal)
+    return signal.values.masked_fill(~is_read, 0.0).sum(1) / is_read.sum(1)
 
 
 def _write_mean(graph: GraphBuilder, symbol: Symbol) -> str:
-    within = ragged.write_mask(graph, symbol.values, symbol.lengths)
-    values = graph.add("Where", within, symbol.values, graph.constant(0.0))
-    total = graph.add("ReduceSum", values, graph.constant([1]), keepdims=0)
-    return graph.add("Div", total, graph.add("Cast", ragged.write_column(graph, symbol.lengths), to=1))
+    is_read = _write_is_read(graph, symbol)
+    if is_read is None:
+        return graph.add("ReduceMean", symbol.values, axes=[1], keepdims=0)
+    total = graph.add(
+        "ReduceSum", graph.add("Where", is_read, symbol.values, graph.constant(0.0)), graph.constant([1]), keepdims=0
+    )
+    count = graph.add("ReduceSum", graph.add("Cast", is_read, to=1), graph.constant([1]), keepdims=0)  # (B, 1)
+    return graph.add("Div", total, count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from training.layers.base import Symbol
 from training.onnx_graph import GraphBuilder
 
 
@@ -38,6 +39,59 @@ def write_mask(graph: GraphBuilder, values: str, lengths: str) -> str:
     return graph.add("Unsqueeze", within, graph.constant([2]))
 
 
+def compact(values: Tensor, is_read: Tensor) -> tuple[Tensor, Tensor]:
+    """The steps of (B, T, F) where is_read (B, T), in their order, at the front; and how many they are, (B,)."""
+    order = is_read.logical_not().to(torch.int8).argsort(dim=1, stable=True)
+    return take_steps(values, order), is_read.sum(1)
+
+
+def spread(outputs: Tensor, is_read: Tensor, *, zeros: bool) -> Tensor:
+    """Undo `compact`: a step not read repeats the one read before it, or is zero if there is none, or if `zeros`."""
+    count = is_read.cumsum(1)
+    is_kept = is_read if zeros else count > 0
+    return take_steps(outputs, (count - 1).clamp(min=0)).masked_fill(~is_kept.unsqueeze(2), 0.0)
+
+
+def write_is_read(graph: GraphBuilder, symbol: Symbol) -> str | None:
+    """(B, T), true where a step exists and is not masked; None: everywhere."""
+    if symbol.lengths is None:
+        return symbol.mask
+    within = graph.add("Less", write_range(graph, write_num_steps(graph, symbol.values)), write_column(graph, symbol.lengths))
+    return within if symbol.mask is None else graph.add("And", symbol.mask, within)
+
+
+def write_compact(graph: GraphBuilder, values: str, is_read: str) -> tuple[str, str]:
+    """`compact` in the graph."""
+    num_steps = write_num_steps(graph, values)
+    steps = write_range(graph, num_steps)
+    # Steps that are read have the large keys, among themselves the earlier ones the larger.
+    keys = graph.add("Sub", graph.add("Where", is_read, num_steps, graph.constant([0])), steps)
+    _, order = graph.add_many("TopK", keys, num_steps, num_outputs=2, axis=1, largest=1, sorted=1)
+    return write_take_steps(graph, values, order), write_count(graph, is_read)
+
+
+def write_count(graph: GraphBuilder, is_read: str) -> str:
+    """How many steps are read, INT64 (B,)."""
+    return graph.add("ReduceSum", graph.add("Cast", is_read, to=7), graph.constant([1]), keepdims=0)
+
+
+def write_spread(graph: GraphBuilder, outputs: str, is_read: str, *, zeros: bool, backward: bool = False) -> str:
+    """`spread` in the graph; `backward`: the steps were read from the last to the first, yet lie in the order of time."""
+    as_number = graph.add("Cast", is_read, to=7)
+    seen = graph.add("CumSum", as_number, graph.constant(1))
+    one, zero = graph.constant(1), graph.constant(0)
+    if backward:
+        # The step read before step t is the first one read at t or behind it.
+        index = graph.add("Sub", seen, as_number)
+        is_kept = graph.add("Less", index, write_column(graph, write_count(graph, is_read)))
+        index = graph.add("Min", index, graph.add("Sub", write_num_steps(graph, outputs), graph.constant([1])))
+    else:
+        index = graph.add("Max", graph.add("Sub", seen, one), zero)
+        is_kept = graph.add("Greater", seen, zero)
+    kept = graph.add("Unsqueeze", is_read if zeros else is_kept, graph.constant([2]))
+    return graph.add("Where", kept, write_take_steps(graph, outputs, index), graph.constant(0.0))
+
+
 def reverse(values: Tensor, lengths: Tensor) -> Tensor:
     """Each row of (B, T, F) reversed within its own length; the padding stays where it is."""
     steps = torch.arange(values.shape[1], device=values.device)
@@ -45,8 +99,11 @@ def reverse(values: Tensor, lengths: Tensor) -> Tensor:
     return take_steps(values, torch.where(steps < ends, ends - 1 - steps, steps))
 
 
-def write_reverse(graph: GraphBuilder, values: str, lengths: str) -> str:
-    """`reverse` in the graph."""
+def write_reverse(graph: GraphBuilder, values: str, lengths: str | None) -> str:
+    """`reverse` in the graph; without lengths all rows are whole."""
+    if lengths is None:
+        starts, ends, axes = (graph.constant([value]) for value in (-1, -(2**63), 1))
+        return graph.add("Slice", values, starts, ends, axes, graph.constant([-1]))
     return graph.add("ReverseSequence", values, lengths, batch_axis=0, time_axis=1)
 
 

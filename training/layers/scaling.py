@@ -37,7 +37,7 @@ class ScalingConfig(BaseModel):
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> ScalingConfig:
         for option in ("length", "transform", "floor"):
-            if self.kind != "window" and option in self.model_fields_set:
+            if self.kind != "window" and getattr(self, option) != type(self).model_fields[option].default:
                 raise ValueError(f'option "{option}" belongs to kind "window", not "{self.kind}"')
         return self
 
@@ -158,6 +158,7 @@ class Scaling(nn.Module):
             return StatisticsSymbol(graph.constant(offset, "offset"), graph.constant(scale, "scale"))
         if self.config.kind == "none":
             return StatisticsSymbol()
+        assert history.lengths is not None
         lengths = graph.add("Unsqueeze", history.lengths, graph.constant([1, 2]))
         zero = graph.constant(0.0)
         values, lift = history.values, None

@@ -1,0 +1,237 @@
+"""Two recurrent layers that read the same sequence from both ends, and what becomes of their two answers.
+
+Where they are alike, both are one node of the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from training.layers import ragged
+from training.layers.base import Layer, LayerConfig, Shape, Signal, State, StatePart, Symbol, require, require_sequence, sum_of
+from training.layers.recurrent import GRU, Recurrent, write_node
+from training.layers.weights import RegularizerOption, Weight
+from training.onnx_graph import GraphBuilder
+
+
+class BidirectionalConfig(LayerConfig):
+    """Keras's Bidirectional: `layer` is the table of a recurrent layer, read forward and backward with own weights.
+
+    With `backward_layer` the one that reads back is another; it says `go_backwards = true`. `merge_mode = "none"` (Keras's
+    None) gives both answers.
+    """
+
+    type: Literal["bidirectional"]
+    layer: dict[str, Any] = Field(description="the options of the recurrent layer, its `type` too")
+    merge_mode: Literal["concat", "sum", "mul", "ave", "none"] = "concat"
+    backward_layer: dict[str, Any] | None = None
+    weights: list[Any] | None = None
+    activity_regularizer: RegularizerOption = None
+
+    @field_validator("merge_mode", mode="before")
+    @classmethod
+    def _none_has_a_name(cls, mode: Any) -> Any:
+        return "none" if mode is None else mode
+
+
+class Bidirectional(Layer):
+    """A recurrent layer read forward, and one of the same kind with its own weights read backward."""
+
+    Config: ClassVar[type[LayerConfig]] = BidirectionalConfig
+    config: BidirectionalConfig
+    reads_whole_sequence = True
+
+    def __init__(
+        self, config: BidirectionalConfig, shape: Shape, source: Shape, forward_layer: Recurrent, backward_layer: Recurrent
+    ) -> None:
+        super().__init__(config, shape, source)
+        require_sequence(shape)
+        ahead, back = forward_layer.config, backward_layer.config
+        own = "layer" if config.backward_layer is None else "backward_layer"
+        differ = ahead.go_backwards != back.go_backwards
+        require(differ, own, f"the two layers must differ in go_backwards, both say {str(ahead.go_backwards).lower()}")
+        for option in ("stateful", "return_sequences", "return_state"):
+            same = getattr(ahead, option) == getattr(back, option)
+            require(same, own, f"the two layers must have the same {option}")
+        if config.merge_mode in ("sum", "mul", "ave"):
+            require(ahead.units == back.units, own, f'merge_mode "{config.merge_mode}" needs the same units in both')
+        units = ahead.units + (back.units if config.merge_mode == "concat" else 0)
+        self.output = forward_layer.output.with_features(units)
+        self.forward_layer = forward_layer
+        self.backward_layer = backward_layer
+        if config.weights is not None:
+            self.load_keras_weights([torch.tensor(array).numpy() for array in config.weights])
+
+    @property
+    def pair(self) -> tuple[Recurrent, Recurrent]:
+        """Forward layer and backward layer."""
+        return self.forward_layer, self.backward_layer
+
+    @property
+    def returns_sequences(self) -> bool:
+        return self.forward_layer.config.return_sequences
+
+    @property
+    def is_one_node(self) -> bool:
+        """Whether the two are alike enough for one node of the graph."""
+        ahead, back = self.pair
+        same_form = not isinstance(ahead, GRU) or ahead.onnx_attributes == back.onnx_attributes
+        same_form = same_form and ahead.has_node and back.has_node
+        alike = type(ahead) is type(back) and ahead.config.units == back.config.units and same_form
+        return alike and not ahead.config.go_backwards
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return (*self.forward_layer.weights, *self.backward_layer.weights)
+
+    @property
+    def others(self) -> tuple[tuple[str, Shape], ...]:
+        backward = (("backward", self.backward_layer.output),) if self.config.merge_mode == "none" else ()
+        states = [(f"forward_{name}", shape) for name, shape in self.forward_layer.others]
+        states += [(f"backward_{name}", shape) for name, shape in self.backward_layer.others]
+        return (*backward, *states)
+
+    @property
+    def state(self) -> tuple[StatePart, ...]:
+        """Only a stateful layer has one: what was read from the end cannot go on with the next piece."""
+        if not self.is_stateful:
+            return ()
+        ahead, back = self.pair
+        return (
+            *(StatePart(f"forward_{part.name}", part.units) for part in ahead.state),
+            *(StatePart(f"backward_{part.name}", part.units) for part in back.state),
+        )
+
+    @property
+    def is_stateful(self) -> bool:
+        return self.forward_layer.config.stateful
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        notes = tuple(dict.fromkeys(note for layer in self.pair for note in layer.notes))
+        if any(layer.config.zero_output_for_mask != self.returns_sequences for layer in self.pair):
+            value = str(self.returns_sequences).lower()
+            notes += (f'option "zero_output_for_mask": is {value} inside Bidirectional, as in Keras, whatever is written',)
+        return notes
+
+    def penalty(self) -> Tensor | None:
+        # The weights are the inner layers', and their activity is noted there.
+        return sum_of([*self.take_activity(), *(layer.penalty() for layer in self.pair)])
+
+    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+        ahead, back = self.pair
+        lengths, num_parts = signal.lengths, len(ahead.state)
+        needs_final = bool(state) or ahead.config.return_state
+        # Keras forces zero_output_for_mask to return_sequences here.
+        options = {"zeros": self.returns_sequences, "needs_final": needs_final}
+        forward = ahead.read(signal, state[:num_parts], **options)
+        backward = back.read(signal, state[num_parts:], **options)
+        if self.returns_sequences:
+            values = [forward.outputs, ragged.reverse(backward.outputs, lengths)]
+        else:
+            values = [forward.last, backward.last]
+        for layer, reading, output in zip(self.pair, (forward, backward), values, strict=True):
+            others = reading.final if ahead.config.return_state else ()
+            layer.note_activity(layer.config.activity_regularizer, Signal(output, lengths, None, others))
+        final = (*forward.final, *backward.final)
+        merged, *other = self._merge(*values)
+        states = final if ahead.config.return_state else ()
+        result = Signal(merged, lengths, signal.mask if self.returns_sequences else None, (*other, *states))
+        self.note_activity(self.config.activity_regularizer, result)
+        return result, final if state else ()
+
+    def _merge(self, forward: Tensor, backward: Tensor) -> tuple[Tensor, ...]:
+        match self.config.merge_mode:
+            case "concat":
+                return (torch.cat([forward, backward], -1),)
+            case "sum":
+                return (forward + backward,)
+            case "mul":
+                return (forward * backward,)
+            case "ave":
+                return ((forward + backward) / 2,)
+            case "none":
+                return (forward, backward)
+
+    def write(
+        self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
+    ) -> tuple[Symbol, tuple[str, ...]]:
+        ahead, _ = self.pair
+        needs_final = bool(state) or ahead.config.return_state
+        merged, final = self._write_one(graph, symbol, state) if self.is_one_node else self._write_two(graph, symbol, state)
+        states = final if ahead.config.return_state else ()
+        mask = symbol.mask if self.returns_sequences else None
+        assert not needs_final or final
+        return Symbol(merged[0], symbol.lengths, mask, (*merged[1:], *states)), final if state else ()
+
+    def _write_one(self, graph: GraphBuilder, symbol: Symbol, state: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        ahead, back = self.pair
+        num_parts = len(ahead.state)
+        node = write_node(graph, [ahead, back], symbol, [state[:num_parts], state[num_parts:]])
+        if self.returns_sequences:
+            values = graph.add("Transpose", node.outputs, perm=[2, 0, 1, 3])  # (T, 2, B, H) → (B, T, 2, H)
+        else:
+            values = graph.add("Transpose", node.finals[0], perm=[1, 0, 2])  # (2, B, H) → (B, 2, H)
+        merged = self._write_merge(graph, values)
+        # Masked steps and rows without a step are zero in both directions, so they are after merging.
+        if node.is_read is not None and self.returns_sequences:
+            merged = tuple(ragged.write_spread(graph, part, node.is_read, zeros=True) for part in merged)
+        elif node.is_empty is not None:
+            merged = tuple(graph.add("Where", node.is_empty, graph.constant(0.0), part) for part in merged)
+        if not state and not ahead.config.return_state:
+            return merged, ()
+        final = []
+        for direction, layer in enumerate(self.pair):
+            for part, _ in enumerate(layer.state):
+                value = graph.add("Gather", node.finals[part], graph.constant(direction), axis=0)  # (B, H)
+                if node.is_empty is not None:
+                    before = state[direction * num_parts + part] if state else graph.constant(0.0)
+                    value = graph.add("Where", node.is_empty, before, value)
+                final.append(value)
+        return merged, tuple(final)
+
+    def _write_merge(self, graph: GraphBuilder, values: str) -> tuple[str, ...]:
+        """Merge along the axis before the last."""
+        match self.config.merge_mode:
+            case "concat":
+                axes = [0, 0] if self.returns_sequences else [0]
+                return (graph.add("Reshape", values, graph.constant([*axes, self.output.features])),)
+            case "sum":
+                return (graph.add("ReduceSum", values, graph.constant([-2]), keepdims=0),)
+            case "mul":
+                return (graph.add("ReduceProd", values, axes=[-2], keepdims=0),)
+            case "ave":
+                return (graph.add("ReduceMean", values, axes=[-2], keepdims=0),)
+            case "none":
+                axis = 2 if self.returns_sequences else 1
+                return tuple(graph.add("Gather", values, graph.constant(index), axis=axis) for index in (0, 1))
+
+    def _write_two(self, graph: GraphBuilder, symbol: Symbol, state: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        ahead, _ = self.pair
+        num_parts = len(ahead.state)
+        values: list[str] = []
+        final: list[str] = []
+        for name, layer, parts in zip(("forward", "backward"), self.pair, (state[:num_parts], state[num_parts:]), strict=True):
+            with graph.scope(name):
+                value, after = layer.write_read(graph, symbol, parts, zeros=self.returns_sequences)
+            values.append(value)
+            final += after
+        if self.returns_sequences and ahead.config.go_backwards:
+            # Keras turns the backward layer's steps round, not the forward layer's: here both end up reversed.
+            values = [ragged.write_reverse(graph, value, symbol.lengths) for value in values]
+        match self.config.merge_mode:
+            case "concat":
+                merged: tuple[str, ...] = (graph.add("Concat", *values, axis=-1),)
+            case "sum":
+                merged = (graph.add("Add", *values),)
+            case "mul":
+                merged = (graph.add("Mul", *values),)
+            case "ave":
+                merged = (graph.add("Mul", graph.add("Add", *values), graph.constant(0.5)),)
+            case "none":
+                merged = tuple(values)
+        return merged, tuple(final)
