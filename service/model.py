@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +19,15 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.batching import Batcher, BatchObserver, Clock, Limits, SilentObserver, Work
-from service.errors import FolderError, ServiceError
+from service.errors import FolderError, InferenceFailed, ServiceError
 from service.manifest import MANIFEST_FILE, Manifest, read_manifest
 from service.manifest import Tensor as TensorEntry
 from service.runtime import Device, Runtime, open_runtime
 from service.tasks import Classify, Dialogue, Forecast, ItemLimits, Prediction, Task, TensorRows
 from service.tensors import LENGTHS, Signature, Tensors, TensorSpec, batch_key, collate, num_steps, num_true_steps, split
 from service.tokenization import load_tokenizer
+
+log = logging.getLogger(__name__)
 
 EXAMPLE_FILE = "example.json"
 MAX_DIFFERENCES = 20
@@ -115,7 +118,12 @@ class Model:
         while said.items is not None:
             outputs = await self._submit(said.items, deadline)
             started = time.perf_counter()
-            said = await advance(dialogue, outputs)
+            try:
+                said = await advance(dialogue, outputs)
+            except InferenceFailed as exc:
+                # What the graph itself raises is logged with its batch; this is only seen row by row.
+                log.warning("the answer is not finite", extra={"model": self.name, "version": self.version, **exc.facts})
+                raise
             decode_s += time.perf_counter() - started
         self._observer.decoded(decode_s)
         return said.predictions

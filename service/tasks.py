@@ -172,9 +172,9 @@ class Forecast:
             rows = [[asking[place] for place in group] for group in groups]
             outputs = yield [self._item([histories[index] for index in group]) for group in rows]
             for group, output in zip(rows, outputs, strict=True):
-                answers[group, start : start + step, :, 0] = _finite(output, "mean")
+                answers[group, start : start + step, :, 0] = _finite(output, "mean", group)
                 if self.face.quantiles:
-                    answers[group, start : start + step, :, 1:] = _finite(output, "quantiles")
+                    answers[group, start : start + step, :, 1:] = _finite(output, "quantiles", group)
         return self.decode(questions, answers)
 
     def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[Question]:
@@ -521,7 +521,7 @@ class Classify:
         probabilities = np.empty((len(encoded), len(self.face.labels)), np.float64)  # (N, labels)
         outputs = yield [self._item([encoded[index][0] for index in group]) for group in groups]
         for group, output in zip(groups, outputs, strict=True):
-            probabilities[group] = _finite(output, "probabilities")
+            probabilities[group] = _finite(output, "probabilities", group)
         return self.decode(probabilities, [is_truncated for _, is_truncated in encoded])
 
     def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[tuple[Sequence[int], bool]]:
@@ -633,8 +633,8 @@ class TensorRows:
     def decode(self, answers: Sequence[Tensors], lengths: Sequence[int]) -> list[Prediction]:
         """Predictions from outputs of one row each; time is cut to the row's own length."""
         predictions: list[Prediction] = []
-        for answer, length in zip(answers, lengths, strict=True):
-            values = {spec.name: _json(self._cut(_finite(answer, spec.name), spec, length)) for spec in self.outputs}
+        for index, (answer, length) in enumerate(zip(answers, lengths, strict=True)):
+            values = {spec.name: _json(self._cut(_finite(answer, spec.name, [index]), spec, length)) for spec in self.outputs}
             predictions.append(values if len(values) != 1 else next(iter(values.values())))
         return predictions
 
@@ -743,10 +743,14 @@ def rounded(values: Array, *, num_digits: int = NUM_DIGITS) -> Array:
     return result
 
 
-def _finite(output: Tensors, name: str) -> Array:
+def _finite(output: Tensors, name: str, instances: Sequence[int]) -> Array:
+    """An output whose rows answer these instances. Raises InferenceFailed that names the first whose row is not finite."""
     array = output[name]
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InferenceFailed(f'the model\'s output "{name}" is not finite', output=name)
+        row = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise InferenceFailed(
+            f'instance {instances[row]}: the model\'s output "{name}" is not finite', instance=instances[row], output=name
+        )
     return array
 
 

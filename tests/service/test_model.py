@@ -146,7 +146,7 @@ async def test_a_full_queue_refuses(tmp_path: Path) -> None:
     await model.stop()
 
 
-async def test_a_graph_that_answers_nan_is_an_error_and_not_an_answer(tmp_path: Path) -> None:
+async def test_a_graph_that_answers_nan_is_an_error_and_not_an_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def run(tensors: Tensors) -> Tensors:
         rows = len(tensors["lengths"])
         return {"mean": np.full((rows, 4, 1), np.nan, np.float32), "quantiles": np.zeros((rows, 4, 1, 3), np.float32)}
@@ -158,6 +158,8 @@ async def test_a_graph_that_answers_nan_is_an_error_and_not_an_answer(tmp_path: 
     with pytest.raises(InferenceFailed, match='output "mean" is not finite'):
         await model.predict([{"history": [1, 2]}])
     await model.stop()
+    [record] = [vars(record) for record in caplog.records if record.name == "service.model"]
+    assert (record["levelname"], record["model"], record["instance"]) == ("WARNING", "toy-forecast", 0)
 
 
 async def test_the_description_tells_the_manifest_and_the_truth(tmp_path: Path) -> None:

@@ -385,6 +385,29 @@ def test_an_output_that_is_not_finite_is_never_told(output: str) -> None:
         answer(task, run, [{"history": [1, 2], "horizon": 1}])
 
 
+def test_an_output_that_is_not_finite_names_its_instance(classify: Classify) -> None:
+    def forecast_nan(item: Tensors) -> Tensors:
+        outputs = counting_on(forecast())(item)
+        outputs["mean"][item["history"][:, 0, 0] == 7] = np.inf
+        return outputs
+
+    def judge_nan(item: Tensors) -> Tensors:
+        return {"probabilities": np.where(item["tokens"][:, :1] == 1, [[np.nan, 1]], [[0.5, 0.5]]).astype(np.float32)}
+
+    def double_nan(item: Tensors) -> Tensors:
+        return {name: np.where(array == 14, np.nan, array) for name, array in double(item).items()}
+
+    cases: list[tuple[Task, Any, list[object]]] = [
+        (forecast(), forecast_nan, [{"history": [1.0] * 6}, {"history": [7.0] * 5}, {"history": [1.0] * 2}]),
+        (classify, judge_nan, ["bad", "not a very", "the plot", "good"]),
+        (TensorRows(TENSORS), double_nan, [[[1, 2]], [[3, 4]], [[5, 6], [7, 8]]]),
+    ]
+    for (task, run, instances), expected in zip(cases, (1, 3, 2), strict=True):
+        with pytest.raises(InferenceFailed, match=f"^instance {expected}: ") as caught:
+            answer(task, run, instances)
+        assert caught.value.facts["instance"] == expected
+
+
 def test_state_is_fed_zeros() -> None:
     signature = Signature(
         (TensorSpec("history", "FP32", ("batch", "time", 1)), LENGTHS, TensorSpec("h", "FP32", ("batch", 5))),
