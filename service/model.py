@@ -438,7 +438,7 @@ class Example(BaseModel):
 
 
 async def _rehearse(folder: Path, parts: Parts, options: ModelOptions, *, is_strict: bool = False) -> list[str]:
-    """Ask the model its own example through the path that requests take; say where the answer differs."""
+    """Ask the model the end of its vocabulary, and its example through the path that requests take; say what is wrong."""
     try:
         example = Example.model_validate(json.loads(await asyncio.to_thread(read_file, folder, EXAMPLE_FILE)))
     except FolderError as exc:
@@ -447,7 +447,7 @@ async def _rehearse(folder: Path, parts: Parts, options: ModelOptions, *, is_str
         return [f"{EXAMPLE_FILE}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False)]
     except ValueError as exc:
         return [f"{EXAMPLE_FILE} is not JSON: {exc}"]
-    findings = []
+    findings = await asyncio.to_thread(_vocabulary_lies, parts)
     if example.request.model != parts.manifest.name:
         findings.append(f'{EXAMPLE_FILE}: request.model is "{example.request.model}", the model is "{parts.manifest.name}"')
     if is_strict and len(example.request.instances) < 2:
@@ -464,6 +464,21 @@ async def _rehearse(folder: Path, parts: Parts, options: ModelOptions, *, is_str
     tolerance = example.tolerance
     different = differences(found, example.response.predictions, tolerance.absolute, tolerance.relative, "predictions")
     return findings + [f"{EXAMPLE_FILE}: {difference}" for difference in different[:MAX_DIFFERENCES]]
+
+
+def _vocabulary_lies(parts: Parts) -> list[str]:
+    """Whether the tokenizer has ids beyond the graph's embedding, which would fail in the middle of a batch.
+
+    onnxruntime checks ids on the CPU; a GPU need not, and then nothing is found.
+    """
+    if not isinstance(parts.task, Classify):
+        return []
+    item = parts.task.last_token()
+    try:
+        parts.runtime.run(item)
+    except ServiceError:
+        return [f"{parts.task.face.tokenizer} has token ids up to {int(item['tokens'].max())}, the graph does not take them"]
+    return []
 
 
 def differences(found: object, expected: object, absolute: float, relative: float, where: str = "") -> list[str]:

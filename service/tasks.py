@@ -495,6 +495,9 @@ def _selection(own: tuple[float, ...], levels: tuple[float, ...]) -> Array:
 class Encoder(Protocol):
     """What splits texts into token ids; `service.tokenization` has the real one."""
 
+    @property
+    def largest_id(self) -> int: ...
+
     def encode(self, texts: Sequence[str], max_length: int, head: int, tail: int) -> Sequence[tuple[Sequence[int], bool]]:
         """Per text its ids (at least one) and whether it was truncated. Raises InvalidInput for a text that has none."""
         ...
@@ -544,6 +547,10 @@ class Classify:
                 prediction["truncated"] = True
             predictions.append(prediction)
         return predictions
+
+    def last_token(self) -> Tensors:
+        """An item of one row, which holds only the last token of the vocabulary: a sound graph takes it."""
+        return self._item([[self.tokenizer.largest_id]])
 
     def _item(self, rows: Sequence[Sequence[int]]) -> Tensors:
         lengths = np.array([len(ids) for ids in rows], np.int64)

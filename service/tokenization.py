@@ -37,9 +37,9 @@ class TextTokenizer:
         self.unknown_id = unknown_id
 
     @property
-    def num_tokens(self) -> int:
-        """The size of the vocabulary, added tokens included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+    def largest_id(self) -> int:
+        """The largest token id that a text can get, added tokens included; ids may have holes."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def encode(self, texts: Sequence[str], max_length: int, head: int, tail: int) -> list[Encoding]:
         """The ids of each text; of more than `max_length` the first `head` and the last `tail` are kept.

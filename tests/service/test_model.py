@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from tokenizers import Tokenizer
 
 from service.batching import Limits
 from service.errors import DeadlineExceeded, FolderError, InferenceFailed, InvalidInput, Overloaded, StartError
@@ -351,6 +352,20 @@ async def test_a_text_model_needs_its_tokenizer(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(FolderError, match=r"^tokenizer\.json is no tokenizer"):
         await load_model(folder, CPU)
+
+
+async def test_a_tokenizer_with_more_tokens_than_the_graph_is_refused(tmp_path: Path) -> None:
+    folder = write_text_folder(tmp_path)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    last = tokenizer.get_vocab_size() - 1
+    assert await asyncio.to_thread(check_folder, folder, CPU) == []
+    tokenizer.add_tokens(["unheard"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    message = f"tokenizer.json has token ids up to {last + 1}, the graph does not take them"
+    assert await asyncio.to_thread(check_folder, folder, CPU) == [message]
+    with pytest.raises(FolderError) as caught:
+        await load_model(folder, CPU)
+    assert caught.value.message == message
 
 
 async def test_state_must_have_one_shape_in_and_out(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_texts_become_ids(tmp_path: Path) -> None:
     assert words.encode(["A GOOD film!"], 10, 5, 5) == [Encoding([3, 1, 4, 5], False)]
     assert words.encode(["a bad film", "good"], 10, 5, 5) == [Encoding([3, 2, 4], False), Encoding([1], False)]
     assert words.encode([], 10, 5, 5) == []
-    assert words.num_tokens == len(WORDS)
+    assert words.largest_id == len(WORDS) - 1
 
 
 @pytest.mark.parametrize(
