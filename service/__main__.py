@@ -19,7 +19,7 @@ from service.errors import ServiceError, StartError
 from service.logs import set_up_logs
 from service.runtime import require_runtime
 from service.settings import Settings, environment_name, read_settings, settings_table
-from service.workers import CANNOT_START, Supervisor
+from service.workers import CANNOT_START, Supervisor, shared_folder
 
 # Read by prometheus_client when it is imported, so it must be settled before service.metrics is.
 METRICS_DIR_NAME = "PROMETHEUS_MULTIPROC_DIR"
@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         serve.add_argument(f"--{field.replace('_', '-')}", default=None, metavar="VALUE", help=text)
     check = commands.add_parser("check", help="say what is wrong with a model folder")
     check.set_defaults(run=_check)
-    check.add_argument("folder", type=Path, help="models/<name>/<version>, or models/<name> for all its versions")
+    check.add_argument(
+        "folder", type=Path, help="models/<name>/<version>, models/<name> for all its versions, or models for all of all"
+    )
     settings = commands.add_parser("settings", help="list every setting, in Markdown")
     settings.set_defaults(run=_settings)
     return parser
@@ -77,15 +79,34 @@ def _check(args: argparse.Namespace) -> int:
     folder: Path = args.folder
     if not folder.is_dir():
         raise StartError(f"there is no folder {folder}")
-    versions = sorted((path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()), key=lambda p: int(p.name))
     num_findings = 0
-    for version in [folder] if (folder / "manifest.json").exists() or not versions else versions:
+    for version in _folders_to_check(folder):
         findings = check_folder(version)
         num_findings += len(findings)
-        print(f"{version}: {'sound' if not findings else f'{len(findings)} findings'}")
+        print(f"{version}: {_counted(len(findings))}")
         for finding in findings:
             print(f"  {finding}")
     return 1 if num_findings else 0
+
+
+def _folders_to_check(folder: Path) -> list[Path]:
+    """The folder itself, its versions, or the versions of every model in it; a model without one stands for itself."""
+    if (folder / "manifest.json").exists():
+        return [folder]
+    if versions := _versions(folder):
+        return versions
+    models = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
+    if not any(map(_versions, models)):
+        return [folder]
+    return [version for model in models for version in _versions(model) or [model]]
+
+
+def _versions(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def _counted(num_findings: int) -> str:
+    return {0: "sound", 1: "1 finding"}.get(num_findings, f"{num_findings} findings")
 
 
 # ------------------------------------------------------------------------------------------------------------ serve
@@ -100,9 +121,9 @@ def _serve(args: argparse.Namespace) -> int:
     if settings.workers == 1:
         os.environ.pop(METRICS_DIR_NAME, None)
         return _serve_with(settings, None)
-    with tempfile.TemporaryDirectory(prefix="sluice-metrics-") as folder:
-        os.environ[METRICS_DIR_NAME] = folder
-        return _serve_with(settings, Path(folder))
+    with shared_folder("sluice-metrics-", Path(tempfile.gettempdir())) as folder:
+        os.environ[METRICS_DIR_NAME] = str(folder)
+        return _serve_with(settings, folder)
 
 
 def _serve_with(settings: Settings, metrics_dir: Path | None) -> int:

@@ -8,18 +8,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
+import shutil
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
 CANNOT_START = 3
 """Exit status of a worker that would fail again at every try: nothing is replaced, the parent ends too."""
+LOCK_FILE = "lock"
 # A worker that dies young is replaced later and later, so that a crash at start does not become a storm.
 YOUNG_S = 10.0
 MAX_DELAY_S = 30.0
@@ -159,6 +164,48 @@ class Supervisor:
                 worker.process.kill()
                 worker.process.join()
         self._bury()
+
+
+@contextlib.contextmanager
+def shared_folder(prefix: str, inside: Path) -> Iterator[Path]:
+    """A folder for the workers of one parent, removed at the end, and with it those whose parents were killed."""
+    for other in inside.glob(f"{prefix}*"):
+        if _is_orphaned(other):
+            shutil.rmtree(other, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=inside) as name:
+        folder = Path(name)
+        # Under its name only once it is held: an unheld lock means that the parent is dead. Unlike a pid, it is true also
+        # between containers that share a folder.
+        held = os.open(folder / "lock.new", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            _try_lock(held)
+            (folder / "lock.new").rename(folder / LOCK_FILE)
+            yield folder
+        finally:
+            os.close(held)
+
+
+def _is_orphaned(folder: Path) -> bool:
+    try:
+        if folder.lstat().st_uid != os.getuid():
+            return False
+        lock = os.open(folder / LOCK_FILE, os.O_RDWR)
+    except OSError:
+        return False  # just being made, or just removed
+    try:
+        return _try_lock(lock)
+    finally:
+        os.close(lock)
+
+
+def _try_lock(file: int) -> bool:
+    import fcntl  # Unix only, as are several workers
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

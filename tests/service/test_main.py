@@ -83,7 +83,18 @@ def test_check_says_what_is_wrong_with_each_version(tmp_path: Path, capsys: pyte
     assert main(["check", str(tmp_path / "toy-forecast")]) == 1
     out = capsys.readouterr().out
     assert f"{tmp_path / 'toy-forecast' / '1'}: sound" in out
+    assert f"{tmp_path / 'toy-forecast' / '2'}: 1 finding\n" in out
     assert "surprise" in out
+
+
+def test_check_of_a_models_folder_checks_every_version_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [write_forecast_folder(tmp_path, version=version) for version in ("2", "10")] + [write_text_folder(tmp_path)]
+    (tmp_path / ".git").mkdir()
+    assert main(["check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{folder}: sound" for folder in folders]
+    (tmp_path / "empty").mkdir()
+    assert main(["check", str(tmp_path)]) == 1
+    assert f"{tmp_path / 'empty'}: 1 finding\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -247,12 +258,17 @@ def test_metrics_add_up_over_the_workers_and_outlive_them(workers: ServerProcess
     wait_until(lambda: _sum(workers, "sluice_inference_requests_total", outcome="ok") == 2 * num_asked, "counting goes on")
 
 
-def test_workers_end_when_their_parent_is_killed(models: Path) -> None:
-    with server_process(models, SLUICE_WORKERS="2") as server:
+def test_workers_end_when_their_parent_is_killed_and_the_next_one_tidies_up(models: Path, tmp_path: Path) -> None:
+    with server_process(models, SLUICE_WORKERS="2", TMPDIR=str(tmp_path)) as server:
         pids = worker_pids(server)
         assert len(pids) == 2
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
         wait_until(lambda: not any(is_alive(pid) for pid in pids), "the workers ended")
+    [left] = tmp_path.iterdir()
+    with server_process(models, SLUICE_WORKERS="2", TMPDIR=str(tmp_path)) as server:
+        assert not left.exists()
+        assert server.end() == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def is_alive(pid: int) -> bool:
