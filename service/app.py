@@ -165,8 +165,9 @@ def answer_errors_as_problems(api: FastAPI) -> None:
         assert isinstance(exc, HTTPException)
         path = request.url.path[:200]
         if exc.status_code == 405:
-            allowed = (exc.headers or {}).get("Allow", "").split(", ")
-            return answer(MethodNotAllowed(request.method, path, allowed))
+            allowed = set((exc.headers or {}).get("Allow", "").split(", "))
+            # GET and HEAD are routes of their own, and Starlette names the first one's methods only.
+            return answer(MethodNotAllowed(request.method, path, allowed | ({"HEAD"} if "GET" in allowed else set())))
         if exc.status_code == 404:
             return answer(NotFound(f'there is nothing at "{path}"', path=path))
         return answer(InternalError(str(exc.detail)))

@@ -812,7 +812,7 @@ def _shown(value: object) -> str:
     if isinstance(value, int) and abs(value) >= 10**20:
         return "an integer of more than 20 digits"
     if isinstance(value, float):
-        return f"{value:g}"
+        return repr(value)
     if isinstance(value, str):
         return f'"{value[:60]}"' + ("…" if len(value) > 60 else "")
     return str(value)[:60]

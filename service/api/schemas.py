@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.errors import TABLE
 
-Number = float | int | None
+Number = float | None
 ModelName = Annotated[str, Field(description="Name of the model, as `GET /models` lists it.", examples=["forecast-hourly"])]
 Version = Annotated[
     str | None, Field(description="Version of the model, a whole number as a string; the highest if absent.", examples=["1"])
@@ -194,7 +194,7 @@ class Sentiment(BaseModel):
 class SentimentResponse(BaseModel):
     """Judgements in the order of the texts."""
 
-    model: ModelName
+    model: str = Field(description="Name of the model that answered.", examples=["sentiment-en"])
     version: str = Field(description="Version that answered.", examples=["1"])
     predictions: list[Sentiment] = Field(description="One per instance, in order.")
 

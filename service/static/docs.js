@@ -38,12 +38,20 @@ class Schemas {
   /** The name of a type as a person would say it. */
   type(schema) {
     const names = this.choices(schema).map((choice) => {
-      if (choice.type === "array") return choice.items ? `list of ${this.type(choice.items)}` : "list";
+      if (choice.type === "array") return choice.items ? `list of ${this.entry(choice.items)}` : "list";
       if (choice.const !== undefined) return JSON.stringify(choice.const);
       if (choice.enum) return choice.enum.length > 4 ? "one of the codes below" : choice.enum.map((v) => JSON.stringify(v)).join(" or ");
       return choice.properties ? "object" : choice.type || "any";
     });
     return [...new Set(names)].join(" or ");
+  }
+
+  /** The type of a list's entries, null among them: a field may be left out, an entry may not. */
+  entry(schema) {
+    const type = this.type(schema);
+    const isNullable = (this.resolve(schema).anyOf || []).some((choice) => choice.type === "null");
+    if (isNullable) return `(${type} or null)`;
+    return this.choices(schema).length > 1 ? `(${type})` : type;
   }
 
   /** An example value, from the field's own examples where it has some. */

@@ -287,7 +287,7 @@ def test_a_start_without_frequency_takes_the_only_one_the_model_has() -> None:
             "horizon: expected 1 to 12 steps (one run of this model forecasts 3), got 0",
         ),
         ({"history": [1, 2], "horizon": 13}, "length", "horizon: expected 1 to 12 steps"),
-        ({"history": [1, 2], "horizon": 2.0}, "dtype", "horizon: expected a whole number, got 2"),
+        ({"history": [1, 2], "horizon": 2.0}, "dtype", "horizon: expected a whole number, got 2.0"),
         ({"history": [1, 2], "horizon": True}, "dtype", "horizon: expected a whole number, got true"),
         (
             {"history": [1, 2], "quantiles": [0.05]},

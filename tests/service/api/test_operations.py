@@ -97,6 +97,21 @@ async def test_head_is_get_without_a_body(client: httpx.AsyncClient, door: str) 
     assert (await client.head(door)).status_code == 200
 
 
+@pytest.mark.parametrize(("door", "allowed"), [("/models", "GET, HEAD"), ("/docs", "GET, HEAD"), ("/predict", "POST")])
+async def test_a_refused_method_is_told_all_that_are_taken(client: httpx.AsyncClient, door: str, allowed: str) -> None:
+    answer = await client.delete(door)
+    assert (answer.status_code, answer.headers["allow"], answer.json()["allowed"]) == (405, allowed, allowed.split(", "))
+
+
+async def test_the_schemas_tell_gaps_and_name_a_model_of_their_task(client: httpx.AsyncClient) -> None:
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    numbers, rows = schemas["ForecastInstance"]["properties"]["history"]["anyOf"]
+    assert numbers["items"]["anyOf"] == rows["items"]["items"]["anyOf"] == [{"type": "number"}, {"type": "null"}]
+    for kind, name in (("Forecast", "forecast-hourly"), ("Sentiment", "sentiment-en")):
+        for schema in (f"{kind}Request", f"{kind}Response"):
+            assert schemas[schema]["properties"]["model"]["examples"] == [name], schema
+
+
 def fields_of(schemas: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [(name, field, about) for name, schema in schemas.items() for field, about in schema.get("properties", {}).items()]
 
