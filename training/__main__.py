@@ -1,9 +1,11 @@
-"""The command line: `python -m training run <recipe>`, `fetch <set>`, `list`. Parses, calls, and words the errors."""
+"""The command line: `python -m training run <recipe>`, `import-keras`, `fetch`, `list`. Parses, calls, and words the errors."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -68,8 +70,8 @@ def run(
     # Torch takes seconds to import: only who trains waits for it.
     import torch
 
-    from training import classify, forecast, report
-    from training.layers import LayerError, read_config
+    from training import classify, forecast, report, tensor
+    from training.layers import read_config
     from training.publish import publish, require_free
     from training.runs import require_same
 
@@ -78,20 +80,69 @@ def run(
     # Two threads on two cores that others use too: 370 ms per step of a BiLSTM with 32 units; one thread: 18 ms.
     torch.set_num_threads(threads)
     folder = runs / recipe.name
-    task = forecast.run if recipe.task == "forecast" else classify.run
-    try:
+    task = {"forecast": forecast.run, "classify": classify.run, "tensor": tensor.run}[recipe.task]
+    with _lines_named(path):
         for index, table in enumerate(recipe.layers):
             read_config(table, f"layers[{index}]")
         if resume:
             require_same(recipe, folder)
         publication, result = task(recipe, data=data, folder=folder, resume=resume, console=console)
-    except LayerError as exc:
-        place = re.match(r"layers\[(\d+)\]", exc.where)
-        line = line_of(path, ("layers", int(place[1]))) if place else None
-        raise RecipeError(f"{path}{f', line {line}' if line else ''}: {exc}") from exc
     published = publish(publication, models, replace=replace)
     report.show(result, recipe.name, published, console)
     return published
+
+
+@app.command("summary")
+def summary_command(
+    what: Annotated[str, typer.Argument(help="A recipe (file or name), a version folder, or a .keras file.")],
+    data: DataOption = None,
+) -> None:
+    """Print the layers with their output shapes and parameters, as Keras does."""
+    try:
+        from training import summary
+
+        with _lines_named(Path(what) if Path(what).exists() else RECIPES / f"{what}.toml"):
+            found = summary.summarize(what, data)
+        summary.show(found, Console())
+    except _expected_errors() as exc:
+        _fail(str(exc))
+
+
+@app.command("compare")
+def compare_command(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled recipe.")],
+    cells: Annotated[
+        str, typer.Option(help="Of simple_rnn, gru, lstm, birnn, bigru, bilstm, mlp; separated by commas.")
+    ] = "simple_rnn,gru,lstm,bilstm,mlp",
+    seeds: Annotated[int, typer.Option(min=1, help="How often each cell is trained.")] = 3,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where checkpoints and the results lie.")] = Path("runs"),
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    data: DataOption = None,
+) -> None:
+    """Train a recipe with other cells and compare scores, times and parameters; publishes nothing."""
+    console = Console()
+    try:
+        import torch
+
+        from training import classify, compare, forecast, tensor
+
+        torch.set_num_threads(threads)
+        path = find_recipe(recipe)
+        settings = read_recipe(path, changes or [])
+        task = {"forecast": forecast.run, "classify": classify.run, "tensor": tensor.run}[settings.task]
+        folder = runs / settings.name / "compare"
+        names = list(dict.fromkeys(cell.strip() for cell in cells.split(",") if cell.strip()))
+        with _lines_named(path):
+            found = compare.compare(settings, task, names, seeds, data=data, folder=folder, console=console)
+        compare.show(found, console)
+        for written in compare.write(found, folder):
+            console.print(f"written     {written}", highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        console.print("\nstopped")
+        raise typer.Exit(130) from None
+    except _expected_errors() as exc:
+        _fail(str(exc))
 
 
 @app.command("fetch")
@@ -124,6 +175,68 @@ def fetch_command(
         console.print(str(path), highlight=False, soft_wrap=True)
 
 
+@app.command("import-keras")
+def import_keras_command(
+    file: Annotated[Path, typer.Argument(help="A model that Keras saved whole, as .keras or .h5.")],
+    name: Annotated[str, typer.Option(help="What the model is called.")],
+    version: Annotated[int | None, typer.Option(help="Its version; the next free number if left out.")] = None,
+    task: Annotated[str, typer.Option(help="What instances are: tensor (nested lists), forecast or classify.")] = "tensor",
+    example: Annotated[
+        Path | None, typer.Option(help="A JSON list of instances for example.json; random rows if left out.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="classify: the labels in the order of the outputs, as bad,good.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="classify: the tokenizer.json that splits texts into the ids.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="classify: tokens read of a text, if the model reads any number.")
+    ] = None,
+    padding: Annotated[
+        str | None, typer.Option(help="classify: where shorter texts were padded in training: pre or post.")
+    ] = None,
+    truncating: Annotated[str | None, typer.Option(help="classify: where longer texts were cut: pre (Keras) or post.")] = None,
+    language: Annotated[str | None, typer.Option(help="classify: the texts' language, as en.")] = None,
+    horizon: Annotated[int | None, typer.Option(help="forecast: how many steps the model forecasts.")] = None,
+    context_length: Annotated[
+        int | None, typer.Option(help="forecast: steps read of a history, if the model reads any number.")
+    ] = None,
+    frequency: Annotated[str | None, typer.Option(help="forecast: S T H D W M Q Y, several separated by commas.")] = None,
+    season_length: Annotated[int | None, typer.Option(help="forecast: steps in a season.")] = None,
+    features: Annotated[str | None, typer.Option(help="forecast: the names of the model's features, as load,heat.")] = None,
+    targets: Annotated[str | None, typer.Option(help="forecast: which of the features are forecast.")] = None,
+    description: Annotated[str | None, typer.Option(help="One sentence about the model.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the data that it learned from.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the version.")] = False,
+    models: Annotated[Path, typer.Option(help="Where the model folder is published.")] = Path("models"),
+) -> None:
+    """Publish a model that Keras saved; needs neither Keras nor TensorFlow."""
+    try:
+        from training import report
+        from training.import_keras import import_keras, read_options
+
+        options = read_options(
+            name=name,
+            version=version,
+            task=task,
+            labels=_parts(labels),
+            tokenizer=tokenizer,
+            max_length=max_length,
+            padding=padding,
+            truncating=truncating,
+            language=language,
+            horizon=horizon,
+            context_length=context_length,
+            frequencies=_parts(frequency),
+            season_length=season_length,
+            features=_parts(features),
+            targets=_parts(targets),
+            description=description,
+            licence=licence,
+        )
+        result = import_keras(file, options, models, example=example, replace_version=replace)
+        report.show_import(result.network, result.equalities, result.notes, result.folder, Console())
+    except _expected_errors() as exc:
+        _fail(str(exc))
+
+
 @app.command("list")
 def list_command() -> None:
     """Show the bundled recipes and the sets that can be fetched."""
@@ -136,18 +249,39 @@ def list_command() -> None:
         console.print(f"  {entry.name:18} {entry.about}", highlight=False)
 
 
+@contextmanager
+def _lines_named(path: Path) -> Iterator[None]:
+    """Say on which line of the recipe at `path` the layer stands that a LayerError is about."""
+    from training.layers import LayerError
+
+    try:
+        yield
+    except LayerError as exc:
+        place = re.match(r"layers\[(\d+)\]", exc.where)
+        line = line_of(path, ("layers", int(place[1]))) if place and path.suffix == ".toml" else None
+        raise RecipeError(f"{path}{f', line {line}' if line else ''}: {exc}") from exc
+
+
+def _parts(text: str | None) -> tuple[str, ...] | None:
+    """What commas separate."""
+    return None if text is None else tuple(part.strip() for part in text.split(","))
+
+
 def _expected_errors() -> tuple[type[Exception], ...]:
     from pydantic import ValidationError
 
     errors: list[type[Exception]] = [RecipeError, DataError]
     try:
         from training.fit import FitError
+        from training.import_keras import ImportFailed
+        from training.keras_file import KerasFileError
         from training.layers import LayerError
         from training.network import NetworkError
         from training.publish import PublishError
         from training.verify import VerificationFailed
     except ImportError as exc:
         raise SystemExit(f"training needs more than the service does: pip install 'sluice[cpu,train]' ({exc})") from exc
+    errors += [ImportFailed, KerasFileError]
     return (*errors, ValidationError, FitError, LayerError, NetworkError, PublishError, VerificationFailed)
 
 

@@ -14,16 +14,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from statsforecast.models import AutoETS, DynamicOptimizedTheta, SeasonalNaive
 
+from training.data.rows import RowSplit
 from training.data.series import Series, evaluation_origins
 from training.data.texts import Texts
 from training.recipe import Forecast
 
 FORECASTERS = ("seasonal_naive", "theta")
 CLASSIFIERS = ("majority", "tfidf_logistic")
+ROW_CLASSIFIERS = ("majority", "logistic")
+ROW_REGRESSORS = ("average", "linear")
 # The strong ones take some 0.04 s (theta) to 3 s (auto_ets) per forecast of a thousand hourly values.
 MOST_WINDOWS = 2000
 
@@ -57,7 +61,9 @@ def forecast_baseline(
     None where a strong baseline would have to be fitted more than `MOST_WINDOWS` times.
     """
     origins = evaluation_origins(series, forecast, stride)
-    if name != "seasonal_naive" and len(origins) * len(series.targets) > MOST_WINDOWS:
+    if name == "linear":
+        return _linear(series, forecast, origins)
+    if name not in ("seasonal_naive", "last_value") and len(origins) * len(series.targets) > MOST_WINDOWS:
         return None
     forecasts = np.empty((len(origins), forecast.horizon, len(series.targets)))
     for row, (index, origin) in enumerate(origins):
@@ -70,8 +76,10 @@ def forecast_baseline(
 
 
 def _forecast(name: str, past: npt.NDArray[np.float64], horizon: int, season_length: int) -> npt.NDArray[np.float64]:
-    naive = SeasonalNaive(season_length)
-    model = {"seasonal_naive": SeasonalNaive, "theta": DynamicOptimizedTheta, "auto_ets": AutoETS}[name](season_length)
+    naive = SeasonalNaive(1 if name == "last_value" else season_length)
+    if name in ("seasonal_naive", "last_value"):
+        return np.asarray(naive.forecast(y=past, h=horizon)["mean"], dtype=np.float64)
+    model = {"theta": DynamicOptimizedTheta, "auto_ets": AutoETS}[name](season_length)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # optimizers that do not converge on one series
         try:
@@ -81,6 +89,33 @@ def _forecast(name: str, past: npt.NDArray[np.float64], horizon: int, season_len
         if answer is None or not np.isfinite(answer).all():
             answer = naive.forecast(y=past, h=horizon)["mean"]
     return np.asarray(answer, dtype=np.float64)
+
+
+def _linear(series: Series, forecast: Forecast, origins: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
+    """Least squares from a window, less its last value, to what follows, less that value (NLinear, Zeng et al. 2023)."""
+    length, horizon = forecast.context_length, forecast.horizon
+
+    def window(index: int, origin: int) -> npt.NDArray[np.float64]:
+        history = series.values[index][max(0, origin - length) : origin]
+        history = np.concatenate([np.repeat(history[:1], length - len(history), axis=0), history])
+        return np.append((history[:-1] - history[-1]).ravel(), 1.0)
+
+    def last(index: int, origin: int) -> npt.NDArray[np.float64]:
+        return series.values[index][origin - 1, series.target_indices]
+
+    places = [
+        (index, origin)
+        for index in range(len(series.ids))
+        for origin in range(min(length, series.training_end(index) - horizon), series.training_end(index) - horizon + 1)
+    ]
+    places = places[:: 1 + len(places) // 50_000]
+    x = np.stack([window(*place) for place in places])
+    y = np.stack([(series.values[i][o : o + horizon][:, series.target_indices] - last(i, o)).ravel() for i, o in places])
+    weights, *_ = np.linalg.lstsq(x, y, rcond=1e-6)
+    answers = np.stack([window(*place) for place in origins]) @ weights
+    levels = np.stack([last(*place) for place in origins])
+    found: npt.NDArray[np.float64] = answers.reshape(len(origins), horizon, -1) + levels[:, None, :]
+    return found
 
 
 def classify_baseline(
@@ -108,6 +143,24 @@ def classify_baseline(
         probabilities[:, model.classes_] = model.predict_proba(_clean(test.texts, replacements))
         answers[key] = probabilities
     return answers
+
+
+def row_baseline(name: str, split: RowSplit) -> npt.NDArray[np.float64]:
+    """Probabilities (N, labels) or numbers (N, targets) of the test rows, by scikit-learn on standardised features."""
+    train, num_rows = split.train, len(split.test)
+    if name == "majority":
+        shares = np.bincount(train.answers, minlength=len(split.labels)) / len(train)
+        return np.tile(shares, (num_rows, 1))
+    if name == "average":
+        return np.tile(train.answers.mean(0, dtype=np.float64), (num_rows, 1))
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000) if split.labels else Ridge())
+    model.fit(train.values.astype(np.float64), train.answers)
+    given = split.test.values.astype(np.float64)
+    if not split.labels:
+        return np.asarray(model.predict(given), dtype=np.float64).reshape(num_rows, -1)
+    found = np.zeros((num_rows, len(split.labels)))
+    found[:, model.classes_] = model.predict_proba(given)
+    return found
 
 
 def _clean(texts: Sequence[str], replacements: Mapping[str, str]) -> list[str]:

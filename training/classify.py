@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from rich.console import Console
 
@@ -23,9 +24,10 @@ from training.data.texts import (
     learn_tokenizer,
     num_batches_by_length,
     read_texts,
+    unknown_id,
 )
-from training.evaluate import Graph, Scores, score_classify
-from training.fit import fit
+from training.evaluate import Graph, Scores, confusion_counts, score_classify
+from training.fit import Fitted, fit
 from training.losses import Batch, classify_loss
 from training.network import Network, NetworkSpec
 from training.onnx_graph import OPSET, graph_tensors, write_graph
@@ -41,16 +43,16 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
 
     Checkpoints go to `folder`; nothing is published yet.
     """
-    settings, cutting = recipe.fit, recipe.tokenizer
+    settings, (head, tail) = recipe.fit, recipe.cut
 
     split = read_texts(recipe.data, data, recipe.seed)
     console.print(f"data        {_describe(split)}", highlight=False)
 
     with counted(console, "learning the tokenizer and reading the texts", 1):
-        tokenizer = learn_tokenizer(split.train.texts, cutting)
-        rows = encode(tokenizer, split.train.texts, cutting.head, cutting.tail)
-        validation = {name: encode(tokenizer, part.texts, cutting.head, cutting.tail) for name, part in split.validation.items()}
-        tests = {name: encode(tokenizer, part.texts, cutting.head, cutting.tail) for name, part in split.tests.items()}
+        tokenizer = learn_tokenizer(split.train.texts, recipe.tokenizer)
+        rows = encode(tokenizer, split.train.texts, head, tail)
+        validation = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.validation.items()}
+        tests = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.tests.items()}
 
     torch.manual_seed(recipe.seed)
     network = Network(
@@ -60,7 +62,8 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
 
     def batches(epoch: int) -> Iterator[Batch]:
         rng = np.random.default_rng([recipe.seed, epoch])
-        epoch_batches = batches_by_length(rows, split.train.labels, settings.batch_size, rng, word_dropout=settings.word_dropout)
+        noise, unknown = settings.word_dropout, unknown_id(tokenizer)
+        epoch_batches = batches_by_length(rows, split.train.labels, settings.batch_size, rng, word_dropout=noise, unknown=unknown)
         for number, batch in enumerate(epoch_batches):
             if number == num_batches:
                 return
@@ -96,11 +99,14 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     metrics = _score(split.tests, answers)
     compared = _score_baselines(recipe, split, folder, console)
 
-    max_length = cutting.head + cutting.tail
+    results = _write_results(folder, split, answers)
+    console.print(f"results     {results}", highlight=False, soft_wrap=True)
+
+    max_length = head + tail
     instances = _example_texts(split.tests, tests, max_length)
     predictions = []
     for text in instances:
-        ids = encode(tokenizer, [text], cutting.head, cutting.tail)
+        ids = encode(tokenizer, [text], head, tail)
         is_truncated = len(tokenizer.encode(text, add_special_tokens=False).ids) > max_length
         predictions.append(format_classify(graph.classify(ids, 1)[0], split.labels, is_truncated))
     publication = Publication(
@@ -112,7 +118,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
             "labels": list(split.labels),
             "tokenizer": "tokenizer.json",
             "max_length": max_length,
-            "truncation": {"head": cutting.head, "tail": cutting.tail},
+            "truncation": {"head": head, "tail": tail},
             "language": recipe.language,
         },
         instances=instances,
@@ -122,6 +128,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         data=describe_data([*recipe.data.train, *recipe.data.validation, *recipe.data.test], split.contents),
         facts={"epochs": len(fitted.epochs), "best_epoch": fitted.best.number, "num_parameters": network.num_parameters},
         files={"tokenizer.json": tokenizer.to_str()},
+        pictures=_pictures(recipe, split, fitted, answers),
     )
     return publication, Report(fitted, metrics, compared, equalities)
 
@@ -158,6 +165,34 @@ def _error(network: Network, rows: Sequence[Int64], labels: Int64, recipe: Recip
         probabilities = network({name: batch[name].to(device) for name in ("tokens", "lengths")})["probabilities"]
         num_wrong += int((probabilities.argmax(1).cpu() != batch["labels"]).sum())
     return num_wrong / len(rows)
+
+
+def _pictures(recipe: Recipe, split: TextSplit, fitted: Fitted, answers: Mapping[str, Any]) -> dict[str, bytes]:
+    from training import plots
+
+    pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted, "share of wrong answers")}
+    for name, part in split.tests.items():
+        title = f"{recipe.name}: {len(part):,} test texts{f' of {name}' if len(split.tests) > 1 else ''}"
+        file = f"confusion_{name}.png" if len(split.tests) > 1 else "confusion.png"
+        pictures[file] = plots.confusion(confusion_counts(part.labels, answers[name]), split.labels, title)
+    return pictures
+
+
+def _write_results(folder: Path, split: TextSplit, answers: Mapping[str, Any]) -> Path:
+    """Every test text with its label, the answer, and the probabilities: `results.csv` beside the checkpoints."""
+    parts = []
+    for name, part in split.tests.items():
+        columns: dict[str, Any] = {
+            "set": [name] * len(part),
+            "text": list(part.texts),
+            "label": [split.labels[label] for label in part.labels],
+            "predicted": [split.labels[label] for label in answers[name].argmax(1)],
+        }
+        probabilities = {f"p_{label}": answers[name][:, index].round(6) for index, label in enumerate(split.labels)}
+        parts.append(pl.DataFrame(columns | {"is_right": answers[name].argmax(1) == part.labels} | probabilities))
+    path = folder / "results.csv"
+    pl.concat(parts).write_csv(path)
+    return path
 
 
 def _score(tests: Mapping[str, Texts], answers: Mapping[str, Any]) -> Scores:

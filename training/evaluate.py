@@ -31,14 +31,12 @@ class Graph:
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
-        self._states = [
-            (entry.name, entry.shape[1]) for entry in self._session.get_inputs() if entry.name not in _STATELESS_INPUTS
-        ]
+        self._inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Outputs by name; recurrent state starts from zeros."""
-        num_rows = len(inputs["lengths"])
-        states = {name: np.zeros((num_rows, units), np.float32) for name, units in self._states}
+        """Outputs by name; recurrent state, the inputs that are not given, starts from zeros."""
+        num_rows = len(next(iter(inputs.values())))
+        states = {name: np.zeros((num_rows, shape[1]), np.float32) for name, shape in self._inputs.items() if name not in inputs}
         return dict(zip(self._names, self._session.run(None, {**inputs, **states}), strict=True))
 
     def forecast(self, windows: Windows, batch_size: int) -> dict[str, Float32]:
@@ -62,9 +60,6 @@ class Graph:
             probabilities[chosen] = answer
         assert probabilities is not None, "no rows"
         return probabilities
-
-
-_STATELESS_INPUTS = ("history", "tokens", "lengths")
 
 
 def score_forecast(
@@ -120,6 +115,27 @@ def score_classify(labels: Int64, probabilities: npt.NDArray[Any]) -> Scores:
     if len(torch.unique(truth)) == num_labels:  # else some label's curve is undefined
         scores["auroc"] = classification.multiclass_auroc(predicted, truth, num_labels, average="macro")
     return {name: float(score) for name, score in scores.items()}
+
+
+def confusion_counts(labels: Int64, probabilities: npt.NDArray[Any]) -> Int64:
+    """How many rows of each label (row) were taken for each label (column)."""
+    num_labels = probabilities.shape[1]
+    counts = np.bincount(labels * num_labels + probabilities.argmax(1), minlength=num_labels**2)
+    return counts.reshape(num_labels, num_labels).astype(np.int64)
+
+
+def score_numbers(truth: npt.NDArray[Any], answers: npt.NDArray[Any], targets: Sequence[str]) -> Scores:
+    """mae, rmse and r2 of (N, targets), each the mean over the targets, and mae of each where there are several."""
+    error = answers.astype(np.float64) - truth
+    spread = np.maximum(truth.astype(np.float64).var(0), np.finfo(np.float64).tiny)
+    scores = {
+        "mae": float(np.abs(error).mean()),
+        "rmse": float(np.sqrt((error**2).mean(0)).mean()),
+        "r2": float((1 - (error**2).mean(0) / spread).mean()),
+    }
+    if len(targets) > 1:
+        scores |= {f"mae_{target}": float(found) for target, found in zip(targets, np.abs(error).mean(0), strict=True)}
+    return scores
 
 
 def _futures(series: Series, truth: Windows, stride: int) -> Array:

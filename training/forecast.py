@@ -21,7 +21,7 @@ from training.data.series import (
     sample_windows,
 )
 from training.evaluate import Graph, Scores, score_forecast
-from training.fit import fit
+from training.fit import Fitted, fit
 from training.losses import Batch, forecast_loss
 from training.network import Network, NetworkSpec
 from training.onnx_graph import OPSET, graph_tensors, write_graph
@@ -115,20 +115,26 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         baselines=compared,
         data=describe_data([*recipe.data.train, *recipe.data.test], series.contents),
         facts={"epochs": len(fitted.epochs), "best_epoch": fitted.best.number, "num_parameters": network.num_parameters},
+        pictures=_pictures(recipe, series, fitted, answers),
     )
     return publication, Report(fitted, metrics, compared, equalities)
 
 
 def network_spec(recipe: Recipe, series: Series) -> NetworkSpec:
     """What the recipe's network is for these series."""
+    return network_spec_of(recipe, len(series.features), tuple(series.target_indices))
+
+
+def network_spec_of(recipe: Recipe, num_features: int, targets: tuple[int, ...]) -> NetworkSpec:
+    """What the recipe's network is for so many features, of which `targets` are forecast."""
     forecast = recipe.forecast
     assert forecast is not None
     scaling = (recipe.scaling or Scaling()).model_dump(exclude_none=True)
     return NetworkSpec(
         task="forecast",
         layers=tuple(recipe.layers),
-        num_features=len(series.features),
-        targets=tuple(series.target_indices),
+        num_features=num_features,
+        targets=targets,
         horizon=forecast.horizon,
         quantiles=tuple(forecast.quantiles),
         scaling=scaling,  # type: ignore[arg-type]  # pydantic reads the table
@@ -178,6 +184,66 @@ def _score_baselines(recipe: Recipe, series: Series, test: Windows, folder: Path
         else:
             compared[name] = dict(scores)
     return compared
+
+
+def _pictures(recipe: Recipe, series: Series, fitted: Fitted, answers: Mapping[str, Any]) -> dict[str, bytes]:
+    from training import plots
+
+    forecast = recipe.forecast
+    assert forecast is not None
+    pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted)}
+    per_series = len(answers["mean"]) // len(series.ids)
+    # Windows that follow one another without a gap; of those that overlap, and never meet, the first alone.
+    stride = recipe.evaluate.stride or forecast.horizon
+    every = forecast.horizon // stride if forecast.horizon % stride == 0 else per_series
+    places = [(index, column) for index in range(len(series.ids)) for column in range(len(series.targets))]
+    chosen = [places[round(at)] for at in np.linspace(0, len(places) - 1, min(3, len(places)))]
+    panels = []
+    for index, column in chosen:
+        rows = np.arange(index * per_series, (index + 1) * per_series, max(1, every))
+        mean = answers["mean"][rows, :, column].reshape(-1)
+        quantiles = answers["quantiles"][rows, :, column].reshape(len(mean), -1) if forecast.quantiles else None
+        start = series.test_start(index)
+        shown = max(3 * forecast.season_length, len(mean) // 4, min(forecast.context_length, 4 * forecast.horizon))
+        first = max(0, start - shown)
+        values = series.values[index][first : start + len(mean), series.target_indices[column]]
+        times = None if series.times is None else series.times[first : start + len(mean)]
+        names = [series.ids[index]] * (len(series.ids) > 1) + [series.targets[column]] * (len(series.targets) > 1)
+        past, truth = values[: start - first], values[start - first :]
+        bands = _bands(quantiles, forecast.quantiles)
+        panels.append(plots.Panel(", ".join(names), past, truth, mean, bands, times))
+        if len(mean) > 200 and len(chosen) == 1:
+            panels.append(panels[0].last(100))
+    steps = {
+        "S": "seconds",
+        "T": "minutes",
+        "H": "hours",
+        "D": "days",
+        "W": "weeks",
+        "M": "months",
+        "Q": "quarters",
+        "Y": "years",
+    }
+    step = steps[forecast.frequencies[0]] if len(forecast.frequencies) == 1 else "steps"
+    ahead = f"{forecast.horizon} {step if forecast.horizon > 1 else step[:-1]} ahead"
+    # "y" is what a series without a name is called.
+    names = (
+        [name for name in (*series.targets[:2], recipe.data.unit) if name not in ("", "y")] if len(series.targets) == 1 else []
+    )
+    ylabel = ", ".join(names) or recipe.data.unit or "value"
+    title = f"{recipe.name}: the test part, forecast {ahead}"
+    pictures["forecast.png"] = plots.forecasts(panels, title, ylabel, f"{step} from the start of the test part")
+    return pictures
+
+
+def _bands(quantiles: Any, levels: list[float]) -> list[tuple[str, Any, Any]]:
+    """The widest band, and one about half as wide where there are levels for it."""
+    if len(levels) < 3:
+        return []
+    pairs = [(0, len(levels) - 1)] + ([(len(levels) // 4, len(levels) - 1 - len(levels) // 4)] if len(levels) > 4 else [])
+    return [
+        (f"{100 * levels[low]:.3g} to {100 * levels[high]:.3g} %", quantiles[:, low], quantiles[:, high]) for low, high in pairs
+    ]
 
 
 def _example(graph: Graph, test: Windows, shortest: int, levels: list[float]) -> tuple[list[Any], list[Any]]:

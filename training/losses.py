@@ -15,6 +15,8 @@ from training.network import Network, NetworkError
 from training.recipe import Loss
 
 Batch = Mapping[str, Tensor]
+EPSILON = 1e-7  # Keras's distance of probabilities from 0 and 1
+
 LossFunction = Callable[[Network, Batch], Tensor]
 
 
@@ -56,5 +58,28 @@ def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:
             target = batch["labels"].to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
             return functional.binary_cross_entropy_with_logits(logits[:, 0], target)
         return functional.cross_entropy(logits, batch["labels"], label_smoothing=label_smoothing)
+
+    return loss
+
+
+def tensor_loss(name: Loss, given: str, output: str) -> LossFunction:
+    """A loss over a batch of the input `given` and `answers`: labels (B,) for crossentropies, else numbers (B, targets).
+
+    Crossentropies are taken of the network's own probabilities, as Keras takes them with from_logits=False.
+    """
+
+    def loss(network: Network, batch: Batch) -> Tensor:
+        found, answers = network({given: batch[given]})[output], batch["answers"]
+        match name:
+            case "binary_crossentropy":
+                return functional.binary_cross_entropy(found[:, 0].clamp(EPSILON, 1 - EPSILON), answers.to(found.dtype))
+            case "categorical_crossentropy":
+                return functional.nll_loss(found.clamp(EPSILON, 1 - EPSILON).log(), answers)
+            case "mae":
+                return functional.l1_loss(found, answers)
+            case "huber":
+                return functional.huber_loss(found, answers)
+            case _:
+                return functional.mse_loss(found, answers)
 
     return loss

@@ -9,7 +9,7 @@ layers and refuse packed sequences; these nodes match torch to 1e-6 at any batch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,10 @@ class GraphBuilder:
         self._names.add(name)
         self._inputs.append(helper.make_tensor_value_info(name, _ONNX_TYPES[datatype], list(shape)))
         return name
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep names for outputs: no node is called so."""
+        self._names.update(names)
 
     def output(self, value: str, name: str, datatype: str, shape: Sequence[int | str]) -> None:
         """Declare `value` an output of the graph, called `name`."""
@@ -143,6 +147,8 @@ def write_graph(network: Network) -> onnx.ModelProto:
     tensors = graph_tensors(network)
     for tensor in tensors["inputs"]:
         graph.input(tensor["name"], tensor["datatype"], tensor["shape"])
+    # A layer may well be called "output".
+    graph.reserve(tensor["name"] for tensor in tensors["outputs"])
     values = network.write(graph)
     for tensor in tensors["outputs"]:
         graph.output(values[tensor["name"]], tensor["name"], tensor["datatype"], tensor["shape"])

@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from training.data.sources import Content
 from training.evaluate import Scores
-from training.recipe import Recipe, Source
+from training.recipe import Source
 
 SCHEMA_VERSION = 1
 GRAPH_FILE = "model.onnx"
+PLOTS = "plots"
 TOLERANCE = {"absolute": 1e-4, "relative": 1e-3}
 LIBRARIES = (
     "sluice",
@@ -36,6 +37,7 @@ LIBRARIES = (
     "tokenizers",
     "statsforecast",
     "scikit-learn",
+    "matplotlib",
 )
 
 
@@ -43,15 +45,41 @@ class PublishError(RuntimeError):
     """The folder cannot be written: the version exists already."""
 
 
+class Subject(Protocol):
+    """What a folder is of: a recipe, or whatever else was made into a network."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int | None:
+        """None: the next free number."""
+        ...
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def licence(self) -> str:
+        """Of the data; empty: the data's own licences."""
+        ...
+
+    @property
+    def seed(self) -> int: ...
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for the manifest."""
+        ...
+
+
 @dataclass(frozen=True)
 class Publication:
     """All that goes into one folder."""
 
-    recipe: Recipe
+    recipe: Subject
     graph: bytes
     opset: int
     tensors: Mapping[str, Any]  # inputs, outputs, state as the manifest lists them
-    face: Mapping[str, Any]  # the block `forecast` or `classify`
+    face: Mapping[str, Any]  # the block `forecast` or `classify`; empty for task tensor
     instances: Sequence[Any]
     predictions: Sequence[Any]
     metrics: Scores
@@ -59,6 +87,7 @@ class Publication:
     data: Sequence[Mapping[str, str]]
     facts: Mapping[str, Any] = field(default_factory=dict)  # more for the block `training`
     files: Mapping[str, str] = field(default_factory=dict)  # further files by name, as tokenizer.json
+    pictures: Mapping[str, bytes] = field(default_factory=dict)  # PNG by name, for the folder plots/
 
 
 def publish(publication: Publication, models: Path, *, replace: bool = False) -> Path:
@@ -78,6 +107,9 @@ def publish(publication: Publication, models: Path, *, replace: bool = False) ->
         (aside / GRAPH_FILE).write_bytes(publication.graph)
         for name, text in publication.files.items():
             (aside / name).write_text(text, encoding="utf-8")
+        for name, png in publication.pictures.items():
+            (aside / PLOTS).mkdir(exist_ok=True)
+            (aside / PLOTS / name).write_bytes(png)
         (aside / "example.json").write_text(_json(_example(publication)), encoding="utf-8")
         (aside / "manifest.json").write_text(_json(manifest(publication, number)), encoding="utf-8")
         aside.chmod(0o755)
@@ -94,7 +126,7 @@ def publish(publication: Publication, models: Path, *, replace: bool = False) ->
     return folder
 
 
-def require_free(recipe: Recipe, models: Path, *, replace: bool = False) -> None:
+def require_free(recipe: Subject, models: Path, *, replace: bool = False) -> None:
     """Raise PublishError if the recipe's version is published already: asked before hours of training, too."""
     folder = models / recipe.name / str(recipe.version)
     if recipe.version is not None and folder.exists() and not replace:
@@ -110,8 +142,7 @@ def next_version(home: Path) -> int:
 def manifest(publication: Publication, number: int) -> dict[str, Any]:
     """The content of manifest.json."""
     recipe = publication.recipe
-    sources = [*recipe.data.train, *recipe.data.validation, *recipe.data.test]
-    licences = dict.fromkeys(source.licence for source in sources if source.licence)
+    licences = dict.fromkeys(entry["licence"] for entry in publication.data if entry.get("licence"))
     return {
         "schema_version": SCHEMA_VERSION,
         "name": recipe.name,
@@ -129,7 +160,7 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
             }
         ],
         **publication.tensors,
-        recipe.task: dict(publication.face),
+        **({recipe.task: dict(publication.face)} if publication.face else {}),
         "training": {
             "recipe": recipe.as_json(),
             "data": list(publication.data),
@@ -138,6 +169,7 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
             "seed": recipe.seed,
             "versions": library_versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **({"plots": [f"{PLOTS}/{name}" for name in publication.pictures]} if publication.pictures else {}),
             **publication.facts,
         },
     }

@@ -21,6 +21,8 @@ Frequency = Literal["S", "T", "H", "D", "W", "M", "Q", "Y"]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
+KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
+
 
 class RecipeError(ValueError):
     """A recipe cannot be read: says the file and line, the dotted key, what was found and what was expected."""
@@ -36,7 +38,9 @@ class Source(_Strict):
     path: str = Field(
         default="", description="in $SLUICE_DATA, or else from where one stands; .gz and .xz beside it are found too"
     )
-    builtin: Literal["air-passengers"] | None = Field(default=None, description="a set that needs no file at all")
+    builtin: Literal["air-passengers", "breast-cancer"] | None = Field(
+        default=None, description="a set that needs no file at all"
+    )
     name: str = Field(default="", description="names this file's scores, as in `imdb_accuracy`")
     catalogue: str = Field(default="", description="the set's name in `python -m training fetch`")
     origin: str = Field(default="", description="where the public can get it")
@@ -49,7 +53,7 @@ class Source(_Strict):
     )
     id: str = Field(default="unique_id", description="long: the column that names the series")
     time: str = Field(default="ds", description="long, table: the column of time, by which the rows are in order")
-    values: list[str] = Field(default_factory=list, description="table: the columns that are the features")
+    values: list[str] = Field(default_factory=list, description="table: the columns that are the features; empty: all")
     text: str = Field(default="text", description="the column of texts")
     label: str = Field(default="label", description="the column of labels")
     group: str = Field(default="", description="a column whose equal values never stand on both sides of the validation cut")
@@ -73,11 +77,16 @@ class Data(_Strict):
     validation: list[Source] = Field(default_factory=list, description="texts: instead of a cut from the training files")
     test: list[Source] = Field(default_factory=list)
     # series: the last part in time
-    targets: list[str] = Field(default_factory=list, description="features that are forecast; empty: all")
+    targets: list[str] = Field(
+        default_factory=list, description="features that are forecast; empty: all. tensor: columns to predict"
+    )
     rows: int | None = Field(default=None, ge=1, description="read only the first rows")
+    unit: str = Field(default="", description="of the targets, for the pictures")
     validation_length: int | None = Field(default=None, ge=1, description="steps before the test part; None: one horizon")
     test_length: int | None = Field(default=None, ge=1, description="last steps, where no test file is given; None: one horizon")
-    # texts
+    # rows
+    test_share: Share | None = Field(default=None, description="tensor: share of the rows kept for the test; None: 0.2, or none")
+    # texts and rows
     labels: dict[str, str] | list[str] = Field(
         default_factory=list, description="names of the classes in order, or a table: value in the file = name"
     )
@@ -132,19 +141,36 @@ class Scaling(_Strict):
 class Tokenizer(_Strict):
     """How texts become tokens; learned from the training part only."""
 
-    kind: Literal["words", "wordpiece", "bpe", "characters"] = "wordpiece"
+    kind: Literal["words", "wordpiece", "bpe", "characters", "keras"] = "wordpiece"
     vocabulary: Annotated[int, Field(ge=16)] = 20_000
     min_frequency: Count = 2
     lowercase: bool = True
     replacements: dict[str, str] = Field(default_factory=dict, description='as "<br />" = " "')
     head: Annotated[int, Field(ge=0)] = Field(default=200, description="tokens kept of the start of an over-long text")
     tail: Annotated[int, Field(ge=0)] = Field(default=200, description="and of its end")
+    # kind "keras": the arguments of keras.preprocessing.text.Tokenizer
+    num_words: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="keras: ids below this one are given, so num_words - 1 words; None: all words"
+    )
+    oov_token: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="keras: stands for every other word, as id 1; None: they are dropped"
+    )
+    lower: bool = Field(default=True, description="keras: lower case")
+    filters: str = Field(default=KERAS_FILTERS, description="keras: characters taken as spaces")
 
     @model_validator(mode="after")
-    def _keeps_something(self) -> Tokenizer:
+    def _options_belong_to_the_kind(self) -> Tokenizer:
         if self.head + self.tail < 1:
             raise ValueError("head + tail must keep at least one token")
+        keras, others = {"num_words", "oov_token", "lower", "filters"}, {"vocabulary", "min_frequency", "lowercase"}
+        for option in sorted(self.model_fields_set & (others if self.kind == "keras" else keras)):
+            raise ValueError(f'{option} is not for kind "{self.kind}"')
         return self
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The bound of the ids; None: as many as the texts have words."""
+        return self.num_words if self.kind == "keras" else self.vocabulary
 
 
 Loss = Literal["mse", "mae", "huber", "quantile", "binary_crossentropy", "categorical_crossentropy"]
@@ -180,13 +206,21 @@ class Fit(_Strict):
         return self
 
 
+Baseline = Literal[
+    "last_value", "seasonal_naive", "linear", "theta", "auto_ets", "majority", "tfidf_logistic", "logistic", "average"
+]
+BASELINES: dict[str, tuple[str, ...]] = {
+    "forecast": ("last_value", "seasonal_naive", "linear", "theta", "auto_ets"),
+    "classify": ("majority", "tfidf_logistic"),
+    "tensor": ("majority", "logistic", "average", "linear"),
+}
+
+
 class Evaluate(_Strict):
     """Which windows of a long test part are scored, and beside what."""
 
     stride: int | None = Field(default=None, ge=1, description="steps between forecasts; None: one horizon")
-    baselines: list[Literal["seasonal_naive", "theta", "auto_ets", "majority", "tfidf_logistic"]] | None = Field(
-        default=None, description="None: seasonal_naive and theta, or majority and tfidf_logistic"
-    )
+    baselines: list[Baseline] | None = Field(default=None, description="None: a naive and a strong one of the task")
     naive2_smape: float | None = Field(default=None, gt=0, description="official totals of Naive2; with both, OWA is scored")
     naive2_mase: float | None = Field(default=None, gt=0)
     batch_size: Count = 256
@@ -195,7 +229,7 @@ class Evaluate(_Strict):
 class Recipe(_Strict):
     """The whole run."""
 
-    task: Literal["forecast", "classify"]
+    task: Literal["forecast", "classify", "tensor"]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     version: Count | None = Field(default=None, description="None: the next free number")
     description: str = ""
@@ -206,6 +240,7 @@ class Recipe(_Strict):
     forecast: Forecast | None = None
     scaling: Scaling | None = Field(default=None, description="forecast; None: standard")
     tokenizer: Tokenizer = Tokenizer()
+    output: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = Field(default="output", description="tensor: the answer's name")
     layers: Annotated[list[dict[str, Any]], Field(min_length=1)]
     fit: Fit
     evaluate: Evaluate = Evaluate()
@@ -215,15 +250,38 @@ class Recipe(_Strict):
         if (self.forecast is not None) != (self.task == "forecast"):
             raise ValueError(f'task "{self.task}" and the table [forecast] do not go together')
         is_crossentropy = self.fit.loss.endswith("crossentropy")
-        if is_crossentropy != (self.task == "classify"):
+        has_classes = self.task == "classify" or (self.task == "tensor" and not self.data.targets)
+        if is_crossentropy != has_classes or (self.fit.loss == "quantile" and self.task != "forecast"):
             raise ValueError(f'loss "{self.fit.loss}" does not fit task "{self.task}"')
         if self.forecast is not None and (self.fit.loss == "quantile") != bool(self.forecast.quantiles):
             raise ValueError('loss "quantile" and forecast.quantiles need each other')
-        if self.task == "classify" and self.scaling is not None:
-            raise ValueError('the table [scaling] is for task "forecast"')
+        if self.task != "forecast" and self.scaling is not None:
+            layer = '; task "tensor" has the layer normalization' if self.task == "tensor" else ""
+            raise ValueError(f'the table [scaling] is for task "forecast"{layer}')
+        builtin = {"air-passengers": "forecast", "breast-cancer": "tensor"}
+        for source in (*self.data.train, *self.data.validation, *self.data.test):
+            if source.builtin and builtin[source.builtin] != self.task:
+                raise ValueError(f'builtin "{source.builtin}" is for task "{builtin[source.builtin]}"')
+        foreign = [name for name in self.evaluate.baselines or () if name not in BASELINES[self.task]]
+        if foreign:
+            raise ValueError(f'task "{self.task}" has the baselines {", ".join(BASELINES[self.task])}, not "{foreign[0]}"')
         if self.task == "classify" and not self.data.test:
             raise ValueError("classify needs [[data.test]]: scores are taken on texts that training never saw")
+        if self._pads and self.tokenizer.model_fields_set & {"head", "tail"}:
+            raise ValueError("tokenizer.head and tail are for recipes without pad_sequences, which says how texts are cut")
         return self
+
+    @property
+    def _pads(self) -> bool:
+        return self.layers[0].get("type") == "pad_sequences" and isinstance(self.layers[0].get("maxlen"), int)
+
+    @property
+    def cut(self) -> tuple[int, int]:
+        """Of a longer text, how many tokens of its start and of its end are read."""
+        if not self._pads:
+            return self.tokenizer.head, self.tokenizer.tail
+        maxlen = self.layers[0]["maxlen"]
+        return (maxlen, 0) if self.layers[0].get("truncating") == "post" else (0, maxlen)
 
     def as_json(self) -> dict[str, Any]:
         """The recipe as it goes into the manifest: what differs from the defaults, plain JSON."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from training.evaluate import Scores
 from training.fit import Fitted
+from training.network import Network
 from training.verify import Equalities
 
 
@@ -35,13 +37,27 @@ def show(report: Report, name: str, folder: Path, console: Console) -> None:
         others = [baseline.get(measure) for baseline in report.baselines.values()]
         scores.add_row(measure, f"[bold]{score:.4g}[/]", *("" if other is None else f"{other:.4g}" for other in others))
     console.print(scores)
-    equalities = Table("equality", "largest error")
-    for equality, error in asdict(report.equalities).items():
-        equalities.add_row(equality.replace("_", " "), "cannot stream" if error is None else f"{error:.1e}")
-    console.print(equalities)
+    console.print(_table_of(report.equalities))
     fitted = report.fitted
     console.print(f"best epoch  {fitted.best.number} of {len(fitted.epochs)}, {fitted.duration_s:.0f} s", highlight=False)
     console.print(f"published   {folder}", highlight=False, soft_wrap=True)
+
+
+def show_import(network: Network, equalities: Equalities, notes: Sequence[str], folder: Path, console: Console) -> None:
+    """Print what came of a network that was imported and published to `folder`."""
+    num_parameters = network.num_parameters + network.num_fixed_parameters
+    console.print(f"network     {len(network.layer_names)} layers, {num_parameters:,} parameters", highlight=False)
+    for note in notes:
+        console.print(f"note        {escape(note)}", highlight=False, soft_wrap=True)
+    console.print(_table_of(equalities))
+    console.print(f"published   {folder}", highlight=False, soft_wrap=True)
+
+
+def _table_of(equalities: Equalities) -> Table:
+    table = Table("equality", "largest error")
+    for equality, error in asdict(equalities).items():
+        table.add_row(equality.replace("_", " "), "cannot stream" if error is None else f"{error:.1e}")
+    return table
 
 
 @contextmanager

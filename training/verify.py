@@ -154,8 +154,11 @@ class _Measurement:
                 self._note(equality, math.inf, f'output "{name}" is {found[name].shape}, not {values.shape}')
             else:
                 axes = tuple(range(1, values.ndim))
-                error = np.abs(found[name].astype(np.float64) - values).max(axis=axes)
-                error = error / self._scale(name, values, scale_of or case)
+                inputs = scale_of or case
+                error = np.abs(found[name].astype(np.float64) - values).max(axis=axes) / self._scale(name, values, inputs)
+                # A mean of no steps at all is NaN, and must be so on both sides.
+                is_nothing = np.isnan(found[name]).all(axis=axes) & np.isnan(values).all(axis=axes)
+                error[self._is_masked(inputs) & is_nothing] = 0
                 worst = float(error.max()) if np.isfinite(error).all() else math.inf
                 lengths = f", lengths {case['lengths'].tolist()}" if "lengths" in case else ""
                 self._note(equality, worst, f'output "{name}", batch {len(case[self.sequence])}{lengths}')
@@ -163,6 +166,16 @@ class _Measurement:
     def _note(self, equality: Equality, error: float, case: str) -> None:
         if equality not in self.findings or error > self.findings[equality].error:
             self.findings[equality] = Finding(equality, error, case)
+
+    def _is_masked(self, inputs: Tensors) -> NDArray[np.bool_]:
+        """(B,), true for rows of which every step is masked."""
+        values = inputs[self.sequence]
+        if self.network.vocabulary_size is None and self.network.mask_value is None:
+            return np.zeros(len(values), bool)
+        lengths = inputs.get("lengths", np.full(len(values), values.shape[1]))
+        masked = values == (self.network.mask_value or 0)
+        masked = masked.reshape(*masked.shape[:2], -1).all(2)
+        return np.asarray((masked | (np.arange(values.shape[1]) >= lengths[:, None])).all(1))
 
     def _scale(self, name: str, expected: NDArray[Any], inputs: Tensors) -> NDArray[Any]:
         """Per row, what an error of an output is measured against."""

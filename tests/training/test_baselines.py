@@ -34,6 +34,33 @@ def test_seasonal_naive_repeats_the_last_season_before_each_window() -> None:
     np.testing.assert_allclose(forecasts[1, :, 0], series.values[0][60:66, 0])
 
 
+def test_last_value_repeats_what_came_before_each_window() -> None:
+    series = make_series(seasonal())
+    forecasts = forecast_baseline("last_value", series, FORECAST)
+    assert forecasts is not None
+    np.testing.assert_allclose(forecasts[:, :, 0], np.repeat(series.values[0][[59, 65], 0][:, None], 6, 1))
+
+
+def test_linear_learns_any_fixed_pattern_from_the_training_part_alone() -> None:
+    values = seasonal()
+    forecasts = forecast_baseline("linear", make_series(values), FORECAST)
+    assert forecasts is not None
+    np.testing.assert_allclose(forecasts[..., 0].reshape(-1), values[60:, 0], atol=1e-6)
+    changed = values.copy()
+    changed[60:] = 0  # what comes after the first window's past is not seen
+    again = forecast_baseline("linear", make_series(changed), FORECAST)
+    assert again is not None
+    np.testing.assert_allclose(again[0], forecasts[0])
+
+
+def test_linear_takes_histories_shorter_than_its_window() -> None:
+    series = make_series(seasonal(40))
+    short = Forecast(context_length=36, horizon=6, season_length=6)
+    forecasts = forecast_baseline("linear", series, short)
+    assert forecasts is not None
+    assert np.isfinite(forecasts).all()
+
+
 @pytest.mark.parametrize("name", ["theta", "auto_ets"])
 def test_strong_baselines_follow_season_and_trend(name: str) -> None:
     series = make_series(seasonal())

@@ -689,7 +689,7 @@ def test_every_layer_of_the_list_is_known_by_kerass_own_name() -> None:
     wanted = (
         "SimpleRNN LSTM GRU Bidirectional Embedding Masking Dense Dropout SpatialDropout1D TimeDistributed RepeatVector Flatten "
         "Reshape Activation LayerNormalization BatchNormalization GlobalMaxPooling1D GlobalAveragePooling1D Conv1D MaxPooling1D "
-        "GaussianNoise"
+        "GaussianNoise Normalization"
     )
     assert set(wanted.split()) == set(KERAS_CLASSES)
 

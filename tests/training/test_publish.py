@@ -16,7 +16,7 @@ from training.recipe import Recipe, Source
 RECIPE = {
     "task": "forecast",
     "name": "toy",
-    "data": {"train": [{"path": "a.csv", "licence": "free"}, {"path": "b.csv", "licence": "free"}]},
+    "data": {"train": [{"path": "a.csv"}]},
     "forecast": {"context_length": 4, "horizon": 2},
     "layers": [{"type": "dense"}],
     "fit": {"loss": "mse"},
@@ -34,7 +34,7 @@ def make_publication(**changes: Any) -> Publication:
         "predictions": [{"mean": [3.0]}],
         "metrics": {"mae": 1.0},
         "baselines": {"seasonal_naive": {"mae": 2.0}},
-        "data": [],
+        "data": [{"name": "a.csv", "licence": "free"}, {"name": "b.csv", "licence": "free"}, {"name": "c.csv"}],
         "files": {"tokenizer.json": "{}"},
     }
     return Publication(**{**fields, **changes})

@@ -218,3 +218,11 @@ def test_the_m4_hourly_series_are_as_published(data_folder: Path) -> None:
     assert len(series.ids) == 414
     assert {len(values) for values in series.values} == {748, 1008}
     assert series.test_length == 48
+
+
+def test_one_series_keeps_the_dates_of_its_steps(tmp_path: Path) -> None:
+    series = read(tmp_path, TABLE, time="date")
+    assert series.times is not None
+    assert str(series.times[-1])[:10] == "2020-01-12"
+    assert read(tmp_path, TABLE.replace("2020-01-05", "someday"), time="date").times is None
+    assert read(tmp_path, LONG).times is None

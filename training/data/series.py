@@ -37,6 +37,7 @@ class Series:
     num_interpolated: int = 0
     num_left_out: int = 0
     contents: tuple[Content, ...] = ()
+    times: npt.NDArray[np.datetime64] | None = None  # of the steps, where there is one series and a column of dates
 
     @property
     def target_indices(self) -> list[int]:
@@ -87,6 +88,7 @@ def read_series(data: Data, forecast: Forecast, folder: Path | None) -> Series:
     features: tuple[str, ...] = ()
     num_interpolated = 0
     test_lengths: dict[str, int] = {}
+    dates: list[pl.Series] = []
     for role, sources in (("train", data.train), ("test", data.test)):
         for source in sources:
             table, name = _table(source, folder, contents)
@@ -94,6 +96,8 @@ def read_series(data: Data, forecast: Forecast, folder: Path | None) -> Series:
             if features and columns != features:
                 raise DataError(f"{name}: has the features {list(columns)}, the other files {list(features)}")
             features = columns
+            if source.time in table.columns and len(found) == 1:
+                dates.append(table[source.time].head(data.rows or table.height))
             for key, values in found.items():
                 filled, missing = interpolate(values)
                 num_interpolated += missing
@@ -138,6 +142,7 @@ def read_series(data: Data, forecast: Forecast, folder: Path | None) -> Series:
         num_interpolated=num_interpolated,
         num_left_out=len(whole) - len(long_enough),
         contents=tuple(contents),
+        times=_dates(dates, len(next(iter(long_enough.values())))) if len(whole) == 1 else None,
     )
 
 
@@ -256,15 +261,27 @@ def _table(source: Source, folder: Path | None, contents: list[Content]) -> tupl
     return content.table(), content.name
 
 
+def _dates(columns: Sequence[pl.Series], num_steps: int) -> npt.NDArray[np.datetime64] | None:
+    """The columns as one array of times; None if they are none, or not of every step."""
+    if sum(map(len, columns)) != num_steps:
+        return None
+    texts = pl.concat([column.cast(pl.String) for column in columns])
+    try:
+        times = texts.str.to_datetime(strict=False, time_unit="us") if len(texts) else texts
+    except pl.exceptions.ComputeError:  # not one of them looks like a date
+        return None
+    return None if times.null_count() else times.to_numpy()
+
+
 def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Each series of a table as an array (time, features), and the features' names."""
     if table.height == 0:
         raise DataError(f"{name}: has a header, but no rows")
     kind = source.format if source.format != "auto" else _guess(table, source)
     if kind == "wide":
-        numbers = _numbers(table.select(table.columns[1:]), name)
+        matrix = numbers(table.select(table.columns[1:]), name)
         rows = {}
-        for key, row in zip(table.to_series(0).cast(pl.String).to_list(), numbers, strict=True):
+        for key, row in zip(table.to_series(0).cast(pl.String).to_list(), matrix, strict=True):
             present = np.flatnonzero(np.isfinite(row))
             if len(present) == 0:
                 raise DataError(f'{name}: series "{key}" has no values')
@@ -277,7 +294,7 @@ def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, A
         for part in table.partition_by(source.id, maintain_order=True):
             key = str(part[source.id][0])
             _expect_time_order(part, source, f'{name}: series "{key}"')
-            found[key] = _numbers(part.select(columns), name)
+            found[key] = numbers(part.select(columns), name)
         return found, tuple(columns)
     if kind == "lines":
         raise DataError(f'{name}: format "lines" is for texts')
@@ -286,7 +303,7 @@ def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, A
     if not columns:
         raise DataError(f"{name}: has no column of numbers; there are {table.columns}")
     _expect_time_order(table, source, name)
-    return {Path(name).name.split(".")[0]: _numbers(table.select(columns), name)}, tuple(columns)
+    return {Path(name).name.split(".")[0]: numbers(table.select(columns), name)}, tuple(columns)
 
 
 def _guess(table: pl.DataFrame, source: Source) -> str:
@@ -329,7 +346,7 @@ def _expect_time_order(table: pl.DataFrame, source: Source, name: str) -> None:
         )
 
 
-def _numbers(table: pl.DataFrame, name: str) -> Array:
+def numbers(table: pl.DataFrame, name: str) -> Array:
     """All columns as float64, missing values as NaN. Raises DataError naming the column and the value that is no number."""
     try:
         return table.cast(pl.Float64, strict=True).fill_null(float("nan")).to_numpy()

@@ -17,6 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from training import recipe as recipes
 from training.data.sources import Content, DataError, read
+from training.data.word_index import learn_word_index
 from training.recipe import Data, Source
 
 Int64 = npt.NDArray[np.int64]
@@ -121,7 +122,9 @@ def cut_by_group(frame: pl.DataFrame, share: float, rng: np.random.Generator) ->
 
 
 def learn_tokenizer(texts: Sequence[str], settings: recipes.Tokenizer) -> Tokenizer:
-    """A tokenizer learned from `texts`; id 0 is padding, id 1 the unknown token; neither truncates nor pads by itself."""
+    """A tokenizer learned from `texts`; id 0 is padding, `unknown_id` the unknown token. It truncates and pads nothing."""
+    if settings.kind == "keras":
+        return learn_word_index(texts, settings)
     special = [PADDING, UNKNOWN]
     common: dict[str, Any] = {"special_tokens": special, "show_progress": False}
     trainer: trainers.Trainer
@@ -153,11 +156,19 @@ def learn_tokenizer(texts: Sequence[str], settings: recipes.Tokenizer) -> Tokeni
     return tokenizer
 
 
+def unknown_id(tokenizer: Tokenizer) -> int:
+    """The id that the server sends for a text of which the tokenizer leaves nothing."""
+    token = getattr(tokenizer.model, "unk_token", None) or UNKNOWN
+    found = tokenizer.token_to_id(token)
+    assert isinstance(found, int), f"the vocabulary has no {token}"
+    return found
+
+
 def encode(tokenizer: Tokenizer, texts: Sequence[str], head: int, tail: int) -> list[Int64]:
     """Token ids of each text: of an over-long one the first `head` and last `tail`; the unknown token for none at all."""
-    encoded = []
+    encoded, nothing = [], [unknown_id(tokenizer)]
     for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
-        ids = np.array(encoding.ids or [UNKNOWN_ID], dtype=np.int64)
+        ids = np.array(encoding.ids or nothing, dtype=np.int64)
         encoded.append(ids if len(ids) <= head + tail else np.concatenate([ids[:head], ids[len(ids) - tail :]]))
     return encoded
 
@@ -172,9 +183,15 @@ def collate(rows: Sequence[Int64], labels: Int64) -> Tokens:
 
 
 def batches_by_length(
-    rows: Sequence[Int64], labels: Int64, batch_size: int, rng: np.random.Generator, *, word_dropout: float = 0.0
+    rows: Sequence[Int64],
+    labels: Int64,
+    batch_size: int,
+    rng: np.random.Generator,
+    *,
+    word_dropout: float = 0.0,
+    unknown: int = UNKNOWN_ID,
 ) -> Iterator[Tokens]:
-    """Every row once, in random batches of similar lengths; a share of the tokens replaced by the unknown one."""
+    """Every row once, in random batches of similar lengths; a share of the tokens replaced by the `unknown` one."""
     lengths = np.array([len(row) for row in rows])
     order = rng.permutation(len(rows))
     pool = batch_size * 50
@@ -187,7 +204,7 @@ def batches_by_length(
         batch = collate([rows[i] for i in batches[index]], labels[batches[index]])
         if word_dropout:
             is_real = np.arange(batch.tokens.shape[1])[None, :] < batch.lengths[:, None]
-            batch.tokens[is_real & (rng.random(batch.tokens.shape) < word_dropout)] = UNKNOWN_ID
+            batch.tokens[is_real & (rng.random(batch.tokens.shape) < word_dropout)] = unknown
         yield batch
 
 

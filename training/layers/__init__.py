@@ -18,6 +18,7 @@ from training.layers.dropout import Dropout, GaussianNoise, SpatialDropout
 from training.layers.embedding import Embedding, Masking
 from training.layers.normalization import BatchNormalization, LayerNormalization
 from training.layers.pooling import ConcatPooling, GlobalAveragePooling, GlobalMaxPooling, Recent
+from training.layers.preprocessing import Normalization, PadSequences
 from training.layers.recurrent import GRU, LSTM, Recurrent, SimpleRNN
 from training.layers.reshaping import Flatten, RepeatVector, Reshape, TimeDistributed, TimeDistributedConfig
 
@@ -64,6 +65,8 @@ LAYERS: dict[str, type[Layer]] = {
     "flatten": Flatten,
     "reshape": Reshape,
     "recent": Recent,
+    "pad_sequences": PadSequences,
+    "normalization": Normalization,
 }
 
 

@@ -28,6 +28,7 @@ _ONLY_OFF: dict[str, tuple[Any, ...]] = {
     "virtual_batch_size": (None,),
 }
 _RECURRENT = ("simple_rnn", "lstm", "gru")
+_OURS = ("recent", "concat_pooling", "pad_sequences")  # layers that Keras has not
 _ACTIVATION_LAYERS = ("re_lu", "leaky_re_lu", "elu", "softmax")
 
 
@@ -44,7 +45,7 @@ def from_keras_config(entry: Mapping[str, Any], *, keras_version: str = "3") -> 
         kept = {key: config[key] for key in ("name", "trainable") if key in config}
         activation = _activation_of_layer(kind, config, where)
         return {"type": "activation", **kept, "activation": activation}
-    if type_ not in LAYERS or type_ in ("recent", "concat_pooling"):
+    if type_ not in LAYERS or type_ in _OURS:
         known = ", ".join(KERAS_CLASSES)
         raise LayerError(where, kind, None, f"there is no such layer; there are {known}")
     table: dict[str, Any] = {"type": type_}
@@ -89,6 +90,8 @@ def _read_option(option: str, value: Any, where: str, kind: str, keras_version: 
             return None
         if option in ("layer", "backward_layer"):
             return from_keras_config(value, keras_version=keras_version)
+        if option == "axis" and isinstance(value, list) and len(value) == 1:
+            return value[0]
         if option.endswith("activation"):
             if isinstance(value, Mapping) and snake_case(str(value.get("class_name"))) in _ACTIVATION_LAYERS:
                 value = _activation_of_layer(str(value["class_name"]), value.get("config") or {}, where)
@@ -147,7 +150,7 @@ def _without_defaults(table: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _keras_classes() -> list[str]:
     upper = {"lstm": "LSTM", "gru": "GRU", "simple_rnn": "SimpleRNN"}
-    names = [name for name in LAYERS if name not in ("recent", "concat_pooling", "spatial_dropout", "max_pooling")]
+    names = [name for name in LAYERS if name not in (*_OURS, "spatial_dropout", "max_pooling")]
     names = [name for name in names if name not in ("global_max_pooling", "global_average_pooling")]
     return [upper.get(name, "".join(part.capitalize() for part in name.split("_")).replace("1d", "1D")) for name in names]
 

@@ -1,0 +1,169 @@
+"""Rows of features with a label or numbers to predict: read from tables, cut at random, each label in its share.
+
+Values stay raw: scaling is part of the network. Nothing here knows torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from training.data.series import Float32, Int64, numbers
+from training.data.sources import Content, DataError, read
+from training.recipe import Data, Source
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of features, and what each has to be answered with."""
+
+    values: Float32  # (N, F)
+    answers: npt.NDArray[Any]  # labels as int64 (N,), or numbers as float32 (N, targets)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, index: Int64) -> Rows:
+        """Some of the rows, in this order."""
+        return Rows(self.values[index], self.answers[index])
+
+
+@dataclass(frozen=True)
+class RowSplit:
+    """A recipe's rows: what is learned from, what chooses the epoch, what is scored."""
+
+    features: tuple[str, ...]
+    labels: tuple[str, ...]  # empty where numbers are predicted
+    targets: tuple[str, ...]  # empty where labels are predicted
+    train: Rows
+    validation: Rows
+    test: Rows
+    contents: tuple[Content, ...] = ()
+
+    @property
+    def num_answers(self) -> int:
+        """Labels, or numbers per row."""
+        return len(self.labels) or len(self.targets)
+
+
+def read_rows(data: Data, folder: Path | None, seed: int) -> RowSplit:
+    """The rows of a recipe: with `data.targets` numbers are predicted, else labels. The same seed cuts the same way.
+
+    Raises DataError: a missing file or column, a value that is missing or no number, a label outside the classes, or an
+    empty part.
+    """
+    contents: list[Content] = []
+    parts: dict[str, list[tuple[pl.DataFrame, str, Source]]] = {"train": [], "validation": [], "test": []}
+    for role, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        for source in sources:
+            parts[role].append((*_table(source, folder, contents), source))
+    first, name, source = parts["train"][0]
+    own = set(data.targets) if data.targets else {source.label}
+    features = source.values or [column for column in first.columns if column not in own]
+    labels: tuple[str, ...] = ()
+    values: dict[str, int] = {}
+    if not data.targets:
+        _expect_column(first, source.label, name)
+        values, labels = _classes(data, first[source.label])
+    found = {role: [_rows(*part, features, data.targets, values) for part in entries] for role, entries in parts.items()}
+    rng = np.random.default_rng(seed)
+    train = _joined(found["train"])
+    by_label = None if data.targets else train.answers
+    test_share = 0.2 if data.test_share is None else data.test_share
+    validation_share = 0.1 if data.validation_share is None else data.validation_share
+    kept, back = cut(len(train), by_label, 0.0 if found["test"] else test_share, rng)
+    test = _joined(found["test"]) if found["test"] else train.take(back)
+    train = train.take(kept)
+    by_label = None if data.targets else train.answers
+    kept, back = cut(len(train), by_label, 0.0 if found["validation"] else validation_share, rng)
+    validation = _joined(found["validation"]) if found["validation"] else train.take(back)
+    split = RowSplit(tuple(features), labels, tuple(data.targets), train.take(kept), validation, test, tuple(contents))
+    for role, part in (("learn from", split.train), ("validate with", validation), ("test with", test)):
+        if not len(part):
+            raise DataError(f"nothing left to {role}: see data.validation_share and data.test_share")
+    return split
+
+
+def cut(num_rows: int, labels: Int64 | None, share: float, rng: np.random.Generator) -> tuple[Int64, Int64]:
+    """Indices to keep and to hold back, both in their old order; of each label about `share` is held back."""
+    groups = np.zeros(num_rows, np.int64) if labels is None else labels
+    back = [
+        rng.permutation(members)[: round(share * len(members))]
+        for members in (np.flatnonzero(groups == label) for label in np.unique(groups))
+    ]
+    held = np.sort(np.concatenate(back)).astype(np.int64) if back else np.zeros(0, np.int64)
+    return np.setdiff1d(np.arange(num_rows), held), held
+
+
+def _table(source: Source, folder: Path | None, contents: list[Content]) -> tuple[pl.DataFrame, str]:
+    if source.builtin == "breast-cancer":
+        from sklearn.datasets import load_breast_cancer
+
+        found = load_breast_cancer()
+        columns = {str(name): found.data[:, index] for index, name in enumerate(found.feature_names)}
+        return pl.DataFrame(columns | {"label": [str(found.target_names[label]) for label in found.target]}), "breast-cancer"
+    content = read(source, folder)
+    contents.append(content)
+    table = content.table()
+    if table.height == 0:
+        raise DataError(f"{content.name}: has a header, but no rows")
+    return table, content.name
+
+
+def _rows(
+    table: pl.DataFrame,
+    name: str,
+    source: Source,
+    features: Sequence[str],
+    targets: Sequence[str],
+    values: Mapping[str, int],
+) -> Rows:
+    for column in (*features, *(targets or [source.label])):
+        _expect_column(table, column, name)
+    given = _complete(table, features, name)
+    if targets:
+        return Rows(given, _complete(table, targets, name))
+    labels = table[source.label].cast(pl.String)
+    known = labels.replace_strict(values, default=None, return_dtype=pl.Int64)
+    if known.null_count():
+        row = int(known.is_null().arg_true()[0])
+        raise DataError(f"{name}: row {row + 1}: label {labels[row]!r} is not one of {sorted(values)}")
+    return Rows(given, known.to_numpy().astype(np.int64))
+
+
+def _complete(table: pl.DataFrame, columns: Sequence[str], name: str) -> Float32:
+    found = numbers(table.select(columns), name)
+    if not np.isfinite(found).all():
+        row, column = np.argwhere(~np.isfinite(found))[0]
+        raise DataError(f'{name}: row {row + 1}: column "{columns[column]}" has no value')
+    return found.astype(np.float32)
+
+
+def _classes(data: Data, column: pl.Series) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Value in the files → index of the label, and the labels' names."""
+    if isinstance(data.labels, dict):
+        names = tuple(dict.fromkeys(data.labels.values()))
+        values = {value: names.index(name) for value, name in data.labels.items()}
+    else:
+        names = tuple(data.labels) or tuple(sorted(column.cast(pl.String).drop_nulls().unique().to_list()))
+        values = {name: index for index, name in enumerate(names)}
+        if data.labels:
+            values |= {str(index): index for index in range(len(names)) if str(index) not in values}
+    if len(names) < 2:
+        raise DataError(f"a classifier needs two labels at least, got {list(names)}")
+    return values, names
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    return Rows(np.concatenate([part.values for part in parts]), np.concatenate([part.answers for part in parts]))
+
+
+def _expect_column(table: pl.DataFrame, column: str, name: str) -> None:
+    if column not in table.columns:
+        raise DataError(f'{name}: has no column "{column}"; there are {table.columns}')
