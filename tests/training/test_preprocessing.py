@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from training.layers import LayerError
+from training.layers.keras import from_keras_config
 from training.layers.preprocessing import Normalization
 from training.network import Network, NetworkSpec, TensorInput
 from training.onnx_graph import write_graph
@@ -79,6 +80,20 @@ def test_a_normalization_adapts_as_keras_does(keras: Any) -> None:
     assert (network.num_parameters, network.num_fixed_parameters) == (0, oracle.count_params())
     session = onnxruntime.InferenceSession(write_graph(network).SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(["output"], {"input": values})[0], expected, atol=1e-4)
+
+
+def test_an_adapted_normalization_is_read_from_keras(keras: Any) -> None:
+    values = np.random.default_rng(1).normal(5, 2, (40, 3)).astype(np.float32)
+    oracle = keras.layers.Normalization()
+    oracle.adapt(values)
+    table = from_keras_config({"class_name": "Normalization", "config": oracle.get_config()})
+    network = Network(NetworkSpec(task="tensor", layers=(table,), input=TensorInput(shape=(3,)))).eval()
+    layer = network.layers[0]
+    assert isinstance(layer, Normalization)
+    layer.load_keras_weights([weight.value.detach().numpy() for weight in oracle.weights])
+    assert layer.is_fitted
+    expected = torch.as_tensor(oracle(values)).detach().numpy()
+    np.testing.assert_allclose(network({"input": torch.from_numpy(values)})["output"].numpy(), expected, atol=1e-5)
 
 
 def test_given_statistics_are_taken_and_inverted(keras: Any) -> None:

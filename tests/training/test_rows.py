@@ -134,6 +134,18 @@ def test_rows_are_answered_with_labels_or_numbers(
     assert len(manifest["training"]["baselines"]) == 2
 
 
+def test_a_run_on_rows_is_resumed_only_by_the_recipe_that_began_it(folder: Path) -> None:
+    text = RECIPE.format(data="", units=3, activation="softmax", loss="categorical_crossentropy", last="")
+
+    def go(changes: list[str], *, resume: bool = False) -> None:
+        recipe, path, console = parse_recipe(text, changes), folder / "toy.toml", Console(quiet=True)
+        run(recipe, path, data=folder, models=folder / "models", runs=folder / "runs", resume=resume, console=console)
+
+    go(["fit.epochs=1"])
+    with pytest.raises(RecipeError, match="the recipe has changed since that run: seed"):
+        go(["fit.epochs=1", "seed=9"], resume=True)
+
+
 @pytest.mark.parametrize(
     ("units", "activation", "loss", "message"),
     [

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 from torch import Tensor
 
 from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_values
@@ -92,6 +92,11 @@ class NormalizationConfig(LayerConfig):
     mean: float | list[float] | None = None
     variance: float | list[float] | None = None
     invert: bool = False
+
+    @field_validator("axis", mode="before")
+    @classmethod
+    def _as_keras_saves_it(cls, value: Any) -> Any:
+        return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
 class Normalization(Layer):
