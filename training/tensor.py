@@ -24,6 +24,7 @@ from training.onnx_graph import OPSET, graph_tensors, write_graph
 from training.publish import Publication, describe_data
 from training.recipe import Recipe
 from training.report import Report, counted
+from training.runs import begin
 from training.verify import verify
 
 INPUT = "features"
@@ -59,6 +60,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
 
     num_batches = -(-len(split.train) // settings.batch_size)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
+    begin(recipe, folder, resume=resume)
     fitted = fit(
         network,
         loss,
