@@ -24,13 +24,15 @@ class Body(BaseModel):
 def create_app(graph: str) -> FastAPI:
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
+    # A network that can stream starts from zeros.
+    states = {node.name: np.zeros((1, node.shape[1]), np.float32) for node in session.get_inputs()[2:]}
     app = FastAPI()
 
     @app.post("/predict")
     def predict(body: Body) -> dict[str, list[object]]:
         history = np.array(body.history, dtype=np.float32).reshape(1, -1, 1)
         lengths = np.array([history.shape[1]], dtype=np.int64)
-        answers = session.run(None, {"history": history, "lengths": lengths})
+        answers = session.run(None, {"history": history, "lengths": lengths, **states})
         return {name: answer[0].tolist() for name, answer in zip(names, answers, strict=True)}
 
     @app.get("/health/ready")
