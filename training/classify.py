@@ -19,6 +19,7 @@ from training.data.texts import (
     TextSplit,
     Tokens,
     batches_by_length,
+    batches_in_order,
     collate,
     encode,
     learn_tokenizer,
@@ -63,7 +64,8 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     def batches(epoch: int) -> Iterator[Batch]:
         rng = np.random.default_rng([recipe.seed, epoch])
         noise, unknown = settings.word_dropout, unknown_id(tokenizer)
-        epoch_batches = batches_by_length(rows, split.train.labels, settings.batch_size, rng, word_dropout=noise, unknown=unknown)
+        gather = batches_in_order if network.is_stateful else batches_by_length
+        epoch_batches = gather(rows, split.train.labels, settings.batch_size, rng, word_dropout=noise, unknown=unknown)
         for number, batch in enumerate(epoch_batches):
             if number == num_batches:
                 return
@@ -76,6 +78,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
 
     num_batches = num_batches_by_length(len(rows), settings.batch_size)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
+    network.check_batches(min(len(rows), num_batches * settings.batch_size), settings.batch_size)
     begin(recipe, folder, resume=resume)
     fitted = fit(
         network,

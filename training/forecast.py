@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from training.data.series import (
     num_windows,
     read_series,
     sample_windows,
+    windows_in_order,
 )
 from training.evaluate import Graph, Scores, score_forecast
 from training.fit import Fitted, fit
@@ -51,6 +53,9 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     console.print(f"network     {network.num_parameters:,} parameters", highlight=False)
 
     def batches(epoch: int) -> Iterator[Batch]:
+        if network.is_stateful:
+            in_order = windows_in_order(series, forecast, batch_size=settings.batch_size)
+            return map(_tensors, islice(in_order, num_batches))
         windows = sample_windows(
             series,
             forecast,
@@ -67,7 +72,11 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     def validate(network: Network) -> float:
         return _mean_loss(network, loss, validation, recipe.evaluate.batch_size)
 
-    num_batches = settings.steps_per_epoch or -(-num_windows(series, forecast) // settings.batch_size)
+    whole = -(-num_windows(series, forecast) // settings.batch_size)
+    num_batches = settings.steps_per_epoch or whole
+    if network.is_stateful:
+        num_batches = min(num_batches, whole)
+        network.check_batches(min(num_windows(series, forecast), num_batches * settings.batch_size), settings.batch_size)
     begin(recipe, folder, resume=resume)
     fitted = fit(
         network,

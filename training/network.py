@@ -256,8 +256,11 @@ class Network(nn.Module):
         """Raise LayerError if a layer is stateful and the rows do not divide into whole batches."""
         for index, layer in enumerate(self._stack):
             if layer.is_stateful and num_rows % batch_size:
+                divisors = (number for number in range(1, num_rows + 1) if num_rows % number == 0)
+                nearest = min(divisors, key=lambda number: abs(number - batch_size))
                 message = (
-                    f"{num_rows} rows do not divide into batches of {batch_size}, and every batch goes on with the rows before"
+                    f"{num_rows} rows do not divide by batch_size {batch_size} (by {nearest} they do), "
+                    "and each row goes on where that of the batch before ended"
                 )
                 raise LayerError(f"layers[{index}]", layer.config.type, "stateful", message)
 

@@ -48,7 +48,9 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     console.print(f"network     {network.num_parameters:,} parameters", highlight=False)
 
     def batches(epoch: int) -> Iterator[Batch]:
-        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(split.train))
+        order = np.arange(len(split.train))
+        if not network.is_stateful:
+            order = np.random.default_rng([recipe.seed, epoch]).permutation(order)
         for number in range(num_batches):
             yield _tensors(split.train.take(order[number * settings.batch_size : (number + 1) * settings.batch_size]))
 
@@ -60,6 +62,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
 
     num_batches = -(-len(split.train) // settings.batch_size)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
+    network.check_batches(min(len(split.train), num_batches * settings.batch_size), settings.batch_size)
     begin(recipe, folder, resume=resume)
     fitted = fit(
         network,

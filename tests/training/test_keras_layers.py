@@ -494,7 +494,7 @@ def test_a_stateful_layer_refuses_batches_that_do_not_divide() -> None:
     table = {"type": "lstm", "units": 3, "stateful": True}
     network = Network(NetworkSpec(task="tensor", layers=[table], input={"shape": (STEPS, 1)}))  # type: ignore[arg-type]
     network.check_batches(12, 4)
-    with pytest.raises(LayerError, match=r'layers\[0\] \(lstm\): option "stateful": 13 rows do not divide into batches of 4'):
+    with pytest.raises(LayerError, match=r'layers\[0\] \(lstm\): option "stateful": 13 rows do not divide by batch_size 4'):
         network.check_batches(13, 4)
     network.train()
     network({"input": torch.zeros(4, STEPS, 1)})

@@ -17,6 +17,7 @@ from training.data.series import (
     num_windows,
     read_series,
     sample_windows,
+    windows_in_order,
 )
 from training.data.sources import DataError
 from training.recipe import Data, Forecast, Source
@@ -179,6 +180,15 @@ def test_without_a_number_of_batches_every_window_comes_once() -> None:
     batches = sample_windows(series, forecast(), batch_size=7, num_batches=None, short_share=0.0, rng=np.random.default_rng(0))
     firsts = np.concatenate([windows.future[:, 0, 0] for windows in batches])
     assert len(firsts) == len(set(firsts)) == num_windows(series, forecast()) == 2 * 8
+
+
+def test_windows_in_order_follow_each_other_by_one_step_through_one_series_after_the_other() -> None:
+    batches = list(windows_in_order(counting(), forecast(), batch_size=5))
+    assert [len(windows) for windows in batches] == [5, 5, 5, 1]
+    firsts = np.concatenate([windows.future[:, 0, 0] for windows in batches])
+    assert firsts.tolist() == [*range(3, 11), *range(1003, 1011)]
+    assert batches[0].lengths.tolist() == [3, 4, 5, 6, 6]
+    assert batches[0].history[4, :6, 0].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(("part", "first"), [("validation", 12), ("test", 16)])

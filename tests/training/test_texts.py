@@ -13,6 +13,7 @@ from training.data.texts import (
     UNKNOWN_ID,
     TextSplit,
     batches_by_length,
+    batches_in_order,
     collate,
     encode,
     learn_tokenizer,
@@ -162,6 +163,16 @@ def test_the_number_of_batches_is_known_before(num_rows: int, batch_size: int) -
     rows = [np.ones(3, np.int64)] * num_rows
     batches = batches_by_length(rows, np.zeros(num_rows, np.int64), batch_size, np.random.default_rng(0))
     assert len(list(batches)) == num_batches_by_length(num_rows, batch_size)
+
+
+def test_batches_in_order_hold_every_row_once_as_they_stand() -> None:
+    rows = [np.full(n, n + 1) for n in (4, 1, 3, 2, 5)]
+    batches = list(batches_in_order(rows, np.arange(5), 2, np.random.default_rng(0)))
+    assert [batch.labels.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    assert batches[0].tokens.tolist() == [[5, 5, 5, 5], [2, 0, 0, 0]]
+    assert len(batches) == num_batches_by_length(5, 2)
+    noisy = next(batches_in_order([np.full(50, 7)], np.zeros(1, np.int64), 1, np.random.default_rng(0), word_dropout=0.5))
+    assert set(noisy.tokens[0].tolist()) == {7, UNKNOWN_ID}
 
 
 def test_word_dropout_replaces_words_but_no_padding() -> None:

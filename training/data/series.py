@@ -180,11 +180,9 @@ def sample_windows(
     `num_batches` None, every place is taken once, in random order.
     """
     flat, starts = _flatten(series)
-    first = starts + forecast.shortest
-    last = starts + np.array([series.training_end(i) for i in range(len(series.ids))]) - forecast.horizon
+    first, last = _training_bounds(series, forecast, starts)
     if num_batches is None:
-        places = [(i, origin) for i in range(len(starts)) for origin in range(first[i], last[i] + 1)]
-        order = rng.permutation(np.array(places, dtype=np.int64))
+        order = rng.permutation(_places(first, last))
         batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     else:
         batches = []
@@ -196,6 +194,16 @@ def sample_windows(
         lengths = np.minimum(origins - starts[chosen], forecast.context_length)
         is_short = rng.random(len(lengths)) < short_share
         lengths = np.where(is_short, rng.integers(forecast.shortest, lengths + 1), lengths)
+        yield _gather(series, flat, origins, lengths, forecast.horizon)
+
+
+def windows_in_order(series: Series, forecast: Forecast, *, batch_size: int) -> Iterator[Windows]:
+    """Batches of all training windows in time order, one step apart, series after series; the last may be smaller."""
+    flat, starts = _flatten(series)
+    order = _places(*_training_bounds(series, forecast, starts))
+    for at in range(0, len(order), batch_size):
+        chosen, origins = order[at : at + batch_size].T
+        lengths = np.minimum(origins - starts[chosen], forecast.context_length)
         yield _gather(series, flat, origins, lengths, forecast.horizon)
 
 
@@ -236,6 +244,18 @@ def _flatten(series: Series) -> tuple[Float32, Int64]:
     lengths = np.array([len(values) for values in series.values], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     return np.concatenate(series.values).astype(np.float32), starts
+
+
+def _training_bounds(series: Series, forecast: Forecast, starts: Int64) -> tuple[Int64, Int64]:
+    """First and last place of a training future in each series, counted over all series."""
+    ends = np.array([series.training_end(i) for i in range(len(series.ids))])
+    return starts + forecast.shortest, starts + ends - forecast.horizon
+
+
+def _places(first: Int64, last: Int64) -> Int64:
+    """(series index, place) of every window, (N, 2), in order."""
+    places = [(i, origin) for i in range(len(first)) for origin in range(first[i], last[i] + 1)]
+    return np.array(places, dtype=np.int64)
 
 
 def _gather(series: Series, flat: Float32, origins: Int64, lengths: Int64, horizon: int) -> Windows:

@@ -202,16 +202,36 @@ def batches_by_length(
         batches.extend(part[at : at + batch_size] for at in range(0, len(part), batch_size))
     for index in rng.permutation(len(batches)):
         batch = collate([rows[i] for i in batches[index]], labels[batches[index]])
-        if word_dropout:
-            is_real = np.arange(batch.tokens.shape[1])[None, :] < batch.lengths[:, None]
-            batch.tokens[is_real & (rng.random(batch.tokens.shape) < word_dropout)] = unknown
-        yield batch
+        yield _drop_words(batch, word_dropout, unknown, rng)
+
+
+def batches_in_order(
+    rows: Sequence[Int64],
+    labels: Int64,
+    batch_size: int,
+    rng: np.random.Generator,
+    *,
+    word_dropout: float = 0.0,
+    unknown: int = UNKNOWN_ID,
+) -> Iterator[Tokens]:
+    """Every row once, in the order given, as many batches as by length; a share of the tokens replaced likewise."""
+    for at in range(0, len(rows), batch_size):
+        batch = collate(rows[at : at + batch_size], labels[at : at + batch_size])
+        yield _drop_words(batch, word_dropout, unknown, rng)
 
 
 def num_batches_by_length(num_rows: int, batch_size: int) -> int:
     """How many batches `batches_by_length` yields."""
     pools, rest = divmod(num_rows, batch_size * 50)
     return pools * 50 + -(-rest // batch_size)
+
+
+def _drop_words(batch: Tokens, share: float, unknown: int, rng: np.random.Generator) -> Tokens:
+    """The batch, which is changed in place."""
+    if share:
+        is_real = np.arange(batch.tokens.shape[1])[None, :] < batch.lengths[:, None]
+        batch.tokens[is_real & (rng.random(batch.tokens.shape) < share)] = unknown
+    return batch
 
 
 def _name(source: Source) -> str:
