@@ -75,6 +75,12 @@ def handwritten(graph: Path) -> tuple[list[str], int, dict[str, str]]:
     return [sys.executable, "-m", "benchmarks.handwritten", str(graph), str(port)], port, {}
 
 
+def echo(answer: Path) -> tuple[list[str], int, dict[str, str]]:
+    """Command, port and environment of the server that answers a canned body."""
+    port = free_port()
+    return [sys.executable, "-m", "benchmarks.echo", str(answer), str(port)], port, {}
+
+
 def _is_ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health/ready", timeout=1) as answer:
