@@ -27,9 +27,17 @@ Entry = Mapping[str, Any]
 
 _ARCHIVE_MAGIC = b"PK\x03\x04"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_MODELS = ("Sequential", "Functional", "Model")
 _WEIGHTS = "model.weights.h5"
 # Where layers keep the layers inside them, in the order of Keras's `get_weights()`.
 _INNER = ("cell", "forward_layer", "backward_layer", "layer")
+# How Keras 3 writes the masks of a functional model: as operations beside the layers, NotEqual or Any of NotEqual.
+_MASK_OPERATIONS = ("NotEqual", "Any")
+# Behind these the mask of the layer before is still the mask, so that a layer called with it is called as by itself.
+_HANDS_MASK_ON = (
+    *("SimpleRNN", "LSTM", "GRU", "Bidirectional", "TimeDistributed", "Dense", "Activation"),
+    *("Dropout", "SpatialDropout1D", "GaussianNoise", "LayerNormalization", "BatchNormalization"),
+)
 # What fit needs and predict does not: dropout's random numbers. Beside a cell lies only the state of a stateful layer.
 _PASSED_OVER = ("seed_generator",)
 
@@ -178,6 +186,9 @@ def _read_chain(model: Any) -> _Chain:
         given = None
     if not layers:
         raise KerasFileError("the model has no layers")
+    for layer in layers:
+        if layer["class_name"] in _MODELS:
+            raise KerasFileError(f"{_place(layer)} is a model inside the model: that is not supported, list its layers instead")
     return _Chain(
         _read_input(inputs, layers[0], given), tuple(layers), tuple(groups[_name_of(layer)] for layer in layers), outputs
     )
@@ -186,7 +197,7 @@ def _read_chain(model: Any) -> _Chain:
 def _of_model(model: Any) -> tuple[str, Any]:
     """Sequential or Functional, and the model's configuration."""
     kind = str(model.get("class_name", "")) if isinstance(model, Mapping) else ""
-    if kind not in ("Sequential", "Functional", "Model"):
+    if kind not in _MODELS:
         raise KerasFileError(f'a model of the class "{kind}" cannot be taken: Sequential and functional models can')
     config = model.get("config")
     entries = config.get("layers") if isinstance(config, Mapping) else config
@@ -222,6 +233,7 @@ def _follow(config: Entry) -> tuple[list[Entry], list[Entry], tuple[int, ...]]:
         listed = ", ".join(dict.fromkeys(f'"{name}"' for name, _, _ in outputs))
         raise KerasFileError(f"outputs of several layers are not supported, the model has those of {listed}")
 
+    masks = {name: entry for name, entry in by_name.items() if entry["class_name"] in _MASK_OPERATIONS}
     chain: list[Entry] = []
     name, last = outputs[0][0], outputs[0][0]
     while name != inputs[0][0]:
@@ -230,15 +242,17 @@ def _follow(config: Entry) -> tuple[list[Entry], list[Entry], tuple[int, ...]]:
         entry = by_name[name]
         if entry in chain:
             raise KerasFileError(f'layer "{name}" is fed by itself')
-        source, index = _source_of(entry)
+        source, index = _source_of(entry, masks)
         if index != 0:
             raise KerasFileError(f'{_place(entry)} reads result {index} of "{source}": only the first result can be read')
         chain.insert(0, entry)
         name = source
-    readers = Counter(source for entry in config["layers"] for source in _sources_of(entry))
+    _require_own_masks(chain, masks)
+    others = [entry for name, entry in by_name.items() if name not in masks]
+    readers = Counter(source for entry in others for source in _sources_of(entry) if source not in masks)
     for source, count in readers.items():
         if count > 1:
-            readers_of = [_name_of(entry) for entry in config["layers"] if source in _sources_of(entry)]
+            readers_of = [_name_of(entry) for entry in others if source in _sources_of(entry)]
             listed = " and ".join(f'"{reader}"' for reader in dict.fromkeys(readers_of))
             raise KerasFileError(f'layer "{source}" is read more than once, by {listed}: branches are not supported')
     if last in readers:
@@ -246,19 +260,64 @@ def _follow(config: Entry) -> tuple[list[Entry], list[Entry], tuple[int, ...]]:
     return chain, [by_name[inputs[0][0]]], tuple(index for _, _, index in outputs)
 
 
-def _source_of(entry: Entry) -> tuple[str, int]:
-    """The one tensor that a layer reads: the layer it comes from, and which of that layer's results it is."""
+def _require_own_masks(chain: Sequence[Entry], masks: Mapping[str, Entry]) -> None:
+    """Pass the masks that layers hand on by themselves, which Keras 3 writes down like any other. Raises KerasFileError."""
+    mask: tuple[str, float, bool] | None = None
+    for entry in chain:
+        given = _mask_given(entry, masks)
+        # Softmax lays the mask of the steps over the features.
+        is_own = mask is not None and entry["class_name"] != "Softmax"
+        if given is not None and not (is_own and _mask_of(given, masks) == mask):
+            raise KerasFileError(
+                f'{_place(entry)} is called with "mask": that is not supported, but for the mask of the layers before'
+            )
+        kind, config = entry["class_name"], entry["config"]
+        if kind == "Masking":
+            mask = (_source_of(entry, masks)[0], float(config.get("mask_value", 0.0)), True)
+        elif kind == "Embedding":
+            mask = (_source_of(entry, masks)[0], 0.0, False) if config.get("mask_zero") else None
+        elif kind not in _HANDS_MASK_ON:
+            mask = None
+
+
+def _mask_given(entry: Entry, masks: Mapping[str, Entry]) -> str | None:
+    """The operation whose result a layer is called with as its mask."""
+    for node in entry.get("inbound_nodes") or []:
+        for name, _ in _references(_call_options(node).get("mask")):
+            if name in masks:
+                return name
+    return None
+
+
+def _mask_of(name: str, masks: Mapping[str, Entry]) -> tuple[str, float, bool] | None:
+    """What a mask was made from: the tensor, the value that is masked, and whether it is looked for in all features."""
+    entry, is_any = masks[name], masks[name]["class_name"] == "Any"
+    if is_any:
+        inner = [source for source in _sources_of(entry) if source in masks]
+        if len(inner) != 1 or entry["config"].get("axis") != -1 or entry["config"].get("keepdims"):
+            return None
+        entry = masks[inner[0]]
+    arguments = [part for node in entry.get("inbound_nodes") or [] if isinstance(node, Mapping) for part in node.get("args", [])]
+    sources = _sources_of(entry)
+    if entry["class_name"] != "NotEqual" or len(arguments) != 2 or len(sources) != 1 or type(arguments[1]) not in (int, float):
+        return None
+    return sources[0], float(arguments[1]), is_any
+
+
+def _source_of(entry: Entry, masks: Mapping[str, Entry]) -> tuple[str, int]:
+    """The one tensor that a layer reads beside its mask: the layer it comes from, and which of that layer's results it is."""
     nodes = entry.get("inbound_nodes") or []
     if len(nodes) != 1:
         raise KerasFileError(f"{_place(entry)} is used {len(nodes)} times: shared layers are not supported")
     if str(entry["class_name"]) == "InputLayer":
         raise KerasFileError(f"{_place(entry)} is not the model's input")
-    found = list(_references(nodes[0]))
+    is_masked = _mask_given(entry, masks) is not None
+    found = [(name, index) for name, index in _references(nodes[0]) if not (is_masked and name in masks)]
     if len(found) != 1:
         listed = " and ".join(f'"{name}"' for name, _ in dict.fromkeys(found))
         raise KerasFileError(f"{_place(entry)} reads {len(found)} tensors, {listed}: branches are not supported")
     for option, value in _call_options(nodes[0]).items():
-        if value not in (None, False):
+        if value not in (None, False) and not (option == "mask" and is_masked):
             raise KerasFileError(f'{_place(entry)} is called with "{option}": that is not supported')
     return found[0]
 

@@ -118,6 +118,22 @@ CASES |= {
         RAGGED,
     ),
     "masking": Case(floats(L.Masking(-1.0), L.LSTM(4), L.Dense(1))),
+    "masking_functional": Case(
+        lambda: functional(
+            SEQUENCE,
+            *_fresh([L.Masking(0.5), L.GRU(4, return_sequences=True), L.Dropout(0.2), L.TimeDistributed(L.Dense(3))]),
+            *_fresh([L.Bidirectional(L.LSTM(3, return_sequences=True)), L.GlobalAveragePooling1D()]),
+        )
+    ),
+    "stacked_masked_functional": Case(
+        lambda: functional(
+            (STEPS,),
+            *_fresh([L.Embedding(VOCABULARY, 5, mask_zero=True), L.Bidirectional(L.LSTM(4, return_sequences=True))]),
+            *_fresh([L.LayerNormalization(), L.GRU(3, go_backwards=True), L.Dense(4, "softmax")]),
+        ),
+        "tokens",
+        RAGGED,
+    ),
     "convolution": Case(floats(L.Conv1D(4, 3, activation="relu"), L.MaxPooling1D(2), L.GRU(3), L.Dense(2))),
     "convolution_causal": Case(
         floats(L.Conv1D(4, 2, padding="causal", dilation_rate=2), L.GlobalMaxPooling1D(), shape=(None, FEATURES)), lengths=OPEN
@@ -201,7 +217,8 @@ def assert_equal(found: Any, expected: Any) -> None:
 
 # The reader gives the same layers for both formats (tests/training/test_keras_file.py): one of each kind shows it here.
 IN_BOTH_FORMATS = ("lstm", "gru_before", "gru_masked", "merge_none", "backward_layer", "lstm_stateful", "stacked_masked",
-                   "batch_normalization", "normalization", "convolution", "leaky_relu", "output_named_output")  # fmt: skip
+                   "stacked_masked_functional", "batch_normalization", "normalization", "convolution", "leaky_relu",
+                   "output_named_output")  # fmt: skip
 FILES = [(name, ".keras") for name in CASES] + [(name, ".h5") for name in IN_BOTH_FORMATS]
 
 

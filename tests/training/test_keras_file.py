@@ -137,6 +137,29 @@ def always_dropping() -> Any:
     return keras.Model(source, L.Dropout(0.5, name="drop")(source, training=True))
 
 
+def given_a_mask() -> Any:
+    source = keras.Input((5, 3))
+    return keras.Model(source, L.LSTM(2, name="lstm")(source, mask=keras.ops.any(keras.ops.not_equal(source, 1.0), axis=-1)))
+
+
+def given_another_mask() -> Any:
+    source = keras.Input((5, 3))
+    mask = keras.ops.any(keras.ops.not_equal(source, 1.0), axis=-1)
+    return keras.Model(source, L.LSTM(2, name="lstm")(L.Masking(0.0)(source), mask=mask))
+
+
+def given_a_mask_that_had_ended() -> Any:
+    source = keras.Input((5,))
+    embedding = L.Embedding(9, 3, mask_zero=True)
+    hidden = L.Conv1D(2, 3, padding="same")(embedding(source))
+    return keras.Model(source, L.LSTM(2, name="lstm")(hidden, mask=embedding.compute_mask(source)))
+
+
+def nested() -> Any:
+    inner = keras.Sequential([keras.Input((5, 3)), L.LSTM(2)], name="encoder")
+    return keras.Sequential([keras.Input((5, 3)), inner, L.Dense(1)])
+
+
 GRAPHS: list[tuple[Callable[[], Any], list[str]]] = [
     (shared, ['layer "twice" (Dense)', "used 2 times"]),
     (branched, ['layer "sum" (Add)', '"left" and "right"', "branches"]),
@@ -145,6 +168,10 @@ GRAPHS: list[tuple[Callable[[], Any], list[str]]] = [
     (two_outputs, ["outputs of several layers", '"lstm", "dense"']),
     (given_a_state, ['layer "decoder" (LSTM)', "branches"]),
     (reading_a_state, ['layer "dense" (Dense)', 'result 1 of "lstm"']),
+    (given_a_mask, ['layer "lstm" (LSTM)', '"mask"']),
+    (given_another_mask, ['layer "lstm" (LSTM)', '"mask"']),
+    (given_a_mask_that_had_ended, ['layer "lstm" (LSTM)', '"mask"']),
+    (nested, ['layer "encoder" (Sequential)', "a model inside the model"]),
     (always_dropping, ['layer "drop" (Dropout)', '"training"']),
 ]
 
