@@ -96,7 +96,7 @@ def loss_curves(losses: Sequence[float], validation: Sequence[float], best: int,
         marker = "o" if len(losses) < 30 else None
         lines = axes.plot(epochs, losses, color=FORECAST, marker=marker, ms=4, label=f"training: {names[0]}")
         axes.set(xlabel="epoch", ylabel=names[0], title=title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         other = axes
         if names[0] != names[1]:
             other = axes.twinx()
