@@ -94,7 +94,7 @@ def run(
 
 @app.command("summary")
 def summary_command(
-    what: Annotated[str, typer.Argument(help="A recipe (file or name), a version folder, or a .keras file.")],
+    what: Annotated[str, typer.Argument(help="A recipe (file or name), a version folder, or a .keras or .h5 file.")],
     data: DataOption = None,
 ) -> None:
     """Print the layers with their output shapes and parameters, as Keras does."""
