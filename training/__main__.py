@@ -251,7 +251,7 @@ def list_command() -> None:
 
 @contextmanager
 def _lines_named(path: Path) -> Iterator[None]:
-    """Say on which line of the recipe at `path` the layer stands that a LayerError is about."""
+    """Say on which line of the recipe at `path` the layer, or the data, stands that an error is about."""
     from training.layers import LayerError
 
     try:
@@ -260,6 +260,12 @@ def _lines_named(path: Path) -> Iterator[None]:
         place = re.match(r"layers\[(\d+)\]", exc.where)
         line = line_of(path, ("layers", int(place[1]))) if place and path.suffix == ".toml" else None
         raise RecipeError(f"{path}{f', line {line}' if line else ''}: {exc}") from exc
+    except DataError as exc:
+        if not exc.location:
+            raise
+        line = line_of(path, exc.location) if path.suffix == ".toml" else None
+        key = ".".join(map(str, exc.location))
+        raise RecipeError(f'{path}{f", line {line}" if line else ""}: "{key}": {exc}') from exc
 
 
 def _parts(text: str | None) -> tuple[str, ...] | None:

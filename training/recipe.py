@@ -342,8 +342,9 @@ def parse_recipe(text: str, changes: Sequence[str] = (), *, where: str = "recipe
 
 
 def line_of(path: Path, location: tuple[str | int, ...]) -> int | None:
-    """Where a key or table stands in a recipe file, counted from 1."""
-    return _lines_of(path.read_text(encoding="utf-8")).get(location)
+    """Where a key stands in a recipe file, counted from 1; where it is left out, the table that would hold it."""
+    lines = _lines_of(path.read_text(encoding="utf-8"))
+    return next((lines[location[:depth]] for depth in range(len(location), 0, -1) if location[:depth] in lines), None)
 
 
 def _toml_value(raw: str) -> Any:

@@ -285,3 +285,47 @@ def test_the_passengers_beat_the_season_before(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     training = json.loads((tmp_path / "models" / "passengers" / "1" / "manifest.json").read_text())["training"]
     assert training["metrics"]["mae"] < 0.5 * training["baselines"]["seasonal_naive"]["mae"]
+
+
+VALUES = 'values = ["load", "heat"]'
+LABELS = 'labels = ["bad", "good"]'
+
+
+@pytest.mark.parametrize(
+    ("recipe", "old", "new", "said"),
+    [
+        ("toy", VALUES, 'values = ["laod"]', 'line 7: "data.train.0.values": series.csv: has no column "laod"'),
+        ("toy", "series.csv", "serie.csv", 'line 6: "data.train.0.path": no file'),
+        ("toy", 'targets = ["load"]', 'targets = ["cold"]', 'line 10: "data.targets": target "cold" is not among'),
+        (
+            "toy",
+            "length = 12\nmin_length = 4",
+            "length = 90\nmin_length = 90",
+            'line 14: "forecast.min_length": no series is long',
+        ),
+        ("toy", VALUES, f'{VALUES}\ntime = "day"', 'line 8: "data.train.0.time": series.csv: has no column "day"'),
+        (
+            "moods",
+            LABELS,
+            'labels = {"0" = "bad", "2" = "good"}',
+            """ "data.train.0.label": train: row 2: label '1' is not one of 0, 2""",
+        ),
+    ],
+)
+def test_what_is_wrong_with_data_names_the_line_of_the_recipe(
+    workplace: Path, recipe: str, old: str, new: str, said: str
+) -> None:
+    text = (workplace / f"{recipe}.toml").read_text()
+    assert old in text
+    (workplace / f"{recipe}.toml").write_text(text.replace(old, new))
+    result = train(workplace, f"{recipe}.toml")
+    assert result.exit_code == 1
+    assert said in words(result)
+    assert f"{recipe}.toml, line " in words(result)
+
+
+def test_an_empty_text_names_the_line_of_the_recipe(workplace: Path) -> None:
+    (workplace / "moods.toml").write_text(CLASSIFY.replace('path = "train.txt"', 'path = "train.csv"'))
+    (workplace / "train.csv").write_text("text,label\nfine,1\n ,0\n")
+    result = train(workplace, "moods.toml")
+    assert 'moods.toml, line 8: "data.train.0.text": train.csv: row 2: the text is empty' in words(result)

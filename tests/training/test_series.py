@@ -115,7 +115,7 @@ def test_short_series_are_left_out_and_counted(tmp_path: Path) -> None:
     [
         ("", {}, "is empty"),
         ("unique_id,ds,y\n", {}, "no rows"),
-        (TABLE, {"values": ["cold"]}, 'has no column "cold"; there are ['),
+        (TABLE, {"values": ["cold"]}, 'has no column "cold"; there are '),
         (LONG, {"format": "long", "id": "name"}, 'has no column "name"'),
         (LONG.replace("a,3,3", "a,3,x"), {}, "'x' is not a number"),
         ("unique_id,ds,y\na,1,1\na,2,2\n", {}, 'the longest, "a", has 2 steps; 9 are needed'),
@@ -123,7 +123,7 @@ def test_short_series_are_left_out_and_counted(tmp_path: Path) -> None:
         (LONG, {"format": "lines"}, "is for texts"),
         (NEWEST_FIRST, {"time": "date"}, 'a.csv: column "date" goes back in time, from 2020-01-12 to 2020-01-11: sort the rows'),
         (LONG + "b,3,1\n", {}, 'a.csv: series "b": column "ds" goes back in time, from 11 to 3'),
-        (TABLE, {"time": "datum"}, 'has no column "datum"; there are ['),
+        (TABLE, {"time": "datum"}, 'has no column "datum"; there are '),
     ],
 )
 def test_unusable_files_are_refused_with_the_reason(tmp_path: Path, text: str, options: dict[str, object], message: str) -> None:

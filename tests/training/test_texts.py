@@ -101,11 +101,11 @@ def test_a_file_may_be_seen_several_times(tmp_path: Path) -> None:
     [
         ("a.txt", "", {}, "a.txt: is empty"),
         ("a.txt", "1 fine\n0\n", {}, "a.txt: line 2: expected `label text`, got '0'"),
-        ("a.txt", LINES + "7 seven\n", {"validation_share": 0.0}, "label '7' is not one of ['0', '1', 'negative', 'positive']"),
+        ("a.txt", LINES + "7 seven\n", {"validation_share": 0.0}, "label '7' is not one of 0, 1, negative, positive"),
         ("a.csv", "text,label\nfine,1\n,0\n", {}, "a.csv: row 2: the text is empty"),
         ("a.csv", "text,label\nfine,1\n  ,0\n", {}, "a.csv: row 2: the text is empty"),
         ("a.csv", "text,label\nfine,\nbad,0\n", {}, "a.csv: row 1: the label is missing"),
-        ("a.csv", "text,label\nfine,1\n", {"text": "body"}, 'a.csv: has no column "body"; there are ['),
+        ("a.csv", "text,label\nfine,1\n", {"text": "body"}, 'a.csv: has no column "body"; there are text, label'),
         ("a.csv", "text,label\n", {}, "no rows"),
         ("a.txt", "1 one\n0 two\n", {"validation_share": 0.0}, "nothing left to validate with"),
         ("a.parquet", "no parquet at all", {}, "a.parquet: has no column"),

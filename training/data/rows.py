@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from training.data.series import Float32, Int64, numbers
-from training.data.sources import Content, DataError, read
+from training.data.sources import Content, DataError, about, read
 from training.recipe import Data, Source
 
 
@@ -61,17 +61,24 @@ def read_rows(data: Data, folder: Path | None, seed: int) -> RowSplit:
     contents: list[Content] = []
     parts: dict[str, list[tuple[pl.DataFrame, str, Source]]] = {"train": [], "validation": [], "test": []}
     for role, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        for source in sources:
-            parts[role].append((*_table(source, folder, contents), source))
+        for number, source in enumerate(sources):
+            with about("data", role, number):
+                parts[role].append((*_table(source, folder, contents), source))
     first, name, source = parts["train"][0]
     own = set(data.targets) if data.targets else {source.label}
     features = source.values or [column for column in first.columns if column not in own]
     labels: tuple[str, ...] = ()
     values: dict[str, int] = {}
     if not data.targets:
-        _expect_column(first, source.label, name)
+        with about("data", "train", 0):
+            _expect_column(first, source.label, name, "label")
         values, labels = _classes(data, first[source.label])
-    found = {role: [_rows(*part, features, data.targets, values) for part in entries] for role, entries in parts.items()}
+    found: dict[str, list[Rows]] = {}
+    for role, entries in parts.items():
+        found[role] = []
+        for number, (table, name, source) in enumerate(entries):
+            with about("data", role, number):
+                found[role].append(_rows(table, name, source, features, data.targets, values))
     rng = np.random.default_rng(seed)
     train = _joined(found["train"])
     by_label = None if data.targets else train.answers
@@ -86,7 +93,7 @@ def read_rows(data: Data, folder: Path | None, seed: int) -> RowSplit:
     split = RowSplit(tuple(features), labels, tuple(data.targets), train.take(kept), validation, test, tuple(contents))
     for role, part in (("learn from", split.train), ("validate with", validation), ("test with", test)):
         if not len(part):
-            raise DataError(f"nothing left to {role}: see data.validation_share and data.test_share")
+            raise DataError(f"nothing left to {role}: see data.validation_share and data.test_share", location=("data",))
     return split
 
 
@@ -124,8 +131,10 @@ def _rows(
     targets: Sequence[str],
     values: Mapping[str, int],
 ) -> Rows:
-    for column in (*features, *(targets or [source.label])):
-        _expect_column(table, column, name)
+    for column in features:
+        _expect_column(table, column, name, "values")
+    for column in targets or [source.label]:
+        _expect_column(table, column, name, "" if targets else "label")
     given = _complete(table, features, name)
     if targets:
         return Rows(given, _complete(table, targets, name))
@@ -133,7 +142,7 @@ def _rows(
     known = labels.replace_strict(values, default=None, return_dtype=pl.Int64)
     if known.null_count():
         row = int(known.is_null().arg_true()[0])
-        raise DataError(f"{name}: row {row + 1}: label {labels[row]!r} is not one of {sorted(values)}")
+        raise DataError(f"{name}: row {row + 1}: label {labels[row]!r} is not one of {', '.join(sorted(values))}", option="label")
     return Rows(given, known.to_numpy().astype(np.int64))
 
 
@@ -141,7 +150,7 @@ def _complete(table: pl.DataFrame, columns: Sequence[str], name: str) -> Float32
     found = numbers(table.select(columns), name)
     if not np.isfinite(found).all():
         row, column = np.argwhere(~np.isfinite(found))[0]
-        raise DataError(f'{name}: row {row + 1}: column "{columns[column]}" has no value')
+        raise DataError(f'{name}: row {row + 1}: column "{columns[column]}" has no value', option="values")
     return found.astype(np.float32)
 
 
@@ -156,7 +165,7 @@ def _classes(data: Data, column: pl.Series) -> tuple[dict[str, int], tuple[str, 
         if data.labels:
             values |= {str(index): index for index in range(len(names)) if str(index) not in values}
     if len(names) < 2:
-        raise DataError(f"a classifier needs two labels at least, got {list(names)}")
+        raise DataError(f"a classifier needs two labels at least, got {list(names)}", location=("data", "labels"))
     return values, names
 
 
@@ -164,6 +173,6 @@ def _joined(parts: Sequence[Rows]) -> Rows:
     return Rows(np.concatenate([part.values for part in parts]), np.concatenate([part.answers for part in parts]))
 
 
-def _expect_column(table: pl.DataFrame, column: str, name: str) -> None:
+def _expect_column(table: pl.DataFrame, column: str, name: str, option: str) -> None:
     if column not in table.columns:
-        raise DataError(f'{name}: has no column "{column}"; there are {table.columns}')
+        raise DataError(f'{name}: has no column "{column}"; there are {", ".join(table.columns)}', option=option)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from training.data.sources import Content, DataError, read
+from training.data.sources import Content, DataError, about, read
 from training.recipe import Data, Forecast, Source
 
 Array = npt.NDArray[np.float64]
@@ -90,11 +90,14 @@ def read_series(data: Data, forecast: Forecast, folder: Path | None) -> Series:
     test_lengths: dict[str, int] = {}
     dates: list[pl.Series] = []
     for role, sources in (("train", data.train), ("test", data.test)):
-        for source in sources:
-            table, name = _table(source, folder, contents)
-            found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name)
+        for number, source in enumerate(sources):
+            with about("data", role, number):
+                table, name = _table(source, folder, contents)
+                found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name)
             if features and columns != features:
-                raise DataError(f"{name}: has the features {list(columns)}, the other files {list(features)}")
+                raise DataError(
+                    f"{name}: has the features {list(columns)}, the other files {list(features)}", location=("data", role, number)
+                )
             features = columns
             if source.time in table.columns and len(found) == 1:
                 dates.append(table[source.time].head(data.rows or table.height))
@@ -103,7 +106,7 @@ def read_series(data: Data, forecast: Forecast, folder: Path | None) -> Series:
                 num_interpolated += missing
                 if role == "test":
                     if key not in parts:
-                        raise DataError(f'{name}: series "{key}" is not in the training files')
+                        raise DataError(f'{name}: series "{key}" is not in the training files', location=("data", role, number))
                     test_lengths[key] = test_lengths.get(key, 0) + len(filled)
                 parts.setdefault(key, []).append(filled)
     if test_lengths:
@@ -117,7 +120,10 @@ def read_series(data: Data, forecast: Forecast, folder: Path | None) -> Series:
     validation_length = data.validation_length or forecast.horizon
     for part, length in (("test", test_length), ("validation", validation_length)):
         if length < forecast.horizon:
-            raise DataError(f"the {part} part has {length} steps, the horizon {forecast.horizon} needs as many at least")
+            raise DataError(
+                f"the {part} part has {length} steps, the horizon {forecast.horizon} needs as many at least",
+                location=("forecast", "horizon"),
+            )
     whole = {key: np.concatenate(arrays) for key, arrays in parts.items()}
     needed = forecast.shortest + forecast.horizon + validation_length + test_length
     long_enough = {key: values for key, values in whole.items() if len(values) >= needed}
@@ -126,12 +132,13 @@ def read_series(data: Data, forecast: Forecast, folder: Path | None) -> Series:
         raise DataError(
             f'no series is long enough: the longest, "{longest}", has {len(whole[longest])} steps; {needed} are needed '
             f"(history {forecast.shortest} + horizon {forecast.horizon} to learn from, "
-            f"validation {validation_length}, test {test_length})"
+            f"validation {validation_length}, test {test_length})",
+            location=("forecast", "context_length" if forecast.min_length is None else "min_length"),
         )
     targets = tuple(data.targets) or features
     for target in targets:
         if target not in features:
-            raise DataError(f'target "{target}" is not among the features {list(features)}')
+            raise DataError(f'target "{target}" is not among the features {list(features)}', location=("data", "targets"))
     return Series(
         ids=tuple(long_enough),
         values=tuple(long_enough.values()),
@@ -309,7 +316,8 @@ def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, A
         return rows, ("y",)
     if kind == "long":
         columns = source.values or ["y"]
-        _expect_columns(table, [source.id, *columns], name)
+        _expect_columns(table, [source.id], name, "id")
+        _expect_columns(table, columns, name, "values")
         found = {}
         for part in table.partition_by(source.id, maintain_order=True):
             key = str(part[source.id][0])
@@ -319,7 +327,7 @@ def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, A
     if kind == "lines":
         raise DataError(f'{name}: format "lines" is for texts')
     columns = source.values or [c for c in table.columns if c != source.time and table[c].dtype.is_numeric()]
-    _expect_columns(table, columns, name)
+    _expect_columns(table, columns, name, "values")
     if not columns:
         raise DataError(f"{name}: has no column of numbers; there are {table.columns}")
     _expect_time_order(table, source, name)
@@ -333,10 +341,10 @@ def _guess(table: pl.DataFrame, source: Source) -> str:
     return "wide" if is_wide else "table"
 
 
-def _expect_columns(table: pl.DataFrame, columns: Sequence[str], name: str) -> None:
+def _expect_columns(table: pl.DataFrame, columns: Sequence[str], name: str, option: str) -> None:
     for column in columns:
         if column not in table.columns:
-            raise DataError(f'{name}: has no column "{column}"; there are {table.columns}')
+            raise DataError(f'{name}: has no column "{column}"; there are {", ".join(table.columns)}', option=option)
 
 
 def _expect_time_order(table: pl.DataFrame, source: Source, name: str) -> None:
@@ -346,7 +354,7 @@ def _expect_time_order(table: pl.DataFrame, source: Source, name: str) -> None:
     """
     if source.time not in table.columns:
         if "time" in source.model_fields_set:
-            _expect_columns(table, [source.time], name)
+            _expect_columns(table, [source.time], name, "time")
         return
     times = table[source.time].drop_nulls()
     if times.dtype.is_temporal():
@@ -362,7 +370,8 @@ def _expect_time_order(table: pl.DataFrame, source: Source, name: str) -> None:
         row = int(is_back[0])
         raise DataError(
             f'{name}: column "{source.time}" goes back in time, from {times[row - 1]} to {times[row]}: '
-            "sort the rows, the oldest first"
+            "sort the rows, the oldest first",
+            option="time",
         )
 
 
@@ -374,5 +383,5 @@ def numbers(table: pl.DataFrame, name: str) -> Array:
         for column in table:
             bad = column.filter(column.is_not_null() & column.cast(pl.Float64, strict=False).is_null())
             if len(bad):
-                raise DataError(f'{name}: column "{column.name}": {bad[0]!r} is not a number') from None
+                raise DataError(f'{name}: column "{column.name}": {bad[0]!r} is not a number', option="values") from None
         raise

@@ -10,6 +10,8 @@ import hashlib
 import io
 import lzma
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,26 @@ COMPRESSIONS = ("", ".xz", ".gz")
 
 
 class DataError(ValueError):
-    """Data cannot be used: names the file and what is wrong with it, and says what to do where that is known."""
+    """Data cannot be used: names the file and what is wrong with it, and says what to do where that is known.
+
+    `location` is the recipe's key that it is about, as ("data", "train", 0, "text"); `option` is its last part where the
+    rest is not known yet (see `about`).
+    """
+
+    def __init__(self, message: str, *, option: str = "", location: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.option = option
+        self.location = location
+
+
+@contextmanager
+def about(*location: str | int) -> Iterator[None]:
+    """What is wrong with data inside is about this table of the recipe."""
+    try:
+        yield
+    except DataError as exc:
+        exc.location = exc.location or (*location, *([exc.option] if exc.option else []))
+        raise
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,7 @@ class Content:
                 io.BytesIO(self.payload), separator=separator, quote_char=quote, infer_schema_length=None, encoding="utf8-lossy"
             )
         except (pl.exceptions.PolarsError, ValueError) as exc:
-            raise DataError(f"{self.name}: cannot be read as a table: {exc}") from exc
+            raise DataError(f"{self.name}: cannot be read as a table: {exc}", option="path") from exc
 
 
 def read(source: Source, folder: Path | None) -> Content:
@@ -63,14 +84,15 @@ def read(source: Source, folder: Path | None) -> Content:
         raw = path.read_bytes()
         payload = decompress(raw, path.suffix)
     except (OSError, lzma.LZMAError, zlib.error, EOFError) as exc:
-        raise DataError(f"{path}: cannot be read: {exc}") from exc
+        raise DataError(f"{path}: cannot be read: {exc}", option="path") from exc
     if not payload.strip():
-        raise DataError(f"{path}: is empty")
+        raise DataError(f"{path}: is empty", option="path")
     content = Content(source, path.name, payload, fingerprint(payload))
     if source.sha256 and content.sha256 != source.sha256:
         raise DataError(
             f"{path}: is not the content that the recipe names: expected sha256 {source.sha256}, found {content.sha256}. "
-            "If this file is meant, give its sha256 in the recipe, or an empty one"
+            "If this file is meant, give its sha256 in the recipe, or an empty one",
+            option="sha256",
         )
     return content
 
@@ -90,7 +112,7 @@ def locate(source: Source, folder: Path | None) -> Path:
     unset = " here, and $SLUICE_DATA is not set" if folder is None and not path.is_absolute() else ""
     origin = f". Its origin: {source.origin}" if source.origin else ""
     fetch = f". Fetch it: python -m training fetch {source.catalogue}" if source.catalogue else ""
-    raise DataError(f"no file {places[0]} (nor .xz, .gz){unset}{origin}{fetch}")
+    raise DataError(f"no file {places[0]} (nor .xz, .gz){unset}{origin}{fetch}", option="path")
 
 
 def decompress(raw: bytes, suffix: str) -> bytes:

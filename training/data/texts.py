@@ -16,7 +16,7 @@ import polars as pl
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from training import recipe as recipes
-from training.data.sources import Content, DataError, read
+from training.data.sources import Content, DataError, about, read
 from training.data.word_index import learn_word_index
 from training.recipe import Data, Source
 
@@ -70,10 +70,11 @@ def read_texts(data: Data, folder: Path | None, seed: int) -> TextSplit:
     Raises DataError: a missing file or column, an empty text, a label outside the classes, or an empty part.
     """
     contents: list[Content] = []
-    frames = {
-        role: [(_name(source), source, _frame(source, folder, contents)) for source in sources]
-        for role, sources in (("train", data.train), ("validation", data.validation), ("test", data.test))
-    }
+    frames: dict[str, list[tuple[str, Source, pl.DataFrame]]] = {"train": [], "validation": [], "test": []}
+    for role, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        for number, source in enumerate(sources):
+            with about("data", role, number):
+                frames[role].append((_name(source), source, _frame(source, folder, contents)))
     values, labels = _classes(data, [frame for _, _, frame in frames["train"]])
     held_out = [frame["text"] for role in ("validation", "test") for _, _, frame in frames[role]]
     shared = pl.concat(held_out).str.strip_chars().str.to_lowercase().unique() if held_out else pl.Series("text", [], pl.String)
@@ -82,25 +83,31 @@ def read_texts(data: Data, folder: Path | None, seed: int) -> TextSplit:
     validation: dict[str, Texts] = {}
     num_shared = 0
     for index, (name, source, frame) in enumerate(frames["train"]):
+        with about("data", "train", index):
+            _expect_labels(frame, values, name)  # before the cut, so that the row is the file's
         if data.drop_shared_texts:
             kept = frame.filter(~frame["text"].str.strip_chars().str.to_lowercase().is_in(shared.to_list()))
             num_shared += frame.height - kept.height
             frame = kept
         share = source.validation_share if source.validation_share is not None else default_share
         back, rest = cut_by_group(frame, share, np.random.default_rng([seed, index]))
-        if back.height:
-            validation[_free(name, validation)] = _texts(back, values, name)
-        train.extend([_texts(rest, values, name)] * source.repeat)
-    for name, _, frame in frames["validation"]:
-        validation[_free(name, validation)] = _texts(frame, values, name)
+        with about("data", "train", index):
+            if back.height:
+                validation[_free(name, validation)] = _texts(back, values, name)
+            train.extend([_texts(rest, values, name)] * source.repeat)
     tests: dict[str, Texts] = {}
-    for name, _, frame in frames["test"]:
-        tests[_free(name, tests)] = _texts(frame, values, name)
+    for role, parts in (("validation", validation), ("test", tests)):
+        for index, (name, _, frame) in enumerate(frames[role]):
+            with about("data", role, index):
+                parts[_free(name, parts)] = _texts(frame, values, name)
     learned = Texts(
         tuple(text for part in train for text in part.texts), np.concatenate([part.labels for part in train], dtype=np.int64)
     )
     if not len(learned) or not validation:
-        raise DataError(f"nothing left to {'learn from' if not len(learned) else 'validate with'}: see data.validation_share")
+        raise DataError(
+            f"nothing left to {'learn from' if not len(learned) else 'validate with'}: see data.validation_share",
+            location=("data",),
+        )
     return TextSplit(labels, learned, validation, tests, num_shared, tuple(contents))
 
 
@@ -249,9 +256,9 @@ def _frame(source: Source, folder: Path | None, contents: list[Content]) -> pl.D
     if source.format == "lines" or (source.format == "auto" and not content.is_parquet and not _has_separator(content)):
         return _lines(content)
     table = content.table()
-    for column in filter(None, (source.text, source.label, source.group)):
-        if column not in table.columns:
-            raise DataError(f'{content.name}: has no column "{column}"; there are {table.columns}')
+    for option, column in (("text", source.text), ("label", source.label), ("group", source.group)):
+        if column and column not in table.columns:
+            raise DataError(f'{content.name}: has no column "{column}"; there are {", ".join(table.columns)}', option=option)
     if table.height == 0:
         raise DataError(f"{content.name}: has a header, but no rows")
     frame = table.select(
@@ -261,9 +268,9 @@ def _frame(source: Source, folder: Path | None, contents: list[Content]) -> pl.D
     )
     is_empty = frame["text"].is_null() | (frame["text"].str.strip_chars() == "")
     if is_empty.any():
-        raise DataError(f"{content.name}: row {_first(is_empty)}: the text is empty")
+        raise DataError(f"{content.name}: row {_first(is_empty)}: the text is empty", option="text")
     if frame["label"].null_count():
-        raise DataError(f"{content.name}: row {_first(frame['label'].is_null())}: the label is missing")
+        raise DataError(f"{content.name}: row {_first(frame['label'].is_null())}: the label is missing", option="label")
     return frame
 
 
@@ -300,15 +307,21 @@ def _classes(data: Data, frames: Sequence[pl.DataFrame]) -> tuple[dict[str, int]
         if data.labels:  # names given for 0, 1, 2, …
             values |= {str(index): index for index in range(len(names)) if str(index) not in values}
     if len(names) < 2:
-        raise DataError(f"a classifier needs two labels at least, got {list(names)}")
+        raise DataError(f"a classifier needs two labels at least, got {list(names)}", location=("data", "labels"))
     return values, names
 
 
+def _expect_labels(frame: pl.DataFrame, values: Mapping[str, int], name: str) -> None:
+    is_strange = ~frame["label"].is_in(list(values))
+    if is_strange.any():
+        row = _first(is_strange)
+        found = frame["label"][row - 1]
+        raise DataError(f"{name}: row {row}: label {found!r} is not one of {', '.join(sorted(values))}", option="label")
+
+
 def _texts(frame: pl.DataFrame, values: Mapping[str, int], name: str) -> Texts:
-    labels = frame["label"].replace_strict(values, default=None, return_dtype=pl.Int64)
-    if labels.null_count():
-        row = _first(labels.is_null())
-        raise DataError(f"{name}: row {row}: label {frame['label'][row - 1]!r} is not one of {sorted(values)}")
+    _expect_labels(frame, values, name)
+    labels = frame["label"].replace_strict(values, return_dtype=pl.Int64)
     return Texts(tuple(frame["text"].to_list()), labels.to_numpy().astype(np.int64))
 
 
