@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from training.data.columns import class_indices, classes, expect_columns, expect_rows
 from training.data.series import Float32, Int64, numbers
 from training.data.sources import Content, DataError, about, read
 from training.recipe import Data, Source
@@ -71,8 +72,8 @@ def read_rows(data: Data, folder: Path | None, seed: int) -> RowSplit:
     values: dict[str, int] = {}
     if not data.targets:
         with about("data", "train", 0):
-            _expect_column(first, source.label, name, "label")
-        values, labels = _classes(data, first[source.label])
+            expect_columns(first, [source.label], name, "label")
+        values, labels = classes(data, first[source.label])
     found: dict[str, list[Rows]] = {}
     for role, entries in parts.items():
         found[role] = []
@@ -118,8 +119,7 @@ def _table(source: Source, folder: Path | None, contents: list[Content]) -> tupl
     content = read(source, folder)
     contents.append(content)
     table = content.table()
-    if table.height == 0:
-        raise DataError(f"{content.name}: has a header, but no rows")
+    expect_rows(table, content.name)
     return table, content.name
 
 
@@ -131,19 +131,12 @@ def _rows(
     targets: Sequence[str],
     values: Mapping[str, int],
 ) -> Rows:
-    for column in features:
-        _expect_column(table, column, name, "values")
-    for column in targets or [source.label]:
-        _expect_column(table, column, name, "" if targets else "label")
+    expect_columns(table, features, name, "values")
+    expect_columns(table, targets or [source.label], name, "" if targets else "label")
     given = _complete(table, features, name)
     if targets:
         return Rows(given, _complete(table, targets, name))
-    labels = table[source.label].cast(pl.String)
-    known = labels.replace_strict(values, default=None, return_dtype=pl.Int64)
-    if known.null_count():
-        row = int(known.is_null().arg_true()[0])
-        raise DataError(f"{name}: row {row + 1}: label {labels[row]!r} is not one of {', '.join(sorted(values))}", option="label")
-    return Rows(given, known.to_numpy().astype(np.int64))
+    return Rows(given, class_indices(table[source.label], values, name))
 
 
 def _complete(table: pl.DataFrame, columns: Sequence[str], name: str) -> Float32:
@@ -154,25 +147,5 @@ def _complete(table: pl.DataFrame, columns: Sequence[str], name: str) -> Float32
     return found.astype(np.float32)
 
 
-def _classes(data: Data, column: pl.Series) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Value in the files → index of the label, and the labels' names."""
-    if isinstance(data.labels, dict):
-        names = tuple(dict.fromkeys(data.labels.values()))
-        values = {value: names.index(name) for value, name in data.labels.items()}
-    else:
-        names = tuple(data.labels) or tuple(sorted(column.cast(pl.String).drop_nulls().unique().to_list()))
-        values = {name: index for index, name in enumerate(names)}
-        if data.labels:
-            values |= {str(index): index for index in range(len(names)) if str(index) not in values}
-    if len(names) < 2:
-        raise DataError(f"a classifier needs two labels at least, got {list(names)}", location=("data", "labels"))
-    return values, names
-
-
 def _joined(parts: Sequence[Rows]) -> Rows:
     return Rows(np.concatenate([part.values for part in parts]), np.concatenate([part.answers for part in parts]))
-
-
-def _expect_column(table: pl.DataFrame, column: str, name: str, option: str) -> None:
-    if column not in table.columns:
-        raise DataError(f'{name}: has no column "{column}"; there are {", ".join(table.columns)}', option=option)

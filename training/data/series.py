@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from training.data.columns import expect_columns, expect_rows
 from training.data.sources import Content, DataError, about, read
 from training.recipe import Data, Forecast, Source
 
@@ -302,8 +303,7 @@ def _dates(columns: Sequence[pl.Series], num_steps: int) -> npt.NDArray[np.datet
 
 def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Each series of a table as an array (time, features), and the features' names."""
-    if table.height == 0:
-        raise DataError(f"{name}: has a header, but no rows")
+    expect_rows(table, name)
     kind = source.format if source.format != "auto" else _guess(table, source)
     if kind == "wide":
         matrix = numbers(table.select(table.columns[1:]), name)
@@ -316,8 +316,8 @@ def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, A
         return rows, ("y",)
     if kind == "long":
         columns = source.values or ["y"]
-        _expect_columns(table, [source.id], name, "id")
-        _expect_columns(table, columns, name, "values")
+        expect_columns(table, [source.id], name, "id")
+        expect_columns(table, columns, name, "values")
         found = {}
         for part in table.partition_by(source.id, maintain_order=True):
             key = str(part[source.id][0])
@@ -327,7 +327,7 @@ def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, A
     if kind == "lines":
         raise DataError(f'{name}: format "lines" is for texts')
     columns = source.values or [c for c in table.columns if c != source.time and table[c].dtype.is_numeric()]
-    _expect_columns(table, columns, name, "values")
+    expect_columns(table, columns, name, "values")
     if not columns:
         raise DataError(f"{name}: has no column of numbers; there are {table.columns}")
     _expect_time_order(table, source, name)
@@ -341,12 +341,6 @@ def _guess(table: pl.DataFrame, source: Source) -> str:
     return "wide" if is_wide else "table"
 
 
-def _expect_columns(table: pl.DataFrame, columns: Sequence[str], name: str, option: str) -> None:
-    for column in columns:
-        if column not in table.columns:
-            raise DataError(f'{name}: has no column "{column}"; there are {", ".join(table.columns)}', option=option)
-
-
 def _expect_time_order(table: pl.DataFrame, source: Source, name: str) -> None:
     """Raises DataError where the rows go back in time, for they are read as they stand.
 
@@ -354,7 +348,7 @@ def _expect_time_order(table: pl.DataFrame, source: Source, name: str) -> None:
     """
     if source.time not in table.columns:
         if "time" in source.model_fields_set:
-            _expect_columns(table, [source.time], name, "time")
+            expect_columns(table, [source.time], name, "time")
         return
     times = table[source.time].drop_nulls()
     if times.dtype.is_temporal():

@@ -16,6 +16,7 @@ import polars as pl
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from training import recipe as recipes
+from training.data.columns import class_indices, classes, expect_columns, expect_rows, first_row
 from training.data.sources import Content, DataError, about, read
 from training.data.word_index import learn_word_index
 from training.recipe import Data, Source
@@ -75,7 +76,7 @@ def read_texts(data: Data, folder: Path | None, seed: int) -> TextSplit:
         for number, source in enumerate(sources):
             with about("data", role, number):
                 frames[role].append((_name(source), source, _frame(source, folder, contents)))
-    values, labels = _classes(data, [frame for _, _, frame in frames["train"]])
+    values, labels = classes(data, pl.concat([frame["label"] for _, _, frame in frames["train"]]))
     held_out = [frame["text"] for role in ("validation", "test") for _, _, frame in frames[role]]
     shared = pl.concat(held_out).str.strip_chars().str.to_lowercase().unique() if held_out else pl.Series("text", [], pl.String)
     default_share = data.validation_share if data.validation_share is not None else (0.0 if data.validation else 0.1)
@@ -84,7 +85,7 @@ def read_texts(data: Data, folder: Path | None, seed: int) -> TextSplit:
     num_shared = 0
     for index, (name, source, frame) in enumerate(frames["train"]):
         with about("data", "train", index):
-            _expect_labels(frame, values, name)  # before the cut, so that the row is the file's
+            class_indices(frame["label"], values, name)  # before the cut, so that the row is the file's
         if data.drop_shared_texts:
             kept = frame.filter(~frame["text"].str.strip_chars().str.to_lowercase().is_in(shared.to_list()))
             num_shared += frame.height - kept.height
@@ -257,10 +258,8 @@ def _frame(source: Source, folder: Path | None, contents: list[Content]) -> pl.D
         return _lines(content)
     table = content.table()
     for option, column in (("text", source.text), ("label", source.label), ("group", source.group)):
-        if column and column not in table.columns:
-            raise DataError(f'{content.name}: has no column "{column}"; there are {", ".join(table.columns)}', option=option)
-    if table.height == 0:
-        raise DataError(f"{content.name}: has a header, but no rows")
+        expect_columns(table, [column] if column else [], content.name, option)
+    expect_rows(table, content.name)
     frame = table.select(
         text=pl.col(source.text).cast(pl.String),
         label=pl.col(source.label).cast(pl.String),
@@ -268,9 +267,9 @@ def _frame(source: Source, folder: Path | None, contents: list[Content]) -> pl.D
     )
     is_empty = frame["text"].is_null() | (frame["text"].str.strip_chars() == "")
     if is_empty.any():
-        raise DataError(f"{content.name}: row {_first(is_empty)}: the text is empty", option="text")
+        raise DataError(f"{content.name}: row {first_row(is_empty)}: the text is empty", option="text")
     if frame["label"].null_count():
-        raise DataError(f"{content.name}: row {_first(frame['label'].is_null())}: the label is missing", option="label")
+        raise DataError(f"{content.name}: row {first_row(frame['label'].is_null())}: the label is missing", option="label")
     return frame
 
 
@@ -296,36 +295,5 @@ def _lines(content: Content) -> pl.DataFrame:
     return pl.DataFrame({"text": texts, "label": labels, "group": texts})
 
 
-def _classes(data: Data, frames: Sequence[pl.DataFrame]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Value in the files → index of the label, and the labels' names."""
-    if isinstance(data.labels, dict):
-        names = tuple(dict.fromkeys(data.labels.values()))
-        values = {value: names.index(name) for value, name in data.labels.items()}
-    else:
-        names = tuple(data.labels) or tuple(sorted(pl.concat([frame["label"] for frame in frames]).unique().to_list()))
-        values = {name: index for index, name in enumerate(names)}
-        if data.labels:  # names given for 0, 1, 2, …
-            values |= {str(index): index for index in range(len(names)) if str(index) not in values}
-    if len(names) < 2:
-        raise DataError(f"a classifier needs two labels at least, got {list(names)}", location=("data", "labels"))
-    return values, names
-
-
-def _expect_labels(frame: pl.DataFrame, values: Mapping[str, int], name: str) -> None:
-    is_strange = ~frame["label"].is_in(list(values))
-    if is_strange.any():
-        row = _first(is_strange)
-        found = frame["label"][row - 1]
-        raise DataError(f"{name}: row {row}: label {found!r} is not one of {', '.join(sorted(values))}", option="label")
-
-
 def _texts(frame: pl.DataFrame, values: Mapping[str, int], name: str) -> Texts:
-    _expect_labels(frame, values, name)
-    labels = frame["label"].replace_strict(values, return_dtype=pl.Int64)
-    return Texts(tuple(frame["text"].to_list()), labels.to_numpy().astype(np.int64))
-
-
-def _first(flags: pl.Series) -> int:
-    """Number of the first true row, counted from 1."""
-    index = flags.arg_true()
-    return int(index[0]) + 1
+    return Texts(tuple(frame["text"].to_list()), class_indices(frame["label"], values, name))
