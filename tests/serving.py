@@ -91,8 +91,13 @@ def server_process(models: Path, **environ: str) -> Iterator[ServerProcess]:
             yield server
         finally:
             if process.poll() is None:
+                process.terminate()
+            try:
+                process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
                 process.kill()
-            process.wait(PATIENCE_S)
+                process.wait()
+                raise
 
 
 def wait_until(is_so: Any, what: str) -> None:

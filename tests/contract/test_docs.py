@@ -16,7 +16,7 @@ import pytest
 from service.api.operations import DOORS, describe_errors
 from service.metrics import Metrics
 from service.settings import settings_table
-from tests.servers import running_server
+from tests.serving import server_process
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -89,8 +89,8 @@ CURLS = list(curls(README))
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with running_server(ROOT / "models") as url:
-        yield url
+    with server_process(ROOT / "models") as process:
+        yield process.url
 
 
 def test_the_readme_asks_every_door_that_predicts() -> None:

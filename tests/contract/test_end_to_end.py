@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.servers import running_server
+from tests.serving import server_process
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -26,8 +26,8 @@ def test_a_trained_recipe_is_served_with_the_numbers_that_training_saw(tmp_path:
     assert check.returncode == 0, check.stdout + check.stderr
 
     example = json.loads((folder / "example.json").read_text())
-    with running_server(models) as url:
-        answer = httpx.post(f"{url}/predict", json=example["request"], timeout=30)
+    with server_process(models) as server:
+        answer = httpx.post(f"{server.url}/predict", json=example["request"], timeout=30)
         assert answer.status_code == 200
         served = answer.json()["predictions"]
         assert len(served) == len(example["response"]["predictions"])
@@ -36,7 +36,7 @@ def test_a_trained_recipe_is_served_with_the_numbers_that_training_saw(tmp_path:
             assert prediction["quantiles"].keys() == expected["quantiles"].keys()
 
         year = httpx.post(
-            f"{url}/predict/forecast",
+            f"{server.url}/predict/forecast",
             json={"instances": [{"history": list(range(100, 136)), "start": "1958-01-31", "frequency": "M", "horizon": 24}]},
             timeout=30,
         ).json()["predictions"][0]

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from service.model import ModelOptions, check_folder, load_model
 from tests.keras_models import QUIET, functional, keras, predicted, saved, saved_by_keras_2, sequential
-from tests.servers import running_server
+from tests.serving import server_process
 from training.import_keras import import_keras, read_options
 
 pytestmark = QUIET
@@ -378,8 +378,8 @@ def test_an_imported_file_is_served_over_http(tmp_path: Path) -> None:
     check = [sys.executable, "-m", "service", "check", str(folder)]
     checked = subprocess.run(check, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    with running_server(tmp_path / "models") as url:
-        answer = httpx.post(f"{url}/predict", json={"model": "imported", "instances": rows}, timeout=30)
+    with server_process(tmp_path / "models") as server:
+        answer = httpx.post(f"{server.url}/predict", json={"model": "imported", "instances": rows}, timeout=30)
     assert answer.status_code == 200
     padded = np.array([row + [0] * (STEPS - len(row)) for row in rows])
     np.testing.assert_allclose(answer.json()["predictions"], predicted(model, padded), rtol=0, atol=TOLERANCE)

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.servers import free_port
 from tests.folders import write_forecast_folder
-from tests.servers import running_server
+from tests.serving import server_process
 
 PATIENCE_S = 60.0
 NUM_REQUESTS = 40
@@ -68,15 +68,15 @@ def test_every_request_to_two_workers_is_counted_once_and_all_are_seen(tmp_path:
     models = tmp_path / "models"
     write_forecast_folder(models)
     with (
-        running_server(models, SLUICE_WORKERS="2") as url,
-        running_prometheus(tmp_path, url.removeprefix("http://")) as prometheus,
+        server_process(models, SLUICE_WORKERS="2") as server,
+        running_prometheus(tmp_path, server.url.removeprefix("http://")) as prometheus,
     ):
         for number in range(NUM_REQUESTS):
             history = [1.0] * (3 + number % 5)
             # a connection each, so that the kernel spreads them over the workers
-            answer = httpx.post(f"{url}/predict/forecast", json={"instances": [{"history": history}]}, timeout=30)
+            answer = httpx.post(f"{server.url}/predict/forecast", json={"instances": [{"history": history}]}, timeout=30)
             assert answer.status_code == 200
-        assert httpx.post(f"{url}/predict/forecast", json={"instances": []}, timeout=30).status_code == 422
+        assert httpx.post(f"{server.url}/predict/forecast", json={"instances": []}, timeout=30).status_code == 422
 
         answered = 'sum(sluice_inference_requests_total{outcome="ok"})'
         assert awaited(prometheus, answered, NUM_REQUESTS) == NUM_REQUESTS
