@@ -55,9 +55,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_load(repository, on_loaded, on_failed))]
-        if metrics.has_workers:
-            tasks.append(asyncio.create_task(_flush_now_and_then(metrics)))
+        tasks = [asyncio.create_task(_load(repository, on_loaded, on_failed)), asyncio.create_task(_flush_now_and_then(metrics))]
         try:
             yield
         finally:

@@ -2,20 +2,20 @@
 
 Implements the observers that the rooms below and the doors call. Decides nothing, and is called on the event loop only.
 
-Events are tallied in plain numbers and handed to prometheus_client when somebody scrapes (with several workers: every
-`FLUSH_EVERY_S`, so that any of them can answer for all). One request touches some fifteen series; at 1.3 µs per observed
-value alone, 2.6 µs with several workers, prometheus_client's own would cost as much as parsing the request; a tally costs 0.2.
+Events are tallied in plain numbers and handed to prometheus_client every `FLUSH_EVERY_S` and when somebody scrapes. One
+request touches some fifteen series; at 1.3 µs per observed value alone, 2.6 µs with several workers, prometheus_client's own
+would cost as much as parsing the request; an append costs 0.03, and 0.06 more at the flush.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -68,30 +68,27 @@ class _Tally:
 
 
 class _Spread:
-    """A histogram's events since the last flush."""
+    """A histogram's values since the last flush: to observe is to append; they are sorted into buckets all at once."""
 
-    __slots__ = ("bounds", "child", "counts", "total")
+    __slots__ = ("bounds", "child", "observe", "pending")
 
     def __init__(self, child: Histogram, bounds: Sequence[float]) -> None:
         self.child = child
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+        self.bounds = np.array(bounds, np.float64)
+        self.pending: list[float] = []
+        self.observe: Callable[[float], None] = self.pending.append
 
     def flush(self) -> None:
-        if not any(self.counts):
+        if not self.pending:
             return
+        values = np.array(self.pending, np.float64)
+        self.pending.clear()
+        counts = np.bincount(np.searchsorted(self.bounds, values), minlength=len(self.bounds) + 1).tolist()
         # prometheus_client has no door for many values at once. Its buckets are not cumulative inside.
-        for bucket, count in zip(self.child._buckets, self.counts, strict=True):
+        for bucket, count in zip(self.child._buckets, counts, strict=True):
             if count:
                 bucket.inc(count)
-        self.child._sum.inc(self.total)
-        self.counts = [0] * len(self.counts)
-        self.total = 0.0
+        self.child._sum.inc(float(values.sum()))
 
 
 class _Level:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +23,13 @@ from service.errors import FolderError, InferenceFailed, ServiceError
 from service.manifest import MANIFEST_FILE, Manifest, read_manifest
 from service.manifest import Tensor as TensorEntry
 from service.runtime import Device, Runtime, open_runtime
-from service.tasks import Classify, Dialogue, Forecast, ItemLimits, Prediction, Task, TensorRows
-from service.tensors import LENGTHS, Signature, Tensors, TensorSpec, batch_key, collate, num_steps, num_true_steps, split
+from service.tasks.base import Dialogue, ItemLimits, Prediction, Task
+from service.tasks.classify import Classify
+from service.tasks.forecast import Forecast
+from service.tasks.rows import TensorRows
+from service.tensors import Item, Signature, Tensors, TensorSpec, collate, split
 from service.tokenization import load_tokenizer
+from service.wire import read, write
 
 log = logging.getLogger(__name__)
 
@@ -100,26 +104,27 @@ class Model:
         parameters: Mapping[str, object] | None = None,
         *,
         deadline: float | None = None,
+        is_plain: bool = False,
     ) -> list[Prediction]:
         """The predictions of JSON instances, in order; `deadline` in seconds of the batcher's clock (monotonic).
 
-        Raises MalformedRequest and InvalidInput for what the caller sent, Overloaded and DeadlineExceeded, and
-        InferenceFailed when the graph fails or an output is not finite. One bad instance refuses the whole request
-        before anything runs.
+        Lists of numbers in them are arrays that `wire.write` takes. `is_plain` as in `Task.dialogue`. Raises
+        MalformedRequest and InvalidInput for what the caller sent, Overloaded and DeadlineExceeded, and InferenceFailed
+        when the graph fails or an output is not finite. One bad instance refuses the whole request before anything runs.
         """
         parameters = parameters or {}
-        dialogue = self._task.dialogue(instances, parameters)
+        dialogue = self._task.dialogue(instances, parameters, is_plain=is_plain)
         # A large request would hold up every other one while its numbers are read: it is read on a thread.
-        advance = _advance_on_thread if self._task.is_heavy(instances, parameters) else _advance
+        is_heavy = self._task.is_heavy(instances, parameters)
         started = time.perf_counter()
-        said = await advance(dialogue, None)
-        self._observer.encoded(time.perf_counter() - started, row_lengths(said.items or (), self.signature))
+        said = await asyncio.to_thread(_say, dialogue, None) if is_heavy else _say(dialogue, None)
+        self._observer.encoded(time.perf_counter() - started, [n for item in said.items or () for n in item.lengths])
         decode_s = 0.0
         while said.items is not None:
             outputs = await self._submit(said.items, deadline)
             started = time.perf_counter()
             try:
-                said = await advance(dialogue, outputs)
+                said = await asyncio.to_thread(_say, dialogue, outputs) if is_heavy else _say(dialogue, outputs)
             except InferenceFailed as exc:
                 # What the graph itself raises is logged with its batch; this is only seen row by row.
                 log.warning("the answer is not finite", extra={"model": self.name, "version": self.version, **exc.facts})
@@ -173,39 +178,23 @@ class Model:
         return f"<Model {self.name}/{self.version} {self.manifest.task} on {self.runtime.provider}: {self.batcher!r}>"
 
     def _run(self, items: Sequence[Tensors]) -> list[Tensors]:
-        """One batch, on a worker thread: collate, run, split."""
-        return split(self.runtime.run(collate(items, self.signature)), items, self.signature)
+        """One batch, on a worker thread: collate, run, prepare, split."""
+        outputs = self.runtime.run(collate(items, self.signature))
+        return split(self._task.prepare(outputs), items, self.signature)
 
-    async def _submit(self, items: Sequence[Tensors], deadline: float | None) -> list[Tensors]:
-        works = [self._work(item) for item in items]
-        if len(works) > 1:
+    async def _submit(self, items: Sequence[Item], deadline: float | None) -> list[Tensors]:
+        if len(items) > 1:
+            works = [Work(item.tensors, item.rows, item.steps, sum(item.lengths), item.key) for item in items]
             return await self.batcher.submit_all(works, deadline=deadline)
-        work = works[0]
-        answer = await self.batcher.submit(
-            work.payload, rows=work.rows, steps=work.steps, true_steps=work.true_steps, deadline=deadline, key=work.key
-        )
+        tensors, rows, steps, lengths, key = items[0]
+        answer = await self.batcher.submit(tensors, rows=rows, steps=steps, true_steps=sum(lengths), deadline=deadline, key=key)
         return [answer]
-
-    def _work(self, item: Tensors) -> Work[Tensors]:
-        signature = self.signature
-        return Work(item, num_rows(item), num_steps(item, signature), num_true_steps(item, signature), batch_key(item, signature))
-
-
-def row_lengths(items: Iterable[Tensors], signature: Signature) -> list[int]:
-    """The true length of every row of the items; 1 each where the model has no time."""
-    if signature.is_ragged:
-        return [length for item in items for length in item[LENGTHS].tolist()]
-    return [num_steps(item, signature) for item in items for _ in range(num_rows(item))]
-
-
-def num_rows(item: Tensors) -> int:
-    return int(next(iter(item.values())).shape[0])
 
 
 class _Said(NamedTuple):
     """What a task said in its turn: items to run, or the predictions."""
 
-    items: list[Tensors] | None
+    items: list[Item] | None
     predictions: list[Prediction]
 
 
@@ -215,14 +204,6 @@ def _say(dialogue: Dialogue, outputs: list[Tensors] | None) -> _Said:
         return _Said(next(dialogue) if outputs is None else dialogue.send(outputs), [])
     except StopIteration as stop:
         return _Said(None, stop.value)
-
-
-async def _advance(dialogue: Dialogue, outputs: list[Tensors] | None) -> _Said:
-    return _say(dialogue, outputs)
-
-
-async def _advance_on_thread(dialogue: Dialogue, outputs: list[Tensors] | None) -> _Said:
-    return await asyncio.to_thread(_say, dialogue, outputs)
 
 
 # ----------------------------------------------------------------------------------------------------------- loading
@@ -456,7 +437,7 @@ async def _rehearse(folder: Path, parts: Parts, options: ModelOptions, *, is_str
     model = Model(parts, replace(options, limits=replace(options.limits, max_queue_delay_s=0.0)))
     await model.start()
     try:
-        found = await model.predict(example.request.instances, example.request.parameters)
+        found = read(write(await model.predict(example.request.instances, example.request.parameters)))
     except ServiceError as exc:
         return [*findings, f"{EXAMPLE_FILE}: the model did not answer: {exc.message}"]
     finally:
@@ -475,9 +456,10 @@ def _vocabulary_lies(parts: Parts) -> list[str]:
         return []
     item = parts.task.last_token()
     try:
-        parts.runtime.run(item)
+        parts.runtime.run(collate([item.tensors], parts.signature))
     except ServiceError:
-        return [f"{parts.task.face.tokenizer} has token ids up to {int(item['tokens'].max())}, the graph does not take them"]
+        largest = parts.task.tokenizer.largest_id
+        return [f"{parts.task.face.tokenizer} has token ids up to {largest}, the graph does not take them"]
     return []
 
 

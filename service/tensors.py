@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,30 @@ class Signature:
         return has_time and any(spec.name == LENGTHS for spec in self.inputs)
 
     @cached_property
+    def state_inputs(self) -> frozenset[str]:
+        """The inputs that are fed a recurrent state."""
+        return frozenset(name for name, _ in self.state)
+
+    @cached_property
+    def first_input(self) -> str:
+        """An input that every item has: its axis 0 tells how many rows there are."""
+        return next((spec.name for spec in self.inputs if not self.may_lack(spec.name)), self.inputs[0].name)
+
+    def may_lack(self, name: str) -> bool:
+        """Whether `collate` knows what to feed where an item lacks this input."""
+        return name in self.state_inputs or (name == LENGTHS and self.is_ragged)
+
+    @cached_property
+    def time_input(self) -> tuple[str, int] | None:
+        """The first input with an axis `time`, and which axis that is."""
+        return next(((spec.name, spec.time_axis) for spec in self.inputs if spec.time_axis is not None), None)
+
+    @cached_property
+    def time_outputs(self) -> Mapping[str, int]:
+        """The outputs of a ragged model whose rows are as long as its inputs', and which axis is the time."""
+        return {spec.name: spec.time_axis for spec in self.outputs if spec.time_axis is not None and self.is_ragged}
+
+    @cached_property
     def rigid_axes(self) -> tuple[tuple[str, int], ...]:
         """(input, axis) of every open axis that can be neither concatenated nor padded."""
         return tuple(
@@ -94,45 +118,56 @@ def check(tensors: Tensors, signature: Signature) -> int:
     Raises InvalidInput that names the tensor, the instance (row) and the place: for a missing or unknown tensor, another
     datatype or shape, a dimension of size zero (onnxruntime 1.31 aborts the process on an empty batch), a value that is
     not finite (onnxruntime's LSTM and GRU turn it into a plausible number), and a length outside 1 ≤ length ≤ time.
+    `lengths` and states may be missing (see `collate`).
     """
-    if len(tensors) > len(signature.inputs):
-        names = [spec.name for spec in signature.inputs]
+    names = [spec.name for spec in signature.inputs]
+    if not tensors.keys() <= set(names):
         unknown = sorted(set(tensors) - set(names))
         raise InvalidInput(f"unknown tensor {unknown}: the model's inputs are {names}", found=unknown, expected=names)
     sizes: dict[str, int] = {}
     for spec in signature.inputs:
         array = tensors.get(spec.name)
         if array is None:
+            if signature.may_lack(spec.name):
+                continue
             raise InvalidInput(f'tensor "{spec.name}" is missing: expected {spec}', where=spec.name, expected=str(spec))
         _check_shape(array, spec, sizes)
     for spec in signature.inputs:
-        if spec.dtype.kind == "f":
+        if spec.dtype.kind == "f" and spec.name in tensors:
             array = tensors[spec.name]
             if not np.isfinite(array).all():
                 raise _nonfinite(array, spec)
-    if signature.is_ragged:
+    if signature.is_ragged and LENGTHS in tensors:
         _check_lengths(tensors[LENGTHS], sizes[TIME])
-    return int(tensors[signature.inputs[0].name].shape[0])
+    return int(tensors[signature.first_input].shape[0])
 
 
 def collate(items: Sequence[Tensors], signature: Signature) -> Tensors:
     """Concatenate checked items along the batch; where their `time` differs, zeros fill up to the longest.
 
-    Zeros are safe: the graph reads only the first `lengths` steps of each row. Items must have the same `batch_key`.
-    A single item is returned as it is, without a copy.
+    Zeros are safe: the graph reads only the first `lengths` steps of each row. An item without `lengths` has rows of full
+    length; one without a state begins with zeros, as a caller without a sequence does. Items have the same `batch_key`.
     """
-    if len(items) == 1:
-        return items[0]
+    rows = [len(item[signature.first_input]) for item in items]
     batch: Tensors = {}
     for spec in signature.inputs:
-        arrays = [item[spec.name] for item in items]
-        axis = spec.time_axis
-        if axis is not None and signature.is_ragged:
-            longest = max(array.shape[axis] for array in arrays)
-            if any(array.shape[axis] != longest for array in arrays):
-                batch[spec.name] = _pad(arrays, axis, longest)
-                continue
-        batch[spec.name] = np.concatenate(arrays)
+        name = spec.name
+        if name == LENGTHS and signature.is_ragged:
+            batch[name] = _lengths(items, rows, signature)
+        elif name in signature.state_inputs:
+            batch[name] = _states(items, rows, spec)
+        elif len(items) == 1:
+            batch[name] = items[0][name]
+        else:
+            arrays = [item[name] for item in items]
+            axis = spec.time_axis
+            if axis is not None and signature.is_ragged:
+                sizes = [array.shape[axis] for array in arrays]
+                longest = max(sizes)
+                if min(sizes) != longest:
+                    batch[name] = _pad(arrays, axis, longest)
+                    continue
+            batch[name] = np.concatenate(arrays)
     return batch
 
 
@@ -141,24 +176,22 @@ def split(outputs: Tensors, items: Sequence[Tensors], signature: Signature) -> l
 
     The parts are views of the batch. Raises InferenceFailed when the outputs have not as many rows as the items.
     """
-    first = signature.inputs[0].name
-    num_rows = [item[first].shape[0] for item in items]
+    first = signature.first_input
+    num_rows = [len(item[first]) for item in items]
     total = sum(num_rows)
     for name, array in outputs.items():
-        if array.ndim == 0 or array.shape[0] != total:
+        if array.ndim == 0 or len(array) != total:
             raise InferenceFailed(f'output "{name}" has shape {list(array.shape)} for a batch of {total} rows', output=name)
     if len(items) == 1:
         return [outputs]
-    time_axes = {spec.name: spec.time_axis for spec in signature.outputs if spec.time_axis is not None and signature.is_ragged}
     parts: list[Tensors] = []
     start = 0
     for item, rows in zip(items, num_rows, strict=True):
         stop = start + rows
         part = {name: array[start:stop] for name, array in outputs.items()}
-        for name, axis in time_axes.items():
+        for name, axis in signature.time_outputs.items():
             if name in part:
-                cut = (slice(None),) * axis + (slice(0, num_steps(item, signature)),)
-                part[name] = part[name][cut]
+                part[name] = part[name][(slice(None),) * axis + (slice(0, num_steps(item, signature)),)]
         parts.append(part)
         start = stop
     return parts
@@ -166,35 +199,35 @@ def split(outputs: Tensors, items: Sequence[Tensors], signature: Signature) -> l
 
 def num_steps(tensors: Tensors, signature: Signature) -> int:
     """The size of the item's `time` axis; 1 if it has none."""
-    for spec in signature.inputs:
-        if spec.time_axis is not None:
-            return int(tensors[spec.name].shape[spec.time_axis])
-    return 1
+    if signature.time_input is None:
+        return 1
+    name, axis = signature.time_input
+    return int(tensors[name].shape[axis])
 
 
-def num_true_steps(tensors: Tensors, signature: Signature) -> int:
-    """The steps of the item that are no padding, over all its rows."""
-    if signature.is_ragged:
-        return int(tensors[LENGTHS].sum())
-    return num_steps(tensors, signature) * int(tensors[signature.inputs[0].name].shape[0])
+class Item(NamedTuple):
+    """Rows of one request that go into a batch together, and what the batch must know about them."""
+
+    tensors: Tensors
+    rows: int
+    steps: int
+    """The size of the time axis; 1 if there is none."""
+    lengths: Sequence[int]
+    """The true length of every row."""
+    key: tuple[int, ...] = ()
+    """Only items with equal keys may share a batch."""
+
+
+def item_of(tensors: Tensors, signature: Signature) -> Item:
+    """An item of checked tensors, whatever they are."""
+    rows, steps = len(tensors[signature.first_input]), num_steps(tensors, signature)
+    lengths = tensors[LENGTHS].tolist() if signature.is_ragged and LENGTHS in tensors else [steps] * rows
+    return Item(tensors, rows, steps, lengths, batch_key(tensors, signature))
 
 
 def batch_key(tensors: Tensors, signature: Signature) -> tuple[int, ...]:
     """Only items with equal keys may share a batch: the sizes of the open axes that cannot be padded; usually ()."""
     return tuple([tensors[name].shape[axis] for name, axis in signature.rigid_axes])
-
-
-def with_zero_state(tensors: Tensors, signature: Signature, rows: int) -> Tensors:
-    """The tensors, and zeros for every state input that they do not have: how a caller without a sequence begins."""
-    missing = {name for name, _ in signature.state if name not in tensors}
-    if not missing:
-        return tensors
-    zeros = {
-        spec.name: np.zeros((rows, *(int(size) for size in spec.shape[1:])), spec.dtype)
-        for spec in signature.inputs
-        if spec.name in missing
-    }
-    return {**tensors, **zeros}
 
 
 def parse_row(values: object, spec: TensorSpec, *, instance: int | None = None) -> Array:
@@ -223,6 +256,24 @@ def parse_row(values: object, spec: TensorSpec, *, instance: int | None = None) 
     if spec.dtype.kind == "f" and not np.isfinite(row).all():
         raise _nonfinite(row, spec, instance=instance)
     return row
+
+
+def _lengths(items: Sequence[Tensors], rows: Sequence[int], signature: Signature) -> Array:
+    parts: list[int] = []
+    for item, num_rows in zip(items, rows, strict=True):
+        given = item.get(LENGTHS)
+        parts += [num_steps(item, signature)] * num_rows if given is None else given.tolist()
+    return np.array(parts, np.int64)
+
+
+def _states(items: Sequence[Tensors], rows: Sequence[int], spec: TensorSpec) -> Array:
+    states = np.zeros((sum(rows), *(int(size) for size in spec.shape[1:])), spec.dtype)
+    start = 0
+    for item, num_rows in zip(items, rows, strict=True):
+        if (given := item.get(spec.name)) is not None:
+            states[start : start + num_rows] = given
+        start += num_rows
+    return states
 
 
 def _check_shape(array: Array, spec: TensorSpec, sizes: dict[str, int]) -> None:

@@ -20,16 +20,19 @@ ROWS = (
     ("service.api.errors", "service.metrics"),
     ("service.repository",),
     ("service.model",),
-    ("service.batching", "service.tasks"),
+    ("service.tasks.forecast", "service.tasks.classify", "service.tasks.rows"),
+    ("service.batching", "service.tasks.history"),
+    ("service.tasks.base",),
     ("service.tokenization", "service.runtime", "service.manifest", "service.frequencies"),
     ("service.tensors", "service.settings"),
-    ("service.errors",),
-    ("service", "service.api"),
+    ("service.errors", "service.wire"),
+    ("service", "service.api", "service.tasks"),
 )
 LEVEL = {module: len(ROWS) - number for number, row in enumerate(ROWS) for module in row}
 # The library → the only files that import it.
 HOMES = {
     "onnxruntime": {"service.runtime"},
+    "orjson": {"service.wire"},
     "tokenizers": {"service.tokenization"},
     "prometheus_client": {"service.metrics"},
     "pydantic_settings": {"service.settings"},

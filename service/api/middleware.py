@@ -38,6 +38,14 @@ class HttpObservers(Protocol):
         ...
 
 
+class HotDoor(Protocol):
+    """A door that is asked directly. It words every failure itself."""
+
+    async def answer(self, scope: Scope, receive: Receive) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+        """Status, headers and body; None when the client left."""
+        ...
+
+
 class Edge:
     """The app that the server runs. Hot doors are found by their path alone; all else goes through `inner`.
 
@@ -49,7 +57,7 @@ class Edge:
         self,
         inner: ASGIApp,
         *,
-        hot: Mapping[str, ASGIApp],
+        hot: Mapping[str, HotDoor],
         routes: Iterable[str],
         observers: HttpObservers,
         metrics_port: int = 0,
@@ -73,8 +81,10 @@ class Edge:
             return
         path: str = scope["path"]
         method: str = scope["method"]
-        door = self._hot.get(path) if method == "POST" else None
         observer = self._exact.get(path) or self._observer(path)
+        if method == "POST" and (door := self._hot.get(path)) is not None and self._is_on_its_port(scope, path):
+            await _answer(door, scope, receive, send, observer)
+            return
         status = CLIENT_LEFT
         response_bytes = 0
         is_complete = False
@@ -91,10 +101,10 @@ class Edge:
         observer.started()
         started = time.perf_counter()
         try:
-            if self._metrics_port and not self._is_on_its_port(scope, path):
-                await send_problem(NotFound(f'there is nothing at "{path}"', path=path), watched_send)
+            if self._is_on_its_port(scope, path):
+                await self._inner(scope, receive, watched_send)
             else:
-                await (door or self._inner)(scope, receive, watched_send)
+                await send_problem(NotFound(f'there is nothing at "{path}"', path=path), watched_send)
         except Exception:
             log.exception("unexpected error", extra={"path": path})
             if status == CLIENT_LEFT:
@@ -108,8 +118,26 @@ class Edge:
         return next((observer for pattern, observer in self._patterns if pattern.fullmatch(path)), self._unknown)
 
     def _is_on_its_port(self, scope: Scope, path: str) -> bool:
+        if not self._metrics_port:
+            return True
         is_scrape_port = scope["server"][1] == self._metrics_port
         return path in SCRAPE_ROUTES if is_scrape_port else path != "/metrics"
+
+
+async def _answer(door: HotDoor, scope: Scope, receive: Receive, send: Send, observer: HttpObserver) -> None:
+    """Let a hot door answer: as much as must be for one request, and no more."""
+    status, response_bytes = CLIENT_LEFT, 0
+    observer.started()
+    started = time.perf_counter()
+    try:
+        answer = await door.answer(scope, receive)
+        if answer is not None:
+            status, headers, body = answer
+            response_bytes = len(body)
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+    finally:
+        observer.finished("POST", status, time.perf_counter() - started, _request_bytes(scope), response_bytes)
 
 
 async def send_problem(exc: NotFound | InternalError, send: Send) -> None:

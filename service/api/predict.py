@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from service.api.direct import ClientLeft, DirectDoor, DirectRoute
 from service.api.errors import UnsupportedMediaType
@@ -34,6 +34,7 @@ from service.errors import (
     ServiceError,
 )
 from service.manifest import Task
+from service.wire import is_plain, read, write
 
 Outcome = Literal["ok", "invalid", "rejected", "timeout", "cancelled", "error"]
 UNKNOWN = "_unknown"
@@ -55,7 +56,9 @@ class ServedModel(Protocol):
     @property
     def task(self) -> Task: ...
 
-    async def predict(self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float) -> Sequence[Any]: ...
+    async def predict(
+        self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool
+    ) -> Sequence[Any]: ...
 
 
 class Models(Protocol):
@@ -115,7 +118,12 @@ class PredictEndpoint:
             asked = parse(content, self._max_instances)
             model = self._resolve(asked)
             name, version = model.name, model.version
-            predictions = await model.predict(asked.instances, asked.parameters, deadline=started + self._request_timeout_s)
+            predictions = await model.predict(
+                asked.instances,
+                asked.parameters,
+                deadline=started + self._request_timeout_s,
+                is_plain=is_plain(content),
+            )
             answer = await _write(name, version, predictions)
             outcome = "ok"
             return answer
@@ -153,8 +161,7 @@ def parse(body: bytes, max_instances: int) -> Asked:
     Raises MalformedRequest, PayloadTooLarge for too many instances, and InvalidInput for none or for NaN and Infinity.
     """
     try:
-        # 13 µs for a history of 336 values; json.loads takes 75, a pydantic model of list[float | None] 15.
-        content = from_json(body, allow_inf_nan=False)
+        content = read(body)
     except ValueError as exc:
         raise _not_json(body, exc) from exc
     if type(content) is not dict:
@@ -255,11 +262,11 @@ async def predict_sentiment(request: SentimentRequest) -> SentimentResponse:  # 
 
 async def _write(name: str, version: str, predictions: Sequence[Any]) -> bytes:
     if len(predictions) <= PREDICTIONS_PER_PART:
-        return to_json({"model": name, "version": version, "predictions": predictions})
-    head = to_json({"model": name, "version": version})[:-1] + b',"predictions":['
+        return write({"model": name, "version": version, "predictions": predictions})
+    head = write({"model": name, "version": version})[:-1] + b',"predictions":['
     parts = []
     for start in range(0, len(predictions), PREDICTIONS_PER_PART):
-        parts.append(to_json(predictions[start : start + PREDICTIONS_PER_PART])[1:-1])
+        parts.append(write(predictions[start : start + PREDICTIONS_PER_PART])[1:-1])
         await asyncio.sleep(0)
     return head + b",".join(parts) + b"]}"
 

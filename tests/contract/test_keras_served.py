@@ -283,7 +283,7 @@ async def test_an_instance_may_name_the_input(tmp_path: Path) -> None:
     row = np.random.default_rng(0).normal(size=SEQUENCE).astype(np.float32)
     folder = published(model, tmp_path)
     answers = await served(folder, [{"readings": row.tolist()}, row.tolist()])
-    assert answers[0] == answers[1]
+    assert np.array_equal(answers[0], answers[1])
     np.testing.assert_allclose(answers[0], predicted(model, row[None])[0], rtol=0, atol=TOLERANCE)
 
 

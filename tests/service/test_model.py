@@ -13,9 +13,10 @@ from tokenizers import Tokenizer
 
 from service.batching import Limits
 from service.errors import DeadlineExceeded, FolderError, InferenceFailed, InvalidInput, Overloaded, StartError
-from service.model import ModelOptions, SilentModelObserver, check_folder, differences, load_model
+from service.model import Model, ModelOptions, SilentModelObserver, check_folder, differences, load_model
 from service.runtime import Device, Runtime, open_runtime
 from service.tensors import Tensors
+from service.wire import read, write
 from tests.fakes import ManualClock
 from tests.folders import (
     build_graph,
@@ -67,12 +68,17 @@ class LaterRuntime:
 # ------------------------------------------------------------------------------------------------------------ asking
 
 
+async def ask(model: Model, instances: list[Any]) -> Any:
+    """The predictions as a client reads them."""
+    return read(write(await model.predict(instances)))
+
+
 @pytest.mark.parametrize("write", WRITERS)
 async def test_a_model_answers_its_example(write: Callable[[Path], Path], tmp_path: Path) -> None:
     folder = write(tmp_path)
     example = json.loads((folder / "example.json").read_text())
     model = await load_model(folder, CPU)
-    predictions = await model.predict(example["request"]["instances"])
+    predictions = await ask(model, example["request"]["instances"])
     assert differences(predictions, example["response"]["predictions"], 1e-5, 1e-5) == []
     assert model.runtime.provider == "CPUExecutionProvider"
     await model.stop()
@@ -90,9 +96,9 @@ async def test_a_row_in_a_ragged_batch_is_answered_as_alone(write: Callable[[Pat
         }[model.task]
         for length in (2, 30, 7, 7, 100, 3)
     ]
-    alone = [(await model.predict([instance]))[0] for instance in instances]
-    assert differences(await model.predict(instances), alone, 1e-5, 1e-5) == []
-    assert differences([r[0] for r in await asyncio.gather(*(model.predict([i]) for i in instances))], alone, 1e-5, 1e-5) == []
+    alone = [(await ask(model, [instance]))[0] for instance in instances]
+    assert differences(await ask(model, instances), alone, 1e-5, 1e-5) == []
+    assert differences([r[0] for r in await asyncio.gather(*(ask(model, [i]) for i in instances))], alone, 1e-5, 1e-5) == []
     await model.stop()
 
 
@@ -100,8 +106,8 @@ async def test_a_request_larger_than_the_queue_is_answered_in_order(tmp_path: Pa
     options = ModelOptions(device="cpu", num_workers=2, limits=Limits(max_batch_size=4, max_queue_size=16))
     model = await load_model(write_forecast_folder(tmp_path), options)
     instances = [{"history": [i / 100, 1.0, i / 50][: 2 + i % 2]} for i in range(200)]
-    alone = [(await model.predict([instances[i]]))[0] for i in (0, 77, 199)]
-    predictions = await model.predict(instances)
+    alone = [(await ask(model, [instances[i]]))[0] for i in (0, 77, 199)]
+    predictions = await ask(model, instances)
     assert len(predictions) == 200
     assert differences([predictions[i] for i in (0, 77, 199)], alone, 1e-5, 1e-5) == []
     await model.stop()

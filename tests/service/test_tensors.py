@@ -18,11 +18,9 @@ from service.tensors import (
     batch_key,
     check,
     collate,
-    num_steps,
-    num_true_steps,
+    item_of,
     parse_row,
     split,
-    with_zero_state,
 )
 from tests.fakes import SUM_SIGNATURE, lstm_signature
 
@@ -109,7 +107,9 @@ def test_collated_rows_are_padded_with_zeros_to_the_longest() -> None:
 
 def test_one_item_is_its_own_batch_without_a_copy() -> None:
     only = item(rows=2)
-    assert collate([only], RAGGED) is only
+    batch = collate([only], RAGGED)
+    assert batch["history"] is only["history"]
+    assert batch["lengths"].tolist() == only["lengths"].tolist()
 
 
 def test_texts_are_padded_with_empty_texts() -> None:
@@ -151,13 +151,13 @@ def test_outputs_with_other_rows_than_the_items_are_a_failure_of_the_model() -> 
         split({"mean": np.zeros((), np.float32)}, [item()], RAGGED)
 
 
-def test_steps_are_the_time_axis_and_true_steps_what_is_no_padding() -> None:
-    tensors = item(rows=3, steps=7, lengths=[7, 2, 1])
-    assert num_steps(tensors, RAGGED) == 7
-    assert num_true_steps(tensors, RAGGED) == 10
+def test_an_item_knows_its_rows_its_steps_and_their_true_lengths() -> None:
+    assert item_of(item(rows=3, steps=7, lengths=[7, 2, 1]), RAGGED)[1:] == (3, 7, [7, 2, 1], ())
+    without = item(rows=2, steps=4)
+    del without["lengths"]
+    assert item_of(without, RAGGED).lengths == [4, 4]
     flat = Signature((TensorSpec("x", "FP32", ("batch", 3)),), ())
-    assert num_steps({"x": np.zeros((2, 3))}, flat) == 1
-    assert num_true_steps({"x": np.zeros((2, 3))}, flat) == 2
+    assert item_of({"x": np.zeros((2, 3))}, flat)[1:] == (2, 1, [1, 1], ())
 
 
 def test_axes_that_cannot_be_padded_keep_items_apart() -> None:
@@ -174,15 +174,27 @@ def test_without_lengths_the_time_axis_of_outputs_is_left_alone() -> None:
     assert [part["y"].shape for part in parts] == [(1, 2), (2, 2)]
 
 
-def test_a_caller_without_a_sequence_begins_with_zeros() -> None:
+def test_a_caller_without_a_sequence_begins_with_zeros_beside_one_who_has_a_state() -> None:
     signature = lstm_signature(units=4)
-    given_state = np.ones((2, 4), np.float32)
-    tensors: Tensors = {"history": np.ones((2, 3, 1), np.float32), "lengths": np.array([3, 3]), "c0": given_state}
-    whole = with_zero_state(tensors, signature, rows=2)
-    assert check(whole, signature) == 2
-    assert not whole["h0"].any()
-    assert whole["c0"] is given_state
-    assert with_zero_state(item(), RAGGED, rows=1).keys() == item().keys()
+    with_state: Tensors = {
+        "history": np.ones((2, 3, 1), np.float32),
+        "lengths": np.array([3, 2]),
+        "c0": np.ones((2, 4), np.float32),
+    }
+    without: Tensors = {"history": np.ones((1, 5, 1), np.float32)}
+    assert check(with_state, signature) == 2
+    assert check(without, signature) == 1
+    batch = collate([without, with_state], signature)
+    assert check(batch, signature) == 3
+    assert batch["h0"].tolist() == [[0] * 4] * 3
+    assert batch["c0"].tolist() == [[0] * 4, [1] * 4, [1] * 4]
+
+
+def test_rows_without_lengths_are_as_long_as_their_item() -> None:
+    without = item(rows=2, steps=3)
+    del without["lengths"]
+    assert collate([without, item(steps=5, lengths=[4])], RAGGED)["lengths"].tolist() == [3, 3, 4]
+    assert collate([without], RAGGED)["lengths"].tolist() == [3, 3]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ REFUSED: list[tuple[str, bytes | None, dict[str, str], int, str, str]] = [
         "version",
     ),
     ("parameters of a wrong type", b'{"instances": [1], "parameters": []}', JSON, 400, "malformed_request", "parameters"),
-    ("nested too deep", b"[" * 19_999, JSON, 400, "malformed_request", "recursion"),
+    ("nested too deep", b"[" * 19_999, JSON, 400, "malformed_request", "depth"),
     ("nested deep", b'{"instances": ' + b"[" * 150 + b"]" * 150 + b"}", JSON, 0, "", ""),
     ("no instances", b'{"instances": []}', JSON, 422, "invalid_input", "empty"),
     ("NaN", b'{"instances": [{"history": [1]}, {"history": [1, NaN]}]}', JSON, 422, "invalid_input", "instance 1: history[1]"),

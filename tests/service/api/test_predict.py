@@ -33,7 +33,9 @@ class Echo:
         self.error = error
         self.deadlines: list[float] = []
 
-    async def predict(self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float) -> Sequence[Any]:
+    async def predict(
+        self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool
+    ) -> Sequence[Any]:
         self.deadlines.append(deadline)
         if self.error is not None:
             raise self.error
@@ -80,8 +82,9 @@ def test_a_request_is_read_with_its_defaults() -> None:
     assert parse(b'{"model":"m","version":"2","instances":[1],"parameters":null}', 1) == Asked("m", "2", [1], {})
 
 
-def test_a_number_beyond_every_float_is_left_to_the_task_that_names_it() -> None:
-    assert parse(b'{"instances": [1e999]}', 1).instances == [float("inf")]
+def test_a_number_beyond_every_float_is_named_by_its_place() -> None:
+    with pytest.raises(InvalidInput, match=r"instance 1: history\[2\]: expected a number or null, got Infinity"):
+        parse(b'{"instances": [{}, {"history": [1, 2, 1e999]}]}', 9)
 
 
 def test_nan_in_a_text_is_a_text() -> None:

@@ -1,0 +1,1 @@
+"""What instances mean to a model: JSON values ↔ named tensors, one file per task."""
