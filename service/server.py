@@ -22,6 +22,7 @@ from service import __version__
 from service.app import create_app
 from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
 from service.logs import set_up_logs
+from service.protocol import Protocol
 from service.repository import Repository
 from service.settings import Settings
 from service.workers import CANNOT_START
@@ -58,7 +59,7 @@ def serve(
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="on",
             access_log=False,

@@ -21,8 +21,3 @@ def read(body: bytes) -> Any:
 def write(value: object) -> bytes:
     """Values and C-contiguous numpy arrays as JSON. NaN becomes `null`: whoever calls has looked for it before."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def is_plain(body: bytes) -> bool:
-    """Whether neither `true` nor `false` stands anywhere in a JSON text: 0.2 µs; to look at each of 336 numbers takes 5."""
-    return b"true" not in body and b"false" not in body

@@ -81,10 +81,14 @@ class Edge:
             return
         path: str = scope["path"]
         method: str = scope["method"]
-        observer = self._exact.get(path) or self._observer(path)
-        if method == "POST" and (door := self._hot.get(path)) is not None and self._is_on_its_port(scope, path):
-            await _answer(door, scope, receive, send, observer)
+        if method == "POST" and self.is_hot(path, scope.get("server")):
+            answer = await self.answer(scope, receive)
+            if answer is not None:
+                status, headers, body = answer
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
             return
+        observer = self._exact.get(path) or self._observer(path)
         status = CLIENT_LEFT
         response_bytes = 0
         is_complete = False
@@ -101,7 +105,7 @@ class Edge:
         observer.started()
         started = time.perf_counter()
         try:
-            if self._is_on_its_port(scope, path):
+            if self._is_on_its_port(scope.get("server"), path):
                 await self._inner(scope, receive, watched_send)
             else:
                 await send_problem(NotFound(f'there is nothing at "{path}"', path=path), watched_send)
@@ -114,30 +118,33 @@ class Edge:
         finally:
             observer.finished(method, status, time.perf_counter() - started, _request_bytes(scope), response_bytes)
 
+    def is_hot(self, path: str, server: tuple[str, int | None] | None) -> bool:
+        """Whether a POST to this path, on this address of ours, is for a hot door: `answer` then takes it."""
+        return path in self._hot and self._is_on_its_port(server, path)
+
+    async def answer(self, scope: Scope, receive: Receive) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+        """What a hot door answers: status, headers and body; None when the client left. Only `path` and `headers` are read."""
+        path: str = scope["path"]
+        observer = self._exact[path]
+        status, response_bytes = CLIENT_LEFT, 0
+        observer.started()
+        started = time.perf_counter()
+        try:
+            answer = await self._hot[path].answer(scope, receive)
+            if answer is not None:
+                status, response_bytes = answer[0], len(answer[2])
+            return answer
+        finally:
+            observer.finished("POST", status, time.perf_counter() - started, _request_bytes(scope), response_bytes)
+
     def _observer(self, path: str) -> HttpObserver:
         return next((observer for pattern, observer in self._patterns if pattern.fullmatch(path)), self._unknown)
 
-    def _is_on_its_port(self, scope: Scope, path: str) -> bool:
+    def _is_on_its_port(self, server: tuple[str, int | None] | None, path: str) -> bool:
         if not self._metrics_port:
             return True
-        is_scrape_port = scope["server"][1] == self._metrics_port
+        is_scrape_port = server is not None and server[1] == self._metrics_port
         return path in SCRAPE_ROUTES if is_scrape_port else path != "/metrics"
-
-
-async def _answer(door: HotDoor, scope: Scope, receive: Receive, send: Send, observer: HttpObserver) -> None:
-    """Let a hot door answer: as much as must be for one request, and no more."""
-    status, response_bytes = CLIENT_LEFT, 0
-    observer.started()
-    started = time.perf_counter()
-    try:
-        answer = await door.answer(scope, receive)
-        if answer is not None:
-            status, headers, body = answer
-            response_bytes = len(body)
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-    finally:
-        observer.finished("POST", status, time.perf_counter() - started, _request_bytes(scope), response_bytes)
 
 
 async def send_problem(exc: NotFound | InternalError, send: Send) -> None:

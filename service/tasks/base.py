@@ -46,11 +46,10 @@ class Task(Protocol):
     @property
     def signature(self) -> Signature: ...
 
-    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False) -> Dialogue:
+    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
         """Predict all instances. Nothing is checked before the first `send`.
 
-        `is_plain` says that the instances were read from a JSON text without true and false (`wire.is_plain`), so that
-        booleans need not be looked for among their numbers. Raises InvalidInput that names the instance and the
+        Raises InvalidInput that names the instance and the
         place in it, MalformedRequest for unknown fields, and InferenceFailed when an output is not finite.
         """
         ...
