@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
+from service.costs import HANDOVER_MS, SMALL_LSTM, CostModel
 from service.errors import DeadlineExceeded, InferenceFailed, ModelNotReady, Overloaded, RequestError, ServiceError
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class Limits:
     """Rows that may wait."""
     max_queue_delay_s: float = 0.0
     """How long an unfilled batch waits for company. 0: a free worker takes what is there."""
+    cost: CostModel = SMALL_LSTM
+    """What a run of the graph costs: it decides whose company is worth the padding."""
 
 
 class Clock(Protocol):
@@ -158,11 +161,6 @@ class Plan(Generic[W]):
 
 # How far ahead of its turn an item may be taken to keep a batch even, in multiples of max_batch_size.
 LOOKAHEAD = 4
-# The cost of a run in row-steps: (rows + 1) x (longest + 64). Measured with LSTMs of 64 and 128 units on one thread of
-# onnxruntime 1.31 over 168 steps: a step of one row takes 1.1 and 2.9 µs, each further row 0.55 and 1.6 µs; and a run as
-# such takes about 40 µs, most of it the way to the worker thread and back.
-ROWS_PER_STEP = 1
-STEPS_PER_RUN = 64
 
 
 def plan(waiting: Iterable[W], now: float, limits: Limits) -> Plan[W]:
@@ -199,7 +197,7 @@ def _choose(live: Sequence[W], limits: Limits) -> tuple[list[W], bool]:
         return [oldest], True
     batch, rows, longest = [oldest], oldest.rows, oldest.steps
     is_full = rows >= limits.max_batch_size
-    wanted = oldest.steps
+    wanted, predict_ms = oldest.steps, limits.cost.predict_ms
     for item in sorted(live[1:], key=lambda item: abs(item.steps - wanted)):
         if rows >= limits.max_batch_size:
             return batch, True
@@ -208,14 +206,10 @@ def _choose(live: Sequence[W], limits: Limits) -> tuple[list[W], bool]:
         new_rows, new_longest = rows + item.rows, max(longest, item.steps)
         if new_rows > limits.max_batch_size or new_rows * new_longest > limits.max_padded_steps:
             is_full = True
-        elif _cost(new_rows, new_longest) <= _cost(rows, longest) + _cost(item.rows, item.steps):
+        elif predict_ms(new_rows, new_longest) <= predict_ms(rows, longest) + predict_ms(item.rows, item.steps) + HANDOVER_MS:
             batch.append(item)
             rows, longest = new_rows, new_longest
     return batch, is_full or rows >= limits.max_batch_size
-
-
-def _cost(rows: int, longest: int) -> int:
-    return (rows + ROWS_PER_STEP) * (longest + STEPS_PER_RUN)
 
 
 class Work(NamedTuple, Generic[T]):

@@ -20,10 +20,11 @@ ROWS = (
     ("service.api.errors", "service.metrics"),
     ("service.repository",),
     ("service.model",),
-    ("service.batching", "service.tasks"),
-    ("service.tokenization", "service.runtime", "service.manifest", "service.frequencies"),
+    ("service.tuning",),
+    ("service.batching", "service.tasks", "service.proof"),
+    ("service.tokenization", "service.runtime", "service.manifest", "service.frequencies", "service.synthetic"),
     ("service.tensors", "service.settings"),
-    ("service.errors",),
+    ("service.errors", "service.costs"),
     ("service", "service.api"),
 )
 LEVEL = {module: len(ROWS) - number for number, row in enumerate(ROWS) for module in row}
