@@ -159,7 +159,7 @@ class Plan(Generic[W]):
     wait_until: float | None = None
 
 
-# How far ahead of its turn an item may be taken to keep a batch even, in multiples of max_batch_size.
+# How far ahead of its turn an item may be taken to keep a batch even, in batches of rows as long as the oldest.
 LOOKAHEAD = 4
 
 
@@ -171,14 +171,17 @@ def plan(waiting: Iterable[W], now: float, limits: Limits) -> Plan[W]:
     """
     result: Plan[W] = Plan()
     live: list[W] = []
+    lookahead = 0
     for item in waiting:
         if item.has_left:
             result.left.append(item)
         elif item.deadline is not None and item.deadline <= now:
             result.expired.append(item)
         else:
+            if not live:
+                lookahead = LOOKAHEAD * max(1, min(limits.max_batch_size, limits.max_padded_steps // max(item.steps, 1)))
             live.append(item)
-            if len(live) >= LOOKAHEAD * limits.max_batch_size:
+            if len(live) >= lookahead:
                 break
     if not live:
         return result

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # What a batch costs the server beside the graph: it is planned, handed over, gathered, split and counted while the graph
-# could have gone on. Batches of a graph that is quick must be large enough to be worth it.
+# could have gone on. From the processor time of a server per request at bounds of 4 to 128 rows (a 2x64 LSTM over 84 steps,
+# `forecast-hourly`; 64 and 256 connections): 0.2 to 0.35 ms, up to 0.9 under crowding.
 BATCH_MS = 0.3
 # What a run costs beside the graph: to the worker thread and back. Worth about 64 steps of a small LSTM.
 HANDOVER_MS = 0.035

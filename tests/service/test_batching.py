@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.batching import LOOKAHEAD, Batcher, Limits, MonotonicClock, Work, plan
+from service.costs import CostModel
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, ModelNotReady, Overloaded
 from tests.fakes import PATIENCE_S, Gate, ManualClock, RecordingObserver
 
@@ -181,6 +182,27 @@ def test_a_plan_looks_only_so_far_ahead() -> None:
 
     assert plan(endless(), NOW, Limits(max_batch_size=8)).batch
     assert looked_at == LOOKAHEAD * 8
+
+
+def test_a_plan_looks_no_further_ahead_for_long_rows_than_their_batches_hold() -> None:
+    looked_at = 0
+
+    def endless() -> Any:
+        nonlocal looked_at
+        while True:
+            looked_at += 1
+            yield Guest("x", steps=100)
+
+    assert len(plan(endless(), NOW, Limits(max_batch_size=256, max_padded_steps=400)).batch) == 4
+    assert looked_at == LOOKAHEAD * 4
+
+
+def test_the_cost_that_was_measured_decides_whose_company_is_worth_the_padding() -> None:
+    waiting = [Guest("a", steps=10), Guest("b", steps=100)]
+    # Where a step costs whatever the rows, the second row is nearly free; where each row pays for its steps, it is padding.
+    shared = Limits(cost=CostModel(step_ms=0.1, row_step_ms=0.0001))
+    apart = Limits(cost=CostModel(row_step_ms=0.1))
+    assert [names(plan(waiting, NOW, limits).batch) for limits in (shared, apart)] == ["ab", "a"]
 
 
 @asynccontextmanager
