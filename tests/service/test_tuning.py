@@ -8,7 +8,7 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from service.batching import Limits
@@ -85,6 +85,7 @@ def test_a_model_without_time_is_measured_by_rows_alone() -> None:
     assert astuple(found) == pytest.approx((0.2, 0.05, 0.0, 0.0))
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 99))
 def test_noise_that_only_adds_changes_little(seed: int) -> None:
     draw = np.random.default_rng(seed)
@@ -180,6 +181,7 @@ parts = st.floats(0, 5)
 costs = st.builds(CostModel, parts, parts, st.floats(0, 0.5), st.floats(0, 0.1))
 
 
+@settings(max_examples=30, deadline=None)  # each example measures, and makes up batches
 @given(costs, st.integers(2, 400), st.floats(0.1, 500), st.data())
 def test_no_batch_within_the_bounds_is_predicted_to_miss_the_target(
     cost: CostModel, num_steps: int, target_ms: float, data: st.DataObject
