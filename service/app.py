@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -28,10 +29,13 @@ from service.errors import MalformedRequest, ServiceError, StartError
 from service.metrics import FLUSH_EVERY_S, Metrics
 from service.model import ModelOptions
 from service.repository import Repository
-from service.runtime import require_runtime
+from service.runtime import GpuOptions, open_runtime, require_runtime
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
+
+# Time that measuring the cost of one graph may take at load: enough to see every batch size of a small one several times.
+MEASURE_S = 0.1
 
 OnLoaded = Callable[[Repository], None]
 OnFailed = Callable[[StartError], None]
@@ -51,7 +55,13 @@ def create_app(
     by the workers of one server (`workers.py`).
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
-    repository = Repository(settings.models, model_options(settings), defaults=default_models(settings), observer=metrics)
+    repository = Repository(
+        settings.models,
+        model_options(settings),
+        defaults=default_models(settings),
+        observer=metrics,
+        open_graph=functools.partial(open_runtime, gpu=gpu_options(settings)),
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -109,7 +119,19 @@ def model_options(settings: Settings) -> ModelOptions:
         max_queue_delay_s=settings.max_queue_delay_ms / 1000,
     )
     num_threads = settings.num_threads or max(1, num_cores() // settings.workers)
-    return ModelOptions(settings.device, num_threads, limits, settings.max_horizon_multiple)
+    return ModelOptions(
+        settings.device,
+        num_threads,
+        limits,
+        settings.max_horizon_multiple,
+        latency_target_ms=settings.latency_target_ms,
+        measure_s=MEASURE_S,
+    )
+
+
+def gpu_options(settings: Settings) -> GpuOptions:
+    """Which card graphs may run on, and how."""
+    return GpuOptions(settings.device_id, settings.gpu_memory_limit_bytes, settings.tensorrt_cache)
 
 
 def default_models(settings: Settings) -> dict[str, str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
+from service.costs import HANDOVER_MS, SMALL_LSTM, CostModel
 from service.errors import DeadlineExceeded, InferenceFailed, ModelNotReady, Overloaded, RequestError, ServiceError
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,10 @@ class Limits:
     """Rows that may wait."""
     max_queue_delay_s: float = 0.0
     """How long an unfilled batch waits for company. 0: a free worker takes what is there."""
+    cost: CostModel = SMALL_LSTM
+    """What a run of the graph costs: it decides whose company is worth the padding."""
+    max_inline_ms: float = 0.0
+    """An item that is alone, and whose run costs no more than this, runs on the event loop itself. 0: on a thread, always."""
 
 
 class Clock(Protocol):
@@ -156,13 +161,8 @@ class Plan(Generic[W]):
     wait_until: float | None = None
 
 
-# How far ahead of its turn an item may be taken to keep a batch even, in multiples of max_batch_size.
+# How far ahead of its turn an item may be taken to keep a batch even, in batches of rows as long as the oldest.
 LOOKAHEAD = 4
-# The cost of a run in row-steps: (rows + 1) x (longest + 64). Measured with LSTMs of 64 and 128 units on one thread of
-# onnxruntime 1.31 over 168 steps: a step of one row takes 1.1 and 2.9 µs, each further row 0.55 and 1.6 µs; and a run as
-# such takes about 40 µs, most of it the way to the worker thread and back.
-ROWS_PER_STEP = 1
-STEPS_PER_RUN = 64
 
 
 def plan(waiting: Iterable[W], now: float, limits: Limits) -> Plan[W]:
@@ -173,6 +173,7 @@ def plan(waiting: Iterable[W], now: float, limits: Limits) -> Plan[W]:
     """
     result: Plan[W] = Plan()
     live: list[W] = []
+    lookahead = 0
     is_even = True
     for item in waiting:
         if item.has_left:
@@ -180,11 +181,13 @@ def plan(waiting: Iterable[W], now: float, limits: Limits) -> Plan[W]:
         elif item.deadline is not None and item.deadline <= now:
             result.expired.append(item)
         else:
+            if not live:
+                lookahead = LOOKAHEAD * max(1, min(limits.max_batch_size, limits.max_padded_steps // max(item.steps, 1)))
             live.append(item)
             if is_even:
                 oldest = live[0]
                 is_even = item.steps == oldest.steps and item.rows == 1 and not item.runs_alone and item.key == oldest.key
-            if len(live) >= (limits.max_batch_size if is_even else LOOKAHEAD * limits.max_batch_size):
+            if len(live) >= (lookahead // LOOKAHEAD if is_even else lookahead):
                 break
     if not live:
         return result
@@ -209,7 +212,7 @@ def _choose(live: Sequence[W], limits: Limits) -> tuple[list[W], bool]:
         return [oldest], True
     batch, rows, longest = [oldest], oldest.rows, oldest.steps
     is_full = rows >= limits.max_batch_size
-    wanted = oldest.steps
+    wanted, predict_ms = oldest.steps, limits.cost.predict_ms
     for item in sorted(live[1:], key=lambda item: abs(item.steps - wanted)):
         if rows >= limits.max_batch_size:
             return batch, True
@@ -218,14 +221,10 @@ def _choose(live: Sequence[W], limits: Limits) -> tuple[list[W], bool]:
         new_rows, new_longest = rows + item.rows, max(longest, item.steps)
         if new_rows > limits.max_batch_size or new_rows * new_longest > limits.max_padded_steps:
             is_full = True
-        elif _cost(new_rows, new_longest) <= _cost(rows, longest) + _cost(item.rows, item.steps):
+        elif predict_ms(new_rows, new_longest) <= predict_ms(rows, longest) + predict_ms(item.rows, item.steps) + HANDOVER_MS:
             batch.append(item)
             rows, longest = new_rows, new_longest
     return batch, is_full or rows >= limits.max_batch_size
-
-
-def _cost(rows: int, longest: int) -> int:
-    return (rows + ROWS_PER_STEP) * (longest + STEPS_PER_RUN)
 
 
 class Work(NamedTuple, Generic[T]):
@@ -462,33 +461,50 @@ class Batcher(Generic[T, R]):
             if decision.batch:
                 self._remove(decision.batch, "taken")
                 number = self._num_batches = self._num_batches + 1
+                is_inline = self._is_worth_no_thread(decision.batch)
                 self._running[number] = _Batch(decision.batch, now)
-                self._todo.put((number, [item.payload for item in decision.batch]))
+                payloads = [item.payload for item in decision.batch]
+                if is_inline:
+                    self._deliver(number, self._attempt(payloads))
+                else:
+                    self._todo.put((number, payloads))
             elif decision.wait_until is not None:
                 self._wait_for_company(decision.wait_until)
                 break
         if self._finished is not None and not self._queue and not self._running and not self._finished.done():
             self._finished.set_result(None)
 
+    def _is_worth_no_thread(self, batch: Sequence[_Item[T, R]]) -> bool:
+        """Whether to run it here: the way to a thread and back costs a lone caller 0.1 ms and more, most of it waking up.
+
+        Only where nobody else waits or runs, so that under load the loop is free for callers while threads compute.
+        """
+        if len(batch) > 1 or self._running or self._queue or not self.limits.max_inline_ms:
+            return False
+        return self.limits.cost.predict_ms(batch[0].rows, batch[0].steps) <= self.limits.max_inline_ms
+
+    def _attempt(self, payloads: list[T]) -> _Outcome[R]:
+        answers: Sequence[R] = ()
+        error: BaseException | None = None
+        started_at = self._clock.now()
+        try:
+            answers = self._run(payloads)
+            assert len(answers) == len(payloads), f"{len(answers)} answers for {len(payloads)} items"
+        except BaseException as exc:  # whatever it is, somebody waits for the answer
+            error = exc
+        return _Outcome(answers, error, self._clock.now() - started_at)
+
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """The life of a worker thread: values in, values out."""
         while (todo := self._todo.get()) is not None:
             number, payloads = todo
-            answers: Sequence[R] = ()
-            error: BaseException | None = None
-            started_at = self._clock.now()
-            try:
-                answers = self._run(payloads)
-                assert len(answers) == len(payloads), f"{len(answers)} answers for {len(payloads)} items"
-            except BaseException as exc:  # whatever it is, somebody waits for the answer
-                error = exc
-            outcome = _Outcome(answers, error, self._clock.now() - started_at)
+            outcome = self._attempt(payloads)
             try:
                 loop.call_soon_threadsafe(self._deliver, number, outcome)
             except RuntimeError:  # the loop is closed: there is nobody left to tell
                 return
             # Or the last batch would stay in memory until the next one comes.
-            del todo, payloads, answers, error, outcome
+            del todo, payloads, outcome
 
     def _deliver(self, number: int, outcome: _Outcome[R]) -> None:
         """Back on the loop: answer whoever still waits."""

@@ -47,6 +47,13 @@ OUTCOMES = ("ok", "invalid", "rejected", "timeout", "cancelled", "error")
 REASONS = ("json", "shape", "dtype", "nonfinite", "length", "timestamp", "payload")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
+COSTS = {
+    "overhead": "whatever is in it",
+    "row": "per row",
+    "step": "per time step, however many rows",
+    "row_step": "per time step of each row",
+}
+
 MODEL = ("model", "version")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` doubles the number of series and nothing reads it
@@ -165,6 +172,14 @@ class Metrics:
         self.batch_rows = histogram("batch_size_rows", "Rows of a batch.", *MODEL, buckets=ROWS)
         self.padding = histogram("batch_padding_ratio", "Padded time steps of a batch, of all its steps.", *MODEL, buckets=RATIOS)
         self.input_length = histogram("input_length_timesteps", "Time steps of one row as read.", *MODEL, buckets=TIMESTEPS)
+        self.limit_rows = gauge("batch_limit_rows", "Rows that run together at most.", *MODEL, mode="livemax")
+        self.limit_padded_steps = gauge(
+            "batch_limit_padded_steps", "Time steps of a batch at most, padding included.", *MODEL, mode="livemax"
+        )
+        self.costs = {
+            part: gauge(f"batch_cost_{part}_seconds", f"What a run is taken to cost {text}.", *MODEL, mode="livemax")
+            for part, text in COSTS.items()
+        }
         self.queue_depth = gauge("queue_depth_rows", "Rows that wait for a batch.", *MODEL)
         self.queue_capacity = gauge("queue_capacity_rows", "Rows that may wait; beyond it requests are refused.", *MODEL)
         self.queue_oldest = gauge(
@@ -359,7 +374,12 @@ class ModelMeter:
         metrics.loads.labels(*labels, "ok").inc()
         metrics.load_duration.labels(*labels).set(duration_s)
         self._compute = metrics.spread(metrics.compute.labels(*labels, model.runtime.provider))
-        self._queue_capacity.value = model.options.limits.max_queue_size
+        limits = model.options.limits
+        self._queue_capacity.value = limits.max_queue_size
+        metrics.limit_rows.labels(*labels).set(limits.max_batch_size)
+        metrics.limit_padded_steps.labels(*labels).set(limits.max_padded_steps)
+        for part, cost in metrics.costs.items():
+            cost.labels(*labels).set(getattr(limits.cost, f"{part}_ms") / 1000)
         metrics.oldest(metrics.queue_oldest.labels(*labels), lambda: model.batcher.oldest_wait_s)
         self._ready.value = 1
 

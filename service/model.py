@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeGuard
@@ -22,13 +22,15 @@ from service.batching import Batcher, BatchObserver, Clock, Limits, SilentObserv
 from service.errors import FolderError, InferenceFailed, ServiceError
 from service.manifest import MANIFEST_FILE, Manifest, read_manifest
 from service.manifest import Tensor as TensorEntry
-from service.runtime import Device, Runtime, open_runtime
+from service.proof import disagreement
+from service.runtime import CPU, Device, FallenBack, Runtime, open_runtime
 from service.tasks.base import Dialogue, ItemLimits, Prediction, Task
 from service.tasks.classify import Classify
 from service.tasks.forecast import Forecast
 from service.tasks.rows import TensorRows
 from service.tensors import Item, Signature, Tensors, TensorSpec, collate, split
 from service.tokenization import load_tokenizer
+from service.tuning import Tuning, settled, tune
 from service.wire import read, write
 
 log = logging.getLogger(__name__)
@@ -45,8 +47,13 @@ class ModelOptions:
     num_workers: int = 1
     """Threads that run this model's graph, each on one core."""
     limits: Limits = field(default_factory=Limits)
+    """A bound of 0 is chosen by what the graph costs; where that is not measured, it is the default one."""
     max_horizon_multiple: int = 10
     """The longest forecast, in horizons of the model."""
+    latency_target_ms: float = 50.0
+    """How long a batch of chosen size may take, by the cost that was measured."""
+    measure_s: float = 0.0
+    """How long the cost of the graph may be measured at load. 0: not at all, it is taken for a small LSTM."""
 
 
 class ModelObserver(BatchObserver, Protocol):
@@ -75,7 +82,13 @@ class Model:
     """One version of a model, ready to be asked between `start` and `stop`."""
 
     def __init__(
-        self, parts: Parts, options: ModelOptions, *, observer: ModelObserver | None = None, clock: Clock | None = None
+        self,
+        parts: Parts,
+        options: ModelOptions,
+        *,
+        observer: ModelObserver | None = None,
+        clock: Clock | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self.manifest = parts.manifest
         self.name = parts.manifest.name
@@ -84,6 +97,7 @@ class Model:
         self.runtime = parts.runtime
         self.signature = parts.signature
         self.options = options
+        self.tuning = tuning
         self._task = parts.task
         self._observer: ModelObserver = observer or SilentModelObserver()
         self.batcher: Batcher[Tensors, Tensors] = Batcher(
@@ -165,6 +179,9 @@ class Model:
                 "max_queue_size": limits.max_queue_size,
                 "max_queue_delay_ms": limits.max_queue_delay_s * 1000,
                 "num_workers": self.options.num_workers,
+                "latency_target_ms": self.options.latency_target_ms,
+                "cost": asdict(limits.cost) | {"is_measured": self.tuning is not None},
+                **({} if self.tuning is None else {"best": self.tuning.best.describe()}),
             },
         }
         if isinstance(self._task, Forecast):
@@ -234,13 +251,18 @@ async def load_model(
 
     Raises FolderError that says what is wrong with the folder, and StartError where the device cannot be had.
     """
-    options = options or ModelOptions()
+    wanted = options or ModelOptions()
+    options = replace(wanted, limits=settled(wanted.limits))
     parts, findings = await asyncio.to_thread(examine, folder, options, open_graph)
     if parts is not None and not findings:
         findings = await _rehearse(folder, parts, options)
     if findings or parts is None:
         raise FolderError("; ".join(findings[:3]), findings=findings)
-    model = Model(parts, options, observer=observer, clock=clock)
+    tuning = await asyncio.to_thread(_tune, parts, wanted) if wanted.measure_s else None
+    if tuning is not None:
+        options = replace(options, limits=tuning.limits)
+        parts = replace(parts, task=_resized(parts.task, tuning.limits))
+    model = Model(parts, options, observer=observer, clock=clock, tuning=tuning)
     await model.start()
     return model
 
@@ -248,6 +270,7 @@ async def load_model(
 def check_folder(folder: Path, options: ModelOptions | None = None) -> list[str]:
     """Everything that is wrong with a version folder, in sentences; empty if it would be served. Runs its own event loop."""
     options = options or ModelOptions()
+    options = replace(options, limits=settled(options.limits))
     parts, findings = examine(folder, options)
     if parts is not None:
         findings = findings + asyncio.run(_rehearse(folder, parts, options, is_strict=True))
@@ -255,7 +278,7 @@ def check_folder(folder: Path, options: ModelOptions | None = None) -> list[str]
 
 
 def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> tuple[Parts | None, list[str]]:
-    """Open a version folder and hold its manifest against its files and its graph. Reads, runs nothing.
+    """Open a version folder and hold its manifest against its files and its graph. A graph on the CPU is not run yet.
 
     Returns what could be opened (None where the graph is not what the manifest says) and what is wrong.
     """
@@ -287,6 +310,12 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
             lies += _state_lies(manifest)
             findings += lies
             runtime = None if lies else runtime
+    if graph is not None and runtime is not None and runtime.provider != CPU:
+        try:
+            runtime = _proven(runtime, graph, signature, _num_steps(manifest), open_graph)
+        except FolderError as exc:
+            findings.append(f"{manifest.graphs[0].file}: {exc.message}")
+            runtime = None
     task: Task | None = None
     try:
         task = _task(folder, manifest, signature, options)
@@ -374,6 +403,43 @@ def _state_lies(manifest: Manifest) -> list[str]:
                 f"got {before.datatype} {before.shape} and {after.datatype} {after.shape}"
             )
     return lies
+
+
+def _proven(runtime: Runtime, graph: bytes, signature: Signature, num_steps: int | None, open_graph: OpenRuntime) -> Runtime:
+    """The runtime, if it answers ragged batches as it should; under `auto` else the CPU's. Raises FolderError otherwise."""
+    reference = open_graph(graph, "cpu")
+    found = disagreement(runtime, reference, signature, num_steps)
+    if found is None:
+        return runtime
+    reason = f"{runtime.provider} answers wrongly: {found}"
+    if runtime.requested != "auto":
+        raise FolderError(reason)
+    log.warning("the device is not used for this model, the CPU is: %s", reason)
+    return FallenBack(reference, runtime.requested, reason)
+
+
+def _num_steps(manifest: Manifest) -> int | None:
+    """How long a row may be; None where the manifest does not say."""
+    if manifest.forecast is not None:
+        return manifest.forecast.context_length
+    return manifest.classify.max_length if manifest.classify is not None else None
+
+
+def _tune(parts: Parts, options: ModelOptions) -> Tuning | None:
+    return tune(
+        parts.runtime,
+        parts.signature,
+        options.limits,
+        num_steps=_num_steps(parts.manifest),
+        latency_target_ms=options.latency_target_ms,
+        budget_s=options.measure_s,
+    )
+
+
+def _resized(task: Task, limits: Limits) -> Task:
+    """The task, cutting large requests into items that fit these batches."""
+    assert isinstance(task, Forecast | Classify | TensorRows)
+    return replace(task, limits=ItemLimits(limits.max_batch_size, limits.max_padded_steps))
 
 
 def _task(folder: Path, manifest: Manifest, signature: Signature, options: ModelOptions) -> Task:

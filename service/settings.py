@@ -42,14 +42,37 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, le=256, description="Server processes that share the port. Each one loads every model.")
     models: Path = Field(default=Path("models"), description="The folder that holds the model folders.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto",
-        description="Where graphs run. `cuda` refuses to start without a usable GPU; `auto` takes the GPU if there is one "
-        "and says in the log, `GET /models` and the metrics what it took.",
+        description="Where graphs run. `cuda` and `tensorrt` refuse to start without a usable GPU; `auto` takes CUDA if it "
+        "can be had and answers rightly, and says in the log, `GET /models` and the metrics what it took. See docs/gpu.md.",
     )
-    max_batch_size: int = Field(default=32, ge=1, le=65536, description="Rows that run together at most.")
+    device_id: int = Field(default=0, ge=0, description="Which GPU, counted as CUDA counts them.")
+    gpu_memory_limit_bytes: int = Field(
+        default=0, ge=0, description="What one model of one process may take of the GPU's memory. 0: as it needs."
+    )
+    tensorrt_cache: Path | None = Field(
+        default=None,
+        description="The folder that keeps TensorRT's engines from one start to the next. Empty: each start builds them anew.",
+    )
+    latency_target_ms: float = Field(
+        default=50.0,
+        gt=0,
+        le=60_000,
+        description="How long one batch may take, by what the graph was measured to cost at load; batches are bounded so that "
+        "it does, and a request waits for about one batch that runs and its own. Where the longest row alone takes more than "
+        "half of it: twice that row's time.",
+    )
+    max_batch_size: int = Field(
+        default=0,
+        ge=0,
+        le=65536,
+        description="Rows that run together at most. 0: as many as the graph was measured to run well within the latency target.",
+    )
     max_padded_steps: int = Field(
-        default=16384, ge=1, description="Time steps of a batch at most, padding included: rows times the longest row."
+        default=0,
+        ge=0,
+        description="Time steps of a batch at most, padding included: rows times the longest row. 0: measured, as the rows are.",
     )
     max_queue_size: int = Field(
         default=1024, ge=1, description="Rows that may wait in front of one model; beyond it a request gets 503 at once."

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from service.batching import Reason
+from service.runtime import Device
 from service.tensors import Signature, Tensors, TensorSpec
 
 T = TypeVar("T")
@@ -141,7 +142,7 @@ class FakeRuntime:
     def __init__(
         self, signature: Signature, answer: Callable[[Tensors], Tensors], *, provider: str = "CPUExecutionProvider"
     ) -> None:
-        self.requested = "cpu"
+        self.requested: Device = "cpu"
         self.provider = provider
         self.fallback: str | None = None
         self.inputs = signature.inputs

@@ -14,18 +14,19 @@ ROOT = Path(__file__).parent.parent
 ROWS = (
     ("service.__main__",),
     ("service.server",),
+    ("service.protocol",),
     ("service.app", "service.workers", "service.logs"),
     ("service.api.predict", "service.api.operations"),
     ("service.api.direct", "service.api.middleware", "service.api.schemas"),
     ("service.api.errors", "service.metrics"),
     ("service.repository",),
     ("service.model",),
-    ("service.tasks.forecast", "service.tasks.classify", "service.tasks.rows"),
-    ("service.batching", "service.tasks.history"),
+    ("service.tuning", "service.tasks.forecast", "service.tasks.classify", "service.tasks.rows"),
+    ("service.batching", "service.tasks.history", "service.proof"),
     ("service.tasks.base",),
-    ("service.tokenization", "service.runtime", "service.manifest", "service.frequencies"),
+    ("service.tokenization", "service.runtime", "service.manifest", "service.frequencies", "service.synthetic"),
     ("service.tensors", "service.settings"),
-    ("service.errors", "service.wire"),
+    ("service.errors", "service.wire", "service.costs"),
     ("service", "service.api", "service.tasks"),
 )
 LEVEL = {module: len(ROWS) - number for number, row in enumerate(ROWS) for module in row}
@@ -36,7 +37,7 @@ HOMES = {
     "tokenizers": {"service.tokenization"},
     "prometheus_client": {"service.metrics"},
     "pydantic_settings": {"service.settings"},
-    "uvicorn": {"service.server"},
+    "uvicorn": {"service.server", "service.protocol"},
 }
 # Beside what the rows say: who may not even look down at some rooms.
 FORBIDDEN = {

@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from service import __version__
 from service.api.errors import TABLE, NotFound
-from service.api.schemas import Index, Live, ModelList, ModelState, Readiness
+from service.api.schemas import Index, Live, ModelDescription, ModelList, Readiness
 
 STATIC = Path(__file__).parent.parent / "static"
 STATIC_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
@@ -112,7 +112,7 @@ def operations_router(shelf: Shelf, render_metrics: Callable[[str], tuple[bytes,
         _Door(
             "/models/{name}",
             describe_model,
-            {"tags": ["models"], "response_model": ModelState, "summary": "Describe a model", "responses": no_model},
+            {"tags": ["models"], "response_model": ModelDescription, "summary": "Describe a model", "responses": no_model},
         ),
         _Door("/health/live", live, {"tags": ["health"], "response_model": Live, "summary": "Is the process alive"}),
         _Door(

@@ -202,6 +202,48 @@ class SentimentResponse(BaseModel):
 # -------------------------------------------------------------------------------------------------- models and health
 
 
+class Cost(BaseModel):
+    """What a run of the graph costs, in milliseconds: overhead + rows · row + steps · (step + rows · row_step)."""
+
+    overhead_ms: float = Field(description="Whatever is in the batch.", examples=[0.03])
+    row_ms: float = Field(description="Per row.", examples=[0.001])
+    step_ms: float = Field(description="Per time step, however many rows.", examples=[0.0007])
+    row_step_ms: float = Field(description="Per time step of each row.", examples=[0.001])
+    is_measured: bool = Field(
+        description="True if this graph was measured at load; false if it refused made-up rows: then it is a small LSTM's.",
+        examples=[True],
+    )
+
+
+class BestBatch(BaseModel):
+    """The smallest batch of long rows that the graph was measured to run about as fast as any."""
+
+    rows: int = Field(description="Its rows.", examples=[16])
+    steps: int = Field(description="The time steps of each row; 1 where the model has no time.", examples=[168])
+    ms: float = Field(description="How long the graph took.", examples=[2.9])
+    rows_per_s: float = Field(
+        description="Rows per second of one thread that runs such batches, with what a batch costs beside the graph.",
+        examples=[5000],
+    )
+
+
+class Batching(BaseModel):
+    """How requests to a model are put together."""
+
+    max_batch_size: int = Field(description="Rows that run together at most.", examples=[64])
+    max_padded_steps: int = Field(
+        description="Time steps of a batch at most, padding included: rows times the longest row.", examples=[2688]
+    )
+    max_queue_size: int = Field(description="Rows that may wait.", examples=[1024])
+    max_queue_delay_ms: float = Field(description="How long a batch waits for more rows.", examples=[0])
+    num_workers: int = Field(description="Threads that run the graph.", examples=[2])
+    latency_target_ms: float = Field(
+        description="How long a batch may take by its cost, where the bounds were chosen and not given.", examples=[50]
+    )
+    cost: Cost = Field(description="What a run costs; it decides whose company is worth the padding.")
+    best: BestBatch | None = Field(default=None, description="What the bounds were drawn from; absent if nothing was measured.")
+
+
 class ModelState(_Open):
     """One model of the models folder."""
 
@@ -213,6 +255,21 @@ class ModelState(_Open):
     reason: str | None = Field(
         default=None, description="Why it is UNAVAILABLE; else absent.", examples=["manifest.json cannot be read"]
     )
+
+
+class ModelDescription(ModelState):
+    """One model with everything that its manifest promises, and how this server runs it."""
+
+    provider: str | None = Field(
+        default=None, description="What really runs the graph, by onnxruntime's name.", examples=["CPUExecutionProvider"]
+    )
+    device: str | None = Field(default=None, description="The device that was asked for.", examples=["auto"])
+    fallback: str | None = Field(
+        default=None,
+        description="Why the CPU runs the graph although a GPU was there to be had; else absent.",
+        examples=["onnxruntime fell back to CPUExecutionProvider"],
+    )
+    batching: Batching | None = Field(default=None, description="How its requests are put together; absent until READY.")
 
 
 class ModelList(BaseModel):

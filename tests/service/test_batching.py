@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.batching import LOOKAHEAD, Batcher, Limits, MonotonicClock, Work, plan
+from service.costs import CostModel
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, ModelNotReady, Overloaded
 from tests.fakes import PATIENCE_S, Gate, ManualClock, RecordingObserver
 
@@ -181,6 +182,27 @@ def test_a_plan_looks_only_so_far_ahead() -> None:
 
     assert plan(endless(), NOW, Limits(max_batch_size=8)).batch
     assert looked_at == LOOKAHEAD * 8
+
+
+def test_a_plan_looks_no_further_ahead_for_long_rows_than_their_batches_hold() -> None:
+    looked_at = 0
+
+    def endless() -> Any:
+        nonlocal looked_at
+        while True:
+            looked_at += 1
+            yield Guest("x", steps=100 - looked_at % 2)
+
+    assert len(plan(endless(), NOW, Limits(max_batch_size=256, max_padded_steps=400)).batch) == 4
+    assert looked_at == LOOKAHEAD * 4
+
+
+def test_the_cost_that_was_measured_decides_whose_company_is_worth_the_padding() -> None:
+    waiting = [Guest("a", steps=10), Guest("b", steps=100)]
+    # Where a step costs whatever the rows, the second row is nearly free; where each row pays for its steps, it is padding.
+    shared = Limits(cost=CostModel(step_ms=0.1, row_step_ms=0.0001))
+    apart = Limits(cost=CostModel(row_step_ms=0.1))
+    assert [names(plan(waiting, NOW, limits).batch) for limits in (shared, apart)] == ["ab", "a"]
 
 
 @asynccontextmanager
@@ -764,3 +786,58 @@ async def test_on_the_real_clock_a_deadline_is_kept() -> None:
         await batcher.submit("a", deadline=MonotonicClock().now() + 0.01)
     gate.open()
     await batcher.stop()
+
+
+# ----------------------------------------------------------------------------------------------- alone, on the event loop
+
+
+class WhereItRan:
+    """A `run` that remembers which thread it was called on, and answers each payload with itself."""
+
+    def __init__(self) -> None:
+        self.threads: list[tuple[list[Any], bool]] = []
+
+    def __call__(self, payloads: Sequence[Any]) -> list[Any]:
+        self.threads.append((list(payloads), threading.current_thread() is threading.main_thread()))
+        if "broken" in payloads:
+            raise ValueError("broken")
+        return list(payloads)
+
+
+INLINE = Limits(cost=CostModel(row_step_ms=0.01), max_inline_ms=0.5)
+
+
+async def test_a_cheap_item_that_is_alone_needs_no_thread() -> None:
+    run, observer = WhereItRan(), RecordingObserver()
+    async with batching(run, INLINE, observer=observer) as batcher:
+        assert await batcher.submit("cheap", steps=50) == "cheap"
+        assert await batcher.submit("dear", steps=51) == "dear"
+        tasks = await begin(batcher, "one", "two", steps=5)
+        assert await asyncio.gather(*tasks) == ["one", "two"]
+    assert run.threads == [(["cheap"], True), (["dear"], False), (["one", "two"], False)]
+    assert [batch["rows"] for batch in observer.batches] == [1, 1, 2]
+
+
+async def test_while_a_thread_computes_the_loop_does_not() -> None:
+    gate: Gate[Any] = Gate()
+    async with batching(gate, INLINE, num_workers=2) as batcher:
+        dear = await begin(batcher, "dear", steps=1000)
+        await gate.entered()
+        cheap = await begin(batcher, "cheap", steps=1)  # would wait here for ever
+        await gate.entered()
+        gate.open()
+        assert await asyncio.gather(*dear, *cheap) == ["dear", "cheap"]
+
+
+async def test_a_failure_on_the_event_loop_is_told_like_any_other() -> None:
+    async with batching(WhereItRan(), INLINE) as batcher:
+        with pytest.raises(InferenceFailed):
+            await batcher.submit("broken")
+        assert await batcher.submit("sound") == "sound"
+
+
+async def test_graphs_that_were_not_measured_run_on_threads() -> None:
+    run = WhereItRan()
+    async with batching(run) as batcher:
+        await batcher.submit("x")
+    assert run.threads == [(["x"], False)]

@@ -62,6 +62,11 @@ async def test_known_series_are_there_before_anything_happened(client: httpx.Asy
     for name in ("inference_rows_total", "inference_timesteps_total", "batch_executions_total", "queue_depth_rows"):
         assert samples[f"sluice_{name}{TOY}"] == 0
     assert samples[f"sluice_queue_capacity_rows{TOY}"] == 77
+    assert samples[f"sluice_batch_limit_rows{TOY}"] >= 1
+    assert samples[f"sluice_batch_limit_padded_steps{TOY}"] >= 1
+    # Seconds, as every duration: a run of the toy takes far less than a tenth of one.
+    costs = [samples[f"sluice_batch_cost_{part}_seconds{TOY}"] for part in ("overhead", "row", "step", "row_step")]
+    assert 0 < sum(costs) < 0.1
     assert samples[f"sluice_model_last_inference_timestamp_seconds{TOY}"] == 0
 
 

@@ -15,9 +15,9 @@ from service.batching import Limits
 from service.errors import DeadlineExceeded, FolderError, InferenceFailed, InvalidInput, Overloaded, StartError
 from service.model import Model, ModelOptions, SilentModelObserver, check_folder, differences, load_model
 from service.runtime import Device, Runtime, open_runtime
-from service.tensors import Tensors
+from service.tensors import Signature, Tensors
 from service.wire import read, write
-from tests.fakes import ManualClock
+from tests.fakes import FakeRuntime, ManualClock
 from tests.folders import (
     build_graph,
     edit_example,
@@ -48,6 +48,16 @@ class Listener(SilentModelObserver):
 
     def enqueued(self, rows: int) -> None:
         self.rows += rows
+
+
+class BatchSizes(SilentModelObserver):
+    """Remembers the rows of every batch."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def batch_executed(self, *, rows: int, **_: Any) -> None:
+        self.sizes.append(rows)
 
 
 class LaterRuntime:
@@ -181,6 +191,108 @@ async def test_the_description_tells_the_manifest_and_the_truth(tmp_path: Path) 
     assert about["training"]["metrics"] == {"mase": 0.9}
     assert about["training"]["baselines"] == {"seasonal naive": {"mase": 1.1}}
     assert about["batching"]["num_workers"] == 3
+    await model.stop()
+
+
+# -------------------------------------------------------------------------------------------------- cost and device
+
+
+@pytest.mark.parametrize("write", WRITERS)
+async def test_bounds_that_are_left_open_follow_from_the_cost_that_was_measured(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    options = ModelOptions(device="cpu", limits=Limits(0, 0), measure_s=0.02)
+    model = await load_model(write(tmp_path), options)
+    batching = model.describe()["batching"]
+    assert batching["max_batch_size"] >= 1
+    assert batching["max_padded_steps"] >= 1
+    assert batching["cost"]["is_measured"]
+    assert batching["best"]["rows_per_s"] > 0
+    assert model.batcher.limits == model.options.limits
+    random = np.random.default_rng(1)
+    instances: list[Any] = [
+        {
+            "forecast": {"history": random.normal(size=length).tolist()},
+            "classify": " ".join(["good", "not", "bad"] * length),
+            "tensor": random.normal(size=(length, 2)).tolist(),
+        }[model.task]
+        for length in (2, 30, 7) * 100
+    ]
+    assert len(await model.predict(instances)) == 300
+    await model.stop()
+
+
+async def test_a_large_request_is_cut_into_items_that_fit_the_chosen_batch(tmp_path: Path) -> None:
+    options = ModelOptions(device="cpu", limits=Limits(5, 0), measure_s=0.02)
+    observer = BatchSizes()
+    model = await load_model(write_forecast_folder(tmp_path), options, observer=observer)
+    await model.predict([{"history": [1, 2]}] * 23)
+    assert max(observer.sizes) == 5
+    await model.stop()
+
+
+async def test_a_model_that_is_not_measured_has_the_default_bounds(tmp_path: Path) -> None:
+    model = await load_model(write_forecast_folder(tmp_path), ModelOptions(device="cpu", limits=Limits(0, 0)))
+    batching = model.describe()["batching"]
+    assert (batching["max_batch_size"], batching["max_padded_steps"]) == (Limits().max_batch_size, Limits().max_padded_steps)
+    assert not batching["cost"]["is_measured"]
+    assert "best" not in batching
+    await model.stop()
+
+
+def open_device(answer: Callable[[Runtime, Tensors], Tensors]) -> Callable[[bytes, Device], Runtime]:
+    """Opens graphs on a CUDA that answers so."""
+
+    def open_graph(graph: bytes, device: Device) -> Runtime:
+        real = open_runtime(graph, "cpu")
+        if device == "cpu":
+            return real
+        on_device = FakeRuntime(
+            Signature(real.inputs, real.outputs), lambda tensors: answer(real, tensors), provider="CUDAExecutionProvider"
+        )
+        on_device.requested = device
+        return on_device
+
+    return open_graph
+
+
+def right(real: Runtime, tensors: Tensors) -> Tensors:
+    return real.run(tensors)
+
+
+def reads_padding(real: Runtime, tensors: Tensors) -> Tensors:
+    longest = next(array.shape[1] for array in tensors.values() if array.ndim > 1)
+    return real.run({**tensors, "lengths": np.full_like(tensors["lengths"], longest)})
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+async def test_a_device_that_answers_rightly_is_used(write: Callable[[Path], Path], device: Device, tmp_path: Path) -> None:
+    model = await load_model(write(tmp_path), ModelOptions(device=device), open_graph=open_device(right))
+    assert model.summary["provider"] == "CUDAExecutionProvider"
+    assert "fallback" not in model.summary
+    await model.stop()
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+async def test_a_device_that_reads_the_padding_makes_the_model_unavailable(device: Device, tmp_path: Path) -> None:
+    folder = write_forecast_folder(tmp_path)
+    with pytest.raises(FolderError, match=r"^model.onnx: CUDAExecutionProvider answers wrongly: output .* the same row alone$"):
+        await load_model(folder, ModelOptions(device=device), open_graph=open_device(reads_padding))
+
+
+async def test_under_auto_the_cpu_answers_in_its_place_and_everybody_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_forecast_folder(tmp_path)
+    model = await load_model(folder, ModelOptions(device="auto"), open_graph=open_device(reads_padding))
+    assert (model.summary["provider"], model.summary["device"]) == ("CPUExecutionProvider", "auto")
+    assert model.summary["fallback"].startswith("CUDAExecutionProvider answers wrongly: output ")
+    [warning] = [record.getMessage() for record in caplog.records if record.name == "service.model"]
+    assert warning.startswith("the device is not used for this model, the CPU is: CUDAExecutionProvider answers wrongly")
+    example = json.loads((folder / "example.json").read_text())
+    found = await ask(model, example["request"]["instances"])
+    assert differences(found, example["response"]["predictions"], 1e-5, 1e-5) == []
     await model.stop()
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from service.errors import FolderError, InferenceFailed, InvalidInput, StartError
-from service.runtime import CPU, CUDA, OnnxRuntime, open_runtime, require_runtime
+from service.runtime import CPU, CUDA, TENSORRT, FallenBack, GpuOptions, OnnxRuntime, Provider, open_runtime, require_runtime
 from service.tensors import Tensors, collate, split
 from tests.fakes import SUM_SIGNATURE, recurrent_graph, recurrent_signature, sum_graph
 
@@ -40,6 +41,12 @@ class FakeSession:
     def run(self, output_names: Sequence[str] | None, input_feed: Any, /) -> list[Any]:
         return []
 
+    def io_binding(self) -> Any:
+        raise AssertionError("nothing is run")
+
+    def run_with_iobinding(self, iobinding: Any, /) -> None:
+        raise AssertionError("nothing is run")
+
 
 class FakeOpener:
     """Opens FakeSessions; providers in `broken` raise, those in `absent` are silently left out, as onnxruntime does."""
@@ -48,12 +55,15 @@ class FakeOpener:
         self.broken = broken
         self.absent = absent
         self.asked: list[tuple[list[str], int]] = []
+        self.options: dict[str, dict[str, str]] = {}
 
-    def __call__(self, graph: bytes, providers: Sequence[str], num_threads: int) -> FakeSession:
-        self.asked.append((list(providers), num_threads))
-        if any(provider in self.broken for provider in providers):
+    def __call__(self, graph: bytes, providers: Sequence[Provider], num_threads: int) -> FakeSession:
+        names = [name for name, _ in providers]
+        self.asked.append((names, num_threads))
+        self.options |= dict(providers)
+        if any(name in self.broken for name in names):
             raise RuntimeError("libcudnn.so.9: cannot open shared object file\nand a long trace")
-        return FakeSession([provider for provider in providers if provider not in self.absent])
+        return FakeSession([name for name in names if name not in self.absent])
 
 
 def rows(kind: str, lengths: Sequence[int], seed: int = 0) -> list[Tensors]:
@@ -205,6 +215,8 @@ def test_a_type_that_no_request_can_carry_is_an_error_of_its_folder() -> None:
         ("auto", [CUDA, CPU], FakeOpener(absent=[CUDA]), CPU, [[CUDA, CPU]]),
         ("auto", [CUDA, CPU], FakeOpener(broken=[CUDA]), CPU, [[CUDA, CPU], [CPU]]),
         ("cuda", [CUDA, CPU], FakeOpener(), CUDA, [[CUDA, CPU]]),
+        ("auto", [TENSORRT, CUDA, CPU], FakeOpener(), CUDA, [[CUDA, CPU]]),
+        ("tensorrt", [TENSORRT, CUDA, CPU], FakeOpener(), TENSORRT, [[TENSORRT, CUDA, CPU]]),
     ],
 )
 def test_the_provider_told_is_the_one_that_runs(
@@ -227,6 +239,111 @@ def test_the_provider_told_is_the_one_that_runs(
 def test_cuda_is_strict(available: list[str], opener: FakeOpener, words: str) -> None:
     with pytest.raises(StartError, match=words):
         open_runtime(b"", "cuda", open_session=opener, available=available)
+
+
+@pytest.mark.parametrize(
+    ("available", "opener", "words"),
+    [
+        ([CUDA, CPU], FakeOpener(), "device tensorrt was asked for, but this onnxruntime only has"),
+        ([TENSORRT, CUDA, CPU], FakeOpener(broken=[TENSORRT]), "device tensorrt was asked for, but cannot be used: libcudnn"),
+        ([TENSORRT, CUDA, CPU], FakeOpener(absent=[TENSORRT]), "onnxruntime fell back to CUDAExecutionProvider"),
+    ],
+)
+def test_tensorrt_is_strict_too_and_cuda_is_no_substitute(available: list[str], opener: FakeOpener, words: str) -> None:
+    with pytest.raises(StartError, match=words):
+        open_runtime(b"", "tensorrt", open_session=opener, available=available)
+
+
+def test_the_options_of_cuda_keep_float32_and_the_memory_in_bounds() -> None:
+    opener = FakeOpener()
+    open_runtime(b"", "cuda", gpu=GpuOptions(1, 2**30), open_session=opener, available=[CUDA, CPU])
+    assert opener.options == {
+        CUDA: {
+            "device_id": "1",
+            "arena_extend_strategy": "kSameAsRequested",
+            "do_copy_in_default_stream": "1",
+            "use_tf32": "0",
+            "gpu_mem_limit": str(2**30),
+        },
+        CPU: {},
+    }
+
+
+def test_without_a_limit_or_a_cache_none_is_named() -> None:
+    opener = FakeOpener()
+    open_runtime(b"", "tensorrt", open_session=opener, available=[TENSORRT, CUDA, CPU])
+    assert opener.options[TENSORRT] == {"device_id": "0", "trt_fp16_enable": "False"}
+    assert "gpu_mem_limit" not in opener.options[CUDA]
+
+
+def test_each_graph_keeps_its_tensorrt_engines_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    folders = []
+    for graph in (sum_graph(), recurrent_graph("LSTM", seed=1), recurrent_graph("LSTM", seed=2)):
+        opener = FakeOpener()
+        gpu = GpuOptions(engine_cache=tmp_path)
+        open_runtime(graph, "tensorrt", gpu=gpu, open_session=opener, available=[TENSORRT, CUDA, CPU])
+        options = opener.options[TENSORRT]
+        assert options["trt_engine_cache_enable"] == "True"
+        folders.append(Path(options["trt_engine_cache_path"]))
+    assert {folder.parent for folder in folders} == {tmp_path}
+    assert len(set(folders)) == 3
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_bound_inputs_and_outputs_give_the_same_answer(kind: str) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(recurrent_graph(kind), providers=[CPU])
+    bound = OnnxRuntime(session, "cpu", device_type="cpu")
+    signature = recurrent_signature(kind)
+    batch = collate(rows(kind, [3, 9, 1]), signature)
+    turned = {name: np.asfortranarray(array) for name, array in batch.items()}  # bound memory must lie in order
+    for tensors in (batch, turned):
+        found, expected = bound.run(tensors), RUNTIMES[kind].run(batch)
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+class BindingSession(FakeSession):
+    """A session on CUDA that remembers how it was bound."""
+
+    def __init__(self) -> None:
+        super().__init__([CUDA, CPU])
+        self.bound: list[tuple[object, ...]] = []
+
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name="mean", type="tensor(float)", shape=["batch"])]
+
+    def io_binding(self) -> BindingSession:
+        return self
+
+    def bind_cpu_input(self, name: str, arr_on_cpu: Any) -> None:
+        self.bound.append((name, arr_on_cpu.tolist()))
+
+    def bind_output(self, name: str, device_type: str, device_id: int) -> None:
+        self.bound.append((name, device_type, device_id))
+
+    def run_with_iobinding(self, iobinding: Any, /) -> None:
+        self.bound.append(("run",))
+
+    def copy_outputs_to_cpu(self) -> list[Any]:
+        return [np.ones(2, np.float32)]
+
+
+def test_on_a_gpu_inputs_and_outputs_are_bound_to_the_card_that_was_asked_for() -> None:
+    session = BindingSession()
+    answer = OnnxRuntime(session, "cuda", 3).run({"history": np.array([1.0, 2.0])})
+    assert session.bound == [("history", [1.0, 2.0]), ("mean", "cuda", 3), ("run",)]
+    assert answer["mean"].tolist() == [1.0, 1.0]
+
+
+def test_a_stand_in_answers_and_says_for_what_and_why() -> None:
+    real = open_runtime(sum_graph())
+    runtime = FallenBack(real, "auto", "wrong answers")
+    assert (runtime.requested, runtime.provider, runtime.fallback) == ("auto", CPU, "wrong answers")
+    assert (runtime.inputs, runtime.outputs) == (real.inputs, real.outputs)
+    tensors: Tensors = {"history": np.ones((1, 2, 1), np.float32), "lengths": np.array([2])}
+    assert runtime.run(tensors)["mean"].ravel().tolist() == [2.0]
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto", "cuda"])

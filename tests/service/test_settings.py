@@ -53,7 +53,7 @@ def test_an_argument_wins_over_the_environment() -> None:
         ({"SLUICE_QQQQQ": "1"}, "SLUICE_QQQQQ is not a setting; `python -m service settings` lists what there is"),
         ({"SLUICE_PORT": "eighty"}, "SLUICE_PORT=eighty: Input should be a valid integer"),
         ({"SLUICE_WORKERS": "0"}, "SLUICE_WORKERS=0: Input should be greater than or equal to 1"),
-        ({"SLUICE_DEVICE": "tpu"}, "SLUICE_DEVICE=tpu: Input should be 'auto', 'cpu' or 'cuda'"),
+        ({"SLUICE_DEVICE": "tpu"}, "SLUICE_DEVICE=tpu: Input should be 'auto', 'cpu', 'cuda' or 'tensorrt'"),
     ],
 )
 def test_a_wrong_name_or_value_is_refused_in_plain_words(environ: dict[str, str], message: str) -> None:
