@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import urllib.request
 from contextlib import ExitStack
@@ -25,7 +26,8 @@ from typing import Any
 
 from benchmarks.bare_graph import best
 from benchmarks.load import Load, burst
-from benchmarks.servers import ROOT, Server, echo, handwritten, running, sluice
+from benchmarks.rivals import RIVALS
+from benchmarks.servers import ROOT, Server, echo, free_port, running, sluice
 
 OURS, RIVAL, CANNED = "Sluice", "hand-written", "canned answer"
 
@@ -44,13 +46,15 @@ def main() -> None:
     num_steps = manifest["forecast"]["context_length"]
     history = [round(100 + 40 * ((step % 24) / 24) + step % 7, 2) for step in range(num_steps)]
     asked = {"model": options.model, "instances": [{"history": history}]}
-    bodies: dict[str, Any] = {OURS: asked, RIVAL: {"history": history}, CANNED: asked}
+    bodies: dict[str, Any] = {OURS: asked, RIVAL: {"instances": asked["instances"]}, CANNED: asked}
 
     with ExitStack() as stack:
         ours = stack.enter_context(running(OURS, *sluice(options.models.resolve())))
         canned = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "answer.json"
         canned.write_bytes(_answer(f"{ours.url}/predict", asked))
-        rival = stack.enter_context(running(RIVAL, *handwritten(folder / "model.onnx")))
+        port = free_port()
+        command, env = RIVALS[0].command(Path(sys.executable), folder, port, 1)
+        rival = stack.enter_context(running(RIVAL, command, port, env))
         servers = [ours, rival, stack.enter_context(running(CANNED, *echo(canned)))]
         for server in servers:
             burst(f"{server.url}/predict", bodies[server.name], 16, 2)

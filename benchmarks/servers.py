@@ -1,4 +1,4 @@
-"""Starts a server as a process of its own, waits until it answers, reads its memory, and ends it again."""
+"""Starts a server in a session of its own, waits until it answers, reads its memory, and ends all that it started."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.processes import MARK, Process, end, members
+
 ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "benchmarks" / ".work"
+"""Logs and other leavings of the servers; nothing in it is of use after a run."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,16 @@ class Server:
     url: str
     process: subprocess.Popen[bytes]
     ready_s: float
+    mark: str
+    log: Path
+
+    def members(self, known: Iterable[Process] = ()) -> set[Process]:
+        """Every running process of this server."""
+        return members(self.process.pid, self.mark, known)
 
     def resident_bytes(self) -> int:
-        """Resident memory of the process and of its children, as the kernel counts it."""
-        return sum(_resident_bytes(pid) for pid in [self.process.pid, *_children(self.process.pid)])
+        """Resident memory of all its processes together."""
+        return sum(process.resident_bytes() for process in self.members())
 
 
 def free_port() -> int:
@@ -38,28 +49,61 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(name: str, command: Sequence[str], port: int, env: dict[str, str] | None = None) -> Iterator[Server]:
-    """Run `command` until the block ends; the server is ready when GET /health/ready answers 200 (60 s at most)."""
+def running(
+    name: str,
+    command: Sequence[str],
+    port: int,
+    env: dict[str, str] | None = None,
+    *,
+    ready_path: str = "/health/ready",
+    timeout_s: float = 60,
+    grace_s: float = 15,
+) -> Iterator[Server]:
+    """Run `command` until the block ends; the server is ready when GET `ready_path` answers 200.
+
+    RuntimeError is raised when it ends early or is not ready within `timeout_s`, with the end of what it printed, and when a
+    process of it outlives the block. It has `grace_s` to end by itself. What it printed stays in a file under WORK when the
+    block fails.
+    """
     url = f"http://127.0.0.1:{port}"
+    mark = uuid.uuid4().hex
+    WORK.mkdir(exist_ok=True)
+    log = WORK / f"{name.replace(' ', '-')}-{port}.log"
     started = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", **(env or {})}, stdout=subprocess.DEVNULL
-    )
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", MARK: mark, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(name, url, process, 0.0, mark, log)
     try:
-        while not _is_ready(url):
+        while not _is_ready(url + ready_path):
             if process.poll() is not None:
-                raise RuntimeError(f"{name} ended with status {process.returncode} before it was ready")
-            if time.perf_counter() - started > 60:
-                raise RuntimeError(f"{name} was not ready within 60 s")
+                raise RuntimeError(f"{name} ended with status {process.returncode} before it was ready: {_last_lines(log)}")
+            if time.perf_counter() - started > timeout_s:
+                raise RuntimeError(f"{name} was not ready within {timeout_s:.0f} s: {_last_lines(log)}")
             time.sleep(0.02)
-        yield Server(name, url, process, time.perf_counter() - started)
+        yield replace(server, ready_s=time.perf_counter() - started)
     finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(server, grace_s)
+    log.unlink()
+
+
+def _end(server: Server, grace_s: float) -> None:
+    # The first process ends its own in the order that is right for it; only what is left after that is ended one by one.
+    known = server.members()
+    server.process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.process.wait(grace_s)
+    left = end(lambda found: server.members(known | set(found)), grace_s=min(grace_s, 5))
+    server.process.wait()
+    if left:
+        raise RuntimeError(f"{server.name} left processes behind: {sorted(process.pid for process in left)}")
 
 
 def sluice(models: Path, **settings: str) -> tuple[list[str], int, dict[str, str]]:
@@ -67,12 +111,6 @@ def sluice(models: Path, **settings: str) -> tuple[list[str], int, dict[str, str
     port = free_port()
     env = {"SLUICE_PORT": str(port), "SLUICE_MODELS": str(models), "SLUICE_DEVICE": "cpu", **settings}
     return [sys.executable, "-m", "service"], port, env
-
-
-def handwritten(graph: Path) -> tuple[list[str], int, dict[str, str]]:
-    """Command, port and environment of the hand-written endpoint on one graph."""
-    port = free_port()
-    return [sys.executable, "-m", "benchmarks.handwritten", str(graph), str(port)], port, {}
 
 
 def echo(answer: Path) -> tuple[list[str], int, dict[str, str]]:
@@ -83,20 +121,11 @@ def echo(answer: Path) -> tuple[list[str], int, dict[str, str]]:
 
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health/ready", timeout=1) as answer:
+        with urllib.request.urlopen(url, timeout=1) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
 
-def _resident_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _children(pid: int) -> list[int]:
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    direct = [int(child) for child in path.read_text().split()] if path.exists() else []
-    return direct + [grandchild for child in direct for grandchild in _children(child)]
+def _last_lines(log: Path, count: int = 15) -> str:
+    return "\n".join(["", *log.read_text(errors="replace").splitlines()[-count:]])

@@ -1,0 +1,109 @@
+"""All processes that come from one start: who they are, what memory they hold, and how they are ended to the last.
+
+Servers start helpers, and helpers start sessions of their own (circus and Ray do), so neither the children of a process nor
+its group is all of them. A process belongs to a start when it carries its mark in the environment, when it is in its
+session, or when a process that belongs started it. Linux only: everything is read from /proc.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "SLUICE_BENCHMARK_RUN"
+"""The environment variable that a start and everything below it carries."""
+
+KILL_S = 30
+"""How long a process may take to end by force, on a machine that has no time."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process. The kernel gives ids away again, so the time of its start (in clock ticks since boot) is part of it."""
+
+    pid: int
+    started: int
+
+    def is_running(self) -> bool:
+        entry = _read(self.pid)
+        return entry is not None and entry.process == self and entry.state not in "ZX"
+
+    def resident_bytes(self) -> int:
+        """Resident memory as the kernel counts it; pages that several processes share count in each."""
+        try:
+            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        except OSError:
+            return 0
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless the process has ended meanwhile."""
+        if self.is_running():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    process: Process
+    parent: int
+    session: int
+    state: str
+
+
+def members(leader: int, mark: str, known: Iterable[Process] = ()) -> set[Process]:
+    """The running processes of the start whose first process is `leader` and whose environment has MARK=`mark`.
+
+    `known` are members found before: what they have started since belongs too, though its parent may have ended.
+    """
+    entries = [entry for entry in map(_read, _pids()) if entry is not None and entry.state not in "ZX"]
+    found = {entry.process for entry in entries if entry.session == leader or _has_mark(entry.process.pid, mark)}
+    found |= {process for process in known if process.is_running()}
+    while True:
+        pids = {process.pid for process in found} | {leader}
+        more = {entry.process for entry in entries if entry.parent in pids} - found
+        if not more:
+            return found
+        found |= more
+
+
+def end(find: Callable[[Iterable[Process]], set[Process]], grace_s: float) -> set[Process]:
+    """End every process that `find` names, politely, and after `grace_s` by force; returns those that outlived even that.
+
+    `find` is asked again with what it named before, since processes start others while they end.
+    """
+    known: set[Process] = set()
+    started = time.monotonic()
+    while (left := find(known)) and (waited := time.monotonic() - started) < grace_s + KILL_S:
+        is_over = waited > grace_s
+        for process in left if is_over else left - known:
+            process.send(signal.SIGKILL if is_over else signal.SIGTERM)
+        known |= left
+        time.sleep(0.05)
+    return left
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _read(pid: int) -> _Entry | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The second field is the command in brackets, and may itself hold brackets and spaces.
+    fields = stat.rpartition(")")[2].split()
+    return _Entry(Process(pid, int(fields[19])), parent=int(fields[1]), session=int(fields[3]), state=fields[0])
+
+
+def _has_mark(pid: int, mark: str) -> bool:
+    try:
+        return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False

@@ -1,0 +1,8 @@
+"""The servers Sluice is compared with: one file per server, run by its own interpreter, and the registry of them all.
+
+python -m benchmarks.rivals     makes their environments and says what is in them
+"""
+
+from benchmarks.rivals.registry import RIVALS, Rival
+
+__all__ = ["RIVALS", "Rival"]

@@ -1,0 +1,98 @@
+"""Every rival serves the very graph: what it answers is what the graph answers, alone, in numbers, and beside others."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.rivals import RIVALS, Rival
+from benchmarks.rivals.environments import environment, is_complete
+from benchmarks.rivals.graph import Graph
+from benchmarks.servers import ROOT, Server, free_port, running
+
+FOLDERS = {"forecast": ROOT / "models" / "forecast-hourly" / "1", "classify": ROOT / "models" / "sentiment-en" / "1"}
+WORDS = ("a", "film", "of", "quiet", "horror", "and", "great", "joy", "that", "nobody", "should", "ever", "have", "to", "miss")
+
+
+def instances(task: str, sizes: Sequence[int]) -> list[Any]:
+    """Instances of so many steps or words."""
+    if task == "classify":
+        return [" ".join(WORDS[(word * size) % len(WORDS)] for word in range(size)) for size in sizes]
+    return [{"history": [round(100 + 40 * (step % 24) / 24 + step % size, 2) for step in range(size)]} for size in sizes]
+
+
+def test_of_a_long_text_the_head_and_the_tail_are_read() -> None:
+    graph = Graph(FOLDERS["classify"], num_threads=1)
+    words = instances("classify", [700])[0].split()
+    head, middle, tail = (" ".join([*words[:at], "awful", *words[at + 1 :]]) for at in (10, 350, 690))
+    answers = graph.run_texts([" ".join(words), middle, head, tail])
+    assert answers[0] == answers[1]
+    assert answers[0] != answers[2]
+    assert answers[0] != answers[3]
+
+
+def test_a_row_of_a_ragged_run_is_the_row_alone() -> None:
+    graph = Graph(FOLDERS["forecast"], num_threads=1)
+    histories = [instance["history"] for instance in instances("forecast", [200, 336, 170])]
+    for together, history in zip(graph.run(histories), histories, strict=True):
+        assert_equal([together], graph.run([history]))
+
+
+def cases() -> Iterator[Any]:
+    """Each rival with each task: with two processes, and the hand-written one, which is quickly there, with one too."""
+    for rival in RIVALS:
+        for task in FOLDERS:
+            if not rival.packages:
+                yield pytest.param((rival, task, 1), id=f"{rival.name}-{task}-1")
+            yield pytest.param((rival, task, 2), id=f"{rival.name}-{task}-2", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=cases())
+def served(request: pytest.FixtureRequest) -> Iterator[tuple[Rival, Server, str, Graph]]:
+    rival, task, num_processes = request.param
+    if not is_complete(rival):
+        pytest.skip(f"{rival.name} has no environment; python -m benchmarks.rivals makes it")
+    port = free_port()
+    command, env = rival.command(environment(rival), FOLDERS[task], port, num_processes)
+    graph = Graph(FOLDERS[task], num_threads=1)
+    with running(rival.name, command, port, env, ready_path=rival.ready_path, timeout_s=120) as server:
+        yield rival, server, task, graph
+    assert not server.members()
+
+
+@pytest.mark.parametrize("sizes", [[336], [336] * 16, [200, 336, 180, 300]], ids=["one", "sixteen", "ragged"])
+def test_a_request_is_answered_as_the_graph_answers(served: tuple[Rival, Server, str, Graph], sizes: list[int]) -> None:
+    rival, server, task, graph = served
+    asked = instances(task, sizes)
+    assert_equal(ask(rival, server, task, asked), graph.predict(asked))
+
+
+def test_requests_of_different_lengths_at_once_are_answered_each_as_the_graph_answers(
+    served: tuple[Rival, Server, str, Graph],
+) -> None:
+    rival, server, task, graph = served
+    requests = [instances(task, [170 + 9 * index] * (1 + index % 2)) for index in range(16)]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        answers = list(pool.map(lambda asked: ask(rival, server, task, asked), requests))
+    for asked, answer in zip(requests, answers, strict=True):
+        assert_equal(answer, graph.predict(asked))
+
+
+def ask(rival: Rival, server: Server, task: str, asked: Sequence[Any]) -> list[dict[str, Any]]:
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(server.url + rival.path, rival.body(task, asked), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return rival.predictions(answer.read())
+
+
+def assert_equal(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert len(found) == len(expected)
+    for row, other in zip(found, expected, strict=True):
+        assert row.keys() == other.keys()
+        for name, value in row.items():
+            np.testing.assert_allclose(value, other[name], rtol=1e-5, atol=1e-5)
