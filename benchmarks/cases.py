@@ -50,7 +50,9 @@ class Case:
 
 
 def _connections(count: int) -> Case:
-    return Case(f"c{count}", f"{count} connection{'s' if count > 1 else ''}", "connections", connections=count)
+    plural = "s" if count > 1 else ""
+    bursts = 2 if count > 256 else 1
+    return Case(f"c{count}", f"{count} connection{plural}", "connections", connections=count, num_bursts=bursts)
 
 
 CASES: tuple[Case, ...] = (

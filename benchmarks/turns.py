@@ -108,14 +108,15 @@ class Turn:
         answer = post(url, (bodies / "0").read_bytes())
         if self.contestant.predictions is not None:
             check(_read(self.contestant.predictions, answer), self.questions[case.name].truth)
+        duration_s = self.seconds * case.num_bursts
         if case.load is None:
-            load = burst(url, bodies, case.connections, self.seconds * case.num_bursts)
+            load = burst(url, bodies, case.connections, duration_s)
             if not load.requests_per_s:
-                raise NothingAnswered(f"{load.num_failed} requests failed, none was answered 2xx")
+                raise NothingAnswered(f"nothing was answered 2xx within {duration_s:g} s, {load.num_failed} requests failed")
             found = self._record(case, load)
         else:
             asked_per_s = case.load * (self._maximum() or burst(url, bodies, case.connections, self.seconds).requests_per_s)
-            found = self._record(case, open_loop(url, bodies, asked_per_s, self.seconds * case.num_bursts))
+            found = self._record(case, open_loop(url, bodies, asked_per_s, duration_s))
         rate = f"{found.requests_per_s:,.0f}" if found.requests_per_s >= 100 else f"{found.requests_per_s:.1f}"
         times = f"p50 {found.p50_ms:.2f} ms, p99 {found.p99_ms:.2f} ms"
         self.tell(f"{self.contestant.name}, {case.name}: {rate} requests/s, {times}, {found.num_failed} failed")
