@@ -22,7 +22,7 @@ from benchmarks.load import Load, burst, write_bodies
 from benchmarks.open_loop import OpenLoad, open_loop
 from benchmarks.questions import Instance
 from benchmarks.results import Failure, Measurement, Start
-from benchmarks.servers import Server, free_port, running
+from benchmarks.servers import ROOT, Server, free_port, running
 from service.tensors import Tensors
 
 WARM_UP_S = 1
@@ -138,8 +138,7 @@ class Turn:
         return server.url + self.contestant.path(case)
 
     def _failed(self, model: str, case: str | None, exc: Exception) -> None:
-        said = exc.stderr if isinstance(exc, subprocess.CalledProcessError) else str(exc)
-        reason = said.strip()[-500:] or type(exc).__name__
+        reason = shortened(exc.stderr if isinstance(exc, subprocess.CalledProcessError) else str(exc)) or type(exc).__name__
         self.failures.append(Failure(round=self.number, contestant=self.contestant.name, model=model, case=case, reason=reason))
         self.tell(f"{self.contestant.name}, {case or model}: {reason}")
 
@@ -150,6 +149,12 @@ def _read(predictions: Callable[[bytes], Sequence[Mapping[str, Any]]], answer: b
         return predictions(answer)
     except (ValueError, LookupError, TypeError) as exc:
         raise WrongAnswer(f"unreadable: {answer[:200]!r}") from exc
+
+
+def shortened(text: str) -> str:
+    """The first and the last line of what was said, without this checkout's path: between them stand a traceback's frames."""
+    lines = [line.strip().replace(f"{ROOT}/", "")[:250] for line in text.splitlines() if line.strip()]
+    return " … ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))
 
 
 def post(url: str, body: bytes) -> bytes:

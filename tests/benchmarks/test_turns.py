@@ -15,7 +15,8 @@ from benchmarks.bare_graph import BareGraph
 from benchmarks.cases import Case, choose
 from benchmarks.compare import graph_speeds, in_turn, served_folders
 from benchmarks.contestants import Command, Contestant, contestants, echo, sluice
-from benchmarks.turns import Question, Turn
+from benchmarks.servers import ROOT
+from benchmarks.turns import Question, Turn, shortened
 from service.app import num_cores
 from service.settings import read_settings
 
@@ -82,6 +83,13 @@ def test_a_server_that_does_not_start_is_a_failure_of_its_own(tmp_path: Path) ->
     (failure,) = taken.failures
     assert failure.case is None
     assert "ended with status 3" in failure.reason
+
+
+def test_a_reason_is_short_and_tells_no_paths_of_this_machine() -> None:
+    said = f'broken ended with status 1:\n\nTraceback\n  File "{ROOT}/a.py"\nValueError: {ROOT}/model.onnx is not there\n'
+    assert shortened(said) == "broken ended with status 1: … ValueError: model.onnx is not there"
+    assert shortened("one line") == "one line"
+    assert shortened(" \n") == ""
 
 
 def test_sluice_gets_only_settings_that_it_knows(tmp_path: Path) -> None:
