@@ -18,6 +18,9 @@ from pathlib import Path
 MARK = "BENCHMARK_RUN"
 """The environment variable that a start and everything below it carries. Sluice refuses unknown names that begin with SLUICE_."""
 
+KILL_S = 30
+"""How long a process may take to end by force, on a machine that has no time."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -69,22 +72,20 @@ def members(leader: int, mark: str, known: Iterable[Process] = ()) -> set[Proces
         found |= more
 
 
-def end(find: Callable[[Iterable[Process]], set[Process]], patience_s: float) -> set[Process]:
-    """End every process that `find` names, politely, then by force; returns those that outlived even that.
+def end(find: Callable[[Iterable[Process]], set[Process]], grace_s: float) -> set[Process]:
+    """End every process that `find` names, politely, and after `grace_s` by force; returns those that outlived even that.
 
     `find` is asked again with what it named before, since processes start others while they end.
     """
     known: set[Process] = set()
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        until = time.monotonic() + patience_s
-        while left := find(known):
-            for process in left - (known if number is signal.SIGTERM else set()):
-                process.send(number)
-            known |= left
-            if time.monotonic() > until:
-                break
-            time.sleep(0.05)
-    return {process for process in known if process.is_running()}
+    started = time.monotonic()
+    while (left := find(known)) and (waited := time.monotonic() - started) < grace_s + KILL_S:
+        is_over = waited > grace_s
+        for process in left if is_over else left - known:
+            process.send(signal.SIGKILL if is_over else signal.SIGTERM)
+        known |= left
+        time.sleep(0.05)
+    return left
 
 
 def _pids() -> list[int]:

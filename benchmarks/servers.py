@@ -60,8 +60,9 @@ def running(
 ) -> Iterator[Server]:
     """Run `command` until the block ends; the server is ready when GET `ready_path` answers 200.
 
-    What it prints goes to a file under WORK, whose end is part of the RuntimeError that is raised when it ends early, is not
-    ready within `timeout_s`, or leaves a process behind. It has `grace_s` to end by itself.
+    RuntimeError is raised when it ends early or is not ready within `timeout_s`, with the end of what it printed, and when a
+    process of it outlives the block. It has `grace_s` to end by itself. What it printed stays in a file under WORK when the
+    block fails.
     """
     url = f"http://127.0.0.1:{port}"
     mark = uuid.uuid4().hex
@@ -89,6 +90,7 @@ def running(
         yield replace(server, ready_s=time.perf_counter() - started)
     finally:
         _end(server, grace_s)
+    log.unlink()
 
 
 def _end(server: Server, grace_s: float) -> None:
@@ -97,7 +99,7 @@ def _end(server: Server, grace_s: float) -> None:
     server.process.terminate()
     with suppress(subprocess.TimeoutExpired):
         server.process.wait(grace_s)
-    left = end(lambda found: server.members(known | set(found)), patience_s=min(grace_s, 5))
+    left = end(lambda found: server.members(known | set(found)), grace_s=min(grace_s, 5))
     server.process.wait()
     if left:
         raise RuntimeError(f"{server.name} left processes behind: {sorted(process.pid for process in left)}")

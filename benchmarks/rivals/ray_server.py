@@ -34,6 +34,7 @@ OBJECT_STORE_BYTES = 100 * 1024 * 1024
 HAPROXY_FILES = {
     "CONFIG_FILE_LOC": "haproxy.cfg",
     "SOCKET_PATH": "haproxy.sock",
+    "METRICS_SOCKET_PATH": "metrics.sock",
     "SERVER_STATE_BASE": "haproxy",
     "SERVER_STATE_FILE": "haproxy/state",
 }

@@ -3,9 +3,8 @@
 Each serves the very graph of a Sluice model folder, with the settings that its own documentation advises for throughput;
 its server file names the pages. `hand-written` stands for what anyone can write and runs in Sluice's own environment.
 
-Triton is absent: its ONNX backend exists only in the vendor's container and in builds from source. What pip can install,
-`nvidia-pytriton`, brings the server with the backend for Python functions alone, so that the graph would run in a Python
-process behind it and not in Triton's own onnxruntime.
+Triton is absent: with its ONNX backend it comes as the vendor's container or from a build of its sources. What pip installs,
+`nvidia-pytriton`, puts the server in front of a Python function in a process of its own; it was not tried here.
 """
 
 from __future__ import annotations
