@@ -35,7 +35,7 @@ test: lint  ## lint, type-check and the fast tests
 test-all: lint  ## every test, the slow ones too
 	$(BIN)/python -m pytest -m ''
 
-bench: $(VENV)/.test  ## the speed table beside a hand-written FastAPI endpoint
+bench: $(VENV)/.test  ## speed beside other servers, all in one run: writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.compare
 
 schema: $(VENV)/.test  ## write models/manifest.schema.json from the reader

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-MARK = "SLUICE_BENCHMARK_RUN"
-"""The environment variable that a start and everything below it carries."""
+MARK = "BENCHMARK_RUN"
+"""The environment variable that a start and everything below it carries. Sluice refuses unknown names that begin with SLUICE_."""
 
 KILL_S = 30
 """How long a process may take to end by force, on a machine that has no time."""
@@ -34,12 +34,12 @@ class Process:
         return entry is not None and entry.process == self and entry.state not in "ZX"
 
     def resident_bytes(self) -> int:
-        """Resident memory as the kernel counts it; pages that several processes share count in each."""
+        """Proportional set size: of a page that several processes share, each has its part."""
         try:
-            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+            lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
         except OSError:
             return 0
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, unless the process has ended meanwhile."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -104,19 +103,6 @@ def _end(server: Server, grace_s: float) -> None:
     server.process.wait()
     if left:
         raise RuntimeError(f"{server.name} left processes behind: {sorted(process.pid for process in left)}")
-
-
-def sluice(models: Path, **settings: str) -> tuple[list[str], int, dict[str, str]]:
-    """Command, port and environment of `python -m service` on a models folder, one process."""
-    port = free_port()
-    env = {"SLUICE_PORT": str(port), "SLUICE_MODELS": str(models), "SLUICE_DEVICE": "cpu", **settings}
-    return [sys.executable, "-m", "service"], port, env
-
-
-def echo(answer: Path) -> tuple[list[str], int, dict[str, str]]:
-    """Command, port and environment of the server that answers a canned body."""
-    port = free_port()
-    return [sys.executable, "-m", "benchmarks.echo", str(answer), str(port)], port, {}
 
 
 def _is_ready(url: str) -> bool:

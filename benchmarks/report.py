@@ -1,0 +1,204 @@
+"""A run's results as Markdown and a picture. Measures nothing.
+
+python -m benchmarks.report [FOLDER]         renders RESULTS.md and results.svg again from FOLDER/results.json
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.cases import GROUPS, Case
+from benchmarks.results import Entry, Results, read_results
+from benchmarks.summary import Spread, Summary
+
+RESULTS, PAGE, PICTURE = "results.json", "RESULTS.md", "results.svg"
+
+_HOW = """
+Each contestant had the machine for itself and the load generator while it was its turn, and all took a turn in every round, in
+another order each time. Rates are medians of the rounds (least to largest); ratios are taken within each round, and of those
+the median. *× hand-written* is against the hand-written FastAPI endpoint with the same number of processes, *× packaged* against
+the best of the packaged servers in that round. *Efficiency* is the share of the ceiling: processes ÷ (1 / canned answers per
+second + 1 / rows per second of the bare graph), measured in the same round. Failed requests are counted and not part of a rate.
+Latencies of closed loops are wrk's, which adds samples for requests that a slow answer kept from being sent.
+Every contestant's first answer to each case was the graph's own to 1e-4 before it was timed.
+"""
+_HOW_OPEN = """
+Requests arrive at random (Poisson, fixed seed) at a share of the most that the same server answered in the closed loops of its
+turn. Latencies count from the time at which a request was meant to be sent, so that a server that stalls cannot hide it
+(coordinated omission). *Lag* is how late the generator itself was (99th percentile), *busy* its share of a core: where these are
+large, the latencies are the generator's.
+"""
+
+
+def write(folder: Path) -> str:
+    """Render `results.json` of a folder beside it, and return the page."""
+    from benchmarks.plot import picture  # brings matplotlib and torch, which a run should not hold while it measures
+
+    results = read_results(folder / RESULTS)
+    page = render(results)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    (folder / PICTURE).write_bytes(picture(results))
+    return page
+
+
+def render(results: Results) -> str:
+    """The whole page."""
+    summary = Summary(results)
+    lines = ["# Sluice beside other servers", "", *_facts(results), _HOW, f"![the same as bars]({PICTURE})", ""]
+    lines += ["## Sluice", "", *_own(summary)]
+    for group, title in GROUPS.items():
+        cases = [case for case in results.cases if case.group == group]
+        if cases:
+            lines += ["", f"## {title}", ""]
+            if group == "open loop":
+                lines += [_HOW_OPEN.strip(), ""]
+            for case in cases:
+                lines += [f"### {case.title[0].upper()}{case.title[1:]}", "", *_case(summary, case), ""]
+    lines += ["## Ceilings", "", *_ceilings(summary), "", "## Start and memory", "", *_starts(summary)]
+    if results.left_out:
+        lines += ["", "## Left out", "", *(f"* {name}: {_one_line(reason)}" for name, reason in results.left_out.items())]
+    if results.failures:
+        lines += ["", "## Could not be measured", ""]
+        lines += [
+            f"* {failure.contestant}, {failure.case or failure.model}, round {failure.round + 1}: {_one_line(failure.reason)}"
+            for failure in results.failures
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _facts(results: Results) -> Iterator[str]:
+    plural = "s" if results.num_rounds > 1 else ""
+    yield from ("| | |", "|---|---|")
+    yield f"| when | {results.created}, {results.num_rounds} round{plural} of {results.seconds:g} s per case |"
+    yield f"| machine | {', '.join(f'{name}: {value}' for name, value in results.machine.items())} |"
+    yield f"| versions | {', '.join(f'{name} {value}' for name, value in results.versions.items())} |"
+    yield f"| command | `{results.command}` |"
+
+
+def _own(summary: Summary) -> Iterator[str]:
+    """Sluice alone, case by case: what a reader looks for first."""
+    yield "| case | processes | requests/s | × hand-written | × packaged | efficiency | p50 / p99 ms |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for case in summary.results.cases:
+        if case.load is not None:
+            continue
+        for entry in summary.servers:
+            rate = summary.spread(entry, case, lambda one: one.requests_per_s)
+            if entry.family == "sluice" and rate is not None:
+                ratios = [summary.against_handwritten(entry, case), summary.against_packaged(entry, case)]
+                cells = [_number(rate.median), *(_ratio(ratio) for ratio in ratios), _ratio(summary.efficiency(entry, case))]
+                yield _row(case.title, entry.num_processes, *cells, _latencies(summary, entry, case))
+
+
+def _case(summary: Summary, case: Case) -> Iterator[str]:
+    if case.load is not None:
+        yield "| | asked/s | answered/s | p50 ms | p99 ms | p99.9 ms | failed | lag ms | busy |"
+        yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+        yield from _rows(_open_row(summary, entry, case) for entry in summary.servers)
+        return
+    counts_rows = case.num_instances > 1
+    head = "requests/s | rows/s" if counts_rows else "requests/s"
+    yield f"| | {head} | p50 / p99 ms | × hand-written | × packaged | efficiency | failed |"
+    yield "|---|" + "---:|" * (7 if counts_rows else 6)
+    yield from _rows(_closed_row(summary, entry, case) for entry in summary.servers)
+
+
+def _closed_row(summary: Summary, entry: Entry, case: Case) -> str | None:
+    rate = summary.spread(entry, case, lambda one: one.requests_per_s)
+    if rate is None:
+        return None
+    cells = [_spread(rate)]
+    if case.num_instances > 1:
+        cells.append(_number(rate.median * case.num_instances))
+    ratios = [summary.against_handwritten(entry, case), summary.against_packaged(entry, case), summary.efficiency(entry, case)]
+    cells += [_latencies(summary, entry, case), *(_ratio(ratio) for ratio in ratios)]
+    return _row(entry.name, *cells, summary.num_failed(entry, case))
+
+
+def _open_row(summary: Summary, entry: Entry, case: Case) -> str | None:
+    values = [
+        summary.spread(entry, case, lambda one: one.arrivals_per_s),
+        summary.spread(entry, case, lambda one: one.requests_per_s),
+        summary.spread(entry, case, lambda one: one.p50_ms),
+        summary.spread(entry, case, lambda one: one.p99_ms),
+        summary.spread(entry, case, lambda one: one.p999_ms),
+        summary.spread(entry, case, lambda one: one.lag_p99_ms),
+        summary.spread(entry, case, lambda one: one.busy),
+    ]
+    if values[0] is None:
+        return None
+    cells = ["–" if value is None else _number(value.median) for value in values]
+    return _row(entry.name, *cells[:5], summary.num_failed(entry, case), *cells[5:])
+
+
+def _ceilings(summary: Summary) -> Iterator[str]:
+    yield "| case | canned answers/s | rows/s of the bare graph | at batch | requests/s of one process at best |"
+    yield "|---|---:|---:|---:|---:|"
+    for case in summary.results.cases:
+        graph, canned, best = summary.graph_rows_per_s(case), summary.echo_per_s(case), summary.ceiling_per_s(case)
+        if graph is not None:
+            size = summary.batch_size(case)
+            yield _row(case.title, *(("–" if one is None else _spread(one)) for one in (canned, graph)), size, *_median(best))
+
+
+def _starts(summary: Summary) -> Iterator[str]:
+    yield "Seconds from the start to the first ready answer with one model, and memory after its load: the proportional set size"
+    yield "of all its processes."
+    yield ""
+    models = list(dict.fromkeys(start.model for start in summary.results.starts))
+    yield _row("", *(f"{model}: ready s | MB" for model in models), "versions")
+    yield "|---|" + "---:|---:|" * len(models) + "---|"
+    for entry in summary.servers:
+        starts = summary.starts(entry)
+        cells = [
+            f"{starts[model][0].median:.2f} | {starts[model][1].median:.0f}" if model in starts else "– | –" for model in models
+        ]
+        yield _row(entry.name, *cells, entry.versions)
+
+
+def _latencies(summary: Summary, entry: Entry, case: Case) -> str:
+    p50 = summary.spread(entry, case, lambda one: one.p50_ms)
+    p99 = summary.spread(entry, case, lambda one: one.p99_ms)
+    return " / ".join(_median(p50) + _median(p99))
+
+
+def _rows(rows: Iterable[str | None]) -> Iterator[str]:
+    return (row for row in rows if row is not None)
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _median(found: Spread | None) -> list[str]:
+    return ["–" if found is None else _number(found.median)]
+
+
+def _spread(found: Spread) -> str:
+    """The range where there is one."""
+    if found.low == found.high:
+        return _number(found.median)
+    return f"{_number(found.median)} ({_number(found.low)} to {_number(found.high)})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[-300:]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Render the folder that is given, or this one."""
+    print(write(Path(argv[0]) if argv else Path(__file__).parent))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

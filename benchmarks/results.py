@@ -1,0 +1,110 @@
+"""What a run measured, as `results.json` holds it. Computes nothing (`summary.py` does)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from benchmarks.cases import Case
+
+Family = Literal["sluice", "hand-written", "packaged", "echo"]
+# Five digits, which is more than they are worth.
+Number = Annotated[float, AfterValidator(lambda value: float(f"{value:.5g}"))]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Entry(_Strict):
+    """One contestant: what it is, with how many server processes, and the versions that matter to it alone."""
+
+    name: str
+    family: Family
+    num_processes: int
+    versions: str = ""
+
+
+class Measurement(_Strict):
+    """One case under load. The last five are set for an open loop; lag and `busy` are the generator's own (`open_loop.py`)."""
+
+    round: int
+    contestant: str
+    case: str
+    requests_per_s: Number
+    p50_ms: Number
+    p99_ms: Number
+    num_failed: int
+    p999_ms: Number | None = None
+    arrivals_per_s: Number | None = None
+    lag_p99_ms: Number | None = None
+    lag_max_ms: Number | None = None
+    busy: Number | None = None
+
+
+class Start(_Strict):
+    """One server's start with one model, and the memory it holds after its load."""
+
+    round: int
+    contestant: str
+    model: str
+    ready_s: Number
+    resident_bytes: int
+
+
+class GraphSpeed(_Strict):
+    """Rows of a case's kind per second of the bare graph on one thread, at its best batch size."""
+
+    round: int
+    case: str
+    rows_per_s: Number
+    batch_size: int
+
+
+class Failure(_Strict):
+    """What could not be measured, and why; `case` None: the server did not start."""
+
+    round: int
+    contestant: str
+    model: str
+    case: str | None
+    reason: str
+
+
+class Results(_Strict):
+    """A whole run."""
+
+    created: str
+    command: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    seconds: float
+    num_rounds: int
+    cases: tuple[Case, ...]
+    contestants: tuple[Entry, ...]
+    left_out: dict[str, str] = Field(default_factory=dict, description="contestants that could not take part: the reason")
+    measurements: tuple[Measurement, ...] = ()
+    starts: tuple[Start, ...] = ()
+    graphs: tuple[GraphSpeed, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    def write(self, path: Path) -> None:
+        """As JSON with one entry of a list per line; written aside and renamed."""
+        aside = path.with_suffix(".part")
+        aside.write_text(_json(self.model_dump(mode="json", exclude_defaults=True)), encoding="utf-8")
+        aside.replace(path)
+
+
+def read_results(path: Path) -> Results:
+    return Results.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def _json(content: dict[str, object]) -> str:
+    fields = []
+    for name, value in content.items():
+        lines = ",\n".join(f"  {json.dumps(entry)}" for entry in value) if isinstance(value, list) else ""
+        fields.append(f'"{name}": ' + (f"[\n{lines}\n]" if lines else json.dumps(value)))
+    return "{\n" + ",\n".join(fields) + "\n}\n"
