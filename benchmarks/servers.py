@@ -65,7 +65,7 @@ def running(name: str, command: Sequence[str], port: int, env: dict[str, str] | 
 def sluice(models: Path, **settings: str) -> tuple[list[str], int, dict[str, str]]:
     """Command, port and environment of `python -m service` on a models folder, one process."""
     port = free_port()
-    env = {"SLUICE_PORT": str(port), "SLUICE_MODELS": str(models), "SLUICE_DEVICE": "cpu", **settings}
+    env = {"SLUICE_PORT": str(port), "SLUICE_MODELS": str(models), "SLUICE_DEVICE": "cpu", "SLUICE_WORKERS": "1", **settings}
     return [sys.executable, "-m", "service"], port, env
 
 

@@ -238,6 +238,8 @@ class Parts:
     task: Task
 
 
+Examined = tuple[Parts | None, list[str]]
+"""What could be opened of a folder, and what is wrong with it."""
 OpenRuntime = Callable[[bytes, Device], Runtime]
 """(graph, device) → runtime. Raises FolderError for a graph that cannot be opened, StartError for a missing device."""
 
@@ -249,13 +251,17 @@ async def load_model(
     observer: ModelObserver | None = None,
     clock: Clock | None = None,
     open_graph: OpenRuntime = open_runtime,
+    examined: Examined | None = None,
 ) -> Model:
     """Open a version folder, let it answer its own example, and start it. Reading happens on a thread.
 
+    `examined` is what `examine` found, where that was done before.
     Raises FolderError that says what is wrong with the folder, and StartError where the device cannot be had.
     """
     options = options or ModelOptions()
-    parts, findings = await asyncio.to_thread(examine, folder, options, open_graph)
+    if examined is None:
+        examined = await asyncio.to_thread(examine, folder, options, open_graph)
+    parts, findings = examined
     if parts is not None and not findings:
         findings = await _rehearse(folder, parts, options)
     if findings or parts is None:
@@ -274,7 +280,7 @@ def check_folder(folder: Path, options: ModelOptions | None = None) -> list[str]
     return findings
 
 
-def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> tuple[Parts | None, list[str]]:
+def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Examined:
     """Open a version folder and hold its manifest against its files and its graph. Reads, runs nothing.
 
     Returns what could be opened (None where the graph is not what the manifest says) and what is wrong.

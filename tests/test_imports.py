@@ -15,6 +15,7 @@ ROWS = (
     ("service.__main__",),
     ("service.server",),
     ("service.app", "service.workers", "service.logs"),
+    ("service.machine", "service.connections"),
     ("service.api.predict", "service.api.operations"),
     ("service.api.direct", "service.api.middleware", "service.api.schemas"),
     ("service.api.errors", "service.metrics"),
