@@ -16,7 +16,7 @@ from benchmarks.results import Entry, Family
 from benchmarks.rivals import RIVALS, Rival
 from benchmarks.rivals.environments import NotInstalledError, environment, is_complete, versions
 from benchmarks.summary import ECHO
-from service.app import num_cores
+from service.machine import num_cores
 
 HAND_WRITTEN = "hand-written"
 READY_TIMEOUT_S = 180.0

@@ -9,6 +9,8 @@ import argparse
 import functools
 import logging
 import os
+import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,9 +19,17 @@ from pathlib import Path
 from service import __version__
 from service.errors import ServiceError, StartError
 from service.logs import set_up_logs
-from service.runtime import require_runtime
+from service.machine import (
+    bound_blas_threads,
+    bound_tokenizer_threads,
+    default_workers,
+    is_forkable,
+    memory_bytes,
+    num_cores,
+    threads_per_worker,
+)
 from service.settings import Settings, environment_name, read_settings, settings_table
-from service.workers import CANNOT_START, Supervisor, shared_folder
+from service.workers import CANNOT_START, ENDINGS, Reason, Supervisor, shared_folder
 
 # Read by prometheus_client when it is imported, so it must be settled before service.metrics is.
 METRICS_DIR_NAME = "PROMETHEUS_MULTIPROC_DIR"
@@ -74,6 +84,7 @@ def _settings(_: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from service.model import check_folder
+    from service.runtime import require_runtime
 
     require_runtime()
     folder: Path = args.folder
@@ -118,34 +129,78 @@ def _serve(args: argparse.Namespace) -> int:
     set_up_logs(settings.log_level, settings.log_format)
     if not settings.models.is_dir():
         raise StartError(f"there is no models folder {settings.models}; SLUICE_MODELS says where it lies")
-    if settings.workers == 1:
+    bound_blas_threads(os.environ)  # before numpy is imported
+    from service.runtime import may_use_gpu
+
+    uses_gpu = may_use_gpu(settings.device)
+    workers = settings.workers or default_workers(num_cores(), memory_bytes(), uses_gpu=uses_gpu)
+    threads = settings.num_threads or threads_per_worker(num_cores(), workers)
+    bound_tokenizer_threads(os.environ, threads)
+    settings = settings.model_copy(update={"workers": workers, "num_threads": threads})
+    if workers == 1:
         os.environ.pop(METRICS_DIR_NAME, None)
-        return _serve_with(settings, None)
+        return _serve_alone(settings)
+    for number in ENDINGS:
+        signal.signal(number, lambda *_: sys.exit(0))  # nothing serves yet, but there is a folder to remove
     with shared_folder("sluice-metrics-", Path(tempfile.gettempdir())) as folder:
         os.environ[METRICS_DIR_NAME] = str(folder)
-        return _serve_with(settings, folder)
+        return _serve_with_workers(settings, folder, shares_models=not uses_gpu)
 
 
-def _serve_with(settings: Settings, metrics_dir: Path | None) -> int:
-    from service.metrics import forget_worker
-    from service.server import grace_s, listen, serve, work
+def _serve_alone(settings: Settings) -> int:
+    from service.server import Service
+
+    sockets, url = _listen(settings)
+    return Service(settings, url).serve(sockets, on_loaded=greet)
+
+
+def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
+    from service.app import model_options
+    from service.metrics import forget_worker, restart_counter
+    from service.repository import open_folders
+    from service.server import Service, grace_s, work
+
+    class Observer:
+        count_restart = staticmethod(restart_counter())
+
+        def loaded(self, report: str) -> None:
+            greet(report)
+
+        def died(self, pid: int) -> None:
+            forget_worker(pid, metrics_dir)
+
+        def replaced(self, reason: Reason) -> None:
+            self.count_restart(reason)
+
+    sockets, url = _listen(settings)
+    build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
+    service = None
+    if shares_models and is_forkable():
+        service = build(opened=open_folders(settings.models, model_options(settings)))
+        forget_worker(os.getpid(), metrics_dir)  # its gauges are those of a process that serves nothing
+        if not is_forkable():
+            log.warning("every worker loads the models for itself: a library has started threads, which no fork survives")
+            service = None
+    return Supervisor(
+        functools.partial(work, settings, service or build),
+        sockets,
+        settings.workers,
+        observer=Observer(),
+        forks=service is not None,
+        grace_s=grace_s(settings) + 5,
+    ).run()
+
+
+def _listen(settings: Settings) -> tuple[list[socket.socket], str]:
+    """The sockets of both ports, and where the main one answers. Raises StartError when they cannot be had."""
+    from service.server import listen
 
     sockets = [listen(settings.host, settings.port, "SLUICE_PORT")]
     if settings.metrics_port:
         sockets.append(listen(settings.host, settings.metrics_port, "SLUICE_METRICS_PORT"))
     url = _url(settings.host, sockets[0].getsockname()[1])
-    log.info("listening", extra={"url": url, "workers": settings.workers})
-
-    if metrics_dir is None:
-        return serve(settings, sockets, url, on_loaded=greet)
-    return Supervisor(
-        functools.partial(work, settings, url, metrics_dir),
-        sockets,
-        settings.workers,
-        on_loaded=greet,
-        on_death=lambda pid: forget_worker(pid, metrics_dir),
-        grace_s=grace_s(settings) + 5,
-    ).run()
+    log.info("listening", extra={"url": url, "workers": settings.workers, "threads": settings.num_threads})
+    return sockets, url
 
 
 def greet(text: str) -> None:

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from service.api.predict import predict_routes
 from service.api.schemas import Problem
 from service.batching import Limits
 from service.errors import MalformedRequest, ServiceError, StartError
+from service.machine import num_cores, threads_per_worker
 from service.metrics import FLUSH_EVERY_S, Metrics
 from service.model import ModelOptions
-from service.repository import Repository
+from service.repository import Opened, Repository
 from service.runtime import GpuOptions, open_runtime, require_runtime
 from service.settings import Settings
 
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # Time that measuring the cost of one graph may take at load: enough to see every batch size of a small one several times.
 MEASURE_S = 0.1
+# Two, so that a short body need not wait for a long one.
+MIN_READERS = 2
 
 OnLoaded = Callable[[Repository], None]
 OnFailed = Callable[[StartError], None]
@@ -45,6 +48,7 @@ def create_app(
     settings: Settings,
     *,
     metrics_dir: Path | None = None,
+    opened: Opened | None = None,
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
 ) -> Edge:
@@ -52,19 +56,23 @@ def create_app(
 
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
     `on_failed` is called instead when this machine lacks what was asked for, a runtime or a GPU. `metrics_dir` is shared
-    by the workers of one server (`workers.py`).
+    by the workers of one server (`workers.py`), `opened` are the models that their parent has opened for them.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
+    options = model_options(settings)
     repository = Repository(
         settings.models,
-        model_options(settings),
+        options,
         defaults=default_models(settings),
         observer=metrics,
         open_graph=functools.partial(open_runtime, gpu=gpu_options(settings)),
+        opened=opened,
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # What is read on threads holds the GIL for the most part: more of them than cores would only delay the event loop.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, options.num_workers), "reader"))
         tasks = [asyncio.create_task(_load(repository, on_loaded, on_failed)), asyncio.create_task(_flush_now_and_then(metrics))]
         try:
             yield
@@ -118,7 +126,7 @@ def model_options(settings: Settings) -> ModelOptions:
         max_queue_size=settings.max_queue_size,
         max_queue_delay_s=settings.max_queue_delay_ms / 1000,
     )
-    num_threads = settings.num_threads or max(1, num_cores() // settings.workers)
+    num_threads = settings.num_threads or threads_per_worker(num_cores(), settings.workers or 1)
     return ModelOptions(
         settings.device,
         num_threads,
@@ -138,15 +146,6 @@ def default_models(settings: Settings) -> dict[str, str]:
     """Task → the model that answers where a request names none."""
     chosen = {"forecast": settings.default_forecast_model, "classify": settings.default_sentiment_model}
     return {task: name for task, name in chosen.items() if name}
-
-
-def num_cores() -> int:
-    """Cores this process may use: its affinity, cut by the quota of its container (cgroup v2)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    return cores
 
 
 async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: OnFailed | None) -> None:

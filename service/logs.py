@@ -39,9 +39,22 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def set_up_logs(level: str, form: Literal["text", "json"]) -> None:
-    """Write every logger's lines to stderr in this form. uvicorn's own say only what went wrong."""
+class AddFacts(logging.Filter):
+    """Has every line carry the same facts, those of its own first."""
+
+    def __init__(self, **facts: object) -> None:
+        super().__init__()
+        self._facts = facts
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        vars(record).update({name: value for name, value in self._facts.items() if name not in vars(record)})
+        return True
+
+
+def set_up_logs(level: str, form: Literal["text", "json"], **facts: object) -> None:
+    """Write every logger's lines to stderr in this form, each with these facts. uvicorn's own say only what went wrong."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(AddFacts(**facts))
     handler.setFormatter(TextFormatter() if form == "text" else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

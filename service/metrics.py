@@ -45,6 +45,8 @@ TIMESTEPS = tuple(2**n for n in range(13))
 
 OUTCOMES = ("ok", "invalid", "rejected", "timeout", "cancelled", "error")
 REASONS = ("json", "shape", "dtype", "nonfinite", "length", "timestamp", "payload")
+RESTARTS = ("worker_restarts_total", "Worker processes that were replaced.", "reason")
+RESTART_REASONS = ("crashed", "hung", "ended")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 COSTS = {
@@ -208,6 +210,9 @@ class Metrics:
             mode="livemax",
         )
         self.fallbacks = counter("provider_fallbacks_total", "Graphs that run elsewhere than was asked.", "requested", "actual")
+        restarts = counter(*RESTARTS)
+        for reason in RESTART_REASONS:
+            restarts.labels(reason)
         build = gauge("build_info", "What is running: always 1.", "version", "onnxruntime", "python", mode="livemax")
         build.labels(version, onnxruntime, platform.python_version()).set(1)
         self.requests_to(UNKNOWN, UNKNOWN)
@@ -475,6 +480,13 @@ class _WorkerProcess:
                 self._start.set(value)
             elif family.name in self._gauges:
                 self._gauges[family.name].set(value)
+
+
+def restart_counter() -> Callable[[str], None]:
+    """For the parent of several workers, after whose own file every scrape looks too: counts one restart, by its reason."""
+    name, text, label = RESTARTS
+    restarts = Counter(f"sluice_{name}", text, (label,), registry=None)
+    return lambda reason: restarts.labels(reason).inc()
 
 
 def forget_worker(pid: int, directory: Path) -> None:

@@ -233,8 +233,12 @@ class Parts:
     runtime: Runtime
     signature: Signature
     task: Task
+    tuning: Tuning | None = None
+    """What its graph costs, where that was measured already (see `measured`)."""
 
 
+Examined = tuple[Parts | None, list[str]]
+"""What could be opened of a folder, and what is wrong with it."""
 OpenRuntime = Callable[[bytes, Device], Runtime]
 """(graph, device) → runtime. Raises FolderError for a graph that cannot be opened, StartError for a missing device."""
 
@@ -246,19 +250,25 @@ async def load_model(
     observer: ModelObserver | None = None,
     clock: Clock | None = None,
     open_graph: OpenRuntime = open_runtime,
+    examined: Examined | None = None,
 ) -> Model:
     """Open a version folder, let it answer its own example, and start it. Reading happens on a thread.
 
+    `examined` is what `examine` found, where that was done before.
     Raises FolderError that says what is wrong with the folder, and StartError where the device cannot be had.
     """
     wanted = options or ModelOptions()
     options = replace(wanted, limits=settled(wanted.limits))
-    parts, findings = await asyncio.to_thread(examine, folder, options, open_graph)
+    if examined is None:
+        examined = await asyncio.to_thread(examine, folder, options, open_graph)
+    parts, findings = examined
     if parts is not None and not findings:
         findings = await _rehearse(folder, parts, options)
     if findings or parts is None:
         raise FolderError("; ".join(findings[:3]), findings=findings)
-    tuning = await asyncio.to_thread(_tune, parts, wanted) if wanted.measure_s else None
+    tuning = parts.tuning
+    if tuning is None and wanted.measure_s:
+        tuning = await asyncio.to_thread(_tune, parts, wanted)
     if tuning is not None:
         options = replace(options, limits=tuning.limits)
         parts = replace(parts, task=_resized(parts.task, tuning.limits))
@@ -277,7 +287,7 @@ def check_folder(folder: Path, options: ModelOptions | None = None) -> list[str]
     return findings
 
 
-def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> tuple[Parts | None, list[str]]:
+def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Examined:
     """Open a version folder and hold its manifest against its files and its graph. A graph on the CPU is not run yet.
 
     Returns what could be opened (None where the graph is not what the manifest says) and what is wrong.
@@ -324,6 +334,14 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
     if runtime is None or task is None:
         return None, findings
     return Parts(manifest, runtime, signature, task), findings
+
+
+def measured(examined: Examined, options: ModelOptions) -> Examined:
+    """What was examined and found sound, with what its graph costs: for processes that share it and need not measure again."""
+    parts, findings = examined
+    if parts is None or findings or parts.runtime.provider != CPU or not options.measure_s:
+        return examined
+    return replace(parts, tuning=_tune(parts, options)), findings
 
 
 def read_file(folder: Path, name: str) -> bytes:
@@ -443,7 +461,8 @@ def _resized(task: Task, limits: Limits) -> Task:
 
 
 def _task(folder: Path, manifest: Manifest, signature: Signature, options: ModelOptions) -> Task:
-    limits = ItemLimits(options.limits.max_batch_size, options.limits.max_padded_steps)
+    bounds = settled(options.limits)
+    limits = ItemLimits(bounds.max_batch_size, bounds.max_padded_steps)
     if manifest.forecast is not None:
         return Forecast(manifest.forecast, signature, options.max_horizon_multiple, limits)
     if manifest.classify is not None:

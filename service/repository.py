@@ -17,7 +17,17 @@ from typing import Any, Literal, Protocol
 from service.batching import Clock
 from service.errors import FolderError, ModelNotFound, ModelNotReady, StartError
 from service.manifest import MANIFEST_FILE
-from service.model import Model, ModelObserver, ModelOptions, OpenRuntime, SilentModelObserver, load_model
+from service.model import (
+    Examined,
+    Model,
+    ModelObserver,
+    ModelOptions,
+    OpenRuntime,
+    SilentModelObserver,
+    examine,
+    load_model,
+    measured,
+)
 from service.runtime import open_runtime
 
 log = logging.getLogger(__name__)
@@ -74,6 +84,17 @@ class Entry:
         return int(self.version or 0)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """The model folders as one process found and opened them, for others that it forks: what is read is then shared."""
+
+    entries: list[Entry]
+    reason: str | None
+    """Why there are none."""
+    folders: dict[tuple[str, str], tuple[Examined, float]]
+    """By name and version: what opening found, and the seconds it took."""
+
+
 class Repository:
     """The models below one folder, by name and version. All methods belong to one event loop."""
 
@@ -86,14 +107,16 @@ class Repository:
         observer: RepositoryObserver | None = None,
         clock: Clock | None = None,
         open_graph: OpenRuntime = open_runtime,
+        opened: Opened | None = None,
     ) -> None:
-        """`defaults` maps a task to the model that answers where a request names none."""
+        """`defaults` maps a task to the model that answers where a request names none; `opened` is what `open_folders` found."""
         self.models_dir = models_dir
         self.options = options or ModelOptions()
         self._defaults = dict(defaults or {})
         self._observer: RepositoryObserver = observer or SilentRepositoryObserver()
         self._clock = clock
         self._open_graph = open_graph
+        self._opened = opened
         self._entries: dict[str, list[Entry]] = {}
         self._serving: dict[str, Model] = {}
         self._is_started = False
@@ -101,7 +124,10 @@ class Repository:
 
     async def start(self) -> None:
         """Load every folder, on threads. Raises StartError, and nothing else: a missing runtime or GPU concerns them all."""
-        entries, self._reason = await asyncio.to_thread(_scan, self.models_dir)
+        if self._opened is None:
+            entries, self._reason = await asyncio.to_thread(_scan, self.models_dir)
+        else:
+            entries, self._reason = self._opened.entries, self._opened.reason
         for entry in entries:
             self._entries.setdefault(entry.name, []).append(entry)
         failures = await asyncio.gather(*(self._load(entry) for entry in entries), return_exceptions=True)
@@ -208,8 +234,18 @@ class Repository:
         started = time.perf_counter()
         folder = self.models_dir / entry.name / entry.version
         observer = self._observer.observer_of(entry.name, entry.version)
+        opened = self._opened.folders.get((entry.name, entry.version)) if self._opened is not None else None
+        examined, opened_s = opened or (None, 0.0)
+        started -= opened_s
         try:
-            model = await load_model(folder, self.options, observer=observer, clock=self._clock, open_graph=self._open_graph)
+            model = await load_model(
+                folder,
+                self.options,
+                observer=observer,
+                clock=self._clock,
+                open_graph=self._open_graph,
+                examined=examined,
+            )
         except FolderError as exc:
             self._refuse(entry, exc.message, time.perf_counter() - started)
             return
@@ -264,6 +300,24 @@ class Repository:
             if entry.version
         ]
         return about
+
+
+def open_folders(models_dir: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Opened:
+    """Find, open and measure every model folder; no thread is started. Raises StartError like `Repository.start`."""
+    entries, reason = _scan(models_dir)
+    folders = {}
+    for entry in entries:
+        if entry.state == "UNAVAILABLE":
+            continue
+        started = time.perf_counter()
+        try:
+            examined = measured(examine(models_dir / entry.name / entry.version, options, open_graph), options)
+        except StartError:
+            raise
+        except Exception:  # whoever loads it meets it again, and says so
+            continue
+        folders[entry.name, entry.version] = examined, time.perf_counter() - started
+    return Opened(entries, reason, folders)
 
 
 def _scan(models_dir: Path) -> tuple[list[Entry], str | None]:

@@ -175,6 +175,11 @@ def require_runtime() -> Any:
         ) from exc
 
 
+def may_use_gpu(device: Device, available: Sequence[str] | None = None) -> bool:
+    """Whether a graph that is opened for this device may come to lie on a GPU. Raises StartError without a runtime."""
+    return device != "cpu" and CUDA in (require_runtime().get_available_providers() if available is None else available)
+
+
 class OnnxRuntime:
     """A Runtime on one onnxruntime session; on a GPU, inputs and outputs are bound."""
 

@@ -1,63 +1,51 @@
-"""One process that serves: uvicorn, an app on open sockets, until a signal comes.
+"""One process that serves: uvicorn, an app on listening sockets or on connections that a parent hands over, until a signal.
 
 Knows nothing of the command line, and nothing of other workers but how to be one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
-import multiprocessing
 import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import __version__
 from service.app import create_app
+from service.connections import Slot, take_over
 from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
 from service.logs import set_up_logs
 from service.protocol import Protocol
-from service.repository import Repository
+from service.repository import Opened, Repository
 from service.settings import Settings
-from service.workers import CANNOT_START
+from service.workers import CANNOT_START, Seat
 
 BACKLOG = 2048
 # Longer than the 60 s after which load balancers drop idle connections, so that never we close one just as it is used.
 KEEP_ALIVE_S = 75
+# How often a worker tells its parent that its event loop turns, and how many connections it takes over in one turn.
+BEAT_S = 0.25
+TAKE_AT_ONCE = 16
 
 
-def serve(
-    settings: Settings,
-    sockets: Sequence[socket.socket],
-    url: str,
-    *,
-    on_loaded: Callable[[str], None],
-    metrics_dir: Path | None = None,
-) -> int:
-    """Serve the sockets in this process until SIGTERM or SIGINT; requests that are being answered are finished.
+class Service:
+    """An app, built and not yet served: in this process, or by the workers that it forks afterwards."""
 
-    `on_loaded` gets a greeting for the operator when each model is READY or UNAVAILABLE.
-    """
-    failures: list[StartError] = []
-
-    def failed(exc: StartError) -> None:
-        failures.append(exc)
-        server.should_exit = True
-
-    app = create_app(
-        settings,
-        metrics_dir=metrics_dir,
-        on_loaded=lambda repository: on_loaded(greeting(repository, url)),
-        on_failed=failed,
-    )
-    server = uvicorn.Server(
-        uvicorn.Config(
+    def __init__(self, settings: Settings, url: str, *, metrics_dir: Path | None = None, opened: Opened | None = None) -> None:
+        self._url = url
+        self._on_loaded: Callable[[str], None] = lambda _: None
+        self._server: uvicorn.Server | None = None
+        self._failure: StartError | None = None
+        app = create_app(settings, metrics_dir=metrics_dir, opened=opened, on_loaded=self._loaded, on_failed=self._failed)
+        self._config = uvicorn.Config(
             app,
             http=Protocol,
             ws="none",
@@ -70,38 +58,115 @@ def serve(
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(grace_s(settings)),
         )
-    )
+        # Both import the rest of what serving needs, which a parent does for all its workers.
+        self._config.load()
+        self._config.get_loop_factory()
 
-    def end(*_: object) -> None:
-        server.should_exit = True
+    def serve(self, sockets: Sequence[socket.socket], *, on_loaded: Callable[[str], None], seat: Seat | None = None) -> int:
+        """Serve until SIGTERM or SIGINT; requests that are being answered are finished. Raises StartError.
 
-    # uvicorn raises the signal again when it is done; with this handler the process then ends with status 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    server.run(list(sockets))
-    if failures:
-        raise failures[0]
-    return 0
+        Connections come from the sockets, or to a worker's `seat`. `on_loaded` gets a greeting for the operator when each
+        model is READY or UNAVAILABLE.
+        """
+        self._on_loaded = on_loaded
+        server = self._server = uvicorn.Server(self._config) if seat is None else SeatedServer(self._config, seat)
+
+        def end(*_: object) -> None:
+            server.should_exit = True
+
+        # uvicorn raises the signal again when it is done; with this handler the process then ends with status 0.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
+        server.run(list(sockets))
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    def _loaded(self, repository: Repository) -> None:
+        self._on_loaded(greeting(repository, self._url))
+
+    def _failed(self, exc: StartError) -> None:
+        assert self._server is not None
+        self._failure = exc
+        self._server.should_exit = True
 
 
-def work(settings: Settings, url: str, metrics_dir: Path, sockets: Sequence[socket.socket], reports: Connection) -> None:
-    """The life of one worker process."""
-    set_up_logs(settings.log_level, settings.log_format)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def work(settings: Settings, service: Service | Callable[[], Service], seat: Seat) -> None:
+    """The life of one worker process; `service` is what its parent built, or builds it here."""
+    set_up_logs(settings.log_level, settings.log_format, worker=os.getpid())
     try:
-        status = serve(settings, sockets, url, on_loaded=reports.send, metrics_dir=metrics_dir)
+        service = service if isinstance(service, Service) else service()
+        status = service.serve([], on_loaded=seat.reports.send, seat=seat)
     except ServiceError as exc:
         print(f"sluice: {exc.message}", file=sys.stderr)
         status = CANNOT_START
     sys.exit(status)
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would hold the port for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
+class SeatedServer(uvicorn.Server):
+    """A worker: takes over the connections that its parent accepted, and tells it that its event loop turns."""
+
+    def __init__(self, config: uvicorn.Config, seat: Seat) -> None:
+        super().__init__(config)
+        self._seat = seat
+        self._arrivals: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._seat.channel, self._take)
+        self._beat(loop)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().remove_reader(self._seat.channel)
+        await super().shutdown(sockets)
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._seat.slot.beat()
+        loop.call_later(BEAT_S, self._beat, loop)
+
+    def _take(self) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(TAKE_AT_ONCE):
+            try:
+                connection = take_over(self._seat.channel)
+            except BlockingIOError:
+                return
+            except EOFError:  # a worker whose parent was killed would serve for ever, unseen
+                loop.remove_reader(self._seat.channel)
+                self.should_exit = True
+                return
+            self._seat.slot.taken()
+            if connection is None:
+                self._seat.slot.closed()
+                continue
+            task = loop.create_task(self._welcome(loop, connection))
+            self._arrivals.add(task)  # the loop itself holds tasks weakly
+            task.add_done_callback(self._arrivals.discard)
+
+    async def _welcome(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+        try:
+            await loop.connect_accepted_socket(self._protocol, connection)
+        except OSError:  # the client has left
+            connection.close()
+            self._seat.slot.closed()
+
+    def _protocol(self) -> asyncio.Protocol:
+        return CountedConnection(
+            self._seat.slot, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+
+class CountedConnection(HttpToolsProtocol):
+    """A connection whose end is told to the parent."""
+
+    def __init__(self, slot: Slot, **given: Any) -> None:
+        super().__init__(**given)
+        self._slot = slot
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._slot.closed()
 
 
 def listen(host: str, port: int, setting: str) -> socket.socket:

@@ -40,7 +40,13 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    workers: int = Field(default=1, ge=1, le=256, description="Server processes that share the port. Each one loads every model.")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Server processes that share the port and, on Linux without a GPU, the models in memory. 0: one for each "
+        "core this machine or container has and 128 MiB of its memory; with a GPU 1.",
+    )
     models: Path = Field(default=Path("models"), description="The folder that holds the model folders.")
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto",
@@ -92,7 +98,8 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=1024,
-        description="Threads that run graphs, per process. 0: the cores this machine or container has, shared by the workers.",
+        description="Threads that run one model's graph, per process. 0: the cores this machine or container has, divided by "
+        "the processes.",
     )
     default_forecast_model: str | None = Field(
         default=None,

@@ -78,11 +78,11 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def server_process(models: Path, **environ: str) -> Iterator[ServerProcess]:
-    """A real server on a free port; ended with the block, by its pid."""
+    """A real server of one process, unless `environ` says more, on a free port; ended with the block, by its pid."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
-        env |= {"SLUICE_MODELS": str(models), "SLUICE_PORT": "0", "SLUICE_DEVICE": "cpu", **environ}
+        env |= {"SLUICE_MODELS": str(models), "SLUICE_PORT": "0", "SLUICE_DEVICE": "cpu", "SLUICE_WORKERS": "1", **environ}
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
             process = subprocess.Popen([sys.executable, "-m", "service"], cwd=ROOT, env=env, stdout=out, stderr=err)
         server = ServerProcess(process, "", folder)

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 
-from service.logs import JsonFormatter, TextFormatter
+from service.logs import AddFacts, JsonFormatter, TextFormatter
 
 
 def record(**facts: object) -> logging.LogRecord:
@@ -43,3 +43,9 @@ def test_an_exception_is_part_of_its_line() -> None:
     line = JsonFormatter().format(made)
     assert "\n" not in line
     assert "ZeroDivisionError: oh" in json.loads(line)["exception"]
+
+
+def test_what_a_process_says_of_itself_stands_in_every_line_and_wins_nothing() -> None:
+    made = record(model="m", worker=7)
+    assert AddFacts(worker=8, zone="a").filter(made)
+    assert TextFormatter().format(made).endswith("INFO model is ready model=m worker=7 zone=a")

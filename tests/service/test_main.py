@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,10 @@ import pytest
 
 from service import __version__
 from service.__main__ import main
+from service.app import MIN_READERS
 from service.errors import StartError
+from service.machine import default_workers, memory_bytes, num_cores
+from service.metrics import RESTART_REASONS
 from service.server import listen
 from service.settings import settings_table
 from tests.folders import edit_manifest, write_forecast_folder, write_text_folder
@@ -250,12 +254,90 @@ def test_metrics_add_up_over_the_workers_and_outlive_them(workers: ServerProcess
 
     victim = worker_pids(workers)[0]
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: f"worker died pid={victim}" in workers.log, "the parent noticed")
+    wait_until(lambda: f"worker died worker={victim}" in workers.log, "the parent noticed")
     wait_until(lambda: len(set(worker_pids(workers)) - {victim}) == 2, "the worker is replaced")
     wait_until(lambda: _sum(workers, "sluice_queue_capacity_rows", model="toy-forecast") == capacity, "gauges are of the living")
     assert _sum(workers, "sluice_inference_requests_total", outcome="ok") == num_asked
     ask_often(workers, num_asked)
     wait_until(lambda: _sum(workers, "sluice_inference_requests_total", outcome="ok") == 2 * num_asked, "counting goes on")
+
+
+def test_only_the_clients_of_a_killed_worker_notice_and_they_are_served_again(models: Path) -> None:
+    num_clients, limits = 8, httpx.Limits(max_keepalive_connections=1, max_connections=1)
+    with server_process(models, SLUICE_WORKERS="2") as server:
+        is_over, broken, num_answers = threading.Event(), [0] * num_clients, [0] * num_clients
+
+        def ask_on(number: int) -> None:
+            with httpx.Client(limits=limits, timeout=PATIENCE_S) as client:
+                while not is_over.is_set():
+                    try:
+                        assert client.post(f"{server.url}/predict/forecast", json=FORECAST).status_code == 200
+                        num_answers[number] += 1
+                    except httpx.TransportError:
+                        broken[number] += 1
+
+        with concurrent.futures.ThreadPoolExecutor(num_clients) as pool:
+            asking = [pool.submit(ask_on, number) for number in range(num_clients)]
+            wait_until(lambda: min(num_answers) > 3, "all clients are served")
+            workers = worker_pids(server)
+            assert [connections_of(pid, server) for pid in workers] == [num_clients // 2] * 2
+            os.kill(workers[0], signal.SIGKILL)
+            wait_until(lambda: sum(broken) == num_clients // 2, "its clients notice")
+            before = list(num_answers)
+            wait_until(lambda: all(now > then + 3 for now, then in zip(num_answers, before, strict=True)), "all are served")
+            wait_until(lambda: len(set(worker_pids(server)) - {workers[0]}) == 2, "the worker is replaced")
+            is_over.set()
+            for asked in asking:
+                asked.result()
+        assert sorted(broken) == [0] * (num_clients // 2) + [1] * (num_clients // 2)
+        restarts = {reason: _sum(server, "sluice_worker_restarts_total", reason=reason) for reason in RESTART_REASONS}
+        assert restarts == {"crashed": 1, "hung": 0, "ended": 0}
+        pids = worker_pids(server)
+        assert server.end() == 0
+        assert not any(is_alive(pid) for pid in pids)
+
+
+def test_workers_share_what_their_parent_has_loaded(workers: ServerProcess) -> None:
+    ask_often(workers, 8)
+    for pid in worker_pids(workers):
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            pytest.skip("this kernel does not tell what is shared")
+        sizes = {name: int(kb) for name, kb in re.findall(r"^(\w+): +(\d+) kB$", rollup, re.MULTILINE)}
+        assert sizes["Pss"] < 0.6 * sizes["Rss"]
+        assert sizes["Private_Clean"] + sizes["Private_Dirty"] < 0.4 * sizes["Rss"]
+
+
+def test_workers_have_no_more_threads_than_their_share_of_the_cores(models: Path) -> None:
+    share = max(1, num_cores() // 2)
+    with server_process(models, SLUICE_WORKERS="2") as server:
+        texts = [f"a text of number {number}" for number in range(200)]
+        for _ in range(8):
+            httpx.post(f"{server.url}/predict/sentiment", json={"instances": texts}).raise_for_status()
+        log = server.log
+        threads = {pid: len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in worker_pids(server)}
+    assert f"workers=2 threads={share}" in log
+    # The event loop, those that read bodies, those of each of the two models, and the tokenizers' own.
+    allowed = 1 + max(MIN_READERS, share) + 2 * share + share
+    assert len(threads) == 2
+    assert max(threads.values()) <= allowed
+
+
+def test_what_a_worker_logs_names_it(workers: ServerProcess) -> None:
+    named = set(re.findall(r"model is ready model=toy-forecast .* worker=(\d+)$", workers.log, re.MULTILINE))
+    assert {str(pid) for pid in worker_pids(workers)} <= named
+
+
+def test_several_workers_greet_once(workers: ServerProcess) -> None:
+    assert workers.output.count("is ready:") == 1
+
+
+def test_without_a_number_there_is_a_process_per_core(models: Path) -> None:
+    wanted = default_workers(num_cores(), memory_bytes(), uses_gpu=False)
+    with server_process(models, SLUICE_WORKERS="0") as server:
+        assert f" workers={wanted} " in server.log
+        assert len(worker_pids(server)) == (wanted if wanted > 1 else 0)
 
 
 def test_workers_end_when_their_parent_is_killed_and_the_next_one_tidies_up(models: Path, tmp_path: Path) -> None:
@@ -285,17 +367,24 @@ def ask_often(server: ServerProcess, num_asked: int) -> None:
 
 
 def worker_pids(server: ServerProcess) -> list[int]:
-    """The children that serve; multiprocessing's own helper is not one of them."""
+    """The children that serve."""
     pids = []
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             is_child = f"\nPPid:\t{server.process.pid}\n" in status.read_text()
-            command = (status.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if is_child and b"spawn_main" in command:
+        if is_child:
             pids.append(int(status.parent.name))
     return sorted(pids)
+
+
+def connections_of(pid: int, server: ServerProcess) -> int:
+    """The open connections to the server that a worker has."""
+    port = f":{int(server.url.rpartition(':')[2]):04X}"
+    held = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[1].endswith(port) and line[3] == "01" and f"socket:[{line[9]}]" in held for line in lines)
 
 
 def scrape(server: ServerProcess) -> str:

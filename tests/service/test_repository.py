@@ -8,7 +8,7 @@ import pytest
 
 from service.errors import ModelNotFound, ModelNotReady, StartError
 from service.model import Model, ModelObserver, ModelOptions, SilentModelObserver
-from service.repository import Repository
+from service.repository import Repository, open_folders
 from service.runtime import Device, Runtime, open_runtime
 from tests.folders import edit_manifest, write_forecast_folder, write_tensor_folder, write_text_folder
 
@@ -261,4 +261,43 @@ async def test_what_breaks_the_reader_in_an_unknown_way_is_one_broken_folder(tmp
     await repository.start()
     assert sorted(about["state"] for about in repository.describe()) == ["READY", "UNAVAILABLE"]
     assert "loading failed: MemoryError" in {about.get("reason") for about in repository.describe()}
+    await repository.stop()
+
+
+async def test_folders_that_were_opened_before_are_not_read_again(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path, "good")
+    (write_forecast_folder(tmp_path, "broken") / "model.onnx").write_bytes(b"junk")
+    (tmp_path / "empty").mkdir()
+    from_disk = await started(tmp_path)
+    opened = open_folders(tmp_path, CPU)
+    write_forecast_folder(tmp_path, "later")
+    (tmp_path / "good" / "1" / "model.onnx").unlink()
+    repository = Repository(tmp_path, CPU, opened=opened)
+    await repository.start()
+    assert repository.describe() == from_disk.describe()
+    assert len(await repository.get("good").predict([{"history": [1, 2]}])) == 1
+    await repository.stop()
+    await from_disk.stop()
+
+
+async def test_a_model_that_was_opened_before_still_has_to_answer_its_example(tmp_path: Path) -> None:
+    folder = write_forecast_folder(tmp_path)
+    opened = open_folders(tmp_path, CPU)
+    example = json.loads((folder / "example.json").read_text())
+    example["response"]["predictions"][0]["mean"][0] += 1
+    (folder / "example.json").write_text(json.dumps(example))
+    repository = Repository(tmp_path, CPU, opened=opened)
+    await repository.start()
+    assert not repository.is_ready
+    await repository.stop()
+
+
+async def test_a_folder_that_cannot_be_opened_before_is_tried_again_by_who_serves(tmp_path: Path) -> None:
+    def explode(graph: bytes, device: Device) -> Runtime:
+        raise ZeroDivisionError
+
+    write_forecast_folder(tmp_path)
+    repository = Repository(tmp_path, CPU, opened=open_folders(tmp_path, CPU, explode))
+    await repository.start()
+    assert repository.is_ready
     await repository.stop()

@@ -18,7 +18,19 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from service.errors import FolderError, InferenceFailed, InvalidInput, StartError
-from service.runtime import CPU, CUDA, TENSORRT, FallenBack, GpuOptions, OnnxRuntime, Provider, open_runtime, require_runtime
+from service.runtime import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    Device,
+    FallenBack,
+    GpuOptions,
+    OnnxRuntime,
+    Provider,
+    may_use_gpu,
+    open_runtime,
+    require_runtime,
+)
 from service.tensors import Tensors, collate, split
 from tests.fakes import SUM_SIGNATURE, recurrent_graph, recurrent_signature, sum_graph
 
@@ -418,3 +430,13 @@ assert "onnxruntime" in sys.modules
 
 
 RUNTIMES = {kind: open_runtime(recurrent_graph(kind)) for kind in ("LSTM", "GRU", "RNN")}
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "may"),
+    [("cpu", [CUDA, CPU], False), ("auto", [CPU], False), ("auto", [CUDA, CPU], True), ("cuda", [CUDA, CPU], True)],
+)
+def test_a_graph_may_lie_on_a_gpu_where_there_is_one_and_it_is_not_ruled_out(
+    device: Device, available: list[str], may: bool
+) -> None:
+    assert may_use_gpu(device, available) == may

@@ -52,7 +52,7 @@ def test_an_argument_wins_over_the_environment() -> None:
         ({"SLUICE_BATCH_SIZE": "1"}, "SLUICE_BATCH_SIZE is not a setting; did you mean SLUICE_MAX_BATCH_SIZE?"),
         ({"SLUICE_QQQQQ": "1"}, "SLUICE_QQQQQ is not a setting; `python -m service settings` lists what there is"),
         ({"SLUICE_PORT": "eighty"}, "SLUICE_PORT=eighty: Input should be a valid integer"),
-        ({"SLUICE_WORKERS": "0"}, "SLUICE_WORKERS=0: Input should be greater than or equal to 1"),
+        ({"SLUICE_WORKERS": "-1"}, "SLUICE_WORKERS=-1: Input should be greater than or equal to 0"),
         ({"SLUICE_DEVICE": "tpu"}, "SLUICE_DEVICE=tpu: Input should be 'auto', 'cpu', 'cuda' or 'tensorrt'"),
     ],
 )

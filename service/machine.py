@@ -1,0 +1,99 @@
+"""What this machine lets us use: cores and memory, as its container bounds them, and how many processes follow from that.
+
+Reads /proc and /sys; knows nothing of settings or models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+# A worker that shares its models holds 25 MB of its own, 60 after hours of mixed requests; this leaves as much to spare.
+MEMORY_PER_WORKER_BYTES = 128 * 2**20
+MAX_WORKERS = 256
+# Pools that libraries open with a thread per core, however many processes there are.
+BLAS_POOLS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+TOKENIZERS_POOL = "RAYON_NUM_THREADS"
+
+ROOT = Path("/")
+
+
+def num_cores(root: Path = ROOT) -> int:
+    """Cores that this process may use: its affinity, cut by the quota of its container (cgroups of both kinds).
+
+    Whole ones: what a quota gives beyond them would be used up in bursts and then be missing for tens of milliseconds. A
+    fraction of one counts as one.
+    """
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for folder in _cgroup_folders(root, "cpu"):
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            cores = min(cores, int(quota) / int(period))  # a quota of "max" is no number
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            cores = min(cores, int(quota) / int(period)) if int(quota) > 0 else cores
+    return max(1, int(cores))
+
+
+def memory_bytes(root: Path = ROOT) -> int:
+    """Memory that this process may use: the machine's, cut by the limit of its container."""
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for folder in _cgroup_folders(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):
+                size = min(size, int((folder / name).read_text()))
+    return size
+
+
+def default_workers(cores: int, memory: int, *, uses_gpu: bool) -> int:
+    """Server processes where the operator names no number: one per core, as long as each has memory.
+
+    One for a GPU: it runs one large batch faster than several small ones, and each process would hold a context of its own.
+    """
+    if uses_gpu:
+        return 1
+    return max(1, min(cores, memory // MEMORY_PER_WORKER_BYTES, MAX_WORKERS))
+
+
+def threads_per_worker(cores: int, num_workers: int) -> int:
+    """Threads that run one graph in each of so many processes: together as many as there are cores, and one at least."""
+    return max(1, cores // num_workers)
+
+
+def bound_blas_threads(environ: MutableMapping[str, str]) -> None:
+    """Keep numpy from starting a thread per core for products that nothing here asks for; it reads this when it is imported."""
+    for name in BLAS_POOLS:
+        environ.setdefault(name, "1")
+
+
+def bound_tokenizer_threads(environ: MutableMapping[str, str], num_threads: int) -> None:
+    """Have requests of many texts split by so many threads; the library reads this at the first of them."""
+    environ.setdefault(TOKENIZERS_POOL, str(num_threads))
+
+
+def is_forkable() -> bool:
+    """Whether a fork of this process is whole: on Linux, and without other threads, whose locks a child would inherit locked."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return len(os.listdir("/proc/self/task")) == 1
+
+
+def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
+    """Where limits of this process may stand: its own cgroup and all above it, as far as they can be seen from here."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top = root / "sys/fs/cgroup"
+        elif controller in controllers.split(","):
+            top = root / "sys/fs/cgroup" / controller
+        else:
+            continue
+        own = Path(os.path.normpath("/" + path.lstrip("/"))).relative_to("/")
+        yield from (top / folder for folder in (own, *own.parents))
