@@ -111,7 +111,7 @@ def model_options(settings: Settings) -> ModelOptions:
         max_queue_delay_s=settings.max_queue_delay_ms / 1000,
     )
     num_threads = settings.num_threads or max(1, num_cores() // settings.workers)
-    return ModelOptions(settings.device, num_threads, limits, settings.max_horizon_multiple)
+    return ModelOptions(settings.device, num_threads, limits, settings.max_horizon_multiple, settings.precision)
 
 
 def default_models(settings: Settings) -> dict[str, str]:

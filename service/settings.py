@@ -47,6 +47,12 @@ class Settings(BaseSettings):
         description="Where graphs run. `cuda` refuses to start without a usable GPU; `auto` takes the GPU if there is one "
         "and says in the log, `GET /models` and the metrics what it took.",
     )
+    precision: Literal["auto", "fp32", "int8"] = Field(
+        default="auto",
+        description="Which graph of a folder runs. `auto` takes the int8 one where its measured loss is inside the bound that "
+        "the manifest states; `int8` takes it wherever there is one. Both keep fp32 where there is none, and on a GPU; the log "
+        "and `GET /models` say which it is, and why.",
+    )
     max_batch_size: int = Field(default=32, ge=1, le=65536, description="Rows that run together at most.")
     max_padded_steps: int = Field(
         default=16384, ge=1, description="Time steps of a batch at most, padding included: rows times the longest row."

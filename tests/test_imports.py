@@ -21,6 +21,7 @@ ROWS = (
     ("service.repository",),
     ("service.model",),
     ("service.batching", "service.tasks"),
+    ("service.precision",),
     ("service.tokenization", "service.runtime", "service.manifest", "service.frequencies"),
     ("service.tensors", "service.settings"),
     ("service.errors",),
