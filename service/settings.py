@@ -61,6 +61,12 @@ class Settings(BaseSettings):
         default=None,
         description="The folder that keeps TensorRT's engines from one start to the next. Empty: each start builds them anew.",
     )
+    precision: Literal["auto", "fp32", "int8"] = Field(
+        default="auto",
+        description="Which graph of a folder runs. `auto` takes the int8 one where its measured loss is inside the bound that "
+        "the manifest states; `int8` takes it wherever there is one. Both keep fp32 where there is none, and on a GPU; the log "
+        "and `GET /models` say which it is, and why.",
+    )
     latency_target_ms: float = Field(
         default=50.0,
         gt=0,
