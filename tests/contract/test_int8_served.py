@@ -16,9 +16,10 @@ import pytest
 from rich.console import Console
 
 from service.errors import FolderError
-from service.model import ModelOptions, check_folder, differences, load_model
+from service.model import Model, ModelOptions, check_folder, differences, load_model
 from service.precision import Wish, precision_of
 from service.runtime import CUDA, Device, Runtime, open_runtime
+from service.wire import read, write
 from tests.folders import add_int8_graph, edit_manifest, write_forecast_folder
 from tests.serving import client_of, server_process
 from training.__main__ import run
@@ -73,6 +74,11 @@ def test_both_graphs_of_a_trained_folder_are_sound(models: Path) -> None:
     assert check_folder(models / "toy" / "1", CPU) == []
 
 
+async def ask(model: Model, instances: list[Any]) -> Any:
+    """The predictions as a client reads them."""
+    return read(write(await model.predict(instances)))
+
+
 async def test_the_int8_graph_answers_near_the_first_and_alike_alone_and_in_company(models: Path) -> None:
     folder = models / "toy" / "1"
     fp32, int8 = await load_model(folder, wished("fp32")), await load_model(folder, wished("int8"))
@@ -82,10 +88,10 @@ async def test_the_int8_graph_answers_near_the_first_and_alike_alone_and_in_comp
         {"history": (10.0**exponent * random.uniform(1, 2, length)).tolist()}
         for exponent, length in zip((0, 5, -3, 2, 8), (24, 12, 40, 13, 12), strict=True)
     ]
-    alone = [(await int8.predict([instance]))[0] for instance in instances]
-    assert differences(await int8.predict(instances), alone, 1e-5, 1e-5) == []
-    assert differences([r[0] for r in await asyncio.gather(*(int8.predict([i]) for i in instances))], alone, 1e-5, 1e-5) == []
-    expected = await fp32.predict(instances)
+    alone = [(await ask(int8, [instance]))[0] for instance in instances]
+    assert differences(await ask(int8, instances), alone, 1e-5, 1e-5) == []
+    assert differences([r[0] for r in await asyncio.gather(*(ask(int8, [i]) for i in instances))], alone, 1e-5, 1e-5) == []
+    expected = await ask(fp32, instances)
     assert differences(alone, expected, 0, 0.1) == []
     assert differences(alone, expected, 0, 1e-6) != []
     await fp32.stop()
@@ -218,7 +224,7 @@ async def test_on_a_gpu_fp32_runs_because_int8_operators_do_not(tmp_path: Path) 
         return OnCuda(open_runtime(graph, "cpu"))
 
     model = await load_model(folder, wished("int8"), open_graph=open_graph)
-    assert opened == ["int8", "fp32"]
+    assert opened == ["int8", "fp32", "fp32"]  # the last one on the CPU, beside which the GPU is proven
     assert model.graph.precision == "fp32"
     assert model.precision_note == "int8 operators run on the CPU alone, this graph runs on CUDAExecutionProvider"
     await model.stop()
