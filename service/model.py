@@ -123,15 +123,16 @@ class Model:
         parameters: Mapping[str, object] | None = None,
         *,
         deadline: float | None = None,
+        is_plain: bool = False,
     ) -> list[Prediction]:
         """The predictions of JSON instances, in order; `deadline` in seconds of the batcher's clock (monotonic).
 
-        Lists of numbers in them are arrays that `wire.write` takes. Raises
+        Lists of numbers in them are arrays that `wire.write` takes. `is_plain` as in `Task.dialogue`. Raises
         MalformedRequest and InvalidInput for what the caller sent, Overloaded and DeadlineExceeded, and InferenceFailed
         when the graph fails or an output is not finite. One bad instance refuses the whole request before anything runs.
         """
         parameters = parameters or {}
-        dialogue = self._task.dialogue(instances, parameters)
+        dialogue = self._task.dialogue(instances, parameters, is_plain=is_plain)
         # A large request would hold up every other one while its numbers are read: it is read on a thread.
         is_heavy = self._task.is_heavy(instances, parameters)
         started = time.perf_counter()

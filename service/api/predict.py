@@ -34,7 +34,7 @@ from service.errors import (
     ServiceError,
 )
 from service.manifest import Task
-from service.wire import read, write
+from service.wire import is_plain, read, write
 
 Outcome = Literal["ok", "invalid", "rejected", "timeout", "cancelled", "error"]
 UNKNOWN = "_unknown"
@@ -56,7 +56,9 @@ class ServedModel(Protocol):
     @property
     def task(self) -> Task: ...
 
-    async def predict(self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float) -> Sequence[Any]: ...
+    async def predict(
+        self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool
+    ) -> Sequence[Any]: ...
 
 
 class Models(Protocol):
@@ -120,6 +122,7 @@ class PredictEndpoint:
                 asked.instances,
                 asked.parameters,
                 deadline=started + self._request_timeout_s,
+                is_plain=is_plain(content),
             )
             answer = await _write(name, version, predictions)
             outcome = "ok"

@@ -46,11 +46,12 @@ class Task(Protocol):
     @property
     def signature(self) -> Signature: ...
 
-    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
+    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False) -> Dialogue:
         """Predict all instances. Nothing is checked before the first `send`.
 
-        Raises InvalidInput that names the instance and the
-        place in it, MalformedRequest for unknown fields, and InferenceFailed when an output is not finite.
+        `is_plain` says that the instances hold no true, false and null (`wire.is_plain`): they need not be looked for.
+        Raises InvalidInput that names the instance and the place in it, MalformedRequest for unknown fields, and
+        InferenceFailed when an output is not finite.
         """
         ...
 

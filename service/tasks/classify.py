@@ -60,7 +60,7 @@ class Classify:
         texts = [instance.get("text") if isinstance(instance, dict) else instance for instance in instances]
         return sum(len(text) for text in texts if isinstance(text, str)) > HEAVY_SIZE
 
-    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
+    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False) -> Dialogue:
         encoded = self.encode(instances, parameters)
         groups = grouped([len(ids) for ids, _ in encoded], self.limits)
         predictions: list[Prediction] = [None] * len(encoded)

@@ -106,8 +106,8 @@ class Forecast:
     def _numbers_per_step(self) -> int:
         return len(self.face.targets) * (1 + len(self.face.quantiles))
 
-    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
-        questions = self.encode(instances, parameters)
+    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False) -> Dialogue:
+        questions = self.encode(instances, parameters, is_plain=is_plain)
         step = self.face.horizon
         num_runs = -(-max([question.horizon for question in questions]) // step)
         num_numbers = len(questions) * num_runs * step * self._numbers_per_step
@@ -148,14 +148,14 @@ class Forecast:
         is_finite = finite_rows([forecast])
         return prepared if is_finite is None else {**outputs, **prepared, IS_FINITE: is_finite}
 
-    def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[Question]:
+    def encode(self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False) -> list[Question]:
         """Check every instance; fill gaps and cut histories to what the network reads."""
         expect_instances(instances)
         unknown = [name for name in parameters if name not in self.PARAMETERS]
         if unknown:
             raise unknown_parameters(unknown, self.PARAMETERS)
         ask = _Asked(self, parameters) if parameters else self._asked_nothing
-        return [self._question(instance, index, ask) for index, instance in enumerate(instances)]
+        return [self._question(instance, index, ask, is_plain) for index, instance in enumerate(instances)]
 
     def decode(self, question: Question, forecast: Array) -> Prediction:
         """The prediction for one question from (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): the mean and behind it the quantiles."""
@@ -174,7 +174,7 @@ class Forecast:
             prediction["num_interpolated"] = question.num_interpolated
         return prediction
 
-    def _question(self, instance: object, index: int, ask: _Asked) -> Question:
+    def _question(self, instance: object, index: int, ask: _Asked, is_plain: bool) -> Question:
         if not isinstance(instance, dict):
             raise wrong_type(index, "", "an object with a history", instance)
         if not instance.keys() <= self.FIELDS:
@@ -204,7 +204,7 @@ class Forecast:
                 found=num_values,
                 expected=f"at most {MAX_HISTORY_VALUES}",
             )
-        values, has_gaps = numbers(given, len(self.face.features), index)
+        values, has_gaps = numbers(given, len(self.face.features), index, is_plain=is_plain)
         num_interpolated = 0
         if has_gaps:
             values, num_interpolated = self._filled(values, index)

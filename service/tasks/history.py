@@ -22,7 +22,7 @@ NUMBERS_AT_ONCE = 20_000
 """Numbers of a history that are converted by one call, which keeps the GIL: 1 ms; a million in one call took 43."""
 
 
-def numbers(given: list[Any], num_features: int, index: int) -> tuple[Array, bool]:
+def numbers(given: list[Any], num_features: int, index: int, *, is_plain: bool = False) -> tuple[Array, bool]:
     """A history as FP32 (T, F) with NaN for null, and whether there are nulls. All of it is checked, also what is not read.
 
     Raises InvalidInput that names the first value of instance `index` that is no finite float32 number or null.
@@ -41,7 +41,7 @@ def numbers(given: list[Any], num_features: int, index: int) -> tuple[Array, boo
             pass
         else:
             values = np.frombuffer(packed, np.float32).reshape(-1, 1)
-            if np.isfinite(values).all() and bool not in set(map(type, given)):
+            if np.isfinite(values).all() and (is_plain or bool not in set(map(type, given))):
                 return values, False
     return _numbers_at_once(given, given, num_features, index)
 

@@ -67,7 +67,7 @@ class TensorRows:
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
         return len(instances) > HEAVY_NUM_INSTANCES or sum(map(_approximate_size, instances)) > HEAVY_SIZE
 
-    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Dialogue:
+    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False) -> Dialogue:
         rows = self.encode(instances, parameters)
         lengths = [num_steps(row, self.signature) for row in rows]
         alike: dict[tuple[int, ...], list[int]] = {}

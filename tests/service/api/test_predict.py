@@ -33,7 +33,9 @@ class Echo:
         self.error = error
         self.deadlines: list[float] = []
 
-    async def predict(self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float) -> Sequence[Any]:
+    async def predict(
+        self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool
+    ) -> Sequence[Any]:
         self.deadlines.append(deadline)
         if self.error is not None:
             raise self.error

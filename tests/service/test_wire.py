@@ -1,0 +1,59 @@
+"""JSON in and out."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.wire import is_plain, read, write
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(VALUES)
+def test_what_is_written_is_read_again(value: object) -> None:
+    assert read(write(value)) == value
+    assert json.loads(write(value)) == value
+
+
+@pytest.mark.parametrize("text", [b"", b"[1,", b"NaN", b"[Infinity]", b"1e999", b"[-1e400]", b"'a'", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read(text)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)))
+def test_a_float32_is_written_so_that_it_comes_back_and_no_longer_than_that(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    text = write(array)
+    assert np.array(read(text), np.float32).tolist() == array.tolist()
+    assert all(len(number.strip("-").split("e")[0].replace(".", "").strip("0")) <= 9 for number in text[1:-1].decode().split(","))
+
+
+def test_numpy_scalars_and_nested_arrays_are_values() -> None:
+    array = np.arange(6, dtype=np.int64).reshape(2, 3)
+    assert write({"a": array, "b": np.float32(0.1), "c": np.bool_(True)}) == b'{"a":[[0,1,2],[3,4,5]],"b":0.1,"c":true}'
+
+
+@given(VALUES)
+def test_a_plain_text_holds_neither_true_nor_false_nor_null_in_a_list(value: object) -> None:
+    def holds(inner: object) -> bool:
+        children = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+        return inner is None or isinstance(inner, bool) or any(holds(child) for child in children)
+
+    text = write({"instances": [value]})
+    assert not (is_plain(text) and holds([value]))
+
+
+def test_a_body_of_numbers_is_plain() -> None:
+    body = {"model": "forecast-hourly", "instances": [{"history": [1, -2.5, math.pi, 1e-7, 1e300]}]}
+    assert is_plain(json.dumps(body).encode())
+    assert not is_plain(json.dumps({**body, "instances": [{"history": [1, True]}]}).encode())
