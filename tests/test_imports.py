@@ -21,7 +21,7 @@ ROWS = (
     ("service.api.direct", "service.api.middleware", "service.api.schemas"),
     ("service.api.errors", "service.metrics"),
     ("service.repository",),
-    ("service.model",),
+    ("service.model", "service.lag"),
     ("service.tuning", "service.tasks.forecast", "service.tasks.classify", "service.tasks.rows"),
     ("service.batching", "service.tasks.history", "service.proof"),
     ("service.tasks.base",),
