@@ -28,6 +28,7 @@ from service.machine import (
     num_cores,
     threads_per_worker,
 )
+from service.memory import settle_heap
 from service.settings import Settings, environment_name, read_settings, settings_table
 from service.workers import CANNOT_START, ENDINGS, Reason, Supervisor, shared_folder
 
@@ -130,6 +131,7 @@ def _serve(args: argparse.Namespace) -> int:
     if not settings.models.is_dir():
         raise StartError(f"there is no models folder {settings.models}; SLUICE_MODELS says where it lies")
     bound_blas_threads(os.environ)  # before numpy is imported
+    settle_heap()
     from service.runtime import may_use_gpu
 
     uses_gpu = may_use_gpu(settings.device)

@@ -23,6 +23,7 @@ from service.app import create_app
 from service.connections import Slot, take_over
 from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
 from service.logs import set_up_logs
+from service.memory import settle_heap
 from service.protocol import Protocol
 from service.repository import Opened, Repository
 from service.settings import Settings
@@ -93,6 +94,7 @@ class Service:
 
 def work(settings: Settings, service: Service | Callable[[], Service], seat: Seat) -> None:
     """The life of one worker process; `service` is what its parent built, or builds it here."""
+    settle_heap()
     set_up_logs(settings.log_level, settings.log_format, worker=os.getpid())
     try:
         service = service if isinstance(service, Service) else service()

@@ -16,7 +16,7 @@ ROWS = (
     ("service.server",),
     ("service.protocol",),
     ("service.app", "service.workers", "service.logs"),
-    ("service.machine", "service.connections"),
+    ("service.machine", "service.connections", "service.memory"),
     ("service.api.predict", "service.api.operations"),
     ("service.api.direct", "service.api.middleware", "service.api.schemas"),
     ("service.api.errors", "service.metrics"),
