@@ -21,11 +21,11 @@ from service.errors import ServiceError, StartError
 from service.logs import set_up_logs
 from service.machine import (
     bound_blas_threads,
-    bound_tokenizer_threads,
     default_workers,
     is_forkable,
     memory_bytes,
     num_cores,
+    split_texts_where_asked,
     threads_per_worker,
 )
 from service.memory import settle_heap
@@ -131,13 +131,13 @@ def _serve(args: argparse.Namespace) -> int:
     if not settings.models.is_dir():
         raise StartError(f"there is no models folder {settings.models}; SLUICE_MODELS says where it lies")
     bound_blas_threads(os.environ)  # before numpy is imported
+    split_texts_where_asked(os.environ)
     settle_heap()
     from service.runtime import may_use_gpu
 
     uses_gpu = may_use_gpu(settings.device)
     workers = settings.workers or default_workers(num_cores(), memory_bytes(), uses_gpu=uses_gpu)
     threads = settings.num_threads or threads_per_worker(num_cores(), workers)
-    bound_tokenizer_threads(os.environ, threads)
     settings = settings.model_copy(update={"workers": workers, "num_threads": threads})
     if workers == 1:
         os.environ.pop(METRICS_DIR_NAME, None)

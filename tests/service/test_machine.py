@@ -11,10 +11,10 @@ from service.machine import (
     MAX_WORKERS,
     MEMORY_PER_WORKER_BYTES,
     bound_blas_threads,
-    bound_tokenizer_threads,
     default_workers,
     memory_bytes,
     num_cores,
+    split_texts_where_asked,
     threads_per_worker,
 )
 
@@ -96,5 +96,5 @@ def test_threads_of_all_workers_are_no_more_than_the_cores(cores: int, workers: 
 def test_pools_of_libraries_are_bounded_unless_the_operator_did() -> None:
     environ = {"OMP_NUM_THREADS": "3"}
     bound_blas_threads(environ)
-    bound_tokenizer_threads(environ, 2)
-    assert environ == {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "2"}
+    split_texts_where_asked(environ)
+    assert environ == {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
