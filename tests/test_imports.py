@@ -27,7 +27,7 @@ ROWS = (
     ("service.tasks.base",),
     ("service.tokenization", "service.runtime", "service.manifest", "service.frequencies", "service.synthetic"),
     ("service.tensors", "service.settings"),
-    ("service.errors", "service.wire", "service.costs"),
+    ("service.errors", "service.wire", "service.costs", "service.turns"),
     ("service", "service.api", "service.tasks"),
 )
 LEVEL = {module: len(ROWS) - number for number, row in enumerate(ROWS) for module in row}
