@@ -20,7 +20,7 @@ from benchmarks.servers import ROOT
 from training.evaluate import Graph
 from training.forecast import format_forecast
 from training.network import Network, NetworkSpec
-from training.onnx_graph import OPSET, graph_tensors, write_graph
+from training.onnx_graph import graph_tensors, write_graph
 from training.publish import Publication, publish
 from training.verify import verify
 
@@ -79,7 +79,6 @@ def reference_folder(models: Path = MODELS) -> Path:
     publication = Publication(
         recipe=Subject(),
         graph=graph,
-        opset=OPSET,
         tensors=graph_tensors(network),
         face=face,
         instances=instances,

@@ -135,8 +135,10 @@ def _serve(args: argparse.Namespace) -> int:
     settle_heap()
     from service.runtime import may_use_gpu
 
-    uses_gpu = may_use_gpu(settings.device)
-    workers = settings.workers or default_workers(num_cores(), memory_bytes(), uses_gpu=uses_gpu)
+    shares_models = is_forkable() and not may_use_gpu(settings.device)
+    # Where each process would load every model for itself, one has to be asked for more. A GPU runs one large batch faster
+    # than several small ones, too.
+    workers = settings.workers or (default_workers(num_cores(), memory_bytes()) if shares_models else 1)
     threads = settings.num_threads or threads_per_worker(num_cores(), workers)
     settings = settings.model_copy(update={"workers": workers, "num_threads": threads})
     if workers == 1:
@@ -146,7 +148,7 @@ def _serve(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: sys.exit(0))  # nothing serves yet, but there is a folder to remove
     with shared_folder("sluice-metrics-", Path(tempfile.gettempdir())) as folder:
         os.environ[METRICS_DIR_NAME] = str(folder)
-        return _serve_with_workers(settings, folder, shares_models=not uses_gpu)
+        return _serve_with_workers(settings, folder, shares_models=shares_models)
 
 
 def _serve_alone(settings: Settings) -> int:
@@ -177,7 +179,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     sockets, url = _listen(settings)
     build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
     service = None
-    if shares_models and is_forkable():
+    if shares_models:
         service = build(opened=open_folders(settings.models, model_options(settings)))
         forget_worker(os.getpid(), metrics_dir)  # its gauges are those of a process that serves nothing
         if not is_forkable():

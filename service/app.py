@@ -140,6 +140,7 @@ def model_options(settings: Settings) -> ModelOptions:
         settings.max_horizon_multiple,
         latency_target_ms=settings.latency_target_ms,
         measure_s=MEASURE_S,
+        precision=settings.precision,
     )
 
 

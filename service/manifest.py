@@ -30,6 +30,33 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class Loss(_Strict):
+    """How much worse than the folder's first graph, by one measure on the same test part; below zero: better."""
+
+    measure: str
+    kind: Annotated[
+        Literal["absolute", "relative"],
+        Field(description="absolute: the difference of the measures; relative: in shares of the first graph's"),
+    ]
+    value: float
+    bound: Annotated[float, Field(ge=0, description="what it may lose and still be served unasked")]
+
+    @property
+    def is_within(self) -> bool:
+        return self.value <= self.bound
+
+    def __str__(self) -> str:
+        unit = " points" if self.kind == "absolute" else " %"
+        return f"{self.measure} {100 * self.value:.3g}{unit} (bound {100 * self.bound:g}{unit})"
+
+
+class Tolerance(_Strict):
+    """How far a number may be from the expected one: absolute + relative x |expected|."""
+
+    absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    relative: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Graph(_Strict):
     """One ONNX file of the folder; the first that fits the asked precision is served."""
 
@@ -38,6 +65,8 @@ class Graph(_Strict):
     precision: Precision = "fp32"
     opset: Annotated[int, Field(ge=7)]
     score: dict[str, float] = Field(default_factory=dict, description="the measures of this very graph, by name")
+    loss: list[Loss] = Field(default_factory=list, description="what it loses against the folder's first graph")
+    tolerance: Tolerance | None = Field(None, description="of its answers to the example, in place of the example's own")
 
 
 class Tensor(_Strict):

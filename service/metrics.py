@@ -380,7 +380,7 @@ class ModelMeter:
     def loaded(self, model: Model, duration_s: float) -> None:
         """The model is READY."""
         metrics, labels = self._metrics, self._labels
-        graph = model.manifest.graphs[0]
+        graph = model.graph
         forecast = model.manifest.forecast
         horizon = "" if forecast is None else str(forecast.horizon)
         # The provider that really runs the graph, not the one that was asked for.

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.batching import Batcher, BatchObserver, Clock, Limits, SilentObserver, Work
 from service.errors import FolderError, InferenceFailed, ServiceError
-from service.manifest import MANIFEST_FILE, Manifest, read_manifest
+from service.manifest import MANIFEST_FILE, Graph, Manifest, Tolerance, read_manifest
 from service.manifest import Tensor as TensorEntry
+from service.precision import Wish, choose, precision_of
 from service.proof import disagreement
 from service.runtime import CPU, Device, FallenBack, Runtime, open_runtime
 from service.tasks.base import Dialogue, ItemLimits, Prediction, Task
@@ -55,6 +56,8 @@ class ModelOptions:
     """How long a batch of chosen size may take, by the cost that was measured."""
     measure_s: float = 0.0
     """How long the cost of the graph may be measured at load. 0: not at all, it is taken for a small LSTM."""
+    precision: Wish = "auto"
+    """Which of a folder's graphs runs."""
 
 
 class ModelObserver(BatchObserver, Protocol):
@@ -95,6 +98,8 @@ class Model:
         self.name = parts.manifest.name
         self.version = parts.manifest.version
         self.task = parts.manifest.task
+        self.graph = parts.graph
+        self.precision_note = parts.precision_note
         self.runtime = parts.runtime
         self.signature = parts.signature
         self.options = options
@@ -161,18 +166,19 @@ class Model:
             "description": manifest.description,
             "provider": self.runtime.provider,
             "device": self.runtime.requested,
+            "precision": self.graph.precision,
+            **({"precision_note": self.precision_note} if self.precision_note else {}),
             **({"fallback": self.runtime.fallback} if self.runtime.fallback else {}),
         }
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/{name}` says: the manifest's promises and how this server keeps them."""
         manifest, limits = self.manifest, self.options.limits
-        graph = manifest.graphs[0]
         training = manifest.training.model_dump(exclude_none=True)
         about: dict[str, Any] = {
             **self.summary,
             "licence": manifest.licence,
-            "graph": graph.model_dump(),
+            "graph": self.graph.model_dump(exclude_none=True),
             "inputs": [tensor.model_dump() for tensor in manifest.inputs],
             "outputs": [tensor.model_dump() for tensor in manifest.outputs],
             "recurrent_state": [pair.model_dump() for pair in manifest.state],
@@ -234,9 +240,12 @@ class Parts:
     """What a sound folder holds, opened."""
 
     manifest: Manifest
+    graph: Graph
     runtime: Runtime
     signature: Signature
     task: Task
+    precision_note: str | None = None
+    """Why another graph runs than could be expected."""
     tuning: Tuning | None = None
     """What its graph costs, where that was measured already (see `measured`)."""
 
@@ -263,11 +272,7 @@ async def load_model(
     """
     wanted = options or ModelOptions()
     options = replace(wanted, limits=settled(wanted.limits))
-    if examined is None:
-        examined = await asyncio.to_thread(examine, folder, options, open_graph)
-    parts, findings = examined
-    if parts is not None and not findings:
-        findings = await _rehearse(folder, parts, options)
+    parts, findings = await _open(folder, options, open_graph, examined)
     if findings or parts is None:
         raise FolderError("; ".join(findings[:3]), findings=findings)
     tuning = parts.tuning
@@ -281,14 +286,40 @@ async def load_model(
     return model
 
 
+async def _open(folder: Path, options: ModelOptions, open_graph: OpenRuntime, examined: Examined | None = None) -> Examined:
+    """What `examine` opens, once it answered the example; for `auto` fp32 where the int8 graph answers wrongly here."""
+    if examined is None:
+        examined = await asyncio.to_thread(examine, folder, options, open_graph)
+    parts, findings = examined
+    if parts is None or findings:
+        return parts, findings
+    findings = await _rehearse(folder, parts, options)
+    if not findings or options.precision != "auto" or parts.graph.precision != "int8":
+        return parts, findings
+    note = f"{parts.graph.file} does not answer the example on this machine: {findings[0]}"
+    parts, findings = await _open(folder, replace(options, precision="fp32"), open_graph)
+    return parts and replace(parts, precision_note=note), findings
+
+
 def check_folder(folder: Path, options: ModelOptions | None = None) -> list[str]:
-    """Everything that is wrong with a version folder, in sentences; empty if it would be served. Runs its own event loop."""
+    """Everything that is wrong with a version folder, in sentences; empty if each of its graphs would be served.
+
+    Runs its own event loop.
+    """
     options = options or ModelOptions()
     options = replace(options, limits=settled(options.limits))
-    parts, findings = examine(folder, options)
-    if parts is not None:
-        findings = findings + asyncio.run(_rehearse(folder, parts, options, is_strict=True))
-    return findings
+    try:
+        precisions = sorted({graph.precision for graph in read_manifest(folder).graphs})
+    except FolderError as exc:
+        return _manifest_findings(exc)
+    findings: list[str] = []
+    for precision in precisions:
+        wished = replace(options, precision=precision)
+        parts, found = examine(folder, wished)
+        findings += found
+        if parts is not None:
+            findings += asyncio.run(_rehearse(folder, parts, wished, is_strict=True))
+    return list(dict.fromkeys(findings))
 
 
 def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Examined:
@@ -301,6 +332,11 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
     except FolderError as exc:
         return None, _manifest_findings(exc)
     findings = _misnamed(folder, manifest)
+    try:
+        choice = choose(manifest.graphs, options.precision)
+    except FolderError as exc:
+        return None, [*findings, exc.message]
+    chosen = manifest.graphs[choice.index]
     graph: bytes | None = None
     for number, entry in enumerate(manifest.graphs):
         try:
@@ -311,24 +347,31 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
         found = hashlib.sha256(content).hexdigest()
         if found != entry.sha256:
             findings.append(f"{entry.file}: its sha256 is {found}, the manifest says {entry.sha256}")
-        graph = content if number == 0 else graph
+        precision = precision_of(content)
+        if precision not in (entry.precision, None):
+            findings.append(f"{entry.file}: it is an {precision} graph, the manifest says {entry.precision}")
+        graph = content if number == choice.index else graph
     runtime: Runtime | None = None
     signature = _signature(manifest)
     if graph is not None:
         try:
             runtime = open_graph(graph, options.device)
         except FolderError as exc:
-            findings.append(f"{manifest.graphs[0].file}: {exc.message}")
+            findings.append(f"{chosen.file}: {exc.message}")
         else:
             lies = _lies("input", signature.inputs, runtime.inputs) + _lies("output", signature.outputs, runtime.outputs)
             lies += _state_lies(manifest)
             findings += lies
             runtime = None if lies else runtime
     if graph is not None and runtime is not None and runtime.provider != CPU:
+        if chosen.precision == "int8" and any(entry.precision == "fp32" for entry in manifest.graphs):
+            note = f"int8 operators run on the CPU alone, this graph runs on {runtime.provider}"
+            parts, findings = examine(folder, replace(options, precision="fp32"), open_graph)
+            return parts and replace(parts, precision_note=note), findings
         try:
             runtime = _proven(runtime, graph, signature, _num_steps(manifest), open_graph)
         except FolderError as exc:
-            findings.append(f"{manifest.graphs[0].file}: {exc.message}")
+            findings.append(f"{chosen.file}: {exc.message}")
             runtime = None
     task: Task | None = None
     try:
@@ -337,7 +380,7 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
         findings.append(exc.message)
     if runtime is None or task is None:
         return None, findings
-    return Parts(manifest, runtime, signature, task), findings
+    return Parts(manifest, chosen, runtime, signature, task, precision_note=choice.note), findings
 
 
 def measured(examined: Examined, options: ModelOptions) -> Examined:
@@ -491,19 +534,13 @@ class _Response(BaseModel):
     predictions: list[Any]
 
 
-class _Tolerance(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    absolute: float = Field(ge=0, allow_inf_nan=False)
-    relative: float = Field(ge=0, allow_inf_nan=False)
-
-
 class Example(BaseModel):
     """`example.json`: a body for POST /predict, its answer, and how far a number may be from it."""
 
     model_config = ConfigDict(extra="forbid")
     request: _Request
     response: _Response
-    tolerance: _Tolerance
+    tolerance: Tolerance
 
 
 async def _rehearse(folder: Path, parts: Parts, options: ModelOptions, *, is_strict: bool = False) -> list[str]:
@@ -530,7 +567,7 @@ async def _rehearse(folder: Path, parts: Parts, options: ModelOptions, *, is_str
         return [*findings, f"{EXAMPLE_FILE}: the model did not answer: {exc.message}"]
     finally:
         await model.stop()
-    tolerance = example.tolerance
+    tolerance = parts.graph.tolerance or example.tolerance
     different = differences(found, example.response.predictions, tolerance.absolute, tolerance.relative, "predictions")
     return findings + [f"{EXAMPLE_FILE}: {difference}" for difference in different[:MAX_DIFFERENCES]]
 

@@ -59,11 +59,12 @@ class Exchange:
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. The app must be an Edge."""
+    """One connection. The app is an Edge."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._edge = cast(Edge, self.app)
+        assert isinstance(self.app, Edge), "uvicorn must not wrap the app: proxy_headers=False"
+        self._edge = self.app
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 

@@ -269,6 +269,8 @@ class Repository:
                 "version": model.version,
                 "provider": model.runtime.provider,
                 "device": model.runtime.requested,
+                "precision": model.graph.precision,
+                **({"precision_note": model.precision_note} if model.precision_note else {}),
                 "duration_s": round(duration_s, 3),
             },
         )

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import __version__
 from service.app import create_app
 from service.connections import Slot, take_over
 from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
 from service.logs import set_up_logs
+from service.machine import cores_of_worker
 from service.memory import settle_heap
 from service.protocol import Protocol
 from service.repository import Opened, Repository
@@ -101,6 +101,8 @@ def work(settings: Settings, service: Service | Callable[[], Service], seat: Sea
     """The life of one worker process; `service` is what its parent built, or builds it here."""
     settle_heap()
     set_up_logs(settings.log_level, settings.log_format, worker=os.getpid())
+    if settings.pin_workers and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores_of_worker(seat.slot.number, settings.workers, os.sched_getaffinity(0)))
     try:
         service = service if isinstance(service, Service) else service()
         status = service.serve([], on_loaded=seat.reports.send, seat=seat)
@@ -164,7 +166,7 @@ class SeatedServer(uvicorn.Server):
         )
 
 
-class CountedConnection(HttpToolsProtocol):
+class CountedConnection(Protocol):
     """A connection whose end is told to the parent."""
 
     def __init__(self, slot: Slot, **given: Any) -> None:

@@ -44,8 +44,8 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=256,
-        description="Server processes that share the port and, on Linux without a GPU, the models in memory. 0: one for each "
-        "core this machine or container has and 128 MiB of its memory; with a GPU 1.",
+        description="Server processes that share the port and, on Linux without a GPU, the models in memory. 0: one per core of "
+        "this machine or container, as far as there are 128 MiB of memory for each; where models cannot be shared, 1.",
     )
     models: Path = Field(default=Path("models"), description="The folder that holds the model folders.")
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
@@ -60,6 +60,12 @@ class Settings(BaseSettings):
     tensorrt_cache: Path | None = Field(
         default=None,
         description="The folder that keeps TensorRT's engines from one start to the next. Empty: each start builds them anew.",
+    )
+    precision: Literal["auto", "fp32", "int8"] = Field(
+        default="auto",
+        description="Which graph of a folder runs. `auto` takes the int8 one where its measured loss is inside the bound that "
+        "the manifest states; `int8` takes it wherever there is one. Both keep fp32 where there is none, and on a GPU; the log "
+        "and `GET /models` say which it is, and why.",
     )
     latency_target_ms: float = Field(
         default=50.0,
@@ -100,6 +106,11 @@ class Settings(BaseSettings):
         le=1024,
         description="Threads that run one model's graph, per process. 0: the cores this machine or container has, divided by "
         "the processes.",
+    )
+    pin_workers: bool = Field(
+        default=False,
+        description="Keep each of several processes to cores of its own (Linux). Faster on a machine that does nothing else; "
+        "where others use the same cores, a process cannot move out of their way.",
     )
     default_forecast_model: str | None = Field(
         default=None,

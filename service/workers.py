@@ -18,13 +18,13 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal, Protocol
 
-from service.connections import Slot, Standing, choose, hand_over, slots
+from service.connections import MAX_ON_WAY, Slot, Standing, choose, hand_over, raised, slots
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ HUNG_LOOKS = 30
 MORE_LOOKS_TO_LOAD = 10
 ENDINGS = (signal.SIGTERM, signal.SIGINT)
 # At this signal a worker writes the stack of every thread to stderr.
-SHOW_STACKS = signal.SIGUSR1
+SHOW_STACKS = getattr(signal, "SIGUSR1", signal.SIGTERM)  # Windows has none, and no several workers
 # While no worker takes connections, they wait in the kernel's queue, and we look again after so long.
 RETRY_S = 0.01
 ACCEPT_AT_ONCE = 64
@@ -219,10 +219,16 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
         try:
             process.start()
+        except OSError as exc:  # too many processes, or no memory for one more
+            log.error("a worker cannot be started: %s", exc.strerror)
+            ours.close()
+            reports.close()
+            self._vacancies.append(replace(vacancy, due_at=time.monotonic() + MAX_DELAY_S))
+            return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
-        theirs.close()
-        told.close()
+            theirs.close()
+            told.close()
         worker = _Worker(process, ours, vacancy.slot, reports, time.monotonic(), vacancy.delay_s)
         self._workers.append(worker)
         self._selector.register(process.sentinel, selectors.EVENT_READ, lambda: None)
@@ -231,7 +237,7 @@ class Supervisor:
     def _read(self, worker: _Worker) -> None:
         """A worker says that it has loaded, or its end of the pipe is closed because it died."""
         self._selector.unregister(worker.reports)
-        with contextlib.suppress(EOFError):
+        with contextlib.suppress(EOFError, OSError):
             report = worker.reports.recv()
             worker.has_loaded = True
             if not self._is_greeted and not self._vacancies and all(worker.has_loaded for worker in self._workers):
@@ -335,8 +341,9 @@ class Supervisor:
 
     def _deal(self, listener: socket.socket) -> None:
         """Hand the connections that have come to the workers."""
+        standings = [worker.standing for worker in self._workers]
         for _ in range(ACCEPT_AT_ONCE):
-            if self._is_ending or self._choose() is None:
+            if self._is_ending or choose(standings, self._next_place) is None:
                 return self._pause()
             try:
                 connection, _ = listener.accept()
@@ -346,23 +353,20 @@ class Supervisor:
                 log.error("a connection cannot be accepted: %s", exc.strerror)
                 return self._pause()
             with connection:
-                self._give(connection)
+                self._give(connection, standings)
         return None
 
-    def _give(self, connection: socket.socket) -> None:
-        """To the worker whose turn it is, or to the next one if that one has just died."""
-        refused: list[_Worker] = []
-        while (worker := self._choose(refused)) is not None:
+    def _give(self, connection: socket.socket, standings: list[Standing]) -> None:
+        """To the worker whose turn it is, or to the next one if that one has just died. Keeps the standings up to date."""
+        while (place := choose(standings, self._next_place)) is not None:
+            worker, standing = self._workers[place], standings[place]
             if hand_over(worker.channel, connection):
                 worker.num_given += 1
                 self._next_place += 1
+                standings[place] = standing._replace(num_on_way=standing.num_on_way + 1, num_open=standing.num_open + 1)
                 return
-            refused.append(worker)
-
-    def _choose(self, refused: Sequence[_Worker] = ()) -> _Worker | None:
-        workers = [worker for worker in self._workers if worker not in refused]
-        place = choose([worker.standing for worker in workers], self._next_place)
-        return None if place is None else workers[place]
+            standings[place] = standing._replace(is_ready=False, num_on_way=MAX_ON_WAY)
+        log.warning("a connection is dropped: no worker takes it")
 
 
 def _live(work: Work, seat: Seat, closed: Sequence[socket.socket | Connection | selectors.BaseSelector]) -> None:
@@ -375,7 +379,7 @@ def _live(work: Work, seat: Seat, closed: Sequence[socket.socket | Connection | 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
     faulthandler.enable()
     faulthandler.register(SHOW_STACKS)
-    work(seat)
+    work(replace(seat, channel=raised(seat.channel)))
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 
+from training.int8_graph import measured_tensors, quantize_graph
+
 OPSET = 17
 Json = dict[str, Any]
 
@@ -254,6 +256,22 @@ def write_graph(folder: Path, graph: bytes) -> None:
     """Put another graph into a folder; the manifest gets its sha256."""
     (folder / "model.onnx").write_bytes(graph)
     edit_manifest(folder, lambda manifest: manifest["graphs"][0].update(sha256=hashlib.sha256(graph).hexdigest()))
+
+
+def add_int8_graph(folder: Path, *, loss: float | None = 0.001, bound: float = 0.01, tolerance: float = 0.1) -> None:
+    """Give a folder an int8 graph, with what the manifest says it loses (None: nothing) and how far its answers may be."""
+    graph = (folder / "model.onnx").read_bytes()
+    int8 = quantize_graph(graph, {tensor.values: (-4.0, 4.0) for tensor in measured_tensors(graph)}).payload
+    (folder / "model.int8.onnx").write_bytes(int8)
+    entry: Json = {
+        "file": "model.int8.onnx",
+        "sha256": hashlib.sha256(int8).hexdigest(),
+        "precision": "int8",
+        "opset": OPSET,
+        "loss": [] if loss is None else [{"measure": "mae", "kind": "relative", "value": loss, "bound": bound}],
+        "tolerance": {"absolute": tolerance, "relative": 0.0},
+    }
+    edit_manifest(folder, lambda manifest: manifest["graphs"].append(entry))
 
 
 def edit_manifest(folder: Path, edit: Callable[[Json], object]) -> None:

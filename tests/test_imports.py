@@ -24,7 +24,7 @@ ROWS = (
     ("service.model", "service.lag"),
     ("service.tuning", "service.tasks.forecast", "service.tasks.classify", "service.tasks.rows"),
     ("service.batching", "service.tasks.history", "service.proof"),
-    ("service.tasks.base",),
+    ("service.tasks.base", "service.precision"),
     ("service.tokenization", "service.runtime", "service.manifest", "service.frequencies", "service.synthetic"),
     ("service.tensors", "service.settings"),
     ("service.errors", "service.wire", "service.costs", "service.turns"),

@@ -2,7 +2,7 @@
 
     python -m tests.toy_workers fork|spawn
 
-Prints its port, then what its supervisor tells; looks at event loops ten times a second.
+Prints its port, then what its supervisor tells; looks at event loops twice a second.
 """
 
 from __future__ import annotations
@@ -71,5 +71,5 @@ if __name__ == "__main__":
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
         forks = sys.argv[1] == "fork"
-        supervisor = Supervisor(work, [listener], NUM_WORKERS, observer=Teller(), forks=forks, look_every_s=0.1, hung_looks=20)
+        supervisor = Supervisor(work, [listener], NUM_WORKERS, observer=Teller(), forks=forks, look_every_s=0.5, hung_looks=5)
         sys.exit(supervisor.run())

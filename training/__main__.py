@@ -1,4 +1,4 @@
-"""The command line: `python -m training run <recipe>`, `import-keras`, `fetch`, `list`. Parses, calls, and words the errors."""
+"""The command line: `python -m training run <recipe>` and its sisters. Parses, calls, and words the errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ try:
     from training.data.fetch import FetchError, fetch
     from training.data.sets import CATALOGUE
     from training.data.sources import DataError
-    from training.recipe import RECIPES, Recipe, RecipeError, find_recipe, line_of, read_recipe
+    from training.recipe import RECIPES, Recipe, RecipeError, find_recipe, line_of, read_recipe, recipe_of_folder
 except ImportError as missing:
     raise SystemExit(f"training needs more than the service does: pip install 'sluice[cpu,train]' ({missing})") from missing
 
@@ -141,6 +141,27 @@ def compare_command(
     except KeyboardInterrupt:
         console.print("\nstopped")
         raise typer.Exit(130) from None
+    except _expected_errors() as exc:
+        _fail(str(exc))
+
+
+@app.command("quantize")
+def quantize_command(
+    folder: Annotated[Path, typer.Argument(help="A version folder, as models/sentiment-en/1.")],
+    data: DataOption = None,
+) -> None:
+    """Add an int8 graph to a published folder, with what it loses on the recipe's test part; trains nothing."""
+    try:
+        from training import classify, forecast, report, tensor
+        from training.quantize import quantize_folder
+        from training.recipe import Quantize
+
+        recipe = recipe_of_folder(folder)
+        open_trial = {"forecast": forecast.open_trial, "classify": classify.open_trial, "tensor": tensor.open_trial}[recipe.task]
+        bounds = recipe.quantize or Quantize()
+        second = quantize_folder(folder, open_trial(recipe, folder, data), bounds, recipe.seed)
+        report.show_second(second, Console())
+        Console().print(f"added       {folder / second.entry['file']}", highlight=False, soft_wrap=True)
     except _expected_errors() as exc:
         _fail(str(exc))
 
@@ -284,11 +305,12 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         from training.layers import LayerError
         from training.network import NetworkError
         from training.publish import PublishError
+        from training.quantize import QuantizeError
         from training.verify import VerificationFailed
     except ImportError as exc:
         raise SystemExit(f"training needs more than the service does: pip install 'sluice[cpu,train]' ({exc})") from exc
     errors += [ImportFailed, KerasFileError]
-    return (*errors, ValidationError, FitError, LayerError, NetworkError, PublishError, VerificationFailed)
+    return (*errors, ValidationError, FitError, LayerError, NetworkError, PublishError, QuantizeError, VerificationFailed)
 
 
 def _fail(message: str) -> None:

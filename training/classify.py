@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 from rich.console import Console
+from tokenizers import Tokenizer
 
 from training import baselines
 from training.data.series import Int64
@@ -31,12 +32,15 @@ from training.evaluate import Graph, Scores, confusion_counts, score_classify
 from training.fit import Fitted, fit
 from training.losses import Batch, classify_loss
 from training.network import Network, NetworkSpec
-from training.onnx_graph import OPSET, graph_tensors, write_graph
-from training.publish import Publication, describe_data
+from training.onnx_graph import graph_tensors, write_graph
+from training.publish import Publication, describe_data, example_instances
+from training.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
 from training.recipe import Recipe
 from training.report import Report, counted
 from training.runs import begin
 from training.verify import verify
+
+TOKENIZER_FILE = "tokenizer.json"
 
 
 def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
@@ -56,10 +60,10 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         tests = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.tests.items()}
 
     torch.manual_seed(recipe.seed)
-    network = Network(
-        NetworkSpec(task="classify", layers=tuple(recipe.layers), vocabulary_size=tokenizer.get_vocab_size(), labels=split.labels)
-    )
+    network = Network(_spec(recipe, split, tokenizer))
     console.print(f"network     {network.num_parameters:,} parameters, {tokenizer.get_vocab_size():,} tokens", highlight=False)
+    if recipe.quantize is not None:
+        require_quantizable(network)
 
     def batches(epoch: int) -> Iterator[Batch]:
         rng = np.random.default_rng([recipe.seed, epoch])
@@ -107,19 +111,18 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
 
     max_length = head + tail
     instances = _example_texts(split.tests, tests, max_length)
-    predictions = []
-    for text in instances:
-        ids = encode(tokenizer, [text], head, tail)
-        is_truncated = len(tokenizer.encode(text, add_special_tokens=False).ids) > max_length
-        predictions.append(format_classify(graph.classify(ids, 1)[0], split.labels, is_truncated))
+    trial = _trial(recipe, split, tokenizer, network, rows, tests, instances)
+    predictions = trial.answer(graph)
+    second = None
+    if recipe.quantize is not None:
+        second = second_graph(payload, trial, metrics, predictions, recipe.quantize, recipe.seed)
     publication = Publication(
         recipe=recipe,
         graph=payload,
-        opset=OPSET,
         tensors=graph_tensors(network),
         face={
             "labels": list(split.labels),
-            "tokenizer": "tokenizer.json",
+            "tokenizer": TOKENIZER_FILE,
             "max_length": max_length,
             "truncation": {"head": head, "tail": tail},
             "language": recipe.language,
@@ -130,10 +133,54 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         baselines=compared,
         data=describe_data([*recipe.data.train, *recipe.data.validation, *recipe.data.test], split.contents),
         facts={"epochs": len(fitted.epochs), "best_epoch": fitted.best.number, "num_parameters": network.num_parameters},
-        files={"tokenizer.json": tokenizer.to_str()},
+        files={TOKENIZER_FILE: tokenizer.to_str()},
         pictures=_pictures(recipe, split, fitted, answers),
+        second=second,
     )
-    return publication, Report(fitted, metrics, compared, equalities)
+    return publication, Report(fitted, metrics, compared, equalities, second)
+
+
+def open_trial(recipe: Recipe, folder: Path, data: Path | None) -> Trial:
+    """What a further graph of a published folder is measured with."""
+    split, (head, tail) = read_texts(recipe.data, data, recipe.seed), recipe.cut
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    some = np.random.default_rng(recipe.seed).permutation(len(split.train))[: TRIAL_ROWS * TRIAL_BATCHES]
+    rows = encode(tokenizer, [split.train.texts[index] for index in some], head, tail)
+    tests = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.tests.items()}
+    return _trial(recipe, split, tokenizer, Network(_spec(recipe, split, tokenizer)), rows, tests, example_instances(folder))
+
+
+def _spec(recipe: Recipe, split: TextSplit, tokenizer: Tokenizer) -> NetworkSpec:
+    size = tokenizer.get_vocab_size()
+    return NetworkSpec(task="classify", layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
+
+
+def _trial(
+    recipe: Recipe,
+    split: TextSplit,
+    tokenizer: Tokenizer,
+    network: Network,
+    rows: Sequence[Int64],
+    tests: Mapping[str, Sequence[Int64]],
+    instances: Sequence[str],
+) -> Trial:
+    head, tail = recipe.cut
+    chosen = np.random.default_rng(recipe.seed).permutation(len(rows))[: TRIAL_ROWS * TRIAL_BATCHES]
+    parts = [chosen[start : start + TRIAL_ROWS] for start in range(0, len(chosen), TRIAL_ROWS)]
+    batches = [collate([rows[index] for index in part], np.zeros(len(part), np.int64)) for part in parts]
+
+    def score(graph: Graph) -> Scores:
+        return _score(split.tests, {name: graph.classify(tests[name], recipe.evaluate.batch_size) for name in tests})
+
+    def answer(graph: Graph) -> list[Any]:
+        predictions = []
+        for text in instances:
+            ids = encode(tokenizer, [text], head, tail)
+            is_truncated = len(tokenizer.encode(text, add_special_tokens=False).ids) > head + tail
+            predictions.append(format_classify(graph.classify(ids, 1)[0], split.labels, is_truncated))
+        return predictions
+
+    return Trial(network, [{"tokens": batch.tokens, "lengths": batch.lengths} for batch in batches], score, answer)
 
 
 def format_classify(probabilities: Any, labels: Sequence[str], is_truncated: bool) -> dict[str, Any]:

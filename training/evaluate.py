@@ -26,9 +26,11 @@ Scores = dict[str, float]
 class Graph:
     """A serialised ONNX model, ready to run on the CPU."""
 
-    def __init__(self, payload: bytes) -> None:
+    def __init__(self, payload: bytes, *, num_threads: int = 0) -> None:
+        """`num_threads` 0: as many as there are cores."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = num_threads
         self._session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
         self._inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}

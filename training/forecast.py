@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,8 +26,9 @@ from training.evaluate import Graph, Scores, score_forecast
 from training.fit import Fitted, fit
 from training.losses import Batch, forecast_loss
 from training.network import Network, NetworkSpec
-from training.onnx_graph import OPSET, graph_tensors, write_graph
-from training.publish import Publication, describe_data
+from training.onnx_graph import graph_tensors, write_graph
+from training.publish import Publication, describe_data, example_instances
+from training.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
 from training.recipe import Recipe, RecipeError, Scaling
 from training.report import Report, counted
 from training.runs import begin
@@ -51,6 +52,8 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         raise RecipeError(f"forecast.min_length: these layers need {network.min_length} steps at least, got {forecast.shortest}")
     network.set_statistics(torch.from_numpy(series.training_values()).float())
     console.print(f"network     {network.num_parameters:,} parameters", highlight=False)
+    if recipe.quantize is not None:
+        require_quantizable(network)
 
     def batches(epoch: int) -> Iterator[Batch]:
         if network.is_stateful:
@@ -101,11 +104,15 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     metrics = score_forecast(series, forecast, recipe.evaluate, test, answers["mean"], answers.get("quantiles"))
     compared = _score_baselines(recipe, series, test, folder, console)
 
-    instances, predictions = _example(graph, test, forecast.shortest, forecast.quantiles)
+    instances = _example(test, forecast.shortest)
+    trial = _trial(recipe, series, network, instances)
+    predictions = trial.answer(graph)
+    second = None
+    if recipe.quantize is not None:
+        second = second_graph(payload, trial, metrics, predictions, recipe.quantize, recipe.seed)
     publication = Publication(
         recipe=recipe,
         graph=payload,
-        opset=OPSET,
         tensors=graph_tensors(network),
         face={
             "context_length": forecast.context_length,
@@ -125,8 +132,40 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         data=describe_data([*recipe.data.train, *recipe.data.test], series.contents),
         facts={"epochs": len(fitted.epochs), "best_epoch": fitted.best.number, "num_parameters": network.num_parameters},
         pictures=_pictures(recipe, series, fitted, answers),
+        second=second,
     )
-    return publication, Report(fitted, metrics, compared, equalities)
+    return publication, Report(fitted, metrics, compared, equalities, second)
+
+
+def open_trial(recipe: Recipe, folder: Path, data: Path | None) -> Trial:
+    """What a further graph of a published folder is measured with."""
+    assert recipe.forecast is not None
+    series = read_series(recipe.data, recipe.forecast, data)
+    network = Network(network_spec(recipe, series))
+    network.set_statistics(torch.from_numpy(series.training_values()).float())
+    return _trial(recipe, series, network, example_instances(folder))
+
+
+def _trial(recipe: Recipe, series: Series, network: Network, instances: Sequence[Any]) -> Trial:
+    forecast, evaluate = recipe.forecast, recipe.evaluate
+    assert forecast is not None
+    test = evaluation_windows(series, forecast, "test", evaluate.stride)
+    rng = np.random.default_rng(recipe.seed)
+    windows = sample_windows(
+        series, forecast, batch_size=TRIAL_ROWS, num_batches=TRIAL_BATCHES, short_share=recipe.fit.short_share, rng=rng
+    )
+
+    def score(graph: Graph) -> Scores:
+        answers = graph.forecast(test, evaluate.batch_size)
+        return score_forecast(series, forecast, evaluate, test, answers["mean"], answers.get("quantiles"))
+
+    def answer(graph: Graph) -> list[Any]:
+        histories = [np.array(instance["history"], np.float64) for instance in instances]
+        rows = [history[:, None] if history.ndim == 1 else history for history in histories]
+        inputs = [{"history": row[None].astype(np.float32), "lengths": np.array([len(row)])} for row in rows]
+        return [format_forecast(graph.run(given), forecast.quantiles) for given in inputs]
+
+    return Trial(network, [{"history": part.history, "lengths": part.lengths} for part in windows], score, answer)
 
 
 def network_spec(recipe: Recipe, series: Series) -> NetworkSpec:
@@ -255,21 +294,19 @@ def _bands(quantiles: Any, levels: list[float]) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def _example(graph: Graph, test: Windows, shortest: int, levels: list[float]) -> tuple[list[Any], list[Any]]:
-    """A history as long as there is, and a short one, with the graph's answers as POST /predict gives them."""
+def _example(test: Windows, shortest: int) -> list[Any]:
+    """A history as long as there is, and a short one."""
     whole = test.history[0, : test.lengths[0]]
     histories = [whole, whole[-max(shortest, len(whole) // 2) :]]
     if len(histories[1]) == len(whole) and len(whole) > shortest:
         histories[1] = whole[1:]
-    instances, predictions = [], []
+    instances = []
     for history in histories:
         # Short decimals, which JSON gives back exactly; the graph then answers those.
         values = np.array([[float(f"{value:.6g}") for value in row] for row in history])
-        answer = graph.run({"history": values[None].astype(np.float32), "lengths": np.array([len(values)])})
         rows = values[:, 0] if values.shape[1] == 1 else values
         instances.append({"history": [_whole(value) for value in rows.tolist()]})
-        predictions.append(format_forecast(answer, levels))
-    return instances, predictions
+    return instances
 
 
 def format_forecast(answer: Mapping[str, Any], levels: list[float]) -> dict[str, Any]:

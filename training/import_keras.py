@@ -25,7 +25,7 @@ from training.keras_file import KerasFile, KerasFileError, StoredLayer, read_ker
 from training.layers import Layer, LayerError
 from training.layers.keras import from_keras_config
 from training.network import Network, NetworkSpec, TensorInput
-from training.onnx_graph import OPSET, graph_tensors, write_graph
+from training.onnx_graph import graph_tensors, write_graph
 from training.publish import Publication, publish, require_free
 from training.verify import Equalities, verify
 
@@ -158,7 +158,6 @@ def import_keras(
     publication = Publication(
         recipe=Subject(options, face.model),
         graph=payload,
-        opset=OPSET,
         tensors=graph_tensors(network),
         face=face.manifest(network),
         instances=instances,

@@ -1,7 +1,8 @@
 """Writes a network as an ONNX graph, node by node: raw values (or token ids) and `lengths` in, answers and new state out.
 
 `GraphBuilder` names and collects nodes; what a layer looks like in ONNX stands beside its torch code in `layers/`.
-Decides nothing about the network, and does not run the graph: that is `verify.py`. The only file that imports onnx.
+Decides nothing about the network, and does not run the graph: that is `verify.py`. Only this file and
+`int8_graph.py` import onnx.
 
 Written by hand because the exporters of torch 2.13 silently freeze the time axis of plain and two-direction recurrent
 layers and refuse packed sequences; these nodes match torch to 1e-6 at any batch size and length.

@@ -20,10 +20,12 @@ from typing import Any, Protocol
 
 from training.data.sources import Content
 from training.evaluate import Scores
+from training.onnx_graph import OPSET
 from training.recipe import Source
 
 SCHEMA_VERSION = 1
 GRAPH_FILE = "model.onnx"
+INT8_FILE = "model.int8.onnx"
 PLOTS = "plots"
 TOLERANCE = {"absolute": 1e-4, "relative": 1e-3}
 LIBRARIES = (
@@ -71,13 +73,23 @@ class Subject(Protocol):
         ...
 
 
+class Second(Protocol):
+    """A graph beside the first one."""
+
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def entry(self) -> dict[str, Any]:
+        """As the manifest lists it, its file's name too."""
+        ...
+
+
 @dataclass(frozen=True)
 class Publication:
     """All that goes into one folder."""
 
     recipe: Subject
     graph: bytes
-    opset: int
     tensors: Mapping[str, Any]  # inputs, outputs, state as the manifest lists them
     face: Mapping[str, Any]  # the block `forecast` or `classify`; empty for task tensor
     instances: Sequence[Any]
@@ -88,6 +100,7 @@ class Publication:
     facts: Mapping[str, Any] = field(default_factory=dict)  # more for the block `training`
     files: Mapping[str, str] = field(default_factory=dict)  # further files by name, as tokenizer.json
     pictures: Mapping[str, bytes] = field(default_factory=dict)  # PNG by name, for the folder plots/
+    second: Second | None = None  # a second graph, of another precision
 
 
 def publish(publication: Publication, models: Path, *, replace: bool = False) -> Path:
@@ -105,6 +118,8 @@ def publish(publication: Publication, models: Path, *, replace: bool = False) ->
     aside = Path(tempfile.mkdtemp(dir=home, prefix=".new-"))
     try:
         (aside / GRAPH_FILE).write_bytes(publication.graph)
+        if publication.second is not None:
+            (aside / publication.second.entry["file"]).write_bytes(publication.second.payload)
         for name, text in publication.files.items():
             (aside / name).write_text(text, encoding="utf-8")
         for name, png in publication.pictures.items():
@@ -112,18 +127,50 @@ def publish(publication: Publication, models: Path, *, replace: bool = False) ->
             (aside / PLOTS / name).write_bytes(png)
         (aside / "example.json").write_text(_json(_example(publication)), encoding="utf-8")
         (aside / "manifest.json").write_text(_json(manifest(publication, number)), encoding="utf-8")
-        aside.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(dir=home, prefix=".old-"))
-            folder.rename(old / folder.name)
-            aside.rename(folder)
-            shutil.rmtree(old)
-        else:
-            aside.rename(folder)
+        _put_in_place(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return folder
+
+
+def add_graph(folder: Path, file: str, payload: bytes, entry: Mapping[str, Any]) -> None:
+    """Add a graph to a published folder, or replace the one in `file`: in a copy of the folder, which then takes its place."""
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+    try:
+        shutil.copytree(folder, aside, dirs_exist_ok=True)
+        (aside / file).write_bytes(payload)
+        content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        content["graphs"] = [*(graph for graph in content["graphs"] if graph["file"] != file), dict(entry)]
+        (aside / "manifest.json").write_text(_json(content), encoding="utf-8")
+        _put_in_place(aside, folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def example_instances(folder: Path) -> list[Any]:
+    """The instances of a published folder's example."""
+    example = json.loads((folder / "example.json").read_text(encoding="utf-8"))
+    return list(example["request"]["instances"])
+
+
+def graph_entry(file: str, payload: bytes, precision: str, score: Scores, **more: Any) -> dict[str, Any]:
+    """A graph as the manifest lists it."""
+    entry = {"file": file, "sha256": hashlib.sha256(payload).hexdigest(), "precision": precision, "opset": OPSET}
+    return {**entry, "score": dict(score), **more}
+
+
+def _put_in_place(aside: Path, folder: Path) -> None:
+    """Rename, so that nobody sees half of the folder; what was there before goes."""
+    aside.chmod(0o755)
+    if not folder.exists():
+        aside.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".old-"))
+    folder.rename(old / folder.name)
+    aside.rename(folder)
+    shutil.rmtree(old)
 
 
 def require_free(recipe: Subject, models: Path, *, replace: bool = False) -> None:
@@ -151,13 +198,8 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
         "description": recipe.description,
         "licence": recipe.licence or "; ".join(licences),
         "graphs": [
-            {
-                "file": GRAPH_FILE,
-                "sha256": hashlib.sha256(publication.graph).hexdigest(),
-                "precision": "fp32",
-                "opset": publication.opset,
-                "score": dict(publication.metrics),
-            }
+            graph_entry(GRAPH_FILE, publication.graph, "fp32", publication.metrics),
+            *([publication.second.entry] if publication.second else []),
         ],
         **publication.tensors,
         **({recipe.task: dict(publication.face)} if publication.face else {}),

@@ -226,6 +226,13 @@ class Evaluate(_Strict):
     batch_size: Count = 256
 
 
+class Quantize(_Strict):
+    """A second graph with 8-bit weights. `SLUICE_PRECISION=auto` takes it where it loses no more than this on the test part."""
+
+    max_points_lost: Annotated[float, Field(ge=0)] = Field(default=0.5, description="of each accuracy, percentage points")
+    max_error_gained: Annotated[float, Field(ge=0)] = Field(default=1.0, description="of OWA, MAE and pinball loss each, percent")
+
+
 class Recipe(_Strict):
     """The whole run."""
 
@@ -244,6 +251,7 @@ class Recipe(_Strict):
     layers: Annotated[list[dict[str, Any]], Field(min_length=1)]
     fit: Fit
     evaluate: Evaluate = Evaluate()
+    quantize: Quantize | None = Field(default=None, description="None: the fp32 graph alone")
 
     @model_validator(mode="after")
     def _the_parts_fit_together(self) -> Recipe:
@@ -286,6 +294,15 @@ class Recipe(_Strict):
     def as_json(self) -> dict[str, Any]:
         """The recipe as it goes into the manifest: what differs from the defaults, plain JSON."""
         return json.loads(self.model_dump_json(exclude_defaults=True))  # type: ignore[no-any-return]
+
+
+def recipe_of_folder(folder: Path) -> Recipe:
+    """The recipe that made a published folder. Raises RecipeError where none did, as with an imported model."""
+    try:
+        recipe = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["training"]["recipe"]
+        return Recipe.model_validate_json(json.dumps(recipe))
+    except (OSError, ValueError, KeyError) as exc:
+        raise RecipeError(f"{folder}: there is no manifest.json with the recipe of a run: {exc}") from exc
 
 
 def find_recipe(name: str) -> Path:

@@ -15,6 +15,7 @@ from rich.table import Table
 from training.evaluate import Scores
 from training.fit import Fitted
 from training.network import Network
+from training.quantize import SPEED_ROWS, SecondGraph
 from training.verify import Equalities
 
 
@@ -26,6 +27,7 @@ class Report:
     metrics: Scores
     baselines: Mapping[str, Scores]
     equalities: Equalities
+    second: SecondGraph | None = None
 
 
 def show(report: Report, name: str, folder: Path, console: Console) -> None:
@@ -38,9 +40,41 @@ def show(report: Report, name: str, folder: Path, console: Console) -> None:
         scores.add_row(measure, f"[bold]{score:.4g}[/]", *("" if other is None else f"{other:.4g}" for other in others))
     console.print(scores)
     console.print(_table_of(report.equalities))
+    if report.second is not None:
+        show_second(report.second, console)
     fitted = report.fitted
     console.print(f"best epoch  {fitted.best.number} of {len(fitted.epochs)}, {fitted.duration_s:.0f} s", highlight=False)
     console.print(f"published   {folder}", highlight=False, soft_wrap=True)
+
+
+def show_second(second: SecondGraph, console: Console) -> None:
+    """Print what came of an int8 graph."""
+    table = Table("int8", "test score", "lost", "bound")
+    for loss in second.losses:
+        unit = " points" if loss.kind == "absolute" else " %"
+        mark = "" if loss.is_within else "[bold red]"
+        table.add_row(
+            loss.measure,
+            f"{second.score[loss.measure]:.4g}",
+            f"{mark}{100 * loss.value:+.3f}{unit}",
+            f"{100 * loss.bound:g}{unit}",
+        )
+    console.print(table)
+    rows = asdict(second.equalities)
+    told = ", ".join(
+        f"{name.replace('_', ' ')} {error:.1e}" for name, error in rows.items() if error and name != "graph_vs_torch"
+    )
+    console.print(
+        f"int8        {', '.join(second.quantized)}; at random rows: {told or 'equal alone and in company'}", highlight=False
+    )
+    for sentence in second.kept:
+        console.print(f"            {escape(sentence)}", highlight=False)
+    slower = "" if second.speed > 1 else ": slower, better without"
+    console.print(
+        f"speed       {second.speed:.2f} times the rows per second of fp32, {SPEED_ROWS} at a time{slower}", highlight=False
+    )
+    if not all(loss.is_within for loss in second.losses):
+        console.print("            a loss is beyond its bound: SLUICE_PRECISION=auto will not take it", highlight=False)
 
 
 def show_import(network: Network, equalities: Equalities, notes: Sequence[str], folder: Path, console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from training.layers import Layer, LayerError
 from training.layers.preprocessing import Normalization
 from training.losses import Batch, tensor_loss
 from training.network import Network, NetworkSpec, TensorInput
-from training.onnx_graph import OPSET, graph_tensors, write_graph
-from training.publish import Publication, describe_data
+from training.onnx_graph import graph_tensors, write_graph
+from training.publish import Publication, describe_data, example_instances
+from training.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
 from training.recipe import Recipe
 from training.report import Report, counted
 from training.runs import begin
@@ -46,6 +47,8 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     _check_head(network, recipe, split)
     _adapt(network, split.train)
     console.print(f"network     {network.num_parameters:,} parameters", highlight=False)
+    if recipe.quantize is not None:
+        require_quantizable(network)
 
     def batches(epoch: int) -> Iterator[Batch]:
         order = np.arange(len(split.train))
@@ -86,17 +89,20 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     metrics = _score(split, answers)
     compared = _score_baselines(recipe, split, folder, console)
 
-    instances = split.test.values[:2].astype(np.float64).round(6)
-    given = graph.run({INPUT: instances.astype(np.float32)})[recipe.output]
+    instances = split.test.values[:2].astype(np.float64).round(6).tolist()
+    trial = _trial(recipe, split, network, instances)
+    predictions = trial.answer(graph)
+    second = None
+    if recipe.quantize is not None:
+        second = second_graph(payload, trial, metrics, predictions, recipe.quantize, recipe.seed)
     publication = Publication(
         recipe=recipe,
         graph=payload,
-        opset=OPSET,
         tensors=graph_tensors(network),
         face={},
-        instances=instances.tolist(),
+        instances=instances,
         pictures=_pictures(recipe, split, fitted, answers),
-        predictions=[[float(f"{value:.7g}") for value in row] for row in given],
+        predictions=predictions,
         metrics=metrics,
         baselines=compared,
         data=describe_data([*recipe.data.train, *recipe.data.validation, *recipe.data.test], split.contents),
@@ -107,8 +113,30 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
             "features": list(split.features),
             "answers": list(split.labels or split.targets),
         },
+        second=second,
     )
-    return publication, Report(fitted, metrics, compared, equalities)
+    return publication, Report(fitted, metrics, compared, equalities, second)
+
+
+def open_trial(recipe: Recipe, folder: Path, data: Path | None) -> Trial:
+    """What a further graph of a published folder is measured with."""
+    split = read_rows(recipe.data, data, recipe.seed)
+    return _trial(recipe, split, Network(network_spec(recipe, len(split.features))), example_instances(folder))
+
+
+def _trial(recipe: Recipe, split: RowSplit, network: Network, instances: Sequence[Any]) -> Trial:
+    def answers(graph: Graph, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return graph.run({INPUT: values.astype(np.float32)})[recipe.output]
+
+    def score(graph: Graph) -> Scores:
+        return _score(split, answers(graph, split.test.values))
+
+    def answer(graph: Graph) -> list[Any]:
+        return [[float(f"{value:.7g}") for value in row] for row in answers(graph, np.array(instances))]
+
+    chosen = np.random.default_rng(recipe.seed).permutation(len(split.train))[: TRIAL_ROWS * TRIAL_BATCHES]
+    parts = [chosen[start : start + TRIAL_ROWS] for start in range(0, len(chosen), TRIAL_ROWS)]
+    return Trial(network, [{INPUT: split.train.take(part).values} for part in parts], score, answer)
 
 
 def network_spec(recipe: Recipe, num_features: int) -> NetworkSpec:

@@ -34,6 +34,14 @@ def test_a_bundled_folder_is_small(folder: Path) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) <= MAX_BYTES
 
 
+def test_a_bundled_int8_graph_is_inside_its_bounds() -> None:
+    (fp32, int8) = manifest("sentiment-en")["graphs"]
+    assert {loss["measure"] for loss in int8["loss"]} == {"imdb_accuracy", "sst2_accuracy"}
+    for loss in int8["loss"]:
+        assert loss["value"] == pytest.approx(fp32["score"][loss["measure"]] - int8["score"][loss["measure"]])
+        assert loss["value"] <= loss["bound"] <= 0.005
+
+
 def test_the_forecaster_reads_two_weeks_and_beats_its_baselines() -> None:
     training = manifest("forecast-hourly")["training"]
     assert manifest("forecast-hourly")["forecast"]["context_length"] >= 336

@@ -88,6 +88,31 @@ loss = "categorical_crossentropy"
 epochs = 1
 """
 
+TWO_GRAPHS = CLASSIFY.replace('"gru"', '"lstm"') + "[quantize]\n"
+
+ROWS = """
+task = "tensor"
+name = "toy"
+[[data.train]]
+builtin = "breast-cancer"
+[[layers]]
+type = "normalization"
+[[layers]]
+type = "reshape"
+target_shape = [1, 30]
+[[layers]]
+type = "lstm"
+units = 4
+[[layers]]
+type = "dense"
+units = 1
+activation = "sigmoid"
+[fit]
+loss = "binary_crossentropy"
+epochs = 1
+[quantize]
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "facts"),
@@ -95,8 +120,10 @@ epochs = 1
         (FORECAST, {"task": "forecast", "state": 0}),
         (STREAMING, {"task": "forecast", "state": 2}),
         (CLASSIFY, {"task": "classify", "state": 0}),
+        (TWO_GRAPHS, {"task": "classify", "state": 0}),
+        (ROWS, {"task": "tensor", "state": 0}),
     ],
-    ids=["forecast", "streaming", "classify"],
+    ids=["forecast", "streaming", "classify", "texts in two graphs", "rows in two graphs"],
 )
 def test_a_published_folder_is_sound_to_the_service(tmp_path: Path, text: str, facts: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
@@ -112,4 +139,5 @@ def test_a_published_folder_is_sound_to_the_service(tmp_path: Path, text: str, f
     assert manifest.task == facts["task"]
     assert len(manifest.state) == facts["state"]
     assert manifest.training.seed == recipe.seed
+    assert [graph.precision for graph in manifest.graphs] == ["fp32"] + ["int8"] * (recipe.quantize is not None)
     assert check_folder(folder) == []

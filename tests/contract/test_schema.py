@@ -5,7 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from service.manifest import Classify, Forecast, Graph, Manifest, State, Tensor, Training, Truncation, manifest_schema
+from service.manifest import (
+    Classify,
+    Forecast,
+    Graph,
+    Loss,
+    Manifest,
+    State,
+    Tensor,
+    Tolerance,
+    Training,
+    Truncation,
+    manifest_schema,
+)
 
 MODELS = Path(__file__).parent.parent.parent / "models"
 
@@ -18,7 +30,7 @@ def test_the_folder_page_names_every_field_of_the_manifest() -> None:
     words = set(re.findall(r"`([a-z_0-9]+)`", (MODELS / "README.md").read_text()))
     fields = {
         name
-        for model in (Manifest, Graph, Tensor, State, Forecast, Classify, Truncation, Training)
+        for model in (Manifest, Graph, Loss, Tolerance, Tensor, State, Forecast, Classify, Truncation, Training)
         for name in model.model_fields
     }
     assert fields - words == set()

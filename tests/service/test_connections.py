@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.connections import MAX_ON_WAY, Standing, choose, hand_over, slots, take_over
+from service.connections import MAX_ON_WAY, Standing, choose, hand_over, raised, slots, take_over
 
 Channel = tuple[socket.socket, socket.socket]
 
@@ -76,6 +76,17 @@ def test_a_connection_survives_its_handover(channel: Channel) -> None:
             assert client.recv(5) == b"hello"
     with pytest.raises(BlockingIOError):
         take_over(theirs)
+
+
+def test_a_channel_works_on_under_a_high_number(channel: Channel) -> None:
+    ours, theirs = channel
+    before = theirs.fileno()
+    with raised(theirs) as high, socket.socket() as connection:
+        assert high.fileno() > before
+        assert hand_over(ours, connection)
+        taken = take_over(high)
+        assert taken is not None
+        taken.close()
 
 
 def test_a_worker_that_is_gone_takes_nothing(channel: Channel) -> None:

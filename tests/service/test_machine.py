@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from service.machine import (
     MAX_WORKERS,
     MEMORY_PER_WORKER_BYTES,
     bound_blas_threads,
+    cores_of_worker,
     default_workers,
+    is_forkable,
     memory_bytes,
     num_cores,
     split_texts_where_asked,
@@ -73,19 +76,18 @@ def test_without_cgroups_the_machine_itself_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "memory", "uses_gpu", "workers"),
+    ("cores", "memory", "workers"),
     [
-        (1, 16 * GB, False, 1),
-        (2, 16 * GB, False, 2),
-        (64, 256 * GB, False, 64),
-        (64, GB, False, GB // MEMORY_PER_WORKER_BYTES),
-        (64, GB // 16, False, 1),
-        (1000, 4000 * GB, False, MAX_WORKERS),
-        (64, 256 * GB, True, 1),
+        (1, 16 * GB, 1),
+        (2, 16 * GB, 2),
+        (64, 256 * GB, 64),
+        (64, GB, GB // MEMORY_PER_WORKER_BYTES),
+        (64, GB // 16, 1),
+        (1000, 4000 * GB, MAX_WORKERS),
     ],
 )
-def test_there_is_a_process_per_core_as_long_as_there_is_memory(cores: int, memory: int, uses_gpu: bool, workers: int) -> None:
-    assert default_workers(cores, memory, uses_gpu=uses_gpu) == workers
+def test_there_is_a_process_per_core_as_long_as_there_is_memory(cores: int, memory: int, workers: int) -> None:
+    assert default_workers(cores, memory) == workers
 
 
 @pytest.mark.parametrize(("cores", "workers", "threads"), [(1, 1, 1), (8, 1, 8), (8, 2, 4), (8, 3, 2), (2, 8, 1)])
@@ -93,8 +95,32 @@ def test_threads_of_all_workers_are_no_more_than_the_cores(cores: int, workers: 
     assert threads_per_worker(cores, workers) == threads
 
 
+@pytest.mark.parametrize(
+    ("num_workers", "cores", "shares"),
+    [
+        (2, {0, 1}, [{0}, {1}]),
+        (2, {3, 5, 8, 9, 11}, [{3, 5}, {8, 9}]),
+        (3, {0, 1}, [{0}, {1}, {0}]),
+        (1, {0, 1}, [{0, 1}]),
+    ],
+)
+def test_each_worker_has_an_equal_share_of_the_cores(num_workers: int, cores: set[int], shares: list[set[int]]) -> None:
+    assert [cores_of_worker(number, num_workers, cores) for number in range(num_workers)] == shares
+
+
 def test_pools_of_libraries_are_bounded_unless_the_operator_did() -> None:
     environ = {"OMP_NUM_THREADS": "3"}
     bound_blas_threads(environ)
     split_texts_where_asked(environ)
     assert environ == {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def test_a_process_with_other_threads_cannot_be_forked_whole() -> None:
+    is_over = threading.Event()
+    thread = threading.Thread(target=is_over.wait)
+    thread.start()
+    try:
+        assert not is_forkable()
+    finally:
+        is_over.set()
+        thread.join()

@@ -27,7 +27,6 @@ def make_publication(**changes: Any) -> Publication:
     fields: dict[str, Any] = {
         "recipe": Recipe.model_validate(RECIPE),
         "graph": b"graph",
-        "opset": 17,
         "tensors": {"inputs": [], "outputs": [], "state": []},
         "face": {"horizon": 2},
         "instances": [{"history": [1, 2]}],

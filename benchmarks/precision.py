@@ -1,0 +1,85 @@
+"""Rows per second of every graph of a folder, on one thread, in turns: whether int8 is worth its loss on this processor.
+
+python -m benchmarks.precision models/sentiment-en/1 200
+python -m benchmarks.precision 64 168     # two untrained LSTM layers of 64 units
+
+Counts the thread's own time, so that others on the machine disturb less; no server, no JSON.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from service.manifest import read_manifest
+from service.runtime import Runtime, open_runtime
+from service.tensors import Tensors
+
+BATCH_SIZES = (1, 4, 16, 32)
+DURATION_S = 4.0
+
+
+def rows_of(runtime: Runtime, num_steps: int, batch_size: int) -> Tensors:
+    """A batch of random rows of so many steps; token ids are small, states are zeros."""
+    random = np.random.default_rng(0)
+    tensors: Tensors = {}
+    for spec in runtime.inputs:
+        shape = [batch_size, *(num_steps if isinstance(size, str) else size for size in spec.shape[1:])]
+        if spec.name == "lengths":
+            tensors[spec.name] = np.full(batch_size, num_steps, np.int64)
+        elif spec.datatype == "INT64":
+            tensors[spec.name] = random.integers(0, 1000, shape)
+        elif len(shape) > 2:
+            tensors[spec.name] = random.uniform(50, 150, shape).astype(np.float32)
+        else:
+            tensors[spec.name] = np.zeros(shape, np.float32)
+    return tensors
+
+
+def measure(runtimes: dict[str, Runtime], rows: Tensors, duration_s: float = DURATION_S) -> dict[str, float]:
+    """Rows per second of each graph: medians of runs that take turns."""
+    times: dict[str, list[float]] = {name: [] for name in runtimes}
+    num_rows = len(next(iter(rows.values())))
+    end = time.perf_counter() + duration_s
+    while time.perf_counter() < end or not times[next(iter(times))]:
+        for name, runtime in runtimes.items():
+            started = time.thread_time()
+            runtime.run(rows)
+            times[name].append(time.thread_time() - started)
+    return {name: num_rows / statistics.median(taken) for name, taken in times.items()}
+
+
+def graphs_of(what: str) -> dict[str, bytes]:
+    """The graphs of a folder by precision; of a number, those of two LSTM layers with so many units."""
+    if not what.isdigit():
+        return {graph.precision: (Path(what) / graph.file).read_bytes() for graph in read_manifest(Path(what)).graphs}
+    from training.int8_graph import measured_tensors, quantize_graph
+    from training.layers.scaling import ScalingConfig
+    from training.network import Network, NetworkSpec
+    from training.onnx_graph import write_graph
+
+    lstm = {"type": "lstm", "units": int(what)}
+    layers = ({**lstm, "return_sequences": True}, lstm, {"type": "dense"})
+    network = Network(NetworkSpec(task="forecast", layers=layers, scaling=ScalingConfig(kind="none")))
+    graph = write_graph(network).SerializeToString()
+    return {
+        "fp32": graph,
+        "int8": quantize_graph(graph, {tensor.values: (-4.0, 4.0) for tensor in measured_tensors(graph)}).payload,
+    }
+
+
+def main(what: str, num_steps: int) -> None:
+    runtimes = {precision: open_runtime(graph, "cpu") for precision, graph in graphs_of(what).items()}
+    first = next(iter(runtimes))
+    for batch_size in BATCH_SIZES:
+        rates = measure(runtimes, rows_of(runtimes[first], num_steps, batch_size))
+        told = ", ".join(f"{name} {rate:.0f} rows/s ({rate / rates[first]:.2f})" for name, rate in rates.items())
+        print(f"batch {batch_size:2}: {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,127 @@
+"""Which graph of a folder runs, and what precision a graph really has. Decides on values: opens nothing, reads no disk.
+
+The manifest says what an int8 graph lost on the test part and what it may lose; the operator says which of the two is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from service.errors import FolderError
+from service.manifest import Graph, Precision
+
+Wish = Literal["auto", "fp32", "int8"]
+
+# ONNX's and onnxruntime's operators that compute with, or unpack, integers of 8 bits and less.
+INT8_OPERATORS = frozenset(
+    (
+        b"ConvInteger",
+        b"DequantizeLinear",
+        b"DynamicQuantizeLSTM",
+        b"DynamicQuantizeLinear",
+        b"DynamicQuantizeMatMul",
+        b"GatherBlockQuantized",
+        b"MatMulInteger",
+        b"MatMulIntegerToFloat",
+        b"MatMulNBits",
+        b"QAttention",
+        b"QGemm",
+        b"QLinearConv",
+        b"QLinearMatMul",
+        b"QuantizeLinear",
+    )
+)
+# Field numbers of onnx.proto.
+_MODEL_GRAPH, _GRAPH_NODE, _NODE_OPERATOR = 7, 1, 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The graph that runs, by its place in the manifest; `note` says why it is another than could be expected."""
+
+    index: int
+    note: str | None = None
+
+
+def choose(graphs: Sequence[Graph], wish: Wish) -> Choice:
+    """The first graph that fits: `auto` takes int8 only where every loss that the manifest tells is inside its bound.
+
+    Raises FolderError where there is none.
+    """
+    first = {graph.precision: index for index, graph in reversed(list(enumerate(graphs)))}
+    if wish in first:
+        return Choice(first[wish])
+    if wish == "int8":
+        return Choice(first["fp32"], "int8 was asked for, the folder has no int8 graph")
+    if wish == "auto" and "int8" in first:
+        why_not = _objection(graphs[first["int8"]])
+        if why_not is None:
+            return Choice(first["int8"])
+        if "fp32" in first:
+            return Choice(first["fp32"], why_not)
+        raise FolderError(f"the folder has no fp32 graph, and {why_not}; SLUICE_PRECISION=int8 serves it all the same")
+    if "fp32" not in first:
+        raise FolderError("the folder has no fp32 graph; SLUICE_PRECISION=int8 serves the int8 one")
+    return Choice(first["fp32"])
+
+
+def precision_of(graph: bytes) -> Precision | None:
+    """What precision an ONNX file has, by its operators; None: it is no ONNX file."""
+    try:
+        operators = {
+            bytes(operator)
+            for body in _fields(memoryview(graph), _MODEL_GRAPH)
+            for node in _fields(body, _GRAPH_NODE)
+            for operator in _fields(node, _NODE_OPERATOR)
+        }
+    except (ValueError, IndexError):
+        return None
+    if not operators:
+        return None
+    return "int8" if operators & INT8_OPERATORS else "fp32"
+
+
+def _objection(graph: Graph) -> str | None:
+    if not graph.loss:
+        return f"the manifest does not tell what {graph.file} loses"
+    worst = [loss for loss in graph.loss if not loss.is_within]
+    if not worst:
+        return None
+    return f"{graph.file} loses more than its bound: " + ", ".join(str(loss) for loss in worst)
+
+
+def _fields(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """The values of one field of a protobuf message, of those that have a length; everything else is stepped over."""
+    place = 0
+    while place < len(message):
+        tag, place = _varint(message, place)
+        kind = tag & 7
+        if kind == 0:
+            _, place = _varint(message, place)
+        elif kind == 1:
+            place += 8
+        elif kind == 5:
+            place += 4
+        elif kind == 2:
+            length, place = _varint(message, place)
+            if place + length > len(message):
+                raise ValueError("a field is longer than its message")
+            if tag >> 3 == wanted:
+                yield message[place : place + length]
+            place += length
+        else:
+            raise ValueError(f"no protobuf: a field of kind {kind}")
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    """A number of 7 bits per byte, and the place behind it."""
+    value = shift = 0
+    while True:
+        byte = message[place]
+        value |= (byte & 127) << shift
+        place += 1
+        if byte < 128:
+            return value, place
+        shift += 7

@@ -1,0 +1,238 @@
+"""An int8 graph from training, served: which graph runs, what is told of it, and that a row in a batch is the row alone."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from rich.console import Console
+
+from service.errors import FolderError
+from service.model import Model, ModelOptions, check_folder, differences, load_model
+from service.precision import Wish, precision_of
+from service.runtime import CUDA, Device, Runtime, open_runtime
+from service.wire import read, write
+from tests.folders import add_int8_graph, edit_manifest, write_forecast_folder
+from tests.serving import client_of, server_process
+from training.__main__ import run
+from training.recipe import parse_recipe
+
+RECIPE = """
+task = "forecast"
+name = "toy"
+[[data.train]]
+builtin = "air-passengers"
+[forecast]
+context_length = 24
+min_length = 12
+horizon = 6
+season_length = 12
+seasonal_lag = 12
+frequencies = ["M"]
+quantiles = [0.1, 0.5, 0.9]
+[scaling]
+kind = "window"
+transform = "log"
+[[layers]]
+type = "lstm"
+units = 12
+[[layers]]
+type = "dense"
+[fit]
+loss = "quantile"
+epochs = 1
+[evaluate]
+baselines = ["seasonal_naive"]
+[quantize]
+max_error_gained = 10.0
+"""
+CPU = ModelOptions(device="cpu")
+
+
+def wished(wish: Wish) -> ModelOptions:
+    return replace(CPU, precision=wish)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with one trained model of two graphs."""
+    path = tmp_path_factory.mktemp("int8")
+    recipe = parse_recipe(RECIPE)
+    run(recipe, path / "toy.toml", data=None, models=path / "models", runs=path / "runs", console=Console(quiet=True))
+    return path / "models"
+
+
+def test_both_graphs_of_a_trained_folder_are_sound(models: Path) -> None:
+    assert check_folder(models / "toy" / "1", CPU) == []
+
+
+async def ask(model: Model, instances: list[Any]) -> Any:
+    """The predictions as a client reads them."""
+    return read(write(await model.predict(instances)))
+
+
+async def test_the_int8_graph_answers_near_the_first_and_alike_alone_and_in_company(models: Path) -> None:
+    folder = models / "toy" / "1"
+    fp32, int8 = await load_model(folder, wished("fp32")), await load_model(folder, wished("int8"))
+    assert [model.graph.precision for model in (fp32, int8)] == ["fp32", "int8"]
+    random = np.random.default_rng(0)
+    instances: list[Any] = [
+        {"history": (10.0**exponent * random.uniform(1, 2, length)).tolist()}
+        for exponent, length in zip((0, 5, -3, 2, 8), (24, 12, 40, 13, 12), strict=True)
+    ]
+    alone = [(await ask(int8, [instance]))[0] for instance in instances]
+    assert differences(await ask(int8, instances), alone, 1e-5, 1e-5) == []
+    assert differences([r[0] for r in await asyncio.gather(*(ask(int8, [i]) for i in instances))], alone, 1e-5, 1e-5) == []
+    expected = await ask(fp32, instances)
+    assert differences(alone, expected, 0, 0.1) == []
+    assert differences(alone, expected, 0, 1e-6) != []
+    await fp32.stop()
+    await int8.stop()
+
+
+def test_a_real_server_runs_the_graph_that_is_wished_and_says_so(models: Path) -> None:
+    example = json.loads((models / "toy" / "1" / "example.json").read_text())
+    digests = {
+        entry["precision"]: entry["sha256"]
+        for entry in json.loads((models / "toy" / "1" / "manifest.json").read_text())["graphs"]
+    }
+    with server_process(models, SLUICE_PRECISION="int8") as server:
+        answer = httpx.post(f"{server.url}/predict", json=example["request"], timeout=30)
+        assert answer.status_code == 200
+        for found, expected in zip(answer.json()["predictions"], example["response"]["predictions"], strict=True):
+            assert found["mean"] == pytest.approx(expected["mean"], rel=0.1)
+            assert found["mean"] != expected["mean"]
+        about = httpx.get(f"{server.url}/models/toy", timeout=30).json()
+        assert (about["precision"], about["graph"]["precision"], about["graph"]["sha256"]) == ("int8", "int8", digests["int8"])
+        assert "precision_note" not in about
+        (info,) = [
+            line for line in httpx.get(f"{server.url}/metrics", timeout=30).text.splitlines() if "sluice_model_info{" in line
+        ]
+        assert 'precision="int8"' in info
+        assert digests["int8"] in info
+        assert "precision=int8" in server.log
+
+
+@pytest.mark.parametrize(
+    ("wish", "change", "precision", "note"),
+    [
+        ("auto", {}, "int8", None),
+        ("fp32", {}, "fp32", None),
+        ("int8", {}, "int8", None),
+        ("auto", {"loss": 0.02}, "fp32", "model.int8.onnx loses more than its bound: mae 2 % (bound 1 %)"),
+        ("int8", {"loss": 0.02}, "int8", None),
+        ("auto", {"loss": None}, "fp32", "the manifest does not tell what model.int8.onnx loses"),
+        # An answer beyond its tolerance, as on a processor that computes otherwise.
+        ("auto", {"tolerance": 1e-9}, "fp32", "model.int8.onnx does not answer the example on this machine: example.json: "),
+    ],
+)
+async def test_the_models_page_says_which_graph_runs_and_why(
+    tmp_path: Path, wish: Wish, change: dict[str, Any], precision: str, note: str | None
+) -> None:
+    add_int8_graph(write_forecast_folder(tmp_path), **change)
+    async with client_of(tmp_path, precision=wish) as client:
+        (about,) = (await client.get("/models")).json()["models"]
+    assert (about["state"], about["precision"]) == ("READY", precision)
+    assert about.get("precision_note", "").startswith(note or "")
+    assert ("precision_note" in about) == (note is not None)
+
+
+async def test_int8_is_wished_for_a_folder_without(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    async with client_of(tmp_path, precision="int8") as client:
+        (about,) = (await client.get("/models")).json()["models"]
+    assert (about["precision"], about["precision_note"]) == ("fp32", "int8 was asked for, the folder has no int8 graph")
+
+
+async def test_an_int8_graph_that_answers_wrongly_is_not_served_to_who_insists(tmp_path: Path) -> None:
+    folder = write_forecast_folder(tmp_path)
+    add_int8_graph(folder, tolerance=1e-9)
+    with pytest.raises(FolderError, match=r"predictions\[0\]"):
+        await load_model(folder, wished("int8"))
+
+
+def swap_files(folder: Path) -> None:
+    """fp32 is declared int8, and the other way round; every hash is right."""
+    graphs = [(folder / name).read_bytes() for name in ("model.int8.onnx", "model.onnx")]
+
+    def edit(manifest: dict[str, Any]) -> None:
+        for entry, graph in zip(manifest["graphs"], graphs, strict=True):
+            (folder / entry["file"]).write_bytes(graph)
+            entry["sha256"] = hashlib.sha256(graph).hexdigest()
+
+    edit_manifest(folder, edit)
+
+
+def say(number: int, precision: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        edit_manifest(folder, lambda manifest: manifest["graphs"][number].update(precision=precision))
+
+    return change
+
+
+@pytest.mark.parametrize("wish", ["auto", "fp32", "int8"])
+@pytest.mark.parametrize(
+    ("lie", "sentences"),
+    [
+        (
+            swap_files,
+            [
+                "model.onnx: it is an int8 graph, the manifest says fp32",
+                "model.int8.onnx: it is an fp32 graph, the manifest says int8",
+            ],
+        ),
+        (say(0, "int8"), ["model.onnx: it is an fp32 graph, the manifest says int8"]),
+        (say(1, "fp32"), ["model.int8.onnx: it is an int8 graph, the manifest says fp32"]),
+    ],
+    ids=["swapped", "fp32 as int8", "int8 as fp32"],
+)
+async def test_a_manifest_that_lies_about_precision_is_refused(
+    tmp_path: Path, wish: Wish, lie: Callable[[Path], None], sentences: list[str]
+) -> None:
+    folder = write_forecast_folder(tmp_path)
+    add_int8_graph(folder)
+    lie(folder)
+    found = await asyncio.to_thread(check_folder, folder, CPU)
+    assert [sentence for sentence in sentences if sentence not in found] == []
+    with pytest.raises(FolderError):
+        await load_model(folder, wished(wish))
+
+
+class OnCuda:
+    """A real graph that says it runs on the GPU."""
+
+    def __init__(self, real: Runtime) -> None:
+        self.requested, self.provider, self.fallback = real.requested, CUDA, real.fallback
+        self.inputs, self.outputs, self.run = real.inputs, real.outputs, real.run
+
+
+async def test_on_a_gpu_fp32_runs_because_int8_operators_do_not(tmp_path: Path) -> None:
+    folder = write_forecast_folder(tmp_path)
+    add_int8_graph(folder)
+    opened: list[str | None] = []
+
+    def open_graph(graph: bytes, device: Device) -> Runtime:
+        opened.append(precision_of(graph))
+        return OnCuda(open_runtime(graph, "cpu"))
+
+    model = await load_model(folder, wished("int8"), open_graph=open_graph)
+    assert opened == ["int8", "fp32", "fp32"]  # the last one on the CPU, beside which the GPU is proven
+    assert model.graph.precision == "fp32"
+    assert model.precision_note == "int8 operators run on the CPU alone, this graph runs on CUDAExecutionProvider"
+    await model.stop()
+
+
+def test_check_looks_at_every_graph(tmp_path: Path) -> None:
+    folder = write_forecast_folder(tmp_path)
+    add_int8_graph(folder, tolerance=1e-9)
+    assert any("predictions[0]" in finding for finding in check_folder(folder, CPU))
+    (folder / "model.int8.onnx").write_bytes(b"junk")
+    assert any(finding.startswith("model.int8.onnx: its sha256 is") for finding in check_folder(folder, CPU))
