@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The public data sets, where they lie beside the checkout; else whatever the caller set, or none.
 export SLUICE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: serve test test-all lint bench schema clean help
+.PHONY: serve test test-all lint bench soak schema clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -37,6 +37,9 @@ test-all: lint  ## every test, the slow ones too
 
 bench: $(VENV)/.test  ## speed beside other servers, all in one run: writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.compare
+
+soak: $(VENV)/.test  ## whether memory stays where it is over 100,000 requests and 50 loads of a model
+	$(BIN)/python -m benchmarks.soak
 
 schema: $(VENV)/.test  ## write models/manifest.schema.json from the reader
 	$(BIN)/python -c 'from service.manifest import manifest_schema; print(manifest_schema(), end="")' > models/manifest.schema.json

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +32,10 @@ class Server:
     ready_s: float
     mark: str
     log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     def members(self, known: Iterable[Process] = ()) -> set[Process]:
         """Every running process of this server."""
@@ -91,6 +96,15 @@ def running(
     finally:
         _end(server, grace_s)
     log.unlink()
+
+
+@contextmanager
+def sluice(models: Path, **settings: str) -> Iterator[Server]:
+    """Run Sluice itself on a models folder, with one worker where SLUICE_WORKERS does not say otherwise."""
+    port = free_port()
+    env = {"SLUICE_PORT": str(port), "SLUICE_MODELS": str(models.resolve()), "SLUICE_DEVICE": "cpu", "SLUICE_WORKERS": "1"}
+    with running("Sluice", [sys.executable, "-m", "service"], port, env | settings) as server:
+        yield server
 
 
 def _end(server: Server, grace_s: float) -> None:

@@ -21,13 +21,14 @@ from service.errors import ServiceError, StartError
 from service.logs import set_up_logs
 from service.machine import (
     bound_blas_threads,
-    bound_tokenizer_threads,
     default_workers,
     is_forkable,
     memory_bytes,
     num_cores,
+    split_texts_where_asked,
     threads_per_worker,
 )
+from service.memory import settle_heap
 from service.settings import Settings, environment_name, read_settings, settings_table
 from service.workers import CANNOT_START, ENDINGS, Reason, Supervisor, shared_folder
 
@@ -130,6 +131,8 @@ def _serve(args: argparse.Namespace) -> int:
     if not settings.models.is_dir():
         raise StartError(f"there is no models folder {settings.models}; SLUICE_MODELS says where it lies")
     bound_blas_threads(os.environ)  # before numpy is imported
+    split_texts_where_asked(os.environ)
+    settle_heap()
     from service.runtime import may_use_gpu
 
     shares_models = is_forkable() and not may_use_gpu(settings.device)
@@ -137,7 +140,6 @@ def _serve(args: argparse.Namespace) -> int:
     # than several small ones, too.
     workers = settings.workers or (default_workers(num_cores(), memory_bytes()) if shares_models else 1)
     threads = settings.num_threads or threads_per_worker(num_cores(), workers)
-    bound_tokenizer_threads(os.environ, threads)
     settings = settings.model_copy(update={"workers": workers, "num_threads": threads})
     if workers == 1:
         os.environ.pop(METRICS_DIR_NAME, None)

@@ -26,7 +26,9 @@ from service.api.predict import predict_routes
 from service.api.schemas import Problem
 from service.batching import Limits
 from service.errors import MalformedRequest, ServiceError, StartError
+from service.lag import LagWatch
 from service.machine import num_cores, threads_per_worker
+from service.memory import give_back_at_rest
 from service.metrics import FLUSH_EVERY_S, Metrics
 from service.model import ModelOptions
 from service.repository import Opened, Repository
@@ -73,10 +75,14 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What is read on threads holds the GIL for the most part: more of them than cores would only delay the event loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, options.num_workers), "reader"))
-        tasks = [asyncio.create_task(_load(repository, on_loaded, on_failed)), asyncio.create_task(_flush_now_and_then(metrics))]
+        forever = (_flush_now_and_then(metrics), give_back_at_rest())
+        tasks = [asyncio.create_task(each) for each in (_load(repository, on_loaded, on_failed), *forever)]
+        watch = LagWatch(metrics.loop_was_late)
+        watch.start()
         try:
             yield
         finally:
+            watch.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -32,6 +32,7 @@ from service.tasks.rows import TensorRows
 from service.tensors import Item, Signature, Tensors, TensorSpec, collate, split
 from service.tokenization import load_tokenizer
 from service.tuning import Tuning, settled, tune
+from service.turns import Turns
 from service.wire import read, write
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Model:
         self.options = options
         self.tuning = tuning
         self._task = parts.task
+        self._turns = Turns()
         self._observer: ModelObserver = observer or SilentModelObserver()
         self.batcher: Batcher[Tensors, Tensors] = Batcher(
             self._run, options.limits, options.num_workers, clock, self._observer, name=f"{self.name}/{self.version}"
@@ -135,6 +137,8 @@ class Model:
         dialogue = self._task.dialogue(instances, parameters, is_plain=is_plain)
         # A large request would hold up every other one while its numbers are read: it is read on a thread.
         is_heavy = self._task.is_heavy(instances, parameters)
+        if not is_heavy and self._turns.is_over():
+            await self._turns.next()
         started = time.perf_counter()
         said = await asyncio.to_thread(_say, dialogue, None) if is_heavy else _say(dialogue, None)
         self._observer.encoded(time.perf_counter() - started, [n for item in said.items or () for n in item.lengths])

@@ -48,6 +48,10 @@ class ManualClock:
                 alarm.callback()
         self._now = end
 
+    def stall(self, seconds: float) -> None:
+        """Let time pass in which nobody sets off alarms: those that it passes are late."""
+        self._now += seconds
+
     @property
     def num_alarms(self) -> int:
         return sum(not alarm.is_cancelled for _, _, alarm in self._alarms)

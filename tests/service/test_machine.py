@@ -12,12 +12,12 @@ from service.machine import (
     MAX_WORKERS,
     MEMORY_PER_WORKER_BYTES,
     bound_blas_threads,
-    bound_tokenizer_threads,
     cores_of_worker,
     default_workers,
     is_forkable,
     memory_bytes,
     num_cores,
+    split_texts_where_asked,
     threads_per_worker,
 )
 
@@ -111,8 +111,8 @@ def test_each_worker_has_an_equal_share_of_the_cores(num_workers: int, cores: se
 def test_pools_of_libraries_are_bounded_unless_the_operator_did() -> None:
     environ = {"OMP_NUM_THREADS": "3"}
     bound_blas_threads(environ)
-    bound_tokenizer_threads(environ, 2)
-    assert environ == {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "2"}
+    split_texts_where_asked(environ)
+    assert environ == {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def test_a_process_with_other_threads_cannot_be_forked_whole() -> None:

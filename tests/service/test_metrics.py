@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from service.metrics import OUTCOMES, REASONS, Metrics
 from tests.folders import write_forecast_folder, write_text_folder
-from tests.serving import client_of
+from tests.serving import PATIENCE_S, client_of
 
 Samples = Mapping[str, float]
 
@@ -216,3 +217,10 @@ async def test_promtool_has_nothing_to_say_about_the_metrics(client: httpx.Async
     text = (await client.get("/metrics")).content
     found = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)  # noqa: ASYNC221
     assert (found.returncode, found.stdout + found.stderr) == (0, b"")
+
+
+async def test_the_event_loop_tells_how_late_it_is(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while (samples := await scrape(client))["sluice_event_loop_lag_seconds_count"] == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert samples["sluice_event_loop_lag_seconds_sum"] >= 0
