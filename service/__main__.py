@@ -84,7 +84,7 @@ def _settings(_: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from service.model import check_folder
+    from service.loading import check_folder
     from service.runtime import require_runtime
 
     require_runtime()

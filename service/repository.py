@@ -16,18 +16,10 @@ from typing import Any, Literal, Protocol
 
 from service.batching import Clock
 from service.errors import FolderError, ModelNotFound, ModelNotReady, StartError
+from service.folder import Examined, ModelOptions, OpenRuntime, examine
+from service.loading import load_model, measured
 from service.manifest import MANIFEST_FILE
-from service.model import (
-    Examined,
-    Model,
-    ModelObserver,
-    ModelOptions,
-    OpenRuntime,
-    SilentModelObserver,
-    examine,
-    load_model,
-    measured,
-)
+from service.model import Model, ModelObserver, SilentModelObserver
 from service.runtime import open_runtime
 
 log = logging.getLogger(__name__)

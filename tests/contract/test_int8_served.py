@@ -16,7 +16,9 @@ import pytest
 from rich.console import Console
 
 from service.errors import FolderError
-from service.model import Model, ModelOptions, check_folder, differences, load_model
+from service.folder import ModelOptions
+from service.loading import check_folder, differences, load_model
+from service.model import Model
 from service.precision import Wish, precision_of
 from service.runtime import CUDA, Device, Runtime, open_runtime
 from service.wire import read, write

@@ -17,7 +17,8 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from service.model import ModelOptions, check_folder, load_model
+from service.folder import ModelOptions
+from service.loading import check_folder, load_model
 from tests.keras_models import QUIET, functional, keras, predicted, saved, saved_by_keras_2, sequential
 from tests.serving import server_process
 from training.import_keras import import_keras, read_options

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from service.model import check_folder
+from service.loading import check_folder
 from service.tokenization import load_tokenizer
 from training.__main__ import run
 from training.layers.preprocessing import Normalization

@@ -13,7 +13,9 @@ from tokenizers import Tokenizer
 
 from service.batching import Limits
 from service.errors import DeadlineExceeded, FolderError, InferenceFailed, InvalidInput, Overloaded, StartError
-from service.model import Model, ModelOptions, SilentModelObserver, check_folder, differences, load_model
+from service.folder import ModelOptions
+from service.loading import check_folder, differences, load_model
+from service.model import Model, SilentModelObserver
 from service.runtime import Device, Runtime, open_runtime
 from service.tensors import Signature, Tensors
 from service.wire import read, write
@@ -288,7 +290,7 @@ async def test_under_auto_the_cpu_answers_in_its_place_and_everybody_is_told(
     model = await load_model(folder, ModelOptions(device="auto"), open_graph=open_device(reads_padding))
     assert (model.summary["provider"], model.summary["device"]) == ("CPUExecutionProvider", "auto")
     assert model.summary["fallback"].startswith("CUDAExecutionProvider answers wrongly: output ")
-    [warning] = [record.getMessage() for record in caplog.records if record.name == "service.model"]
+    [warning] = [record.getMessage() for record in caplog.records if record.name == "service.folder"]
     assert warning.startswith("the device is not used for this model, the CPU is: CUDAExecutionProvider answers wrongly")
     example = json.loads((folder / "example.json").read_text())
     found = await ask(model, example["request"]["instances"])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import ModelNotFound, ModelNotReady, StartError
-from service.model import Model, ModelObserver, ModelOptions, SilentModelObserver
+from service.folder import ModelOptions
+from service.model import Model, ModelObserver, SilentModelObserver
 from service.repository import Repository, open_folders
 from service.runtime import Device, Runtime, open_runtime
 from tests.folders import edit_manifest, write_forecast_folder, write_tensor_folder, write_text_folder
