@@ -24,13 +24,13 @@ from service.api.middleware import Edge
 from service.api.operations import describe_errors, operations_router
 from service.api.predict import predict_routes
 from service.api.schemas import Problem
-from service.batching import Limits
 from service.errors import MalformedRequest, ServiceError, StartError
 from service.folder import ModelOptions
 from service.lag import LagWatch
 from service.machine import num_cores, threads_per_worker
 from service.memory import give_back_at_rest
 from service.metrics import FLUSH_EVERY_S, Metrics
+from service.planning import Limits
 from service.repository import Opened, Repository
 from service.runtime import GpuOptions, open_runtime, require_runtime
 from service.settings import Settings

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.batching import Limits
 from service.errors import FolderError
 from service.manifest import MANIFEST_FILE, Graph, Manifest, read_manifest
 from service.manifest import Tensor as TensorEntry
+from service.planning import Limits
 from service.precision import Wish, choose, precision_of
 from service.proof import disagreement
 from service.runtime import CPU, Device, FallenBack, Runtime, open_runtime

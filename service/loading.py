@@ -13,11 +13,12 @@ from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.batching import Clock, Limits
+from service.batching import Clock
 from service.errors import FolderError, ServiceError
 from service.folder import Examined, ModelOptions, OpenRuntime, Parts, examine, manifest_findings, num_steps, read_file
 from service.manifest import Tolerance, read_manifest
 from service.model import Model, ModelObserver
+from service.planning import Limits
 from service.runtime import CPU, open_runtime
 from service.tasks.base import ItemLimits, Task
 from service.tasks.classify import Classify

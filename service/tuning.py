@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from service.batching import Limits
 from service.costs import BATCH_MS, CostModel
 from service.errors import ServiceError
+from service.planning import Limits
 from service.runtime import CPU, CUDA, Runtime
 from service.synthetic import MAX_ROWS, USUAL_STEPS, synthetic
 from service.tensors import Signature, Tensors

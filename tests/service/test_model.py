@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto, helper
 from tokenizers import Tokenizer
 
-from service.batching import Limits
 from service.errors import DeadlineExceeded, FolderError, InferenceFailed, InvalidInput, Overloaded, StartError
 from service.folder import ModelOptions
 from service.loading import check_folder, differences, load_model
 from service.model import Model, SilentModelObserver
+from service.planning import Limits
 from service.runtime import Device, Runtime, open_runtime
 from service.tensors import Signature, Tensors
 from service.wire import read, write

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from service.batching import Limits
 from service.costs import CostModel
 from service.errors import InferenceFailed
+from service.planning import Limits
 from service.runtime import CPU, CUDA
 from service.synthetic import MAX_ROWS
 from service.tensors import LENGTHS, Signature, Tensors, TensorSpec
