@@ -74,7 +74,7 @@ async def _rate(batcher: Batcher[Tensors, Tensors], key: Key, options: argparse.
         nonlocal num_rows
         while time.perf_counter() < ends:
             steps = int(random.integers(options.shortest, options.longest, endpoint=True))
-            await batcher.submit({"history": values[:, :steps]}, steps=steps, key=key(steps))  # type: ignore[arg-type]
+            await batcher.submit({"history": values[:, :steps]}, steps=steps, key=key(steps))
             num_rows += 1
 
     started = time.perf_counter()
