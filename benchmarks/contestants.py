@@ -15,6 +15,7 @@ from benchmarks.questions import Instance
 from benchmarks.results import Entry, Family
 from benchmarks.rivals import RIVALS, Rival
 from benchmarks.rivals.environments import NotInstalledError, environment, is_complete, versions
+from benchmarks.servers import sluice_command
 from benchmarks.summary import ECHO
 from service.machine import num_cores
 
@@ -49,11 +50,10 @@ class Contestant:
 
 
 def sluice(num_processes: int) -> Contestant:
-    """Sluice as it comes: the models folder, the processes and where to listen are all that is set."""
+    """Sluice as it comes."""
 
     def command(folder: Path, port: int) -> Command:
-        settings = {"MODELS": folder.parent.parent, "PORT": port, "WORKERS": num_processes, "DEVICE": "cpu"}
-        return [sys.executable, "-m", "service"], {f"SLUICE_{name}": str(value) for name, value in settings.items()}
+        return sluice_command(folder.parent.parent, port, num_processes)
 
     return Contestant(_named("Sluice", num_processes), "sluice", num_processes, command, _own_body, sluice_predictions)
 

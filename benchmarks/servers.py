@@ -98,12 +98,18 @@ def running(
     log.unlink()
 
 
+def sluice_command(models: Path, port: int, num_processes: int = 1) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of Sluice itself as it comes: where the models lie and how it is asked are all that is set."""
+    settings = {"MODELS": models.resolve(), "PORT": port, "WORKERS": num_processes, "DEVICE": "cpu"}
+    return [sys.executable, "-m", "service"], {f"SLUICE_{name}": str(value) for name, value in settings.items()}
+
+
 @contextmanager
 def sluice(models: Path, **settings: str) -> Iterator[Server]:
     """Run Sluice itself on a models folder, with one worker where SLUICE_WORKERS does not say otherwise."""
     port = free_port()
-    env = {"SLUICE_PORT": str(port), "SLUICE_MODELS": str(models.resolve()), "SLUICE_DEVICE": "cpu", "SLUICE_WORKERS": "1"}
-    with running("Sluice", [sys.executable, "-m", "service"], port, env | settings) as server:
+    command, env = sluice_command(models, port)
+    with running("Sluice", command, port, env | settings) as server:
         yield server
 
 
