@@ -29,8 +29,6 @@ RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sluice
 COPY --from=build /opt/sluice /opt/sluice
 COPY models /app/models
 WORKDIR /app
-# glibc keeps freed memory in an arena per thread, eight per core: two are enough for few threads that compute.
-ENV MALLOC_ARENA_MAX=2
 ENV PATH=/opt/sluice/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

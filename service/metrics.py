@@ -155,7 +155,10 @@ class Metrics:
 
         self.http_requests = counter("http_requests_total", "HTTP requests answered.", "method", "route", "status")
         self.http_duration = histogram(
-            "http_request_duration_seconds", "Time from the first byte of a request to the last of its answer.", "method", "route"
+            "http_request_duration_seconds",
+            "Time to answer; at the predicting doors a small body counts from its last byte.",
+            "method",
+            "route",
         )
         self.http_in_flight = gauge("http_requests_in_flight", "HTTP requests being answered now.", "route")
         self.http_request_size = histogram("http_request_size_bytes", "Size of request bodies.", "route", buckets=BYTES)

@@ -99,7 +99,6 @@ async def served(door: Door, **options: Any) -> AsyncIterator[tuple[uvicorn.Serv
         edge, http=Protocol, lifespan="off", log_config=None, access_log=False, proxy_headers=False, **options
     )
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         task = asyncio.create_task(server.serve([listening]))
         try:
