@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from service.tensors import Array
+from service.runtime.tensors import Array
 
 TOLERANCE = 1e-4
 

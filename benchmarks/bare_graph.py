@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.questions import Instance
-from service.runtime import open_runtime
-from service.tensors import Array, Tensors
-from service.tokenization import load_tokenizer
+from service.runtime.onnx_runtime import open_runtime
+from service.runtime.tensors import Array, Tensors
+from service.tasks.tokenization import load_tokenizer
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
 

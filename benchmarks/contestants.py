@@ -17,7 +17,7 @@ from benchmarks.rivals import RIVALS, Rival
 from benchmarks.rivals.environments import NotInstalledError, environment, is_complete, versions
 from benchmarks.servers import sluice_command
 from benchmarks.summary import ECHO
-from service.machine import num_cores
+from service.process.machine import num_cores
 
 HAND_WRITTEN = "hand-written"
 READY_TIMEOUT_S = 180.0

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from service.batching import Batcher
 from service.manifest import Manifest, read_manifest
-from service.planning import Limits
-from service.runtime import open_runtime
-from service.tensors import Signature, Tensors, TensorSpec, collate, split
-from service.tuning import settled, tune
+from service.runtime.onnx_runtime import open_runtime
+from service.runtime.tensors import Signature, Tensors, TensorSpec, collate, split
+from service.scheduling.batching import Batcher
+from service.scheduling.planning import Limits
+from service.scheduling.tuning import settled, tune
 
 NUM_CALLERS = 64
 Key = Callable[[int], object]

@@ -20,10 +20,10 @@ import numpy as np
 
 from service.errors import ServiceError, StartError
 from service.manifest import Manifest, read_manifest
-from service.proof import disagreement
-from service.runtime import CPU, Device, GpuOptions, Runtime, open_runtime
-from service.synthetic import USUAL_STEPS, synthetic
-from service.tensors import Signature, TensorSpec
+from service.models.device_check import disagreement
+from service.runtime.onnx_runtime import CPU, Device, GpuOptions, Runtime, open_runtime
+from service.runtime.synthetic import USUAL_STEPS, synthetic
+from service.runtime.tensors import Signature, TensorSpec
 
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024)
 MIN_RUNS, MAX_RUNS = 3, 2000

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.servers import ROOT
-from service.machine import num_cores
+from service.process.machine import num_cores
 
 LIBRARIES = ("fastapi", "httptools", "numpy", "onnxruntime", "pydantic", "tokenizers", "uvicorn", "uvloop")
 

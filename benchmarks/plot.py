@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.cases import Case
 from benchmarks.results import Entry, Family, Measurement, Results
 from benchmarks.summary import Summary
-from training.plots import STYLE
+from training.reporting.plots import STYLE
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; the darker of two has more processes.
 COLOURS: dict[Family, tuple[str, ...]] = {

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from service.manifest import read_manifest
-from service.runtime import Runtime, open_runtime
-from service.tensors import Tensors
+from service.runtime.onnx_runtime import Runtime, open_runtime
+from service.runtime.tensors import Tensors
 
 BATCH_SIZES = (1, 4, 16, 32)
 DURATION_S = 4.0
@@ -57,10 +57,10 @@ def graphs_of(what: str) -> dict[str, bytes]:
     """The graphs of a folder by precision; of a number, those of two LSTM layers with so many units."""
     if not what.isdigit():
         return {graph.precision: (Path(what) / graph.file).read_bytes() for graph in read_manifest(Path(what)).graphs}
-    from training.int8_graph import measured_tensors, quantize_graph
+    from training.export.graph import write_graph
+    from training.export.int8_graph import measured_tensors, quantize_graph
     from training.layers.scaling import ScalingConfig
-    from training.network import Network, NetworkSpec
-    from training.onnx_graph import write_graph
+    from training.network.network import Network, NetworkSpec
 
     lstm = {"type": "lstm", "units": int(what)}
     layers = ({**lstm, "return_sequences": True}, lstm, {"type": "dense"})

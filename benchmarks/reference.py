@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from benchmarks.servers import ROOT
-from training.evaluate import Graph
-from training.forecast import format_forecast
-from training.network import Network, NetworkSpec
-from training.onnx_graph import graph_tensors, write_graph
-from training.publish import Publication, publish
-from training.verify import verify
+from training.export.answers import format_forecast
+from training.export.graph import graph_tensors, write_graph
+from training.export.publish import Publication, publish
+from training.export.verify import verify
+from training.network.network import Network, NetworkSpec
+from training.scoring.evaluate import Graph
 
 MODELS = ROOT / "benchmarks" / ".work" / "models"
 NAME, SEED = "lstm-2x64", 1

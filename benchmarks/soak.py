@@ -79,9 +79,9 @@ def _reload(folder: Path, times: int) -> list[Sample]:
 
 
 async def _load_and_drop(folder: Path, times: int) -> list[Sample]:
-    from service.folder import ModelOptions
-    from service.loading import load_model
-    from service.memory import give_back, settle_heap
+    from service.models.folder import ModelOptions
+    from service.models.loading import load_model
+    from service.process.memory import give_back, settle_heap
 
     settle_heap()
     bodies = Bodies(folder.parent.parent)

@@ -25,11 +25,11 @@ from rich.console import Console
 
 from training.data.series import read_series, sample_windows
 from training.data.texts import encode, learn_tokenizer, read_texts
-from training.fit import fit
-from training.forecast import network_spec
-from training.losses import Batch, LossFunction, classify_loss, forecast_loss
-from training.network import Network, NetworkSpec
+from training.fitting.fit import fit
+from training.fitting.losses import Batch, LossFunction, classify_loss, forecast_loss
+from training.network.network import Network, NetworkSpec
 from training.recipe import Fit, Recipe, find_recipe, read_recipe
+from training.runs.forecast import network_spec
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.servers import ROOT
-from service.runtime import open_runtime
+from service.runtime.onnx_runtime import open_runtime
 from training.data.sources import read
 from training.recipe import Source
 

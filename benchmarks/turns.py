@@ -23,7 +23,7 @@ from benchmarks.open_loop import OpenLoad, open_loop
 from benchmarks.questions import Instance
 from benchmarks.results import Failure, Measurement, Start
 from benchmarks.servers import ROOT, Server, free_port, running
-from service.tensors import Tensors
+from service.runtime.tensors import Tensors
 
 WARM_UP_S = 1
 WARM_UP_CONNECTIONS = 64

@@ -20,7 +20,7 @@ from types import FrameType
 
 import service.app
 from service.__main__ import main
-from service.lag import LagWatch
+from service.observability.loop_lag import LagWatch
 
 STALL_S = 0.01
 LOOK_EVERY_S = 0.002

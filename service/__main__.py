@@ -18,8 +18,8 @@ from pathlib import Path
 
 from service import __version__
 from service.errors import ServiceError, StartError
-from service.logs import set_up_logs
-from service.machine import (
+from service.observability.logs import set_up_logs
+from service.process.machine import (
     bound_blas_threads,
     default_workers,
     is_forkable,
@@ -28,11 +28,11 @@ from service.machine import (
     split_texts_where_asked,
     threads_per_worker,
 )
-from service.memory import settle_heap
+from service.process.memory import settle_heap
+from service.process.supervisor import CANNOT_START, ENDINGS, Reason, Supervisor, shared_folder
 from service.settings import Settings, environment_name, read_settings, settings_table
-from service.workers import CANNOT_START, ENDINGS, Reason, Supervisor, shared_folder
 
-# Read by prometheus_client when it is imported, so it must be settled before service.metrics is.
+# Read by prometheus_client when it is imported, so it must be settled before service.observability.metrics is.
 METRICS_DIR_NAME = "PROMETHEUS_MULTIPROC_DIR"
 
 log = logging.getLogger("service")
@@ -84,8 +84,8 @@ def _settings(_: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from service.loading import check_folder
-    from service.runtime import require_runtime
+    from service.models.loading import check_folder
+    from service.runtime.onnx_runtime import require_runtime
 
     require_runtime()
     folder: Path = args.folder
@@ -133,7 +133,7 @@ def _serve(args: argparse.Namespace) -> int:
     bound_blas_threads(os.environ)  # before numpy is imported
     split_texts_where_asked(os.environ)
     settle_heap()
-    from service.runtime import may_use_gpu
+    from service.runtime.onnx_runtime import may_use_gpu
 
     shares_models = is_forkable() and not may_use_gpu(settings.device)
     # Where each process would load every model for itself, one has to be asked for more. A GPU runs one large batch faster
@@ -160,8 +160,8 @@ def _serve_alone(settings: Settings) -> int:
 
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
     from service.app import model_options
-    from service.metrics import forget_worker, restart_counter
-    from service.repository import open_folders
+    from service.models.repository import open_folders
+    from service.observability.metrics import forget_worker, restart_counter
     from service.server import Service, grace_s, work
 
     class Observer:

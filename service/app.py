@@ -25,14 +25,14 @@ from service.api.operations import describe_errors, operations_router
 from service.api.predict import predict_routes
 from service.api.schemas import Problem
 from service.errors import MalformedRequest, ServiceError, StartError
-from service.folder import ModelOptions
-from service.lag import LagWatch
-from service.machine import num_cores, threads_per_worker
-from service.memory import give_back_at_rest
-from service.metrics import FLUSH_EVERY_S, Metrics
-from service.planning import Limits
-from service.repository import Opened, Repository
-from service.runtime import GpuOptions, open_runtime, require_runtime
+from service.models.folder import ModelOptions
+from service.models.repository import Opened, Repository
+from service.observability.loop_lag import LagWatch
+from service.observability.metrics import FLUSH_EVERY_S, Metrics
+from service.process.machine import num_cores, threads_per_worker
+from service.process.memory import give_back_at_rest
+from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
+from service.scheduling.planning import Limits
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -19,16 +19,16 @@ from typing import Any
 import uvicorn
 
 from service import __version__
+from service.api.fast_path import Protocol
 from service.app import create_app
-from service.connections import Slot, take_over
 from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
-from service.logs import set_up_logs
-from service.machine import cores_of_worker
-from service.memory import settle_heap
-from service.protocol import Protocol
-from service.repository import Opened, Repository
+from service.models.repository import Opened, Repository
+from service.observability.logs import set_up_logs
+from service.process.connections import Slot, take_over
+from service.process.machine import cores_of_worker
+from service.process.memory import settle_heap
+from service.process.supervisor import CANNOT_START, Seat
 from service.settings import Settings
-from service.workers import CANNOT_START, Seat
 
 BACKLOG = 2048
 # Longer than the 60 s after which load balancers drop idle connections, so that never we close one just as it is used.

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from service.batching import Reason
-from service.runtime import Device
-from service.tensors import Signature, Tensors, TensorSpec
+from service.runtime.onnx_runtime import Device
+from service.runtime.tensors import Signature, Tensors, TensorSpec
+from service.scheduling.batching import Reason
 
 T = TypeVar("T")
 PATIENCE_S = 20.0

@@ -21,7 +21,7 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 
-from training.int8_graph import measured_tensors, quantize_graph
+from training.export.int8_graph import measured_tensors, quantize_graph
 
 OPSET = 17
 Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Imports point down, one outside library lives in one file, and the service needs no torch."""
+"""What each folder may import: one rule per folder, of the service and of training. Arrows point one way, without circles."""
 
 from __future__ import annotations
 
@@ -10,47 +10,65 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# From the roof to the floor: a module imports only what stands below its own row.
-ROWS = (
-    ("service.__main__",),
-    ("service.server",),
-    ("service.protocol",),
-    ("service.app", "service.workers", "service.logs"),
-    ("service.machine", "service.connections", "service.memory"),
-    ("service.api.predict", "service.api.operations"),
-    ("service.api.direct", "service.api.middleware", "service.api.schemas"),
-    ("service.api.errors", "service.metrics"),
-    ("service.repository",),
-    ("service.loading", "service.lag"),
-    ("service.model",),
-    ("service.folder",),
-    ("service.tuning", "service.tasks.forecast", "service.tasks.classify", "service.tasks.rows"),
-    ("service.batching", "service.tasks.history", "service.proof"),
-    ("service.tasks.base", "service.precision"),
-    ("service.tokenization", "service.runtime", "service.manifest", "service.frequencies", "service.synthetic"),
-    ("service.tensors", "service.settings"),
-    ("service.planning", "service.wire", "service.turns"),
-    ("service.errors", "service.costs"),
-    ("service", "service.api", "service.tasks"),
-)
-LEVEL = {module: len(ROWS) - number for number, row in enumerate(ROWS) for module in row}
+
+# Everybody in the service may import these; they import one another from right to left only.
+LEAVES = ("service.manifest", "service.wire", "service.clock", "service.errors", "service")
+# Folder (or file beside the folders) → the folders that it may import, leaves not counted. Whoever adds a folder adds its rule.
+SERVICE_RULES: dict[str, set[str]] = {
+    "service.__main__": {"service.server", "service.app", "service.models", "service.observability", "service.process"}
+    | {"service.runtime", "service.settings"},
+    "service.server": {"service.app", "service.api", "service.models", "service.observability", "service.process"}
+    | {"service.settings"},
+    "service.app": {"service.api", "service.models", "service.scheduling", "service.runtime", "service.observability"}
+    | {"service.process", "service.settings"},
+    "service.api": set(),
+    "service.observability": set(),
+    "service.models": {"service.tasks", "service.scheduling", "service.sequences", "service.runtime"},
+    "service.tasks": {"service.runtime"},
+    "service.scheduling": {"service.runtime"},
+    "service.sequences": {"service.runtime"},
+    "service.runtime": set(),
+    "service.process": set(),
+    "service.settings": set(),
+}
+TRAINING_RULES: dict[str, set[str]] = {
+    "training.__main__": {"training.runs", "training.importers", "training.summary", "training.reporting", "training.export"}
+    | {"training.fitting", "training.layers", "training.network", "training.data", "training.recipe"},
+    "training.summary": {"training.runs", "training.importers", "training.network", "training.layers", "training.data"}
+    | {"training.recipe"},
+    "training.runs": {"training.export", "training.fitting", "training.scoring", "training.reporting", "training.network"}
+    | {"training.layers", "training.data", "training.recipe"},
+    "training.importers": {"training.export", "training.scoring", "training.network", "training.layers", "training.recipe"},
+    "training.reporting": {"training.export", "training.fitting", "training.scoring", "training.network"},
+    "training.export": {"training.scoring", "training.network", "training.graph", "training.data", "training.recipe"},
+    "training.fitting": {"training.network", "training.recipe"},
+    "training.scoring": {"training.data", "training.recipe"},
+    "training.network": {"training.layers", "training.graph"},
+    "training.layers": {"training.graph"},
+    "training.graph": set(),
+    "training.data": {"training.recipe"},
+    "training.recipe": set(),
+    "training.errors": set(),
+}
 # The library → the only files that import it.
 HOMES = {
-    "onnxruntime": {"service.runtime"},
+    "onnxruntime": {"service.runtime.onnx_runtime"},
     "orjson": {"service.wire"},
-    "tokenizers": {"service.tokenization"},
-    "prometheus_client": {"service.metrics"},
+    "tokenizers": {"service.tasks.tokenization"},
+    "prometheus_client": {"service.observability.metrics"},
     "pydantic_settings": {"service.settings"},
-    "uvicorn": {"service.server", "service.protocol"},
+    "uvicorn": {"service.server", "service.api.fast_path"},
 }
-# Beside what the rows say: who may not even look down at some rooms.
-FORBIDDEN = {
-    "service.api": {"numpy", "onnxruntime", "prometheus_client", "service.metrics", "service.runtime", "service.settings"},
-    "service.planning": {"asyncio", "threading", "time", "numpy", "logging"},
-    "service.batching": {"fastapi", "starlette", "onnxruntime", "prometheus_client", "numpy"},
-    "service.tensors": {"asyncio", "threading", "logging", "time", "pathlib"},
+# Libraries that a folder does without, though the service has them.
+WITHOUT = {
+    "service.api": {"numpy", "onnxruntime", "prometheus_client"},
+    "service.models": {"fastapi", "starlette", "prometheus_client"},
+    "service.scheduling.planning": {"asyncio", "threading", "time", "numpy", "logging"},
+    "service.scheduling": {"fastapi", "starlette", "onnxruntime", "prometheus_client"},
+    "service.runtime.tensors": {"asyncio", "threading", "logging", "time", "pathlib"},
     "service.runtime": {"asyncio"},
-    "service.tasks": {"asyncio", "threading", "time", "pathlib"},
+    "service.tasks": {"asyncio", "threading", "time"},
+    "service.process": {"fastapi", "numpy", "onnxruntime", "uvicorn"},
     "service.errors": {"fastapi", "starlette", "http"},
 }
 
@@ -63,6 +81,10 @@ def modules(package: str) -> dict[str, Path]:
     return found
 
 
+SERVICE = modules("service")
+TRAINING = modules("training")
+
+
 def imports_of(path: Path) -> set[str]:
     """Every module that a file imports, also inside functions."""
     found = set()
@@ -72,21 +94,45 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
             assert node.module is not None
-            found.add(node.module)
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            submodules = {name for name in names if name in SERVICE or name in TRAINING}
+            found |= submodules if len(submodules) == len(names) else submodules | {node.module}
         elif isinstance(node, ast.Call) and "import_module" in ast.dump(node.func):
             found |= {str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)}
     return found
 
 
-SERVICE = modules("service")
+def folder_of(module: str) -> str:
+    """The folder of the package that a module lies in, or the module itself where it stands beside the folders."""
+    return ".".join(module.split(".")[:2])
 
 
-@pytest.mark.parametrize("module", SERVICE)
-def test_imports_point_down(module: str) -> None:
-    assert module in LEVEL, "a new room: give it its row"
-    for imported in imports_of(SERVICE[module]):
-        if imported.split(".")[0] == "service":
-            assert LEVEL[imported] < LEVEL[module], f"{module} imports {imported}"
+@pytest.mark.parametrize("module", [*SERVICE, *TRAINING])
+def test_a_folder_imports_what_its_rule_allows(module: str) -> None:
+    package, folder = module.split(".")[0], folder_of(module)
+    leaves, rules = (LEAVES, SERVICE_RULES) if package == "service" else (("training", "training.errors"), TRAINING_RULES)
+    allowed = {*leaves[leaves.index(folder) + 1 :]} if folder in leaves else {*leaves, folder, *rules[folder]}
+    for imported in imports_of((SERVICE | TRAINING)[module]):
+        if imported.split(".")[0] == package:
+            assert folder_of(imported) in allowed, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("rules", [SERVICE_RULES, TRAINING_RULES], ids=["service", "training"])
+def test_no_two_folders_may_import_each_other(rules: dict[str, set[str]]) -> None:
+    remaining = {folder: set(allowed) for folder, allowed in rules.items()}
+    while remaining:
+        floor = {folder for folder, allowed in remaining.items() if not allowed & remaining.keys()}
+        assert floor, f"a circle among {sorted(remaining)}"
+        remaining = {folder: allowed for folder, allowed in remaining.items() if folder not in floor}
+
+
+@pytest.mark.parametrize("package", [SERVICE, TRAINING], ids=["service", "training"])
+def test_no_files_import_each_other_in_a_circle(package: dict[str, Path]) -> None:
+    remaining = {module: imports_of(path) & package.keys() - {module} for module, path in package.items()}
+    while remaining:
+        floor = {module for module, imported in remaining.items() if not imported & remaining.keys()}
+        assert floor, f"a circle among {sorted(remaining)}"
+        remaining = {module: imported for module, imported in remaining.items() if module not in floor}
 
 
 @pytest.mark.parametrize("library", HOMES)
@@ -95,17 +141,22 @@ def test_an_outside_library_lives_in_one_file(library: str) -> None:
     assert found == HOMES[library]
 
 
-@pytest.mark.parametrize("room", FORBIDDEN)
-def test_a_room_keeps_to_its_subject(room: str) -> None:
+def test_on_the_network_side_of_training_only_the_builder_imports_onnx() -> None:
+    sides = ("training.graph", "training.layers", "training.network")
+    found = {name for name, path in TRAINING.items() if name.startswith(sides) and "onnx" in imports_of(path)}
+    assert found == {"training.graph.builder"}
+
+
+@pytest.mark.parametrize("place", WITHOUT)
+def test_a_folder_keeps_to_its_subject(place: str) -> None:
     for name, path in SERVICE.items():
-        if name == room or name.startswith(room + "."):
-            found = {imported for imported in imports_of(path) if FORBIDDEN[room] & {imported, imported.split(".")[0]}}
-            assert found == set(), name
+        if name == place or name.startswith(place + "."):
+            assert not {imported.split(".")[0] for imported in imports_of(path)} & WITHOUT[place], name
 
 
 def test_neither_package_imports_the_other() -> None:
-    for package, other in (("service", "training"), ("training", "service")):
-        for name, path in modules(package).items():
+    for package, other in ((SERVICE, "training"), (TRAINING, "service")):
+        for name, path in package.items():
             assert not [i for i in imports_of(path) if i.split(".")[0] == other], name
 
 

@@ -13,8 +13,8 @@ import socket
 import sys
 import time
 
-from service.connections import take_over
-from service.workers import Reason, Seat, Supervisor
+from service.process.connections import take_over
+from service.process.supervisor import Reason, Seat, Supervisor
 
 NUM_WORKERS = 2
 

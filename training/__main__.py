@@ -70,17 +70,18 @@ def run(
     # Torch takes seconds to import: only who trains waits for it.
     import torch
 
-    from training import classify, forecast, report, tensor
-    from training.layers import read_config
-    from training.publish import publish, require_free
-    from training.runs import require_same
+    from training.export.publish import publish, require_free
+    from training.fitting.checkpoints import require_same
+    from training.layers.registry import read_config
+    from training.reporting import report
+    from training.runs import classify, forecast, tabular
 
     console = console or Console()
     require_free(recipe, models, replace=replace)
     # Two threads on two cores that others use too: 370 ms per step of a BiLSTM with 32 units; one thread: 18 ms.
     torch.set_num_threads(threads)
     folder = runs / recipe.name
-    task = {"forecast": forecast.run, "classify": classify.run, "tensor": tensor.run}[recipe.task]
+    task = {"forecast": forecast.run, "classify": classify.run, "tensor": tabular.run}[recipe.task]
     with _lines_named(path):
         for index, table in enumerate(recipe.layers):
             read_config(table, f"layers[{index}]")
@@ -125,12 +126,12 @@ def compare_command(
     try:
         import torch
 
-        from training import classify, compare, forecast, tensor
+        from training.runs import classify, compare, forecast, tabular
 
         torch.set_num_threads(threads)
         path = find_recipe(recipe)
         settings = read_recipe(path, changes or [])
-        task = {"forecast": forecast.run, "classify": classify.run, "tensor": tensor.run}[settings.task]
+        task = {"forecast": forecast.run, "classify": classify.run, "tensor": tabular.run}[settings.task]
         folder = runs / settings.name / "compare"
         names = list(dict.fromkeys(cell.strip() for cell in cells.split(",") if cell.strip()))
         with _lines_named(path):
@@ -152,12 +153,13 @@ def quantize_command(
 ) -> None:
     """Add an int8 graph to a published folder, with what it loses on the recipe's test part; trains nothing."""
     try:
-        from training import classify, forecast, report, tensor
-        from training.quantize import quantize_folder
+        from training.export.quantize import quantize_folder
         from training.recipe import Quantize
+        from training.reporting import report
+        from training.runs import classify, forecast, tabular
 
         recipe = recipe_of_folder(folder)
-        open_trial = {"forecast": forecast.open_trial, "classify": classify.open_trial, "tensor": tensor.open_trial}[recipe.task]
+        open_trial = {"forecast": forecast.open_trial, "classify": classify.open_trial, "tensor": tabular.open_trial}[recipe.task]
         bounds = recipe.quantize or Quantize()
         second = quantize_folder(folder, open_trial(recipe, folder, data), bounds, recipe.seed)
         report.show_second(second, Console())
@@ -230,8 +232,8 @@ def import_keras_command(
 ) -> None:
     """Publish a model that Keras saved; needs neither Keras nor TensorFlow."""
     try:
-        from training import report
-        from training.import_keras import import_keras, read_options
+        from training.importers.keras.importer import import_keras, read_options
+        from training.reporting import report
 
         options = read_options(
             name=name,
@@ -273,7 +275,7 @@ def list_command() -> None:
 @contextmanager
 def _lines_named(path: Path) -> Iterator[None]:
     """Say on which line of the recipe at `path` the layer, or the data, stands that an error is about."""
-    from training.layers import LayerError
+    from training.layers.registry import LayerError
 
     try:
         yield
@@ -299,14 +301,14 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
     errors: list[type[Exception]] = [RecipeError, DataError]
     try:
-        from training.fit import FitError
-        from training.import_keras import ImportFailed
-        from training.keras_file import KerasFileError
-        from training.layers import LayerError
-        from training.network import NetworkError
-        from training.publish import PublishError
-        from training.quantize import QuantizeError
-        from training.verify import VerificationFailed
+        from training.export.publish import PublishError
+        from training.export.quantize import QuantizeError
+        from training.export.verify import VerificationFailed
+        from training.fitting.fit import FitError
+        from training.importers.keras.importer import ImportFailed
+        from training.importers.keras.keras_file import KerasFileError
+        from training.layers.registry import LayerError
+        from training.network.network import NetworkError
     except ImportError as exc:
         raise SystemExit(f"training needs more than the service does: pip install 'sluice[cpu,train]' ({exc})") from exc
     errors += [ImportFailed, KerasFileError]

@@ -15,14 +15,14 @@ from rich.console import Console, Group
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from training import forecast, tensor
 from training.data.rows import read_rows
 from training.data.series import read_series
 from training.data.texts import learn_tokenizer, read_texts
-from training.import_keras import read_network
-from training.layers import Layer, Shape
-from training.network import Network, NetworkSpec
+from training.importers.keras.importer import read_network
+from training.layers.registry import Layer, Shape
+from training.network.network import Network, NetworkSpec
 from training.recipe import Recipe, RecipeError, find_recipe, read_recipe
+from training.runs import forecast, tabular
 
 KERAS_FILES = (".keras", ".h5", ".hdf5")
 # Where a class is not called as in Keras.
@@ -114,7 +114,7 @@ def network_of_folder(folder: Path) -> Network:
             tokenizer = Tokenizer.from_file(str(folder / face["tokenizer"]))
             return Network(_classify_spec(recipe, tokenizer.get_vocab_size(), tuple(face["labels"])))
         case _:
-            return Network(tensor.network_spec(recipe, manifest["inputs"][0]["shape"][-1]))
+            return Network(tabular.network_spec(recipe, manifest["inputs"][0]["shape"][-1]))
 
 
 def spec_of_recipe(recipe: Recipe, data: Path | None) -> tuple[NetworkSpec, tuple[str, ...]]:
@@ -129,7 +129,7 @@ def spec_of_recipe(recipe: Recipe, data: Path | None) -> tuple[NetworkSpec, tupl
         return forecast.network_spec(recipe, read_series(recipe.data, recipe.forecast, data)), ()
     if recipe.task == "tensor":
         num_features = len(source.values) or len(read_rows(recipe.data, data, recipe.seed).features)
-        return tensor.network_spec(recipe, num_features), ()
+        return tabular.network_spec(recipe, num_features), ()
     given = recipe.data.labels
     labels = tuple(dict.fromkeys(given.values() if isinstance(given, dict) else given))
     most = recipe.tokenizer.most_tokens

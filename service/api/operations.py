@@ -18,7 +18,7 @@ from service import __version__
 from service.api.errors import TABLE, NotFound
 from service.api.schemas import Index, Live, ModelDescription, ModelList, Readiness
 
-STATIC = Path(__file__).parent.parent / "static"
+STATIC = Path(__file__).parent / "static"
 STATIC_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 DOORS: Mapping[str, str] = {
     "/predict": "POST: predict with any model",

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from service.errors import InferenceFailed, InvalidInput, MalformedRequest
-from service.tensors import Array, Item, Signature, Tensors
+from service.runtime.tensors import Array, Item, Signature, Tensors
 
 Prediction = Any
 """A JSON value, as POST /predict answers it; lists of numbers may be arrays (C-contiguous, finite)."""

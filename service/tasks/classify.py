@@ -10,6 +10,7 @@ import numpy as np
 
 from service.errors import InvalidInput
 from service.manifest import Classify as ClassifyFace
+from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors
 from service.tasks.base import (
     HEAVY_NUM_INSTANCES,
     IS_FINITE,
@@ -25,7 +26,6 @@ from service.tasks.base import (
     unknown_parameters,
     wrong_type,
 )
-from service.tensors import LENGTHS, Array, Item, Signature, Tensors
 
 TOKENS = "tokens"
 HEAVY_CHARACTERS = 8_000
@@ -36,7 +36,7 @@ MAX_CHARACTERS = 100_000
 
 
 class Encoder(Protocol):
-    """What splits texts into token ids; `service.tokenization` has the real one."""
+    """What splits texts into token ids; `service.tasks.tokenization` has the real one."""
 
     @property
     def largest_id(self) -> int: ...

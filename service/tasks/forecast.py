@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from service.errors import InvalidInput, PayloadTooLarge
-from service.frequencies import Frequency, read_frequency, timestamps
 from service.manifest import Forecast as ForecastFace
+from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors
 from service.tasks.base import (
     HEAVY_NUM_INSTANCES,
     HEAVY_SIZE,
@@ -30,8 +30,8 @@ from service.tasks.base import (
     unknown_parameters,
     wrong_type,
 )
+from service.tasks.frequencies import Frequency, read_frequency, timestamps
 from service.tasks.history import numbers
-from service.tensors import LENGTHS, Array, Item, Signature, Tensors
 
 HISTORY = "history"
 FORECAST = "forecast"

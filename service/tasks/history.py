@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from service.errors import InvalidInput
+from service.runtime.tensors import Array
 from service.tasks.base import shown, wrong_type
-from service.tensors import Array
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 NUMBERS_AT_ONCE = 20_000

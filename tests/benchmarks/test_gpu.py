@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.gpu import lines, longest, signature_of, timed
 from service.manifest import read_manifest
-from service.runtime import CUDA, open_runtime, require_runtime
-from service.tensors import Tensors
+from service.runtime.onnx_runtime import CUDA, open_runtime, require_runtime
+from service.runtime.tensors import Tensors
 from tests.fakes import SUM_SIGNATURE, FakeRuntime, ManualClock
 from tests.folders import write_forecast_folder, write_text_folder
 

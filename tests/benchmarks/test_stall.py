@@ -12,7 +12,7 @@ from benchmarks.watched import places, waited_for_core_s
 def test_the_commonest_of_our_own_lines_comes_first() -> None:
     stalls = [
         {"stall_ms": 30.0, "place": ["asyncio/runners.py:1 run", "service/wire.py:18 read"]},
-        {"stall_ms": 12.0, "place": ["api/predict.py:9 parse", "service/model.py:1 predict"]},
+        {"stall_ms": 12.0, "place": ["api/predict.py:9 parse", "service/models/model.py:1 predict"]},
         {"stall_ms": 14.0, "place": ["api/predict.py:9 parse"]},
         {"stall_ms": 11.0, "place": ["asyncio/runners.py:1 run"]},
     ]

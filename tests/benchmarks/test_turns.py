@@ -17,7 +17,7 @@ from benchmarks.compare import graph_speeds, in_turn, served_folders
 from benchmarks.contestants import Command, Contestant, contestants, echo, sluice
 from benchmarks.servers import ROOT
 from benchmarks.turns import Question, Turn, shortened
-from service.machine import num_cores
+from service.process.machine import num_cores
 from service.settings import read_settings
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")

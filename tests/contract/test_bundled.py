@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.loading import check_folder
+from service.models.loading import check_folder
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = sorted(path for path in (ROOT / "models").glob("*/*") if path.is_dir())

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.api.operations import DOORS, describe_errors
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from service.settings import settings_table
 from tests.serving import server_process
 

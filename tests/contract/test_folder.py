@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.loading import check_folder
 from service.manifest import read_manifest
+from service.models.loading import check_folder
 from training.__main__ import run
 from training.recipe import parse_recipe
 

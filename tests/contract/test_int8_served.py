@@ -16,11 +16,11 @@ import pytest
 from rich.console import Console
 
 from service.errors import FolderError
-from service.folder import ModelOptions
-from service.loading import check_folder, differences, load_model
-from service.model import Model
-from service.precision import Wish, precision_of
-from service.runtime import CUDA, Device, Runtime, open_runtime
+from service.models.folder import ModelOptions
+from service.models.loading import check_folder, differences, load_model
+from service.models.model import Model
+from service.models.precision import Wish, precision_of
+from service.runtime.onnx_runtime import CUDA, Device, Runtime, open_runtime
 from service.wire import read, write
 from tests.folders import add_int8_graph, edit_manifest, write_forecast_folder
 from tests.serving import client_of, server_process

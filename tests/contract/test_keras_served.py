@@ -17,11 +17,11 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from service.folder import ModelOptions
-from service.loading import check_folder, load_model
+from service.models.folder import ModelOptions
+from service.models.loading import check_folder, load_model
 from tests.keras_models import QUIET, functional, keras, predicted, saved, saved_by_keras_2, sequential
 from tests.serving import server_process
-from training.import_keras import import_keras, read_options
+from training.importers.keras.importer import import_keras, read_options
 
 pytestmark = QUIET
 L = keras.layers

@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from service.loading import check_folder
-from service.tokenization import load_tokenizer
+from service.models.loading import check_folder
+from service.tasks.tokenization import load_tokenizer
 from training.__main__ import run
 from training.layers.preprocessing import Normalization
-from training.network import Network
+from training.network.network import Network
 from training.recipe import RECIPES, read_recipe
 from training.summary import network_of_folder
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
 
-from service.loading import check_folder
+from service.models.loading import check_folder
 from training.__main__ import run
 from training.layers.recurrent import Recurrent
 from training.recipe import RecipeError, parse_recipe

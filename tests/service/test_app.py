@@ -14,9 +14,9 @@ from service.api.middleware import Edge
 from service.api.operations import operations_router
 from service.app import answer_errors_as_problems, create_app, default_models, model_options
 from service.errors import StartError
-from service.machine import num_cores
-from service.metrics import Metrics
-from service.repository import Repository
+from service.models.repository import Repository
+from service.observability.metrics import Metrics
+from service.process.machine import num_cores
 from service.settings import Settings
 from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import PATIENCE_S, client_of, lifespan

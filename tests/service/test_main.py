@@ -23,8 +23,8 @@ from service import __version__
 from service.__main__ import main
 from service.app import MIN_READERS
 from service.errors import StartError
-from service.machine import default_workers, memory_bytes, num_cores
-from service.metrics import RESTART_REASONS
+from service.observability.metrics import RESTART_REASONS
+from service.process.machine import default_workers, memory_bytes, num_cores
 from service.server import listen
 from service.settings import settings_table
 from tests.folders import edit_manifest, write_forecast_folder, write_text_folder

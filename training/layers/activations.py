@@ -15,8 +15,8 @@ from pydantic import PlainValidator
 from torch import Tensor
 from torch.nn import functional
 
+from training.graph.builder import GraphBuilder
 from training.layers.named import read_named
-from training.onnx_graph import GraphBuilder
 
 
 @dataclass(frozen=True)

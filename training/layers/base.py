@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from training.graph.builder import GraphBuilder
 from training.layers.weights import Regularizer, Weight
-from training.onnx_graph import GraphBuilder
 
 
 class OptionError(ValueError):

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from training.graph.builder import GraphBuilder
 from training.layers import ragged
 from training.layers.base import Layer, LayerConfig, Shape, Signal, State, StatePart, Symbol, require, require_sequence, sum_of
 from training.layers.recurrent import GRU, Recurrent, write_node
 from training.layers.weights import RegularizerOption, Weight
-from training.onnx_graph import GraphBuilder
 
 
 class BidirectionalConfig(LayerConfig):

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.graph.builder import GraphBuilder
 from training.layers import ragged
 from training.layers.activations import LINEAR, ActivationOption
 from training.layers.base import Layer, LayerConfig, OptionError, Shape, Signal, State, Symbol, require, require_sequence
@@ -21,7 +22,6 @@ from training.layers.weights import (
     Weight,
     weight_of,
 )
-from training.onnx_graph import GraphBuilder
 
 
 def _only(value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import PositiveInt
 from torch import nn
 
+from training.graph.builder import GraphBuilder
 from training.layers.activations import LINEAR, ActivationOption
 from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require_values
 from training.layers.weights import (
@@ -18,7 +19,6 @@ from training.layers.weights import (
     Weight,
     weight_of,
 )
-from training.onnx_graph import GraphBuilder
 
 
 class DenseConfig(LayerConfig):

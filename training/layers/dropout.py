@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from training.graph.builder import GraphBuilder
 from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_sequence, require_values
-from training.onnx_graph import GraphBuilder
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 

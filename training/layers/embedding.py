@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import PositiveInt
 from torch import nn
 
+from training.graph.builder import GraphBuilder
 from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_values
 from training.layers.weights import UNIFORM, ConstraintOption, InitializerOption, RegularizerOption, Weight, weight_of
-from training.onnx_graph import GraphBuilder
 
 
 class EmbeddingConfig(LayerConfig):

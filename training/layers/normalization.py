@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from training.graph.builder import GraphBuilder
 from training.layers import ragged
 from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_values
 from training.layers.weights import (
@@ -20,7 +21,6 @@ from training.layers.weights import (
     Weight,
     weight_of,
 )
-from training.onnx_graph import GraphBuilder
 
 
 class NormalizationConfig(LayerConfig):

@@ -8,9 +8,9 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from training.graph.builder import GraphBuilder
 from training.layers import ragged
 from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_sequence
-from training.onnx_graph import GraphBuilder
 
 
 class GlobalPoolingConfig(LayerConfig):

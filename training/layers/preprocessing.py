@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt, field_validator
 from torch import Tensor
 
+from training.graph.builder import GraphBuilder
 from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_values
 from training.layers.ragged import write_column
 from training.layers.weights import Weight
-from training.onnx_graph import GraphBuilder
 
 EPSILON = 1e-7  # Keras's bound of the standard deviation
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from training.graph.builder import GraphBuilder
 from training.layers.base import Symbol
-from training.onnx_graph import GraphBuilder
 
 
 def take_steps(values: Tensor, index: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from training.graph.builder import GraphBuilder
 from training.layers import ragged
 from training.layers.activations import SIGMOID, TANH, Activation, ActivationOption
 from training.layers.base import (
@@ -43,7 +44,6 @@ from training.layers.weights import (
     RegularizerOption,
     Weight,
 )
-from training.onnx_graph import GraphBuilder
 
 
 class RecurrentConfig(LayerConfig):

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
+from training.graph.builder import GraphBuilder
 from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_values
 from training.layers.dense import ActivationLayer, Dense
 from training.layers.normalization import BatchNormalization
 from training.layers.weights import Weight
-from training.onnx_graph import GraphBuilder
 
 
 class RepeatVectorConfig(LayerConfig):

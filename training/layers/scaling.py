@@ -13,9 +13,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from training.graph.builder import GraphBuilder
 from training.layers import ragged
 from training.layers.base import Signal, Symbol
-from training.onnx_graph import GraphBuilder
 
 
 class ScalingConfig(BaseModel):

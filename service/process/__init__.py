@@ -1,0 +1,1 @@
+"""Processes and the machine below them: several workers, their connections, cores and memory."""

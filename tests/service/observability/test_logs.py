@@ -1,0 +1,51 @@
+"""How an event is written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+from service.observability.logs import AddFacts, JsonFormatter, TextFormatter
+
+
+def record(**facts: object) -> logging.LogRecord:
+    made = logging.makeLogRecord({"name": "service.x", "levelname": "INFO", "msg": "model is %s", "args": ("ready",)})
+    made.created, made.msecs = 1_000_000_000.25, 250.0
+    vars(made).update(facts)
+    return made
+
+
+def test_a_text_line_is_the_event_and_its_facts() -> None:
+    line = TextFormatter().format(record(model="m", reason='no "file"', empty="", n=3))
+    assert line == '2001-09-09T01:46:40.250Z INFO model is ready model=m reason="no \\"file\\"" empty="" n=3'
+
+
+def test_a_json_line_is_one_object_whose_own_fields_win() -> None:
+    line = json.loads(JsonFormatter().format(record(model="m", level="mine", path=object)))
+    assert line.pop("path").startswith("<class")
+    assert line == {
+        "time": "2001-09-09T01:46:40.250Z",
+        "level": "info",
+        "event": "model is ready",
+        "logger": "service.x",
+        "model": "m",
+    }
+
+
+def test_an_exception_is_part_of_its_line() -> None:
+    try:
+        raise ZeroDivisionError("oh")
+    except ZeroDivisionError:
+        made = record()
+        made.exc_info = sys.exc_info()
+    assert "ZeroDivisionError: oh" in TextFormatter().format(made)
+    line = JsonFormatter().format(made)
+    assert "\n" not in line
+    assert "ZeroDivisionError: oh" in json.loads(line)["exception"]
+
+
+def test_what_a_process_says_of_itself_stands_in_every_line_and_wins_nothing() -> None:
+    made = record(model="m", worker=7)
+    assert AddFacts(worker=8, zone="a").filter(made)
+    assert TextFormatter().format(made).endswith("INFO model is ready model=m worker=7 zone=a")

@@ -1,0 +1,259 @@
+"""Costs that were planted are found again, bounds follow from them, and measuring ends in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from service.errors import InferenceFailed
+from service.runtime.onnx_runtime import CPU, CUDA
+from service.runtime.synthetic import MAX_ROWS
+from service.runtime.tensors import LENGTHS, Signature, Tensors, TensorSpec
+from service.scheduling.costs import CostModel
+from service.scheduling.planning import Limits
+from service.scheduling.tuning import PATIENCE, Point, choose, fit, measure, settled, tune
+from tests.fakes import SUM_SIGNATURE, FakeRuntime, ManualClock
+
+AUTO = Limits(max_batch_size=0, max_padded_steps=0)
+FLAT = Signature((TensorSpec("x", "FP32", ("batch", 3)),), (TensorSpec("y", "FP32", ("batch", 3)),))
+Cost = Callable[[int, int], float]
+"""(rows, steps) → milliseconds."""
+
+# Like a 2x64 LSTM: a step costs 1 µs and 1 µs per row.
+LSTM = CostModel(overhead_ms=0.03, row_ms=0.001, step_ms=0.001, row_step_ms=0.001)
+# Like one whose weights do not fit into the cache: what costs is to read them, once per step.
+LARGE = CostModel(overhead_ms=0.1, row_ms=0.0, step_ms=2.0, row_step_ms=0.05)
+
+
+class Timed(FakeRuntime):
+    """A runtime that takes so many milliseconds of a manual clock per run."""
+
+    def __init__(self, cost: Cost, signature: Signature = SUM_SIGNATURE, provider: str = CPU) -> None:
+        super().__init__(signature, self._take, provider=provider)
+        self.clock = ManualClock()
+        self.sizes: list[tuple[int, int]] = []
+        self._cost = cost
+
+    def _take(self, tensors: Tensors) -> Tensors:
+        array = next(iter(tensors.values()))
+        size = array.shape[0], array.shape[1] if LENGTHS in tensors else 1
+        self.sizes.append(size)
+        self.clock.advance(self._cost(*size) / 1000)
+        return {}
+
+    def measured(self, num_steps: int = 168, budget_s: float = 0.1) -> list[Point]:
+        signature = Signature(self.inputs, self.outputs)
+        now = self.clock.now
+        return measure(self, signature, num_steps=num_steps, budget_s=budget_s, clock=now, stopwatch=now)
+
+    def limits(self, limits: Limits = AUTO, *, num_steps: int = 168, target_ms: float = 50.0) -> Limits:
+        signature = Signature(self.inputs, self.outputs)
+        tuning = tune(
+            self,
+            signature,
+            limits,
+            num_steps=num_steps,
+            latency_target_ms=target_ms,
+            budget_s=0.1,
+            clock=self.clock.now,
+            stopwatch=self.clock.now,
+        )
+        assert tuning is not None
+        return tuning.limits
+
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+
+
+@pytest.mark.parametrize("cost", [LSTM, CostModel(0.0, 0.0, 0.0, 0.002), CostModel(0.04, 0.007, 0.0001, 0.0001)])
+def test_planted_costs_are_found_again(cost: CostModel) -> None:
+    found = fit(Timed(cost.predict_ms).measured())
+    for rows, steps in [(1, 1), (3, 50), (64, 8), (30, 168), (200, 400)]:
+        assert found.predict_ms(rows, steps) == pytest.approx(cost.predict_ms(rows, steps), rel=1e-3)
+
+
+def test_a_model_without_time_is_measured_by_rows_alone() -> None:
+    runtime = Timed(CostModel(overhead_ms=0.2, row_ms=0.05).predict_ms, FLAT)
+    found = fit(runtime.measured(num_steps=1), has_time=False)
+    assert {steps for _, steps in runtime.sizes} == {1}
+    assert astuple(found) == pytest.approx((0.2, 0.05, 0.0, 0.0))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99))
+def test_noise_that_only_adds_changes_little(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+
+    def noisy(rows: int, steps: int) -> float:
+        # A third of the runs are held up, by up to ten times what they cost.
+        return LSTM.predict_ms(rows, steps) * (1 + 10 * draw.random() * (draw.random() < 0.33))
+
+    found = fit(Timed(noisy).measured())
+    assert found.predict_ms(8, 100) == pytest.approx(LSTM.predict_ms(8, 100), rel=0.5)
+
+
+@pytest.mark.parametrize("row_ms", [0.0001, 0.01, 1.0, 20.0, 100.0])
+@pytest.mark.parametrize("signature", [SUM_SIGNATURE, FLAT], ids=["time", "no time"])
+def test_measuring_ends_in_time_after_the_first_run(row_ms: float, signature: Signature) -> None:
+    cost = CostModel(row_ms=row_ms, row_step_ms=row_ms / 10)
+    runtime = Timed(cost.predict_ms, signature)
+    began = runtime.clock.now()
+    assert runtime.measured(budget_s=0.1)
+    first_s = cost.predict_ms(*runtime.sizes[0]) / 1000
+    assert runtime.clock.now() - began <= max(0.1, first_s) + 1e-9
+
+
+def test_of_a_graph_that_takes_a_second_one_run_must_do() -> None:
+    runtime = Timed(lambda rows, steps: 1000.0)
+    [point] = runtime.measured()
+    assert (point.rows, point.steps) == (1, 8)
+    assert point.ms == pytest.approx(1000.0)
+    assert runtime.sizes == [(1, 8)]
+
+
+def test_where_others_have_the_core_measuring_is_more_patient_but_not_endless() -> None:
+    runtime = Timed(LSTM.predict_ms)
+    began = runtime.clock.now()
+    # The thread's own time stands still: all that passes is others'.
+    points = measure(runtime, SUM_SIGNATURE, num_steps=168, budget_s=0.1, clock=runtime.clock.now, stopwatch=lambda: 0.0)
+    last_s = LSTM.predict_ms(*runtime.sizes[-1]) / 1000
+    assert points
+    assert 0.1 < runtime.clock.now() - began - last_s <= PATIENCE * 0.1
+
+
+def test_the_least_of_several_runs_counts() -> None:
+    first: set[tuple[int, int]] = set()
+
+    def slow_at_first(rows: int, steps: int) -> float:
+        factor = 1 if (rows, steps) in first else 5
+        first.add((rows, steps))
+        return factor * LSTM.predict_ms(rows, steps)
+
+    *points, dearest = Timed(slow_at_first).measured()
+    assert dearest.ms > max(point.ms for point in points)  # for which time may be up after the first run
+    assert [point.ms for point in points] == [pytest.approx(LSTM.predict_ms(p.rows, p.steps)) for p in points]
+
+
+def test_batches_beyond_the_best_are_not_tried_to_the_end() -> None:
+    def worse_when_large(rows: int, steps: int) -> float:
+        return LSTM.predict_ms(rows, steps) * max(1.0, rows / 16)
+
+    rows = {point.rows for point in Timed(worse_when_large).measured() if point.steps > 8}
+    assert 16 in rows
+    assert MAX_ROWS not in rows
+
+
+def test_a_batch_that_the_device_cannot_hold_ends_the_climb_and_not_the_load() -> None:
+    def limited(rows: int, steps: int) -> float:
+        if rows > 16:
+            raise InferenceFailed("out of memory")
+        return LSTM.predict_ms(rows, steps)
+
+    assert max(point.rows for point in Timed(limited).measured()) == 16
+
+
+# ------------------------------------------------------------------------------------------------------------ deciding
+
+
+def test_fit_is_never_negative_and_puts_unknown_time_down_to_steps() -> None:
+    assert astuple(fit([Point(1, 8, 4.0)])) == pytest.approx((0.0, 0.0, 0.0, 0.5))
+    cost = fit([Point(1, 8, 4.0), Point(4, 8, 5.0), Point(16, 8, 3.0)])
+    assert min(cost.overhead_ms, cost.row_ms, cost.step_ms, cost.row_step_ms) >= 0
+
+
+times = st.floats(1e-4, 1e3)
+
+
+@given(st.lists(st.builds(Point, st.integers(1, 256), st.integers(1, 400), times), min_size=1, max_size=12))
+def test_whatever_was_measured_the_cost_never_falls(points: list[Point]) -> None:
+    cost = fit(points)
+    assert cost.predict_ms(2, 10) >= cost.predict_ms(1, 10) >= 0
+    assert cost.predict_ms(2, 11) >= cost.predict_ms(2, 10)
+
+
+parts = st.floats(0, 5)
+costs = st.builds(CostModel, parts, parts, st.floats(0, 0.5), st.floats(0, 0.1))
+
+
+@settings(max_examples=30, deadline=None)  # each example measures, and makes up batches
+@given(costs, st.integers(2, 400), st.floats(0.1, 500), st.data())
+def test_no_batch_within_the_bounds_is_predicted_to_miss_the_target(
+    cost: CostModel, num_steps: int, target_ms: float, data: st.DataObject
+) -> None:
+    assume(cost.predict_ms(1, 1) > 1e-3)
+    limits = Timed(cost.predict_ms).limits(num_steps=num_steps, target_ms=target_ms)
+    rows = data.draw(st.integers(2, max(2, limits.max_batch_size)))
+    longest = min(num_steps, limits.max_padded_steps // rows)
+    assume(longest >= 1 and rows <= limits.max_batch_size)
+    bound_ms = max(target_ms, 2 * limits.cost.predict_ms(1, num_steps))
+    assert limits.cost.predict_ms(rows, longest) <= bound_ms * (1 + 1e-6)
+
+
+def test_the_best_batch_is_the_smallest_that_is_good_enough() -> None:
+    def best_at_16(rows: int, steps: int) -> float:
+        return rows * steps * 0.002 * (1 + abs(math.log2(rows / 16)) / 5)
+
+    limits = Timed(best_at_16).limits(num_steps=100)
+    assert limits.max_padded_steps == 16 * 100
+
+
+def test_a_graph_that_gains_by_every_row_gets_large_batches() -> None:
+    limits = Timed(LARGE.predict_ms).limits(num_steps=100, target_ms=1.0)
+    # One row of 100 steps takes 205 ms whatever the target: twice as long is allowed, and holds forty rows.
+    assert LARGE.predict_ms(1, 100) == pytest.approx(205.1)
+    assert 30 * 100 <= limits.max_padded_steps <= 42 * 100
+
+
+def test_a_lower_target_makes_smaller_batches() -> None:
+    padded = [Timed(LSTM.predict_ms).limits(target_ms=target_ms).max_padded_steps for target_ms in (0.5, 1.5, 50.0)]
+    assert padded == sorted(padded)
+    assert padded[0] < padded[-1]
+
+
+@pytest.mark.parametrize("given", [Limits(7, 0), Limits(0, 99), Limits(7, 99)])
+def test_a_number_of_the_operator_wins(given: Limits) -> None:
+    limits = Timed(LSTM.predict_ms).limits(given)
+    assert limits.max_batch_size == 7 if given.max_batch_size else limits.max_batch_size > 7
+    assert limits.max_padded_steps == 99 if given.max_padded_steps else limits.max_padded_steps > 99
+    assert limits.cost.row_step_ms == pytest.approx(LSTM.row_step_ms, rel=0.01)
+
+
+def test_other_limits_stay() -> None:
+    limits = Timed(LSTM.predict_ms).limits(Limits(0, 0, max_queue_size=5, max_queue_delay_s=0.25))
+    assert (limits.max_queue_size, limits.max_queue_delay_s) == (5, 0.25)
+
+
+@pytest.mark.parametrize("signature", [SUM_SIGNATURE, FLAT], ids=["time", "no time"])
+def test_a_graph_that_costs_nothing_gets_the_largest_batch_that_was_tried(signature: Signature) -> None:
+    limits = Timed(lambda rows, steps: 0.0, signature).limits()
+    assert limits.max_batch_size == MAX_ROWS
+    assert limits.max_padded_steps >= MAX_ROWS
+
+
+def test_on_cuda_larger_batches_are_tried() -> None:
+    assert Timed(lambda rows, steps: 0.01, provider=CUDA).limits().max_batch_size > MAX_ROWS
+
+
+def test_when_time_was_up_before_the_best_batch_was_seen_the_usual_one_is_taken() -> None:
+    points = [Point(1, 10, 5.0)]
+    limits = choose(points, CostModel(overhead_ms=5.0), AUTO, num_steps=10, latency_target_ms=50.0)
+    assert (limits.max_batch_size, limits.max_padded_steps) == (Limits().max_batch_size, Limits().max_batch_size * 10)
+
+
+def test_a_graph_that_refuses_made_up_rows_is_not_tuned() -> None:
+    def refuse(rows: int, steps: int) -> float:
+        raise InferenceFailed("no such token")
+
+    runtime = Timed(refuse)
+    assert tune(runtime, SUM_SIGNATURE, AUTO, num_steps=8, latency_target_ms=50, budget_s=0.1) is None
+
+
+def test_where_nothing_is_measured_the_defaults_hold() -> None:
+    assert settled(AUTO) == Limits()
+    assert settled(Limits(3, 0)) == Limits(max_batch_size=3)

@@ -1,0 +1,276 @@
+"""The four equalities: they hold for what the writer writes, and each of them notices its own kind of broken graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from training.export.graph import write_graph
+from training.export.verify import Equalities, VerificationFailed, verify
+from training.network.network import Network, NetworkSpec
+
+LSTM: dict[str, Any] = {"type": "lstm", "units": 6}
+GRU: dict[str, Any] = {"type": "gru", "units": 5}
+DENSE: dict[str, Any] = {"type": "dense"}
+EMBEDDING: dict[str, Any] = {"type": "embedding", "output_dim": 4}
+BOTH_WAYS: dict[str, Any] = {"type": "bidirectional", "layer": {**LSTM, "return_sequences": True}}
+
+
+def sequences(layer: dict[str, Any]) -> dict[str, Any]:
+    return {**layer, "return_sequences": True}
+
+
+def forecast(*layers: dict[str, Any], **options: Any) -> Network:
+    torch.manual_seed(0)
+    network = Network(NetworkSpec(task="forecast", layers=layers, **options))
+    generator = torch.Generator().manual_seed(0)
+    network.set_statistics(100 + 10 * torch.randn(40, network.spec.num_features, generator=generator))
+    return network
+
+
+def classify(*layers: dict[str, Any], labels: tuple[str, ...] = ("no", "yes")) -> Network:
+    torch.manual_seed(0)
+    return Network(NetworkSpec(task="classify", layers=layers, labels=labels, vocabulary_size=12))
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "plain": lambda: forecast(LSTM, DENSE),
+    "minmax, stacked": lambda: forecast(
+        sequences(LSTM), {"type": "dropout", "rate": 0.2}, GRU, DENSE, scaling={"kind": "minmax"}, horizon=3
+    ),
+    "standard, several features": lambda: forecast(
+        sequences({"type": "simple_rnn", "units": 3}),
+        {"type": "dense", "units": 4, "activation": "relu"},
+        {**GRU, "reset_after": False},
+        DENSE,
+        scaling={"kind": "standard"},
+        num_features=3,
+        targets=(2, 0),
+        horizon=2,
+        quantiles=(0.1, 0.5),
+    ),
+    "backwards": lambda: forecast(sequences({**GRU, "go_backwards": True}), {**LSTM, "go_backwards": True}, DENSE),
+    "daily steps": lambda: forecast(
+        {"type": "lstm", "units": 16},
+        {"type": "recent", "n": 14},
+        DENSE,
+        scaling={"kind": "window", "length": 14, "transform": "log"},
+        step=7,
+        seasonal_lag=14,
+        horizon=17,
+        quantiles=(0.1, 0.5, 0.9),
+    ),
+    "daily steps, several features": lambda: forecast(
+        BOTH_WAYS,
+        {"type": "concat_pooling"},
+        {"type": "recent", "n": 3},
+        DENSE,
+        scaling={"kind": "window", "transform": "asinh"},
+        num_features=3,
+        targets=(1,),
+        step=4,
+        seasonal_lag=3,
+        horizon=5,
+    ),
+    "text": lambda: classify(EMBEDDING, LSTM, DENSE, labels=("a", "b", "c")),
+    "text, sigmoid": lambda: classify(EMBEDDING, GRU, {"type": "dense", "units": 1, "activation": "sigmoid"}),
+    "text, pooled": lambda: classify(
+        {**EMBEDDING, "mask_zero": True},
+        {"type": "spatial_dropout", "rate": 0.2},
+        BOTH_WAYS,
+        {"type": "concat_pooling"},
+        {"type": "dense", "units": 8, "activation": "tanh"},
+        {"type": "dense", "activation": "softmax"},
+    ),
+    "bag of words": lambda: classify(EMBEDDING, {"type": "global_average_pooling"}, DENSE),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_equalities_hold_for_every_written_graph(name: str, seed: int) -> None:
+    network = NETWORKS[name]().train()
+    equalities = verify(network, write_graph(network).SerializeToString(), seed)
+    assert network.training
+    assert (equalities.streamed_vs_whole is not None) == network.can_stream
+    errors = [equalities.graph_vs_torch, equalities.row_vs_batch, equalities.padded_vs_alone]
+    assert max(*errors, equalities.streamed_vs_whole or 0.0) < 1e-5
+    assert min(errors) >= 0
+
+
+def test_the_same_seed_measures_the_same() -> None:
+    network = NETWORKS["daily steps"]()
+    graph = write_graph(network).SerializeToString()
+    assert verify(network, graph, 5) == verify(network, graph, 5)
+    assert isinstance(verify(network, graph, 5), Equalities)
+
+
+def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    found: onnx.NodeProto = next(node for node in model.graph.node if node.name == name)
+    return found
+
+
+def before_output(model: onnx.ModelProto, output: str, *nodes: onnx.NodeProto) -> None:
+    """Put nodes, which read "x" and give "y", before an output."""
+    last = node(model, f"{output}/output")
+    for added in nodes:
+        added.input[:] = [last.input[0] if name == "x" else name for name in added.input]
+        model.graph.node.insert(list(model.graph.node).index(last), added)
+    last.input[0] = "y"
+
+
+def other_weights(model: onnx.ModelProto) -> None:
+    for constant in model.graph.initializer:
+        if constant.name == "dense_1/kernel":
+            constant.CopyFrom(numpy_helper.from_array(1.01 * numpy_helper.to_array(constant), constant.name))
+
+
+def gates_in_torch_order(model: onnx.ModelProto) -> None:
+    for constant in model.graph.initializer:
+        if constant.name == "lstm_0/kernel":
+            values = numpy_helper.to_array(constant)
+            onnx_order = np.split(values, 4, axis=1)
+            constant.CopyFrom(numpy_helper.from_array(np.concatenate([onnx_order[i] for i in (0, 2, 3, 1)], 1), constant.name))
+
+
+def mix_rows(model: onnx.ModelProto) -> None:
+    """x + (x - mean of x over the batch): a row alone is untouched."""
+    before_output(
+        model,
+        "mean",
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[0]),
+        helper.make_node("Sub", ["x", "m"], ["d"]),
+        helper.make_node("Add", ["x", "d"], ["y"]),
+    )
+
+
+def forget_lengths(model: onnx.ModelProto) -> None:
+    node(model, "lstm_0").input[4] = ""
+
+
+def forget_the_state(model: onnx.ModelProto) -> None:
+    node(model, "lstm_0").input[5:] = ["", ""]
+
+
+def swap_the_state(model: onnx.ModelProto) -> None:
+    hidden, cell = node(model, "lstm_0_hidden_next/output"), node(model, "lstm_0_cell_next/output")
+    hidden.input[0], cell.input[0] = cell.input[0], hidden.input[0]
+
+
+def give_nan(model: onnx.ModelProto) -> None:
+    before_output(model, "mean", helper.make_node("Sub", ["x", "x"], ["zero"]), helper.make_node("Div", ["zero", "zero"], ["y"]))
+
+
+STATE_AND_ANSWER = {"graph_vs_torch", "streamed_vs_whole"}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "broken"),
+    [
+        (other_weights, {"graph_vs_torch"}),
+        (gates_in_torch_order, {"graph_vs_torch"}),
+        (mix_rows, {"graph_vs_torch", "row_vs_batch"}),
+        (forget_lengths, {"graph_vs_torch", "padded_vs_alone", "streamed_vs_whole"}),
+        (forget_the_state, STATE_AND_ANSWER),
+        (swap_the_state, STATE_AND_ANSWER),
+        (give_nan, {"graph_vs_torch", "row_vs_batch", "padded_vs_alone", "streamed_vs_whole"}),
+    ],
+)
+def test_each_equality_notices_its_break(break_it: Callable[[onnx.ModelProto], None], broken: set[str]) -> None:
+    network = forecast(LSTM, DENSE)
+    model = write_graph(network)
+    break_it(model)
+    onnx.checker.check_model(model)
+    with pytest.raises(VerificationFailed) as failure:
+        verify(network, model.SerializeToString(), 0)
+    assert set(failure.value.broken) == broken
+    assert all(finding.error > 1e-4 for finding in failure.value.findings)
+
+
+class ReadsThePadding(Network):
+    """Wrong in just the way its graph is wrong: torch and graph agree."""
+
+    def forward(self, inputs: Any) -> dict[str, torch.Tensor]:
+        full = torch.full_like(inputs["lengths"], inputs["history"].shape[1])
+        return super().forward({**inputs, "lengths": full})
+
+
+class MixesRows(Network):
+    """Likewise, for rows that see one another."""
+
+    def forward(self, inputs: Any) -> dict[str, torch.Tensor]:
+        outputs = super().forward(inputs)
+        return {**outputs, "mean": 2 * outputs["mean"] - outputs["mean"].mean(0, keepdim=True)}
+
+
+class ForgetsTheState(Network):
+    """Likewise, for a network that starts anew with every piece."""
+
+    def forward(self, inputs: Any) -> dict[str, torch.Tensor]:
+        zeros = {part.input: torch.zeros_like(inputs[part.input]) for part in self.state}
+        return super().forward({**inputs, **zeros})
+
+
+@pytest.mark.parametrize(
+    ("network_class", "break_it", "broken"),
+    [
+        (ReadsThePadding, forget_lengths, {"padded_vs_alone", "streamed_vs_whole"}),
+        (MixesRows, mix_rows, {"row_vs_batch"}),
+        (ForgetsTheState, forget_the_state, {"streamed_vs_whole"}),
+    ],
+)
+def test_a_graph_may_equal_a_wrong_network_and_still_be_refused(
+    network_class: type[Network], break_it: Callable[[onnx.ModelProto], None], broken: set[str]
+) -> None:
+    torch.manual_seed(0)
+    network = network_class(NetworkSpec(task="forecast", layers=(LSTM, DENSE)))
+    model = write_graph(network)
+    break_it(model)
+    with pytest.raises(VerificationFailed) as failure:
+        verify(network, model.SerializeToString(), 0)
+    assert set(failure.value.broken) == broken
+
+
+def test_the_message_names_the_equality_the_output_and_the_lengths() -> None:
+    network = forecast(LSTM, DENSE)
+    model = write_graph(network)
+    mix_rows(model)
+    with pytest.raises(VerificationFailed, match=r'row_vs_batch: error \S+ at output "mean", batch \d, lengths \[1, '):
+        verify(network, model.SerializeToString(), 0)
+
+
+def test_a_graph_frozen_to_one_batch_size_is_refused_with_the_shapes() -> None:
+    network = forecast(LSTM, DENSE)
+    model = write_graph(network)
+    for constant in model.graph.initializer:
+        if constant.name == node(model, "answer/Reshape").input[1]:
+            constant.CopyFrom(numpy_helper.from_array(np.array([1, 1, 1]), constant.name))
+    with pytest.raises(VerificationFailed, match=r"graph_vs_torch: error inf at the graph does not run at \{'history': \(2, "):
+        verify(network, model.SerializeToString(), 0)
+
+
+def test_a_graph_with_another_output_is_refused() -> None:
+    model = write_graph(forecast(LSTM, DENSE))
+    node(model, "mean/output").output[0] = model.graph.output[0].name = "average"
+    with pytest.raises(VerificationFailed, match='output "mean" is missing') as failure:
+        verify(forecast(LSTM, DENSE), model.SerializeToString(), 0)
+    assert failure.value.findings[0].error == math.inf
+
+
+def test_what_is_no_graph_is_refused() -> None:
+    with pytest.raises(VerificationFailed, match="load: "):
+        verify(forecast(LSTM, DENSE), b"nonsense", 0)
+
+
+def test_the_tolerance_is_the_callers() -> None:
+    network = forecast(LSTM, DENSE)
+    graph = write_graph(network).SerializeToString()
+    with pytest.raises(VerificationFailed, match="tolerance 0"):
+        verify(network, graph, 0, tolerance=0.0)

@@ -1,0 +1,283 @@
+"""The loop: it learns, stops when it should, and a resumed run ends where an uninterrupted one does."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from training.fitting.fit import Epoch, FitError, Fitted, fit, make_optimizer, make_schedule
+from training.fitting.losses import Batch, classify_loss, forecast_loss, pinball
+from training.network.network import Network, NetworkError, NetworkSpec
+from training.recipe import Fit
+
+NUM_BATCHES = 5
+
+
+def make_network(**options: Any) -> Network:
+    torch.manual_seed(0)
+    layers: tuple[dict[str, Any], ...] = (
+        {"type": "lstm", "units": 4},
+        {"type": "dropout", "rate": 0.2},
+        {"type": "dense"},
+    )
+    return Network(NetworkSpec(task="forecast", layers=layers, horizon=2, **options))
+
+
+def batches(epoch: int) -> Iterator[Batch]:
+    generator = torch.Generator().manual_seed(epoch)
+    for _ in range(NUM_BATCHES):
+        yield make_batch(generator)
+
+
+def make_batch(generator: torch.Generator) -> Batch:
+    start = torch.rand(8, 1, 1, generator=generator)
+    steps = start + 0.1 * torch.arange(8).view(1, 8, 1)
+    return {"history": steps[:, :6], "lengths": torch.full((8,), 6), "future": steps[:, 6:]}
+
+
+LOSS = forecast_loss("mse", ())
+HELD_OUT = make_batch(torch.Generator().manual_seed(1000))
+
+
+def validate(network: Network) -> float:
+    return float(LOSS(network, HELD_OUT).detach())
+
+
+def run(folder: Path, *, resume: bool = False, console: Console | None = None, **settings: Any) -> tuple[Network, Fitted]:
+    network = make_network()
+    options = Fit.model_validate({"loss": "mse", "epochs": 6, "learning_rate": 0.01, **settings})
+    fitted = fit(
+        network,
+        LOSS,
+        batches,
+        NUM_BATCHES,
+        validate,
+        options,
+        seed=3,
+        folder=folder,
+        resume=resume,
+        console=console or Console(file=io.StringIO()),
+        accelerator="cpu",
+    )
+    return network, fitted
+
+
+def weights(network: Network) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+def test_fitting_makes_the_loss_small_and_keeps_the_best_epoch(tmp_path: Path) -> None:
+    network, fitted = run(tmp_path)
+    assert [epoch.number for epoch in fitted.epochs] == [1, 2, 3, 4, 5, 6]
+    assert fitted.epochs[-1].loss < fitted.epochs[0].loss
+    assert fitted.best == min(fitted.epochs, key=lambda epoch: epoch.validation)
+    assert not network.training
+    assert validate(network) == pytest.approx(fitted.best.validation, rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"average": 0.8}, {"schedule": "cosine"}, {"optimizer": "sgd", "momentum": 0.9}])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+    whole, expected = run(tmp_path / "whole", **settings)
+
+    class Interrupted(Exception):
+        pass
+
+    epochs: list[float] = []
+
+    def validate_twice(network: Network) -> float:
+        epochs.append(validate(network))
+        if len(epochs) == 4:
+            raise Interrupted
+        return epochs[-1]
+
+    options = Fit.model_validate({"loss": "mse", "epochs": 6, "learning_rate": 0.01, **settings})
+    silent = Console(file=io.StringIO())
+    with pytest.raises(Interrupted):
+        fit(
+            make_network(), LOSS, batches, NUM_BATCHES, validate_twice, options,
+            seed=3, folder=tmp_path / "parts", console=silent, accelerator="cpu",
+        )  # fmt: skip
+    parts, fitted = run(tmp_path / "parts", resume=True, **settings)
+
+    assert fitted.epochs == expected.epochs
+    assert torch.equal(weights(parts), weights(whole))
+
+
+def test_epochs_that_are_done_are_not_done_again(tmp_path: Path) -> None:
+    trained: list[int] = []
+
+    def counted(epoch: int) -> Iterator[Batch]:
+        for batch in batches(epoch):
+            trained.append(epoch)
+            yield batch
+
+    worse = iter([1.0, 2.0, 3.0, 4.0])
+    for resume, num_epochs in ((False, 3), (True, 3), (True, 4)):
+        fitted = fit(
+            make_network(),
+            LOSS,
+            counted,
+            NUM_BATCHES,
+            lambda _: next(worse),
+            Fit(loss="mse", epochs=num_epochs),
+            seed=0,
+            folder=tmp_path,
+            resume=resume,
+            console=Console(file=io.StringIO()),
+            accelerator="cpu",
+        )
+    assert trained == [epoch for epoch in range(4) for _ in range(NUM_BATCHES)]
+    assert fitted.best.number == 1
+    assert len(fitted.epochs) == 4
+
+
+def test_an_interrupted_run_says_so_to_its_caller_and_can_be_resumed(tmp_path: Path) -> None:
+    def interrupted(network: Network) -> float:
+        if (tmp_path / "last.ckpt").exists():
+            raise KeyboardInterrupt
+        return validate(network)
+
+    handler = signal.getsignal(signal.SIGINT)
+    options = Fit(loss="mse", epochs=6, learning_rate=0.01)
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            make_network(), LOSS, batches, NUM_BATCHES, interrupted, options,
+            seed=3, folder=tmp_path, console=Console(file=io.StringIO()), accelerator="cpu",
+        )  # fmt: skip
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert run(tmp_path, resume=True)[1].epochs == run(tmp_path / "whole")[1].epochs
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    assert torch.equal(weights(run(tmp_path / "a")[0]), weights(run(tmp_path / "b")[0]))
+
+
+def test_it_stops_when_nothing_improves(tmp_path: Path) -> None:
+    scores = iter([3.0, 2.0, 2.5, 2.5, 1.0])
+    fitted = fit(
+        make_network(),
+        LOSS,
+        batches,
+        NUM_BATCHES,
+        lambda _: next(scores),
+        Fit(loss="mse", epochs=5, patience=2),
+        seed=0,
+        folder=tmp_path,
+        console=Console(file=io.StringIO()),
+        accelerator="cpu",
+    )
+    assert [epoch.validation for epoch in fitted.epochs] == [3.0, 2.0, 2.5, 2.5]
+    assert fitted.best.number == 2
+
+
+def test_a_run_without_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(FitError, match="nothing to resume"):
+        run(tmp_path, resume=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(FitError, match=r"epoch 1: the loss is .* smaller fit.learning_rate"):
+        run(tmp_path, optimizer="sgd", learning_rate=1e30)
+
+
+def test_each_epoch_is_a_line_where_output_is_no_terminal(tmp_path: Path) -> None:
+    output = io.StringIO()
+    _, fitted = run(tmp_path, console=Console(file=output, width=200))
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 6
+    assert lines[0] == f"epoch 1/6  loss {fitted.epochs[0].loss:.4f}  validation {fitted.epochs[0].validation:.4f} *"
+
+
+def test_a_terminal_shows_epoch_loss_score_and_time_left(tmp_path: Path) -> None:
+    output = io.StringIO()
+    run(tmp_path, console=Console(file=output, width=200, force_terminal=True))
+    for part in ("epoch 6/6", "loss", "validation", "left"):
+        assert part in output.getvalue()
+
+
+def test_optimizers_have_keras_defaults() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(2))]
+
+    def made(**settings: Any) -> dict[str, Any]:
+        optimizer = make_optimizer(parameters, Fit.model_validate({"loss": "mse", **settings}))
+        return {"kind": type(optimizer).__name__, **optimizer.param_groups[0]}
+
+    def has(found: dict[str, Any], **expected: Any) -> bool:
+        return {key: found[key] for key in expected} == expected
+
+    assert has(made(optimizer="sgd"), kind="SGD", lr=0.01, momentum=0.0)
+    assert has(made(optimizer="rmsprop"), kind="RMSprop", lr=0.001, alpha=0.9, eps=1e-7)
+    assert has(made(), kind="Adam", lr=0.001, eps=1e-7, betas=(0.9, 0.999))
+    assert has(made(weight_decay=0.1), kind="AdamW", weight_decay=0.1)
+    assert has(made(optimizer="adamw"), kind="AdamW", weight_decay=0.004)
+
+
+@pytest.mark.parametrize(("schedule", "first", "last"), [("cosine", 0.01, 0.0), ("onecycle", 0.0004, 0.0)])
+def test_schedules_run_over_all_steps(schedule: str, first: float, last: float) -> None:
+    settings = Fit.model_validate({"loss": "mse", "schedule": schedule, "learning_rate": 0.01})
+    optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], settings)
+    scheduler = make_schedule(optimizer, settings, 10)
+    assert scheduler is not None
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(rates) < 10:
+            scheduler.step()
+    assert rates[0] == pytest.approx(first)
+    assert max(rates) == pytest.approx(0.01)
+    assert rates[-1] == pytest.approx(last, abs=3e-4)
+
+
+@torch.no_grad()
+def test_losses_are_what_their_names_say() -> None:
+    network = make_network()
+    network.eval()
+    batch = HELD_OUT
+    prediction, _ = network.predict_scaled(batch)
+    error = batch["future"] - prediction
+    assert float(LOSS(network, batch)) == pytest.approx(float((error**2).mean()))
+    assert float(forecast_loss("mae", ())(network, batch)) == pytest.approx(float(error.abs().mean()))
+    small = torch.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5).mean()
+    assert float(forecast_loss("huber", ())(network, batch)) == pytest.approx(float(small))
+
+
+def test_pinball_charges_each_side_by_its_level() -> None:
+    prediction = torch.tensor([[[[1.0, 1.0]]], [[[1.0, 1.0]]]])  # (B, horizon, targets, Q)
+    target = torch.tensor([[[2.0]], [[0.0]]])
+    assert float(pinball(prediction, target, torch.tensor([0.1, 0.9]))) == pytest.approx((0.1 + 0.9 + 0.9 + 0.1) / 4)
+
+
+@pytest.mark.parametrize(("activation", "fitting"), [("sigmoid", "binary_crossentropy"), ("softmax", "categorical_crossentropy")])
+@torch.no_grad()
+def test_crossentropy_is_of_the_networks_own_probabilities_and_needs_its_head(activation: str, fitting: Any) -> None:
+    torch.manual_seed(0)
+    layers: tuple[dict[str, Any], ...] = (
+        {"type": "embedding", "output_dim": 3},
+        {"type": "global_max_pooling"},
+        {"type": "dense", "activation": activation},
+    )
+    network = Network(NetworkSpec(task="classify", layers=layers, vocabulary_size=9, labels=("a", "b")))
+    batch = {"tokens": torch.tensor([[3, 4], [5, 0]]), "lengths": torch.tensor([2, 1]), "labels": torch.tensor([1, 0])}
+    probabilities = network(batch)["probabilities"]
+    expected = -(probabilities[0, 1].log() + probabilities[1, 0].log()) / 2
+    assert float(classify_loss(fitting)(network, batch)) == pytest.approx(float(expected), rel=1e-5)
+    other_way = -(probabilities[0, 0].log() + probabilities[1, 1].log()) / 2
+    smoothed = classify_loss(fitting, 0.2)(network, batch)
+    assert float(smoothed) == pytest.approx(float(0.9 * expected + 0.1 * other_way), rel=1e-5)
+    other = "categorical_crossentropy" if fitting == "binary_crossentropy" else "binary_crossentropy"
+    with pytest.raises(NetworkError, match="needs a last layer with"):
+        classify_loss(other)(network, batch)  # type: ignore[arg-type]
+
+
+def test_fitted_tells_its_state() -> None:
+    epoch = Epoch(1, 0.5, 0.25)
+    assert repr(replace(Fitted((epoch,), epoch, 1.0))).startswith("Fitted(1 epochs, best Epoch(number=1")

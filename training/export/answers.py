@@ -1,0 +1,35 @@
+"""The graph's answers as the service words them, for `example.json`. The contract tests hold both against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def format_forecast(answer: Mapping[str, Any], levels: list[float]) -> dict[str, Any]:
+    """The graph's answer for one row as a prediction; flat lists where there is one target."""
+
+    def plain(values: Any) -> Any:
+        values = values[:, 0] if values.shape[1] == 1 else values
+        return np.vectorize(lambda value: float(f"{value:.7g}"), otypes=[float])(values).tolist()
+
+    prediction = {"mean": plain(answer["mean"][0])}
+    if levels:
+        prediction["quantiles"] = {f"{level:.12g}": plain(answer["quantiles"][0, ..., i]) for i, level in enumerate(levels)}
+    return prediction
+
+
+def format_classify(probabilities: Any, labels: Sequence[str], is_truncated: bool) -> dict[str, Any]:
+    """One row of probabilities as a prediction of POST /predict."""
+    values = [float(f"{value:.7g}") for value in probabilities]
+    best = int(np.argmax(probabilities))
+    prediction: dict[str, Any] = {
+        "label": labels[best],
+        "score": values[best],
+        "probabilities": dict(zip(labels, values, strict=True)),
+    }
+    if is_truncated:
+        prediction["truncated"] = True
+    return prediction

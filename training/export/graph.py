@@ -1,0 +1,60 @@
+"""A network as an ONNX graph: raw values (or token ids) and `lengths` in, answers and new state out.
+
+What a layer looks like in ONNX stands beside its torch code in `layers/`. Does not run the graph: that is `verify.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from training.graph.builder import GraphBuilder, ModelProto
+from training.network.network import Network
+
+
+def write_graph(network: Network) -> ModelProto:
+    """The network as an ONNX model: what `network.forward` computes in eval mode, with the same names.
+
+    Raises NetworkError when the scaling has no statistics yet. Serialise with `model.SerializeToString()`.
+    """
+    graph = GraphBuilder(network.spec.task)
+    tensors = graph_tensors(network)
+    for tensor in tensors["inputs"]:
+        graph.input(tensor["name"], tensor["datatype"], tensor["shape"])
+    # A layer may well be called "output".
+    graph.reserve(tensor["name"] for tensor in tensors["outputs"])
+    values = network.write(graph)
+    for tensor in tensors["outputs"]:
+        graph.output(values[tensor["name"]], tensor["name"], tensor["datatype"], tensor["shape"])
+    return graph.build()
+
+
+def graph_tensors(network: Network) -> dict[str, list[dict[str, Any]]]:
+    """The graph's `inputs`, `outputs` and `state` pairs as the manifest lists them."""
+    spec = network.spec
+    inputs: list[dict[str, Any]] = []
+    outputs: list[dict[str, Any]] = []
+    if spec.task == "forecast":
+        num_targets = len(spec.targets)
+        inputs.append(_tensor("history", "FP32", "batch", "time", spec.num_features))
+        outputs.append(_tensor("mean", "FP32", "batch", spec.horizon, num_targets))
+        if spec.quantiles:
+            outputs.append(_tensor("quantiles", "FP32", "batch", spec.horizon, num_targets, len(spec.quantiles)))
+    elif spec.input is not None:
+        datatype = "INT64" if spec.input.kind == "tokens" else "FP32"
+        inputs.append(_tensor(spec.input.name, datatype, "batch", *spec.input.shape))
+        outputs += [_tensor(name, "FP32", "batch", *shape.axes) for name, shape in network.outputs.items()]
+    else:
+        inputs.append(_tensor("tokens", "INT64", "batch", "time"))
+        outputs.append(_tensor("probabilities", "FP32", "batch", len(spec.labels)))
+    if network.has_lengths:
+        inputs.append(_tensor("lengths", "INT64", "batch"))
+    state = []
+    for part in network.state:
+        inputs.append(_tensor(part.input, "FP32", "batch", part.units))
+        outputs.append(_tensor(part.output, "FP32", "batch", part.units))
+        state.append({"input": part.input, "output": part.output})
+    return {"inputs": inputs, "outputs": outputs, "state": state}
+
+
+def _tensor(name: str, datatype: str, *shape: int | str) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": list(shape)}

@@ -1,0 +1,255 @@
+"""A finished run becomes a model folder: written aside, then renamed, so that nobody ever sees half of one.
+
+Writes what `models/README.md` specifies. Trains and judges nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+from training.data.sources import Content
+from training.graph.builder import OPSET
+from training.recipe import Source
+from training.scoring.evaluate import Scores
+
+SCHEMA_VERSION = 1
+GRAPH_FILE = "model.onnx"
+INT8_FILE = "model.int8.onnx"
+PLOTS = "plots"
+TOLERANCE = {"absolute": 1e-4, "relative": 1e-3}
+LIBRARIES = (
+    "sluice",
+    "torch",
+    "lightning",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "polars",
+    "tokenizers",
+    "statsforecast",
+    "scikit-learn",
+    "matplotlib",
+)
+
+
+class PublishError(RuntimeError):
+    """The folder cannot be written: the version exists already."""
+
+
+class Subject(Protocol):
+    """What a folder is of: a recipe, or whatever else was made into a network."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int | None:
+        """None: the next free number."""
+        ...
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def licence(self) -> str:
+        """Of the data; empty: the data's own licences."""
+        ...
+
+    @property
+    def seed(self) -> int: ...
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for the manifest."""
+        ...
+
+
+class Second(Protocol):
+    """A graph beside the first one."""
+
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def entry(self) -> dict[str, Any]:
+        """As the manifest lists it, its file's name too."""
+        ...
+
+
+@dataclass(frozen=True)
+class Publication:
+    """All that goes into one folder."""
+
+    recipe: Subject
+    graph: bytes
+    tensors: Mapping[str, Any]  # inputs, outputs, state as the manifest lists them
+    face: Mapping[str, Any]  # the block `forecast` or `classify`; empty for task tensor
+    instances: Sequence[Any]
+    predictions: Sequence[Any]
+    metrics: Scores
+    baselines: Mapping[str, Scores]
+    data: Sequence[Mapping[str, str]]
+    facts: Mapping[str, Any] = field(default_factory=dict)  # more for the block `training`
+    files: Mapping[str, str] = field(default_factory=dict)  # further files by name, as tokenizer.json
+    pictures: Mapping[str, bytes] = field(default_factory=dict)  # PNG by name, for the folder plots/
+    second: Second | None = None  # a second graph, of another precision
+
+
+def publish(publication: Publication, models: Path, *, replace: bool = False) -> Path:
+    """Write `models/<name>/<version>` and return it. The version is the recipe's, or else the next free number.
+
+    Raises PublishError if the recipe's version is there already and `replace` is not set.
+    """
+    recipe = publication.recipe
+    require_free(recipe, models, replace=replace)
+    home = models / recipe.name
+    home.mkdir(parents=True, exist_ok=True)
+    number = recipe.version or next_version(home)
+    folder = home / str(number)
+    # A name that begins with a dot is no version: whoever lists the folders passes it over.
+    aside = Path(tempfile.mkdtemp(dir=home, prefix=".new-"))
+    try:
+        (aside / GRAPH_FILE).write_bytes(publication.graph)
+        if publication.second is not None:
+            (aside / publication.second.entry["file"]).write_bytes(publication.second.payload)
+        for name, text in publication.files.items():
+            (aside / name).write_text(text, encoding="utf-8")
+        for name, png in publication.pictures.items():
+            (aside / PLOTS).mkdir(exist_ok=True)
+            (aside / PLOTS / name).write_bytes(png)
+        (aside / "example.json").write_text(_json(_example(publication)), encoding="utf-8")
+        (aside / "manifest.json").write_text(_json(manifest(publication, number)), encoding="utf-8")
+        _put_in_place(aside, folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return folder
+
+
+def add_graph(folder: Path, file: str, payload: bytes, entry: Mapping[str, Any]) -> None:
+    """Add a graph to a published folder, or replace the one in `file`: in a copy of the folder, which then takes its place."""
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+    try:
+        shutil.copytree(folder, aside, dirs_exist_ok=True)
+        (aside / file).write_bytes(payload)
+        content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        content["graphs"] = [*(graph for graph in content["graphs"] if graph["file"] != file), dict(entry)]
+        (aside / "manifest.json").write_text(_json(content), encoding="utf-8")
+        _put_in_place(aside, folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def example_instances(folder: Path) -> list[Any]:
+    """The instances of a published folder's example."""
+    example = json.loads((folder / "example.json").read_text(encoding="utf-8"))
+    return list(example["request"]["instances"])
+
+
+def graph_entry(file: str, payload: bytes, precision: str, score: Scores, **more: Any) -> dict[str, Any]:
+    """A graph as the manifest lists it."""
+    entry = {"file": file, "sha256": hashlib.sha256(payload).hexdigest(), "precision": precision, "opset": OPSET}
+    return {**entry, "score": dict(score), **more}
+
+
+def _put_in_place(aside: Path, folder: Path) -> None:
+    """Rename, so that nobody sees half of the folder; what was there before goes."""
+    aside.chmod(0o755)
+    if not folder.exists():
+        aside.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".old-"))
+    folder.rename(old / folder.name)
+    aside.rename(folder)
+    shutil.rmtree(old)
+
+
+def require_free(recipe: Subject, models: Path, *, replace: bool = False) -> None:
+    """Raise PublishError if the recipe's version is published already: asked before hours of training, too."""
+    folder = models / recipe.name / str(recipe.version)
+    if recipe.version is not None and folder.exists() and not replace:
+        raise PublishError(f"{folder} exists: choose another version, or publish with --replace")
+
+
+def next_version(home: Path) -> int:
+    """One above the highest version in a model's folder; 1 in an empty one."""
+    numbers = [int(entry.name) for entry in home.iterdir() if re.fullmatch(r"[1-9][0-9]{0,8}", entry.name)]
+    return max(numbers, default=0) + 1
+
+
+def manifest(publication: Publication, number: int) -> dict[str, Any]:
+    """The content of manifest.json."""
+    recipe = publication.recipe
+    licences = dict.fromkeys(entry["licence"] for entry in publication.data if entry.get("licence"))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": recipe.name,
+        "version": str(number),
+        "task": recipe.task,
+        "description": recipe.description,
+        "licence": recipe.licence or "; ".join(licences),
+        "graphs": [
+            graph_entry(GRAPH_FILE, publication.graph, "fp32", publication.metrics),
+            *([publication.second.entry] if publication.second else []),
+        ],
+        **publication.tensors,
+        **({recipe.task: dict(publication.face)} if publication.face else {}),
+        "training": {
+            "recipe": recipe.as_json(),
+            "data": list(publication.data),
+            "metrics": dict(publication.metrics),
+            "baselines": {name: dict(scores) for name, scores in publication.baselines.items()},
+            "seed": recipe.seed,
+            "versions": library_versions(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **({"plots": [f"{PLOTS}/{name}" for name in publication.pictures]} if publication.pictures else {}),
+            **publication.facts,
+        },
+    }
+
+
+def describe_data(sources: Sequence[Source], contents: Sequence[Content]) -> list[dict[str, str]]:
+    """Per file: name, origin, licence, sha256 of what was really read."""
+    digests = {id(content.source): content.sha256 for content in contents}
+    entries = []
+    for source in sources:
+        entry = {"name": str(source), "origin": source.origin, "licence": source.licence, "sha256": digests.get(id(source), "")}
+        entries.append({key: value for key, value in entry.items() if value})
+    return entries
+
+
+def library_versions() -> dict[str, str]:
+    """Python's version, and of each library that had a part in the run."""
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _example(publication: Publication) -> dict[str, Any]:
+    return {
+        "request": {"model": publication.recipe.name, "instances": list(publication.instances)},
+        "response": {"predictions": list(publication.predictions)},
+        "tolerance": TOLERANCE,
+    }
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    """Indented, but with lists of numbers on one line; no NaN."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return (
+        re.sub(r"\[[^\[\]{}\"]*\]", lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text)
+        + "\n"
+    )

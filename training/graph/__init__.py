@@ -1,0 +1,1 @@
+"""How ONNX nodes are written: a leaf that knows no layer."""

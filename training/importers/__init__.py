@@ -1,0 +1,1 @@
+"""Finished networks of others, as model folders."""

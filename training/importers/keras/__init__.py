@@ -1,0 +1,1 @@
+"""Keras files: reading them, their layers in our words, and publication."""

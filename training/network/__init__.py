@@ -1,0 +1,1 @@
+"""A stack of layers with its scaling and its head."""

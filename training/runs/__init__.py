@@ -1,0 +1,1 @@
+"""One run from data to a published folder, each read like a page."""
