@@ -58,6 +58,7 @@ HOMES = {
     "prometheus_client": {"service.observability.metrics"},
     "pydantic_settings": {"service.settings"},
     "uvicorn": {"service.server", "service.api.fast_path"},
+    "fastapi_swagger": {"service.api.page"},
 }
 # Libraries that a folder does without, though the service has them.
 WITHOUT = {
