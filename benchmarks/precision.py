@@ -60,11 +60,12 @@ def graphs_of(what: str) -> dict[str, bytes]:
     from training.export.graph import write_graph
     from training.export.int8_graph import measured_tensors, quantize_graph
     from training.layers.scaling import ScalingConfig
-    from training.network.network import Network, NetworkSpec
+    from training.network.heads.forecast import ForecastSpec
+    from training.network.network import Network
 
     lstm = {"type": "lstm", "units": int(what)}
     layers = ({**lstm, "return_sequences": True}, lstm, {"type": "dense"})
-    network = Network(NetworkSpec(task="forecast", layers=layers, scaling=ScalingConfig(kind="none")))
+    network = Network(ForecastSpec(layers=layers, scaling=ScalingConfig(kind="none")))
     graph = write_graph(network).SerializeToString()
     return {
         "fp32": graph,

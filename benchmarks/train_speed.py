@@ -27,7 +27,8 @@ from training.data.series import read_series, sample_windows
 from training.data.texts import encode, learn_tokenizer, read_texts
 from training.fitting.fit import fit
 from training.fitting.losses import Batch, LossFunction, classify_loss, forecast_loss
-from training.network.network import Network, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.network import Network
 from training.recipe import Fit, Recipe, find_recipe, read_recipe
 from training.runs.forecast import network_spec
 
@@ -82,7 +83,7 @@ def _of_texts(recipe: Recipe, folder: Path) -> tuple[Network, LossFunction, Any,
     for row, ids in enumerate(encode(tokenizer, split.train.texts, *recipe.cut)):
         tokens[row, maxlen - len(ids) :] = ids
     size = tokenizer.get_vocab_size()
-    spec = NetworkSpec(task="classify", layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
+    spec = ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
     return Network(spec), classify_loss(recipe.fit.loss), tokens, split.train.labels
 
 
