@@ -1,13 +1,13 @@
 """BentoML with its adaptive batching, a worker per core, access log off. Runs in BentoML's environment.
 
-As docs.bentoml.com advises: get-started/adaptive-batching (`batchable`, `max_batch_size` as the graph likes it),
-build-with-bentoml/parallelize-requests (a worker per core). Folder and workers come by the environment, since `bentoml
+As docs.bentoml.com advises: get-started/adaptive-batching (`batchable`, `max_batch_size` found by measuring),
+build-with-bentoml/parallelize-requests (a worker per core). Folder and workers are environment variables, since `bentoml
 serve` imports this file anew in every worker.
 
     MODEL_FOLDER=models/forecast-hourly/1 NUM_WORKERS=2 python -m bentoml serve benchmarks.rivals.bentoml_server:GraphService
 """
 
-# No `from __future__ import annotations`: BentoML makes the request's schema from the annotations.
+# No `from __future__ import annotations`: BentoML derives the request's schema from the annotations.
 import os
 from pathlib import Path
 from typing import Any

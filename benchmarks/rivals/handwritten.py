@@ -1,7 +1,7 @@
 """The obvious hand-written endpoint, as a rival: FastAPI, a pydantic body, onnxruntime with its defaults, one run per request.
 
-It serves the very graph that Sluice serves and does nothing else: no batching across requests, no limits, no metrics. One
-uvicorn process or several, by uvicorn's own --workers; the folder comes by the environment, as each worker imports anew.
+It serves the same graph as Sluice and does nothing else: no batching across requests, no limits, no metrics. One
+uvicorn process or several, by uvicorn's own --workers; the folder is an environment variable, as each worker imports anew.
 
     MODEL_FOLDER=models/forecast-hourly/1 python -m uvicorn --factory benchmarks.rivals.handwritten:create_app
 """

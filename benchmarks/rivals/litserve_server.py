@@ -1,14 +1,14 @@
 """LitServe with its dynamic batching, as its own guides set it up for throughput on CPUs. Runs in LitServe's environment.
 
 A worker process per core and an HTTP process per worker, `fast_queue` for more than 100 requests per second, and a batch
-that is waited for a few milliseconds (lightning.ai/docs/litserve: features/batching, speed-up-serving-by-200x, and the text
+window of a few milliseconds (lightning.ai/docs/litserve: features/batching, speed-up-serving-by-200x, and the text
 of the class LitServer). In LitServe 0.2.19 `fast_queue` changes nothing: the server hands it to its transport under a name
 that the transport does not know.
 
     python -m benchmarks.rivals.litserve_server models/forecast-hourly/1 8001 2
 """
 
-# No `from __future__ import annotations`: LitServe reads the annotations of its hooks, and a string is none to it.
+# No `from __future__ import annotations`: LitServe reads the annotations of its hooks, and not as strings.
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import litserve
 from fastapi import Request
 
-from benchmarks.rivals.graph import Answer, Graph
+from benchmarks.rivals.graph import Graph, Prediction
 
 MAX_BATCH_SIZE = 32
 BATCH_TIMEOUT_S = 0.005
@@ -40,14 +40,14 @@ class GraphAPI(litserve.LitAPI):
     def batch(self, inputs: list[list[Any]]) -> list[list[Any]]:
         return inputs
 
-    def predict(self, requests: list[list[Any]]) -> list[list[Answer]]:
-        answers = iter(self._graph.predict([instance for instances in requests for instance in instances]))
-        return [[next(answers) for _ in instances] for instances in requests]
+    def predict(self, requests: list[list[Any]]) -> list[list[Prediction]]:
+        predictions = iter(self._graph.predict([instance for instances in requests for instance in instances]))
+        return [[next(predictions) for _ in instances] for instances in requests]
 
-    def unbatch(self, output: list[list[Answer]]) -> list[list[Answer]]:
+    def unbatch(self, output: list[list[Prediction]]) -> list[list[Prediction]]:
         return output
 
-    def encode_response(self, output: list[Answer]) -> dict[str, list[Answer]]:
+    def encode_response(self, output: list[Prediction]) -> dict[str, list[Prediction]]:
         return {"predictions": output}
 
 

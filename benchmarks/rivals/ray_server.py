@@ -5,7 +5,7 @@ advanced-guides/performance (`async` methods with a high `max_ongoing_requests`,
 guide to high throughput (RAY_SERVE_ENABLE_HA_PROXY=1; the HAProxy comes with ray[serve]; 3.2 times the requests per second
 of Ray's own proxy on two cores). These variables are set by `benchmarks.rivals.registry`.
 
-Ray's files lie in a folder that goes away with it: under the system's temporary folder, since the names of Ray's sockets
+Ray's files are in a folder that is removed with it: under the system's temporary folder, since the names of Ray's sockets
 may have 107 bytes, which a checkout's path easily uses up.
 
     python -m benchmarks.rivals.ray_server models/forecast-hourly/1 8001 2
@@ -25,7 +25,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from benchmarks.rivals.graph import Answer, Graph
+from benchmarks.rivals.graph import Graph, Prediction
 
 MAX_BATCH_SIZE = 32
 BATCH_WAIT_S = 0.002
@@ -47,9 +47,9 @@ class GraphDeployment:
         self._graph = Graph(Path(folder), num_threads=1)
 
     @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def predict(self, requests: list[list[Any]]) -> list[list[Answer]]:
-        answers = iter(self._graph.predict([instance for instances in requests for instance in instances]))
-        return [[next(answers) for _ in instances] for instances in requests]
+    async def predict(self, requests: list[list[Any]]) -> list[list[Prediction]]:
+        predictions = iter(self._graph.predict([instance for instances in requests for instance in instances]))
+        return [[next(predictions) for _ in instances] for instances in requests]
 
     async def __call__(self, request: Request) -> JSONResponse:
         if request.method == "GET":

@@ -1,7 +1,7 @@
-"""The servers people would pick instead of Sluice: how each is installed, started, asked and read. Starts none itself.
+"""The servers people would use instead of Sluice: how each is installed and started, its requests and responses. Starts none.
 
-Each serves the very graph of a Sluice model folder, with the settings that its own documentation advises for throughput;
-its server file names the pages. `hand-written` stands for what anyone can write and runs in Sluice's own environment.
+Each serves the same graph of a Sluice model folder, with the settings that its own documentation advises for throughput; its
+server file names the pages. `hand-written` is the endpoint that anyone can write, and runs in Sluice's own environment.
 
 Triton is absent: with its ONNX backend it comes as the vendor's container or from a build of its sources. What pip installs,
 `nvidia-pytriton`, puts the server in front of a Python function in a process of its own; it was not tried here.
@@ -21,7 +21,7 @@ from benchmarks.servers import ROOT, WORK, free_port
 Command = tuple[list[str], dict[str, str]]
 """The arguments and the environment variables of a server's first process."""
 
-# The same runtime for all, and what each needs pinned to work. Everything else is pip's choice.
+# The same runtime for all, and the pins that each needs to work. Everything else is pip's choice.
 RUNTIME = ("onnxruntime==1.31.1", "tokenizers==0.23.3", "numpy==2.4.6")
 
 
@@ -29,18 +29,18 @@ def _instances(task: str, instances: Sequence[Any]) -> bytes:
     return json.dumps({"instances": list(instances)}).encode()
 
 
-def _predictions(answer: bytes) -> list[dict[str, Any]]:
-    predictions: list[dict[str, Any]] = json.loads(answer)["predictions"]
+def _predictions(response: bytes) -> list[dict[str, Any]]:
+    predictions: list[dict[str, Any]] = json.loads(response)["predictions"]
     return predictions
 
 
 @dataclass(frozen=True)
 class Rival:
-    """One server. POST `path` with `body(task, instances)` once GET `ready_path` answers 200.
+    """One server. POST `body(task, instances)` to `path` once GET `ready_path` answers 200.
 
     `command(python, folder, port, num_processes)` starts it with the interpreter that `environment(rival)` returns, on a model
     folder (absolute), with so many processes that run the graph. `instances` are as POST /predict takes them: for the task
-    "forecast" {"history": [..]}, for "classify" texts. `predictions(answer)` are the graph's outputs, one dict per instance.
+    "forecast" {"history": [..]}, for "classify" texts. `predictions(response)` are the graph's outputs, one dict per instance.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Rival:
 
 
 def _env(**variables: object) -> dict[str, str]:
-    """With the checkout on the path, as the server files live in it and the environments do not hold it."""
+    """The variables, and the checkout on the path: it holds the server files, and the environments do not hold it."""
     return {"PYTHONPATH": str(ROOT), **{name: str(value) for name, value in variables.items()}}
 
 
@@ -75,7 +75,7 @@ def _bentoml(python: Path, folder: Path, port: int, num_processes: int) -> Comma
 
 
 def _mlserver(python: Path, folder: Path, port: int, num_processes: int) -> Command:
-    home = WORK / "mlserver"  # stays empty: without files there, the one model is read from the environment
+    home = WORK / "mlserver"  # stays empty: without files there, MLServer reads the one model from the environment
     home.mkdir(parents=True, exist_ok=True)
     settings = {
         "host": "127.0.0.1",
@@ -111,8 +111,8 @@ def _v2(task: str, instances: Sequence[Any]) -> bytes:
     return json.dumps({"inputs": tensors}).encode()
 
 
-def _v2_predictions(answer: bytes) -> list[dict[str, Any]]:
-    outputs = json.loads(answer)["outputs"]
+def _v2_predictions(response: bytes) -> list[dict[str, Any]]:
+    outputs = json.loads(response)["outputs"]
     return [
         {output["name"]: _row(output["data"], output["shape"], index) for output in outputs}
         for index in range(outputs[0]["shape"][0])
@@ -135,7 +135,7 @@ def _ray(python: Path, folder: Path, port: int, num_processes: int) -> Command:
         RAY_SERVE_HAPROXY_METRICS_PORT=free_port(),
         RAY_SERVE_HAPROXY_STATS_PORT=free_port(),
         RAY_USAGE_STATS_ENABLED=0,
-        RAY_AUTH_TOKEN=uuid.uuid4().hex,  # or Ray writes one into the home folder
+        RAY_AUTH_TOKEN=uuid.uuid4().hex,  # else Ray writes one into the home folder
     )
     return [str(python), "-m", "benchmarks.rivals.ray_server", str(folder), str(port), str(num_processes)], env
 
@@ -146,7 +146,7 @@ RIVALS = (
     Rival("BentoML", ("bentoml==1.4.39", *RUNTIME), _bentoml, "/readyz", predictions=json.loads),
     Rival(
         "MLServer",
-        # Its workers ask uvloop for a running loop where there is none; uvloop 0.22 raises at that.
+        # Its workers get the running loop from uvloop where there is none; uvloop 0.22 raises then.
         ("mlserver==1.7.1", "uvloop==0.21.0", *RUNTIME),
         _mlserver,
         "/v2/models/graph/ready",
