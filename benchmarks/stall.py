@@ -160,7 +160,7 @@ def common_locations(stalls: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The three most frequent locations in our own code, each with its count and its median length."""
     lengths: dict[str, list[float]] = {}
     for stall in stalls:
-        own = [line for line in stall["stack"] if line.startswith(("service/", "api/"))]
+        own = [line for line in stall["stack"] if line.startswith("service/")]
         lengths.setdefault((own or stall["stack"])[0], []).append(stall["stall_ms"])
     for line, count in Counter({line: len(times) for line, times in lengths.items()}).most_common(3):
         yield f"{count}x {line} ({statistics.median(lengths[line]):.0f} ms)"

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 import service.app
+from benchmarks.servers import ROOT
 from service.__main__ import main
 from service.observability.loop_lag import LagWatch
 
@@ -65,11 +66,13 @@ def runnable_wait_s(native_id: int) -> float:
 
 
 def describe_stack(frame: FrameType | None) -> list[str]:
-    """`file:line function` of each frame, innermost first."""
+    """`file:line function` of each frame, innermost first; files of the service by their path from the checkout."""
     lines: list[str] = []
     while frame is not None and len(lines) < DEPTH:
         code = frame.f_code
-        lines.append(f"{'/'.join(code.co_filename.split('/')[-2:])}:{frame.f_lineno} {code.co_name}")
+        path = Path(code.co_filename)
+        name = path.relative_to(ROOT) if path.is_relative_to(ROOT / "service") else Path(*path.parts[-2:])
+        lines.append(f"{name}:{frame.f_lineno} {code.co_name}")
         frame = frame.f_back
     return lines
 
