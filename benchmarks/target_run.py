@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.cases import SATURATION_CASES, Case
 from benchmarks.load import Load, run_wrk, write_bodies
 from benchmarks.open_loop import OpenLoad, run_open_loop
-from benchmarks.responses import ResponseMismatch, verify
+from benchmarks.responses import Prediction, ResponseMismatch, verify
 from benchmarks.results import Failure, Measurement, Start
 from benchmarks.servers import ROOT, Server, free_port, running
 from benchmarks.targets import READY_TIMEOUT_S, Target
@@ -128,7 +128,7 @@ class TargetRun:
         self.log(f"{self.target.name}, {case or model}: {reason}")
 
 
-def _parse(predictions: Callable[[bytes], Sequence[Mapping[str, Any]]], response: bytes) -> Sequence[Mapping[str, Any]]:
+def _parse(predictions: Callable[[bytes], Sequence[Prediction]], response: bytes) -> Sequence[Prediction]:
     """Raises ResponseMismatch where the response has another form."""
     try:
         return predictions(response)

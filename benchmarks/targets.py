@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.cases import Case
-from benchmarks.responses import parse_sluice_predictions
+from benchmarks.responses import Prediction, parse_sluice_predictions
 from benchmarks.results import TargetSpec
 from benchmarks.rivals import RIVALS, Rival
 from benchmarks.rivals.environments import NotInstalledError, environment, is_complete, versions
@@ -35,8 +37,8 @@ class Target:
     command: Callable[[Path, int], Command]
     """(version folder, port) → the command that serves this one model."""
     body: Callable[[Case, Sequence[Instance]], bytes]
-    predictions: Callable[[bytes], Sequence[Mapping[str, Any]]] | None
-    """A response → the graph's outputs, one dict per instance; None: responses are canned."""
+    predictions: Callable[[bytes], Sequence[Prediction]] | None
+    """A response → its numbers, one prediction per instance; None: responses are canned."""
     path: Callable[[Case], str] = lambda case: "/predict"
     ready_path: str = "/health/ready"
 
@@ -77,7 +79,7 @@ def from_rival(rival: Rival, num_processes: int, python: Path) -> Target:
         spec,
         command=lambda folder, port: rival.command(python, folder, port, num_processes),
         body=lambda case, instances: rival.body(case.task, instances),
-        predictions=rival.predictions,
+        predictions=lambda response: [_arrays(prediction) for prediction in rival.predictions(response)],
         path=lambda case: rival.path,
         ready_path=rival.ready_path,
     )
@@ -113,6 +115,11 @@ def select_targets(prefixes: Sequence[str]) -> tuple[list[Target], dict[str, str
             continue
         targets += [from_rival(rival, count, python) for count in selected]
     return targets, unavailable
+
+
+def _arrays(prediction: Mapping[str, Any]) -> Prediction:
+    """A rival's prediction: the graph's outputs by name, in the graph's order."""
+    return [np.array(values, np.float64) for values in prediction.values()]
 
 
 def _sluice_body(case: Case, instances: Sequence[Instance]) -> bytes:

@@ -34,9 +34,9 @@ def main() -> None:
         history = np.stack([values[start - CONTEXT : start] for start in starts])
         true = np.stack([values[start : start + HORIZON] for start in starts])
         outputs = runtime.run({"history": history[..., None], "lengths": np.full(len(starts), CONTEXT, np.int64)})
-        quantiles = outputs["quantiles"][:, :, 0]
+        point, quantiles = (array[:, :, 0] for array in outputs.values())
         inside = np.mean((true >= quantiles[..., 0]) & (true <= quantiles[..., -1]))
-        forecasts = (outputs["mean"][..., 0], np.tile(history[:, -DAY:], HORIZON // DAY), history[:, -WEEK : HORIZON - WEEK])
+        forecasts = (point, np.tile(history[:, -DAY:], HORIZON // DAY), history[:, -WEEK : HORIZON - WEEK])
         errors = " | ".join(f"{np.abs(forecast - true).mean():.3f}" for forecast in forecasts)
         print(f"| {column} | {errors} | {100 * inside:.0f} % |")
 

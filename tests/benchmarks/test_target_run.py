@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.cases import Case, select_cases
+from benchmarks.responses import parse_sluice_predictions
 from benchmarks.results import TargetSpec
 from benchmarks.servers import ROOT
 from benchmarks.target_run import TargetRun, shorten
@@ -23,11 +24,6 @@ REQUESTS = [[{"history": [1.0, 2.0]}], [{"history": [3.0]}]]
 C64, OPEN = select_cases(["c64", "open50"])
 
 
-def parse(response: bytes) -> list[dict[str, Any]]:
-    predictions: list[dict[str, Any]] = json.loads(response)["predictions"]
-    return predictions
-
-
 def spec(name: str) -> TargetSpec:
     return TargetSpec(name=name, family="packaged", num_processes=1)
 
@@ -35,8 +31,8 @@ def spec(name: str) -> TargetSpec:
 def canned(folder: Path, wrong: str = "") -> Target:
     """A server with a canned response per case; that of the case `wrong` is not the graph's."""
     for case in (C64, OPEN):
-        mean = [1.0, 3.0] if case.name == wrong else [1.0, 2.0]
-        (folder / case.name).write_text(json.dumps({"predictions": [{"mean": mean}]}))
+        forecast = [1.0, 3.0] if case.name == wrong else [1.0, 2.0]
+        (folder / case.name).write_text(json.dumps({"predictions": [{"forecast": forecast}]}))
 
     def command(_: Path, port: int) -> Command:
         return [sys.executable, "-m", "benchmarks.echo", str(folder), str(port)], {}
@@ -44,11 +40,11 @@ def canned(folder: Path, wrong: str = "") -> Target:
     def body(case: Case, instances: Any) -> bytes:
         return json.dumps(instances).encode()
 
-    return Target(spec("canned"), command, body, parse, path=lambda case: f"/{case.name}", ready_path="/")
+    return Target(spec("canned"), command, body, parse_sluice_predictions, path=lambda case: f"/{case.name}", ready_path="/")
 
 
 def run_of(target: Target) -> TargetRun:
-    workload = Workload(REQUESTS, [{"mean": np.array([[1.0], [2.0]])}])
+    workload = Workload(REQUESTS, [{"point": np.array([[1.0], [2.0]])}])
     lines: list[str] = []
     return TargetRun(0, target, 1, {C64.model: Path()}, {"c64": workload, "open50": workload}, lines.append)
 
@@ -75,11 +71,11 @@ def test_a_case_with_a_wrong_response_is_not_timed(tmp_path: Path) -> None:
     assert run.measurements == []
     (failure,) = run.failures
     assert failure.case == "c64"
-    assert '"mean" differs from the graph\'s output by 0.5' in failure.reason
+    assert '"point" differs from the graph\'s output by 0.5' in failure.reason
 
 
 def test_a_server_that_does_not_start_is_a_failure_of_its_own() -> None:
-    broken = Target(spec("broken"), lambda *_: ([sys.executable, "-c", "exit(3)"], {}), lambda *_: b"", parse)
+    broken = Target(spec("broken"), lambda *_: ([sys.executable, "-c", "exit(3)"], {}), lambda *_: b"", parse_sluice_predictions)
     run = run_of(broken)
     run.run([C64])
     (failure,) = run.failures
