@@ -47,7 +47,7 @@ def render(results: Results) -> str:
     """The whole page."""
     summary = Summary(results)
     lines = ["# Sluice beside other servers", "", *_run_table(results), _HOW, f"![bar chart of the tables below]({PICTURE})", ""]
-    lines += ["## Sluice", "", *_sluice_table(summary)]
+    lines += ["## Servers", "", *_server_table(summary), "", "## Sluice", "", *_sluice_table(summary)]
     for group, title in GROUPS.items():
         cases = [case for case in results.cases if case.group == group]
         if cases:
@@ -77,6 +77,36 @@ def _run_table(results: Results) -> Iterator[str]:
     yield f"| command | `{results.command}` |"
 
 
+def _server_table(summary: Summary) -> Iterator[str]:
+    """The configuration of every target: what a row of the other tables was measured with."""
+    yield "Batch size and wait are the server's settings: how many requests or instances may share a run of the graph, and how"
+    yield "long an incomplete batch waits for more. Threads are processes × onnxruntime's intra-op threads in each."
+    yield ""
+    yield "| | threads | batch at most | batch wait | versions |"
+    yield "|---|---|---|---|---|"
+    for target in summary.targets:
+        yield _row(target.name, _threads(target), _batch_size(target), _batch_wait(target), target.versions)
+
+
+def _threads(target: TargetSpec) -> str:
+    return f"{target.num_processes} × {target.num_threads or 'one per core'}"
+
+
+def _batch_size(target: TargetSpec) -> str:
+    if target.batching is None:
+        return "one request"
+    if target.batching.max_batch_size == 0:
+        return f"{target.batching.unit}, as measured at load"
+    return f"{target.batching.max_batch_size} {target.batching.unit}"
+
+
+def _batch_wait(target: TargetSpec) -> str:
+    if target.batching is None:
+        return "no batching"
+    wait = f"{target.batching.max_delay_ms:,g} ms"
+    return f"adaptive, ≤ {wait}" if target.batching.is_adaptive else wait
+
+
 def _sluice_table(summary: Summary) -> Iterator[str]:
     """Sluice alone, case by case."""
     yield "| case | processes | requests/s | × hand-written | × packaged | efficiency | p50 / p99 ms |"
@@ -94,14 +124,14 @@ def _sluice_table(summary: Summary) -> Iterator[str]:
 
 def _case_table(summary: Summary, case: Case) -> Iterator[str]:
     if case.load is not None:
-        yield "| | arrivals/s | responses/s | p50 ms | p99 ms | p99.9 ms | failed | lag ms | busy |"
-        yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+        yield "| | threads | batch wait | arrivals/s | responses/s | p50 ms | p99 ms | p99.9 ms | failed | lag ms | busy |"
+        yield "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
         yield from _rows(_open_row(summary, target, case) for target in summary.targets)
         return
     counts_rows = case.num_instances > 1
     head = "requests/s | rows/s" if counts_rows else "requests/s"
-    yield f"| | {head} | p50 / p99 ms | × hand-written | × packaged | efficiency | failed |"
-    yield "|---|" + "---:|" * (7 if counts_rows else 6)
+    yield f"| | threads | batch wait | {head} | p50 / p99 ms | × hand-written | × packaged | efficiency | failed |"
+    yield "|---|---|---|" + "---:|" * (7 if counts_rows else 6)
     yield from _rows(_closed_row(summary, target, case) for target in summary.targets)
 
 
@@ -118,7 +148,7 @@ def _closed_row(summary: Summary, target: TargetSpec, case: Case) -> str | None:
         summary.efficiency(target, case),
     ]
     cells += [_latencies(summary, target, case), *(_ratio(ratio) for ratio in ratios)]
-    return _row(target.name, *cells, summary.num_failed(target, case))
+    return _row(target.name, _threads(target), _batch_wait(target), *cells, summary.num_failed(target, case))
 
 
 def _open_row(summary: Summary, target: TargetSpec, case: Case) -> str | None:
@@ -134,7 +164,7 @@ def _open_row(summary: Summary, target: TargetSpec, case: Case) -> str | None:
     if values[0] is None:
         return None
     cells = ["–" if value is None else _number(value.median) for value in values]
-    return _row(target.name, *cells[:5], summary.num_failed(target, case), *cells[5:])
+    return _row(target.name, _threads(target), _batch_wait(target), *cells[:5], summary.num_failed(target, case), *cells[5:])
 
 
 def _ceiling_table(summary: Summary) -> Iterator[str]:
@@ -152,14 +182,14 @@ def _start_table(summary: Summary) -> Iterator[str]:
     yield "size of all its processes."
     yield ""
     models = list(dict.fromkeys(start.model for start in summary.results.starts))
-    yield _row("", *(f"{model}: ready s | MB" for model in models), "versions")
-    yield "|---|" + "---:|---:|" * len(models) + "---|"
+    yield _row("", *(f"{model}: ready s | MB" for model in models))
+    yield "|---|" + "---:|---:|" * len(models)
     for target in summary.targets:
         starts = summary.starts(target)
         cells = [
             f"{starts[model][0].median:.2f} | {starts[model][1].median:.0f}" if model in starts else "– | –" for model in models
         ]
-        yield _row(target.name, *cells, target.versions)
+        yield _row(target.name, *cells)
 
 
 def _latencies(summary: Summary, target: TargetSpec, case: Case) -> str:

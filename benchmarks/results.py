@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from benchmarks.cases import Case
+from benchmarks.rivals.options import Batching
 
 Family = Literal["sluice", "hand-written", "packaged", "echo"]
 # Five digits: more than their precision.
@@ -20,11 +21,16 @@ class _Strict(BaseModel):
 
 
 class TargetSpec(_Strict):
-    """One target: its name and family, its number of server processes, and the versions of its own packages."""
+    """One target: its name and family, its configuration, and the versions of its own packages.
+
+    `num_threads` are onnxruntime's in each process (None: one per core); `batching` None: no batching across requests.
+    """
 
     name: str
     family: Family
     num_processes: int
+    num_threads: int | None = None
+    batching: Batching | None = None
     versions: str = ""
 
 

@@ -16,10 +16,12 @@ from benchmarks.responses import Prediction, parse_sluice_predictions
 from benchmarks.results import TargetSpec
 from benchmarks.rivals import RIVALS, Rival
 from benchmarks.rivals.environments import NotInstalledError, environment, is_complete, versions
+from benchmarks.rivals.options import Batching
 from benchmarks.servers import sluice_command
 from benchmarks.summary import ECHO
 from benchmarks.workloads import Instance
-from service.process.machine import num_cores
+from service.process.machine import num_cores, threads_per_worker
+from service.settings import read_settings
 
 HAND_WRITTEN = "hand-written"
 READY_TIMEOUT_S = 180.0
@@ -53,7 +55,14 @@ def sluice(num_processes: int) -> Target:
     def command(folder: Path, port: int) -> Command:
         return sluice_command(folder.parent.parent, port, num_processes)
 
-    spec = TargetSpec(name=_label("Sluice", num_processes), family="sluice", num_processes=num_processes)
+    settings = read_settings(sluice_command(Path(), 0, num_processes)[1])
+    spec = TargetSpec(
+        name=_label("Sluice", num_processes),
+        family="sluice",
+        num_processes=num_processes,
+        num_threads=settings.num_threads or threads_per_worker(num_cores(), num_processes),
+        batching=Batching(settings.max_batch_size, "instances", settings.max_queue_delay_ms),
+    )
     return Target(spec, command, _sluice_body, parse_sluice_predictions)
 
 
@@ -73,6 +82,8 @@ def from_rival(rival: Rival, num_processes: int, python: Path) -> Target:
         name=_label(rival.name, num_processes),
         family="hand-written" if rival.name == HAND_WRITTEN else "packaged",
         num_processes=num_processes,
+        num_threads=rival.num_threads,
+        batching=rival.batching,
         versions=versions(rival, python),
     )
     return Target(

@@ -25,7 +25,7 @@ class Graph:
     `num_threads` are onnxruntime's intra-op threads; None is its default, one per core.
     """
 
-    def __init__(self, folder: Path, num_threads: int | None = None) -> None:
+    def __init__(self, folder: Path, num_threads: int | None) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
         self.task: str = manifest["task"]
         options = ort.SessionOptions()

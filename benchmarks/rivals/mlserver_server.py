@@ -21,13 +21,14 @@ from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 
 from benchmarks.rivals.graph import Graph, Prediction
+from benchmarks.rivals.options import read_options
 
 
 class GraphModel(MLModel):
     """The inputs are `history` and `lengths`, or `text`; the outputs are the graph's."""
 
     async def load(self) -> bool:
-        self._graph = Graph(Path(self.settings.parameters.uri), num_threads=1)
+        self._graph = Graph(Path(self.settings.parameters.uri), read_options().num_threads)
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:

@@ -12,13 +12,33 @@ from benchmarks.ceilings import ceiling_per_s, efficiency
 from benchmarks.plot import PANELS, draw_svg
 from benchmarks.report import PAGE, PICTURE, RESULTS, render, write
 from benchmarks.results import Failure, GraphSpeed, Measurement, Results, Start, TargetSpec, read_results
+from benchmarks.rivals.options import Batching
 from benchmarks.summary import Spread, Summary
 
-SLUICE = TargetSpec(name="Sluice, 2 processes", family="sluice", num_processes=2)
+SLUICE = TargetSpec(
+    name="Sluice, 2 processes",
+    family="sluice",
+    num_processes=2,
+    num_threads=1,
+    batching=Batching(0, "instances", 0),
+)
 HAND = TargetSpec(name="hand-written, 2 processes", family="hand-written", num_processes=2)
 HAND_1 = TargetSpec(name="hand-written, 1 process", family="hand-written", num_processes=1)
-LIT = TargetSpec(name="LitServe, 2 processes", family="packaged", num_processes=2, versions="litserve 0.2")
-BENTO = TargetSpec(name="BentoML, 2 processes", family="packaged", num_processes=2)
+LIT = TargetSpec(
+    name="LitServe, 2 processes",
+    family="packaged",
+    num_processes=2,
+    num_threads=1,
+    batching=Batching(32, "requests", 2.5),
+    versions="litserve 0.2",
+)
+BENTO = TargetSpec(
+    name="BentoML, 2 processes",
+    family="packaged",
+    num_processes=2,
+    num_threads=1,
+    batching=Batching(32, "instances", 60_000, is_adaptive=True),
+)
 ECHO = TargetSpec(name="echo", family="echo", num_processes=1)
 C64, I256, OPEN = select_cases(["c64", "i256", "open50"])
 # The machine was half as fast in the second round, and the best packaged server was another one.
@@ -99,9 +119,9 @@ def test_efficiency_is_the_share_of_the_rounds_own_ceilings(results: Results) ->
 
 def test_the_page_holds_rates_ratios_and_failures(results: Results) -> None:
     page = render(results)
-    assert "| Sluice, 2 processes | 4,000 (2,000 to 4,400) | 13.0 / 30.0 | 4.40 | 5.00 | 0.50 | 3 |" in page
-    assert "| Sluice, 2 processes | 12.5 | 3,200 | 12.0 / 30.0 | – | – | 0.32 | 0 |" in page
-    assert "| Sluice, 2 processes | 2,010 | 2,000 | 12.0 | 30.0 | 88.0 | 0 | 0.30 | 0.12 |" in page
+    assert "| Sluice, 2 processes | 2 × 1 | 0 ms | 4,000 (2,000 to 4,400) | 13.0 / 30.0 | 4.40 | 5.00 | 0.50 | 3 |" in page
+    assert "| Sluice, 2 processes | 2 × 1 | 0 ms | 12.5 | 3,200 | 12.0 / 30.0 | – | – | 0.32 | 0 |" in page
+    assert "| Sluice, 2 processes | 2 × 1 | 0 ms | 2,010 | 2,000 | 12.0 | 30.0 | 88.0 | 0 | 0.30 | 0.12 |" in page
     assert "| 64 connections | 2 | 4,000 | 4.40 | 5.00 | 0.50 | 13.0 / 30.0 |" in page
     assert "| 64 connections | 20,000 (10,000 to 20,000) | 5,000 | 16 | 4,000 |" in page
     assert "| Sluice, 2 processes | 1.25 | 155 |" in page
@@ -111,9 +131,19 @@ def test_the_page_holds_rates_ratios_and_failures(results: Results) -> None:
     assert "| echo |" not in page
 
 
+def test_every_row_names_the_servers_threads_and_batch_wait(results: Results) -> None:
+    page = render(results)
+    assert "| Sluice, 2 processes | 2 × 1 | instances, as measured at load | 0 ms |  |" in page
+    assert "| LitServe, 2 processes | 2 × 1 | 32 requests | 2.5 ms | litserve 0.2 |" in page
+    assert "| BentoML, 2 processes | 2 × 1 | 32 instances | adaptive, ≤ 60,000 ms |  |" in page
+    assert "| hand-written, 1 process | 1 × one per core | one request | no batching |  |" in page
+    assert "| LitServe, 2 processes | 2 × 1 | 2.5 ms | 800 (250 to 800) |" in page
+    assert "| hand-written, 2 processes | 2 × one per core | no batching | 1,000 (400 to 1,000) |" in page
+
+
 def test_every_row_of_a_table_has_as_many_cells_as_its_head(results: Results) -> None:
     tables = re.findall(r"(?:^\|.*\|\n)+", render(results), re.MULTILINE)
-    assert len(tables) == 7
+    assert len(tables) == 8
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
 
