@@ -19,6 +19,7 @@ from training.reporting.plots import STYLE
 COLOURS: dict[Family, tuple[str, ...]] = {
     "sluice": ("#56B4E9", "#0072B2"),
     "hand-written": ("#E8B08A", "#D55E00"),
+    "hand-written tuned": ("#F7EFA0", "#F0E442"),
     "packaged": ("#009E73", "#CC79A7", "#E69F00", "#999999"),
 }
 

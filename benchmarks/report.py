@@ -17,13 +17,20 @@ RESULTS, PAGE, PICTURE = "results.json", "RESULTS.md", "results.svg"
 
 _HOW = """
 In every round each target runs alone on the machine, with the load generator, and each round begins with another target. Rates
-are medians of the rounds (least to largest); ratios are computed within each round, and the median of these is shown. *×
-hand-written* is the ratio to the hand-written FastAPI endpoint with the same number of processes, *× packaged* the ratio to the
-fastest packaged server of that round. *Efficiency* is the share of the ceiling: processes ÷ (1 / canned responses per second +
-1 / rows per second of the bare graph), measured in the same round. Failed requests are counted and not part of a rate. Latencies
-of closed loops are wrk's, which adds samples for requests that a slow response kept from being sent. A target's first response to
-each case must hold the graph's own outputs to 1e-4 before the case is measured.
+are medians of the rounds (least to largest); ratios are computed within each round, and the median of these is shown:
+
+* *× hand-written*: to the [hand-written](rivals/handwritten.py) FastAPI endpoint with the same number of processes.
+* *× tuned*: to the [well-tuned hand-written](rivals/handwritten_tuned.py) one, with the number of processes that was fastest in
+  that round, since it uses one core per process where others use more.
+* *× packaged*: to the fastest packaged server of that round.
+* *Efficiency*: the share of the ceiling, processes ÷ (1 / canned responses per second + 1 / rows per second of the bare graph),
+  measured in the same round.
+
+Failed requests are counted and not part of a rate. Latencies of closed loops are wrk's, which adds samples for requests that a
+slow response kept from being sent. A target's first response to each case must hold the graph's own outputs to 1e-4 before the
+case is measured. *–* was not measured in this run.
 """
+_RATIOS = "× hand-written | × tuned | × packaged | efficiency"
 _HOW_OPEN = """
 Requests arrive at random (Poisson, fixed seed) at a share of the highest rate that the same server reached in the closed loops of
 the round. Latencies count from the intended time of a request, so that a stall counts for every request that was due meanwhile
@@ -109,17 +116,16 @@ def _batch_wait(target: TargetSpec) -> str:
 
 def _sluice_table(summary: Summary) -> Iterator[str]:
     """Sluice alone, case by case."""
-    yield "| case | processes | requests/s | × hand-written | × packaged | efficiency | p50 / p99 ms |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+    yield f"| case | processes | requests/s | {_RATIOS} | p50 / p99 ms |"
+    yield "|---|" + "---:|" * 7
     for case in summary.results.cases:
         if case.load is not None:
             continue
         for target in summary.targets:
             rate = summary.spread(target, case, lambda one: one.requests_per_s)
             if target.family == "sluice" and rate is not None:
-                ratios = [summary.ratio_to_handwritten(target, case), summary.ratio_to_packaged(target, case)]
-                cells = [_number(rate.median), *(_ratio(ratio) for ratio in ratios), _ratio(summary.efficiency(target, case))]
-                yield _row(case.title, target.num_processes, *cells, _latencies(summary, target, case))
+                cells = [_number(rate.median), *_ratios(summary, target, case), _latencies(summary, target, case)]
+                yield _row(case.title, target.num_processes, *cells)
 
 
 def _case_table(summary: Summary, case: Case) -> Iterator[str]:
@@ -130,8 +136,8 @@ def _case_table(summary: Summary, case: Case) -> Iterator[str]:
         return
     counts_rows = case.num_instances > 1
     head = "requests/s | rows/s" if counts_rows else "requests/s"
-    yield f"| | threads | batch wait | {head} | p50 / p99 ms | × hand-written | × packaged | efficiency | failed |"
-    yield "|---|---|---|" + "---:|" * (7 if counts_rows else 6)
+    yield f"| | threads | batch wait | {head} | p50 / p99 ms | {_RATIOS} | failed |"
+    yield "|---|---|---|" + "---:|" * (8 if counts_rows else 7)
     yield from _rows(_closed_row(summary, target, case) for target in summary.targets)
 
 
@@ -142,12 +148,7 @@ def _closed_row(summary: Summary, target: TargetSpec, case: Case) -> str | None:
     cells = [_spread(rate)]
     if case.num_instances > 1:
         cells.append(_number(rate.median * case.num_instances))
-    ratios = [
-        summary.ratio_to_handwritten(target, case),
-        summary.ratio_to_packaged(target, case),
-        summary.efficiency(target, case),
-    ]
-    cells += [_latencies(summary, target, case), *(_ratio(ratio) for ratio in ratios)]
+    cells += [_latencies(summary, target, case), *_ratios(summary, target, case)]
     return _row(target.name, _threads(target), _batch_wait(target), *cells, summary.num_failed(target, case))
 
 
@@ -192,6 +193,17 @@ def _start_table(summary: Summary) -> Iterator[str]:
         yield _row(target.name, *cells)
 
 
+def _ratios(summary: Summary, target: TargetSpec, case: Case) -> list[str]:
+    """The cells under `_RATIOS`."""
+    ratios = (
+        summary.ratio_to_handwritten(target, case),
+        summary.ratio_to_tuned(target, case),
+        summary.ratio_to_packaged(target, case),
+        summary.efficiency(target, case),
+    )
+    return ["–" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+
+
 def _latencies(summary: Summary, target: TargetSpec, case: Case) -> str:
     p50 = summary.spread(target, case, lambda one: one.p50_ms)
     p99 = summary.spread(target, case, lambda one: one.p99_ms)
@@ -219,10 +231,6 @@ def _spread(found: Spread) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 def _one_line(text: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from benchmarks.cases import Case
 from benchmarks.rivals.options import Batching
 
-Family = Literal["sluice", "hand-written", "packaged", "echo"]
+Family = Literal["sluice", "hand-written", "hand-written tuned", "packaged", "echo"]
 # Five digits: more than their precision.
 Number = Annotated[float, AfterValidator(lambda value: float(f"{value:.5g}"))]
 

@@ -58,6 +58,13 @@ class Summary:
 
         return self._ratio(target, case, is_peer)
 
+    def ratio_to_tuned(self, target: TargetSpec, case: Case) -> float | None:
+        """Rate over that of the tuned hand-written server, with the number of processes that was fastest in the round.
+
+        It uses one core per process, where other servers use more: with equal processes it would be at a disadvantage.
+        """
+        return self._ratio(target, case, lambda other: other.family == "hand-written tuned")
+
     def ratio_to_packaged(self, target: TargetSpec, case: Case) -> float | None:
         """Rate over that of the packaged server that was fastest in the round, with any number of processes."""
         return self._ratio(target, case, lambda other: other.family == "packaged")

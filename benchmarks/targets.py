@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.cases import Case
 from benchmarks.responses import Prediction, parse_sluice_predictions
-from benchmarks.results import TargetSpec
+from benchmarks.results import Family, TargetSpec
 from benchmarks.rivals import RIVALS, Rival
 from benchmarks.rivals.environments import NotInstalledError, environment, is_complete, versions
 from benchmarks.rivals.options import Batching
@@ -23,7 +23,8 @@ from benchmarks.workloads import Instance
 from service.process.machine import num_cores, threads_per_worker
 from service.settings import read_settings
 
-HAND_WRITTEN = "hand-written"
+# The rivals that are families of their own; those that come as packages are one family.
+HAND_WRITTEN: dict[str, Family] = {"hand-written": "hand-written", "hand-written tuned": "hand-written tuned"}
 READY_TIMEOUT_S = 180.0
 """Ray starts a cluster first."""
 
@@ -80,7 +81,7 @@ def from_rival(rival: Rival, num_processes: int, python: Path) -> Target:
     """A rival of `benchmarks/rivals`, run by the interpreter of its environment."""
     spec = TargetSpec(
         name=_label(rival.name, num_processes),
-        family="hand-written" if rival.name == HAND_WRITTEN else "packaged",
+        family=HAND_WRITTEN.get(rival.name, "packaged"),
         num_processes=num_processes,
         num_threads=rival.num_threads,
         batching=rival.batching,
@@ -99,7 +100,7 @@ def from_rival(rival: Rival, num_processes: int, python: Path) -> Target:
 def select_targets(prefixes: Sequence[str]) -> tuple[list[Target], dict[str, str]]:
     """The targets whose names begin with one of `prefixes` (all, if that is empty), and per rival why it is not installed.
 
-    Sluice and the hand-written server are measured with one process and with one per core, packaged servers with one per core.
+    Sluice and the hand-written servers are measured with one process and with one per core, packaged servers with one per core.
     Raises SystemExit that lists the names if one of `prefixes` matches none.
     """
     names = ["Sluice", *(rival.name for rival in RIVALS)]
@@ -112,7 +113,7 @@ def select_targets(prefixes: Sequence[str]) -> tuple[list[Target], dict[str, str
     for rival in RIVALS:
         selected = [
             count
-            for count in (counts if rival.name == HAND_WRITTEN else counts[-1:])
+            for count in (counts if rival.name in HAND_WRITTEN else counts[-1:])
             if _is_selected(_label(rival.name, count), prefixes)
         ]
         if not selected:

@@ -48,27 +48,41 @@ class Graph:
             return self.run_texts(instances)
         return self.run([instance["history"] for instance in instances])
 
+    def predict_arrays(self, instances: Sequence[Any]) -> list[dict[str, np.ndarray[Any, np.dtype[np.float32]]]]:
+        """The same as arrays, which are rows of the run's outputs."""
+        rows = self._encode(instances) if self.task == "classify" else [instance["history"] for instance in instances]
+        outputs = self._run(rows)
+        return [dict(zip(self._outputs, row, strict=True)) for row in zip(*outputs, strict=True)]
+
     def run(self, histories: Sequence[Sequence[float]]) -> list[Prediction]:
         """Forecast every history, in order."""
-        return self._run("history", histories, np.float32)
+        return self._to_lists(self._run(histories))
 
     def run_texts(self, texts: Sequence[str]) -> list[Prediction]:
         """Classify every text, in order; of a long one the head and the tail are read."""
-        encodings = self._tokenizer.encode_batch(list(texts))
-        return self._run("tokens", [self._truncate(encoding.ids) for encoding in encodings], np.int64)
+        return self._to_lists(self._run(self._encode(texts)))
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self._truncate(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts))]
 
     def _truncate(self, ids: list[int]) -> list[int]:
         if len(ids) <= self._max_length:
             return ids
         return ids[: self._truncation["head"]] + ids[len(ids) - self._truncation["tail"] :]
 
-    def _run(self, name: str, rows: Sequence[Sequence[float]], dtype: type) -> list[Prediction]:
+    def _run(self, rows: Sequence[Sequence[float]]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        name, dtype = ("tokens", np.int64) if self.task == "classify" else ("history", np.float32)
         lengths = np.array([len(row) for row in rows], np.int64)
         padded = np.zeros((len(rows), lengths.max()), dtype)  # (B, T)
         for index, row in enumerate(rows):
             padded[index, : len(row)] = row
         states = {state: np.zeros((len(rows), *shape), np.float32) for state, shape in self._states.items()}
         values = padded[..., None] if name == "history" else padded
-        outputs = self._session.run(None, {name: values, "lengths": lengths, **states})
+        outputs: list[np.ndarray[Any, np.dtype[np.float32]]] = self._session.run(
+            None, {name: values, "lengths": lengths, **states}
+        )
+        return outputs
+
+    def _to_lists(self, outputs: Sequence[np.ndarray[Any, np.dtype[np.float32]]]) -> list[Prediction]:
         columns = [output.tolist() for output in outputs]
         return [dict(zip(self._outputs, row, strict=True)) for row in zip(*columns, strict=True)]

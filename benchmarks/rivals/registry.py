@@ -1,7 +1,8 @@
 """The servers people would use instead of Sluice: how each is installed and configured, its requests and responses. Starts none.
 
 Each serves the same graph of a Sluice model folder, with the settings that its own documentation advises for throughput; its
-server file names the pages. `hand-written` is the endpoint that anyone can write, and runs in Sluice's own environment.
+server file names the pages. `hand-written` is the endpoint that most would write first, `hand-written tuned` what it becomes in
+experienced hands; both run in Sluice's own environment.
 
 Triton is absent: with its ONNX backend it comes as the vendor's container or from a build of its sources. What pip installs,
 `nvidia-pytriton`, puts the server in front of a Python function in a process of its own; it was not tried here.
@@ -69,6 +70,14 @@ def _handwritten(options: Options, python: Path, port: int) -> Command:
     argv = [str(python), "-m", "uvicorn", "--factory", "benchmarks.rivals.handwritten:create_app", "--port", str(port)]
     argv += ["--workers", str(options.num_processes), "--no-access-log", "--log-level", "warning"]
     return argv, _env(options)
+
+
+def _handwritten_tuned(options: Options, python: Path, port: int) -> Command:
+    argv = [str(python), "-m", "uvicorn", "--factory", "benchmarks.rivals.handwritten_tuned:create_app", "--port", str(port)]
+    argv += ["--workers", str(options.num_processes), "--loop", "uvloop", "--http", "httptools", "--ws", "none"]
+    argv += ["--no-access-log", "--log-level", "warning", "--no-server-header", "--no-date-header"]
+    # One thread per process, in the tokenizer as well.
+    return argv, _env(options, TOKENIZERS_PARALLELISM="false")
 
 
 def _litserve(options: Options, python: Path, port: int) -> Command:
@@ -152,6 +161,7 @@ def _ray(options: Options, python: Path, port: int) -> Command:
 
 RIVALS = (
     Rival("hand-written", (), _handwritten, "/health/ready", batching=None, num_threads=None),
+    Rival("hand-written tuned", (), _handwritten_tuned, "/health/ready", batching=None, num_threads=1),
     Rival("LitServe", ("litserve==0.2.19", *RUNTIME), _litserve, "/health", Batching(32, "requests", 5), num_threads=1),
     Rival(
         "BentoML",

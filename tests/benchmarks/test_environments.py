@@ -11,7 +11,7 @@ import pytest
 from benchmarks.rivals import RIVALS
 from benchmarks.rivals.environments import NotInstalledError, environment, folder, is_complete
 
-HANDWRITTEN, RIVAL = RIVALS[0], RIVALS[1]
+HANDWRITTEN, RIVAL = (next(rival for rival in RIVALS if rival.name == name) for name in ("hand-written", "LitServe"))
 
 
 def test_a_rival_without_packages_runs_in_this_environment(tmp_path: Path) -> None:

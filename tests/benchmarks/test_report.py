@@ -24,6 +24,8 @@ SLUICE = TargetSpec(
 )
 HAND = TargetSpec(name="hand-written, 2 processes", family="hand-written", num_processes=2)
 HAND_1 = TargetSpec(name="hand-written, 1 process", family="hand-written", num_processes=1)
+TUNED = TargetSpec(name="hand-written tuned, 2 processes", family="hand-written tuned", num_processes=2, num_threads=1)
+TUNED_1 = TargetSpec(name="hand-written tuned, 1 process", family="hand-written tuned", num_processes=1, num_threads=1)
 LIT = TargetSpec(
     name="LitServe, 2 processes",
     family="packaged",
@@ -46,6 +48,8 @@ RATES = {
     SLUICE: (4000, 2000, 4400),
     HAND: (1000, 400, 1000),
     HAND_1: (100, 100, 100),
+    TUNED: (2000, 500, 1100),
+    TUNED_1: (1000, 1000, 1000),
     LIT: (800, 250, 800),
     BENTO: (500, 500, 500),
     ECHO: (20_000, 10_000, 20_000),
@@ -109,6 +113,14 @@ def test_the_handwritten_peer_has_the_same_number_of_processes(results: Results)
     assert summary.ratio_to_handwritten(SLUICE, I256) is None
 
 
+def test_the_tuned_peer_has_the_number_of_processes_that_was_fastest_in_the_round(results: Results) -> None:
+    summary = Summary(results)
+    # To two processes 2, to one process 2 (two processes would be 4), to two processes 4.
+    assert summary.ratio_to_tuned(SLUICE, C64) == pytest.approx(2)
+    assert summary.ratio_to_tuned(TUNED_1, C64) == pytest.approx(1000 / 1100)
+    assert summary.ratio_to_tuned(SLUICE, I256) is None
+
+
 def test_efficiency_is_the_share_of_the_rounds_own_ceilings(results: Results) -> None:
     summary = Summary(results)
     # Ceilings of two processes: 8000, then 6667 where canned responses were half as fast.
@@ -119,10 +131,10 @@ def test_efficiency_is_the_share_of_the_rounds_own_ceilings(results: Results) ->
 
 def test_the_page_holds_rates_ratios_and_failures(results: Results) -> None:
     page = render(results)
-    assert "| Sluice, 2 processes | 2 × 1 | 0 ms | 4,000 (2,000 to 4,400) | 13.0 / 30.0 | 4.40 | 5.00 | 0.50 | 3 |" in page
-    assert "| Sluice, 2 processes | 2 × 1 | 0 ms | 12.5 | 3,200 | 12.0 / 30.0 | – | – | 0.32 | 0 |" in page
+    assert "| Sluice, 2 processes | 2 × 1 | 0 ms | 4,000 (2,000 to 4,400) | 13.0 / 30.0 | 4.40 | 2.00 | 5.00 | 0.50 | 3 |" in page
+    assert "| Sluice, 2 processes | 2 × 1 | 0 ms | 12.5 | 3,200 | 12.0 / 30.0 | – | – | – | 0.32 | 0 |" in page
     assert "| Sluice, 2 processes | 2 × 1 | 0 ms | 2,010 | 2,000 | 12.0 | 30.0 | 88.0 | 0 | 0.30 | 0.12 |" in page
-    assert "| 64 connections | 2 | 4,000 | 4.40 | 5.00 | 0.50 | 13.0 / 30.0 |" in page
+    assert "| 64 connections | 2 | 4,000 | 4.40 | 2.00 | 5.00 | 0.50 | 13.0 / 30.0 |" in page
     assert "| 64 connections | 20,000 (10,000 to 20,000) | 5,000 | 16 | 4,000 |" in page
     assert "| Sluice, 2 processes | 1.25 | 155 |" in page
     assert "* MLServer: no matching distribution" in page

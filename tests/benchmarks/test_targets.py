@@ -26,5 +26,7 @@ def test_targets_are_selected_by_the_beginnings_of_their_names() -> None:
         ("hand-written", 1),
     ]
     assert unavailable == {}
+    targets, _ = select_targets(["hand-written tuned"])
+    assert [(target.spec.family, target.spec.num_threads) for target in targets] == [("hand-written tuned", 1)] * len(counts)
     with pytest.raises(SystemExit, match="unknown target triton; known targets: Sluice, hand-written"):
         select_targets(["sluice", "triton"])
