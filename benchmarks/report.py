@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.batch_invariance import TOLERANCE
 from benchmarks.cases import GROUPS, Case
 from benchmarks.results import Results, TargetSpec, read_results
+from benchmarks.rivals import NOT_MEASURED
 from benchmarks.summary import Spread, Summary
 
 RESULTS, PAGE, PICTURE = "results.json", "RESULTS.md", "results.svg"
@@ -70,8 +71,8 @@ def render(results: Results) -> str:
             for case in cases:
                 lines += [f"### {case.title[0].upper()}{case.title[1:]}", "", *_case_table(summary, case), ""]
     lines += ["## Ceilings", "", *_ceiling_table(summary), "", "## Start and memory", "", *_start_table(summary)]
-    if results.unavailable:
-        lines += ["", "## Not installed", "", *(f"* {name}: {_one_line(reason)}" for name, reason in results.unavailable.items())]
+    lines += ["", "## Servers that are not measured", "", *(f"* **{name}**: {reason}" for name, reason in NOT_MEASURED.items())]
+    lines += [f"* **{name}** could not be installed: {_one_line(reason)}" for name, reason in results.unavailable.items()]
     if results.failures:
         lines += ["", "## Could not be measured", ""]
         lines += [

@@ -12,6 +12,7 @@ from benchmarks.ceilings import ceiling_per_s, efficiency
 from benchmarks.plot import PANELS, draw_svg
 from benchmarks.report import PAGE, PICTURE, RESULTS, render, write
 from benchmarks.results import BatchInvariance, Failure, GraphSpeed, Measurement, Results, Start, TargetSpec, read_results
+from benchmarks.rivals import NOT_MEASURED, RIVALS
 from benchmarks.rivals.options import Batching
 from benchmarks.summary import Spread, Summary
 
@@ -146,7 +147,7 @@ def test_the_page_holds_rates_ratios_and_failures(results: Results) -> None:
     assert "| 64 connections | 2 | 4,000 | 4.40 | 2.00 | 5.00 | 0.50 | 13.0 / 30.0 |" in page
     assert "| 64 connections | 20,000 (10,000 to 20,000) | 5,000 | 16 | 4,000 |" in page
     assert "| Sluice, 2 processes | 1.25 | 155 |" in page
-    assert "* MLServer: no matching distribution" in page
+    assert "* **MLServer** could not be installed: no matching distribution" in page
     assert "* BentoML, 2 processes, i256, round 2: refused" in page
     assert "`python -m benchmarks.compare --rounds 3`" in page
     assert "| echo |" not in page
@@ -170,6 +171,13 @@ def test_every_server_states_whether_ragged_rows_are_predicted_as_each_alone(res
     (ragged,) = re.findall(r"### Two LSTM layers.*?\n\n(.*?)\n\n", page, re.DOTALL)
     ends = [row.rpartition(" | ")[2] for row in ragged.splitlines()]
     assert ends == ["ragged rows as each alone |", ends[1], "yes (3e-07) |", "no (1e-02) |", "– |"]
+
+
+def test_servers_that_are_not_measured_are_listed_with_the_reason(results: Results) -> None:
+    page = render(results)
+    for name, reason in NOT_MEASURED.items():
+        assert f"* **{name}**: {reason}" in page
+    assert not NOT_MEASURED.keys() & {rival.name for rival in RIVALS}
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_head(results: Results) -> None:
