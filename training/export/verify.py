@@ -17,6 +17,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from training.errors import TrainingError
 from training.network.network import Network
 
 TOLERANCE = 1e-4
@@ -49,7 +50,7 @@ class Finding:
         return f"{self.equality}: error {self.error:.3g} at {self.case}"
 
 
-class VerificationFailed(Exception):
+class VerificationFailed(TrainingError):
     """The graph is not to be believed: each equality that fails, with its worst error and the shapes it is at."""
 
     def __init__(self, findings: Sequence[Finding], tolerance: float) -> None:
@@ -300,7 +301,7 @@ class _Measurement:
         return {name: values[rows, inputs["lengths"] - 1] if name in self._open() else values for name, values in outputs.items()}
 
 
-class _DoesNotRun(Exception):
+class _DoesNotRun(TrainingError):
     def __init__(self, equality: Equality, message: str) -> None:
         super().__init__(f"the graph does not run at {message}")
         self.equality = equality

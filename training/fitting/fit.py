@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, optim
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from training.errors import TrainingError
 from training.fitting.losses import Batch, LossFunction
 from training.network.network import Network
 from training.recipe import Fit
@@ -35,7 +36,7 @@ Batches = Callable[[int], Iterable[Batch]]  # of the epoch of this number, from 
 Validate = Callable[[Network], float]  # smaller is better
 
 
-class FitError(RuntimeError):
+class FitError(TrainingError):
     """The loop cannot go on: no checkpoint to resume from, or a loss that is no number."""
 
 

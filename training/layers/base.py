@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from training.errors import TrainingError
 from training.graph.builder import GraphBuilder
 from training.layers.weights import Regularizer, Weight
 
 
-class OptionError(ValueError):
+class OptionError(TrainingError):
     """An option of a layer does not fit; raised inside a layer, which does not know its place in the recipe."""
 
     def __init__(self, option: str | None, message: str) -> None:
         super().__init__(message)
         self.option = option
-        self.message = message
 
 
-class LayerError(ValueError):
+class LayerError(TrainingError):
     """A layer cannot be built: names its place in the recipe, its type, and the option."""
 
     def __init__(self, where: str, kind: str, option: str | None, message: str) -> None:

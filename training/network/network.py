@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from training.errors import TrainingError
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
 from training.layers.dense import Dense
@@ -22,7 +23,7 @@ from training.layers.reshaping import TimeDistributed
 from training.layers.scaling import Scaling, ScalingConfig, Statistics, StatisticsSymbol
 
 
-class NetworkError(ValueError):
+class NetworkError(TrainingError):
     """The parts of a network do not fit together, or it is not ready for what is asked."""
 
 

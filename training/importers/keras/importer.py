@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, ValidationError
 from tokenizers import Tokenizer
 
+from training.errors import TrainingError
 from training.export.answers import format_classify, format_forecast
 from training.export.graph import graph_tensors, write_graph
 from training.export.publish import Publication, publish, require_free
@@ -40,7 +41,7 @@ _RECURRENT = ("simple_rnn", "lstm", "gru", "bidirectional")
 Name = Annotated[str, StringConstraints(min_length=1)]
 
 
-class ImportFailed(ValueError):
+class ImportFailed(TrainingError):
     """The model cannot become a folder as asked: names the option, the layer or the instance."""
 
 

@@ -21,6 +21,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from training.errors import TrainingError
+
 Format = Literal["keras", "h5"]
 Entry = Mapping[str, Any]
 """A layer as Keras saves it: {"class_name": "LSTM", "config": {...}}."""
@@ -42,7 +44,7 @@ _HANDS_MASK_ON = (
 _PASSED_OVER = ("seed_generator",)
 
 
-class KerasFileError(ValueError):
+class KerasFileError(TrainingError):
     """The file cannot be read as one chain of layers; says which layer and what about it, where it is one."""
 
 
