@@ -10,7 +10,7 @@ from typing import Annotated
 
 from training.errors import TrainingError
 
-INSTALL = "pip install 'sluice-serving[cpu,train]'"
+INSTALL = "pip install 'sluice-serving[cpu,{extra}]'"
 
 try:
     import typer
@@ -18,7 +18,7 @@ try:
 
     from training.recipe import RECIPES, find_recipe, read_recipe, recipe_of_folder
 except ImportError as missing:
-    raise SystemExit(f"training needs more than the service does: {INSTALL} ({missing})") from missing
+    raise SystemExit(f"training needs more than the service does: {INSTALL.format(extra='train')} ({missing})") from missing
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train recurrent networks and publish them as model folders.")
 
@@ -185,8 +185,9 @@ def import_keras_command(
 ) -> None:
     """Publish a model that Keras saved; needs neither Keras nor TensorFlow."""
     console = Console()
-    with _errors_as_messages(console):
-        from training.importers.keras.importer import import_keras, read_options
+    with _errors_as_messages(console, extra="import"):
+        from training.importers.importer import read_options
+        from training.importers.keras.importer import import_keras
         from training.reporting.imports import show_import
 
         options = read_options(
@@ -201,7 +202,7 @@ def import_keras_command(
             language=language,
             horizon=horizon,
             context_length=context_length,
-            frequencies=_parts(frequency),
+            frequency=_parts(frequency),
             season_length=season_length,
             features=_parts(features),
             targets=_parts(targets),
@@ -227,7 +228,7 @@ def list_command() -> None:
 
 
 @contextmanager
-def _errors_as_messages(console: Console, interrupted: str = "stopped") -> Iterator[None]:
+def _errors_as_messages(console: Console, interrupted: str = "stopped", extra: str = "train") -> Iterator[None]:
     """End the command with a message instead of a traceback where training refuses something or lacks a library."""
     try:
         yield
@@ -239,7 +240,7 @@ def _errors_as_messages(console: Console, interrupted: str = "stopped") -> Itera
         Console(stderr=True).print(f"[bold red]error[/]: {message}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except ImportError as exc:
-        raise SystemExit(f"this command needs more than the service does: {INSTALL} ({exc})") from exc
+        raise SystemExit(f"this command needs more than the service does: {INSTALL.format(extra=extra)} ({exc})") from exc
 
 
 def _parts(text: str | None) -> tuple[str, ...] | None:

@@ -266,6 +266,23 @@ def test_without_its_libraries_it_says_what_to_install(missing: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_an_import_needs_none_of_the_libraries_that_only_training_needs(tmp_path: Path) -> None:
+    libraries = ["lightning", "polars", "statsforecast", "utilsforecast", "sklearn", "matplotlib", "torchmetrics"]
+    script = f"import runpy, sys; sys.modules |= dict.fromkeys({libraries})\n"
+    script += f"sys.argv = ['training', 'import-keras', {str(tmp_path / 'absent.keras')!r}, '--name', 'toy']\n"
+    script += "runpy.run_module('training', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "absent.keras: no such file" in ended.stderr
+
+
+def test_without_its_libraries_an_import_says_what_to_install() -> None:
+    script = "import runpy, sys; sys.modules['h5py'] = None; sys.argv = ['training', 'import-keras', 'x', '--name', 'toy']\n"
+    script += "runpy.run_module('training', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.stderr.startswith("this command needs more than the service does: pip install 'sluice-serving[cpu,import]' (")
+
+
 def test_recipes_and_sets_are_listed() -> None:
     result = CliRunner().invoke(app, ["list"])
     for part in ("passengers", "forecast-hourly", "sentiment-en", "m4-hourly", "imdb"):
