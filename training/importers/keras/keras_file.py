@@ -141,11 +141,10 @@ def _weights_of_group(group: h5py.Group | None, entry: Entry) -> tuple[StoredWei
         return ()
     own = _subgroup(group, "vars")
     inner = {name: found for name in _INNER if (found := _subgroup(group, name)) is not None}
-    strangers = [
-        name for name in group if name not in ("vars", *_INNER, *_IGNORED_GROUPS) and _holds_values(_subgroup(group, name))
-    ]
-    if strangers:
-        raise KerasFileError(f'{place_of(entry)}: the file holds weights "{strangers[0]}" that no option speaks of')
+    known = ("vars", *_INNER, *_IGNORED_GROUPS)
+    others = [name for name in group if name not in known and _holds_values(_subgroup(group, name))]
+    if others:
+        raise KerasFileError(f'{place_of(entry)}: the file holds weights "{others[0]}" that no option accounts for')
     weights = []
     # The own variables of a layer with a cell are the state of a stateful one, with which a prediction does not begin.
     if own is not None and "cell" not in inner:
