@@ -24,8 +24,8 @@ from service.runtime.onnx_runtime import CUDA, Device, Runtime, open_runtime
 from service.wire import read, write
 from tests.folders import add_int8_graph, edit_manifest, write_forecast_folder
 from tests.serving import client_of, server_process
-from training.__main__ import run
 from training.recipe import parse_recipe
+from training.runs.train import train
 
 RECIPE = """
 task = "forecast"
@@ -68,7 +68,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with one trained model of two graphs."""
     path = tmp_path_factory.mktemp("int8")
     recipe = parse_recipe(RECIPE)
-    run(recipe, path / "toy.toml", data=None, models=path / "models", runs=path / "runs", console=Console(quiet=True))
+    train(recipe, path / "toy.toml", data=None, models=path / "models", runs=path / "runs", console=Console(quiet=True))
     return path / "models"
 
 
@@ -110,8 +110,8 @@ def test_a_real_server_runs_the_graph_that_is_wished_and_says_so(models: Path) -
         answer = httpx.post(f"{server.url}/predict", json=example["request"], timeout=30)
         assert answer.status_code == 200
         for found, expected in zip(answer.json()["predictions"], example["response"]["predictions"], strict=True):
-            assert found["mean"] == pytest.approx(expected["mean"], rel=0.1)
-            assert found["mean"] != expected["mean"]
+            assert found["forecast"] == pytest.approx(expected["forecast"], rel=0.1)
+            assert found["forecast"] != expected["forecast"]
         about = httpx.get(f"{server.url}/models/toy", timeout=30).json()
         assert (about["precision"], about["graph"]["precision"], about["graph"]["sha256"]) == ("int8", "int8", digests["int8"])
         assert "precision_note" not in about
