@@ -60,6 +60,9 @@ reference: $(VENV)/.test  ## write the generated parts of docs/reference from th
 bench: $(VENV)/.test  ## speed beside other servers, all in one run: writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.compare
 
+bench-against: $(VENV)/.test  ## speed beside another checkout of Sluice: make bench-against BEFORE=../before
+	$(BIN)/python -m benchmarks.before_after --before $(BEFORE)
+
 soak: $(VENV)/.test  ## whether memory stays where it is over 100,000 requests and 50 loads of a model
 	$(BIN)/python -m benchmarks.soak
 
