@@ -25,7 +25,8 @@ def sluice_predictions(answer: bytes) -> list[dict[str, Any]]:
             outputs.append({"probabilities": list(prediction["probabilities"].values())})
         else:
             levels = list(prediction.get("quantiles", {}).values())  # each (H,)
-            outputs.append({"mean": prediction["mean"]} | ({"quantiles": np.transpose(levels)} if levels else {}))
+            point = prediction["forecast"]  # graphs call it so, those of older folders `mean`
+            outputs.append({"forecast": point, "mean": point} | ({"quantiles": np.transpose(levels)} if levels else {}))
     return outputs
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from service.manifest import read_manifest
-from service.runtime.onnx_runtime import Runtime, open_runtime
+from service.runtime.base import Runtime
+from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import Tensors
+from service.tasks.registry import built_in_tasks
 
 BATCH_SIZES = (1, 4, 16, 32)
 DURATION_S = 4.0
@@ -56,7 +57,9 @@ def measure(runtimes: dict[str, Runtime], rows: Tensors, duration_s: float = DUR
 def graphs_of(what: str) -> dict[str, bytes]:
     """The graphs of a folder by precision; of a number, those of two LSTM layers with so many units."""
     if not what.isdigit():
-        return {graph.precision: (Path(what) / graph.file).read_bytes() for graph in read_manifest(Path(what)).graphs}
+        return {
+            graph.precision: (Path(what) / graph.file).read_bytes() for graph in built_in_tasks().read_manifest(Path(what)).graphs
+        }
     from training.export.graph import write_graph
     from training.export.int8_graph import measured_tensors, quantize_graph
     from training.layers.scaling import ScalingConfig

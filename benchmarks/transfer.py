@@ -35,7 +35,7 @@ def main() -> None:
         answer = runtime.run({"history": history[..., None], "lengths": np.full(len(starts), CONTEXT, np.int64)})
         quantiles = answer["quantiles"][:, :, 0]
         inside = np.mean((true >= quantiles[..., 0]) & (true <= quantiles[..., -1]))
-        rivals = (answer["mean"][..., 0], np.tile(history[:, -DAY:], HORIZON // DAY), history[:, -WEEK : HORIZON - WEEK])
+        rivals = (answer["forecast"][..., 0], np.tile(history[:, -DAY:], HORIZON // DAY), history[:, -WEEK : HORIZON - WEEK])
         errors = " | ".join(f"{np.abs(forecast - true).mean():.3f}" for forecast in rivals)
         print(f"| {column} | {errors} | {100 * inside:.0f} % |")
 

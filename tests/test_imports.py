@@ -19,8 +19,8 @@ SERVICE_RULES: dict[str, set[str]] = {
     | {"service.runtime", "service.settings"},
     "service.server": {"service.app", "service.api", "service.models", "service.observability", "service.process"}
     | {"service.settings"},
-    "service.app": {"service.api", "service.models", "service.scheduling", "service.runtime", "service.observability"}
-    | {"service.process", "service.settings"},
+    "service.app": {"service.api", "service.models", "service.tasks", "service.scheduling", "service.runtime"}
+    | {"service.observability", "service.process", "service.settings"},
     "service.api": set(),
     "service.observability": set(),
     "service.models": {"service.tasks", "service.scheduling", "service.sequences", "service.runtime"},

@@ -22,8 +22,6 @@ STATIC = Path(__file__).parent / "static"
 STATIC_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 DOORS: Mapping[str, str] = {
     "/predict": "POST: predict with any model",
-    "/predict/forecast": "POST: continue series",
-    "/predict/sentiment": "POST: judge texts",
     "/models": "the models served here, broken ones too",
     "/models/{name}": "one model: what it takes, what it answers, how it was trained",
     "/health/live": "200 while the process answers",
@@ -61,14 +59,20 @@ class _Door(NamedTuple):
     about: dict[str, Any]
 
 
-def operations_router(shelf: Shelf, render_metrics: Callable[[str], tuple[bytes, str]]) -> APIRouter:
-    """`/`, `/models`, `/health`, `/metrics` and `/docs`. `render_metrics` gets the Accept header."""
+def operations_router(
+    shelf: Shelf, render_metrics: Callable[[str], tuple[bytes, str]], task_endpoints: Mapping[str, str] | None = None
+) -> APIRouter:
+    """`/`, `/models`, `/health`, `/metrics` and `/docs`. `render_metrics` gets the Accept header.
+
+    `task_endpoints` maps the paths of further endpoints under /predict to what they are for.
+    """
+    doors = _all_doors(task_endpoints or {})
 
     async def index(request: Request) -> Response:
         """What this is and where its doors are; JSON for `Accept: application/json`."""
         if "application/json" in request.headers.get("accept", ""):
-            return _Json({"name": "sluice", "version": __version__, "doors": dict(DOORS)})
-        return HTMLResponse(_index_page(shelf.describe()))
+            return _Json({"name": "sluice", "version": __version__, "doors": doors})
+        return HTMLResponse(_index_page(shelf.describe(), doors))
 
     async def list_models() -> Response:
         """Every model of the models folder with its state; a broken folder says why it is not served."""
@@ -83,7 +87,7 @@ def operations_router(shelf: Shelf, render_metrics: Callable[[str], tuple[bytes,
         return _Json({"status": "live"})
 
     async def ready() -> Response:
-        """200 once at least one model is READY and none is LOADING; 503 before, with the state of each."""
+        """200 once every model is READY, with SLUICE_STRICT_READINESS=false once one is; 503 before. The body has each state."""
         about = {"status": "ready" if shelf.is_ready else "not ready", "reason": shelf.reason, "models": shelf.describe()}
         return _Json({key: value for key, value in about.items() if value is not None}, 200 if shelf.is_ready else 503)
 
@@ -102,11 +106,9 @@ def operations_router(shelf: Shelf, render_metrics: Callable[[str], tuple[bytes,
         return Response(path.read_bytes(), headers={"content-type": STATIC_TYPES[path.suffix]})
 
     no_model: dict[int | str, dict[str, Any]] = {404: {"description": "No such model"}}
-    not_ready: dict[int | str, dict[str, Any]] = {
-        503: {"description": "No model is READY, or one is LOADING", "model": Readiness}
-    }
+    not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "A model is not READY", "model": Readiness}}
     plain: dict[int | str, dict[str, Any]] = {200: {"description": "The metrics", "content": {"text/plain": {}}}}
-    doors = (
+    routes = (
         _Door("/", index, {"tags": ["about"], "response_model": Index, "summary": "What this is"}),
         _Door("/models", list_models, {"tags": ["models"], "response_model": ModelList, "summary": "List the models"}),
         _Door(
@@ -129,10 +131,20 @@ def operations_router(shelf: Shelf, render_metrics: Callable[[str], tuple[bytes,
         _Door("/static/{file}", static, {"include_in_schema": False}),
     )
     router = APIRouter()
-    for path, endpoint, about in doors:
+    for path, endpoint, about in routes:
         router.add_api_route(path, endpoint, methods=["GET"], **about)
         router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     return router
+
+
+def _all_doors(task_endpoints: Mapping[str, str]) -> dict[str, str]:
+    """The paths of this server, those of the tasks behind `/predict`."""
+    doors: dict[str, str] = {}
+    for path, text in DOORS.items():
+        doors[path] = text
+        if path == "/predict":
+            doors |= {path: f"POST: {text}" for path, text in task_endpoints.items()}
+    return doors
 
 
 def describe_errors() -> list[dict[str, Any]]:
@@ -148,9 +160,11 @@ def describe_errors() -> list[dict[str, Any]]:
     ]
 
 
-def _index_page(models: list[dict[str, Any]]) -> str:
+def _index_page(models: list[dict[str, Any]], doors: Mapping[str, str]) -> str:
     """A page that can be read without styles, scripts or internet."""
-    doors = "\n".join(f"  <li>{_link(path)}: {html.escape(text.removeprefix('POST: '))}</li>" for path, text in DOORS.items())
+    items = "\n".join(
+        f"  <li>{_link(path, text)}: {html.escape(text.removeprefix('POST: '))}</li>" for path, text in doors.items()
+    )
     rows = "\n".join(
         f'  <li><a href="/models/{html.escape(model["name"])}">{html.escape(model["name"])}</a>: '
         f"{html.escape(model['state'])}{html.escape(_aside(model))}</li>"
@@ -168,7 +182,7 @@ def _index_page(models: list[dict[str, Any]]) -> str:
 Start at <a href="/docs">/docs</a>: every door, every field, and a form to try it.</p>
 <h2>Doors</h2>
 <ul>
-{doors}
+{items}
 </ul>
 <h2>Models</h2>
 <ul>
@@ -179,8 +193,8 @@ Start at <a href="/docs">/docs</a>: every door, every field, and a form to try i
 """
 
 
-def _link(path: str) -> str:
-    if DOORS[path].startswith("POST: "):
+def _link(path: str, text: str) -> str:
+    if text.startswith("POST: "):
         return f'<code>POST</code> <a href="/docs">{path}</a>'
     return f"<code>{path}</code>" if "{" in path else f'<a href="{path}">{path}</a>'
 

@@ -6,35 +6,15 @@ holds both readers to the same answers.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from service.api.errors import TABLE
 
-Number = float | None
 ModelName = Annotated[str, Field(description="Name of the model, as `GET /models` lists it.", examples=["forecast-hourly"])]
 Version = Annotated[
     str | None, Field(description="Version of the model, a whole number as a string; the highest if absent.", examples=["1"])
-]
-Horizon = Annotated[
-    int | None,
-    Field(
-        ge=1,
-        description="Steps to forecast; the model's own horizon if absent. Beyond it, forecasts are fed back as history, up "
-        "to SLUICE_MAX_HORIZON_MULTIPLE horizons.",
-        examples=[24],
-    ),
-]
-Quantiles = Annotated[
-    list[float] | None,
-    Field(
-        description="Levels to answer; all of the model's if absent. Levels between two of the model's are interpolated.",
-        examples=[[0.1, 0.5, 0.9]],
-    ),
-]
-Frequency = Annotated[
-    str | None, Field(description="Distance between two steps: S T H D W M Q Y, with a count such as 15T.", examples=["H"])
 ]
 
 
@@ -72,131 +52,54 @@ class PredictResponse(BaseModel):
 
     model: ModelName
     version: str = Field(description="Version that answered.", examples=["1"])
-    predictions: list[Any] = Field(description="One per instance, in order.", examples=[[{"mean": [140.2, 138.9]}]])
+    predictions: list[Any] = Field(description="One per instance, in order.", examples=[[{"forecast": [140.2, 138.9]}]])
 
 
-# --------------------------------------------------------------------------------------------------- /predict/forecast
+# ------------------------------------------------------------------------------------------- the endpoints of the tasks
 
 
-class ForecastInstance(_Strict):
-    """One series to be continued."""
+class EndpointTypes(Protocol):
+    """What one instance, the parameters and one prediction of an endpoint are."""
 
-    history: list[Number] | list[list[Number]] = Field(
-        min_length=1,
-        description="Past values, oldest first, in their own units: numbers, or rows where the model has several features. "
-        "`null` is a gap and is interpolated. Of a history longer than the model reads, the last part counts; at most 1,000,000 "
-        "values.",
-        examples=[[112, 118, 132, 129, None, 135, 148, 148, 136, 119, 104, 118]],
+    @property
+    def instance(self) -> Any: ...
+
+    @property
+    def examples(self) -> tuple[Any, ...]: ...
+
+    @property
+    def parameters(self) -> Any: ...
+
+    @property
+    def prediction(self) -> Any: ...
+
+
+def predict_models(name: str, types: EndpointTypes) -> tuple[type[BaseModel], type[BaseModel]]:
+    """The models of a request and of a response, called `NameRequest` and `NameResponse`."""
+    examples: dict[str, Any] = {"examples": [list(types.examples)]} if types.examples else {}
+    instances = Field(min_length=1, description="What to predict, one prediction each.", **examples)
+    request = create_model(
+        f"{name.capitalize()}Request",
+        __base__=_Strict,
+        __doc__="Instances for one model, which may be left out.",
+        model=(
+            ModelName | None,
+            Field(
+                default=None, description="Name of the model; if absent, the one that fits the request.", examples=["my-model"]
+            ),
+        ),
+        version=(Version, None),
+        instances=(list[types.instance], instances),  # type: ignore[name-defined]
+        parameters=(types.parameters | None, Field(default=None, description="Defaults for every instance.", examples=[{}])),
     )
-    horizon: Horizon = None
-    quantiles: Quantiles = None
-    frequency: Frequency = None
-    start: str | None = Field(
-        default=None,
-        description="ISO 8601 time of the first value of `history`; with a frequency, the answer holds timestamps.",
-        examples=["2026-01-01T00:00:00"],
+    response = create_model(
+        f"{name.capitalize()}Response",
+        __doc__="Predictions in the order of the instances.",
+        model=(ModelName, ...),
+        version=(str, Field(description="Version that answered.", examples=["1"])),
+        predictions=(list[types.prediction], Field(description="One per instance, in order.")),  # type: ignore[name-defined]
     )
-
-
-class ForecastParameters(_Strict):
-    """Defaults for every instance of the request."""
-
-    horizon: Horizon = None
-    quantiles: Quantiles = None
-    frequency: Frequency = None
-
-
-class ForecastRequest(_Strict):
-    """Series to be continued by one forecasting model."""
-
-    model: ModelName | None = Field(
-        default=None, description="Name of the model; the default forecasting model if absent.", examples=["forecast-hourly"]
-    )
-    version: Version = None
-    instances: list[ForecastInstance] = Field(min_length=1, description="The series, one prediction each.")
-    parameters: ForecastParameters | None = Field(default=None, description="Defaults for every instance.")
-
-
-class Forecast(BaseModel):
-    """The continuation of one series."""
-
-    mean: list[float] | list[list[float]] = Field(
-        description="The forecast, step by step, in the units of the history; rows where the model has several targets.",
-        examples=[[140.2, 138.9, 131.0]],
-    )
-    quantiles: dict[str, list[float] | list[list[float]]] = Field(
-        default_factory=dict,
-        description="Level → values as in `mean`; absent for models without quantiles. Beyond the model's own horizon they do "
-        "not widen with the uncertainty of what was fed back.",
-        examples=[{"0.1": [121.0, 119.5, 111.8], "0.9": [158.8, 159.0, 151.3]}],
-    )
-    timestamps: list[str] | None = Field(
-        default=None,
-        description="Times of the forecast steps; present if `start` and a frequency were given.",
-        examples=[["2026-01-01T12:00:00", "2026-01-01T13:00:00", "2026-01-01T14:00:00"]],
-    )
-    num_interpolated: int | None = Field(
-        default=None, description="Gaps that were filled; absent if there were none.", examples=[1]
-    )
-
-
-class ForecastResponse(BaseModel):
-    """Forecasts in the order of the instances."""
-
-    model: ModelName
-    version: str = Field(description="Version that answered.", examples=["1"])
-    predictions: list[Forecast] = Field(description="One per instance, in order.")
-
-
-# -------------------------------------------------------------------------------------------------- /predict/sentiment
-
-
-class SentimentInstance(_Strict):
-    """One text."""
-
-    text: str = Field(
-        min_length=1,
-        description="The text, in any characters; not empty, at most 100,000 characters.",
-        examples=["A quiet, moving film."],
-    )
-
-
-class SentimentRequest(_Strict):
-    """Texts to be judged by one text model."""
-
-    model: Annotated[
-        str | None, Field(description="Name of the model; the default text model if absent.", examples=["sentiment-en"])
-    ] = None
-    version: Version = None
-    instances: list[str | SentimentInstance] = Field(
-        min_length=1,
-        description="The texts, one prediction each.",
-        examples=[["A quiet, moving film.", {"text": "Two hours of my life that I want back."}]],
-    )
-    parameters: dict[str, Any] | None = Field(default=None, description="Takes none yet.", examples=[{}])
-
-
-class Sentiment(BaseModel):
-    """The judgement of one text."""
-
-    label: str = Field(description="The most probable label.", examples=["positive"])
-    score: float = Field(description="Its probability, 0 to 1.", examples=[0.97])
-    probabilities: dict[str, float] = Field(
-        description="Label → probability; they sum to 1.", examples=[{"negative": 0.03, "positive": 0.97}]
-    )
-    truncated: bool | None = Field(
-        default=None,
-        description="True if the text was too long and only its beginning and end were read; else absent.",
-        examples=[True],
-    )
-
-
-class SentimentResponse(BaseModel):
-    """Judgements in the order of the texts."""
-
-    model: str = Field(description="Name of the model that answered.", examples=["sentiment-en"])
-    version: str = Field(description="Version that answered.", examples=["1"])
-    predictions: list[Sentiment] = Field(description="One per instance, in order.")
+    return request, response
 
 
 # -------------------------------------------------------------------------------------------------- models and health
@@ -288,7 +191,7 @@ class Readiness(BaseModel):
     """Whether requests should be sent here."""
 
     status: Literal["ready", "not ready"] = Field(
-        description="`ready` once a model is READY and none is LOADING; a broken folder does not stand in the way.",
+        description="`ready` once every model is READY; with SLUICE_STRICT_READINESS=false once one of them is.",
         examples=["ready"],
     )
     models: list[ModelState] = Field(description="Every model with its state.")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import lines, longest, signature_of, timed
-from service.manifest import read_manifest
-from service.runtime.onnx_runtime import CUDA, open_runtime, require_runtime
+from service.runtime.base import CUDA
+from service.runtime.onnx_runtime import open_runtime, require_runtime
 from service.runtime.tensors import Tensors
+from service.tasks.registry import built_in_tasks
 from tests.fakes import SUM_SIGNATURE, FakeRuntime, ManualClock
 from tests.folders import write_forecast_folder, write_text_folder
 
@@ -29,7 +30,7 @@ def test_rows_per_second_and_latencies_are_those_of_the_runs() -> None:
 
 def test_each_batch_size_of_a_device_is_a_row(tmp_path: Path) -> None:
     folder = write_forecast_folder(tmp_path, context_length=24)
-    manifest = read_manifest(folder)
+    manifest = built_in_tasks().read_manifest(folder)
     reference = open_runtime(folder / "model.onnx")
     table = lines("cpu", folder / "model.onnx", reference, signature_of(manifest), longest(manifest), (1, 4), 0.0, 0)
     assert [row.split(" | ")[:2] for row in table] == [["| cpu", "1"], ["| cpu", "4"]]
@@ -39,7 +40,7 @@ def test_a_device_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> 
     if CUDA in require_runtime().get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     folder = write_text_folder(tmp_path)
-    manifest = read_manifest(folder)
+    manifest = built_in_tasks().read_manifest(folder)
     reference = open_runtime(folder / "model.onnx")
     [row] = lines("cuda", folder / "model.onnx", reference, signature_of(manifest), longest(manifest), (1,), 0.0, 0)
     assert row.startswith("| cuda | | not measured: device cuda was asked for, but this onnxruntime only has")
