@@ -83,10 +83,13 @@ class TaskEndpoint(Protocol):
     def description(self) -> str: ...
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def instance(self) -> Any: ...
 
     @property
-    def examples(self) -> tuple[Any, ...]: ...
+    def examples(self) -> Sequence[Mapping[str, Any]]: ...
 
     @property
     def parameters(self) -> Any: ...
@@ -273,12 +276,11 @@ def predict_routes(
 
 def _signature_of(endpoint: TaskEndpoint) -> Callable[..., Any]:
     """A function as FastAPI documents it: with the models of the request and the response as its annotations."""
-    name = endpoint.path.strip("/").replace("/", "_")
-    request, response = predict_models(endpoint.path.rpartition("/")[2], endpoint)
+    request, response = predict_models(endpoint)
 
     async def documented(request: Any) -> Any: ...
 
-    documented.__name__, documented.__doc__ = name, endpoint.description
+    documented.__name__, documented.__doc__ = f"predict_{endpoint.name}", endpoint.description
     documented.__annotations__ = {"request": request, "return": response}
     return documented
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+from pydantic import BaseModel
 
 from service.errors import InferenceFailed, InvalidInput, InvalidReason
 from service.manifest import Manifest, Spec
@@ -104,10 +105,15 @@ class Endpoint:
     """The field of the settings that names the model for requests that name none."""
     instance: Any = Any
     """The type of one instance, for OpenAPI; the task itself checks field by field."""
-    examples: tuple[Any, ...] = ()
-    """Instances, for OpenAPI, where the type itself has none."""
     parameters: Any = dict[str, Any]
     prediction: Any = Any
+    examples: tuple[Mapping[str, Any], ...] = ()
+    """Whole requests, for OpenAPI."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,8 @@ class TaskDefinition:
     spec: ClassVar[type[Spec] | None] = None
     """The manifest's block of this name; None: the task has none."""
     endpoints: ClassVar[tuple[Endpoint, ...]] = ()
+    description: ClassVar[type[BaseModel] | None] = None
+    """What `Task.describe` returns, for OpenAPI."""
 
     def configure(self, settings: Mapping[str, object]) -> Self:
         """This definition under an operator's settings, by the names of their fields."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from service.errors import InvalidInput, ServiceError
 from service.manifest import FileName, Manifest, Spec, StrictModel
@@ -25,6 +25,15 @@ from service.tasks.base import (
     expect_instances,
     with_finite_rows,
 )
+from service.tasks.classify_schema import (
+    EXAMPLES,
+    MAX_CHARACTERS,
+    Classification,
+    ClassifyDescription,
+    ClassifyInstance,
+    ClassifyParameters,
+    Text,
+)
 from service.tasks.refusals import refuse_fields, refuse_missing, refuse_parameters, refuse_type
 from service.tasks.tokenization import parse_tokenizer
 
@@ -34,9 +43,6 @@ SENTIMENT_LABELS = {"negative", "positive"}
 """What tells a sentiment model whose manifest was written before it said so."""
 HEAVY_CHARACTERS = 8_000
 """Beyond so many, splitting takes 2 ms and more, and belongs on a thread."""
-
-MAX_CHARACTERS = 100_000
-"""The longest text. Only its head and tail are read, but all of it is split into tokens first: 60 ms and 10 MB."""
 
 
 class Truncation(StrictModel):
@@ -154,41 +160,12 @@ class ClassifyTask(Task):
         return Item({TOKENS: padded, LENGTHS: np.array(lengths, np.int64)}, len(rows), longest, lengths)
 
 
-class TextInput(BaseModel):
-    """One text."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    text: str = Field(
-        min_length=1,
-        description="The text, in any characters; not empty, at most 100,000 characters.",
-        examples=["A quiet, moving film."],
-    )
-
-
-class TextPrediction(BaseModel):
-    """The label of one text."""
-
-    label: str = Field(description="The most probable label.", examples=["positive"])
-    score: float = Field(description="Its probability, 0 to 1.", examples=[0.97])
-    probabilities: dict[str, float] = Field(
-        description="Label → probability; they sum to 1.", examples=[{"negative": 0.03, "positive": 0.97}]
-    )
-    truncated: bool | None = Field(
-        default=None,
-        description="True if the text was too long and only its beginning and end were read; else absent.",
-        examples=[True],
-    )
-
-
-_EXAMPLES = ("A quiet, moving film.", {"text": "Two hours of my life that I want back."})
-
-
 class ClassifyDefinition(TaskDefinition):
     """The task `classify`: `tokens` INT64 [batch, time] → `probabilities` FP32 [batch, labels]."""
 
     name: ClassVar = "classify"
     spec: ClassVar = ClassifySpec
+    description: ClassVar = ClassifyDescription
     endpoints: ClassVar = (
         Endpoint(
             "/predict/sentiment",
@@ -198,18 +175,20 @@ class ClassifyDefinition(TaskDefinition):
             "whose manifest says that it classifies sentiment. Where several fit: 409.",
             purpose=SENTIMENT,
             default_setting="default_sentiment_model",
-            instance=str | TextInput,
-            examples=_EXAMPLES,
-            prediction=TextPrediction,
+            instance=Text | ClassifyInstance,
+            parameters=ClassifyParameters,
+            prediction=Classification,
+            examples=EXAMPLES,
         ),
         Endpoint(
             "/predict/classify",
             "classify",
             "Classify texts",
             "Classify texts by any text model. Without `model`, the only one answers. Where there are several: 409.",
-            instance=str | TextInput,
-            examples=_EXAMPLES,
-            prediction=TextPrediction,
+            instance=Text | ClassifyInstance,
+            parameters=ClassifyParameters,
+            prediction=Classification,
+            examples=EXAMPLES,
         ),
     )
 

@@ -29,8 +29,9 @@ from service.tasks.base import (
     expect_instances,
     finite_rows,
 )
-from service.tasks.forecast_request import ForecastInstance, RequestDefaults, takes_frequency
-from service.tasks.forecast_spec import ForecastInput, ForecastParameters, ForecastPrediction, ForecastSpec
+from service.tasks.forecast_request import CheckedInstance, RequestDefaults, takes_frequency
+from service.tasks.forecast_schema import EXAMPLES, Forecast, ForecastDescription, ForecastInstance, ForecastParameters
+from service.tasks.forecast_spec import ForecastSpec
 from service.tasks.frequencies import read_frequency, timestamps
 
 HISTORY = "history"
@@ -128,7 +129,7 @@ class ForecastTask(Task):
 
     def encode(
         self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False
-    ) -> list[ForecastInstance]:
+    ) -> list[CheckedInstance]:
         """Check every instance; fill gaps and cut histories to what the network reads."""
         expect_instances(instances)
         defaults = (
@@ -136,7 +137,7 @@ class ForecastTask(Task):
         )
         return [defaults.read_instance(instance, index, is_plain) for index, instance in enumerate(instances)]
 
-    def decode(self, instance: ForecastInstance, forecast: Array) -> Prediction:
+    def decode(self, instance: CheckedInstance, forecast: Array) -> Prediction:
         """The prediction for one instance from (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): the forecast, behind it the quantiles."""
         levels, horizon = instance.levels, instance.horizon
         if levels != self._levels:
@@ -179,6 +180,7 @@ class ForecastDefinition(TaskDefinition):
 
     name: ClassVar = "forecast"
     spec: ClassVar = ForecastSpec
+    description: ClassVar = ForecastDescription
     endpoints: ClassVar = (
         Endpoint(
             "/predict/forecast",
@@ -187,9 +189,10 @@ class ForecastDefinition(TaskDefinition):
             "Continue series. Without `model`, the forecasting model for the request's `frequency` answers; without a frequency "
             "the one that SLUICE_DEFAULT_FORECAST_MODEL names, or the only one. Where several fit: 409.",
             default_setting="default_forecast_model",
-            instance=ForecastInput,
+            instance=ForecastInstance,
             parameters=ForecastParameters,
-            prediction=ForecastPrediction,
+            prediction=Forecast,
+            examples=EXAMPLES,
         ),
     )
 

@@ -15,12 +15,14 @@ from service.tasks.frequencies import Frequency, read_frequency, timestamps
 from service.tasks.history import read_numbers
 from service.tasks.refusals import locate, refuse_fields, refuse_missing, refuse_parameters, refuse_type, show
 
+MAX_LEVELS = 99
+"""Quantile levels of one instance: every percentile."""
 MAX_HISTORY_VALUES = 1_000_000
 """The longest history, in steps times features: hourly values of a century."""
 
 
 @dataclass(frozen=True)
-class ForecastInstance:
+class CheckedInstance:
     """One instance, checked: raw values FP32 (T, F) without gaps, and what is to be forecast from them."""
 
     history: Array
@@ -52,7 +54,7 @@ class RequestDefaults:
         self.levels = self._check_levels(given["quantiles"]) if "quantiles" in given else tuple(spec.quantiles)
         self.frequency = self._check_frequency(given["frequency"]) if "frequency" in given else None
 
-    def read_instance(self, instance: object, index: int, is_plain: bool) -> ForecastInstance:
+    def read_instance(self, instance: object, index: int, is_plain: bool) -> CheckedInstance:
         """Check one instance; fill gaps and cut the history to what the network reads.
 
         Raises MalformedRequest for unknown fields and InvalidInput that names the place of what cannot be used.
@@ -105,7 +107,7 @@ class RequestDefaults:
             frequency = frequency or self._only_frequency(index)
             _check_start(start, frequency, len(given) + horizon, index)
         history = values[-spec.context_length :]
-        return ForecastInstance(history, horizon, levels, num_interpolated, start, frequency, len(given))
+        return CheckedInstance(history, horizon, levels, num_interpolated, start, frequency, len(given))
 
     def _interpolate(self, values: Array, index: int) -> tuple[Array, int]:
         """Fill the gaps (NaN) of every feature; count those among the steps that the network reads."""
@@ -149,6 +151,15 @@ class RequestDefaults:
         """The levels of a request, once each, in its order."""
         if not isinstance(value, list) or not all(type(level) in (int, float) for level in value):
             raise refuse_type(index, "quantiles", "a list of numbers between 0 and 1", value)
+        if len(value) > MAX_LEVELS:
+            raise InvalidInput(
+                f"{locate(index, 'quantiles')}: expected at most {MAX_LEVELS} levels, got {len(value)}",
+                reason="length",
+                instance=index,
+                where="quantiles",
+                found=len(value),
+                expected=f"at most {MAX_LEVELS}",
+            )
         key = tuple(value)
         known = self._levels.get(key)
         if known is not None:

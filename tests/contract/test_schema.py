@@ -20,11 +20,7 @@ def test_the_published_schema_is_the_readers() -> None:
 
 def test_the_folder_page_names_every_field_of_the_manifest() -> None:
     words = set(re.findall(r"`([a-z_0-9]+)`", (MODELS / "README.md").read_text()))
-    blocks = [definition.spec for definition in built_in_tasks() if definition.spec is not None]
-    parts: list[type[BaseModel]] = [Graph, PrecisionLoss, Tolerance, TensorEntry, StatePair, Truncation, Training]
-    fields = {
-        name
-        for model in [Manifest, *parts, *blocks]
-        for name in model.model_fields
-    }
+    blocks: list[type[BaseModel]] = [definition.spec for definition in built_in_tasks() if definition.spec is not None]
+    parts: list[type[BaseModel]] = [Manifest, Graph, PrecisionLoss, Tolerance, TensorEntry, StatePair, Truncation, Training]
+    fields = {name for model in (*parts, *blocks) for name in model.model_fields}
     assert fields - words == set()

@@ -18,6 +18,7 @@ from service.models.repository import Repository
 from service.observability.metrics import Metrics
 from service.process.machine import num_cores
 from service.scheduling.planning import RequestedLimits
+from service.server import greeting
 from service.settings import Settings
 from service.tasks.forecast import ForecastDefinition
 from service.tasks.registry import built_in_tasks
@@ -134,3 +135,15 @@ async def test_what_nobody_expected_behind_a_documented_door_is_a_problem_too(ca
     assert answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text
     assert "secret" in caplog.text
+
+
+async def test_the_start_message_says_what_keeps_the_server_from_being_ready(tmp_path: Path) -> None:
+    write_text_folder(tmp_path)
+    (write_forecast_folder(tmp_path, "broken") / "example.json").unlink()
+    repository = Repository(tmp_path)
+    await repository.start()
+    first, _, command = greeting(repository, "http://host").splitlines()
+    assert "is not ready (model folder broken/1 is UNAVAILABLE: example.json" in first
+    assert "and answers at http://host (documentation at http://host/docs)" in first
+    assert command.startswith("  curl -s http://host/predict/sentiment -H")
+    await repository.stop()

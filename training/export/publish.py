@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from training.data.sources import Content
+from training.errors import TrainingError
 from training.graph.builder import OPSET
 from training.recipe import Source
 from training.scoring.evaluate import Scores
@@ -29,7 +30,7 @@ INT8_FILE = "model.int8.onnx"
 PLOTS = "plots"
 TOLERANCE = {"absolute": 1e-4, "relative": 1e-3}
 LIBRARIES = (
-    "sluice",
+    "sluice-serving",
     "torch",
     "lightning",
     "onnx",
@@ -43,7 +44,7 @@ LIBRARIES = (
 )
 
 
-class PublishError(RuntimeError):
+class PublishError(TrainingError):
     """The folder cannot be written: the version exists already."""
 
 

@@ -10,7 +10,8 @@ import pytest
 from service.errors import InferenceFailed, InvalidInput, MalformedRequest
 from service.manifest import manifest_type
 from service.runtime.tensors import Signature, Tensors, TensorSpec
-from service.tasks.classify import MAX_CHARACTERS, TASK, ClassifySpec, ClassifyTask, Truncation
+from service.tasks.classify import TASK, ClassifySpec, ClassifyTask, Truncation
+from service.tasks.classify_schema import MAX_CHARACTERS
 from service.tasks.tokenization import load_tokenizer
 from tests.fakes import run_task
 from tests.folders import write_text_folder
