@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from service.errors import FolderError, InvalidInput
 
-UNKNOWN_TOKENS = ("[UNK]", "<unk>")
+UNKNOWN_TOKENS = ("[UNK]", "<unk>", "<UNK>", "UNK")
+"""The names of the unknown token where the tokenizer names none that it has, in the order in which they are tried; as in training."""
 # From here on, a text is split without the GIL: `encode` of tokenizers 0.23 keeps it, and 100,000 characters take 27 ms in
 # which no other thread of the process moves.
 LONG_TEXT = 2000
@@ -95,6 +96,9 @@ def parse_tokenizer(content: bytes, name: str) -> TextTokenizer:
     unknown = getattr(tokenizer.model, "unk_token", None)
     for token in (unknown, *UNKNOWN_TOKENS):
         if token is not None and (unknown_id := tokenizer.token_to_id(token)) is not None:
+            if token != unknown is not None:
+                # The library's own default, which is not in the vocabulary: it would raise at the first unknown word.
+                tokenizer.model.unk_token = token
             return TextTokenizer(tokenizer, unknown_id)
     raise FolderError(f"{name}: there is no unknown token; tried {[unknown, *UNKNOWN_TOKENS]}")
 
