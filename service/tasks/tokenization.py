@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from service.errors import FolderError, InvalidInput
 
 UNKNOWN_TOKENS = ("[UNK]", "<unk>", "<UNK>", "UNK")
-"""The names of the unknown token where the tokenizer names none that it has, in the order in which they are tried; as in training."""
+"""The names of the unknown token where the tokenizer names none that it has, in the order in which they are tried: training's."""
 # From here on, a text is split without the GIL: `encode` of tokenizers 0.23 keeps it, and 100,000 characters take 27 ms in
 # which no other thread of the process moves.
 LONG_TEXT = 2000

@@ -13,7 +13,7 @@ from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Over
 from service.models.example import find_differences
 from service.models.folder import ModelOptions
 from service.models.loading import load_model
-from service.models.model import Model, SilentModelObserver
+from service.models.model import HEAVY_TENSOR_SIZE, Model, SilentModelObserver
 from service.runtime.base import Device, Runtime
 from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import Tensors
@@ -46,6 +46,16 @@ class Listener(SilentModelObserver):
 
     def enqueued(self, rows: int) -> None:
         self.rows += rows
+
+
+class BatchSizes(SilentModelObserver):
+    """Remembers the rows of every batch."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def batch_executed(self, *, rows: int, **_: Any) -> None:
+        self.sizes.append(rows)
 
 
 class LaterRuntime:
@@ -167,3 +177,159 @@ async def test_a_graph_that_answers_nan_is_an_error_and_not_an_answer(tmp_path: 
     await model.stop()
     [record] = [vars(record) for record in caplog.records if record.name == "service.models.model"]
     assert (record["levelname"], record["model"], record["instance"]) == ("WARNING", "toy-forecast", 0)
+
+
+# ----------------------------------------------------------------------------------------------------------- tensors
+
+
+def streams(lengths: Sequence[int], seed: int = 0) -> Tensors:
+    """Rows for the folder of `write_tensor_folder`, with garbage in their padding."""
+    draw = np.random.default_rng(seed)
+    return {
+        "x": draw.normal(size=(len(lengths), max(lengths), 2)).astype(np.float32),
+        "lengths": np.array(lengths, np.int64),
+        "state": draw.normal(size=(len(lengths), 3)).astype(np.float32),
+    }
+
+
+def run_alone(model: Model, tensors: Tensors, row: int) -> Tensors:
+    length = int(tensors["lengths"][row])
+    return model.runtime.run(
+        {
+            "x": tensors["x"][row : row + 1, :length],
+            "lengths": tensors["lengths"][row : row + 1],
+            "state": tensors["state"][row : row + 1],
+        }
+    )
+
+
+async def test_tensors_go_in_and_come_out_row_by_row_with_their_state(tmp_path: Path) -> None:
+    options = ModelOptions(device="cpu", limits=RequestedLimits(max_batch_size=3, max_padded_steps=200))
+    observer = BatchSizes()
+    model = await load_model(write_tensor_folder(tmp_path), options, observer=observer)
+    lengths = [7, 90, 1, 7, 100, 3, 8, 2]
+    tensors = streams(lengths)
+    outputs = await model.infer(tensors)
+    assert {name: array.shape for name, array in outputs.items()} == {"y": (8, 100, 3), "new_state": (8, 3)}
+    for row, length in enumerate(lengths):
+        alone = run_alone(model, tensors, row)
+        np.testing.assert_allclose(outputs["y"][row, :length], alone["y"][0], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(outputs["new_state"][row], alone["new_state"][0], rtol=0, atol=1e-5)
+    assert max(observer.sizes) <= 3
+    await model.stop()
+
+
+async def test_lengths_and_states_may_be_missing(tmp_path: Path) -> None:
+    model = await load_model(write_tensor_folder(tmp_path), CPU)
+    tensors = streams([5, 5])
+    whole = await model.infer({**tensors, "state": np.zeros((2, 3), np.float32)})
+    found = await model.infer({"x": tensors["x"]})
+    assert found.keys() == whole.keys() == {"y", "new_state"}
+    for name in found:
+        np.testing.assert_array_equal(found[name], whole[name])
+    await model.stop()
+
+
+async def test_a_text_model_takes_token_ids_and_gives_probabilities(tmp_path: Path) -> None:
+    model = await load_model(write_text_folder(tmp_path), CPU)
+    [prediction] = await predict(model, ["good film"])
+    outputs = await model.infer({"tokens": np.array([[1, 3, 0]]), "lengths": np.array([2])})
+    assert outputs["probabilities"].tolist()[0] == pytest.approx(list(prediction["probabilities"].values()))
+    await model.stop()
+
+
+async def test_tensors_and_instances_share_batches(tmp_path: Path) -> None:
+    options = ModelOptions(device="cpu", limits=RequestedLimits(max_queue_delay_s=60.0, max_batch_size=4))
+    observer = BatchSizes()
+    model = await load_model(write_forecast_folder(tmp_path), options, observer=observer)
+    history = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    found, outputs, [other] = await asyncio.gather(
+        predict(model, [{"history": row.tolist()} for row in history[:1]]),
+        model.infer({"history": history[:, :, None]}),
+        predict(model, [{"history": history[1].tolist()}]),
+    )
+    assert observer.sizes == [4]
+    assert outputs.keys() == {"forecast", "quantiles"}
+    assert outputs["forecast"].shape == (2, 4, 1)
+    for row, prediction in enumerate((*found, other)):
+        np.testing.assert_allclose(outputs["forecast"][row, :, 0], prediction["forecast"], rtol=1e-6)
+        np.testing.assert_allclose(outputs["quantiles"][row, :, 0, 2], prediction["quantiles"]["0.9"], rtol=1e-6)
+    await model.stop()
+
+
+async def test_large_tensors_are_cut_on_a_thread_and_are_whole(tmp_path: Path) -> None:
+    model = await load_model(write_tensor_folder(tmp_path), CPU)
+    lengths = [1 + row % 300 for row in range(400)]
+    tensors = streams(lengths)
+    assert tensors["x"].size > HEAVY_TENSOR_SIZE
+    outputs = await model.infer(tensors)
+    for row in (0, 17, 299, 399):
+        alone = run_alone(model, tensors, row)
+        np.testing.assert_allclose(outputs["y"][row, : lengths[row]], alone["y"][0], rtol=0, atol=1e-5)
+    await model.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.zeros((0, 4, 2), np.float32)}, "is empty"),
+        ({"x": np.zeros((2, 0, 2), np.float32)}, "is empty"),
+        ({"x": np.full((2, 4, 2), np.nan, np.float32)}, "instance 0: x.* is nan"),
+        ({"x": np.zeros((2, 4, 3), np.float32)}, "expected FP32"),
+        ({"x": np.zeros((2, 4, 2), np.float64)}, "expected FP32"),
+        ({"lengths": np.array([4, 5])}, "row 1 is 5"),
+        ({"lengths": np.array([4, 0])}, "row 1 is 0"),
+        ({"lengths": np.array([4])}, "axis 0"),
+        ({"state": np.zeros((3, 3), np.float32)}, "axis 0"),
+        ({"z": np.zeros((2, 1), np.float32)}, "unknown tensor"),
+    ],
+)
+async def test_tensors_that_are_not_the_models_are_refused_before_anything_runs(
+    change: Tensors, message: str, tmp_path: Path
+) -> None:
+    listener = Listener()
+    model = await load_model(write_tensor_folder(tmp_path), CPU, observer=listener)
+    with pytest.raises(InvalidInput, match=message):
+        await model.infer({**streams([4, 4]), **change})
+    assert (listener.rows, listener.events) == (0, [])
+    await model.stop()
+
+
+async def test_no_tensors_are_refused(tmp_path: Path) -> None:
+    model = await load_model(write_tensor_folder(tmp_path), CPU)
+    with pytest.raises(InvalidInput, match='tensor "x" is missing'):
+        await model.infer({})
+    await model.stop()
+
+
+async def test_tensors_keep_their_deadline(tmp_path: Path) -> None:
+    clock = ManualClock()
+    model = await load_model(write_tensor_folder(tmp_path), CPU, clock=clock)
+    with pytest.raises(DeadlineExceeded):
+        await model.infer(streams([3]), deadline=clock.now())
+    assert await model.infer(streams([3]), deadline=clock.now() + 1)
+    await model.stop()
+
+
+async def test_an_output_that_is_not_finite_fails_the_request_and_no_other(tmp_path: Path) -> None:
+    def open_graph(graph: bytes, device: Device) -> Runtime:
+        real = open_runtime(graph, device)
+
+        def run(tensors: Tensors) -> Tensors:
+            outputs = real.run(tensors)
+            is_large = (tensors["x"][:, 0] > 5).any(axis=1, keepdims=True)
+            outputs["new_state"] = np.where(is_large, np.float32(np.nan), outputs["new_state"])
+            return outputs
+
+        return LaterRuntime(real, run, num_true_runs=1)
+
+    options = ModelOptions(device="cpu", limits=RequestedLimits(max_queue_delay_s=60.0, max_batch_size=3))
+    model = await load_model(write_tensor_folder(tmp_path), options, open_graph=open_graph)
+    bad = {"x": np.array([[[1, 1]], [[9, 9]]], np.float32)}
+    good, failed = await asyncio.gather(
+        model.infer({"x": np.array([[[1, 1]]], np.float32)}), model.infer(bad), return_exceptions=True
+    )
+    assert isinstance(good, dict)
+    assert isinstance(failed, InferenceFailed)
+    assert failed.message == 'instance 1: the model\'s output "new_state" is not finite'
+    await model.stop()
