@@ -67,7 +67,7 @@ soak: $(VENV)/.test  ## whether memory stays where it is over 100,000 requests a
 	$(BIN)/python -m benchmarks.soak
 
 schema: $(VENV)/.test  ## write models/manifest.schema.json from the reader
-	$(BIN)/python -c 'from service.manifest import manifest_schema; print(manifest_schema(), end="")' > models/manifest.schema.json
+	$(BIN)/python -c 'from service.tasks.registry import built_in_tasks; print(built_in_tasks().manifest_schema(), end="")' > models/manifest.schema.json
 
 clean:           ## remove the environment and caches
 	rm -rf $(VENV) $(OLDEST) site .pytest_cache .mypy_cache .ruff_cache
