@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from service.errors import FolderError, InferenceFailed, InvalidInput, StartError
-from service.runtime.base import CPU, CUDA, TENSORRT, Device, FallbackRuntime
+from service.runtime.base import CPU, CUDA, TENSORRT, Device
 from service.runtime.onnx_runtime import GpuOptions, OnnxRuntime, Provider, may_use_gpu, open_runtime, require_runtime
 from service.runtime.tensors import Tensors, collate, split
 from tests.fakes import SUM_SIGNATURE, recurrent_graph, recurrent_signature, sum_graph
@@ -336,15 +336,6 @@ def test_on_a_gpu_inputs_and_outputs_are_bound_to_the_requested_card() -> None:
     answer = OnnxRuntime(session, "cuda", 3).run({"history": np.array([1.0, 2.0])})
     assert session.bound == [("history", [1.0, 2.0]), ("mean", "cuda", 3), ("run",)]
     assert answer["mean"].tolist() == [1.0, 1.0]
-
-
-def test_a_stand_in_answers_and_says_for_what_and_why() -> None:
-    real = open_runtime(sum_graph())
-    runtime = FallbackRuntime(real, "auto", "wrong answers")
-    assert (runtime.requested, runtime.provider, runtime.fallback) == ("auto", CPU, "wrong answers")
-    assert (runtime.inputs, runtime.outputs) == (real.inputs, real.outputs)
-    tensors: Tensors = {"history": np.ones((1, 2, 1), np.float32), "lengths": np.array([2])}
-    assert runtime.run(tensors)["mean"].ravel().tolist() == [2.0]
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto", "cuda"])
