@@ -33,13 +33,13 @@ SERVICE_RULES: dict[str, set[str]] = {
 }
 TRAINING_RULES: dict[str, set[str]] = {
     "training.__main__": {"training.runs", "training.importers", "training.summary", "training.reporting", "training.export"}
-    | {"training.fitting", "training.layers", "training.network", "training.data", "training.recipe"},
-    "training.summary": {"training.runs", "training.importers", "training.network", "training.layers", "training.data"}
-    | {"training.recipe"},
+    | {"training.data", "training.recipe"},
+    "training.summary": {"training.runs", "training.importers", "training.network", "training.layers", "training.recipe"},
     "training.runs": {"training.export", "training.fitting", "training.scoring", "training.reporting", "training.network"}
     | {"training.layers", "training.data", "training.recipe"},
-    "training.importers": {"training.export", "training.scoring", "training.network", "training.layers", "training.recipe"},
-    "training.reporting": {"training.export", "training.fitting", "training.scoring", "training.network"},
+    "training.importers": {"training.export", "training.scoring", "training.network", "training.layers"},
+    "training.reporting": {"training.export", "training.fitting", "training.scoring", "training.network", "training.data"}
+    | {"training.recipe"},
     "training.export": {"training.scoring", "training.network", "training.graph", "training.data", "training.recipe"},
     "training.fitting": {"training.network", "training.recipe"},
     "training.scoring": {"training.data", "training.recipe"},

@@ -10,8 +10,8 @@ import pytest
 
 from service.manifest import read_manifest
 from service.models.loading import check_folder
-from training.__main__ import run
 from training.recipe import parse_recipe
+from training.runs.train import train
 
 FORECAST = """
 task = "forecast"
@@ -133,7 +133,7 @@ def test_a_published_folder_is_sound_to_the_service(tmp_path: Path, text: str, f
     (tmp_path / "texts.csv").write_text("text,label\n" + "\n".join(rows))
     changes = ["data.drop_shared_texts=false"] if facts["task"] == "classify" else []
     recipe = parse_recipe(text, changes)
-    folder = run(recipe, tmp_path / "toy.toml", data=tmp_path, models=tmp_path / "models", runs=tmp_path / "runs")
+    folder = train(recipe, tmp_path / "toy.toml", data=tmp_path, models=tmp_path / "models", runs=tmp_path / "runs")
 
     manifest = read_manifest(folder)
     assert manifest.task == facts["task"]

@@ -24,8 +24,8 @@ from service.runtime.onnx_runtime import CUDA, Device, Runtime, open_runtime
 from service.wire import read, write
 from tests.folders import add_int8_graph, edit_manifest, write_forecast_folder
 from tests.serving import client_of, server_process
-from training.__main__ import run
 from training.recipe import parse_recipe
+from training.runs.train import train
 
 RECIPE = """
 task = "forecast"
@@ -68,7 +68,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with one trained model of two graphs."""
     path = tmp_path_factory.mktemp("int8")
     recipe = parse_recipe(RECIPE)
-    run(recipe, path / "toy.toml", data=None, models=path / "models", runs=path / "runs", console=Console(quiet=True))
+    train(recipe, path / "toy.toml", data=None, models=path / "models", runs=path / "runs", console=Console(quiet=True))
     return path / "models"
 
 

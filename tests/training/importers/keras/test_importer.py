@@ -18,7 +18,9 @@ from typer.testing import CliRunner, Result
 
 from tests.keras_models import QUIET, functional, keras, saved, sequential
 from training.__main__ import app
-from training.importers.keras.importer import ImportFailed, import_keras, read_network, read_options
+from training.importers.importer import read_options
+from training.importers.keras.importer import import_keras, read_network
+from training.importers.model import ModelImportError
 
 pytestmark = QUIET
 L = keras.layers
@@ -56,7 +58,7 @@ def tokenizer(tmp_path: Path) -> Path:
 # ----------------------------------------------------------------------------------------------------------- what it is
 
 
-def test_the_command_tells_the_network_the_equalities_and_the_folder(tmp_path: Path) -> None:
+def test_the_command_prints_the_network_the_checks_and_the_folder(tmp_path: Path) -> None:
     file = saved(sequential((None, 2), L.LSTM(4, unroll=True), L.Dense(1)), tmp_path / "m.keras")
     result = command(file, "--version", "3", "--description", "a toy", "--licence", "CC0-1.0")
     words = " ".join(result.output.split())
@@ -279,5 +281,5 @@ def test_an_instance_that_does_not_fit_is_named(tmp_path: Path, build: Callable[
 
 
 def test_options_are_checked_without_a_file() -> None:
-    with pytest.raises(ImportFailed, match="--name"):
+    with pytest.raises(ModelImportError, match="--name"):
         read_options(name="")
