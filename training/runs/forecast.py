@@ -162,7 +162,7 @@ def spec_of_recipe(recipe: ForecastRecipe, data: Path | None) -> tuple[NetworkSp
     return network_spec(recipe, len(series.features), series.target_indices), ()
 
 
-def spec_of_manifest(recipe: ForecastRecipe, manifest: Mapping[str, Any], folder: Path) -> NetworkSpec:
+def spec_of_manifest(recipe: ForecastRecipe, manifest: Mapping[str, Any], folder: Path) -> ForecastSpec:
     """The network of a published folder."""
     block = manifest["forecast"]
     return network_spec(recipe, len(block["features"]), [block["features"].index(target) for target in block["targets"]])
