@@ -9,15 +9,20 @@ expressions over the headers that we wrote ourselves.
 from __future__ import annotations
 
 import asyncio
+import http
 import logging
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.middleware import Edge
 
 log = logging.getLogger(__name__)
 
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
+# With one of these headers a request is not simple, whatever the value. Values of the others are looked at.
+ODD_HEADERS = frozenset((b"transfer-encoding", b"proxy-connection", b"upgrade"))
+SIMPLE_CONNECTIONS = frozenset((b"keep-alive", b"Keep-Alive", b"close"))
 MAX_BODY_BYTES = 64 * 1024
 """A larger body goes uvicorn's way, which stops reading where nobody takes what was read."""
 
@@ -25,7 +30,7 @@ MAX_BODY_BYTES = 64 * 1024
 class Exchange:
     """One request on the short way and its answer. For uvicorn's protocol it looks like a RequestResponseCycle."""
 
-    __slots__ = ("_is_read", "_left", "body", "disconnected", "keep_alive", "more_body", "response_complete", "scope")
+    __slots__ = ("_is_read", "_waiter", "body", "disconnected", "keep_alive", "more_body", "response_complete", "scope")
 
     def __init__(self, scope: dict[str, Any], keep_alive: bool) -> None:
         self.scope = scope
@@ -35,7 +40,7 @@ class Exchange:
         self.response_complete = False
         self.disconnected = False
         self._is_read = False
-        self._left: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def message_event(self) -> Exchange:
@@ -43,19 +48,20 @@ class Exchange:
         return self
 
     def set(self) -> None:
-        """As of an asyncio.Event; only the end of the connection matters, for the body is complete before anyone waits."""
-        if self.disconnected and self._left is not None and not self._left.done():
-            self._left.set_result(None)
+        """As of an asyncio.Event; what matters is the end of the body, and of the connection."""
+        is_due = self.disconnected or not (self.more_body or self._is_read)
+        if is_due and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def receive(self) -> dict[str, Any]:
-        """The whole body at once, and then nothing until the client leaves."""
-        if not self._is_read:
-            self._is_read = True
-            return {"type": "http.request", "body": self.body, "more_body": False}
-        if not self.disconnected:
-            self._left = asyncio.get_running_loop().create_future()
-            await self._left
-        return {"type": "http.disconnect"}
+        """The whole body at once, and then nothing until the client disconnects."""
+        if not self.disconnected and (self.more_body or self._is_read):
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self.disconnected:
+            return {"type": "http.disconnect"}
+        self._is_read = True
+        return {"type": "http.request", "body": self.body, "more_body": False}
 
 
 class Protocol(HttpToolsProtocol):
@@ -65,12 +71,14 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         assert isinstance(self.app, Edge), "uvicorn must not wrap the app: proxy_headers=False"
         self._edge = self.app
+        self._is_idle = False
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
     # What uvicorn's parser calls.
 
     def on_message_begin(self) -> None:
+        self._is_idle = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -78,20 +86,16 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._is_simple():
             scope = {"path": self.url.decode(), "headers": self.headers}
-            self.cycle = cast(Any, Exchange(scope, self.parser.should_keep_alive()))
+            exchange = Exchange(scope, keep_alive=self.parser.should_keep_alive())
+            self.cycle = cast(Any, exchange)
+            # As uvicorn does: what is refused by its head is refused at once. A small body is there before the task begins.
+            self.tasks.add(self.loop.create_task(self._answer(exchange)))
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers += headers  # the list that the scope holds
         super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        exchange = self.cycle
-        if isinstance(exchange, Exchange) and not exchange.response_complete:
-            task = self.loop.create_task(self._answer(exchange))
-            self.tasks.add(task)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -116,9 +120,11 @@ class Protocol(HttpToolsProtocol):
             return False
         size = None
         for name, value in self.headers:
-            if name == b"content-length" and value.isdigit() and size is None:
+            if name == b"content-length":
+                if size is not None or not value.isdigit():
+                    return False
                 size = int(value)
-            elif name in (b"content-length", b"transfer-encoding"):
+            elif name in ODD_HEADERS or (name == b"connection" and value not in SIMPLE_CONNECTIONS):
                 return False
         return size is not None and size <= MAX_BODY_BYTES
 
@@ -138,7 +144,7 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
 
     def _send(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        head = [STATUS_LINE[status]]
+        head = [STATUS_LINES[status]]
         for name, value in self.server_state.default_headers:
             head += (name, b": ", value, b"\r\n")
         for name, value in headers:
@@ -163,6 +169,7 @@ class Protocol(HttpToolsProtocol):
             return
         self.server_state.total_requests += 1
         self.flow.resume_reading()
+        self._is_idle = True
         self._idle_since = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
@@ -171,10 +178,10 @@ class Protocol(HttpToolsProtocol):
         self._idle_timer = None
         if self.transport.is_closing():
             return
-        if not isinstance(self.cycle, Exchange):
-            return  # uvicorn's own timer counts
-        rest = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if self.cycle.response_complete and rest <= 0:
+        if not self._is_idle:
+            return  # the timer is set again after the next answer, or uvicorn's own counts
+        rest_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if rest_s <= 0:
             self.transport.close()
         else:
-            self._idle_timer = self.loop.call_later(max(rest, 1.0), self._close_if_idle)
+            self._idle_timer = self.loop.call_later(rest_s, self._close_if_idle)

@@ -29,6 +29,8 @@ class Door:
 
     async def answer(self, scope: Any, receive: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
         self.ways.append("short" if isinstance(getattr(receive, "__self__", None), Exchange) else "long")
+        if (b"x-refuse", b"yes") in scope["headers"]:
+            return 415, [(b"content-length", b"0")], b""
         body, has_more = b"", True
         while has_more:
             message = await receive()
@@ -217,6 +219,29 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
         assert await idle.is_closed()
         door.gate.set()
         assert (await busy.receive())[2] == b"<hold>"
+
+
+async def test_a_request_that_has_begun_when_the_idle_time_ends_is_not_cut_off() -> None:
+    async with served(Door(), timeout_keep_alive=1) as (_, port), connected(port) as client, connected(port) as idle:
+        client.send(b"first")
+        await client.receive()
+        client.writer.write(b"POST /hot HTTP/1.1\r\nHost: x\r\n")
+        idle.send(b"idle")
+        await idle.receive()
+        assert await idle.is_closed()
+        client.writer.write(b"Content-Length: 4\r\n\r\nbody")
+        assert (await client.receive())[2] == b"<body>"
+
+
+async def test_a_request_that_is_refused_by_its_head_is_answered_before_its_body() -> None:
+    door = Door()
+    async with served(door) as (_, port), connected(port) as client:
+        client.writer.write(b"POST /hot HTTP/1.1\r\nX-Refuse: yes\r\nContent-Length: 4\r\n\r\n")
+        assert (await client.receive())[0] == 415
+        client.writer.write(b"body")
+        client.send(b"next")
+        assert (await client.receive())[2] == b"<next>"
+    assert door.ways == ["short", "short"]
 
 
 async def test_the_door_learns_that_its_client_left() -> None:
