@@ -115,7 +115,7 @@ def problem(exc: ServiceError) -> Problem:
     is_known = entry.error is not InternalError or isinstance(exc, InternalError)
     code, detail = (exc.code, exc.message) if is_known else (InternalError.code, "an unexpected error; the log says more")
     members: dict[str, object] = {
-        "type": f"/docs#error-{code}",
+        "type": f"/docs/errors#{code}",
         "title": entry.title,
         "status": entry.status,
         "detail": detail,
