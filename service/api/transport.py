@@ -49,6 +49,6 @@ def is_tested(version: str) -> bool:
 
 
 def _load() -> type[asyncio.Protocol]:
-    from service.api.fast_path import Protocol
+    from service.api.fast_path import FastPathProtocol
 
-    return Protocol
+    return FastPathProtocol

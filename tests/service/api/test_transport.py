@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from service.api.fast_path import Protocol
+from service.api.fast_path import FastPathProtocol
 from service.api.transport import TESTED_UVICORN, choose_protocol, is_tested
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_the_fast_path_is_taken_with_the_installed_uvicorn() -> None:
-    assert choose_protocol(fast_path=True) is Protocol
+    assert choose_protocol(fast_path=True) is FastPathProtocol
 
 
 def test_it_can_be_turned_off(caplog: pytest.LogCaptureFixture) -> None:
