@@ -20,27 +20,27 @@ from types import FrameType
 
 import service.app
 from service.__main__ import main
-from service.observability.loop_lag import LagWatch
+from service.observability.loop_lag import LoopLagMonitor
 
 STALL_S = 0.01
 LOOK_EVERY_S = 0.002
 DEPTH = 4
 
 
-class Witness(LagWatch):
-    """A LagWatch that rings often and is watched from another thread."""
+class Witness(LoopLagMonitor):
+    """A LoopLagMonitor that rings often and is watched from another thread."""
 
     def start(self) -> None:
-        if self._alarm is None:
-            self._every_s = LOOK_EVERY_S
+        if self._timer is None:
+            self._interval_s = LOOK_EVERY_S
             self._rung_at = time.monotonic()
             idents = threading.get_ident(), threading.get_native_id()
             threading.Thread(target=self._look, args=idents, daemon=True).start()
         super().start()
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         self._rung_at = time.monotonic()
-        super()._ring()
+        super()._fire()
 
     def _look(self, loop_thread: int, native_id: int) -> None:
         no_core_s = waited_for_core_s(native_id)
@@ -93,6 +93,6 @@ class _Collections:
 
 
 if __name__ == "__main__":
-    vars(service.app)["LagWatch"] = Witness
+    vars(service.app)["LoopLagMonitor"] = Witness
     gc.callbacks.append(_Collections())
     sys.exit(main())

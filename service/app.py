@@ -1,6 +1,6 @@
-"""Builds the server from its settings: the models, the metrics, the doors, and how they are wired.
+"""Builds the server from its settings: the models, the metrics, the endpoints, and how they are wired.
 
-Everything happens here once, at start; no request comes by.
+Everything happens here once, at start; no request passes through.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from service.api.predict import PREDICT_ROUTES, RequestLimits, documented_routes
 from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.repository import Opened, Repository
-from service.observability.loop_lag import LagWatch
-from service.observability.metrics import FLUSH_EVERY_S, Metrics
+from service.observability.loop_lag import LoopLagMonitor
+from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.process.machine import num_cores, threads_per_worker
-from service.process.memory import give_back_at_rest
+from service.process.memory import trim_heap_when_idle
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
 from service.scheduling.planning import Limits
 from service.settings import Settings
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 # Time that measuring the cost of one graph may take at load: enough to see every batch size of a small one several times.
 MEASURE_S = 0.1
-# Two, so that a short body need not wait for a long one.
+# Two, so that a short body need not wait behind a long one.
 MIN_READERS = 2
 
 OnLoaded = Callable[[Repository], None]
@@ -55,8 +55,8 @@ def create_app(
     """The whole server as one ASGI app.
 
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
-    `on_failed` is called instead when this machine lacks what was asked for, a runtime or a GPU. `metrics_dir` is shared
-    by the workers of one server (`workers.py`), `opened` are the models that their parent has opened for them.
+    `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU. `metrics_dir` is shared by
+    the workers of one server, `opened` are the models that their parent has opened for them.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings)
@@ -73,14 +73,14 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What is read on threads holds the GIL for the most part: more of them than cores would only delay the event loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, options.num_workers), "reader"))
-        forever = (_flush_now_and_then(metrics), give_back_at_rest())
-        tasks = [asyncio.create_task(each) for each in (_load(repository, on_loaded, on_failed), *forever)]
-        watch = LagWatch(metrics.loop_was_late)
-        watch.start()
+        endless = (_flush_regularly(metrics), trim_heap_when_idle())
+        tasks = [asyncio.create_task(each) for each in (_load(repository, on_loaded, on_failed), *endless)]
+        lag_monitor = LoopLagMonitor(metrics.observe_loop_lag)
+        lag_monitor.start()
         try:
             yield
         finally:
-            watch.stop()
+            lag_monitor.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -110,7 +110,7 @@ def create_app(
 
 
 def model_options(settings: Settings) -> ModelOptions:
-    """How models are run, in the words of the rooms below."""
+    """How models are run, as the folders below take it."""
     limits = Limits(
         max_batch_size=settings.max_batch_size,
         max_padded_steps=settings.max_padded_steps,
@@ -130,7 +130,7 @@ def model_options(settings: Settings) -> ModelOptions:
 
 
 def gpu_options(settings: Settings) -> GpuOptions:
-    """Which card graphs may run on, and how."""
+    """Which GPU graphs may run on, and how."""
     return GpuOptions(settings.device_id, settings.gpu_memory_limit_bytes, settings.tensorrt_cache)
 
 
@@ -155,7 +155,7 @@ async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: O
         on_loaded(repository)
 
 
-async def _flush_now_and_then(metrics: Metrics) -> None:
+async def _flush_regularly(metrics: Metrics) -> None:
     while True:
-        await asyncio.sleep(FLUSH_EVERY_S)
+        await asyncio.sleep(FLUSH_INTERVAL_S)
         metrics.flush()
