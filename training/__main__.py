@@ -257,7 +257,7 @@ def import_keras_command(
             licence=licence,
         )
         result = import_keras(file, options, models, example=example, replace_version=replace)
-        report.show_import(result.network, result.equalities, result.notes, result.folder, Console())
+        report.show_import(result.network, result.verification, result.notes, result.folder, Console())
     except _expected_errors() as exc:
         _fail(str(exc))
 
@@ -301,7 +301,9 @@ def _parts(text: str | None) -> tuple[str, ...] | None:
 def _expected_errors() -> tuple[type[Exception], ...]:
     from pydantic import ValidationError
 
-    errors: list[type[Exception]] = [RecipeError, DataError]
+    from training.errors import TrainingError
+
+    errors: list[type[Exception]] = [TrainingError, RecipeError, DataError]
     try:
         from training.export.publish import PublishError
         from training.export.quantize import QuantizeError
@@ -310,7 +312,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         from training.importers.keras.importer import ImportFailed
         from training.importers.keras.keras_file import KerasFileError
         from training.layers.registry import LayerError
-        from training.network.network import NetworkError
+        from training.network.spec import NetworkError
     except ImportError as exc:
         raise SystemExit(f"training needs more than the service does: pip install 'sluice-serving[cpu,train]' ({exc})") from exc
     errors += [ImportFailed, KerasFileError]
