@@ -21,14 +21,14 @@ from training.export.answers import format_forecast
 from training.export.graph import graph_tensors, write_graph
 from training.export.publish import Publication, publish
 from training.export.verify import verify
-from training.network.network import Network, NetworkSpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
 from training.scoring.evaluate import Graph
 
 MODELS = ROOT / "benchmarks" / ".work" / "models"
 NAME, SEED = "lstm-2x64", 1
 MIN_LENGTH, CONTEXT_LENGTH, HORIZON = 8, 512, 24
-SPEC = NetworkSpec(
-    task="forecast",
+SPEC = ForecastSpec(
     layers=(
         {"type": "lstm", "units": 64, "return_sequences": True},
         {"type": "lstm", "units": 64},
@@ -72,7 +72,7 @@ def reference_folder(models: Path = MODELS) -> Path:
         "frequencies": [],
         "season_length": 24,
         "quantiles": [],
-        "point": network.point,
+        "point": SPEC.point,
         "features": ["y"],
         "targets": ["y"],
     }
@@ -80,7 +80,7 @@ def reference_folder(models: Path = MODELS) -> Path:
         recipe=Subject(),
         graph=graph,
         tensors=graph_tensors(network),
-        face=forecast_spec,
+        spec=forecast_spec,
         instances=instances,
         predictions=predictions,
         metrics={},

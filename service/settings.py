@@ -51,7 +51,8 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto",
         description="Where graphs run. `cuda` and `tensorrt` refuse to start without a usable GPU; `auto` takes CUDA if it "
-        "can be had and answers rightly, and says in the log, `GET /models` and the metrics what it took. See docs/gpu.md.",
+        "can be had and answers rightly, and says in the log, `GET /models` and the metrics what it took. "
+        "See docs/how-to/gpu.md.",
     )
     device_id: int = Field(default=0, ge=0, description="Which GPU, counted as CUDA counts them.")
     gpu_memory_limit_bytes: int = Field(
@@ -114,10 +115,17 @@ class Settings(BaseSettings):
     )
     default_forecast_model: str | None = Field(
         default=None,
-        description="Model of `/predict/forecast` when a request names none. Empty: the first forecasting model by name.",
+        description="Model of `/predict/forecast` when a request names neither a model nor a frequency. Empty: the only one; "
+        "where there are several, 409.",
     )
     default_sentiment_model: str | None = Field(
-        default=None, description="Model of `/predict/sentiment` when a request names none. Empty: the first text model by name."
+        default=None,
+        description="Model of `/predict/sentiment` when a request names none. Empty: the only one that classifies sentiment; "
+        "where there are several, 409.",
+    )
+    strict_readiness: bool = Field(
+        default=True,
+        description="`/health/ready` is 200 when every model folder is READY. false: when at least one is.",
     )
     metrics_port: int = Field(
         default=0,

@@ -1,0 +1,150 @@
+"""A recipe is read strictly, and every fault is named with its line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.recipe import RECIPES, ForecastRecipe, RecipeError, find_recipe, line_of, parse_recipe, read_recipe
+
+FORECAST = """\
+task = "forecast"
+name = "toy"
+
+[[data.train]]
+builtin = "air-passengers"
+
+[forecast]
+context_length = 24
+horizon = 12
+
+[[layers]]
+type = "lstm"
+units = 8
+
+[[layers]]
+type = "dense"
+
+[fit]
+loss = "mse"
+"""
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_bundled_recipe_can_be_read_and_bears_its_files_name(path: Path) -> None:
+    assert read_recipe(path).name == path.stem
+
+
+def test_defaults_are_filled_in() -> None:
+    recipe = parse_recipe(FORECAST)
+    assert recipe.fit.optimizer == "adam"
+    assert isinstance(recipe, ForecastRecipe)
+    assert recipe.data.train[0].builtin == "air-passengers"
+    assert recipe.forecast.shortest == 1
+
+
+def test_the_manifests_recipe_gives_the_same_recipe_again() -> None:
+    recipe = parse_recipe(FORECAST, ["fit.epochs=3"])
+    assert type(recipe).model_validate(recipe.as_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("horizon = 12", "horizn = 12", 'recipe, line 9: unknown key "forecast.horizn"; did you mean "horizon"?'),
+        ("horizon = 12", "horizn = 12", 'recipe, line 7: "forecast.horizon" is missing'),
+        ('loss = "mse"', "los = 1", 'line 19: unknown key "fit.los"; did you mean "loss"?'),
+        (
+            'builtin = "air-passengers"',
+            'path = "a"\nformt = "wide"',
+            'line 6: unknown key "data.train.0.formt"; did you mean "format"',
+        ),
+        (
+            'builtin = "air-passengers"',
+            'path = "a"\nformat = "lines"',
+            "Input should be 'auto', 'wide', 'long' or 'table', got 'lines'",
+        ),
+        ('name = "toy"', 'name = "a b"', 'recipe, line 2: "name"'),
+        ("horizon = 12", 'horizon = "12"', "recipe, line 9: \"forecast.horizon\": Input should be a valid integer, got '12'"),
+        ("horizon = 12", "horizon = 0", "greater than or equal to 1, got 0"),
+        ('loss = "mse"', 'loss = "quantile"', "forecast.quantiles need each other"),
+        (
+            'loss = "mse"',
+            'loss = "binary_crossentropy"',
+            "line 19: \"fit.loss\": Input should be 'mse', 'mae', 'huber' or 'quantile'",
+        ),
+        ("horizon = 12", "horizon = 12\noutput = 1", 'line 10: unknown key "forecast.output"; there are: context_length'),
+        ('name = "toy"', 'name = "toy"\nlanguage = "en"', "line 3: unknown key \"language\"; it is for task 'classify'"),
+        ('task = "forecast"', 'task = "forcast"', 'recipe, line 1: "task": no task \'forcast\'; did you mean "forecast"?'),
+        ('task = "forecast"', "task = 3", 'recipe, line 1: "task": no task 3; there are forecast, classify, tensor'),
+        ('task = "forecast"\n', "", 'recipe: "task" is missing; there are forecast, classify, tensor'),
+        (
+            "horizon = 12",
+            "horizon = 12\n[scaling]\nfloor = 1.0",
+            'line 10: "scaling": floor is for kind "window", not "standard"',
+        ),
+        ("[[data.train]]", '[data]\ntargets = ["y", "y"]\n[[data.train]]', "targets must differ"),
+        ('loss = "mse"', 'loss = "mse"\noptimizer = "rmsprop"\nweight_decay = 0.1', "weight_decay is for sgd, adam and adamw"),
+        ("horizon = 12", "horizon = 12\nmin_length = 30", "min_length 30 is above context_length 24"),
+        ("horizon = 12", "horizon = 12\nquantiles = [0.9, 0.1]", "must ascend"),
+        ('builtin = "air-passengers"', "", "give either `path` or `builtin`"),
+        ('task = "forecast"', 'task = "forecast', "not TOML"),
+    ],
+)
+def test_a_fault_is_named_with_its_line_and_key(old: str, new: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(FORECAST.replace(old, new))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "value"),
+    [
+        ("fit.epochs=3", "epochs", 3),
+        ("fit.learning_rate=1e-4", "learning_rate", 1e-4),
+        ("fit.optimizer=sgd", "optimizer", "sgd"),
+        ('fit.optimizer="sgd"', "optimizer", "sgd"),
+    ],
+)
+def test_a_change_is_typed_by_the_recipe(change: str, key: str, value: object) -> None:
+    assert getattr(parse_recipe(FORECAST, [change]).fit, key) == value
+
+
+def test_a_change_reaches_into_lists_and_a_number_can_be_a_text() -> None:
+    recipe = parse_recipe(FORECAST, ["layers.0.units=64", "description=5", "data.train.0.licence=x"])
+    assert recipe.layers[0]["units"] == 64
+    assert recipe.description == "5"
+    assert recipe.data.sources[0].licence == "x"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("fit.epoch=3", '--set fit.epoch: unknown key "fit.epoch"; did you mean "epochs"?'),
+        ("fit.epochs", "expected key=value"),
+        ("fit.epochs=many", "--set fit.epochs"),
+        ("layers.7.units=1", "expected an index below 2, got 7"),
+        ("name.first=a", "--set name.first=a: name is a value, not a table"),
+        ("task=forcast", '--set task: "task": no task'),
+    ],
+)
+def test_a_fault_of_a_change_names_the_change(change: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(FORECAST, [change])
+    assert message in str(caught.value)
+
+
+def test_a_recipe_is_found_by_path_and_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(FORECAST)
+    assert find_recipe(str(file)) == file
+    assert find_recipe("passengers").name == "passengers.toml"
+    with pytest.raises(RecipeError, match='did you mean "passengers"'):
+        find_recipe("pasengers")
+
+
+def test_a_layers_line_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(FORECAST)
+    assert line_of(file, ("layers", 1)) == 15
