@@ -109,7 +109,7 @@ def open_trial(recipe: TabularRecipe, folder: Path, data: Path | None) -> Trial:
     return _trial(recipe, split, Network(network_spec(recipe, len(split.features))), example_instances(folder))
 
 
-def network_spec(recipe: TabularRecipe, num_features: int) -> NetworkSpec:
+def network_spec(recipe: TabularRecipe, num_features: int) -> TensorSpec:
     """The recipe's network for rows of so many features."""
     return TensorSpec(
         layers=tuple(recipe.layers),
