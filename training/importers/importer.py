@@ -28,7 +28,7 @@ from training.scoring.evaluate import Graph
 
 @dataclass(frozen=True)
 class ImportResult:
-    """The folder that was published, the largest error of each equality, and the notes of layers and adapter."""
+    """The folder that was published, the largest error of each check, and the notes of layers and adapter."""
 
     folder: Path
     network: Network

@@ -169,6 +169,8 @@ class Layer(nn.Module):
     Config: ClassVar[type[LayerConfig]]
     # Of the class in Keras; None: Keras has no such layer.
     keras_class: ClassVar[str | None] = None
+    # Reads a sequence step by step, with a state.
+    is_recurrent: ClassVar[bool] = False
     # Reads the network's own input too, past the layers before.
     reads_source: ClassVar[bool] = False
     # Reads token ids, so that it may be the first layer of a network whose input they are.

@@ -90,7 +90,7 @@ def fit_network(
 
 
 def write_verified_graph(network: Network, seed: int) -> VerifiedGraph:
-    """The network as a graph. Raises VerificationFailed where the four verification do not hold."""
+    """The network as a graph. Raises VerificationFailed where it fails one of the four checks."""
     payload = write_graph(network).SerializeToString()
     return VerifiedGraph(payload, verify(network, payload, seed), Graph(payload))
 
