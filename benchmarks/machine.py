@@ -1,4 +1,4 @@
-"""What a run ran on: the machine and the versions, in words. Linux only."""
+"""The machine and the versions of a run, in words. Linux only."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.servers import ROOT
+from service import __version__
 from service.process.machine import num_cores
 
 LIBRARIES = ("fastapi", "httptools", "numpy", "onnxruntime", "pydantic", "tokenizers", "uvicorn", "uvloop")
 
 
 def machine() -> dict[str, str]:
-    """Cores, processor, memory, system, and how busy the machine was already."""
+    """Cores, processor, memory, system, and the load average before the run."""
     system = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     return {
         "cores": str(num_cores()),
@@ -41,7 +42,7 @@ def versions() -> dict[str, str]:
 
 def _own_version() -> str:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return f"{version('sluice')} ({commit})" if commit else version("sluice")
+    return f"{__version__} ({commit})" if commit else __version__
 
 
 def _field(path: str, name: str) -> str | None:

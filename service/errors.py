@@ -1,26 +1,35 @@
 """Everything that can go wrong on the way from a request to an answer, as one tree.
 
     ServiceError
-    ├── RequestError            the caller can mend it
+    ├── RequestError            the caller can correct it
     │   ├── MalformedRequest        not JSON, wrong types, unknown fields
     │   ├── PayloadTooLarge         more bytes or more instances than one request may carry
-    │   ├── InvalidInput            well-formed, but not what this model eats; says which instance, where, found, expected
+    │   ├── InvalidInput            well-formed, but not what this model takes; says which instance, where, found, expected
     │   ├── ModelNotFound           no such model, version or task
-    │   └── SequenceNotFound        expired, ended or never started
-    ├── CapacityError           try again later
+    │   └── AmbiguousModel          the request names no model and several would fit
+    ├── CapacityError           later it may succeed
     │   ├── Overloaded              the queue is full
-    │   └── DeadlineExceeded        the answer would have come too late
+    │   └── DeadlineExceeded        there was no answer before the deadline
     ├── ModelNotReady           loading, or its folder is broken
     ├── InferenceFailed         the graph failed; the details are in the log, not in the message
     ├── FolderError             only at load: what is wrong with a model folder
-    └── StartError              only at start: this machine lacks what was asked for (a runtime, a GPU)
+    └── StartError              only at start: this machine lacks what was requested (a runtime, a GPU)
 
-Knows nothing of HTTP: which status each one becomes stands in one table in `service/api/errors.py`.
+The labels that metrics give to outcomes and reasons stand here too, so that a misspelt one is an error of the type checker.
+Knows nothing of HTTP: which status each error becomes stands in one table in `service/api/errors.py`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+Outcome = Literal["ok", "invalid", "rejected", "timeout", "cancelled", "error"]
+"""How a request to predict ended."""
+InvalidReason = Literal["json", "shape", "dtype", "nonfinite", "length", "timestamp", "payload"]
+"""What was wrong with a request that was refused for what it held."""
+RestartReason = Literal["crashed", "hung", "ended"]
+"""Why a worker process was replaced: it failed, its event loop stood still, or a signal from outside ended it."""
 
 
 class ServiceError(Exception):
@@ -35,7 +44,7 @@ class ServiceError(Exception):
 
 
 class RequestError(ServiceError):
-    """The caller can mend it."""
+    """The caller can correct it."""
 
     code = "request_error"
 
@@ -53,10 +62,9 @@ class PayloadTooLarge(RequestError):
 
 
 class InvalidInput(RequestError):
-    """Well-formed, but not what the model eats: names the instance, the place in it, what was found, what was expected.
+    """Well-formed, but not what the model takes: names the instance, the place in it, what was found, what was expected.
 
-    `reason` is one of the values of the metric `sluice_invalid_inputs_total`: json, shape, dtype, nonfinite, length,
-    timestamp, payload.
+    `reason` becomes a label of the metric `sluice_invalid_inputs_total`.
     """
 
     code = "invalid_input"
@@ -65,7 +73,7 @@ class InvalidInput(RequestError):
         self,
         message: str,
         *,
-        reason: str = "shape",
+        reason: InvalidReason = "shape",
         instance: int | None = None,
         where: str | None = None,
         found: object = None,
@@ -81,14 +89,17 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
 
-class SequenceNotFound(RequestError):
-    """The sequence expired, ended, or was never started."""
+class AmbiguousModel(RequestError):
+    """The request names no model and several would fit: it has to name one of the `candidates`."""
 
-    code = "sequence_not_found"
+    code = "ambiguous_model"
+
+    def __init__(self, message: str, *, candidates: Sequence[str], **facts: object) -> None:
+        super().__init__(message, candidates=list(candidates), **facts)
 
 
 class CapacityError(ServiceError):
-    """Not now: try again after `retry_after_s` seconds."""
+    """Not now: a request after `retry_after_s` seconds may succeed."""
 
     code = "capacity"
 
@@ -104,7 +115,7 @@ class Overloaded(CapacityError):
 
 
 class DeadlineExceeded(CapacityError):
-    """The deadline passed before the answer was there."""
+    """The deadline passed before there was an answer."""
 
     code = "deadline_exceeded"
 
@@ -128,6 +139,6 @@ class FolderError(ServiceError):
 
 
 class StartError(ServiceError):
-    """This machine lacks what was asked for, a runtime or a GPU: the service does not start."""
+    """This machine lacks what was requested, a runtime or a GPU: the service does not start."""
 
     code = "start_error"

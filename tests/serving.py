@@ -11,14 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from service.api.middleware import Edge
+from service.api.gateway import Gateway
 from service.app import create_app
 from service.settings import Settings
 
@@ -28,7 +28,7 @@ PATIENCE_S = 30.0
 
 
 @contextlib.asynccontextmanager
-async def lifespan(app: Edge) -> AsyncIterator[None]:
+async def lifespan(app: Gateway) -> AsyncIterator[None]:
     """Start the app as a server would, and end it."""
     to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     from_app: asyncio.Queue[Any] = asyncio.Queue()
@@ -71,24 +71,27 @@ class ServerProcess:
         return (self.folder / "stderr").read_text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to end, and return its exit status."""
+        """Send it a signal, and return its exit status."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_S)
 
 
 @contextlib.contextmanager
-def server_process(models: Path, *, code: str | None = None, **environ: str) -> Iterator[ServerProcess]:
+def server_process(
+    models: Path, *, code: str | None = None, command: Sequence[str] | None = None, cwd: Path = ROOT, **environ: str
+) -> Iterator[ServerProcess]:
     """A real server of one process, unless `environ` says more, on a free port; ended with the block, by its pid.
 
-    `code` is run instead of `python -m service`.
+    `code`, or `command`, is run instead of `python -m service`.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
         env |= {"SLUICE_MODELS": str(models), "SLUICE_PORT": "0", "SLUICE_DEVICE": "cpu", "SLUICE_WORKERS": "1", **environ}
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-            command = [sys.executable, "-m", "service"] if code is None else [sys.executable, "-c", code]
-            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=err)
+            if command is None:
+                command = [sys.executable, "-m", "service"] if code is None else [sys.executable, "-c", code]
+            process = subprocess.Popen(command, cwd=cwd, env=env, stdout=out, stderr=err)
         server = ServerProcess(process, "", folder)
         try:
             server.url = _wait_for_url(server)
@@ -105,10 +108,10 @@ def server_process(models: Path, *, code: str | None = None, **environ: str) -> 
 
 
 def wait_until(is_so: Any, what: str) -> None:
-    """Ask again and again, until it is so or the patience ends."""
+    """Evaluate again and again, until it is true or PATIENCE_S is over."""
     deadline = time.monotonic() + PATIENCE_S
     while not is_so():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"timed out: {what}"
         time.sleep(0.02)
 
 
@@ -116,7 +119,7 @@ def _wait_for_url(server: ServerProcess) -> str:
     found: list[str] = []
 
     def is_ready() -> bool:
-        found[:] = re.findall(r"is ready: (http://\S+)", server.output)
+        found[:] = re.findall(r"(?:is ready:|answers at) (http://\S+)", server.output)
         assert server.process.poll() is None, f"the server ended: {server.log}"
         return bool(found)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from training.errors import TrainingError
 
@@ -210,7 +210,7 @@ def import_keras_command(
             licence=licence,
         )
         result = import_keras(file, options, models, example=example, replace_version=replace)
-        show_import(result.network, result.equalities, result.notes, result.folder, console)
+        show_import(result.network, result.verification, result.notes, result.folder, console)
 
 
 @app.command("init")
@@ -278,11 +278,14 @@ def _parts(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
-def main() -> None:
-    """Run the command line."""
+def main(argv: Sequence[str] | None = None, *, command: str | None = None, prog_name: str | None = None) -> NoReturn:
+    """Run the command line, or one `command` of it that is called `prog_name` in its help, and exit."""
     if os.environ.get("SLUICE_DATA") == "":
         del os.environ["SLUICE_DATA"]  # the Makefile exports it empty where there is no data folder
-    app()
+    group = typer.main.get_group(app)
+    found = group if command is None else group.commands[command]
+    found.main(None if argv is None else list(argv), prog_name=prog_name or "python -m training")
+    raise AssertionError("a command line of typer ends the process")
 
 
 if __name__ == "__main__":

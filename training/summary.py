@@ -16,18 +16,12 @@ from rich.table import Table
 
 from training.importers.keras.importer import read_network
 from training.layers.registry import Layer, Shape
-from training.network.network import Network, NetworkSpec
+from training.network.heads.registry import read_spec
+from training.network.network import Network
 from training.recipe import RecipeError, find_recipe, read_recipe, recipe_of_json
 from training.runs.registry import TASKS
 
 KERAS_FILES = (".keras", ".h5", ".hdf5")
-# Where a class is not called as in Keras.
-KERAS_NAMES = {
-    "ActivationLayer": "Activation",
-    "SpatialDropout": "SpatialDropout1D",
-    "GlobalMaxPooling": "GlobalMaxPooling1D",
-    "GlobalAveragePooling": "GlobalAveragePooling1D",
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ def summarize(what: str, data: Path | None) -> Summary:
 
 def summary_of(name: str, network: Network, notes: tuple[str, ...] = ()) -> Summary:
     """The summary of any network."""
-    layers = [layer for layer in network.layers if isinstance(layer, Layer)]
+    layers = network.stack
     rows = tuple(
         Row(layer_name, kind, _shape(layer), layer.num_parameters + layer.num_fixed_parameters)
         for layer, (layer_name, kind) in zip(layers, _names(layers), strict=True)
@@ -96,7 +90,7 @@ def network_of_folder(folder: Path) -> Network:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         training = manifest["training"]
         if "network" in training:  # as folders have it that no recipe made
-            return Network(NetworkSpec(**training["network"]))
+            return Network(read_spec(training["network"]))
         recipe = recipe_of_json(training["recipe"])
     except (OSError, ValueError, KeyError, TypeError, RecipeError) as exc:
         raise RecipeError(f"{folder}: there is no manifest.json with a recipe: {exc}") from exc
@@ -107,11 +101,10 @@ def _names(layers: list[Layer]) -> Iterator[tuple[str, str]]:
     """Name and class of each layer: Keras counts the layers of a class, and does not number the first."""
     counts: dict[str, int] = {}
     for layer in layers:
-        kind = type(layer).__name__
         base = layer.config.type
         count = counts.get(base, 0)
         counts[base] = count + 1
-        yield layer.config.name or (f"{base}_{count}" if count else base), KERAS_NAMES.get(kind, kind)
+        yield layer.config.name or (f"{base}_{count}" if count else base), layer.keras_class or type(layer).__name__
 
 
 def _shape(layer: Layer) -> str:

@@ -16,11 +16,13 @@ import pytest
 from rich.console import Console
 
 from service.errors import FolderError
+from service.models.example import find_differences
 from service.models.folder import ModelOptions
-from service.models.loading import check_folder, differences, load_model
+from service.models.loading import check_folder, load_model
 from service.models.model import Model
-from service.models.precision import Wish, precision_of
-from service.runtime.onnx_runtime import CUDA, Device, Runtime, open_runtime
+from service.models.precision import RequestedPrecision, precision_of
+from service.runtime.base import CUDA, Device, Runtime
+from service.runtime.onnx_runtime import open_runtime
 from service.wire import read, write
 from tests.folders import add_int8_graph, edit_manifest, write_forecast_folder
 from tests.serving import client_of, server_process
@@ -59,7 +61,7 @@ max_error_gained = 10.0
 CPU = ModelOptions(device="cpu")
 
 
-def wished(wish: Wish) -> ModelOptions:
+def wished(wish: RequestedPrecision) -> ModelOptions:
     return replace(CPU, precision=wish)
 
 
@@ -91,11 +93,11 @@ async def test_the_int8_graph_answers_near_the_first_and_alike_alone_and_in_comp
         for exponent, length in zip((0, 5, -3, 2, 8), (24, 12, 40, 13, 12), strict=True)
     ]
     alone = [(await ask(int8, [instance]))[0] for instance in instances]
-    assert differences(await ask(int8, instances), alone, 1e-5, 1e-5) == []
-    assert differences([r[0] for r in await asyncio.gather(*(ask(int8, [i]) for i in instances))], alone, 1e-5, 1e-5) == []
+    assert find_differences(await ask(int8, instances), alone, 1e-5, 1e-5) == []
+    assert find_differences([r[0] for r in await asyncio.gather(*(ask(int8, [i]) for i in instances))], alone, 1e-5, 1e-5) == []
     expected = await ask(fp32, instances)
-    assert differences(alone, expected, 0, 0.1) == []
-    assert differences(alone, expected, 0, 1e-6) != []
+    assert find_differences(alone, expected, 0, 0.1) == []
+    assert find_differences(alone, expected, 0, 1e-6) != []
     await fp32.stop()
     await int8.stop()
 
@@ -110,8 +112,8 @@ def test_a_real_server_runs_the_graph_that_is_wished_and_says_so(models: Path) -
         answer = httpx.post(f"{server.url}/predict", json=example["request"], timeout=30)
         assert answer.status_code == 200
         for found, expected in zip(answer.json()["predictions"], example["response"]["predictions"], strict=True):
-            assert found["mean"] == pytest.approx(expected["mean"], rel=0.1)
-            assert found["mean"] != expected["mean"]
+            assert found["forecast"] == pytest.approx(expected["forecast"], rel=0.1)
+            assert found["forecast"] != expected["forecast"]
         about = httpx.get(f"{server.url}/models/toy", timeout=30).json()
         assert (about["precision"], about["graph"]["precision"], about["graph"]["sha256"]) == ("int8", "int8", digests["int8"])
         assert "precision_note" not in about
@@ -131,13 +133,13 @@ def test_a_real_server_runs_the_graph_that_is_wished_and_says_so(models: Path) -
         ("int8", {}, "int8", None),
         ("auto", {"loss": 0.02}, "fp32", "model.int8.onnx loses more than its bound: mae 2 % (bound 1 %)"),
         ("int8", {"loss": 0.02}, "int8", None),
-        ("auto", {"loss": None}, "fp32", "the manifest does not tell what model.int8.onnx loses"),
+        ("auto", {"loss": None}, "fp32", "the manifest does not say what model.int8.onnx loses"),
         # An answer beyond its tolerance, as on a processor that computes otherwise.
         ("auto", {"tolerance": 1e-9}, "fp32", "model.int8.onnx does not answer the example on this machine: example.json: "),
     ],
 )
 async def test_the_models_page_says_which_graph_runs_and_why(
-    tmp_path: Path, wish: Wish, change: dict[str, Any], precision: str, note: str | None
+    tmp_path: Path, wish: RequestedPrecision, change: dict[str, Any], precision: str, note: str | None
 ) -> None:
     add_int8_graph(write_forecast_folder(tmp_path), **change)
     async with client_of(tmp_path, precision=wish) as client:
@@ -197,7 +199,7 @@ def say(number: int, precision: str) -> Callable[[Path], None]:
     ids=["swapped", "fp32 as int8", "int8 as fp32"],
 )
 async def test_a_manifest_that_lies_about_precision_is_refused(
-    tmp_path: Path, wish: Wish, lie: Callable[[Path], None], sentences: list[str]
+    tmp_path: Path, wish: RequestedPrecision, lie: Callable[[Path], None], sentences: list[str]
 ) -> None:
     folder = write_forecast_folder(tmp_path)
     add_int8_graph(folder)

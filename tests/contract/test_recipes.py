@@ -28,7 +28,7 @@ SHORT = {
     "question-type": ["fit.epochs=1", "fit.steps_per_epoch=4"],
     "embedding-lstm": ["fit.epochs=1", "fit.steps_per_epoch=1"],
 }
-# 11 million parameters: half a minute, most of it Adam's checkpoint and the four equalities.
+# 11 million parameters: half a minute, most of it Adam's checkpoint and the four verification.
 MARKS = {"embedding-lstm": [pytest.mark.data, pytest.mark.slow]}
 NEEDS_DATA = [
     pytest.param(name, marks=MARKS.get(name, [pytest.mark.data]))
@@ -97,7 +97,7 @@ def test_a_recipe_publishes_a_sound_folder_that_answers_as_torch_does(
     expected = answers(trained_network(folder, tmp_path), folder, given)
     for prediction, values in zip(predictions, expected, strict=True):
         if isinstance(prediction, dict):
-            prediction = prediction["mean"] if "mean" in prediction else list(prediction["probabilities"].values())
+            prediction = prediction["forecast"] if "forecast" in prediction else list(prediction["probabilities"].values())
         np.testing.assert_allclose(np.array(prediction), values.reshape(np.shape(prediction)), rtol=1e-4, atol=1e-5)
 
 

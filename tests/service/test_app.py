@@ -10,14 +10,19 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.api.middleware import Edge
+from service.api.error_handlers import add_error_handlers
+from service.api.gateway import Gateway
 from service.api.operations import operations_router
-from service.app import answer_errors_as_problems, create_app, default_models, model_options
+from service.app import create_app, default_models, model_options
 from service.errors import StartError
 from service.models.repository import Repository
 from service.observability.metrics import Metrics
 from service.process.machine import num_cores
+from service.scheduling.planning import RequestedLimits
+from service.server import greeting
 from service.settings import Settings
+from service.tasks.forecast import ForecastDefinition
+from service.tasks.registry import built_in_tasks
 from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import PATIENCE_S, client_of, lifespan
 
@@ -34,7 +39,7 @@ def test_settings_become_the_options_of_the_models() -> None:
     )
     options = model_options(settings)
     limits = options.limits
-    assert (options.device, options.num_workers, options.max_horizon_multiple) == ("cpu", 3, 8)
+    assert (options.device, options.num_workers, options.tasks["forecast"]) == ("cpu", 3, ForecastDefinition(8))
     assert (limits.max_batch_size, limits.max_padded_steps, limits.max_queue_size, limits.max_queue_delay_s) == (4, 5, 6, 0.007)
 
 
@@ -43,10 +48,15 @@ def test_threads_are_the_cores_shared_by_the_workers() -> None:
     assert model_options(Settings(workers=256)).num_workers == 1
 
 
-def test_a_default_model_is_named_per_task() -> None:
-    assert default_models(Settings()) == {}
-    found = default_models(Settings(default_forecast_model="a", default_sentiment_model="b"))
-    assert found == {"forecast": "a", "classify": "b"}
+def test_a_limit_of_0_is_left_to_what_is_measured() -> None:
+    assert model_options(Settings()).limits == RequestedLimits()
+
+
+def test_a_default_model_is_named_per_endpoint() -> None:
+    tasks = built_in_tasks()
+    assert default_models(Settings(), tasks) == {}
+    found = default_models(Settings(default_forecast_model="a", default_sentiment_model="b"), tasks)
+    assert found == {("forecast", None): "a", ("classify", "sentiment"): "b"}
 
 
 async def test_the_server_answers_before_its_models_are_loaded(tmp_path: Path) -> None:
@@ -75,14 +85,14 @@ async def test_the_default_models_are_the_chosen_ones(tmp_path: Path) -> None:
         assert (forecast.json()["model"], text.json()["model"]) == ("forecast-b", "text-b")
 
 
-async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
+async def test_a_full_queue_answers_when_to_try_again(tmp_path: Path) -> None:
     write_forecast_folder(tmp_path)
     body = {"instances": [{"history": [1, 2]}]}
-    # A batch that waits two minutes for company fills a queue of one row.
+    # A batch that waits two minutes for more rows fills a queue of one row.
     long = {"max_queue_delay_ms": 60_000, "request_timeout_ms": 120_000}
     async with client_of(tmp_path, max_queue_size=1, **long) as client:
-        asking = {asyncio.create_task(client.post("/predict/forecast", json=body)) for _ in range(2)}
-        done, waiting = await asyncio.wait(asking, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        requests = {asyncio.create_task(client.post("/predict/forecast", json=body)) for _ in range(2)}
+        done, waiting = await asyncio.wait(requests, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         busy = done.pop().result()
         assert (busy.status_code, busy.json()["code"]) == (503, "overloaded")
         assert int(busy.headers["retry-after"]) >= 1
@@ -99,7 +109,7 @@ async def test_an_answer_that_would_come_too_late_is_not_computed(tmp_path: Path
         assert 'sluice_batch_executions_total{model="toy-forecast",version="1"} 0.0' in (await client.get("/metrics")).text
 
 
-async def test_a_machine_that_lacks_the_device_is_told_to_who_started_it(tmp_path: Path) -> None:
+async def test_a_device_that_the_machine_lacks_is_reported_to_the_caller(tmp_path: Path) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -111,18 +121,30 @@ async def test_a_machine_that_lacks_the_device_is_told_to_who_started_it(tmp_pat
         assert "cuda" in (await asyncio.wait_for(failed, PATIENCE_S)).message
 
 
-async def test_what_nobody_expected_behind_a_documented_door_is_a_problem_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_error_of_a_documented_route_is_a_problem_too(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Repository):
         def describe(self) -> list[dict[str, Any]]:
             raise ZeroDivisionError("/secret")
 
     api = FastAPI()
     api.include_router(operations_router(Broken(Path("nowhere")), lambda accept: (b"", "text/plain")))
-    answer_errors_as_problems(api)
-    edge = Edge(api, hot={}, routes=["/models"], observers=Metrics(version="0", onnxruntime="0"))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://sluice") as client:
+    add_error_handlers(api)
+    gateway = Gateway(api, direct={}, routes=["/models"], observers=Metrics(version="0", onnxruntime="0"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://sluice") as client:
         answer = await client.get("/models")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text
     assert "secret" in caplog.text
+
+
+async def test_the_start_message_says_what_keeps_the_server_from_being_ready(tmp_path: Path) -> None:
+    write_text_folder(tmp_path)
+    (write_forecast_folder(tmp_path, "broken") / "example.json").unlink()
+    repository = Repository(tmp_path)
+    await repository.start()
+    first, _, command = greeting(repository, "http://host").splitlines()
+    assert "is not ready (model folder broken/1 is UNAVAILABLE: example.json" in first
+    assert "and answers at http://host (documentation at http://host/docs)" in first
+    assert command.startswith("  curl -s http://host/predict/sentiment -H")
+    await repository.stop()

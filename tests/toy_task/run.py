@@ -16,7 +16,9 @@ from training.data.sources import Content, read_table
 from training.export.publish import Publication, example_instances
 from training.export.quantize import Trial
 from training.fitting.losses import Batch, tensor_loss
-from training.network.network import Network, NetworkSpec, TensorInput
+from training.network.heads.tensor import TensorInput, TensorSpec
+from training.network.network import Network
+from training.network.spec import NetworkSpec
 from training.reporting.report import Report
 from training.runs.steps import Outcome, check_network, fit_network, prepare_publication, write_verified_graph
 from training.runs.task import LayerTables, Task
@@ -31,13 +33,13 @@ def run(recipe: SumRecipe, *, data: Path | None, folder: Path, resume: bool, con
     network = Network(network_spec(recipe))
     check_network(network, recipe, console)
     batch = {"row": torch.from_numpy(rows), "answers": torch.from_numpy(_sums(rows))}
-    loss = tensor_loss(recipe.fit.loss, "row", "sum")
+    loss = tensor_loss(recipe.fit.loss)
 
     def batches(epoch: int) -> Iterator[Batch]:
         return iter([batch])
 
     def validate(network: Network) -> float:
-        return float(loss(network, batch))
+        return float(loss(network, network.predict(batch), batch))
 
     fitted = fit_network(
         network, recipe, loss, batches, len(rows), 1, validate, "loss", folder=folder, resume=resume, console=console
@@ -57,7 +59,7 @@ def open_trial(recipe: SumRecipe, folder: Path, data: Path | None) -> Trial:
 def network_spec(recipe: SumRecipe) -> NetworkSpec:
     """The recipe's network."""
     given = TensorInput(name="row", shape=(recipe.sum.num_columns,))
-    return NetworkSpec(task="tensor", layers=tuple(recipe.layers), input=given, output="sum")
+    return TensorSpec(layers=tuple(recipe.layers), input=given, output="sum")
 
 
 def layers_without_steps(recipe: SumRecipe) -> LayerTables:

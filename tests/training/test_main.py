@@ -120,7 +120,7 @@ def words(result: Result) -> str:
     return " ".join(result.output.split())
 
 
-def test_a_forecasting_run_tells_scores_equalities_and_folder_and_publishes(workplace: Path) -> None:
+def test_a_forecasting_run_prints_scores_checks_and_folder_and_publishes(workplace: Path) -> None:
     result = train(workplace, "toy.toml")
     assert result.exit_code == 0, result.output
     for part in ("epoch 3/3", "seasonal_naive", "theta", "mase", "graph vs torch", "streamed vs whole", "published"):
@@ -148,8 +148,8 @@ def test_the_example_is_what_the_published_graph_answers(workplace: Path) -> Non
             if entry.name not in ("history", "lengths")
         }
         inputs = {"history": history, "lengths": np.array([history.shape[1]]), **states}
-        mean, quantiles = session.run(["mean", "quantiles"], inputs)
-        np.testing.assert_allclose(prediction["mean"], mean[0, :, 0], rtol=1e-5)
+        point, quantiles = session.run(["forecast", "quantiles"], inputs)
+        np.testing.assert_allclose(prediction["forecast"], point[0, :, 0], rtol=1e-5)
         np.testing.assert_allclose(prediction["quantiles"]["0.9"], quantiles[0, :, 0, 2], rtol=1e-5)
     assert len(set(lengths)) == 2
 

@@ -14,24 +14,25 @@ from typing import Any
 
 from training.export.graph import graph_tensors, write_graph
 from training.export.publish import Publication, publish, require_free
-from training.export.verify import Equalities, verify
+from training.export.verify import Verification, verify
 from training.importers.adapters.base import SEED
 from training.importers.adapters.registry import ADAPTERS, options_by_task
 from training.importers.adapters.tensor import tensor_spec
 from training.importers.model import LoadWeights, ModelImportError, SourceModel
 from training.importers.options import ImportOptions, parse_options
 from training.layers.registry import Layer, LayerError
-from training.network.network import Network, NetworkSpec
+from training.network.network import Network
+from training.network.spec import NetworkSpec
 from training.scoring.evaluate import Graph
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """The folder that was published, the largest error of each equality, and the notes of layers and adapter."""
+    """The folder that was published, the largest error of each check, and the notes of layers and adapter."""
 
     folder: Path
     network: Network
-    equalities: Equalities
+    verification: Verification
     notes: tuple[str, ...]
 
 
@@ -98,14 +99,14 @@ def import_model(
     rows = [adapter.read_instance(network, instance, f"instance {index}") for index, instance in enumerate(instances)]
 
     payload = write_graph(network).SerializeToString()
-    equalities = verify(network, payload, SEED)
+    verification = verify(network, payload, SEED)
 
     graph = Graph(payload)
     publication = Publication(
         recipe=ImportSubject(options, target.model),
         graph=payload,
         tensors=graph_tensors(network),
-        face=adapter.manifest_block(network),
+        spec=adapter.manifest_block(network),
         instances=instances,
         predictions=[adapter.format_prediction(network, graph.run(row.inputs), row) for row in rows],
         metrics={},
@@ -118,7 +119,7 @@ def import_model(
         files=target.files,
     )
     folder = publish(publication, models, replace=replace_version)
-    return ImportResult(folder, network, equalities, (*target.notes, *network.notes))
+    return ImportResult(folder, network, verification, (*target.notes, *network.notes))
 
 
 def build_network(model: SourceModel, spec: NetworkSpec | None, load_weights: LoadWeights) -> Network:

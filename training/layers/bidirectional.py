@@ -1,11 +1,12 @@
-"""Two recurrent layers that read the same sequence from both ends, and what becomes of their two answers.
+"""Two recurrent layers that read the same sequence from both ends, and how their two outputs are merged.
 
 Where they are alike, both are one node of the graph.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator
@@ -13,15 +14,28 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
-from training.layers.base import Layer, LayerConfig, Shape, Signal, State, StatePart, Symbol, require, require_sequence, sum_of
-from training.layers.recurrent import GRU, Recurrent, write_node
+from training.layers.base import (
+    BuildInner,
+    Layer,
+    LayerConfig,
+    LayerState,
+    MaskUse,
+    Shape,
+    Signal,
+    StatePart,
+    Symbol,
+    require,
+    require_sequence,
+)
+from training.layers.recurrent import Recurrent
+from training.layers.recurrent_node import write_node
 from training.layers.weights import RegularizerOption, Weight
 
 
 class BidirectionalConfig(LayerConfig):
     """Keras's Bidirectional: `layer` is the table of a recurrent layer, read forward and backward with own weights.
 
-    With `backward_layer` the one that reads back is another; it says `go_backwards = true`. `merge_mode = "none"` (Keras's
+    With `backward_layer` the one that reads backward is another, with `go_backwards = true`. `merge_mode = "none"` (Keras's
     None) gives both answers.
     """
 
@@ -43,28 +57,43 @@ class Bidirectional(Layer):
 
     Config: ClassVar[type[LayerConfig]] = BidirectionalConfig
     config: BidirectionalConfig
+    keras_class = "Bidirectional"
     reads_whole_sequence = True
+    is_about_steps = True
+    hands_mask_on = True
 
     def __init__(
         self, config: BidirectionalConfig, shape: Shape, source: Shape, forward_layer: Recurrent, backward_layer: Recurrent
     ) -> None:
         super().__init__(config, shape, source)
         require_sequence(shape)
-        ahead, back = forward_layer.config, backward_layer.config
+        forward, backward = forward_layer.config, backward_layer.config
         own = "layer" if config.backward_layer is None else "backward_layer"
-        differ = ahead.go_backwards != back.go_backwards
-        require(differ, own, f"the two layers must differ in go_backwards, both say {str(ahead.go_backwards).lower()}")
+        differ = forward.go_backwards != backward.go_backwards
+        require(differ, own, f"the two layers must differ in go_backwards, both have {str(forward.go_backwards).lower()}")
         for option in ("stateful", "return_sequences", "return_state"):
-            same = getattr(ahead, option) == getattr(back, option)
+            same = getattr(forward, option) == getattr(backward, option)
             require(same, own, f"the two layers must have the same {option}")
         if config.merge_mode in ("sum", "mul", "ave"):
-            require(ahead.units == back.units, own, f'merge_mode "{config.merge_mode}" needs the same units in both')
-        units = ahead.units + (back.units if config.merge_mode == "concat" else 0)
+            require(forward.units == backward.units, own, f'merge_mode "{config.merge_mode}" needs the same units in both')
+        units = forward.units + (backward.units if config.merge_mode == "concat" else 0)
         self.output = forward_layer.output.with_features(units)
         self.forward_layer = forward_layer
         self.backward_layer = backward_layer
         if config.weights is not None:
             self.load_keras_weights([torch.tensor(array).numpy() for array in config.weights])
+
+    @classmethod
+    def build(cls, config: BidirectionalConfig, shape: Shape, source: Shape, build_inner: BuildInner) -> Self:
+        forward = build_inner("layer", config.layer, shape, Recurrent)
+        if config.backward_layer is not None:
+            return cls(config, shape, source, forward, build_inner("backward_layer", config.backward_layer, shape, Recurrent))
+        # Keras makes the other one from the same options, but that it reads backward.
+        return cls(config, shape, source, forward, build_inner("layer", {**config.layer, "go_backwards": True}, shape, Recurrent))
+
+    @classmethod
+    def mask_use(cls, config: BidirectionalConfig) -> MaskUse:
+        return "carried" if config.layer.get("return_sequences") else "used up"
 
     @property
     def pair(self) -> tuple[Recurrent, Recurrent]:
@@ -78,11 +107,10 @@ class Bidirectional(Layer):
     @property
     def is_one_node(self) -> bool:
         """Whether the two are alike enough for one node of the graph."""
-        ahead, back = self.pair
-        same_form = not isinstance(ahead, GRU) or ahead.onnx_attributes == back.onnx_attributes
-        same_form = same_form and ahead.has_node and back.has_node
-        alike = type(ahead) is type(back) and ahead.config.units == back.config.units and same_form
-        return alike and not ahead.config.go_backwards
+        forward, backward = self.pair
+        same_form = forward.operator == backward.operator and forward.onnx_attributes == backward.onnx_attributes
+        has_node = forward.has_node and backward.has_node
+        return same_form and has_node and forward.units == backward.units and not forward.goes_backwards
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -100,10 +128,10 @@ class Bidirectional(Layer):
         """Only a stateful layer has one: what was read from the end cannot go on with the next piece."""
         if not self.is_stateful:
             return ()
-        ahead, back = self.pair
+        forward, backward = self.pair
         return (
-            *(StatePart(f"forward_{part.name}", part.units) for part in ahead.state),
-            *(StatePart(f"backward_{part.name}", part.units) for part in back.state),
+            *(StatePart(f"forward_{part.name}", part.units) for part in forward.state),
+            *(StatePart(f"backward_{part.name}", part.units) for part in backward.state),
         )
 
     @property
@@ -118,31 +146,31 @@ class Bidirectional(Layer):
             notes += (f'option "zero_output_for_mask": is {value} inside Bidirectional, as in Keras, whatever is written',)
         return notes
 
-    def penalty(self) -> Tensor | None:
-        # The weights are the inner layers', and their activity is noted there.
-        return sum_of([*self.take_activity(), *(layer.penalty() for layer in self.pair)])
+    def check_successor(self) -> None:
+        require(self.config.merge_mode != "none", "merge_mode", "none gives two answers, and the next layer reads one")
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
-        ahead, back = self.pair
-        lengths, num_parts = signal.lengths, len(ahead.state)
-        needs_final = bool(state) or ahead.config.return_state
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
+        forward, backward = self.pair
+        lengths, num_parts = signal.lengths, len(forward.state)
+        needs_final = bool(state) or forward.config.return_state
         # Keras forces zero_output_for_mask to return_sequences here.
         options = {"zeros": self.returns_sequences, "needs_final": needs_final}
-        forward = ahead.read(signal, state[:num_parts], **options)
-        backward = back.read(signal, state[num_parts:], **options)
+        results = forward.read(signal, state[:num_parts], **options), backward.read(signal, state[num_parts:], **options)
         if self.returns_sequences:
-            values = [forward.outputs, ragged.reverse(backward.outputs, lengths)]
+            values = [results[0].outputs, ragged.reverse(results[1].outputs, lengths)]
         else:
-            values = [forward.last, backward.last]
-        for layer, reading, output in zip(self.pair, (forward, backward), values, strict=True):
-            others = reading.final if ahead.config.return_state else ()
-            layer.note_activity(layer.config.activity_regularizer, Signal(output, lengths, None, others))
-        final = (*forward.final, *backward.final)
+            values = [result.last for result in results]
+        returns_state = forward.config.return_state
+        activity: list[Tensor] = []
+        for layer, result, output in zip(self.pair, results, values, strict=True):
+            others = result.final if returns_state else ()
+            activity += layer.measure_activity(layer.config.activity_regularizer, Signal(output, lengths, None, others))
+        final = (*results[0].final, *results[1].final)
         merged, *other = self._merge(*values)
-        states = final if ahead.config.return_state else ()
-        result = Signal(merged, lengths, signal.mask if self.returns_sequences else None, (*other, *states))
-        self.note_activity(self.config.activity_regularizer, result)
-        return result, final if state else ()
+        mask = signal.mask if self.returns_sequences else None
+        answer = Signal(merged, lengths, mask, (*other, *(final if returns_state else ())))
+        activity += self.measure_activity(self.config.activity_regularizer, answer)
+        return replace(answer, activity=tuple(activity)), final if state else ()
 
     def _merge(self, forward: Tensor, backward: Tensor) -> tuple[Tensor, ...]:
         match self.config.merge_mode:
@@ -160,18 +188,18 @@ class Bidirectional(Layer):
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
     ) -> tuple[Symbol, tuple[str, ...]]:
-        ahead, _ = self.pair
-        needs_final = bool(state) or ahead.config.return_state
+        forward, _ = self.pair
+        needs_final = bool(state) or forward.config.return_state
         merged, final = self._write_one(graph, symbol, state) if self.is_one_node else self._write_two(graph, symbol, state)
-        states = final if ahead.config.return_state else ()
+        states = final if forward.config.return_state else ()
         mask = symbol.mask if self.returns_sequences else None
         assert not needs_final or final
         return Symbol(merged[0], symbol.lengths, mask, (*merged[1:], *states)), final if state else ()
 
     def _write_one(self, graph: GraphBuilder, symbol: Symbol, state: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        ahead, back = self.pair
-        num_parts = len(ahead.state)
-        node = write_node(graph, [ahead, back], symbol, [state[:num_parts], state[num_parts:]])
+        forward, backward = self.pair
+        num_parts = len(forward.state)
+        node = write_node(graph, [forward, backward], symbol, [state[:num_parts], state[num_parts:]])
         if self.returns_sequences:
             values = graph.add("Transpose", node.outputs, perm=[2, 0, 1, 3])  # (T, 2, B, H) → (B, T, 2, H)
         else:
@@ -182,7 +210,7 @@ class Bidirectional(Layer):
             merged = tuple(ragged.write_spread(graph, part, node.is_read, zeros=True) for part in merged)
         elif node.is_empty is not None:
             merged = tuple(graph.add("Where", node.is_empty, graph.constant(0.0), part) for part in merged)
-        if not state and not ahead.config.return_state:
+        if not state and not forward.config.return_state:
             return merged, ()
         final = []
         for direction, layer in enumerate(self.pair):
@@ -211,8 +239,8 @@ class Bidirectional(Layer):
                 return tuple(graph.add("Gather", values, graph.constant(index), axis=axis) for index in (0, 1))
 
     def _write_two(self, graph: GraphBuilder, symbol: Symbol, state: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        ahead, _ = self.pair
-        num_parts = len(ahead.state)
+        forward, _ = self.pair
+        num_parts = len(forward.state)
         values: list[str] = []
         final: list[str] = []
         for name, layer, parts in zip(("forward", "backward"), self.pair, (state[:num_parts], state[num_parts:]), strict=True):
@@ -220,7 +248,7 @@ class Bidirectional(Layer):
                 value, after = layer.write_read(graph, symbol, parts, zeros=self.returns_sequences)
             values.append(value)
             final += after
-        if self.returns_sequences and ahead.config.go_backwards:
+        if self.returns_sequences and forward.config.go_backwards:
             # Keras turns the backward layer's steps round, not the forward layer's: here both end up reversed.
             values = [ragged.write_reverse(graph, value, symbol.lengths) for value in values]
         match self.config.merge_mode:

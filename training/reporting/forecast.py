@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from training.data.series import Series
-from training.fitting.fit import Fitted
+from training.fitting.fit import FitResult
 from training.recipe import ForecastRecipe
 
 UNITS = {
@@ -24,14 +24,14 @@ UNITS = {
 MAX_PANELS = 3
 
 
-def forecast_pictures(recipe: ForecastRecipe, series: Series, fitted: Fitted, answers: Mapping[str, Any]) -> dict[str, bytes]:
+def forecast_pictures(recipe: ForecastRecipe, series: Series, fitted: FitResult, answers: Mapping[str, Any]) -> dict[str, bytes]:
     """loss.png and forecast.png; `answers` are the graph's for all test windows, by series, then by time."""
     # Matplotlib takes a second to import: only a run that draws needs it.
     from training.reporting import plots
 
     forecast = recipe.forecast
     pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted)}
-    per_series = len(answers["mean"]) // len(series.ids)
+    per_series = len(answers["forecast"]) // len(series.ids)
     # Windows that follow one another without a gap; of those that overlap, and never meet, the first alone.
     stride = recipe.evaluate.stride or forecast.horizon
     every = forecast.horizon // stride if forecast.horizon % stride == 0 else per_series
@@ -40,7 +40,7 @@ def forecast_pictures(recipe: ForecastRecipe, series: Series, fitted: Fitted, an
     panels = []
     for index, column in chosen:
         rows = np.arange(index * per_series, (index + 1) * per_series, max(1, every))
-        mean = answers["mean"][rows, :, column].reshape(-1)
+        mean = answers["forecast"][rows, :, column].reshape(-1)
         quantiles = answers["quantiles"][rows, :, column].reshape(len(mean), -1) if forecast.quantiles else None
         start = series.test_start(index)
         shown = max(3 * forecast.season_length, len(mean) // 4, min(forecast.context_length, 4 * forecast.horizon))

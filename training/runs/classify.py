@@ -29,9 +29,11 @@ from training.data.texts import (
 from training.export.answers import format_classify
 from training.export.publish import Publication, example_instances
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
-from training.fitting.fit import Fitted
+from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, classify_loss
-from training.network.network import Network, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.network import Network
+from training.network.spec import NetworkSpec
 from training.recipe import ClassifyRecipe
 from training.reporting.progress import progress_line
 from training.reporting.report import Report
@@ -142,7 +144,7 @@ def open_trial(recipe: ClassifyRecipe, folder: Path, data: Path | None) -> Trial
 
 def network_spec(recipe: ClassifyRecipe, vocabulary_size: int, labels: Sequence[str]) -> NetworkSpec:
     """The recipe's network for ids below `vocabulary_size`, and these labels."""
-    return NetworkSpec(task="classify", layers=tuple(recipe.layers), vocabulary_size=vocabulary_size, labels=tuple(labels))
+    return ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=vocabulary_size, labels=tuple(labels))
 
 
 def spec_of_recipe(recipe: ClassifyRecipe, data: Path | None) -> tuple[NetworkSpec, tuple[str, ...]]:
@@ -218,7 +220,7 @@ def _error(network: Network, rows: Sequence[Int64], labels: Int64, recipe: Class
     return num_wrong / len(rows)
 
 
-def _pictures(recipe: ClassifyRecipe, split: TextSplit, fitted: Fitted, answers: Mapping[str, Any]) -> dict[str, bytes]:
+def _pictures(recipe: ClassifyRecipe, split: TextSplit, fitted: FitResult, answers: Mapping[str, Any]) -> dict[str, bytes]:
     from training.reporting import plots
 
     pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted, "share of wrong answers")}

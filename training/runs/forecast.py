@@ -24,7 +24,9 @@ from training.export.answers import format_forecast
 from training.export.publish import Publication, example_instances
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
 from training.fitting.losses import Batch, LossFunction, forecast_loss
-from training.network.network import Network, NetworkSpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
+from training.network.spec import NetworkSpec
 from training.recipe import ForecastRecipe, RecipeError
 from training.reporting.forecast import forecast_pictures
 from training.reporting.progress import progress_line
@@ -54,7 +56,8 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
     console.print(f"data        {_describe(series)}", highlight=False)
 
     torch.manual_seed(recipe.seed)
-    network = Network(network_spec(recipe, len(series.features), series.target_indices))
+    spec = network_spec(recipe, len(series.features), series.target_indices)
+    network = Network(spec)
     if network.min_length > forecast.shortest:
         raise RecipeError(f"forecast.min_length: these layers need {network.min_length} steps at least, got {forecast.shortest}")
     network.set_statistics(torch.from_numpy(series.training_values()).float())
@@ -105,7 +108,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
     answers = forecast_windows(graph.session, test, recipe.evaluate.batch_size)
     instances = _example(test, forecast.shortest)
     outcome = Outcome(
-        metrics=score_forecast(series, forecast, recipe.evaluate, test, answers["mean"], answers.get("quantiles")),
+        metrics=score_forecast(series, forecast, recipe.evaluate, test, answers["forecast"], answers.get("quantiles")),
         baselines=_score_baselines(recipe, series, test, folder, console),
         contents=series.contents,
         instances=instances,
@@ -116,7 +119,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
             "frequencies": list(forecast.frequencies),
             "season_length": forecast.season_length,
             "quantiles": list(forecast.quantiles),
-            "point": network.point,
+            "point": spec.point,
             "features": list(series.features),
             "targets": list(series.targets),
         },
@@ -133,11 +136,10 @@ def open_trial(recipe: ForecastRecipe, folder: Path, data: Path | None) -> Trial
     return _trial(recipe, series, network, example_instances(folder))
 
 
-def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[int]) -> NetworkSpec:
+def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[int]) -> ForecastSpec:
     """The recipe's network for so many features, of which those at `targets` are forecast."""
     forecast = recipe.forecast
-    return NetworkSpec(
-        task="forecast",
+    return ForecastSpec(
         layers=tuple(recipe.layers),
         num_features=num_features,
         targets=tuple(targets),
@@ -160,7 +162,7 @@ def spec_of_recipe(recipe: ForecastRecipe, data: Path | None) -> tuple[NetworkSp
     return network_spec(recipe, len(series.features), series.target_indices), ()
 
 
-def spec_of_manifest(recipe: ForecastRecipe, manifest: Mapping[str, Any], folder: Path) -> NetworkSpec:
+def spec_of_manifest(recipe: ForecastRecipe, manifest: Mapping[str, Any], folder: Path) -> ForecastSpec:
     """The network of a published folder."""
     block = manifest["forecast"]
     return network_spec(recipe, len(block["features"]), [block["features"].index(target) for target in block["targets"]])
@@ -182,7 +184,7 @@ def _trial(recipe: ForecastRecipe, series: Series, network: Network, instances: 
 
     def score(graph: Graph) -> Scores:
         answers = forecast_windows(graph, test, evaluate.batch_size)
-        return score_forecast(series, forecast, evaluate, test, answers["mean"], answers.get("quantiles"))
+        return score_forecast(series, forecast, evaluate, test, answers["forecast"], answers.get("quantiles"))
 
     def answer(graph: Graph) -> list[Any]:
         histories = [np.array(instance["history"], np.float64) for instance in instances]
@@ -205,7 +207,8 @@ def _mean_loss(network: Network, loss: LossFunction, windows: Windows, batch_siz
     total = 0.0
     for start in range(0, len(windows), batch_size):
         part = windows.rows(slice(start, start + batch_size))
-        total += float(loss(network, on_device_of(network, _tensors(part)))) * len(part)
+        batch = on_device_of(network, _tensors(part))
+        total += float(loss(network, network.predict(batch), batch)) * len(part)
     return total / len(windows)
 
 

@@ -15,9 +15,9 @@ from training.data.sources import Content
 from training.export.graph import graph_tensors, write_graph
 from training.export.publish import Publication, describe_data
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
-from training.export.verify import Equalities, verify
+from training.export.verify import Verification, verify
 from training.fitting.checkpoints import begin
-from training.fitting.fit import Batches, Fitted, Validate, fit
+from training.fitting.fit import Batches, FitResult, Validate, fit
 from training.fitting.losses import Batch, LossFunction
 from training.network.network import Network
 from training.recipe import Recipe
@@ -30,7 +30,7 @@ class VerifiedGraph:
     """A graph that computes what the network computes."""
 
     payload: bytes
-    equalities: Equalities
+    verification: Verification
     session: Graph
 
 
@@ -69,7 +69,7 @@ def fit_network(
     folder: Path,
     resume: bool,
     console: Console,
-) -> Fitted:
+) -> FitResult:
     """Fit `network` in place by the recipe, with checkpoints in `folder`; `num_rows` is the size of the training part."""
     settings = recipe.fit
     network.check_batches(min(num_rows, num_batches * settings.batch_size), settings.batch_size)
@@ -90,13 +90,13 @@ def fit_network(
 
 
 def write_verified_graph(network: Network, seed: int) -> VerifiedGraph:
-    """The network as a graph. Raises VerificationFailed where the four equalities do not hold."""
+    """The network as a graph. Raises VerificationFailed where it fails one of the four checks."""
     payload = write_graph(network).SerializeToString()
     return VerifiedGraph(payload, verify(network, payload, seed), Graph(payload))
 
 
 def prepare_publication(
-    recipe: Recipe, network: Network, graph: VerifiedGraph, fitted: Fitted, trial: Trial, outcome: Outcome
+    recipe: Recipe, network: Network, graph: VerifiedGraph, fitted: FitResult, trial: Trial, outcome: Outcome
 ) -> tuple[Publication, Report]:
     """All that goes into the folder, with the int8 graph if the recipe wants one, and the report of the run."""
     predictions = trial.answer(graph.session)
@@ -107,7 +107,7 @@ def prepare_publication(
         recipe=recipe,
         graph=graph.payload,
         tensors=graph_tensors(network),
-        face=outcome.block,
+        spec=outcome.block,
         instances=outcome.instances,
         predictions=predictions,
         metrics=outcome.metrics,
@@ -123,7 +123,7 @@ def prepare_publication(
         pictures=outcome.pictures,
         second=second,
     )
-    return publication, Report(fitted, outcome.metrics, outcome.baselines, graph.equalities, second)
+    return publication, Report(fitted, outcome.metrics, outcome.baselines, graph.verification, second)
 
 
 def trial_parts(num_rows: int, seed: int) -> list[npt.NDArray[np.int64]]:

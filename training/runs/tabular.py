@@ -14,11 +14,12 @@ from rich.console import Console
 from training.data.rows import Rows, RowSplit, read_rows
 from training.export.publish import Publication, example_instances
 from training.export.quantize import Trial
-from training.fitting.fit import Fitted
+from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, tensor_loss
-from training.layers.preprocessing import Normalization
-from training.layers.registry import Layer, LayerError
-from training.network.network import Network, NetworkSpec, TensorInput
+from training.layers.registry import LayerError
+from training.network.heads.tensor import TensorInput, TensorSpec
+from training.network.network import Network
+from training.network.spec import NetworkSpec
 from training.recipe import TabularRecipe
 from training.reporting.progress import progress_line
 from training.reporting.report import Report
@@ -64,10 +65,11 @@ def run(recipe: TabularRecipe, *, data: Path | None, folder: Path, resume: bool,
         for number in range(num_batches):
             yield _tensors(split.train.take(order[number * settings.batch_size : (number + 1) * settings.batch_size]))
 
-    loss = tensor_loss(settings.loss, INPUT, recipe.output)
+    loss = tensor_loss(settings.loss)
 
     def validate(network: Network) -> float:
-        return float(loss(network, on_device_of(network, _tensors(split.validation))))
+        batch = on_device_of(network, _tensors(split.validation))
+        return float(loss(network, network.predict(batch), batch))
 
     num_batches = -(-len(split.train) // settings.batch_size)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
@@ -106,10 +108,9 @@ def open_trial(recipe: TabularRecipe, folder: Path, data: Path | None) -> Trial:
     return _trial(recipe, split, Network(network_spec(recipe, len(split.features))), example_instances(folder))
 
 
-def network_spec(recipe: TabularRecipe, num_features: int) -> NetworkSpec:
+def network_spec(recipe: TabularRecipe, num_features: int) -> TensorSpec:
     """The recipe's network for rows of so many features."""
-    return NetworkSpec(
-        task="tensor",
+    return TensorSpec(
         layers=tuple(recipe.layers),
         input=TensorInput(name=INPUT, shape=(num_features,)),
         output=recipe.output,
@@ -146,7 +147,7 @@ def _trial(recipe: TabularRecipe, split: RowSplit, network: Network, instances: 
     return Trial(network, [{INPUT: split.train.take(part).values} for part in parts], score, answer)
 
 
-def _pictures(recipe: TabularRecipe, split: RowSplit, fitted: Fitted, answers: npt.NDArray[Any]) -> dict[str, bytes]:
+def _pictures(recipe: TabularRecipe, split: RowSplit, fitted: FitResult, answers: npt.NDArray[Any]) -> dict[str, bytes]:
     from training.reporting import plots
 
     pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted)}
@@ -158,15 +159,16 @@ def _pictures(recipe: TabularRecipe, split: RowSplit, fitted: Fitted, answers: n
 
 def _adapt(network: Network, train: Rows) -> None:
     """Fit a first normalization to the features, and a last inverse one to the numbers that are predicted."""
-    for layer, values in ((network.layers[0], train.values), (network.layers[-1], train.answers)):
-        if isinstance(layer, Normalization) and not layer.is_given and layer.config.invert == (values is train.answers):
-            layer.adapt(torch.from_numpy(values))
+    first, last = network.stack[0], network.stack[-1]
+    if first.adapts_to == "inputs":
+        first.adapt(torch.from_numpy(train.values))
+    if last.adapts_to == "answers":
+        last.adapt(torch.from_numpy(train.answers))
 
 
 def _check_head(network: Network, recipe: TabularRecipe, split: RowSplit) -> None:
     """Raise LayerError unless the last layer gives what the loss compares."""
-    head, where = network.layers[-1], f"layers[{len(network.layers) - 1}]"
-    assert isinstance(head, Layer)
+    head, where = network.stack[-1], f"layers[{len(network.layers) - 1}]"
     found = network.outputs[recipe.output]
     loss = recipe.fit.loss
     num_units = 1 if loss == "binary_crossentropy" else split.num_answers

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from training.export.publish import Publication
 from training.export.quantize import Trial
-from training.network.network import NetworkSpec
+from training.network.spec import NetworkSpec
 from training.recipe import Recipe
 from training.recipe.registry import task_name
 from training.reporting.report import Report

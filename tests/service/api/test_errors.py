@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service import errors
-from service.api.errors import TABLE, InternalError, MethodNotAllowed, find_entry, problem
+from service.api.errors import TABLE, InternalError, MethodNotAllowed, find_row, problem
 from service.errors import DeadlineExceeded, FolderError, InferenceFailed, InvalidInput, ModelNotReady, Overloaded, ServiceError
 from tests.folders import write_forecast_folder, write_tensor_folder, write_text_folder
 from tests.serving import client_of
@@ -48,7 +48,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     assert answer.headers["content-type"] == "application/problem+json"
     assert content.keys() >= ENVELOPE
     assert content["status"] == status
-    assert content["type"] == f"/docs#error-{code}"
+    assert content["type"] == f"/docs/errors#{code}"
     return content
 
 
@@ -172,7 +172,7 @@ def test_every_error_that_can_reach_a_client_has_a_row() -> None:
     inside = {FolderError, errors.StartError}
     bases = {ServiceError, errors.RequestError, errors.CapacityError}
     reachable = {error for error in all_errors() if error.__module__ == "service.errors"} - inside - bases
-    assert reachable <= {entry.error for entry in TABLE}
+    assert reachable <= {row.error for row in TABLE}
 
 
 @pytest.mark.parametrize("error", [FolderError, errors.StartError, ServiceError])
@@ -204,7 +204,7 @@ def test_facts_stand_beside_the_members_and_never_replace_them() -> None:
     exc = InvalidInput("no", instance=3, where="history[1]", found=float("inf"), expected={1})
     exc.facts |= {"status": 200, "type": "x"}
     content = json.loads(problem(exc).body)
-    assert (content["status"], content["type"]) == (422, "/docs#error-invalid_input")
+    assert (content["status"], content["type"]) == (422, "/docs/errors#invalid_input")
     assert (content["instance_index"], content["where"], content["found"]) == (3, "history[1]", "Infinity")
 
 
@@ -212,4 +212,4 @@ def test_the_nearest_base_gives_an_error_without_a_row_its_status() -> None:
     class Special(Overloaded):
         pass
 
-    assert find_entry(Special).error is Overloaded
+    assert find_row(Special).error is Overloaded

@@ -1,4 +1,4 @@
-"""The second graph: measured on the same test part, judged by the recipe's bounds, and added to a folder only if it is sound."""
+"""The second graph: measured on the same test part, held against the recipe's bounds, and added to a folder only if verified."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from training.export.quantize import (
     MARGIN,
     QuantizeError,
     Trial,
-    losses,
+    measure_degradations,
     measure_ranges,
-    relative_speed,
+    measure_speed,
     require_quantizable,
     second_graph,
 )
-from training.network.network import Network, NetworkSpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
 from training.recipe import ForecastRecipe, Quantize, parse_recipe
 from training.runs.train import train
 from training.scoring.evaluate import Graph
@@ -71,7 +72,7 @@ def graphs_of(folder: Path) -> list[dict[str, Any]]:
 
 def network(kind: str = "lstm") -> Network:
     torch.manual_seed(0)
-    net = Network(NetworkSpec(task="forecast", layers=({"type": kind, "units": 4}, {"type": "dense"})))
+    net = Network(ForecastSpec(layers=({"type": kind, "units": 4}, {"type": "dense"})))
     net.set_statistics(torch.tensor([[-1.0], [1.0]]))  # a scale of one
     return net
 
@@ -81,14 +82,14 @@ def trial(net: Network, answer: Callable[[Graph], list[Any]]) -> Trial:
     return Trial(net, [{"history": history, "lengths": np.full(8, 9)}], lambda graph: {"mae": 1.0}, answer)
 
 
-# ------------------------------------------------------------------------------------------------------------ judging
+# ------------------------------------------------------------------------------------------------------------ measuring
 
 
 def test_accuracies_lose_points_and_errors_grow_by_a_share() -> None:
     bounds = Quantize(max_points_lost=0.5, max_error_gained=2.0)
     first = {"a_accuracy": 0.9, "b_accuracy": 0.8, "f1": 0.7, "mae": 10.0, "owa": 0.5, "pinball": 4.0, "rmse": 3.0}
     second = {"a_accuracy": 0.894, "b_accuracy": 0.81, "f1": 0.1, "mae": 10.1, "owa": 0.52, "pinball": 3.0, "rmse": 9.0}
-    found = {loss.measure: loss for loss in losses(first, second, bounds)}
+    found = {loss.measure: loss for loss in measure_degradations(first, second, bounds)}
     assert {name: (loss.kind, round(loss.value, 6), loss.bound, loss.is_within) for name, loss in found.items()} == {
         "a_accuracy": ("absolute", 0.006, 0.005, False),
         "b_accuracy": ("absolute", -0.01, 0.005, True),
@@ -100,7 +101,7 @@ def test_accuracies_lose_points_and_errors_grow_by_a_share() -> None:
 
 def test_a_measure_that_int8_does_not_reach_is_an_error() -> None:
     with pytest.raises(QuantizeError, match="no mae"):
-        losses({"mae": 1.0}, {}, Quantize())
+        measure_degradations({"mae": 1.0}, {}, Quantize())
 
 
 def test_ranges_are_those_of_the_true_steps_with_a_margin() -> None:
@@ -122,7 +123,7 @@ def test_the_tolerance_is_twice_the_distance_from_the_first_answers() -> None:
     net = network()
     payload = write_graph(net).SerializeToString()
     second = second_graph(
-        payload, trial(net, lambda _: [{"mean": [1.0, 2.25]}]), {"mae": 1.0}, [{"mean": [1.0, 2.0]}], Quantize(), 0
+        payload, trial(net, lambda _: [{"forecast": [1.0, 2.25]}]), {"mae": 1.0}, [{"forecast": [1.0, 2.0]}], Quantize(), 0
     )
     assert second.tolerance == {"absolute": 0.5, "relative": 0.01}
     assert second.entry["tolerance"] == second.tolerance
@@ -131,7 +132,7 @@ def test_the_tolerance_is_twice_the_distance_from_the_first_answers() -> None:
 def test_a_graph_is_as_fast_as_itself() -> None:
     net = network()
     payload = write_graph(net).SerializeToString()
-    assert relative_speed(payload, payload, trial(net, lambda _: []).rows[0], duration_s=0.0) > 0
+    assert measure_speed(payload, payload, trial(net, lambda _: []).rows[0], duration_s=0.0) > 0
 
 
 @pytest.mark.parametrize("kind", ["gru", "simple_rnn"])

@@ -13,7 +13,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from training.graph.builder import GraphBuilder
 from training.layers.bidirectional import Bidirectional
-from training.layers.recurrent import GRU, LSTM, Recurrent
+from training.layers.gru import GRU
+from training.layers.lstm import LSTM
+from training.layers.recurrent import Recurrent
 from training.layers.registry import LayerError, Shape, Signal, Symbol, build_layer, build_layers
 
 SEQUENCE = Shape(("time", 3))
@@ -425,7 +427,7 @@ def test_the_second_bias_stays_zero_except_where_keras_has_two() -> None:
         (
             {"type": "bidirectional", "layer": {"type": "lstm", "units": 2, "go_backwards": True}},
             SEQUENCE,
-            r'\(bidirectional\): option "layer": the two layers must differ in go_backwards, both say true',
+            r'\(bidirectional\): option "layer": the two layers must differ in go_backwards, both have true',
         ),
         ({"type": "bidirectional", "layer": {"type": "lstm", "units": 2}, "merge_mode": "max"}, SEQUENCE, r'"merge_mode": '),
     ],

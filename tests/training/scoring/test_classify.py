@@ -7,7 +7,8 @@ import torch
 
 from training.data.texts import Texts
 from training.export.graph import write_graph
-from training.network.network import Network, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.network import Network
 from training.scoring.classify import classify_baseline, classify_rows
 from training.scoring.evaluate import Graph
 
@@ -34,7 +35,7 @@ def test_tfidf_reads_characters_where_words_are_not_separated() -> None:
 
 def test_the_graph_classifies_rows_in_their_order_whatever_their_length() -> None:
     layers = ({"type": "embedding", "output_dim": 4}, {"type": "lstm", "units": 3}, {"type": "dense"})
-    spec = NetworkSpec(task="classify", layers=layers, vocabulary_size=20, labels=("a", "b", "c"))
+    spec = ClassifySpec(layers=layers, vocabulary_size=20, labels=("a", "b", "c"))
     torch.manual_seed(0)
     graph = write_graph(Network(spec).eval()).SerializeToString()
     rng = np.random.default_rng(0)

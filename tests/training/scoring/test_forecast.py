@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -11,7 +9,8 @@ import torch
 
 from training.data.series import Series, evaluation_windows
 from training.export.graph import write_graph
-from training.network.network import Network, NetworkSpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
 from training.recipe import ForecastEvaluation, ForecastSettings
 from training.scoring.evaluate import Graph
 from training.scoring.forecast import forecast_baseline, forecast_windows, score_forecast
@@ -74,30 +73,30 @@ def test_several_targets_and_overlapping_windows_are_averaged() -> None:
     assert score_forecast(series, FORECAST, ForecastEvaluation(stride=1), truth, shifted)["mae"] == pytest.approx(2.0, rel=1e-4)
 
 
-def write_payload(**options: Any) -> tuple[Network, bytes]:
+def write_payload(spec: ForecastSpec) -> tuple[Network, bytes]:
     torch.manual_seed(0)
-    network = Network(NetworkSpec(**options)).eval()
+    network = Network(spec).eval()
     return network, write_graph(network).SerializeToString()
 
 
 def test_the_graph_forecasts_all_windows_in_their_order() -> None:
     layers = ({"type": "lstm", "units": 3}, {"type": "dense"})
-    network, graph = write_payload(task="forecast", layers=layers, horizon=2, quantiles=(0.1, 0.5, 0.9))
+    network, graph = write_payload(ForecastSpec(layers=layers, horizon=2, quantiles=(0.1, 0.5, 0.9)))
     windows = evaluation_windows(make_series(), FORECAST, "test")
     whole = forecast_windows(Graph(graph), windows, 100)
-    assert whole["mean"].shape == (6, 2, 1)
+    assert whole["forecast"].shape == (6, 2, 1)
     assert whole["quantiles"].shape == (6, 2, 1, 3)
-    np.testing.assert_allclose(forecast_windows(Graph(graph), windows, 4)["mean"], whole["mean"], rtol=1e-5)
+    np.testing.assert_allclose(forecast_windows(Graph(graph), windows, 4)["forecast"], whole["forecast"], rtol=1e-5)
     with torch.no_grad():
         inputs = {"history": torch.from_numpy(windows.history), "lengths": torch.from_numpy(windows.lengths)}
-        np.testing.assert_allclose(whole["mean"], network(inputs)["mean"].numpy(), rtol=1e-4)
+        np.testing.assert_allclose(whole["forecast"], network(inputs)["forecast"].numpy(), rtol=1e-4)
 
 
 def test_a_network_that_streams_is_scored_from_a_state_of_zeros() -> None:
     layers = ({"type": "gru", "units": 3}, {"type": "dense"})
-    network, graph = write_payload(task="forecast", layers=layers, horizon=2)
+    network, graph = write_payload(ForecastSpec(layers=layers, horizon=2))
     assert network.can_stream
-    assert forecast_windows(Graph(graph), evaluation_windows(make_series(), FORECAST, "test"), 4)["mean"].shape == (6, 2, 1)
+    assert forecast_windows(Graph(graph), evaluation_windows(make_series(), FORECAST, "test"), 4)["forecast"].shape == (6, 2, 1)
 
 
 def seasonal_series(values: npt.NDArray[np.float64]) -> Series:

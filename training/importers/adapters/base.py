@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from training.importers.model import ModelImportError, SourceModel
 from training.importers.options import ImportOptions
-from training.network.network import Network, NetworkSpec
+from training.network.network import Network
+from training.network.spec import NetworkSpec
 
 SEED = 0
 LENGTHS = "lengths"

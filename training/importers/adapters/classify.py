@@ -16,7 +16,8 @@ from training.importers.adapters.base import LENGTHS, SEED, ExampleRow, Target
 from training.importers.model import ModelImportError, SourceLayer, SourceModel
 from training.importers.options import ImportOptions, Name
 from training.importers.tokenizer_file import read_tokenizer
-from training.network.network import Network, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.network import Network
 
 TOKENIZER_FILE = "tokenizer.json"
 MAX_EXAMPLE_WORDS = 12
@@ -59,7 +60,7 @@ class ClassifyAdapter:
         if len(set(labels)) != len(labels) or len(labels) < 2:
             raise ModelImportError(f"--labels: two or more different ones, got {', '.join(labels)}")
         changed, note = _merge_last_activation(_pad_rows(model, options))
-        spec = NetworkSpec(task="classify", layers=changed.tables, vocabulary_size=vocabulary, labels=labels)
+        spec = ClassifySpec(layers=changed.tables, vocabulary_size=vocabulary, labels=labels)
         self.target = Target(changed, spec, (note,) if note else (), {TOKENIZER_FILE: self.tokenizer.to_str()})
 
     def draw_instances(self, network: Network) -> list[Any]:

@@ -13,7 +13,9 @@ from training.export.answers import format_forecast
 from training.importers.adapters.base import LENGTHS, SEED, ExampleRow, Target, check_length, example_lengths, read_numbers
 from training.importers.model import ModelImportError, SourceModel
 from training.importers.options import ImportOptions, Name
-from training.network.network import Network, NetworkSpec
+from training.layers.registry import LAYERS
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
 
 
 class ForecastOptions(ImportOptions):
@@ -57,14 +59,13 @@ class ForecastAdapter:
             raise ModelImportError(f"--context-length: the model reads {model.max_length} steps, got {options.context_length}")
         self.context_length = model.max_length or options.context_length or 1
         self.options = options
-        spec = NetworkSpec(
-            task="forecast",
+        self.spec = ForecastSpec(
             layers=model.tables,
             num_features=num_features,
             targets=tuple(self.features.index(name) for name in self.targets),
             horizon=options.horizon,
         )
-        self.target = Target(model, spec)
+        self.target = Target(model, self.spec)
 
     def _guess_targets(self, model: SourceModel, horizon: int, num_features: int) -> tuple[str, ...]:
         """All features, where the last layer says that many; with several features and fewer units an option must say."""
@@ -72,7 +73,7 @@ class ForecastAdapter:
         units = last.table.get("layer", last.table).get("units")
         if num_features == 1 or units in (horizon * num_features, None):
             return self.features
-        if last.table["type"] == "time_distributed" and units == num_features:
+        if LAYERS[last.table["type"]].is_per_step and units == num_features:
             return self.features
         raise ModelImportError(
             f"--targets: which of the features {', '.join(self.features)} are forecast? "
@@ -114,7 +115,7 @@ class ForecastAdapter:
             "frequencies": list(self.options.frequency),
             "season_length": self.options.season_length,
             "quantiles": [],
-            "point": network.point,
+            "point": self.spec.point,
             "features": list(self.features),
             "targets": list(self.targets),
         }

@@ -20,7 +20,8 @@ from training.importers.adapters.base import (
 )
 from training.importers.model import ModelImportError, SourceModel
 from training.importers.options import ImportOptions
-from training.network.network import Network, NetworkSpec, TensorInput
+from training.network.heads.tensor import TensorInput, TensorSpec
+from training.network.network import Network
 
 
 class TensorOptions(ImportOptions):
@@ -80,9 +81,9 @@ class TensorAdapter:
         return {}
 
 
-def tensor_spec(model: SourceModel) -> NetworkSpec:
+def tensor_spec(model: SourceModel) -> TensorSpec:
     """The network of a model as it is."""
-    return NetworkSpec(task="tensor", layers=model.tables, input=tensor_input(model))
+    return TensorSpec(layers=model.tables, input=tensor_input(model))
 
 
 def tensor_input(model: SourceModel) -> TensorInput:
