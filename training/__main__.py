@@ -215,6 +215,7 @@ def import_keras_command(
 
 @app.command("init")
 def init_command(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A CSV, TSV or parquet file with a header.")],
     time: Annotated[str | None, typer.Option(help="forecast: the column of times, in ISO 8601.")] = None,
     value: Annotated[str | None, typer.Option(help="forecast: the column of values; several separated by commas.")] = None,
@@ -238,9 +239,18 @@ def init_command(
         starter = read_starter(
             time=time, value=_parts(value), frequency=frequency, series=series, horizon=horizon, text=text, label=label
         )
-        path = write_starter(file, starter, name=name, replace=force, data=data)
+        command = "sluice train" if context.command_path.startswith("sluice") else "python -m training run"
+        path = write_starter(file, starter, name=name, replace=force, data=data, command=command)
         console.print(f"written     {path}", highlight=False, soft_wrap=True)
-        console.print(f"next        python -m training run {path}", highlight=False, soft_wrap=True)
+        console.print(f"next        {command} {path}", highlight=False, soft_wrap=True)
+
+
+@app.command("recipe-reference", hidden=True)
+def recipe_reference_command() -> None:
+    """Print the reference of every recipe key, in Markdown."""
+    from training.recipe.reference import recipe_reference
+
+    print(recipe_reference(), end="")
 
 
 @app.command("list")

@@ -227,9 +227,7 @@ def choose_lengths(num_rows: int, frequency: Frequency, horizon: int | None, fil
     season = frequency.season_length if num_rows >= 4 * frequency.season_length + 2 * ahead else 1
     needed = season + 3 * ahead + MIN_WINDOWS - 1
     if num_rows < needed:
-        raise DataError(
-            f"{file}: a horizon of {ahead} needs {needed} rows, the series have {num_rows}: choose a smaller --horizon"
-        )
+        raise DataError(f"{file}: a horizon of {ahead} needs {needed} rows, the series have {num_rows}: give a smaller --horizon")
     num_evaluated = min(MAX_EVALUATED, max(1, num_rows // (10 * ahead)))
     fold = season if frequency.fold and season > 1 else 1
     longest = num_rows - 2 * num_evaluated * ahead - ahead - MIN_WINDOWS + 1

@@ -56,9 +56,9 @@ def test_a_name_that_no_model_can_have_is_refused(file: Path, tmp_path: Path) ->
 
 
 def test_columns_of_any_name_survive_the_recipe(tmp_path: Path) -> None:
-    time, value = 'the "year"', "Wert in €, \\n"
+    time, value = "the 'year'", "Wert in €, \\n"
     rows = "".join(f"{1950 + i},{i}\n" for i in range(60))
-    (tmp_path / "a.csv").write_text('"the ""year""","Wert in €, \\n"\n' + rows, encoding="utf-8")
+    (tmp_path / "a.csv").write_text(f'"{time}","{value}"\n{rows}', encoding="utf-8")
     recipe = read_recipe(write_starter(tmp_path / "a.csv", SeriesStarter(time, (value,), "Y"), folder=tmp_path))
     assert isinstance(recipe, ForecastRecipe)
     assert (recipe.data.train[0].time, recipe.data.train[0].values) == (time, [value])

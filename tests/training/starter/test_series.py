@@ -127,7 +127,7 @@ def test_a_table_that_cannot_be_learned_from_is_refused(
 
 def test_a_time_that_stands_twice_hints_at_the_column_of_several_series(tmp_path: Path) -> None:
     file = write(tmp_path, [f"{day},{store},1,0.5" for day in DAYS for store in "ab"], "date,store,sales,price")
-    with pytest.raises(DataError, match="if the file holds several series, give --series, one of store$"):
+    with pytest.raises(DataError, match=r"if the file holds several series, give --series, one of store$"):
         write_starter(file, starter(), folder=tmp_path)
 
 
