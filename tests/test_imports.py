@@ -33,7 +33,8 @@ SERVICE_RULES: dict[str, set[str]] = {
 }
 TRAINING_RULES: dict[str, set[str]] = {
     "training.__main__": {"training.runs", "training.importers", "training.summary", "training.reporting", "training.export"}
-    | {"training.data", "training.recipe"},
+    | {"training.starter", "training.data", "training.recipe"},
+    "training.starter": {"training.data", "training.recipe"},
     "training.summary": {"training.runs", "training.importers", "training.network", "training.layers", "training.recipe"},
     "training.runs": {"training.export", "training.fitting", "training.scoring", "training.reporting", "training.network"}
     | {"training.layers", "training.data", "training.recipe"},

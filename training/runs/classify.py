@@ -31,7 +31,7 @@ from training.export.publish import Publication, read_example_instances
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
 from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, classify_loss
-from training.network.heads.classify import ClassifySpec
+from training.network.heads.classify import ClassifyHead, ClassifySpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
 from training.recipe import ClassifyRecipe
@@ -291,6 +291,7 @@ def _describe(split: TextSplit) -> str:
 
 TASK = Task(
     recipe_type=ClassifyRecipe,
+    head=ClassifyHead,
     run=run,
     open_trial=open_trial,
     spec_of_recipe=spec_of_recipe,

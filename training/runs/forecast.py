@@ -24,7 +24,7 @@ from training.export.answers import format_forecast
 from training.export.publish import Publication, read_example_instances
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
 from training.fitting.losses import Batch, LossFunction, forecast_loss
-from training.network.heads.forecast import ForecastSpec
+from training.network.heads.forecast import ForecastHead, ForecastSpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
 from training.recipe import ForecastRecipe, RecipeError
@@ -271,6 +271,7 @@ def _describe(series: Series) -> str:
 
 TASK = Task(
     recipe_type=ForecastRecipe,
+    head=ForecastHead,
     run=run,
     open_trial=open_trial,
     spec_of_recipe=spec_of_recipe,

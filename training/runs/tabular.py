@@ -17,7 +17,7 @@ from training.export.quantize import Trial
 from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, tensor_loss
 from training.layers.registry import LayerError
-from training.network.heads.tensor import TensorInput, TensorSpec
+from training.network.heads.tensor import TensorHead, TensorInput, TensorSpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
 from training.recipe import TabularRecipe
@@ -210,6 +210,7 @@ def _score_baselines(recipe: TabularRecipe, split: RowSplit, folder: Path, conso
 
 TASK = Task(
     recipe_type=TabularRecipe,
+    head=TensorHead,
     run=run,
     open_trial=open_trial,
     spec_of_recipe=spec_of_recipe,
