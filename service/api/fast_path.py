@@ -20,7 +20,7 @@ from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.gateway import Gateway
-from service.api.request import Address, Answer, Headers, HttpRequest
+from service.api.request import Address, Answer, Headers, HttpRequest, read_length
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class FastPathProtocol(HttpToolsProtocol):
             if name == b"content-length":
                 if size is not None or not value.isdigit():
                     return False
-                size = int(value)
+                size = read_length(value)
             elif name in ODD_HEADERS or (name == b"connection" and value not in SIMPLE_CONNECTIONS):
                 return False
         return size is not None and size <= MAX_BODY_BYTES

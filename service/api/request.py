@@ -22,7 +22,18 @@ MAX_DROPPED_BODIES = 4
 _JSON = (b"content-type", b"application/json")
 TIMEOUT_HEADER, PRIORITY_HEADER = b"x-request-timeout-ms", b"x-request-priority"
 MAX_TIMEOUT_MS = 86_400_000
+MAX_LENGTH = 2**62
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
+
+
+def read_length(value: bytes) -> int:
+    """The number of bytes that Content-Length declares; what is no such number is taken for the largest there may be.
+
+    Python refuses to read more than 4,300 digits, and no body is that long.
+    """
+    if not value.isdigit():
+        return 0
+    return int(value) if len(value) <= len(str(MAX_LENGTH)) else MAX_LENGTH
 
 
 class ClientDisconnected(Exception):
@@ -86,7 +97,7 @@ class HttpRequest:
         """The size of the body as the head declares it; a chunked body counts as 0."""
         for name, value in self.headers:
             if name == b"content-length":
-                return int(value) if value.isdigit() else 0
+                return read_length(value)
         return 0
 
 
@@ -191,7 +202,7 @@ def read_conditions(request: HttpRequest, timeout_s: float) -> Conditions:
     num_bytes, priority = 0, DEFAULT_PRIORITY
     for name, value in request.headers:
         if name == b"content-length":
-            num_bytes = int(value) if value.isdigit() else 0
+            num_bytes = read_length(value)
         elif name == TIMEOUT_HEADER:
             timeout_s = min(timeout_s, _read_number(name, value, 1, MAX_TIMEOUT_MS, "milliseconds") / 1000)
         elif name == PRIORITY_HEADER:
@@ -226,7 +237,7 @@ async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
                     f'Content-Type is "{found}"; send "application/json"', found=found, expected="application/json"
                 )
         elif name == b"content-length":
-            declared = int(value)
+            declared = read_length(value)
         elif name == b"content-encoding" and value.lower() != b"identity":
             found = value.decode("latin-1")[:100]
             raise UnsupportedMediaType(f'Content-Encoding is "{found}"; send the JSON as it is', found=found, expected="identity")

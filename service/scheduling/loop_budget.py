@@ -42,7 +42,7 @@ class LoopBudget:
         if self._begun_at is None:
             self._begin(now)
         assert self._begun_at is not None
-        return bool(self._waiting) or now - self._begun_at > self._longest_s
+        return bool(self._waiting) or now > self._begun_at + self._longest_s
 
     async def renewal(self) -> None:
         """Wait for a turn that has time left, in the order of arrival."""
