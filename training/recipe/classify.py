@@ -133,7 +133,7 @@ class ClassifyRecipe(Recipe):
     @model_validator(mode="after")
     def _check_cut(self) -> Self:
         if self.has_padding and self.tokenizer.model_fields_set & {"head", "tail"}:
-            raise ValueError("tokenizer.head and tail are for recipes without pad_sequences, which says how texts are cut")
+            raise ValueError("tokenizer.head and tail are for recipes without pad_sequences, which cuts texts itself")
         return self
 
     @property

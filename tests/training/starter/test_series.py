@@ -52,7 +52,7 @@ def test_several_series_are_read_in_long_form_and_short_ones_counted(tmp_path: P
     )
 
 
-def test_missing_values_are_told_and_a_horizon_is_kept(tmp_path: Path) -> None:
+def test_missing_values_are_counted_and_a_horizon_is_kept(tmp_path: Path) -> None:
     recipe = recipe_of(write(tmp_path, [f"{day},{i if i % 50 else ''}" for i, day in enumerate(DAYS)]), starter(horizon=3))
     assert recipe.forecast.horizon == 3
     assert "3 values are missing: they are interpolated." in " ".join((tmp_path / "sales.toml").read_text().split())
