@@ -14,7 +14,7 @@ from tests.toy_task.head import SumHead, SumSpec
 from tests.toy_task.recipe import SumRecipe
 from training.data.series import Float32, numbers
 from training.data.sources import Content, read_table
-from training.export.publish import Publication, example_instances
+from training.export.publish import Publication, read_example_instances
 from training.export.quantize import Trial
 from training.fitting.losses import Batch, tensor_loss
 from training.network.network import Network
@@ -53,7 +53,7 @@ def run(recipe: SumRecipe, *, data: Path | None, folder: Path, resume: bool, con
 
 def open_trial(recipe: SumRecipe, folder: Path, data: Path | None) -> Trial:
     """What a further graph of a published folder is measured with."""
-    return _trial(Network(network_spec(recipe)), _read(recipe, data, []), example_instances(folder))
+    return _trial(Network(network_spec(recipe)), _read(recipe, data, []), read_example_instances(folder))
 
 
 def network_spec(recipe: SumRecipe) -> NetworkSpec:
