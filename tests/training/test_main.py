@@ -55,6 +55,7 @@ CLASSIFY = """\
 task = "classify"
 name = "moods"
 language = "en"
+subject = "mood"
 
 [data]
 labels = ["bad", "good"]
@@ -167,6 +168,7 @@ def test_a_classification_run_publishes_its_tokenizer_and_a_text_that_is_cut(wor
     assert (folder / "tokenizer.json").is_file()
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["classify"]["truncation"] == {"head": 5, "tail": 3}
+    assert manifest["classify"]["subject"] == "mood"
     assert manifest["training"]["metrics"]["accuracy"] > 0.8
 
 
@@ -348,4 +350,4 @@ def test_an_empty_text_names_the_line_of_the_recipe(workplace: Path) -> None:
     (workplace / "moods.toml").write_text(CLASSIFY.replace('path = "train.txt"', 'path = "train.csv"'))
     (workplace / "train.csv").write_text("text,label\nfine,1\n ,0\n")
     result = train(workplace, "moods.toml")
-    assert 'moods.toml, line 8: "data.train.0.text": train.csv: row 2: the text is empty' in words(result)
+    assert 'moods.toml, line 9: "data.train.0.text": train.csv: row 2: the text is empty' in words(result)

@@ -125,6 +125,10 @@ class ClassifyRecipe(Recipe):
 
     task: Literal["classify"] = Field(description="the task")
     language: str = Field(default="und", description="language of the texts, a BCP 47 tag")
+    subject: str = Field(
+        default="",
+        description="what the labels are about: one of subject `sentiment` answers `/predict/sentiment`",
+    )
     data: TextData
     tokenizer: TokenizerSettings = TokenizerSettings()
     fit: ClassifyFit
