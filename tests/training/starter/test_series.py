@@ -99,6 +99,8 @@ REGULAR = [f"{day},1" for day in DAYS]
     [
         (REGULAR, {"time": "day"}, '--time: sales.csv: has no column "day"; there are date, sales'),
         (REGULAR, {"values": ("sold",)}, '--value: sales.csv: has no column "sold"; there are date, sales'),
+        (REGULAR, {"values": ("sales", "sales")}, "--value: expected different columns beside date, got sales, sales"),
+        (REGULAR, {"values": ("date",)}, "--value: expected different columns beside date, got date"),
         (REGULAR, {"series": "shop"}, '--series: sales.csv: has no column "shop"; there are date, sales'),
         (REGULAR, {"frequency": "B"}, '--frequency: there is no "B"; there are S (second), T (minute)'),
         (["yesterday,1", *REGULAR], {}, "column \"date\": row 1: 'yesterday' is no time; expected ISO 8601, as 2024-01-31"),
