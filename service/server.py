@@ -84,7 +84,7 @@ class Service:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        self._on_loaded(greeting(repository, self._url))
+        self._on_loaded(startup_message(repository, self._url))
 
     def _stop_with(self, exc: StartError) -> None:
         assert self._server is not None
@@ -201,8 +201,8 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         ) from exc
 
 
-def greeting(repository: Repository, url: str) -> str:
-    """What the operator reads when loading is over: where the server is, and what to try."""
+def startup_message(repository: Repository, url: str) -> str:
+    """What the operator reads when loading is over: the address of the server, and a command to try."""
     if not repository.is_serving:
         return f"Sluice {__version__} listens on {url}, but no model is ready: {repository.reason}"
     state = "is ready:" if repository.is_ready else f"is not ready ({repository.reason}), and answers at"
@@ -211,7 +211,7 @@ def greeting(repository: Repository, url: str) -> str:
 
 
 def command_to_try(repository: Repository, url: str) -> str:
-    """One curl that these models answer."""
+    """One curl command that these models answer."""
     request = repository.example_request()
     if request is None:
         return f"curl -s {url}/models"

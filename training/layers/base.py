@@ -216,7 +216,7 @@ class Layer(nn.Module):
 
     @property
     def state(self) -> tuple[StatePart, ...]:
-        """What the layer remembers from one piece of a sequence to the next."""
+        """What goes from one piece of a sequence to the next."""
         return ()
 
     @property
@@ -241,7 +241,7 @@ class Layer(nn.Module):
 
     @property
     def can_stream(self) -> bool:
-        """Whether feeding a sequence in pieces, with state, gives the same as feeding it whole."""
+        """Whether a sequence in pieces, with state, gives the same as the whole."""
         return not self.reads_whole_sequence
 
     @property
@@ -296,7 +296,8 @@ class Layer(nn.Module):
 
     def penalty(self, activity: Sequence[Tensor] = ()) -> Tensor | None:
         """What all regularizers add to the loss of a batch that gave `activity`; None if there are none."""
-        return sum_of([*(weight.regularizer(weight.read()) for weight in self.weights if weight.regularizer), *activity])
+        terms = [weight.regularizer(weight.read()) for weight in self.weights if weight.regularizer is not None]
+        return sum_of([*terms, *activity])
 
     @torch.no_grad()
     def constrain(self) -> None:

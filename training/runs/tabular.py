@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 
 from training.data.rows import Rows, RowSplit, read_rows
-from training.export.publish import Publication, example_instances
+from training.export.publish import Publication, read_example_instances
 from training.export.quantize import Trial
 from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, tensor_loss
 from training.layers.registry import LayerError
-from training.network.heads.tensor import TensorInput, TensorSpec
+from training.network.heads.tensor import TensorHead, TensorInput, TensorSpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
 from training.recipe import TabularRecipe
@@ -105,7 +105,7 @@ def run(recipe: TabularRecipe, *, data: Path | None, folder: Path, resume: bool,
 def open_trial(recipe: TabularRecipe, folder: Path, data: Path | None) -> Trial:
     """What a further graph of a published folder is measured with."""
     split = read_rows(recipe.data, data, recipe.seed)
-    return _trial(recipe, split, Network(network_spec(recipe, len(split.features))), example_instances(folder))
+    return _trial(recipe, split, Network(network_spec(recipe, len(split.features))), read_example_instances(folder))
 
 
 def network_spec(recipe: TabularRecipe, num_features: int) -> TensorSpec:
@@ -210,6 +210,7 @@ def _score_baselines(recipe: TabularRecipe, split: RowSplit, folder: Path, conso
 
 TASK = Task(
     recipe_type=TabularRecipe,
+    head=TensorHead,
     run=run,
     open_trial=open_trial,
     spec_of_recipe=spec_of_recipe,
