@@ -18,7 +18,7 @@ from tests.serving import ServerProcess, server_process
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "docs" / "tutorials"
-# Installing is proven by tests/sluice/test_wheel.py; here the environment is there.
+# Installing is tested by tests/sluice/test_wheel.py; here the environment is there.
 SET_UP = re.compile(r"python3 -m venv|\. \.venv/bin/activate|pip install|cd ")
 SERVE = re.compile(r"sluice serve\b")
 

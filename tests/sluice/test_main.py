@@ -113,9 +113,9 @@ def test_the_service_is_served_without_the_libraries_of_training() -> None:
 
 @pytest.mark.parametrize("form", ["training/__init__.py", "training.py"])
 def test_a_package_of_the_same_name_is_noticed_before_its_code_runs(form: str, tmp_path: Path) -> None:
-    stranger = tmp_path / form
-    stranger.parent.mkdir(exist_ok=True)
-    stranger.write_text("raise SystemExit('somebody else ran')")
+    other = tmp_path / form
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("raise SystemExit('the other package ran')")
     found = run("train", "passengers", code=f"import sys; sys.path.insert(0, {str(tmp_path)!r})", cwd=tmp_path)
     assert found.returncode == CANNOT_START, found.stderr
     assert len(found.stderr.splitlines()) == 1
