@@ -32,18 +32,21 @@ class Time:
         return "time"
 
 
+Plain = Batch | Time | int
+
+
 @dataclass(frozen=True)
 class Merged:
     """Several axes that a view made into one."""
 
-    axes: tuple[Batch | Time | int, ...]
+    axes: tuple[Plain, ...]
 
     def __str__(self) -> str:
         return "*".join(str(axis) for axis in self.axes)
 
 
 BATCH = Batch()
-Axis = Batch | Time | Merged | int
+Axis = Plain | Merged
 Axes = tuple[Axis, ...]
 
 

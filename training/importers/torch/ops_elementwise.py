@@ -10,6 +10,7 @@ import torch
 
 from training.importers.torch.axes import Value, canonical
 from training.importers.torch.errors import Untranslatable
+from training.importers.torch.ops_shape import chunk
 from training.importers.torch.program import Varying
 from training.importers.torch.rules import rule
 from training.importers.torch.writer import Writer
@@ -362,8 +363,6 @@ def gelu(w: Writer, input: Value, approximate: str = "none") -> Value:
 
 @rule("glu")
 def glu(w: Writer, input: Value, dim: int = -1) -> Value:
-    from training.importers.torch.ops_shape import chunk
-
     values, gates = chunk(w, input, 2, dim)
     return w.elementwise("Mul", [values, sigmoid(w, gates)], torch.float32, torch.float32)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 from training.importers.torch.axes import BATCH, Time, Value
 from training.importers.torch.errors import Untranslatable
 from training.importers.torch.ops_shape import cut, squeeze, unsqueeze
-from training.importers.torch.program import SliceOf, Steps, Varying
+from training.importers.torch.program import Steps, Varying
+from training.importers.torch.recording import SliceOf
 from training.importers.torch.rules import rule
 from training.importers.torch.writer import Writer, positive
 
@@ -183,19 +183,16 @@ def _take(w: Writer, input: Value, entries: list[Any]) -> Value:
     if len(tensors) == 2 and tensors[0][0] == 0 and _is_row_numbers(tensors[0][1]) and isinstance(tensors[1][1], Value):
         # x[arange(batch), index]: of each row its own step.
         place, index = tensors[1]
-        if index.axes in ((BATCH,), (1,)) and input.axes[0] == BATCH:
+        assert isinstance(index, Value)
+        if index.axes == (BATCH,) and input.axes[0] == BATCH:
             steps = w.cast(index, torch.int64)
-            taken = w.take_step(_wrapped(input), place, _wrapped_index(w, steps, input, place))
+            taken = w.take_step(input, place, _from_front(w, steps, input, place))
             rest = [entry for number, entry in enumerate(entries) if number not in (0, place)]
             return getitem(w, taken, (SliceOf(None, None, None), *rest)) if rest else taken
     raise Untranslatable("an index of several tensors")
 
 
-def _wrapped(value: Value) -> Value:
-    return replace(value)
-
-
-def _wrapped_index(w: Writer, index: Value, value: Value, place: int) -> str:
+def _from_front(w: Writer, index: Value, value: Value, place: int) -> str:
     """Indices below zero count from the padded end in GatherND; torch counts from the row's own."""
     name = w.name(index)
     axis = value.axes[place]

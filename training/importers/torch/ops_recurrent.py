@@ -90,7 +90,7 @@ def _joined(w: Writer, parts: Sequence[Value]) -> Value:
     """Final states of the layers, (layers * directions, B, H)."""
     if len(parts) == 1:
         return parts[0]
-    size = sum(int(part.axes[0]) for part in parts)  # type: ignore[arg-type]
+    size = sum(part.axes[0] for part in parts if isinstance(part.axes[0], int))
     return Value(w.graph.add("Concat", *(part.name for part in parts), axis=0), (size, *parts[0].axes[1:]), FLOAT)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from training.importers.torch.axes import BATCH, Axes, Axis, Batch, Merged, Time, Value
+from training.importers.torch.axes import BATCH, Axes, Axis, Batch, Merged, Plain, Time, Value
 from training.importers.torch.errors import Untranslatable
-from training.importers.torch.program import Dims, Indexed, SliceOf, Steps, Varying
+from training.importers.torch.program import Dims, Indexed, Steps, Varying
+from training.importers.torch.recording import SliceOf
 from training.importers.torch.rules import rule
 from training.importers.torch.writer import Writer, positive
 
@@ -39,7 +41,7 @@ def reshape_to(w: Writer, value: Value, sizes: Sequence[Dims]) -> Value:
 def _regroup(w: Writer, value: Value, sizes: Sequence[Dims]) -> Axes:
     """Which axis each of `sizes` is, if the axes of `value` are read in order."""
     found: list[Axis] = []
-    parts: list[Axis] = []
+    parts: list[Plain] = []
     for axis in value.axes:
         parts += axis.axes if isinstance(axis, Merged) else [axis]
     queue = [(axis, _dims_of(w, axis)) for axis in parts]
@@ -47,7 +49,7 @@ def _regroup(w: Writer, value: Value, sizes: Sequence[Dims]) -> Axes:
         if set(wanted) == {1} and not (queue and set(queue[0][1]) == {1}):
             found.append(1)
             continue
-        taken: list[Axis] = []
+        taken: list[Plain] = []
         size = (1,) * len(wanted)
         while size != wanted:
             if not queue:
@@ -70,7 +72,7 @@ def _regroup(w: Writer, value: Value, sizes: Sequence[Dims]) -> Axes:
         elif len(taken) == 1 or (all(axis == 1 for axis in taken if isinstance(axis, int)) and len(named) == 1):
             found.append(named[0])
         else:
-            found.append(Merged(tuple(axis for axis in taken if axis != 1)))  # type: ignore[arg-type]
+            found.append(Merged(tuple(part for part in taken if part != 1)))
     if any(axis != 1 for axis, _ in queue):
         raise _frozen(value)
     return tuple(found)
@@ -132,8 +134,10 @@ def transpose(w: Writer, input: Value, dim0: int, dim1: int) -> Value:
 
 
 @rule("permute")
-def permute(w: Writer, input: Value, *dims: Any) -> Value:
-    order = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
+def permute(w: Writer, input: Value, *order: Any, dims: Any = ()) -> Value:
+    order = order or (dims,)
+    if len(order) == 1 and isinstance(order[0], list | tuple):
+        order = tuple(order[0])
     return w.transpose(input, [positive(int(dim), input.rank) for dim in order])
 
 
@@ -288,7 +292,7 @@ def split(w: Writer, tensor: Value, split_size_or_sections: Any, dim: int = 0) -
     else:
         sizes = list(split_size_or_sections)
     bounds = np.cumsum([0, *sizes]).tolist()
-    return tuple(cut(w, tensor, place, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False))
+    return tuple(cut(w, tensor, place, start, stop) for start, stop in itertools.pairwise(bounds))
 
 
 @rule("unbind")
@@ -328,7 +332,8 @@ def expand(w: Writer, input: Value, *args: Any, **kwargs: Any) -> Value:
 
 
 @rule("repeat", "tile")
-def repeat(w: Writer, input: Value, *sizes: Any) -> Value:
+def repeat(w: Writer, input: Value, *sizes: Any, repeats: Any = (), dims: Any = ()) -> Value:
+    sizes = sizes or (repeats or dims,)
     counts = list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], list | tuple) else list(sizes)
     counts = [1] * (input.rank - len(counts)) + counts
     known = (1,) * (len(counts) - input.rank) + input.axes
@@ -384,8 +389,10 @@ def flip_time(w: Writer, value: Value, place: int) -> Value:
 
 
 @rule("flip")
-def flip(w: Writer, input: Value, *dims: Any) -> Value:
-    places = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
+def flip(w: Writer, input: Value, *places: Any, dims: Any = ()) -> Value:
+    places = places or (dims,)
+    if len(places) == 1 and isinstance(places[0], list | tuple):
+        places = tuple(places[0])
     for place in places:
         input = flip_time(w, input, positive(place, input.rank))
     return input

@@ -64,14 +64,17 @@ class StepOf:
     """One of a list with one entry for every step: entry `index`, from the end if below zero, or the turn's own."""
 
     source: Ref | Final
-    index: int | Indexed
+    index: int | Varying | Indexed
 
 
 @dataclass(frozen=True)
 class Steps:
-    """A list of one entry for every step, from the last to the first if `is_reversed`; with fixed entries around."""
+    """A list of one entry for every step, from the last to the first if `is_reversed`; with fixed entries around.
 
-    source: Ref | Final
+    The translator puts the tensor of all entries, time first, in place of their source.
+    """
+
+    source: Any
     is_reversed: bool
     before: tuple[Any, ...] = ()
     after: tuple[Any, ...] = ()
@@ -263,8 +266,8 @@ class _Unifier:
         (number, offset, part), is_reversed, before, after = sources[0]
         leading = tuple(self._leaf([value[index] for value in values], place) for index in range(before))
         trailing = tuple(self._leaf([value[index - after] for value in values], place) for index in range(after))
-        source = Final(number, offset, part) if self.segments[number].period else Ref(number, 0)
-        return Steps(source, is_reversed, leading, trailing)
+        steps = Final(number, offset, part) if self.segments[number].period else Ref(number, 0)
+        return Steps(steps, is_reversed, leading, trailing)
 
     def _step_source(self, recording: int, entry: Any) -> tuple[tuple[int, int, int], int] | None:
         """((segment, offset, part), step) of an entry that is one of many steps."""
@@ -482,8 +485,33 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield from _leaves(list(value.values()))
     elif isinstance(value, SliceOf):
         yield from _leaves((value.start, value.stop, value.step))
+    elif isinstance(value, Steps):
+        yield value
+        yield from _leaves((*value.before, *value.after))
     else:
         yield value
+
+
+def find_needed(program: Program) -> tuple[set[int], list[Any]]:
+    """Which nodes the result follows from, and all that these and the result refer to."""
+    needed: set[int] = set()
+    leaves: list[Any] = []
+    waiting = list(_leaves(program.result))
+    while waiting:
+        leaf = waiting.pop()
+        leaves.append(leaf)
+        source = leaf.source if isinstance(leaf, StepOf | Steps) else leaf
+        index = source.call if isinstance(source, Ref) else source.loop if isinstance(source, Final) else -1
+        if index < 0 or index in needed:
+            continue
+        needed.add(index)
+        node = program.nodes[index]
+        if isinstance(node, Loop):
+            waiting += [found for inner in node.body for found in _leaves((inner.args, inner.kwargs))]
+            waiting += [found for first, _ in node.carried for found in _leaves(first)]
+        elif node.values is None:
+            waiting += _leaves((node.args, node.kwargs))
+    return needed, leaves
 
 
 def transform(value: Any, change: Callable[[Any], Any]) -> Any:

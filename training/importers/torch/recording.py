@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from training.importers.torch.errors import ModuleRefused
-from training.importers.torch.places import Position, find_position
+from training.importers.torch.places import Place, Position, find_position
+from training.importers.torch.scripted import run_script
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,10 @@ def record(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], inp
     recorder = _Recorder(inputs, {id(module): name for name, module in model.named_modules()})
     with torch.no_grad(), recorder:
         recorder.root = sys._getframe()
-        result = model(*args, **kwargs)
+        if isinstance(model, torch.jit.ScriptModule):
+            result = run_script(model, [*args, *kwargs.values()], recorder.notify)
+        else:
+            result = model(*args, **kwargs)
     recorder.recording.result = recorder.encode(result)
     return recorder.recording
 
@@ -140,6 +144,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.names = names
         self.root: Any = None
+        self.script: tuple[Place | None, int] | None = None
         self.kept: list[Tensor] = []  # an id is only a name while its tensor lives
         self.refs: dict[int, Ref] = {}
         self.taints: dict[Ref, _Taint] = {}
@@ -166,7 +171,7 @@ class _Recorder(TorchFunctionMode):
         outputs = list(_tensors(args[0] if mutated else result))
         if not outputs:
             return result
-        position = find_position(self.root, self.names)
+        position = self._position()
         number = len(self.recording.calls)
         is_check = level == 2 and (
             name in _CHECKS_OF_FINITENESS
@@ -185,8 +190,21 @@ class _Recorder(TorchFunctionMode):
             )
         )
         for part, output in enumerate(outputs):
-            self._bind(output, Ref(number, part), _Taint(level, is_check))
+            # How many rows go on at each step of packed ones follows from the lengths alone.
+            own = taints[-1].level if name == "_pack_padded_sequence" and part == 1 and len(taints) > 1 else level
+            self._bind(output, Ref(number, part), _Taint(own, is_check))
         return result
+
+    def notify(self, place: Place | None, number: int) -> None:
+        """The line of a script that is run next."""
+        self.script = (place, number)
+
+    def _position(self) -> Position:
+        position = find_position(self.root, self.names)
+        if self.script is None:
+            return position
+        place, number = self.script
+        return Position(place, (("script", number),), position.scope)
 
     def encode(self, value: Any) -> Any:
         """`value` with its tensors as references."""
@@ -220,7 +238,7 @@ class _Recorder(TorchFunctionMode):
         self.taints[ref] = taint
 
     def _refuse(self, what: str, instead: str) -> None:
-        place = find_position(self.root, self.names).place
+        place = self._position().place
         raise ModuleRefused(f"{place}: {what}: {instead}" if place else f"{what}: {instead}")
 
 

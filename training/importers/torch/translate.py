@@ -5,7 +5,7 @@ Raises Untranslatable, with the line of the user's code, where there is no rule,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from training.importers.torch.program import (
     StepOf,
     Steps,
     Varying,
+    find_needed,
     transform,
 )
 from training.importers.torch.recording import Constant, Ref, SliceOf
@@ -95,12 +96,17 @@ class _Translator:
         self.results: list[Any] = []
         self.given: list[Value] = []
         self.constants: dict[int, Value] = {}
+        self.leaves: list[Any] = []
 
     def translate(self, output_names: Sequence[str]) -> Translation:
         tensors = self._write_inputs()
         self.graph.reserve(output_names)
+        needed, self.leaves = find_needed(self.program)
         for index, node in enumerate(self.program.nodes):
-            self.results.append(self._loop(node, index) if isinstance(node, Loop) else self._node(node, self._resolve))
+            if index not in needed:
+                self.results.append(None)
+            else:
+                self.results.append(self._loop(node, index) if isinstance(node, Loop) else self._node(node, self._resolve))
         outputs = self._write_outputs(output_names)
         return Translation(self.graph.build(), tuple(tensors), tuple(outputs))
 
@@ -326,6 +332,7 @@ class _LoopWriter:
                 value = flip_time(w, value, 0)
             inputs.append(w.name(value))
         num_outputs = len(inits) + len(wanted_steps)
+        directions: dict[str, Any] = {"scan_output_directions": [int(backward)] * len(wanted_steps)} if wanted_steps else {}
         results = graph.add_many(
             "Scan",
             *(w.name(init) for init in inits),
@@ -334,7 +341,7 @@ class _LoopWriter:
             body=body.build_body(),
             num_scan_inputs=len(inputs),
             scan_input_directions=[int(backward)] * len(inputs),
-            scan_output_directions=[int(backward)] * len(wanted_steps),
+            **directions,
         )
         finals: dict[tuple[int, int], Value] = {}
         for number, key in enumerate([*sources, *latest]):
@@ -352,7 +359,7 @@ class _LoopWriter:
         """What is read of the loop after it: results of the last turn, and of all turns."""
         finals: dict[tuple[int, int], None] = {}
         steps: dict[tuple[int, int], None] = {}
-        for leaf in _program_leaves(self.t.program):
+        for leaf in self.t.leaves:
             if isinstance(leaf, Final) and leaf.loop == self.index:
                 finals[leaf.call, leaf.part] = None
             elif isinstance(leaf, StepOf | Steps) and isinstance(leaf.source, Final) and leaf.source.loop == self.index:
@@ -501,32 +508,6 @@ def _is_next(start: Indexed, stop: Any) -> bool:
     if isinstance(one, Varying) and isinstance(other, Varying):
         return all(b - a == 1 for a, b in zip(one.values, other.values, strict=True))
     return isinstance(one, int) and isinstance(other, int) and other - one == 1
-
-
-def _program_leaves(program: Program) -> Iterator[Any]:
-    def leaves(value: Any) -> Iterator[Any]:
-        if isinstance(value, list | tuple):
-            for part in value:
-                yield from leaves(part)
-        elif isinstance(value, dict):
-            for part in value.values():
-                yield from leaves(part)
-        elif isinstance(value, SliceOf):
-            yield from leaves((value.start, value.stop, value.step))
-        elif isinstance(value, Steps):
-            yield value
-            yield from leaves((*value.before, *value.after))
-        else:
-            yield value
-
-    for node in program.nodes:
-        if isinstance(node, Loop):
-            for inner in node.body:
-                yield from leaves((inner.args, inner.kwargs))
-            yield from leaves([first for first, _ in node.carried])
-        else:
-            yield from leaves((node.args, node.kwargs))
-    yield from leaves(program.result)
 
 
 def _dims(w: Writer, axis: Axis) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ class Writer:
         self.times: dict[str, Time] = {}  # by the name of their lengths
         self._sizes: dict[str, tuple[str, int]] = {}  # of a time: the tensor and the axis that it is padded to
         self._rows = ""
+        self._linear: dict[str, tuple[str, int]] = {}  # sums by name: what was added to what
 
     # ------------------------------------------------------------------------------------------------------ sizes
 
@@ -125,7 +126,13 @@ class Writer:
         """slope · name + offset of INT64 values."""
         if slope != 1:
             name = self.graph.add("Mul", name, self.graph.constant([slope]))
-        return self.graph.add("Add", name, self.graph.constant([offset])) if offset else name
+        # Steps added and taken away again are the same steps: axes are known by the name of their lengths.
+        base, before = self._linear.get(name, (name, 0))
+        if not before + offset:
+            return base
+        total = self.graph.add("Add", base, self.graph.constant([before + offset]))
+        self._linear[total] = (base, before + offset)
+        return total
 
     # ----------------------------------------------------------------------------------------------------- values
 
