@@ -22,6 +22,7 @@ from training.importers.torch.translate import LENGTHS, GraphInput
 
 Array = NDArray[Any]
 Axis = int | str
+Names = Any  # nested as the result is, a name for every tensor
 Arrays = dict[str, Array]
 """Inputs of the graph by name, batch first."""
 
@@ -64,6 +65,12 @@ class Subject:
     states: tuple[StateSpec, ...] = ()
     tuples: frozenset[str] = field(default_factory=frozenset)
     """Arguments of state that are tuples of tensors."""
+    parameters: Sequence[str] = ()
+    """The names of `forward`'s arguments."""
+    batch_places: Mapping[str, int] = field(default_factory=dict)
+    """Where each output has the rows, if not in front."""
+    is_double: bool = False
+    """Whether the module computes in float64."""
 
     @property
     def is_open(self) -> bool:
@@ -98,14 +105,15 @@ class Subject:
                 tensors[LENGTHS] = torch.tensor(list(lengths or []), dtype=torch.int64)
             else:
                 array = np.ascontiguousarray(arrays[entry.name].transpose(entry.order))
-                tensors[entry.name] = torch.from_numpy(array)
+                tensor = torch.from_numpy(array)
+                tensors[entry.name] = tensor.double() if self.is_double and tensor.is_floating_point() else tensor
         return tensors
 
     def arguments(self, tensors: Mapping[str, Tensor]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the module's call."""
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
-        names = parameter_names(self.model)
+        names = list(self.parameters or parameter_names(self.model))
         by_name: dict[str, Any] = {spec.name: tensors[spec.name] for spec in self.inputs}
         if self.lengths_argument is not None:
             by_name[self.lengths_argument] = tensors[LENGTHS]

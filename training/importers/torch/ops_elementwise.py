@@ -347,7 +347,7 @@ def mish(w: Writer, input: Value, inplace: bool = False) -> Value:
 @rule("gelu")
 def gelu(w: Writer, input: Value, approximate: str = "none") -> Value:
     def times(*factors: Any) -> Value:
-        result = factors[0]
+        result: Value = factors[0]
         for factor in factors[1:]:
             result = w.elementwise("Mul", [result, factor], torch.float32, torch.float32)
         return result
