@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.servers import ROOT
+from service import __version__
 from service.process.machine import num_cores
 
 LIBRARIES = ("fastapi", "httptools", "numpy", "onnxruntime", "pydantic", "tokenizers", "uvicorn", "uvloop")
@@ -41,7 +42,7 @@ def versions() -> dict[str, str]:
 
 def _own_version() -> str:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return f"{version('sluice')} ({commit})" if commit else version("sluice")
+    return f"{__version__} ({commit})" if commit else __version__
 
 
 def _field(path: str, name: str) -> str | None:

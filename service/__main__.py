@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service import __version__
-from service.errors import ServiceError, StartError
+from service.errors import RestartReason, ServiceError, StartError
 from service.observability.logs import set_up_logs
 from service.process.machine import (
     bound_blas_threads,
@@ -29,7 +29,7 @@ from service.process.machine import (
     threads_per_worker,
 )
 from service.process.memory import settle_heap
-from service.process.supervisor import CANNOT_START, ENDINGS, Reason, Supervisor, shared_folder
+from service.process.supervisor import CANNOT_START, ENDINGS, Supervisor, shared_folder
 from service.settings import Settings, environment_name, read_settings, settings_table
 
 # Read by prometheus_client when it is imported, so it must be settled before service.observability.metrics is.
@@ -173,7 +173,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
         def died(self, pid: int) -> None:
             forget_worker(pid, metrics_dir)
 
-        def replaced(self, reason: Reason) -> None:
+        def replaced(self, reason: RestartReason) -> None:
             self.count_restart(reason)
 
     sockets, url = _listen(settings)

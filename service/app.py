@@ -12,18 +12,18 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service import __version__
+from service.api import page
 from service.api.errors import InternalError, MethodNotAllowed, NotFound, problem
 from service.api.middleware import Edge
-from service.api.operations import describe_errors, operations_router
+from service.api.openapi import complete_openapi
+from service.api.operations import operations_router
 from service.api.predict import predict_routes
-from service.api.schemas import Problem
 from service.errors import MalformedRequest, ServiceError, StartError
 from service.models.folder import ModelOptions
 from service.models.repository import Opened, Repository
@@ -92,17 +92,10 @@ def create_app(
     api = FastAPI(
         title="Sluice",
         version=__version__,
-        description="Forecasts and judgements of texts by recurrent networks, batched across requests.",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's page loads its scripts from the internet; ours is in static/
+        docs_url=None,  # FastAPI's page loads its scripts from the internet; ours is in api/page.py
         redoc_url=None,
         redirect_slashes=False,
-        openapi_tags=[
-            {"name": "predict", "description": "Ask the models."},
-            {"name": "models", "description": "What is served."},
-            {"name": "health", "description": "For load balancers and orchestrators."},
-            {"name": "about", "description": "This server."},
-        ],
     )
     hot = predict_routes(
         repository,
@@ -114,11 +107,11 @@ def create_app(
     api.router.routes.extend(hot)
     api.include_router(operations_router(repository, metrics.render))
     answer_errors_as_problems(api)
-    _complete_openapi(api)
+    complete_openapi(api)
     return Edge(
         api,
         hot={route.path: route.door for route in hot},
-        routes=[*api.openapi()["paths"], "/docs", "/openapi.json", "/static/{file}"],
+        routes=[*api.openapi()["paths"], *page.ROUTES],
         observers=metrics,
         metrics_port=settings.metrics_port,
     )
@@ -209,20 +202,3 @@ def answer_errors_as_problems(api: FastAPI) -> None:
     api.add_exception_handler(ServiceError, known)
     api.add_exception_handler(HTTPException, http)
     api.add_exception_handler(RequestValidationError, malformed)
-
-
-def _complete_openapi(api: FastAPI) -> None:
-    """Add what FastAPI cannot know of doors that it does not run: the problem body, and the table of errors."""
-    document: dict[str, Any] = api.openapi()
-    schemas = document["components"]["schemas"]
-    schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            for status, response in operation["responses"].items():
-                if status == "422" and "HTTPValidationError" in str(response):
-                    operation["responses"] = {k: v for k, v in operation["responses"].items() if k != "422"}
-                elif int(status) >= 400 and "content" not in response:
-                    response["content"] = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    document["x-errors"] = describe_errors()

@@ -4,9 +4,9 @@
     ├── RequestError            the caller can mend it
     │   ├── MalformedRequest        not JSON, wrong types, unknown fields
     │   ├── PayloadTooLarge         more bytes or more instances than one request may carry
-    │   ├── InvalidInput            well-formed, but not what this model eats; says which instance, where, found, expected
+    │   ├── InvalidInput            well-formed, but not what this model takes; says which instance, where, found, expected
     │   ├── ModelNotFound           no such model, version or task
-    │   └── SequenceNotFound        expired, ended or never started
+    │   └── AmbiguousModel          the request names no model and several would fit
     ├── CapacityError           try again later
     │   ├── Overloaded              the queue is full
     │   └── DeadlineExceeded        the answer would have come too late
@@ -15,12 +15,21 @@
     ├── FolderError             only at load: what is wrong with a model folder
     └── StartError              only at start: this machine lacks what was asked for (a runtime, a GPU)
 
-Knows nothing of HTTP: which status each one becomes stands in one table in `service/api/errors.py`.
+The labels that metrics give to outcomes and reasons stand here too, so that a misspelt one is an error of the type checker.
+Knows nothing of HTTP: which status each error becomes stands in one table in `service/api/errors.py`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+Outcome = Literal["ok", "invalid", "rejected", "timeout", "cancelled", "error"]
+"""How a request to predict ended."""
+InvalidReason = Literal["json", "shape", "dtype", "nonfinite", "length", "timestamp", "payload"]
+"""What was wrong with a request that was refused for what it held."""
+RestartReason = Literal["crashed", "hung", "ended"]
+"""Why a worker process was replaced: it failed, its event loop stood still, or a signal from outside ended it."""
 
 
 class ServiceError(Exception):
@@ -53,10 +62,9 @@ class PayloadTooLarge(RequestError):
 
 
 class InvalidInput(RequestError):
-    """Well-formed, but not what the model eats: names the instance, the place in it, what was found, what was expected.
+    """Well-formed, but not what the model takes: names the instance, the place in it, what was found, what was expected.
 
-    `reason` is one of the values of the metric `sluice_invalid_inputs_total`: json, shape, dtype, nonfinite, length,
-    timestamp, payload.
+    `reason` becomes a label of the metric `sluice_invalid_inputs_total`.
     """
 
     code = "invalid_input"
@@ -65,7 +73,7 @@ class InvalidInput(RequestError):
         self,
         message: str,
         *,
-        reason: str = "shape",
+        reason: InvalidReason = "shape",
         instance: int | None = None,
         where: str | None = None,
         found: object = None,
@@ -81,10 +89,13 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
 
-class SequenceNotFound(RequestError):
-    """The sequence expired, ended, or was never started."""
+class AmbiguousModel(RequestError):
+    """The request names no model and several would fit: it has to name one of the `candidates`."""
 
-    code = "sequence_not_found"
+    code = "ambiguous_model"
+
+    def __init__(self, message: str, *, candidates: Sequence[str], **facts: object) -> None:
+        super().__init__(message, candidates=list(candidates), **facts)
 
 
 class CapacityError(ServiceError):

@@ -51,7 +51,8 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto",
         description="Where graphs run. `cuda` and `tensorrt` refuse to start without a usable GPU; `auto` takes CUDA if it "
-        "can be had and answers rightly, and says in the log, `GET /models` and the metrics what it took. See docs/gpu.md.",
+        "can be had and answers rightly, and says in the log, `GET /models` and the metrics what it took. "
+        "See docs/how-to/gpu.md.",
     )
     device_id: int = Field(default=0, ge=0, description="Which GPU, counted as CUDA counts them.")
     gpu_memory_limit_bytes: int = Field(

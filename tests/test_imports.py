@@ -1,4 +1,4 @@
-"""What each folder may import: one rule per folder, of the service and of training. Arrows point one way, without circles."""
+"""What each folder may import: a rule per folder of service and training, one for the front. Arrows point one way, no circles."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ HOMES = {
     "prometheus_client": {"service.observability.metrics"},
     "pydantic_settings": {"service.settings"},
     "uvicorn": {"service.server", "service.api.fast_path"},
+    "fastapi_swagger": {"service.api.page"},
 }
 # Libraries that a folder does without, though the service has them.
 WITHOUT = {
@@ -83,6 +84,7 @@ def modules(package: str) -> dict[str, Path]:
 
 SERVICE = modules("service")
 TRAINING = modules("training")
+FRONT = modules("sluice")
 
 
 def imports_of(path: Path) -> set[str]:
@@ -154,10 +156,22 @@ def test_a_folder_keeps_to_its_subject(place: str) -> None:
             assert not {imported.split(".")[0] for imported in imports_of(path)} & WITHOUT[place], name
 
 
-def test_neither_package_imports_the_other() -> None:
+def test_neither_package_imports_the_other_or_the_front() -> None:
     for package, other in ((SERVICE, "training"), (TRAINING, "service")):
         for name, path in package.items():
-            assert not [i for i in imports_of(path) if i.split(".")[0] == other], name
+            assert not [i for i in imports_of(path) if i.split(".")[0] in (other, "sluice")], name
+
+
+@pytest.mark.parametrize("module", FRONT)
+def test_the_front_imports_the_packages_in_functions_only_and_no_outside_library(module: str) -> None:
+    tree = ast.parse(FRONT[module].read_text())
+    in_functions = {node for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or "."]
+            packages = {"service", "training"} if node in in_functions else set()
+            for name in names:
+                assert name.split(".")[0] in sys.stdlib_module_names | {"sluice"} | packages, f"{module} imports {name}"
 
 
 def test_the_service_starts_where_torch_cannot_be_imported() -> None:

@@ -13,8 +13,9 @@ import socket
 import sys
 import time
 
+from service.errors import RestartReason
 from service.process.connections import take_over
-from service.process.supervisor import Reason, Seat, Supervisor
+from service.process.supervisor import Seat, Supervisor
 
 NUM_WORKERS = 2
 
@@ -63,7 +64,7 @@ class Teller:
     def died(self, pid: int) -> None:
         print("died", pid, flush=True)
 
-    def replaced(self, reason: Reason) -> None:
+    def replaced(self, reason: RestartReason) -> None:
         print("replaced", reason, flush=True)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 try:
     import typer
@@ -19,7 +19,9 @@ try:
     from training.data.sources import DataError
     from training.recipe import RECIPES, Recipe, RecipeError, find_recipe, line_of, read_recipe, recipe_of_folder
 except ImportError as missing:
-    raise SystemExit(f"training needs more than the service does: pip install 'sluice[cpu,train]' ({missing})") from missing
+    raise SystemExit(
+        f"training needs more than the service does: pip install 'sluice-serving[cpu,train]' ({missing})"
+    ) from missing
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train recurrent networks and publish them as model folders.")
 
@@ -310,7 +312,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         from training.layers.registry import LayerError
         from training.network.network import NetworkError
     except ImportError as exc:
-        raise SystemExit(f"training needs more than the service does: pip install 'sluice[cpu,train]' ({exc})") from exc
+        raise SystemExit(f"training needs more than the service does: pip install 'sluice-serving[cpu,train]' ({exc})") from exc
     errors += [ImportFailed, KerasFileError]
     return (*errors, ValidationError, FitError, LayerError, NetworkError, PublishError, QuantizeError, VerificationFailed)
 
@@ -324,11 +326,14 @@ def _escaped(message: str) -> str:
     return message.replace("[", "\\[")
 
 
-def main() -> None:
-    """Run the command line."""
+def main(argv: Sequence[str] | None = None, *, command: str | None = None, prog_name: str | None = None) -> NoReturn:
+    """Run the command line, or one `command` of it that is called `prog_name` in its help, and exit."""
     if os.environ.get("SLUICE_DATA") == "":
         del os.environ["SLUICE_DATA"]  # the Makefile exports it empty where there is no data folder
-    app()
+    group = typer.main.get_group(app)
+    found = group if command is None else group.commands[command]
+    found.main(None if argv is None else list(argv), prog_name=prog_name or "python -m training")
+    raise AssertionError("a command line of typer ends the process")
 
 
 if __name__ == "__main__":

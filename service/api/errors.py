@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pydantic_core import to_json
 
 from service.errors import (
+    AmbiguousModel,
     CapacityError,
     DeadlineExceeded,
     InferenceFailed,
@@ -21,7 +22,6 @@ from service.errors import (
     ModelNotReady,
     Overloaded,
     PayloadTooLarge,
-    SequenceNotFound,
     ServiceError,
 )
 
@@ -76,9 +76,9 @@ class Entry(NamedTuple):
 TABLE: tuple[Entry, ...] = (
     Entry(MalformedRequest, 400, "Request is malformed"),
     Entry(ModelNotFound, 404, "No such model"),
-    Entry(SequenceNotFound, 404, "No such sequence"),
     Entry(NotFound, 404, "No such path"),
     Entry(MethodNotAllowed, 405, "Method not allowed"),
+    Entry(AmbiguousModel, 409, "Several models fit"),
     Entry(PayloadTooLarge, 413, "Request is too large"),
     Entry(UnsupportedMediaType, 415, "Body is not JSON"),
     Entry(InvalidInput, 422, "Input does not fit the model"),
@@ -115,7 +115,7 @@ def problem(exc: ServiceError) -> Problem:
     is_known = entry.error is not InternalError or isinstance(exc, InternalError)
     code, detail = (exc.code, exc.message) if is_known else (InternalError.code, "an unexpected error; the log says more")
     members: dict[str, object] = {
-        "type": f"/docs#error-{code}",
+        "type": f"/docs/errors#{code}",
         "title": entry.title,
         "status": entry.status,
         "detail": detail,

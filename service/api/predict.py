@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic_core import from_json
 
@@ -26,8 +26,10 @@ from service.api.schemas import (
 from service.errors import (
     DeadlineExceeded,
     InvalidInput,
+    InvalidReason,
     MalformedRequest,
     ModelNotReady,
+    Outcome,
     Overloaded,
     PayloadTooLarge,
     RequestError,
@@ -36,7 +38,6 @@ from service.errors import (
 from service.manifest import Task
 from service.wire import is_plain, read, write
 
-Outcome = Literal["ok", "invalid", "rejected", "timeout", "cancelled", "error"]
 UNKNOWN = "_unknown"
 FIELDS = ("model", "version", "instances", "parameters")
 # Beyond this many predictions the answer is written in parts, with a turn of the event loop between them: one part of
@@ -72,10 +73,12 @@ class Models(Protocol):
 class RequestObserver(Protocol):
     """Told once about every request to predict."""
 
-    def request_finished(self, model: str, version: str, outcome: Outcome, duration_s: float, reason: str) -> None:
+    def request_finished(
+        self, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
+    ) -> None:
         """`model` and `version` are `_unknown` when the request did not get as far as a model.
 
-        `reason` is set for invalid requests that held something wrong: as in InvalidInput, or `payload` when too large.
+        `reason` is set for invalid requests that held something wrong.
         """
         ...
 
@@ -111,7 +114,7 @@ class PredictEndpoint:
         started = time.monotonic()
         name = version = UNKNOWN
         outcome: Outcome = "error"
-        reason = ""
+        reason: InvalidReason | None = None
         try:
             content = await body
             started = time.monotonic()  # a slow line is not our time
@@ -325,10 +328,10 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _reason(exc: ServiceError) -> str:
-    """How the metrics call what was wrong with the request; empty when nothing in it was."""
+def _reason(exc: ServiceError) -> InvalidReason | None:
+    """How the metrics call what was wrong with the request; None when nothing in it was."""
     if isinstance(exc, InvalidInput):
         return exc.reason
     if isinstance(exc, PayloadTooLarge):
         return "payload"
-    return "json" if isinstance(exc, MalformedRequest | UnsupportedMediaType) else ""
+    return "json" if isinstance(exc, MalformedRequest | UnsupportedMediaType) else None

@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 from prometheus_client import (
@@ -32,6 +32,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from service.errors import InvalidReason, Outcome, RestartReason
 from service.manifest import Graph, Manifest, Task
 
 FLUSH_EVERY_S = 0.25
@@ -45,10 +46,10 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 RATIOS = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TIMESTEPS = tuple(2**n for n in range(13))
 
-OUTCOMES = ("ok", "invalid", "rejected", "timeout", "cancelled", "error")
-REASONS = ("json", "shape", "dtype", "nonfinite", "length", "timestamp", "payload")
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+INVALID_REASONS: tuple[InvalidReason, ...] = get_args(InvalidReason)
 RESTARTS = ("worker_restarts_total", "Worker processes that were replaced.", "reason")
-RESTART_REASONS = ("crashed", "hung", "ended")
+RESTART_REASONS: tuple[RestartReason, ...] = get_args(RestartReason)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 COSTS = {
@@ -330,13 +331,15 @@ class Metrics:
             self._requests[name, version] = RequestMeter(self, name, version)
         return self._requests[name, version]
 
-    def request_finished(self, model: str, version: str, outcome: str, duration_s: float, reason: str) -> None:
-        """One request to predict is over; `reason` as in `sluice_invalid_inputs_total`, or empty."""
+    def request_finished(
+        self, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
+    ) -> None:
+        """One request to predict is over; `reason` says what was wrong with an invalid one."""
         meter = self.requests_to(model, version)
         meter.outcomes[outcome].pending += 1
         if meter.duration is not None:
             meter.duration.observe(duration_s)
-        if reason:
+        if reason is not None:
             meter.reasons[reason].pending += 1
 
     def loop_was_late(self, lag_s: float) -> None:
@@ -425,7 +428,7 @@ class RequestMeter:
 
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         self.outcomes = {name: metrics.tally(metrics.requests.labels(model, version, name, "predict")) for name in OUTCOMES}
-        self.reasons = {name: metrics.tally(metrics.invalid.labels(model, version, name)) for name in REASONS}
+        self.reasons = {name: metrics.tally(metrics.invalid.labels(model, version, name)) for name in INVALID_REASONS}
         self.duration = None if model == UNKNOWN else metrics.spread(metrics.duration.labels(model, version))
 
 
@@ -568,7 +571,7 @@ class _WorkerProcess:
                 self._gauges[family.name].set(value)
 
 
-def restart_counter() -> Callable[[str], None]:
+def restart_counter() -> Callable[[RestartReason], None]:
     """For the parent of several workers, after whose own file every scrape looks too: counts one restart, by its reason."""
     name, text, label = RESTARTS
     restarts = Counter(f"sluice_{name}", text, (label,), registry=None)

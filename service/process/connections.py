@@ -2,7 +2,8 @@
 
 Knows nothing of HTTP, and nothing of how workers live and die.
 
-Why not let the workers accept for themselves (2 workers, connections of wrk on each, kept alive; see docs/performance.md):
+Why not let the workers accept for themselves (2 workers, connections of wrk on each, kept alive;
+see docs/explanation/performance.md):
 on one shared socket whoever wakes first takes what has gathered: [16, 0] and [58, 6] are as common as [8, 8] and [34, 30];
 with a socket per worker (SO_REUSEPORT) the kernel's hash gives [11, 5] and [41, 23], and what it gave to a worker that dies or
 hangs is lost with it. Handed over, it is [8, 8] and [32, 32], always. The price is paid once per connection, not per request.

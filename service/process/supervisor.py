@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
+from service.errors import RestartReason
 from service.process.connections import MAX_ON_WAY, Slot, Standing, choose, hand_over, raised, slots
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,6 @@ SHOW_STACKS = getattr(signal, "SIGUSR1", signal.SIGTERM)  # Windows has none, an
 # While no worker takes connections, they wait in the kernel's queue, and we look again after so long.
 RETRY_S = 0.01
 ACCEPT_AT_ONCE = 64
-
-Reason = Literal["crashed", "hung", "ended"]
-"""Why a worker was replaced: it died, its event loop stood still, or somebody else ended it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class SupervisorObserver(Protocol):
         """A worker ended, killed or not."""
         ...
 
-    def replaced(self, reason: Reason) -> None:
+    def replaced(self, reason: RestartReason) -> None:
         """A worker that should not have ended did, and gets a successor."""
         ...
 
@@ -265,7 +263,7 @@ class Supervisor:
             delay_s = replacement_delay_s(lifetime_s, worker.delay_s)
             self._vacancies.append(_Vacancy(worker.slot, time.monotonic() + delay_s, delay_s))
             is_hung = worker.num_silent_looks >= worker.hung_looks(self._hung_looks)
-            reason: Reason = "hung" if is_hung else "ended" if status == 0 else "crashed"
+            reason: RestartReason = "hung" if is_hung else "ended" if status == 0 else "crashed"
             self._observer.replaced(reason)
             log.error(
                 "worker died",

@@ -141,8 +141,8 @@ def open_runtime(
     providers = PROVIDERS.get(device, (CUDA, CPU) if device == "auto" and CUDA in available else (CPU,))
     wanted = providers[0]
     if wanted not in available:
-        hint = "sluice[gpu]"
-        raise StartError(f"device {device} was asked for, but this onnxruntime only has {list(available)}: pip install '{hint}'")
+        hint = "pip install 'sluice-serving[gpu]'"
+        raise StartError(f"device {device} was asked for, but this onnxruntime only has {list(available)}: {hint}")
     if wanted == CPU:
         return OnnxRuntime(_open(open_session, graph, [(CPU, {})], num_threads), device)
     reason = None
@@ -171,7 +171,7 @@ def require_runtime() -> Any:
         return importlib.import_module("onnxruntime")
     except ImportError as exc:
         raise StartError(
-            "no runtime is installed: pip install 'sluice[cpu]' or, with an NVIDIA GPU, pip install 'sluice[gpu]'"
+            "no runtime is installed: pip install 'sluice-serving[cpu]' or, with an NVIDIA GPU, pip install 'sluice-serving[gpu]'"
         ) from exc
 
 

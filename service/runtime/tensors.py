@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InferenceFailed, InvalidInput
+from service.errors import InferenceFailed, InvalidInput, InvalidReason
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
@@ -341,7 +341,7 @@ def _describe(array: Array) -> str:
     return {"U": "strings", "b": "true or false", "f": "numbers with a fraction"}.get(array.dtype.kind, str(array.dtype))
 
 
-def _mismatch(array: Array, spec: TensorSpec, why: str = "", *, reason: str = "shape") -> InvalidInput:
+def _mismatch(array: Array, spec: TensorSpec, why: str = "", *, reason: InvalidReason = "shape") -> InvalidInput:
     datatype = next((name for name, dtype in DATATYPES.items() if dtype == array.dtype), str(array.dtype))
     found = f"{datatype} {list(array.shape)}"
     message = f'tensor "{spec.name}": expected {spec}, got {found}' + (f": {why}" if why else "")

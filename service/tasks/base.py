@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from service.errors import InferenceFailed, InvalidInput, MalformedRequest
+from service.errors import InferenceFailed, InvalidInput, InvalidReason, MalformedRequest
 from service.runtime.tensors import Array, Item, Signature, Tensors
 
 Prediction = Any
@@ -123,7 +123,7 @@ def missing(index: int, field: str) -> InvalidInput:
     return InvalidInput(f"instance {index}: {field} is missing", instance=index, where=field)
 
 
-def wrong_type(index: int | None, where: str, expected: str, found: object, *, reason: str = "dtype") -> InvalidInput:
+def wrong_type(index: int | None, where: str, expected: str, found: object, *, reason: InvalidReason = "dtype") -> InvalidInput:
     return InvalidInput(
         f"{place(index, where)}: expected {expected}, got {shown(found)}",
         reason=reason,

@@ -39,6 +39,8 @@ FORECAST = "forecast"
 
 MAX_NUMBERS = 5_000_000
 """The largest answer: 10,000 forecasts of 48 steps and nine quantiles are some 40 MB of JSON."""
+MAX_LEVELS = 99
+"""Quantile levels of one instance: every percentile."""
 MAX_HISTORY_VALUES = 1_000_000
 """The longest history, in steps times features: hourly values of a century."""
 
@@ -294,6 +296,15 @@ class _Asked:
         """The asked levels, once each, in the order asked."""
         if not isinstance(value, list) or not all(type(level) in (int, float) for level in value):
             raise wrong_type(index, "quantiles", "a list of numbers between 0 and 1", value)
+        if len(value) > MAX_LEVELS:
+            raise InvalidInput(
+                f"{place(index, 'quantiles')}: expected at most {MAX_LEVELS} levels, got {len(value)}",
+                reason="length",
+                instance=index,
+                where="quantiles",
+                found=len(value),
+                expected=f"at most {MAX_LEVELS}",
+            )
         key = tuple(value)
         known = self._levels.get(key)
         if known is not None:

@@ -56,6 +56,8 @@ _WORDS = {
 _CODES = {word: code for code, words in _WORDS.items() for word in words.split()}
 _PATTERN = re.compile(r"(?P<count>[1-9][0-9]{0,5})?(?P<name>[A-Za-z]+)(?P<anchor>-[A-Z]{3})?")
 _ANCHORED = ("W", "Q", "Y")
+MAX_LENGTH = 20
+"""The longest name: six digits, `annually` or `secondly`, an anchor, and some to spare."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,14 @@ class Frequency:
         return self.code not in ("S", "T", "H")
 
 
-@lru_cache(maxsize=256)
 def read_frequency(text: str) -> Frequency | None:
     """The frequency that a name means, or None if it means none."""
+    # Before the cache, which would keep what requests send: 256 names of eight megabytes.
+    return _read(text) if len(text) <= MAX_LENGTH else None
+
+
+@lru_cache(maxsize=256)
+def _read(text: str) -> Frequency | None:
     match = _PATTERN.fullmatch(text)
     if match is None:
         return None

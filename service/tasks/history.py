@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from service.errors import InvalidInput
+from service.errors import InvalidInput, InvalidReason
 from service.runtime.tensors import Array
 from service.tasks.base import shown, wrong_type
 
@@ -99,7 +99,7 @@ def _misfit(given: list[Any], num_features: int, index: int) -> InvalidInput:
     raise AssertionError("every value can be read")
 
 
-def _why_not(value: object) -> tuple[str, str] | None:
+def _why_not(value: object) -> tuple[InvalidReason, str] | None:
     """(reason, words) if the value cannot be a step of a history."""
     if value is None:
         return None
@@ -110,7 +110,7 @@ def _why_not(value: object) -> tuple[str, str] | None:
     return "dtype", ""
 
 
-def _bad_value(index: int, where: str, value: object, reason: str, why: str) -> InvalidInput:
+def _bad_value(index: int, where: str, value: object, reason: InvalidReason, why: str) -> InvalidInput:
     return InvalidInput(
         f"instance {index}: {where}: expected a finite number or null, got {shown(value)}{why}",
         reason=reason,

@@ -13,24 +13,19 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.operations import DOORS, describe_errors
+from service.api.openapi import describe_errors
 from service.observability.metrics import Metrics
 from service.settings import settings_table
 from tests.serving import server_process
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-METRICS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+METRICS = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
 
 
 def test_the_configuration_table_is_the_settings_own() -> None:
     begin, end = "<!-- settings:begin -->\n", "<!-- settings:end -->"
     assert README[README.index(begin) + len(begin) : README.index(end)] == settings_table()
-
-
-@pytest.mark.parametrize("path", DOORS)
-def test_every_door_is_in_the_readme(path: str) -> None:
-    assert f"`{path}`" in README
 
 
 @pytest.mark.parametrize("error", describe_errors(), ids=lambda error: str(error["code"]))
@@ -51,12 +46,6 @@ def test_every_make_target_of_the_docs_exists() -> None:
     asked |= set(re.findall(r"^\$ make ([a-z-]+)$", README, re.MULTILINE))
     assert asked
     assert asked <= targets
-
-
-def test_every_file_that_the_readme_links_to_is_there() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 @dataclass(frozen=True)
@@ -93,8 +82,19 @@ def server() -> Iterator[str]:
         yield process.url
 
 
-def test_the_readme_asks_every_door_that_predicts() -> None:
-    assert {"/predict", "/predict/forecast", "/predict/sentiment"} <= {curl.path for curl in CURLS}
+def endpoints_of(server: str) -> dict[str, str]:
+    found: dict[str, str] = httpx.get(server, headers={"accept": "application/json"}).json()["endpoints"]
+    return found
+
+
+def test_every_endpoint_is_in_the_readme(server: str) -> None:
+    paths = [*endpoints_of(server), "/docs", "/docs/errors", "/openapi.json"]
+    assert [path for path in paths if f"`{path}`" not in README] == []
+
+
+def test_the_readme_calls_every_endpoint_that_predicts(server: str) -> None:
+    predicting = {path for path, summary in endpoints_of(server).items() if summary.startswith("POST")}
+    assert predicting <= {curl.path for curl in CURLS}
 
 
 @pytest.mark.parametrize("curl", CURLS, ids=lambda curl: f"{curl.method} {curl.path}")

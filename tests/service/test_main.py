@@ -144,7 +144,7 @@ def test_a_missing_runtime_is_named_with_its_remedy(models: Path) -> None:
     args = [sys.executable, "-c", code, "--models", str(models), "--port", "0"]
     found = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert found.returncode == 3
-    assert "pip install 'sluice[cpu]'" in found.stderr
+    assert "pip install 'sluice-serving[cpu]'" in found.stderr
     assert "Traceback" not in found.stderr
 
 

@@ -259,7 +259,7 @@ def test_without_its_libraries_it_says_what_to_install(missing: str) -> None:
     script += "runpy.run_module('training', run_name='__main__')"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("training needs more than the service does: pip install 'sluice[cpu,train]' (")
+    assert ended.stderr.startswith("training needs more than the service does: pip install 'sluice-serving[cpu,train]' (")
     assert "Traceback" not in ended.stderr
 
 

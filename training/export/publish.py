@@ -29,7 +29,7 @@ INT8_FILE = "model.int8.onnx"
 PLOTS = "plots"
 TOLERANCE = {"absolute": 1e-4, "relative": 1e-3}
 LIBRARIES = (
-    "sluice",
+    "sluice-serving",
     "torch",
     "lightning",
     "onnx",

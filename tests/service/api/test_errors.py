@@ -48,7 +48,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     assert answer.headers["content-type"] == "application/problem+json"
     assert content.keys() >= ENVELOPE
     assert content["status"] == status
-    assert content["type"] == f"/docs#error-{code}"
+    assert content["type"] == f"/docs/errors#{code}"
     return content
 
 
@@ -204,7 +204,7 @@ def test_facts_stand_beside_the_members_and_never_replace_them() -> None:
     exc = InvalidInput("no", instance=3, where="history[1]", found=float("inf"), expected={1})
     exc.facts |= {"status": 200, "type": "x"}
     content = json.loads(problem(exc).body)
-    assert (content["status"], content["type"]) == (422, "/docs#error-invalid_input")
+    assert (content["status"], content["type"]) == (422, "/docs/errors#invalid_input")
     assert (content["instance_index"], content["where"], content["found"]) == (3, "history[1]", "Infinity")
 
 

@@ -1,18 +1,15 @@
-"""The doors for people and machines that look after the service."""
+"""The index, the models, health and metrics."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from service import __version__
-from service.api.errors import TABLE
-from service.api.operations import DOORS, STATIC
 from tests.folders import write_forecast_folder, write_tensor_folder, write_text_folder
 from tests.serving import client_of
 
@@ -33,21 +30,25 @@ async def client(models: Path) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_a_broken_folder_is_shown_and_does_not_stand_in_the_way(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/health/ready")
-    assert (answer.status_code, answer.json()["status"]) == (200, "ready")
-    states = {model["name"]: model["state"] for model in answer.json()["models"]}
-    assert states == {
+async def test_a_broken_folder_is_listed_with_its_reason(client: httpx.AsyncClient) -> None:
+    listed = (await client.get("/models")).json()["models"]
+    assert {model["name"]: model["state"] for model in listed} == {
         "broken": "UNAVAILABLE",
         "toy-forecast": "READY",
         "toy-sentiment": "READY",
         "toy-tensor": "READY",
     }
-    broken = (await client.get("/models/broken")).json()
-    assert "sha256" in broken["reason"]
+    assert "sha256" in (await client.get("/models/broken")).json()["reason"]
 
 
-async def test_without_a_model_the_server_lives_and_is_not_ready(tmp_path: Path) -> None:
+async def test_readiness_lists_the_state_of_every_model(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/health/ready")
+    listed = (await client.get("/models")).json()["models"]
+    assert answer.json()["models"] == listed
+    assert (answer.status_code, answer.json()["status"]) in ((200, "ready"), (503, "not ready"))
+
+
+async def test_without_a_model_the_server_is_live_and_not_ready(tmp_path: Path) -> None:
     async with client_of(tmp_path) as client:
         assert (await client.get("/health/live")).json() == {"status": "live"}
         answer = await client.get("/health/ready")
@@ -55,102 +56,57 @@ async def test_without_a_model_the_server_lives_and_is_not_ready(tmp_path: Path)
         assert "no model folder" in answer.json()["reason"]
 
 
-async def test_a_model_tells_what_it_takes(client: httpx.AsyncClient) -> None:
-    about = (await client.get("/models/toy-forecast")).json()
-    assert (about["name"], about["version"], about["state"], about["task"]) == ("toy-forecast", "1", "READY", "forecast")
-    assert about["forecast"]["min_length"] == 2
-    assert [model["name"] for model in (await client.get("/models")).json()["models"]] == [
-        "broken",
-        "toy-forecast",
-        "toy-sentiment",
-        "toy-tensor",
-    ]
+async def test_a_model_describes_what_it_accepts(client: httpx.AsyncClient) -> None:
+    description = (await client.get("/models/toy-forecast")).json()
+    found = tuple(description[key] for key in ("name", "version", "state", "task"))
+    assert found == ("toy-forecast", "1", "READY", "forecast")
+    assert description["forecast"]["min_length"] == 2
+    assert description["forecast"]["point"] in ("mean", "median")
 
 
-async def test_the_first_page_links_every_door(client: httpx.AsyncClient) -> None:
-    page = (await client.get("/")).text
-    assert all(door in page for door in DOORS)
-    for link in set(re.findall(r'href="(/[^"]*)"', page)):
+async def test_models_are_listed_in_the_order_of_their_names(client: httpx.AsyncClient) -> None:
+    names = [model["name"] for model in (await client.get("/models")).json()["models"]]
+    assert names == ["broken", "toy-forecast", "toy-sentiment", "toy-tensor"]
+
+
+async def test_the_index_is_json_where_json_is_asked_for_and_a_page_where_html_is(client: httpx.AsyncClient) -> None:
+    index = await client.get("/", headers={"accept": "application/json"})
+    assert index.json().keys() == {"name", "version", "endpoints"}
+    assert (index.json()["name"], index.json()["version"]) == ("sluice", __version__)
+    document = (await client.get("/openapi.json")).json()
+    assert index.json()["endpoints"].keys() == document["paths"].keys()
+    assert index.json()["endpoints"]["/predict/forecast"].startswith("POST: ")
+    for accept in ("*/*", "text/html,application/xhtml+xml,application/json;q=0.9"):
+        page = await client.get("/", headers={"accept": accept})
+        assert page.headers["content-type"].startswith("text/html")
+        assert (page.headers["vary"], index.headers["vary"]) == ("accept", "accept")
+
+
+async def test_the_index_page_lists_every_endpoint_and_model_and_its_links_lead_somewhere(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/", headers={"accept": "text/html"})).text
+    document = (await client.get("/openapi.json")).json()
+    shown = set(re.findall(r"<code>([^<]*)</code>", page))
+    assert shown >= {*document["paths"], "broken", "toy-forecast", "toy-sentiment", "toy-tensor"}
+    links = set(re.findall(r'href="(/[^"]*)"', page))
+    assert links >= {"/docs", "/openapi.json", "/models", "/models/broken"}
+    for link in links:
         assert (await client.get(link)).status_code == 200, link
-    about = (await client.get("/", headers={"accept": "application/json"})).json()
-    assert (about["version"], about["doors"]) == (__version__, dict(DOORS))
 
 
-async def test_every_door_is_listed_and_documented(client: httpx.AsyncClient) -> None:
-    document = (await client.get("/openapi.json")).json()
-    assert {*document["paths"]} == {*DOORS} - {"/docs", "/openapi.json"} | {"/"}
+async def test_metrics_are_in_the_format_that_accept_names(client: httpx.AsyncClient) -> None:
+    plain = await client.get("/metrics")
+    assert plain.headers["content-type"].startswith("text/plain")
+    openmetrics = await client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
 
 
-async def test_the_pages_need_no_internet(client: httpx.AsyncClient) -> None:
-    page = await client.get("/docs")
-    assert page.headers["content-type"].startswith("text/html")
-    files = set(re.findall(r'(?:src|href)="(/static/[^"]*)"', page.text))
-    assert files == {"/static/docs.css", "/static/docs.js"}
-    for file in files:
-        assert (await client.get(file)).status_code == 200
-    for path in STATIC.iterdir():
-        assert re.findall(r"(?:https?:)?//[a-z]+\.[a-z]", path.read_text()) == [], path
+@pytest.mark.parametrize("path", ["/", "/models", "/models/toy-tensor", "/health/live", "/metrics"])
+async def test_head_is_get_without_a_body(client: httpx.AsyncClient, path: str) -> None:
+    head, get = await client.head(path), await client.get(path)
+    assert (head.status_code, head.headers["content-type"]) == (200, get.headers["content-type"])
 
 
-@pytest.mark.parametrize("door", ["/", "/models", "/health/live", "/health/ready", "/docs"])
-async def test_head_is_get_without_a_body(client: httpx.AsyncClient, door: str) -> None:
-    assert (await client.head(door)).status_code == 200
-
-
-@pytest.mark.parametrize(("door", "allowed"), [("/models", "GET, HEAD"), ("/docs", "GET, HEAD"), ("/predict", "POST")])
-async def test_a_refused_method_is_told_all_that_are_taken(client: httpx.AsyncClient, door: str, allowed: str) -> None:
-    answer = await client.delete(door)
+@pytest.mark.parametrize(("path", "allowed"), [("/models", "GET, HEAD"), ("/docs", "GET, HEAD"), ("/predict", "POST")])
+async def test_a_refused_method_names_those_that_are_allowed(client: httpx.AsyncClient, path: str, allowed: str) -> None:
+    answer = await client.delete(path)
     assert (answer.status_code, answer.headers["allow"], answer.json()["allowed"]) == (405, allowed, allowed.split(", "))
-
-
-async def test_the_schemas_tell_gaps_and_name_a_model_of_their_task(client: httpx.AsyncClient) -> None:
-    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
-    numbers, rows = schemas["ForecastInstance"]["properties"]["history"]["anyOf"]
-    assert numbers["items"]["anyOf"] == rows["items"]["items"]["anyOf"] == [{"type": "number"}, {"type": "null"}]
-    for kind, name in (("Forecast", "forecast-hourly"), ("Sentiment", "sentiment-en")):
-        for schema in (f"{kind}Request", f"{kind}Response"):
-            assert schemas[schema]["properties"]["model"]["examples"] == [name], schema
-
-
-def fields_of(schemas: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(name, field, about) for name, schema in schemas.items() for field, about in schema.get("properties", {}).items()]
-
-
-async def test_every_field_of_every_door_has_a_description(client: httpx.AsyncClient) -> None:
-    document = (await client.get("/openapi.json")).json()
-    fields = fields_of(document["components"]["schemas"])
-    assert len(fields) > 40
-    assert [(name, field) for name, field, about in fields if not about.get("description")] == []
-
-
-async def test_every_plain_field_has_an_example(client: httpx.AsyncClient) -> None:
-    document = (await client.get("/openapi.json")).json()
-    without = [
-        f"{name}.{field}"
-        for name, field, about in fields_of(document["components"]["schemas"])
-        if "examples" not in about and "$ref" not in str(about)
-    ]
-    assert without == []
-
-
-async def test_the_documentation_explains_every_error_where_problems_point(client: httpx.AsyncClient) -> None:
-    document = (await client.get("/openapi.json")).json()
-    assert [error["code"] for error in document["x-errors"]] == [entry.error.code for entry in TABLE]
-    assert all(error["description"] for error in document["x-errors"])
-    for path in ("/predict", "/predict/forecast", "/predict/sentiment"):
-        responses = document["paths"][path]["post"]["responses"]
-        assert set(responses) == {"200", "400", "404", "413", "415", "422", "500", "503", "504"}
-        bodies = {str(response["content"]) for status, response in responses.items() if status != "200"}
-        assert bodies == {"{'application/problem+json': {'schema': {'$ref': '#/components/schemas/Problem'}}}"}
-
-
-async def test_the_examples_of_the_documentation_are_answered(client: httpx.AsyncClient) -> None:
-    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
-    history = schemas["ForecastInstance"]["properties"]["history"]["examples"][0]
-    start = schemas["ForecastInstance"]["properties"]["start"]["examples"][0]
-    answer = await client.post("/predict/forecast", json={"instances": [{"history": history, "start": start, "frequency": "H"}]})
-    assert set(answer.json()["predictions"][0]) == set(schemas["Forecast"]["properties"])
-    texts = schemas["SentimentRequest"]["properties"]["instances"]["examples"][0]
-    answer = await client.post("/predict/sentiment", json={"instances": texts})
-    assert answer.status_code == 200
-    assert set(answer.json()["predictions"][0]) | {"truncated"} == set(schemas["Sentiment"]["properties"])

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from service.api.errors import UnsupportedMediaType
-from service.api.predict import PREDICTIONS_PER_PART, UNKNOWN, Asked, Outcome, PredictEndpoint, outcome_of, parse
+from service.api.predict import PREDICTIONS_PER_PART, UNKNOWN, Asked, PredictEndpoint, outcome_of, parse
 from service.errors import (
     DeadlineExceeded,
     InferenceFailed,
     InvalidInput,
+    InvalidReason,
     ModelNotFound,
     ModelNotReady,
+    Outcome,
     Overloaded,
     PayloadTooLarge,
     ServiceError,
@@ -59,9 +61,11 @@ class Finished:
     """Remembers what was told of every request."""
 
     def __init__(self) -> None:
-        self.requests: list[tuple[str, str, Outcome, str]] = []
+        self.requests: list[tuple[str, str, Outcome, InvalidReason | None]] = []
 
-    def request_finished(self, model: str, version: str, outcome: Outcome, duration_s: float, reason: str) -> None:
+    def request_finished(
+        self, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
+    ) -> None:
         assert duration_s >= 0
         self.requests.append((model, version, outcome, reason))
 
@@ -111,7 +115,7 @@ async def test_the_answer_names_the_model_that_gave_it() -> None:
     finished = Finished()
     answer = await ask(endpoint_of(Echo(), finished, "forecast"), {"instances": [1, 2], "parameters": {"a": 1}})
     assert answer == {"model": "echo", "version": "3", "predictions": [1, 2, ["a", 1]]}
-    assert finished.requests == [("echo", "3", "ok", "")]
+    assert finished.requests == [("echo", "3", "ok", None)]
 
 
 @pytest.mark.parametrize("num", [PREDICTIONS_PER_PART, PREDICTIONS_PER_PART + 1, 3 * PREDICTIONS_PER_PART])
@@ -126,18 +130,18 @@ async def test_an_answer_written_in_parts_is_the_same_answer(num: int) -> None:
     [
         (InvalidInput("no", reason="length"), "invalid", "length"),
         (PayloadTooLarge("no"), "invalid", "payload"),
-        (ModelNotFound("no"), "invalid", ""),
+        (ModelNotFound("no"), "invalid", None),
         (UnsupportedMediaType("no"), "invalid", "json"),
-        (Overloaded("no"), "rejected", ""),
-        (ModelNotReady("no"), "rejected", ""),
-        (DeadlineExceeded("no"), "timeout", ""),
-        (InferenceFailed("no"), "error", ""),
-        (ServiceError("no"), "error", ""),
-        (ZeroDivisionError("no"), "error", ""),
-        (asyncio.CancelledError(), "cancelled", ""),
+        (Overloaded("no"), "rejected", None),
+        (ModelNotReady("no"), "rejected", None),
+        (DeadlineExceeded("no"), "timeout", None),
+        (InferenceFailed("no"), "error", None),
+        (ServiceError("no"), "error", None),
+        (ZeroDivisionError("no"), "error", None),
+        (asyncio.CancelledError(), "cancelled", None),
     ],
 )
-async def test_every_end_of_a_request_is_told_once(error: BaseException, outcome: str, reason: str) -> None:
+async def test_every_end_of_a_request_is_told_once(error: BaseException, outcome: Outcome, reason: InvalidReason | None) -> None:
     finished = Finished()
     with pytest.raises(type(error)):
         await ask(endpoint_of(Echo(error), finished), {"model": "echo", "instances": [1]})
@@ -148,9 +152,9 @@ async def test_every_end_of_a_request_is_told_once(error: BaseException, outcome
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [({"model": "nobody", "instances": [1]}, ""), ([], "json"), ({"model": "echo", "instances": []}, "shape")],
+    [({"model": "nobody", "instances": [1]}, None), ([], "json"), ({"model": "echo", "instances": []}, "shape")],
 )
-async def test_a_request_that_reached_no_model_is_told_as_unknown(content: object, reason: str) -> None:
+async def test_a_request_that_reached_no_model_is_told_as_unknown(content: object, reason: InvalidReason | None) -> None:
     finished = Finished()
     with pytest.raises(ServiceError):
         await ask(endpoint_of(Echo(), finished), content)

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.observability.metrics import OUTCOMES, REASONS, Metrics
+from service.observability.metrics import INVALID_REASONS, OUTCOMES, RESTART_REASONS, Metrics
 from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import PATIENCE_S, client_of
 
@@ -58,8 +58,10 @@ async def test_known_series_are_there_before_anything_happened(client: httpx.Asy
         for model, version in (("toy-forecast", "1"), ("_unknown", "_unknown")):
             labels = f'{{api="predict",model="{model}",outcome="{outcome}",version="{version}"}}'
             assert samples[f"sluice_inference_requests_total{labels}"] == 0
-    for reason in REASONS:
+    for reason in INVALID_REASONS:
         assert samples[f'sluice_invalid_inputs_total{{model="toy-forecast",reason="{reason}",version="1"}}'] == 0
+    for restart in RESTART_REASONS:
+        assert samples[f'sluice_worker_restarts_total{{reason="{restart}"}}'] == 0
     for name in ("inference_rows_total", "inference_timesteps_total", "batch_executions_total", "queue_depth_rows"):
         assert samples[f"sluice_{name}{TOY}"] == 0
     assert samples[f"sluice_queue_capacity_rows{TOY}"] == 77

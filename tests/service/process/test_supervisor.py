@@ -10,12 +10,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from service.observability.metrics import RESTART_REASONS
-from service.process.supervisor import LOCK_FILE, MAX_DELAY_S, YOUNG_S, Reason, replacement_delay_s, shared_folder
+from service.errors import RestartReason
+from service.process.supervisor import LOCK_FILE, MAX_DELAY_S, YOUNG_S, replacement_delay_s, shared_folder
 from tests.serving import PATIENCE_S, ROOT, wait_until
 
 
@@ -50,10 +49,6 @@ def test_shared_folders_of_the_dead_are_removed_at_the_next_start(tmp_path: Path
     (tmp_path / "toy-just-made").mkdir()
     with shared_folder("toy-", tmp_path) as folder:
         assert {path.name for path in tmp_path.iterdir()} == {"other-dead", "toy-just-made", folder.name}
-
-
-def test_every_reason_for_a_restart_has_its_series() -> None:
-    assert get_args(Reason) == RESTART_REASONS
 
 
 class Toy:
@@ -130,7 +125,7 @@ def test_a_stopped_worker_is_replaced(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "crashed"), (None, "ended")])
-def test_a_worker_that_ends_is_replaced_with_its_reason(toy: Toy, number: int | None, reason: Reason) -> None:
+def test_a_worker_that_ends_is_replaced_with_its_reason(toy: Toy, number: int | None, reason: RestartReason) -> None:
     connection, victim = toy.connect()
     with connection:
         if number is None:

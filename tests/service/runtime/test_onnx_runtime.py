@@ -243,7 +243,7 @@ def test_the_provider_told_is_the_one_that_runs(
 @pytest.mark.parametrize(
     ("available", "opener", "words"),
     [
-        ([CPU], FakeOpener(), r"only has \['CPUExecutionProvider'\]: pip install 'sluice\[gpu\]'"),
+        ([CPU], FakeOpener(), r"only has \['CPUExecutionProvider'\]: pip install 'sluice-serving\[gpu\]'"),
         ([CUDA, CPU], FakeOpener(broken=[CUDA]), r"cannot be used: libcudnn.so.9: cannot open shared object file$"),
         ([CUDA, CPU], FakeOpener(absent=[CUDA]), "onnxruntime fell back to CPUExecutionProvider"),
     ],
@@ -410,8 +410,8 @@ except StartError as exc:
     print(exc)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert "pip install 'sluice[cpu]'" in done.stdout
-    assert "pip install 'sluice[gpu]'" in done.stdout
+    assert "pip install 'sluice-serving[cpu]'" in done.stdout
+    assert "pip install 'sluice-serving[gpu]'" in done.stdout
 
 
 @pytest.mark.parametrize("module", ["service.runtime.onnx_runtime", "training.export.verify"])

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.tasks.frequencies import Frequency, read_frequency, timestamps
+from service.tasks import frequencies
+from service.tasks.frequencies import MAX_LENGTH, Frequency, read_frequency, timestamps
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,12 @@ def test_a_frequency_has_many_names(names: str, expected: Frequency) -> None:
 @pytest.mark.parametrize("name", ["", "m", "ms", "us", "B", "H-SUN", "0H", "-1H", "1.5H", "every hour", "12", "PT1H"])
 def test_a_name_that_is_unknown_or_means_two_things_is_no_frequency(name: str) -> None:
     assert read_frequency(name) is None
+
+
+def test_a_name_that_is_too_long_to_mean_anything_is_not_kept() -> None:
+    num_kept = frequencies._read.cache_info().currsize
+    assert read_frequency("H" * (MAX_LENGTH + 1)) is None
+    assert frequencies._read.cache_info().currsize == num_kept
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""docs/layers.md names every option of every layer, and nothing that is not there."""
+"""docs/reference/layers.md names every option of every layer, and nothing that is not there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.layers.activations import ACTIVATIONS, read_activation
 from training.layers.base import LayerConfig
 from training.layers.registry import LAYERS, options_of
 
-PAGE = (Path(__file__).parents[3] / "docs" / "layers.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "layers.md").read_text(encoding="utf-8")
 COMMON = [name for name in LayerConfig.model_fields if name != "type"]
 VERDICTS = ("exact", "exact, CPU only", "refused, because ", "as the layer's own: exact")
 
