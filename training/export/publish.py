@@ -101,6 +101,7 @@ class Publication:
     files: Mapping[str, str] = field(default_factory=dict)  # further files by name, as tokenizer.json
     pictures: Mapping[str, bytes] = field(default_factory=dict)  # PNG by name, for the folder plots/
     second: Second | None = None  # a second graph, of another precision
+    opset: int = OPSET
 
 
 def publish(publication: Publication, models: Path, *, replace: bool = False) -> Path:
@@ -127,7 +128,7 @@ def publish(publication: Publication, models: Path, *, replace: bool = False) ->
             (aside / PLOTS / name).write_bytes(png)
         (aside / "example.json").write_text(_json(_example(publication)), encoding="utf-8")
         (aside / "manifest.json").write_text(_json(manifest(publication, number)), encoding="utf-8")
-        _put_in_place(aside, folder)
+        put_in_place(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -143,7 +144,7 @@ def add_graph(folder: Path, file: str, payload: bytes, entry: Mapping[str, Any])
         content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         content["graphs"] = [*(graph for graph in content["graphs"] if graph["file"] != file), dict(entry)]
         (aside / "manifest.json").write_text(_json(content), encoding="utf-8")
-        _put_in_place(aside, folder)
+        put_in_place(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -161,8 +162,8 @@ def graph_entry(file: str, payload: bytes, precision: str, score: Scores, **more
     return {**entry, "score": dict(score), **more}
 
 
-def _put_in_place(aside: Path, folder: Path) -> None:
-    """Rename, so that nobody sees half of the folder; what was there before goes."""
+def put_in_place(aside: Path, folder: Path) -> None:
+    """Rename a finished folder, so that nobody sees half of the folder; what was there before goes."""
     aside.chmod(0o755)
     if not folder.exists():
         aside.rename(folder)
@@ -198,7 +199,7 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
         "description": recipe.description,
         "licence": recipe.licence or "; ".join(licences),
         "graphs": [
-            graph_entry(GRAPH_FILE, publication.graph, "fp32", publication.metrics),
+            graph_entry(GRAPH_FILE, publication.graph, "fp32", publication.metrics, opset=publication.opset),
             *([publication.second.entry] if publication.second else []),
         ],
         **publication.tensors,

@@ -119,8 +119,8 @@ class _Measurement:
         rows = [*self.subject.rows, *self._draw(min_length)]
         answers = [self.reference.answer(row) for row in rows]
         self.rounding = self._measure_rounding(rows, answers)
-        alone = [self._answer("graph = module", [row])[0] for row in rows]
-        for row, wanted, found in zip(rows, answers, alone, strict=True):
+        for row, wanted in zip(rows, answers, strict=True):
+            (found,) = self._answer("graph = module", [row])
             self._compare("graph = module", found, wanted, self._describe([row]))
         self._check_batches(rows, answers)
         if self.artifact.batching == "ragged" and self.subject.is_open:
@@ -131,9 +131,9 @@ class _Measurement:
         if self.subject.states:
             self._check_pieces(min_length)
         if expected is not None:
-            for number, (row, wanted) in enumerate(zip(self.subject.rows, expected, strict=True)):
+            for number, (row, owed) in enumerate(zip(self.subject.rows, expected, strict=True)):
                 (found,) = self._answer("expected answers", [row])
-                self._compare("expected answers", found, wanted, f"example row {number}")
+                self._compare("expected answers", found, owed, f"example row {number}")
         return Verdict(tuple(self.found.values()), min_length, self.rounding, *self._measure_time())
 
     # ------------------------------------------------------------------------------------------------------- checks
@@ -157,7 +157,7 @@ class _Measurement:
         """A row cut into pieces whose state is handed on, against the row whole."""
         for _ in range(2):
             length = max(NUM_PIECES * min_length, int(self.random.integers(6, 12)))
-            row = dict(self._row(length))
+            row = self._row(length)
             cuts = [0, *sorted(self.random.permutation(np.arange(1, length))[: NUM_PIECES - 1].tolist()), length]
             state: Arrays = {}
             for start, end in itertools.pairwise(cuts):
@@ -278,7 +278,7 @@ class _Measurement:
         lengths += self.random.integers(min_length, longest + 4, NUM_PROBES - len(lengths)).tolist()
         return [self._row(int(length)) for length in lengths]
 
-    def _row(self, length: int | None) -> Row:
+    def _row(self, length: int | None) -> Arrays:
         """A row of numbers in the range of the example's."""
         row: Arrays = {}
         for spec in self.subject.inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -287,14 +288,39 @@ def one_hot(w: Writer, tensor: Value, num_classes: int = -1) -> Value:
 # ------------------------------------------------------------------------------------------------ lengths and row order
 
 
-@rule("sort", "argsort", "topk")
-def sort(w: Writer, input: Value, *args: Any, **kwargs: Any) -> tuple[Value, ...]:
+@rule("sort")
+def sort(w: Writer, input: Value, dim: int = -1, descending: bool = False, stable: bool = False) -> tuple[Value, ...]:
     """Of the lengths: in a batch of rows that are alone, each as long as itself, their order stays."""
-    assert w.node is not None
-    if input.axes == (BATCH,) and input.dtype == torch.int64 and w.node.function != "topk":
-        order = Value("", (BATCH,), torch.int64, is_order=True)
-        return (order,) if w.node.function == "argsort" else (input, order)
-    raise Untranslatable("sorting")
+    if input.axes == (BATCH,) and input.dtype == torch.int64:
+        return input, Value("", (BATCH,), torch.int64, is_order=True)
+    return _top(w, input, dim, None, descending)
+
+
+@rule("argsort")
+def argsort(w: Writer, input: Value, dim: int = -1, descending: bool = False, stable: bool = False) -> Value:
+    return sort(w, input, dim, descending)[1]
+
+
+@rule("topk")
+def topk(w: Writer, input: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Value, ...]:
+    return _top(w, input, dim, k, largest)
+
+
+def _top(w: Writer, input: Value, dim: int, count: int | None, largest: bool) -> tuple[Value, Value]:
+    place = positive(dim, input.rank)
+    axis = input.axes[place]
+    if isinstance(axis, Time) and count is not None:
+        # Steps behind a row's end are never among the first; a row shorter than `count` fails in torch too.
+        input = w.masked(w.cast(input, torch.float32), place, -math.inf if largest else math.inf)
+        size = count
+    elif isinstance(axis, int):
+        size = axis if count is None else count
+    else:
+        raise Untranslatable(f"sorting along the {axis} axis")
+    number = w.graph.constant([size])
+    names = w.graph.add_many("TopK", w.name(input), number, num_outputs=2, axis=place, largest=int(largest), sorted=1)
+    axes = (*input.axes[:place], size, *input.axes[place + 1 :])
+    return Value(names[0], axes, input.dtype), Value(names[1], axes, torch.int64)
 
 
 @rule("scatter_", "scatter")
