@@ -1,8 +1,9 @@
-"""Speed, measured: what is asked, who is asked, the load, the ceilings and the tables. Not installed, not a test.
+"""Speed, measured: cases, targets, load, ceilings and tables. Not installed, not a test.
 
-`compare.py` is the run (`make bench`), `turns.py` one server's turn in it. `cases.py` and `questions.py` say what is asked,
-`contestants.py` and `rivals/` who takes part, `reference.py` makes the network. `load.py` (closed loops, wrk) and `open_loop.py`
-ask; `answers.py` holds what is answered against the bare graph. `echo.py`, `bare_graph.py` and `ceilings.py` tell what could be
-at best; `results.py`, `summary.py`, `report.py` and `plot.py` make the page of it. `train_speed.py` and `transfer.py` are about
-training and stand alone.
+`compare.py` is the run (`make bench`), `target_run.py` one target in one round of it. `cases.py` and `workloads.py` define the
+requests, `targets.py` and `rivals/` the servers, `reference.py` makes the network. `load.py` (closed loops, wrk) and
+`open_loop.py` send the load; `responses.py` verifies predictions against the bare graph. `echo.py`, `bare_graph.py` and
+`ceilings.py` give the upper bound; `results.py`, `summary.py`, `report.py` and `plot.py` make the page. `isolation.py`,
+`stall.py`, `soak.py`, `precision.py`, `equal_shapes.py` and `gpu.py` each measure one property of Sluice; `train_speed.py` and
+`transfer.py` are about training and stand alone.
 """

@@ -1,6 +1,6 @@
-"""The graph of a model folder without a server: its own answers, and how many rows a second it does in a loop.
+"""The graph of a model folder without a server: its outputs, which servers' responses are verified against, and its throughput.
 
-One thread, no JSON. What the graph answers is the truth that servers' answers are held against.
+One thread, no JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.questions import Instance
+from benchmarks.workloads import Instance
 from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import Array, Tensors
 from service.tasks.tokenization import load_tokenizer
@@ -27,48 +27,48 @@ class BareGraph:
     def __init__(self, folder: Path) -> None:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self.runtime = open_runtime(folder / "model.onnx", "cpu")
-        self._face = manifest[manifest["task"]]
-        self._tokenizer = load_tokenizer(folder / self._face["tokenizer"]) if manifest["task"] == "classify" else None
+        self._spec = manifest[manifest["task"]]
+        self._tokenizer = load_tokenizer(folder / self._spec["tokenizer"]) if manifest["task"] == "classify" else None
 
-    def rows(self, instances: Sequence[Instance]) -> list[Array]:
-        """What the graph reads of each instance: values (T, 1) or token ids (T,)."""
+    def encode(self, instances: Sequence[Instance]) -> list[Array]:
+        """The graph's input for each instance: values (T, 1) or token ids (T,)."""
         if self._tokenizer is None:
             return [np.array(instance["history"], np.float32)[:, None] for instance in instances if isinstance(instance, dict)]
         texts = [instance for instance in instances if isinstance(instance, str)]
-        cut = self._face["truncation"]
-        encodings = self._tokenizer.encode(texts, self._face["max_length"], cut["head"], cut["tail"])
+        truncation = self._spec["truncation"]
+        encodings = self._tokenizer.encode(texts, self._spec["max_length"], truncation["head"], truncation["tail"])
         return [np.array(ids, np.int64) for ids, _ in encodings]
 
-    def answers(self, instances: Sequence[Instance]) -> list[Tensors]:
-        """Per instance the outputs by name, without the batch axis; each instance is asked alone."""
-        outputs = [self.runtime.run(self._batch([row])) for row in self.rows(instances)]
+    def run_each(self, instances: Sequence[Instance]) -> list[Tensors]:
+        """Per instance the outputs by name, without the batch axis; each instance is a batch of its own."""
+        outputs = [self.runtime.run(self._batch([row])) for row in self.encode(instances)]
         return [{name: array[0] for name, array in output.items()} for output in outputs]
 
-    def rows_per_s(self, rows: Sequence[Array], batch_size: int, duration_s: float) -> float:
-        """Rows of these that the graph runs per second, `batch_size` at a time, again and again.
+    def measure_rows_per_s(self, rows: Sequence[Array], batch_size: int, duration_s: float) -> float:
+        """Rows per second of the graph on these rows, `batch_size` at a time, over and over.
 
-        Rows of similar length share a batch: no server, to which they come in any order, can choose so well.
+        Rows of similar length share a batch: no server, which gets them in any order, can group so well.
         """
         ordered = sorted(rows, key=len)
         batches = [self._batch(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)]
         self.runtime.run(batches[-1])
         num_rows, started = 0, time.perf_counter()
-        # Whole turns only: the short ones come first.
+        # Whole passes only: the short rows come first.
         while num_rows == 0 or time.perf_counter() - started < duration_s:
             for batch in batches:
                 self.runtime.run(batch)
             num_rows += len(rows)
         return num_rows / (time.perf_counter() - started)
 
-    def best(self, rows: Sequence[Array], duration_s: float) -> tuple[float, int]:
+    def measure_best(self, rows: Sequence[Array], duration_s: float) -> tuple[float, int]:
         """Rows per second at the best batch size, and that size; `duration_s` for each size."""
-        return max((self.rows_per_s(rows, size, duration_s), size) for size in BATCH_SIZES)
+        return max((self.measure_rows_per_s(rows, size, duration_s), size) for size in BATCH_SIZES)
 
     def _batch(self, rows: Sequence[Array]) -> Tensors:
         lengths = np.array([len(row) for row in rows], np.int64)
         padded = np.zeros((len(rows), lengths.max(), *rows[0].shape[1:]), rows[0].dtype)
-        for place, row in zip(padded, rows, strict=True):
-            place[: len(row)] = row
+        for target, row in zip(padded, rows, strict=True):
+            target[: len(row)] = row
         tensors: Tensors = {"tokens" if self._tokenizer else "history": padded, "lengths": lengths}
         for spec in self.runtime.inputs:
             if spec.name not in tensors:  # a state, which starts from zeros

@@ -1,4 +1,4 @@
-"""What is asked of every server: the cases, as data. Sends nothing, and draws no bodies (`questions.py` does)."""
+"""The cases of the comparison, as data: model, connections, lengths. Draws no requests (`workloads.py` does)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUPS = {
     "connections": "One series of 168 values per request, on two LSTM layers of 64 units",
     "mixed": "Other models and mixed lengths, 64 connections",
     "instances": "Several series of 168 values per request",
-    "open loop": "Requests that come when they come, at a share of the server's own maximum",
+    "open loop": "Requests at random times, at a share of the server's own maximum",
 }
 
 
@@ -24,10 +24,10 @@ GROUPS = {
 class Case:
     """One kind of traffic. `lengths` are the shortest and the longest, in values of a history or words of a text.
 
-    `load` None is a closed loop: each of the connections sends again when it was answered. Else requests arrive at random at
-    `load` times the most requests per second that the same server answered in the closed loops of its turn. A case takes
-    `num_bursts` times the run's seconds: rare latencies need that, and slow answers, as what is under way at the end is not
-    counted.
+    `load` None is a closed loop: each connection sends its next request once it has the response. Else requests arrive at random
+    at `load` times the highest rate that the same server reached in the closed loops of the same round. A case takes
+    `duration_factor` times the run's seconds: tail latencies need that, and so do slow responses, since requests in flight at the
+    end are not counted.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Case:
     num_instances: int = 1
     lengths: tuple[int, int] = STANDARD
     load: float | None = None
-    num_bursts: int = 1
+    duration_factor: int = 1
 
     @property
     def task(self) -> Task:
@@ -52,7 +52,7 @@ class Case:
 def _connections(count: int) -> Case:
     plural = "s" if count > 1 else ""
     bursts = 2 if count > 256 else 1
-    return Case(f"c{count}", f"{count} connection{plural}", "connections", connections=count, num_bursts=bursts)
+    return Case(f"c{count}", f"{count} connection{plural}", "connections", connections=count, duration_factor=bursts)
 
 
 CASES: tuple[Case, ...] = (
@@ -62,18 +62,18 @@ CASES: tuple[Case, ...] = (
     Case("texts", "`sentiment-en`: texts of 5 to 400 words", "mixed", model=SENTIMENT, lengths=(5, 400)),
     Case("i1", "1 instance, 16 connections", "instances", connections=16),
     Case("i16", "16 instances, 16 connections", "instances", connections=16, num_instances=16),
-    Case("i256", "256 instances, 4 connections", "instances", connections=4, num_instances=256, num_bursts=3),
-    Case("open50", "50 % of the maximum", "open loop", load=0.5, num_bursts=2),
-    Case("open90", "90 % of the maximum", "open loop", load=0.9, num_bursts=2),
+    Case("i256", "256 instances, 4 connections", "instances", connections=4, num_instances=256, duration_factor=3),
+    Case("open50", "50 % of the maximum", "open loop", load=0.5, duration_factor=2),
+    Case("open90", "90 % of the maximum", "open loop", load=0.9, duration_factor=2),
 )
-# In these closed loops the same is asked as in the open ones: the best of their rates is the maximum that `load` is a share of.
-SETTING_MAXIMUM = ("c16", "c64", "c256")
+# These closed loops send the same requests as the open ones: the highest of their rates is the maximum that `load` is a share of.
+SATURATION_CASES = ("c16", "c64", "c256")
 QUICK = ("c1", "c64", "ragged", "texts", "i256", "open50")
 
 
-def choose(names: Sequence[str]) -> tuple[Case, ...]:
-    """The cases of these names, in the order of `CASES`. Raises SystemExit that lists what there is."""
-    unknown = [name for name in names if name not in {case.name for case in CASES}]
+def select_cases(names: Sequence[str], cases: Sequence[Case] = CASES) -> tuple[Case, ...]:
+    """The cases of these names, in the order of `cases`. Raises SystemExit that lists the known names."""
+    unknown = [name for name in names if name not in {case.name for case in cases}]
     if unknown:
-        raise SystemExit(f"there is no case {unknown[0]}; there are: {', '.join(case.name for case in CASES)}")
-    return tuple(case for case in CASES if case.name in names)
+        raise SystemExit(f"unknown case {unknown[0]}; known cases: {', '.join(case.name for case in cases)}")
+    return tuple(case for case in cases if case.name in names)

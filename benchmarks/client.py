@@ -1,7 +1,7 @@
-"""Closed-loop load from Python: so many kept connections, each sends its next request when it was answered.
+"""Closed-loop load from Python: each of several keep-alive connections sends its next request once it has the response.
 
-Every answer is read and checked, and clients may leave in the middle: what `wrk` cannot do. It costs about as much
-processor time per request as a small server, so both sides of a comparison are driven by it.
+Every response is read and checked, and clients may disconnect in the middle of a request: what `wrk` cannot do. It costs about
+as much processor time per request as a small server, so both sides of a comparison are driven by it.
 """
 
 from __future__ import annotations
@@ -14,49 +14,58 @@ from typing import Any, NamedTuple, cast
 
 import uvloop
 
-from benchmarks.traffic import Ask
+from benchmarks.traffic import Request
 
-PATIENCE_S = 30.0
-WRONG_SHOWN = 5
+CONNECT_TIMEOUT_S = 30.0
+MAX_ERRORS_KEPT = 5
 
 
 @dataclass
-class Seen:
-    """What a burst saw: for each kind the latencies in seconds of what was answered, in the order of the answers."""
+class LoadResult:
+    """One run of load: for each kind of request the latencies in seconds, in the order of the responses.
+
+    `num_errors` counts unexpected responses, of which the first few are described in `errors`; `num_disconnected` counts
+    clients that closed their connection before the response.
+    """
 
     latencies_s: dict[str, list[float]] = field(default_factory=dict)
-    num_left: int = 0
-    num_wrong: int = 0
-    wrong: list[str] = field(default_factory=list)
+    num_disconnected: int = 0
+    num_errors: int = 0
+    errors: list[str] = field(default_factory=list)
     duration_s: float = 0.0
 
     @property
-    def num_answered(self) -> int:
-        return sum(len(some) for some in self.latencies_s.values())
+    def num_responses(self) -> int:
+        return sum(len(latencies) for latencies in self.latencies_s.values())
 
     def rate(self, kind: str) -> float:
-        """Answers of this kind per second."""
+        """Responses of this kind per second."""
         return len(self.latencies_s.get(kind, ())) / self.duration_s
 
     def quantile_ms(self, kind: str, share: float) -> float:
         ordered = sorted(self.latencies_s[kind])
         return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
-    def note_wrong(self, line: str) -> None:
-        self.num_wrong += 1
-        if len(self.wrong) < WRONG_SHOWN:
-            self.wrong.append(line)
+    def record_error(self, line: str) -> None:
+        self.num_errors += 1
+        if len(self.errors) < MAX_ERRORS_KEPT:
+            self.errors.append(line)
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
+    """One HTTP response; `num_bytes` is its size with the head."""
+
     status: int
     body: bytes
     ends_connection: bool
     num_bytes: int
 
 
-def read_answer(received: bytes | bytearray) -> Answer | None:
-    """The first answer in what was received, once all of it is there. Reads what this server writes: lower case, a length."""
+def parse_response(received: bytes | bytearray) -> Response | None:
+    """The first response in these bytes, None while it is incomplete.
+
+    Reads what Sluice writes and no more of HTTP: header names in lower case, a content length.
+    """
     end = received.find(b"\r\n\r\n")
     if end < 0:
         return None
@@ -66,84 +75,95 @@ def read_answer(received: bytes | bytearray) -> Answer | None:
     num_bytes = end + 4 + int(head[at : stop if stop > 0 else len(head)])
     if len(received) < num_bytes:
         return None
-    return Answer(int(head[9:12]), bytes(received[end + 4 : num_bytes]), b"\r\nconnection: close" in head, num_bytes)
+    return Response(int(head[9:12]), bytes(received[end + 4 : num_bytes]), b"\r\nconnection: close" in head, num_bytes)
 
 
-def burst(
-    host: str, port: int, asks: Iterator[Ask], connections: int, *, duration_s: float | None = None, count: int | None = None
-) -> Seen:
-    """Send `asks` over so many connections for so long, or so many of them; all that were sent are waited for."""
+def run_closed_loop(
+    host: str,
+    port: int,
+    requests: Iterator[Request],
+    connections: int,
+    *,
+    duration_s: float | None = None,
+    count: int | None = None,
+) -> LoadResult:
+    """Send `requests` over `connections` connections for `duration_s`, or `count` of them; returns after the last response.
+
+    Raises OSError when the server cannot be reached.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_burst(host, port, asks, connections, duration_s, count))
+        return runner.run(_run(host, port, requests, connections, duration_s, count))
 
 
-async def _burst(
-    host: str, port: int, asks: Iterator[Ask], connections: int, duration_s: float | None, count: int | None
-) -> Seen:
-    crowd = _Crowd(host, port, asks, duration_s, count)
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: crowd.fail(context))
+async def _run(
+    host: str, port: int, requests: Iterator[Request], connections: int, duration_s: float | None, count: int | None
+) -> LoadResult:
+    generator = _LoadGenerator(host, port, requests, duration_s, count)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: generator.fail(context))
     started = time.perf_counter()
     for _ in range(connections):
-        crowd.join()
-    await crowd.everybody_left
-    crowd.seen.duration_s = time.perf_counter() - started
-    return crowd.seen
+        generator.open_connection()
+    await generator.finished
+    generator.result.duration_s = time.perf_counter() - started
+    return generator.result
 
 
-class _Crowd:
-    """The connections of one burst, what they send next and what they saw."""
+class _LoadGenerator:
+    """The connections of one run, the requests that remain, and the result so far."""
 
-    def __init__(self, host: str, port: int, asks: Iterator[Ask], duration_s: float | None, count: int | None) -> None:
-        self.seen = Seen()
-        self.everybody_left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._place = host, port
-        self._asks = asks
+    def __init__(self, host: str, port: int, requests: Iterator[Request], duration_s: float | None, count: int | None) -> None:
+        self.result = LoadResult()
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._address = host, port
+        self._requests = requests
         self._ends_at = None if duration_s is None else time.perf_counter() + duration_s
         self._num_to_send = count
-        self._num_present = 0
-        self._joining: set[asyncio.Task[None]] = set()
+        self._num_connections = 0
+        self._connecting: set[asyncio.Task[None]] = set()
 
-    def next(self) -> Ask | None:
-        """What to send now; None when the burst is over."""
+    def next(self) -> Request | None:
+        """The next request; None when the run is over."""
         if self._ends_at is not None and time.perf_counter() >= self._ends_at:
             return None
         if self._num_to_send is not None:
             if self._num_to_send == 0:
                 return None
             self._num_to_send -= 1
-        return next(self._asks)
+        return next(self._requests)
 
-    def join(self) -> None:
-        """One more connection."""
-        self._num_present += 1
+    def open_connection(self) -> None:
+        """Add one connection, which sends as soon as it is there."""
+        self._num_connections += 1
         task = asyncio.get_running_loop().create_task(self._connect())
-        self._joining.add(task)
-        task.add_done_callback(self._joining.discard)
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
-    def leave(self) -> None:
-        self._num_present -= 1
-        if self._num_present == 0 and not self.everybody_left.done():
-            self.everybody_left.set_result(None)
+    def remove_connection(self) -> None:
+        """Count a connection as closed; the run is finished with the last one."""
+        self._num_connections -= 1
+        if self._num_connections == 0 and not self.finished.done():
+            self.finished.set_result(None)
 
     def fail(self, context: dict[str, Any]) -> None:
-        """End the burst with what went wrong in a callback."""
-        if not self.everybody_left.done():
-            self.everybody_left.set_exception(context.get("exception") or RuntimeError(context["message"]))
+        """End the run with an exception of a callback."""
+        if not self.finished.done():
+            self.finished.set_exception(context.get("exception") or RuntimeError(context["message"]))
 
     async def _connect(self) -> None:
+        create = asyncio.get_running_loop().create_connection(lambda: _Connection(self), *self._address)
         try:
-            await asyncio.wait_for(asyncio.get_running_loop().create_connection(lambda: _Caller(self), *self._place), PATIENCE_S)
+            await asyncio.wait_for(create, CONNECT_TIMEOUT_S)
         except OSError as exc:
             self.fail({"exception": exc})
 
 
-class _Caller(asyncio.Protocol):
-    """One connection."""
+class _Connection(asyncio.Protocol):
+    """One connection with at most one request in flight."""
 
-    def __init__(self, crowd: _Crowd) -> None:
-        self._crowd = crowd
+    def __init__(self, generator: _LoadGenerator) -> None:
+        self._generator = generator
         self._received = bytearray()
-        self._ask: Ask | None = None
+        self._request: Request | None = None
         self._sent_at = 0.0
         self._transport: asyncio.Transport | None = None
 
@@ -154,51 +174,51 @@ class _Caller(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        answer = read_answer(self._received)
-        if answer is None or self._ask is None:
+        response = parse_response(self._received)
+        if response is None or self._request is None:
             return
-        seen, ask = self._crowd.seen, self._ask
-        del self._received[: answer.num_bytes]
-        if ask.is_cancelled:
-            return  # answered before it left; it leaves when it wanted to
-        seen.latencies_s.setdefault(ask.kind, []).append(time.perf_counter() - self._sent_at)
-        if not ask.is_right(answer.status, answer.body):
-            seen.note_wrong(f"{ask.kind}: {answer.status} {answer.body[:300]!r}")
-        self._ask = None
-        if answer.ends_connection:
+        result, request = self._generator.result, self._request
+        del self._received[: response.num_bytes]
+        if request.is_cancelled:
+            return  # the response was faster than the client, which disconnects at its own time
+        result.latencies_s.setdefault(request.kind, []).append(time.perf_counter() - self._sent_at)
+        if not request.is_expected(response.status, response.body):
+            result.record_error(f"{request.kind}: {response.status} {response.body[:300]!r}")
+        self._request = None
+        if response.ends_connection:
             self._replace()
         else:
             self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._ask is not None:
-            self._crowd.seen.note_wrong(f"{self._ask.kind}: the server closed the connection ({exc})")
-            self._ask = None
+        if self._request is not None:
+            self._generator.result.record_error(f"{self._request.kind}: the server closed the connection ({exc})")
+            self._request = None
             self._replace()
 
     def _send(self) -> None:
         assert self._transport is not None
-        ask = self._ask = self._crowd.next()
-        if ask is None:
+        request = self._request = self._generator.next()
+        if request is None:
             self._transport.close()
-            self._crowd.leave()
+            self._generator.remove_connection()
             return
         self._sent_at = time.perf_counter()
-        if ask.leaves_after_s is None:
-            self._transport.write(ask.request)
+        if request.disconnect_after_s is None:
+            self._transport.write(request.message)
         else:
-            self._transport.write(ask.request[: int(len(ask.request) * ask.sent_share)])
-            asyncio.get_running_loop().call_later(ask.leaves_after_s, self._walk_away)
+            self._transport.write(request.message[: int(len(request.message) * request.sent_share)])
+            asyncio.get_running_loop().call_later(request.disconnect_after_s, self._disconnect)
 
-    def _walk_away(self) -> None:
-        if self._ask is not None:
-            self._crowd.seen.num_left += 1
-            self._ask = None
+    def _disconnect(self) -> None:
+        if self._request is not None:
+            self._generator.result.num_disconnected += 1
+            self._request = None
             self._replace()
 
     def _replace(self) -> None:
-        """This connection ends, another one takes its place."""
+        """Close this connection and open another one."""
         assert self._transport is not None
         self._transport.abort()
-        self._crowd.join()
-        self._crowd.leave()
+        self._generator.open_connection()
+        self._generator.remove_connection()

@@ -1,6 +1,6 @@
-"""The ceiling of HTTP: a bare ASGI function on uvicorn that reads the body and answers a canned one. Computes nothing.
+"""The upper bound of HTTP: a bare ASGI function on uvicorn that reads the body and sends a canned response. Computes nothing.
 
-The answer of POST /NAME is the file NAME of a folder; every other path is answered with nothing.
+The response to POST /NAME is the file NAME of a folder; every other path gets an empty one.
 
     python -m benchmarks.echo FOLDER 8002
 """
@@ -19,10 +19,10 @@ App = Callable[
 ]
 
 
-def create_app(answers: Mapping[str, bytes]) -> App:
-    """An ASGI function that answers by path."""
-    messages = {path: _messages(answer) for path, answer in answers.items()}
-    nothing = _messages(b"")
+def create_app(responses: Mapping[str, bytes]) -> App:
+    """An ASGI function with one canned response per path."""
+    messages = {path: _messages(body) for path, body in responses.items()}
+    empty = _messages(b"")
 
     async def app(
         scope: dict[str, Any],
@@ -32,16 +32,16 @@ def create_app(answers: Mapping[str, bytes]) -> App:
         message = await receive()
         while message.get("more_body", False):
             message = await receive()
-        start, end = messages.get(scope["path"], nothing)
+        start, end = messages.get(scope["path"], empty)
         await send(start)
         await send(end)
 
     return app
 
 
-def _messages(answer: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
-    return {"type": "http.response.start", "status": 200, "headers": headers}, {"type": "http.response.body", "body": answer}
+def _messages(body: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    return {"type": "http.response.start", "status": 200, "headers": headers}, {"type": "http.response.body", "body": body}
 
 
 if __name__ == "__main__":

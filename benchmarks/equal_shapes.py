@@ -1,10 +1,10 @@
-"""Ragged batches beside batches of equal shapes, in Sluice's own batcher: what `sequence_lens` is worth for mixed lengths.
+"""Ragged batches beside batches of equal shapes, in Sluice's own batcher: the gain of `sequence_lens` for mixed lengths.
 
     python -m benchmarks.equal_shapes models/forecast-hourly/1 24 336
 
-Servers that know nothing of lengths put only rows of the same shape into one batch (Triton's dynamic batcher does). That
-policy is had here by giving each length a key of its own: items of different keys never share a batch. No HTTP, no JSON: 64
-callers, each with a row of its own length, uniformly drawn; rounds in turns.
+Servers without support for ragged batches put only rows of the same shape into one batch (Triton's dynamic batcher does). That
+policy is reproduced here by giving each length a key of its own: items of different keys never share a batch. No HTTP, no JSON:
+64 callers, each with a row of its own length, uniformly drawn; the policies alternate.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu models/forecast-hourly/1
     python -m benchmarks.gpu models/sentiment-en/1 --steps 100 --devices cpu cuda tensorrt
 
-No server and no JSON: made-up rows, batches one after the other from one thread, as a worker thread of the server runs them.
-A device is held against the CPU first, as the server does before a model is READY.
+No server and no JSON: synthetic rows, batches one after the other from one thread, as a worker thread of the server runs them.
+A device is compared with the CPU first, as the server does before a model is READY.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MIN_RUNS, MAX_RUNS = 3, 2000
 
 @dataclass(frozen=True)
 class Timing:
-    """What one batch size showed: rows per second over all runs, and the time of one run in milliseconds."""
+    """One batch size: rows per second over all runs, and the time of one run in milliseconds."""
 
     rows_per_s: float
     p50_ms: float
@@ -49,20 +49,20 @@ def main() -> None:
     options = parser.parse_args()
 
     manifest = read_manifest(options.folder)
-    num_steps = options.steps or longest(manifest)
+    num_steps = options.steps or max_steps(manifest)
     signature = signature_of(manifest)
     print(f"{manifest.name}/{manifest.version}, rows of {num_steps} steps, {platform.processor() or platform.machine()}\n")
     print("| device | rows | rows/s | p50 ms | p99 ms |\n|---|---:|---:|---:|---:|")
     graph = options.folder / manifest.graphs[0].file
     reference = open_runtime(graph, "cpu")
     for device in options.devices:
-        for line in lines(
+        for line in measure_device(
             device, graph, reference, signature, num_steps, options.batch_sizes, options.seconds, options.device_id
         ):
             print(line, flush=True)
 
 
-def lines(
+def measure_device(
     device: Device,
     graph: Path,
     reference: Runtime,
@@ -72,17 +72,17 @@ def lines(
     duration_s: float,
     device_id: int,
 ) -> list[str]:
-    """The rows of the table for one device; one row that says why, where it cannot be used."""
+    """The rows of the table for one device; one row with the reason where it cannot be used."""
     try:
         runtime = open_runtime(graph, device, gpu=GpuOptions(device_id))
     except StartError as exc:
         return [f"| {device} | | not measured: {exc.message} | | |"]
     if runtime.provider != CPU and (found := disagreement(runtime, reference, signature, num_steps)):
-        return [f"| {device} | | not measured, it answers wrongly: {found} | | |"]
+        return [f"| {device} | | not measured, its outputs are wrong: {found} | | |"]
     table = []
     for rows in batch_sizes:
         try:
-            timing = timed(runtime, signature, rows, num_steps, duration_s)
+            timing = time_runs(runtime, signature, rows, num_steps, duration_s)
         except ServiceError as exc:
             table.append(f"| {device} | {rows} | {exc.message} | | |")
             break
@@ -90,7 +90,7 @@ def lines(
     return table
 
 
-def timed(
+def time_runs(
     runtime: Runtime,
     signature: Signature,
     rows: int,
@@ -98,9 +98,9 @@ def timed(
     duration_s: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
-    """Run one batch again and again for so long, at least `MIN_RUNS` times."""
+    """Run one batch repeatedly for `duration_s`, `MIN_RUNS` to `MAX_RUNS` times."""
     batch = synthetic(signature, [num_steps] * rows)
-    runtime.run(batch)  # the first one fetches memory, and on TensorRT may build the engine
+    runtime.run(batch)  # the first one allocates memory, and on TensorRT may build the engine
     times: list[float] = []
     while len(times) < MIN_RUNS or (sum(times) < duration_s and len(times) < MAX_RUNS):
         started = clock()
@@ -110,15 +110,15 @@ def timed(
     return Timing(rows * len(times) / sum(times), p50_s * 1000, p99_s * 1000)
 
 
-def longest(manifest: Manifest) -> int:
-    """The longest row that the model reads, by its manifest."""
+def max_steps(manifest: Manifest) -> int:
+    """The steps of the longest row that the model accepts, by its manifest."""
     if manifest.forecast is not None:
         return manifest.forecast.context_length
     return USUAL_STEPS if manifest.classify is None else manifest.classify.max_length
 
 
 def signature_of(manifest: Manifest) -> Signature:
-    """What the graph eats and gives, by the manifest."""
+    """The graph's inputs and outputs, by the manifest."""
     inputs, outputs = (
         tuple(TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
         for tensors in (manifest.inputs, manifest.outputs)

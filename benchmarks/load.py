@@ -1,8 +1,8 @@
-"""Closed-loop load on one URL from `wrk` (Debian's package): so many connections, each sends again when it was answered.
+"""Closed-loop load on one URL from `wrk` (Debian's package): each connection sends its next request once it has the response.
 
-Requests take turns with the bodies of a folder. A server that stalls is asked nothing meanwhile. wrk 4.1 makes up for that by
-guess: beside an answer that took long it counts those that the connection would have had at its average pace (`stats_correct`),
-so that its p99 lies above the measured one. What a caller sees is measured by `open_loop.py`.
+Requests cycle through the bodies of a folder. A server that stalls gets no requests meanwhile. wrk 4.1 corrects for that by an
+estimate: beside a slow response it counts those that the connection would have had at its average rate (`stats_correct`), so
+that its p99 lies above the measured one. The latency that a caller sees is measured by `open_loop.py`.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from pathlib import Path
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 60e3}
 
-# The requests are written out once; wrk asks for the next one with every send.
+# The requests are formatted once; wrk calls request() before every send.
 _SCRIPT = """
-local requests, place = {{}}, 0
+local requests, number = {{}}, 0
 function init(args)
   wrk.headers["Content-Type"] = "application/json"
-  for number = 0, {num_bodies} - 1 do
-    local file = assert(io.open("{folder}/" .. number, "rb"))
-    requests[number] = wrk.format("POST", nil, nil, file:read("*a"))
+  for index = 0, {num_bodies} - 1 do
+    local file = assert(io.open("{folder}/" .. index, "rb"))
+    requests[index] = wrk.format("POST", nil, nil, file:read("*a"))
     file:close()
   end
 end
 function request()
-  place = (place + 1) % {num_bodies}
-  return requests[place]
+  number = (number + 1) % {num_bodies}
+  return requests[number]
 end
 """
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one burst saw: answers 2xx per second, latencies in milliseconds, and requests that got no such answer."""
+    """One run of load: 2xx responses per second, latencies in milliseconds, and requests without such a response."""
 
     requests_per_s: float
     p50_ms: float
@@ -54,8 +54,11 @@ def write_bodies(bodies: Sequence[bytes], folder: Path) -> Path:
     return folder
 
 
-def burst(url: str, bodies: Path, connections: int, duration_s: float) -> Load:
-    """POST the bodies of a folder, one after the other, over `connections` connections for `duration_s` (whole) seconds."""
+def run_wrk(url: str, bodies: Path, connections: int, duration_s: float) -> Load:
+    """POST the bodies of a folder in turn over `connections` connections for `duration_s` (whole) seconds.
+
+    Raises SystemExit when wrk is not installed or too few files may be open.
+    """
     wrk = shutil.which("wrk")
     if wrk is None:
         raise SystemExit("the benchmark needs wrk: apt-get install wrk")
@@ -71,7 +74,7 @@ def burst(url: str, bodies: Path, connections: int, duration_s: float) -> Load:
 
 
 def parse(text: str) -> Load:
-    """Read wrk's report. Its rate counts refused answers too; they are taken off."""
+    """Read wrk's report. Its rate counts non-2xx responses too; they are subtracted. Raises ValueError for anything else."""
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     num_requests = re.search(r"(\d+) requests in", text)
     if rate is None or num_requests is None:

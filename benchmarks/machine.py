@@ -1,4 +1,4 @@
-"""What a run ran on: the machine and the versions, in words. Linux only."""
+"""The machine and the versions of a run, in words. Linux only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIBRARIES = ("fastapi", "httptools", "numpy", "onnxruntime", "pydantic", "tokeni
 
 
 def machine() -> dict[str, str]:
-    """Cores, processor, memory, system, and how busy the machine was already."""
+    """Cores, processor, memory, system, and the load average before the run."""
     system = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     return {
         "cores": str(num_cores()),

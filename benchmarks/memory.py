@@ -1,4 +1,4 @@
-"""How much memory a group of processes holds, every page counted once. Reads /proc, so Linux only."""
+"""Resident memory of a group of processes, every page counted once. Reads /proc, so Linux only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 
 class Memory(NamedTuple):
-    """Resident bytes: what the processes wrote themselves, and the files (code, above all) that they have mapped.
+    """Resident bytes: anonymous pages, and the files (code, above all) that the processes have mapped.
 
-    Of what forked processes share each has its part, so the sum is right; files are those of the process that has most of
-    them. Proportional set size (PSS) would fall when a stranger maps the same library.
+    A page that forked processes share is divided among them, so the sum is right; files are those of the process that has most
+    of them. Proportional set size (PSS) would fall when an unrelated process maps the same library.
     """
 
     anonymous: int
@@ -35,6 +35,6 @@ def _read(pid: int) -> Memory:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """The lines of a file in /proc that tell a size, in bytes."""
+    """The lines of a file in /proc that hold a size, in bytes."""
     lines = (line.split() for line in path.read_text().splitlines())
     return {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if line[-1] == "kB"}

@@ -1,9 +1,9 @@
-"""Open-loop load: requests are sent when they are due, whether or not earlier ones were answered; latencies as callers see them.
+"""Open-loop load: requests are sent when due, whether or not earlier responses have arrived; latencies as callers see them.
 
-A closed loop stops asking while a server stalls, so that a stall of a second counts once per connection: "coordinated
+A closed loop stops sending while a server stalls, so that a stall of a second counts once per connection: "coordinated
 omission" (Gil Tene, "How NOT to Measure Latency", 2013, and his wrk2). Here every request has its intended time, drawn
-beforehand, and its latency counts from that: waiting for a free connection, and what this generator itself is late, included.
-The generator's own lateness is reported beside, so that a saturated generator is not taken for a slow server.
+beforehand, and its latency counts from that, including the wait for a free connection and the generator's own lateness. That
+lateness is reported as well, so that a saturated generator is not mistaken for a slow server.
 
     python -m benchmarks.open_loop http://127.0.0.1:8000/predict FOLDER --rate 2000 --seconds 5
 
@@ -38,7 +38,7 @@ from benchmarks.servers import ROOT
 
 CONNECTIONS = 256
 TIMEOUT_S = 10.0
-"""How long after the last arrival answers are waited for; what is then missing failed, after having waited so long."""
+"""How long after the last arrival to wait for responses; requests without one have then failed, with that time as latency."""
 SEED = 4
 
 Times = NDArray[np.float64]
@@ -46,9 +46,9 @@ Times = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class OpenLoad:
-    """What a run saw: requests that arrived and that were answered 2xx, per second; latencies from the intended times.
+    """One run: arrivals and 2xx responses per second; latencies from the intended times.
 
-    `lag_p99_ms` and `lag_max_ms` are how late the generator looked at a request that was due, `busy` is its share of a core.
+    `lag_p99_ms` and `lag_max_ms` are the generator's delay behind the intended times, `busy` is its share of a core.
     """
 
     arrivals_per_s: float
@@ -62,7 +62,7 @@ class OpenLoad:
     busy: float
 
 
-def open_loop(url: str, bodies: Path, rate_per_s: float, duration_s: float) -> OpenLoad:
+def run_open_loop(url: str, bodies: Path, rate_per_s: float, duration_s: float) -> OpenLoad:
     """POST the bodies of a folder in turn at random times, `rate_per_s` on average, from a process of its own."""
     command = [sys.executable, "-m", "benchmarks.open_loop", url, str(bodies.resolve())]
     command += ["--rate", str(rate_per_s), "--seconds", str(duration_s)]
@@ -81,7 +81,7 @@ def arrivals_s(rate_per_s: float, duration_s: float, seed: int = SEED) -> Times:
 async def generate(url: str, bodies: Sequence[bytes], times: Times, connections: int, timeout_s: float = TIMEOUT_S) -> OpenLoad:
     """Send a request at each of the times (seconds from the start, ascending), over at most so many connections.
 
-    Raises ValueError when there is nothing to measure: no times, or not one answer 2xx.
+    Raises ValueError when there is nothing to measure: no times, or no 2xx response.
     """
     if not len(times):
         raise ValueError("no request is due in this time")
@@ -99,17 +99,17 @@ async def generate(url: str, bodies: Sequence[bytes], times: Times, connections:
 
 
 def _report(times: Times, generator: _Generator, busy: float) -> OpenLoad:
-    if not generator.num_answered:
-        raise ValueError(f"none of {len(times)} requests was answered 2xx")
+    if not generator.num_responses:
+        raise ValueError(f"none of {len(times)} requests got a 2xx response")
     p50, p99, p999 = np.percentile(generator.latencies_s, [50, 99, 99.9]) * 1e3
     lags = np.array(generator.lags_s)
     return OpenLoad(
         arrivals_per_s=len(times) / times[-1],
-        requests_per_s=generator.num_answered / max(times[-1], generator.last_answer_s),
+        requests_per_s=generator.num_responses / max(times[-1], generator.last_response_s),
         p50_ms=float(p50),
         p99_ms=float(p99),
         p999_ms=float(p999),
-        num_failed=len(times) - generator.num_answered,
+        num_failed=len(times) - generator.num_responses,
         lag_p99_ms=float(np.percentile(lags, 99)) * 1e3,
         lag_max_ms=float(lags.max()) * 1e3,
         busy=busy,
@@ -117,7 +117,7 @@ def _report(times: Times, generator: _Generator, busy: float) -> OpenLoad:
 
 
 class _Generator:
-    """The requests that are due, the connections that are free, and what was measured."""
+    """The requests that are due, the free connections, and the measurements."""
 
     def __init__(self, requests: Sequence[bytes], times: Times, host: str, port: int) -> None:
         self._requests = requests
@@ -133,15 +133,15 @@ class _Generator:
         self._start = 0.0
         self.latencies_s: list[float] = []
         self.lags_s: list[float] = []
-        self.num_answered = 0
-        self.last_answer_s = 0.0
+        self.num_responses = 0
+        self.last_response_s = 0.0
 
     async def connect(self) -> None:
         """Open one more connection. Raises OSError."""
         await asyncio.get_running_loop().create_connection(lambda: _Connection(self), *self._address)
 
     async def run(self, timeout_s: float) -> None:
-        """Until all are finished, or `timeout_s` after the last arrival."""
+        """Run until all requests are finished, or `timeout_s` after the last arrival."""
         self._timer = _Timer(asyncio.get_running_loop(), self._on_due)
         self._start = time.monotonic()
         try:
@@ -160,7 +160,7 @@ class _Generator:
                 connection.close()
 
     def _on_due(self) -> None:
-        """Send all that is due by now; what finds no free connection waits for one."""
+        """Send all requests that are due by now; those without a free connection are queued."""
         now_s = time.monotonic() - self._start
         times, number = self._times, self._num_due
         while number < len(times) and times[number] <= now_s:
@@ -179,28 +179,28 @@ class _Generator:
         connection.send(number, self._requests[number % len(self._requests)])
 
     def on_free(self, connection: _Connection) -> None:
-        """A connection may be used: by who waits longest, else it goes to the end of the line, so that all take turns."""
+        """Send the longest queued request on this connection; with none queued, the connection is used last of the free ones."""
         if self._waiting:
             self._send(connection, self._waiting.popleft())
         else:
             self._free.append(connection)
 
-    def on_answer(self, number: int, status: int) -> None:
-        """A request is finished. A refusal has no latency: a fast one would make the server look better."""
+    def on_response(self, number: int, status: int) -> None:
+        """Finish a request. A non-2xx response records no latency: a fast error would make the server look better."""
         now_s = time.monotonic() - self._start
         self._in_flight.pop(number, None)
         if 200 <= status < 300:
-            self.num_answered += 1
-            self.last_answer_s = now_s
+            self.num_responses += 1
+            self.last_response_s = now_s
             self.latencies_s.append(now_s - self._times[number])
         self._finish()
 
     def on_lost(self, connection: _Connection, number: int | None) -> None:
-        """A connection broke, perhaps with a request on it, whose caller waited in vain; another takes its place."""
+        """Replace a lost connection; a request in flight on it has failed, with the time so far as latency."""
         if self._is_over:
             return
         if number is None:
-            with contextlib.suppress(ValueError):  # answered, and closed by the server: not free again
+            with contextlib.suppress(ValueError):  # closed by the server after its response: not among the free ones
                 self._free.remove(connection)
         else:
             self._in_flight.pop(number, None)
@@ -232,7 +232,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's own are none of asyncio's classes
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's transports are not asyncio's classes
         self._generator.on_free(self)
 
     def send(self, number: int, request: bytes) -> None:
@@ -248,7 +248,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         number, self._number = self._number, None
         assert number is not None
-        self._generator.on_answer(number, self._parser.get_status_code())
+        self._generator.on_response(number, self._parser.get_status_code())
         if self._parser.should_keep_alive():
             self._generator.on_free(self)
         else:
@@ -262,7 +262,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Timer:
-    """Calls back at a time of the monotonic clock, to some 50 µs: the event loop's own timers tick in milliseconds."""
+    """Calls back at a time of the monotonic clock, to about 50 µs: the event loop's own timers count milliseconds."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
@@ -275,7 +275,7 @@ class _Timer:
         loop.add_reader(self._file, self._on_time)
 
     def set(self, at_s: float) -> None:
-        """Call back once at `at_s`, or at once if that is over."""
+        """Call back once at `at_s`, or immediately if that has passed."""
         seconds = int(at_s)
         self._spec[2], self._spec[3] = seconds, max(1, int((at_s - seconds) * 1e9))
         absolute = 1

@@ -1,4 +1,4 @@
-"""A run as bars: one panel for each group of cases, one colour for each contestant. Medians, with lines from least to most."""
+"""A run as a bar chart: one panel per group of cases, one colour per target. Medians, with lines from least to largest."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.cases import Case
-from benchmarks.results import Entry, Family, Measurement, Results
+from benchmarks.results import Family, Measurement, Results, TargetSpec
 from benchmarks.summary import Summary
 from training.reporting.plots import STYLE
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; the darker of two has more processes.
+# Okabe and Ito's colours, distinguishable with any colour vision; the darker of two has more processes.
 COLOURS: dict[Family, tuple[str, ...]] = {
     "sluice": ("#56B4E9", "#0072B2"),
     "hand-written": ("#E8B08A", "#D55E00"),
+    "hand-written tuned": ("#F7EFA0", "#F0E442"),
     "packaged": ("#009E73", "#CC79A7", "#E69F00", "#999999"),
 }
 
 
 class _Panel(NamedTuple):
-    """What is drawn of a group, how a case is called under its bars, and whether large differences need a logarithm."""
+    """The value drawn for a group, the label of a case, and whether the axis is logarithmic."""
 
     title: str
     ylabel: str
@@ -64,16 +65,16 @@ PANELS = {
 }
 
 
-def picture(results: Results) -> bytes:
-    """An SVG, the same bytes for the same results."""
+def draw_svg(results: Results) -> bytes:
+    """The chart as SVG; equal results give equal bytes."""
     summary = Summary(results)
-    drawn = [name for name in PANELS if any(case.group == name for case in results.cases)]
+    groups = [name for name in PANELS if any(case.group == name for case in results.cases)]
     with rc_context({**STYLE, "svg.hashsalt": "sluice", "svg.fonttype": "none"}):
-        height = 3.2 * -(-len(drawn) // 2) + 1
+        height = 3.2 * -(-len(groups) // 2) + 1
         figure = Figure(figsize=(11, height), layout="constrained")
-        for place, group in enumerate(drawn, 1):
-            _draw(figure.add_subplot(-(-len(drawn) // 2), 2, place), summary, group)
-        handles = [figure.axes[0].bar(0, 0, color=_colour(summary, entry), label=entry.name) for entry in summary.servers]
+        for place, group in enumerate(groups, 1):
+            _draw(figure.add_subplot(-(-len(groups) // 2), 2, place), summary, group)
+        handles = [figure.axes[0].bar(0, 0, color=_colour(summary, target), label=target.name) for target in summary.targets]
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
         target = io.BytesIO()
         figure.savefig(target, format="svg", metadata={"Date": None})
@@ -83,13 +84,13 @@ def picture(results: Results) -> bytes:
 def _draw(axes: Axes, summary: Summary, group: str) -> None:
     panel = PANELS[group]
     cases = [case for case in summary.results.cases if case.group == group]
-    width = 0.8 / max(1, len(summary.servers))
-    for number, entry in enumerate(summary.servers):
+    width = 0.8 / max(1, len(summary.targets))
+    for number, target in enumerate(summary.targets):
         for place, case in enumerate(cases):
-            found = summary.spread(entry, case, lambda one, case=case: panel.value(case, one))  # type: ignore[misc]
+            found = summary.spread(target, case, lambda one, case=case: panel.value(case, one))  # type: ignore[misc]
             if found is not None:
-                at = place + (number - (len(summary.servers) - 1) / 2) * width
-                axes.bar(at, found.median, width, color=_colour(summary, entry))
+                at = place + (number - (len(summary.targets) - 1) / 2) * width
+                axes.bar(at, found.median, width, color=_colour(summary, target))
                 axes.vlines(at, found.low, found.high, color="#333333", linewidth=0.8)
     axes.set_xticks(range(len(cases)), [panel.tick(case) for case in cases])
     axes.grid(axis="x", visible=False)
@@ -99,7 +100,7 @@ def _draw(axes: Axes, summary: Summary, group: str) -> None:
         axes.set_yscale("log")
 
 
-def _colour(summary: Summary, entry: Entry) -> str:
-    alike = [other.name for other in summary.servers if other.family == entry.family]
-    colours = COLOURS[entry.family]
-    return colours[alike.index(entry.name) % len(colours)]
+def _colour(summary: Summary, target: TargetSpec) -> str:
+    family = [other.name for other in summary.targets if other.family == target.family]
+    colours = COLOURS[target.family]
+    return colours[family.index(target.name) % len(colours)]

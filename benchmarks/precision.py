@@ -1,9 +1,9 @@
-"""Rows per second of every graph of a folder, on one thread, in turns: whether int8 is worth its loss on this processor.
+"""Rows per second of every graph of a folder, on one thread, interleaved: whether int8 is worth its loss on this processor.
 
 python -m benchmarks.precision models/sentiment-en/1 200
 python -m benchmarks.precision 64 168     # two untrained LSTM layers of 64 units
 
-Counts the thread's own time, so that others on the machine disturb less; no server, no JSON.
+Counts the thread's own processor time, which other processes disturb less; no server, no JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DURATION_S = 4.0
 
 
 def rows_of(runtime: Runtime, num_steps: int, batch_size: int) -> Tensors:
-    """A batch of random rows of so many steps; token ids are small, states are zeros."""
+    """A batch of random rows of `num_steps` steps; token ids are small, states are zeros."""
     random = np.random.default_rng(0)
     tensors: Tensors = {}
     for spec in runtime.inputs:
@@ -41,7 +41,7 @@ def rows_of(runtime: Runtime, num_steps: int, batch_size: int) -> Tensors:
 
 
 def measure(runtimes: dict[str, Runtime], rows: Tensors, duration_s: float = DURATION_S) -> dict[str, float]:
-    """Rows per second of each graph: medians of runs that take turns."""
+    """Rows per second of each graph: medians of interleaved runs."""
     times: dict[str, list[float]] = {name: [] for name in runtimes}
     num_rows = len(next(iter(rows.values())))
     end = time.perf_counter() + duration_s
@@ -53,18 +53,19 @@ def measure(runtimes: dict[str, Runtime], rows: Tensors, duration_s: float = DUR
     return {name: num_rows / statistics.median(taken) for name, taken in times.items()}
 
 
-def graphs_of(what: str) -> dict[str, bytes]:
-    """The graphs of a folder by precision; of a number, those of two LSTM layers with so many units."""
-    if not what.isdigit():
-        return {graph.precision: (Path(what) / graph.file).read_bytes() for graph in read_manifest(Path(what)).graphs}
+def graphs_of(source: str) -> dict[str, bytes]:
+    """The graphs of a folder by precision; for a number, those of two LSTM layers with so many units."""
+    if not source.isdigit():
+        return {graph.precision: (Path(source) / graph.file).read_bytes() for graph in read_manifest(Path(source)).graphs}
     from training.export.graph import write_graph
     from training.export.int8_graph import measured_tensors, quantize_graph
     from training.layers.scaling import ScalingConfig
-    from training.network.network import Network, NetworkSpec
+    from training.network.heads.forecast import ForecastSpec
+    from training.network.network import Network
 
-    lstm = {"type": "lstm", "units": int(what)}
+    lstm = {"type": "lstm", "units": int(source)}
     layers = ({**lstm, "return_sequences": True}, lstm, {"type": "dense"})
-    network = Network(NetworkSpec(task="forecast", layers=layers, scaling=ScalingConfig(kind="none")))
+    network = Network(ForecastSpec(layers=layers, scaling=ScalingConfig(kind="none")))
     graph = write_graph(network).SerializeToString()
     return {
         "fp32": graph,
@@ -72,13 +73,14 @@ def graphs_of(what: str) -> dict[str, bytes]:
     }
 
 
-def main(what: str, num_steps: int) -> None:
-    runtimes = {precision: open_runtime(graph, "cpu") for precision, graph in graphs_of(what).items()}
+def main(source: str, num_steps: int) -> None:
+    """Print one line per batch size: rows per second of each graph, and the ratio to the first."""
+    runtimes = {precision: open_runtime(graph, "cpu") for precision, graph in graphs_of(source).items()}
     first = next(iter(runtimes))
     for batch_size in BATCH_SIZES:
         rates = measure(runtimes, rows_of(runtimes[first], num_steps, batch_size))
-        told = ", ".join(f"{name} {rate:.0f} rows/s ({rate / rates[first]:.2f})" for name, rate in rates.items())
-        print(f"batch {batch_size:2}: {told}", flush=True)
+        line = ", ".join(f"{name} {rate:.0f} rows/s ({rate / rates[first]:.2f})" for name, rate in rates.items())
+        print(f"batch {batch_size:2}: {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""All processes that come from one start: who they are, what memory they hold, and how they are ended to the last.
+"""All processes of one started server: which they are, their memory, and how to end every one of them.
 
-Servers start helpers, and helpers start sessions of their own (circus and Ray do), so neither the children of a process nor
-its group is all of them. A process belongs to a start when it carries its mark in the environment, when it is in its
-session, or when a process that belongs started it. Linux only: everything is read from /proc.
+Servers start helper processes, and these start sessions of their own (circus and Ray do), so neither the children of a process
+nor its group is complete. A process belongs to a server when its environment holds the server's mark, when it is in the
+server's session, or when a process that belongs to the server started it. Linux only: everything is read from /proc.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "BENCHMARK_RUN"
-"""The environment variable that a start and everything below it carries. Sluice refuses unknown names that begin with SLUICE_."""
+"""The environment variable with the mark. Its name cannot begin with SLUICE_: Sluice refuses unknown ones."""
 
 KILL_S = 30
-"""How long a process may take to end by force, on a machine that has no time."""
+"""How long a process may take to end after SIGKILL, on an overloaded machine."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process. The kernel gives ids away again, so the time of its start (in clock ticks since boot) is part of it."""
+    """One process. The kernel reuses ids, so the time of the start (in clock ticks since boot) is part of its identity."""
 
     pid: int
     started: int
@@ -34,7 +34,7 @@ class Process:
         return entry is not None and entry.process == self and entry.state not in "ZX"
 
     def resident_bytes(self) -> int:
-        """Proportional set size: of a page that several processes share, each has its part."""
+        """Proportional set size: a page that several processes share is divided among them."""
         try:
             lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
         except OSError:
@@ -42,7 +42,7 @@ class Process:
         return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process has ended meanwhile."""
+        """Send a signal, unless the process has already ended."""
         if self.is_running():
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -57,9 +57,9 @@ class _Entry:
 
 
 def members(leader: int, mark: str, known: Iterable[Process] = ()) -> set[Process]:
-    """The running processes of the start whose first process is `leader` and whose environment has MARK=`mark`.
+    """The running processes of the server whose first process is `leader` and whose environment has MARK=`mark`.
 
-    `known` are members found before: what they have started since belongs too, though its parent may have ended.
+    `known` are members found before: processes they have started since belong too, even if the parent has ended.
     """
     entries = [entry for entry in map(_read, _pids()) if entry is not None and entry.state not in "ZX"]
     found = {entry.process for entry in entries if entry.session == leader or _has_mark(entry.process.pid, mark)}
@@ -73,9 +73,9 @@ def members(leader: int, mark: str, known: Iterable[Process] = ()) -> set[Proces
 
 
 def end(find: Callable[[Iterable[Process]], set[Process]], grace_s: float) -> set[Process]:
-    """End every process that `find` names, politely, and after `grace_s` by force; returns those that outlived even that.
+    """End every process that `find` returns, by SIGTERM and after `grace_s` by SIGKILL; returns those that still run.
 
-    `find` is asked again with what it named before, since processes start others while they end.
+    `find` is called repeatedly, with the processes found before, since processes start others while they end.
     """
     known: set[Process] = set()
     started = time.monotonic()

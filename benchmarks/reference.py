@@ -1,7 +1,7 @@
-"""The network that speed is measured on: two LSTM layers of 64 units with a dense head, as a sound model folder.
+"""The reference network of the comparison: two LSTM layers of 64 units with a dense head, as a valid model folder.
 
 Its weights are drawn, not learned: a graph's speed does not depend on them. Histories are divided by their own mean, so the
-graph carries no state and asks of every server only `history` and `lengths`.
+graph has no state, and its only inputs are `history` and `lengths`.
 
     python -m benchmarks.reference              writes benchmarks/.work/models/lstm-2x64/1
 """
@@ -21,14 +21,14 @@ from training.export.answers import format_forecast
 from training.export.graph import graph_tensors, write_graph
 from training.export.publish import Publication, publish
 from training.export.verify import verify
-from training.network.network import Network, NetworkSpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
 from training.scoring.evaluate import Graph
 
 MODELS = ROOT / "benchmarks" / ".work" / "models"
 NAME, SEED = "lstm-2x64", 1
 MIN_LENGTH, CONTEXT_LENGTH, HORIZON = 8, 512, 24
-SPEC = NetworkSpec(
-    task="forecast",
+SPEC = ForecastSpec(
     layers=(
         {"type": "lstm", "units": 64, "return_sequences": True},
         {"type": "lstm", "units": 64},
@@ -41,7 +41,7 @@ SPEC = NetworkSpec(
 
 @dataclass(frozen=True)
 class Subject:
-    """What the folder is of, in the place of a recipe."""
+    """Name and description of the folder, in place of a recipe."""
 
     name: str = NAME
     version: int = 1
@@ -55,7 +55,7 @@ class Subject:
 
 
 def reference_folder(models: Path = MODELS) -> Path:
-    """The version folder under `models`; written if it is not there, or was written from another network."""
+    """The version folder under `models`; written if it does not exist, or was written from another network."""
     folder = models / NAME / "1"
     spec = SPEC.model_dump(mode="json", exclude_defaults=True)
     if _recorded(folder) == spec:
@@ -65,14 +65,14 @@ def reference_folder(models: Path = MODELS) -> Path:
     graph = write_graph(network).SerializeToString()
     verify(network, graph, SEED)
     instances, predictions = _example(Graph(graph))
-    face = {
+    forecast_spec = {
         "context_length": CONTEXT_LENGTH,
         "min_length": MIN_LENGTH,
         "horizon": HORIZON,
         "frequencies": [],
         "season_length": 24,
         "quantiles": [],
-        "point": network.point,
+        "point": SPEC.point,
         "features": ["y"],
         "targets": ["y"],
     }
@@ -80,7 +80,7 @@ def reference_folder(models: Path = MODELS) -> Path:
         recipe=Subject(),
         graph=graph,
         tensors=graph_tensors(network),
-        face=face,
+        face=forecast_spec,
         instances=instances,
         predictions=predictions,
         metrics={},
@@ -92,7 +92,7 @@ def reference_folder(models: Path = MODELS) -> Path:
 
 
 def _recorded(folder: Path) -> Any:
-    """The network that a folder says it was made from; None where there is no folder."""
+    """The network that the folder's manifest records; None where there is no folder."""
     path = folder / "manifest.json"
     return json.loads(path.read_text(encoding="utf-8"))["training"].get("network") if path.exists() else None
 
@@ -100,11 +100,11 @@ def _recorded(folder: Path) -> Any:
 def _example(graph: Graph) -> tuple[list[Any], list[Any]]:
     random = np.random.default_rng(SEED)
     histories = [random.uniform(50, 150, length).round(2) for length in (168, MIN_LENGTH)]
-    answers = [
+    outputs = [
         graph.run({"history": history[None, :, None].astype(np.float32), "lengths": np.array([len(history)])})
         for history in histories
     ]
-    return [{"history": history.tolist()} for history in histories], [format_forecast(answer, []) for answer in answers]
+    return [{"history": history.tolist()} for history in histories], [format_forecast(output, []) for output in outputs]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run's results as Markdown and a picture. Measures nothing.
+"""The results of a run as Markdown and a chart. Measures nothing.
 
 python -m benchmarks.report [FOLDER]         renders RESULTS.md and results.svg again from FOLDER/results.json
 """
@@ -10,44 +10,51 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.cases import GROUPS, Case
-from benchmarks.results import Entry, Results, read_results
+from benchmarks.results import Results, TargetSpec, read_results
 from benchmarks.summary import Spread, Summary
 
 RESULTS, PAGE, PICTURE = "results.json", "RESULTS.md", "results.svg"
 
 _HOW = """
-Each contestant had the machine for itself and the load generator while it was its turn, and all took a turn in every round, in
-another order each time. Rates are medians of the rounds (least to largest); ratios are taken within each round, and of those
-the median. *× hand-written* is against the hand-written FastAPI endpoint with the same number of processes, *× packaged* against
-the best of the packaged servers in that round. *Efficiency* is the share of the ceiling: processes ÷ (1 / canned answers per
-second + 1 / rows per second of the bare graph), measured in the same round. Failed requests are counted and not part of a rate.
-Latencies of closed loops are wrk's, which adds samples for requests that a slow answer kept from being sent.
-Every contestant's first answer to each case was the graph's own to 1e-4 before it was timed.
+In every round each target runs alone on the machine, with the load generator, and each round begins with another target. Rates
+are medians of the rounds (least to largest); ratios are computed within each round, and the median of these is shown:
+
+* *× hand-written*: to the [hand-written](rivals/handwritten.py) FastAPI endpoint with the same number of processes.
+* *× tuned*: to the [well-tuned hand-written](rivals/handwritten_tuned.py) one, with the number of processes that was fastest in
+  that round, since it uses one core per process where others use more.
+* *× packaged*: to the fastest packaged server of that round.
+* *Efficiency*: the share of the ceiling, processes ÷ (1 / canned responses per second + 1 / rows per second of the bare graph),
+  measured in the same round.
+
+Failed requests are counted and not part of a rate. Latencies of closed loops are wrk's, which adds samples for requests that a
+slow response kept from being sent. A target's first response to each case must hold the graph's own outputs to 1e-4 before the
+case is measured. *–* was not measured in this run.
 """
+_RATIOS = "× hand-written | × tuned | × packaged | efficiency"
 _HOW_OPEN = """
-Requests arrive at random (Poisson, fixed seed) at a share of the most that the same server answered in the closed loops of its
-turn. Latencies count from the time at which a request was meant to be sent, so that a server that stalls cannot hide it
-(coordinated omission). *Lag* is how late the generator itself was (99th percentile), *busy* its share of a core: where these are
-large, the latencies are the generator's.
+Requests arrive at random (Poisson, fixed seed) at a share of the highest rate that the same server reached in the closed loops of
+the round. Latencies count from the intended time of a request, so that a stall counts for every request that was due meanwhile
+(coordinated omission). *Lag* is the generator's own delay (99th percentile), *busy* its share of a core: where these are large,
+the latencies are the generator's.
 """
 
 
 def write(folder: Path) -> str:
     """Render `results.json` of a folder beside it, and return the page."""
-    from benchmarks.plot import picture  # brings matplotlib and torch, which a run should not hold while it measures
+    from benchmarks.plot import draw_svg  # imports matplotlib and torch, which should not be in memory during a run
 
     results = read_results(folder / RESULTS)
     page = render(results)
     (folder / PAGE).write_text(page, encoding="utf-8")
-    (folder / PICTURE).write_bytes(picture(results))
+    (folder / PICTURE).write_bytes(draw_svg(results))
     return page
 
 
 def render(results: Results) -> str:
     """The whole page."""
     summary = Summary(results)
-    lines = ["# Sluice beside other servers", "", *_facts(results), _HOW, f"![the same as bars]({PICTURE})", ""]
-    lines += ["## Sluice", "", *_own(summary)]
+    lines = ["# Sluice beside other servers", "", *_run_table(results), _HOW, f"![bar chart of the tables below]({PICTURE})", ""]
+    lines += ["## Servers", "", *_server_table(summary), "", "## Sluice", "", *_sluice_table(summary)]
     for group, title in GROUPS.items():
         cases = [case for case in results.cases if case.group == group]
         if cases:
@@ -55,20 +62,20 @@ def render(results: Results) -> str:
             if group == "open loop":
                 lines += [_HOW_OPEN.strip(), ""]
             for case in cases:
-                lines += [f"### {case.title[0].upper()}{case.title[1:]}", "", *_case(summary, case), ""]
-    lines += ["## Ceilings", "", *_ceilings(summary), "", "## Start and memory", "", *_starts(summary)]
-    if results.left_out:
-        lines += ["", "## Left out", "", *(f"* {name}: {_one_line(reason)}" for name, reason in results.left_out.items())]
+                lines += [f"### {case.title[0].upper()}{case.title[1:]}", "", *_case_table(summary, case), ""]
+    lines += ["## Ceilings", "", *_ceiling_table(summary), "", "## Start and memory", "", *_start_table(summary)]
+    if results.unavailable:
+        lines += ["", "## Not installed", "", *(f"* {name}: {_one_line(reason)}" for name, reason in results.unavailable.items())]
     if results.failures:
         lines += ["", "## Could not be measured", ""]
         lines += [
-            f"* {failure.contestant}, {failure.case or failure.model}, round {failure.round + 1}: {_one_line(failure.reason)}"
+            f"* {failure.target}, {failure.case or failure.model}, round {failure.round + 1}: {_one_line(failure.reason)}"
             for failure in results.failures
         ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _facts(results: Results) -> Iterator[str]:
+def _run_table(results: Results) -> Iterator[str]:
     plural = "s" if results.num_rounds > 1 else ""
     yield from ("| | |", "|---|---|")
     yield f"| when | {results.created}, {results.num_rounds} round{plural} of {results.seconds:g} s per case |"
@@ -77,64 +84,92 @@ def _facts(results: Results) -> Iterator[str]:
     yield f"| command | `{results.command}` |"
 
 
-def _own(summary: Summary) -> Iterator[str]:
-    """Sluice alone, case by case: what a reader looks for first."""
-    yield "| case | processes | requests/s | × hand-written | × packaged | efficiency | p50 / p99 ms |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+def _server_table(summary: Summary) -> Iterator[str]:
+    """The configuration of every target: what a row of the other tables was measured with."""
+    yield "Batch size and wait are the server's settings: how many requests or instances may share a run of the graph, and how"
+    yield "long an incomplete batch waits for more. Threads are processes × onnxruntime's intra-op threads in each."
+    yield ""
+    yield "| | threads | batch at most | batch wait | versions |"
+    yield "|---|---|---|---|---|"
+    for target in summary.targets:
+        yield _row(target.name, _threads(target), _batch_size(target), _batch_wait(target), target.versions)
+
+
+def _threads(target: TargetSpec) -> str:
+    return f"{target.num_processes} × {target.num_threads or 'one per core'}"
+
+
+def _batch_size(target: TargetSpec) -> str:
+    if target.batching is None:
+        return "one request"
+    if target.batching.max_batch_size == 0:
+        return f"{target.batching.unit}, as measured at load"
+    return f"{target.batching.max_batch_size} {target.batching.unit}"
+
+
+def _batch_wait(target: TargetSpec) -> str:
+    if target.batching is None:
+        return "no batching"
+    wait = f"{target.batching.max_delay_ms:,g} ms"
+    return f"adaptive, ≤ {wait}" if target.batching.is_adaptive else wait
+
+
+def _sluice_table(summary: Summary) -> Iterator[str]:
+    """Sluice alone, case by case."""
+    yield f"| case | processes | requests/s | {_RATIOS} | p50 / p99 ms |"
+    yield "|---|" + "---:|" * 7
     for case in summary.results.cases:
         if case.load is not None:
             continue
-        for entry in summary.servers:
-            rate = summary.spread(entry, case, lambda one: one.requests_per_s)
-            if entry.family == "sluice" and rate is not None:
-                ratios = [summary.against_handwritten(entry, case), summary.against_packaged(entry, case)]
-                cells = [_number(rate.median), *(_ratio(ratio) for ratio in ratios), _ratio(summary.efficiency(entry, case))]
-                yield _row(case.title, entry.num_processes, *cells, _latencies(summary, entry, case))
+        for target in summary.targets:
+            rate = summary.spread(target, case, lambda one: one.requests_per_s)
+            if target.family == "sluice" and rate is not None:
+                cells = [_number(rate.median), *_ratios(summary, target, case), _latencies(summary, target, case)]
+                yield _row(case.title, target.num_processes, *cells)
 
 
-def _case(summary: Summary, case: Case) -> Iterator[str]:
+def _case_table(summary: Summary, case: Case) -> Iterator[str]:
     if case.load is not None:
-        yield "| | asked/s | answered/s | p50 ms | p99 ms | p99.9 ms | failed | lag ms | busy |"
-        yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
-        yield from _rows(_open_row(summary, entry, case) for entry in summary.servers)
+        yield "| | threads | batch wait | arrivals/s | responses/s | p50 ms | p99 ms | p99.9 ms | failed | lag ms | busy |"
+        yield "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+        yield from _rows(_open_row(summary, target, case) for target in summary.targets)
         return
     counts_rows = case.num_instances > 1
     head = "requests/s | rows/s" if counts_rows else "requests/s"
-    yield f"| | {head} | p50 / p99 ms | × hand-written | × packaged | efficiency | failed |"
-    yield "|---|" + "---:|" * (7 if counts_rows else 6)
-    yield from _rows(_closed_row(summary, entry, case) for entry in summary.servers)
+    yield f"| | threads | batch wait | {head} | p50 / p99 ms | {_RATIOS} | failed |"
+    yield "|---|---|---|" + "---:|" * (8 if counts_rows else 7)
+    yield from _rows(_closed_row(summary, target, case) for target in summary.targets)
 
 
-def _closed_row(summary: Summary, entry: Entry, case: Case) -> str | None:
-    rate = summary.spread(entry, case, lambda one: one.requests_per_s)
+def _closed_row(summary: Summary, target: TargetSpec, case: Case) -> str | None:
+    rate = summary.spread(target, case, lambda one: one.requests_per_s)
     if rate is None:
         return None
     cells = [_spread(rate)]
     if case.num_instances > 1:
         cells.append(_number(rate.median * case.num_instances))
-    ratios = [summary.against_handwritten(entry, case), summary.against_packaged(entry, case), summary.efficiency(entry, case)]
-    cells += [_latencies(summary, entry, case), *(_ratio(ratio) for ratio in ratios)]
-    return _row(entry.name, *cells, summary.num_failed(entry, case))
+    cells += [_latencies(summary, target, case), *_ratios(summary, target, case)]
+    return _row(target.name, _threads(target), _batch_wait(target), *cells, summary.num_failed(target, case))
 
 
-def _open_row(summary: Summary, entry: Entry, case: Case) -> str | None:
+def _open_row(summary: Summary, target: TargetSpec, case: Case) -> str | None:
     values = [
-        summary.spread(entry, case, lambda one: one.arrivals_per_s),
-        summary.spread(entry, case, lambda one: one.requests_per_s),
-        summary.spread(entry, case, lambda one: one.p50_ms),
-        summary.spread(entry, case, lambda one: one.p99_ms),
-        summary.spread(entry, case, lambda one: one.p999_ms),
-        summary.spread(entry, case, lambda one: one.lag_p99_ms),
-        summary.spread(entry, case, lambda one: one.busy),
+        summary.spread(target, case, lambda one: one.arrivals_per_s),
+        summary.spread(target, case, lambda one: one.requests_per_s),
+        summary.spread(target, case, lambda one: one.p50_ms),
+        summary.spread(target, case, lambda one: one.p99_ms),
+        summary.spread(target, case, lambda one: one.p999_ms),
+        summary.spread(target, case, lambda one: one.lag_p99_ms),
+        summary.spread(target, case, lambda one: one.busy),
     ]
     if values[0] is None:
         return None
     cells = ["–" if value is None else _number(value.median) for value in values]
-    return _row(entry.name, *cells[:5], summary.num_failed(entry, case), *cells[5:])
+    return _row(target.name, _threads(target), _batch_wait(target), *cells[:5], summary.num_failed(target, case), *cells[5:])
 
 
-def _ceilings(summary: Summary) -> Iterator[str]:
-    yield "| case | canned answers/s | rows/s of the bare graph | at batch | requests/s of one process at best |"
+def _ceiling_table(summary: Summary) -> Iterator[str]:
+    yield "| case | canned responses/s | rows/s of the bare graph | at batch | requests/s of one process at best |"
     yield "|---|---:|---:|---:|---:|"
     for case in summary.results.cases:
         graph, canned, best = summary.graph_rows_per_s(case), summary.echo_per_s(case), summary.ceiling_per_s(case)
@@ -143,24 +178,35 @@ def _ceilings(summary: Summary) -> Iterator[str]:
             yield _row(case.title, *(("–" if one is None else _spread(one)) for one in (canned, graph)), size, *_median(best))
 
 
-def _starts(summary: Summary) -> Iterator[str]:
-    yield "Seconds from the start to the first ready answer with one model, and memory after its load: the proportional set size"
-    yield "of all its processes."
+def _start_table(summary: Summary) -> Iterator[str]:
+    yield "Seconds from the start to the first ready response with one model, and memory after its load: the proportional set"
+    yield "size of all its processes."
     yield ""
     models = list(dict.fromkeys(start.model for start in summary.results.starts))
-    yield _row("", *(f"{model}: ready s | MB" for model in models), "versions")
-    yield "|---|" + "---:|---:|" * len(models) + "---|"
-    for entry in summary.servers:
-        starts = summary.starts(entry)
+    yield _row("", *(f"{model}: ready s | MB" for model in models))
+    yield "|---|" + "---:|---:|" * len(models)
+    for target in summary.targets:
+        starts = summary.starts(target)
         cells = [
             f"{starts[model][0].median:.2f} | {starts[model][1].median:.0f}" if model in starts else "– | –" for model in models
         ]
-        yield _row(entry.name, *cells, entry.versions)
+        yield _row(target.name, *cells)
 
 
-def _latencies(summary: Summary, entry: Entry, case: Case) -> str:
-    p50 = summary.spread(entry, case, lambda one: one.p50_ms)
-    p99 = summary.spread(entry, case, lambda one: one.p99_ms)
+def _ratios(summary: Summary, target: TargetSpec, case: Case) -> list[str]:
+    """The cells under `_RATIOS`."""
+    ratios = (
+        summary.ratio_to_handwritten(target, case),
+        summary.ratio_to_tuned(target, case),
+        summary.ratio_to_packaged(target, case),
+        summary.efficiency(target, case),
+    )
+    return ["–" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+
+
+def _latencies(summary: Summary, target: TargetSpec, case: Case) -> str:
+    p50 = summary.spread(target, case, lambda one: one.p50_ms)
+    p99 = summary.spread(target, case, lambda one: one.p99_ms)
     return " / ".join(_median(p50) + _median(p99))
 
 
@@ -177,7 +223,7 @@ def _median(found: Spread | None) -> list[str]:
 
 
 def _spread(found: Spread) -> str:
-    """The range where there is one."""
+    """The median, with the range where there is one."""
     if found.low == found.high:
         return _number(found.median)
     return f"{_number(found.median)} ({_number(found.low)} to {_number(found.high)})"
@@ -187,16 +233,12 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
 def _one_line(text: str) -> str:
     return " ".join(text.split())[-300:]
 
 
 def main(argv: Sequence[str]) -> None:
-    """Render the folder that is given, or this one."""
+    """Render the given folder, or this one."""
     print(write(Path(argv[0]) if argv else Path(__file__).parent))
 
 

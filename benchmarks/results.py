@@ -1,4 +1,4 @@
-"""What a run measured, as `results.json` holds it. Computes nothing (`summary.py` does)."""
+"""The measurements of a run, as `results.json` holds them. Computes nothing (`summary.py` does)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from benchmarks.cases import Case
+from benchmarks.rivals.options import Batching
 
-Family = Literal["sluice", "hand-written", "packaged", "echo"]
-# Five digits, which is more than they are worth.
+Family = Literal["sluice", "hand-written", "hand-written tuned", "packaged", "echo"]
+# Five digits: more than their precision.
 Number = Annotated[float, AfterValidator(lambda value: float(f"{value:.5g}"))]
 
 
@@ -19,20 +20,25 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Entry(_Strict):
-    """One contestant: what it is, with how many server processes, and the versions that matter to it alone."""
+class TargetSpec(_Strict):
+    """One target: its name and family, its configuration, and the versions of its own packages.
+
+    `num_threads` are onnxruntime's in each process (None: one per core); `batching` None: no batching across requests.
+    """
 
     name: str
     family: Family
     num_processes: int
+    num_threads: int | None = None
+    batching: Batching | None = None
     versions: str = ""
 
 
 class Measurement(_Strict):
-    """One case under load. The last five are set for an open loop; lag and `busy` are the generator's own (`open_loop.py`)."""
+    """One case under load. The last five are set for an open loop; lag and `busy` describe the generator (`open_loop.py`)."""
 
     round: int
-    contestant: str
+    target: str
     case: str
     requests_per_s: Number
     p50_ms: Number
@@ -46,17 +52,17 @@ class Measurement(_Strict):
 
 
 class Start(_Strict):
-    """One server's start with one model, and the memory it holds after its load."""
+    """One start of a target with one model, and its resident memory after the load."""
 
     round: int
-    contestant: str
+    target: str
     model: str
     ready_s: Number
     resident_bytes: int
 
 
 class GraphSpeed(_Strict):
-    """Rows of a case's kind per second of the bare graph on one thread, at its best batch size."""
+    """Rows per second of the bare graph on the rows of a case, on one thread, at its best batch size."""
 
     round: int
     case: str
@@ -65,10 +71,10 @@ class GraphSpeed(_Strict):
 
 
 class Failure(_Strict):
-    """What could not be measured, and why; `case` None: the server did not start."""
+    """A case that could not be measured, and why; `case` None: the server did not start."""
 
     round: int
-    contestant: str
+    target: str
     model: str
     case: str | None
     reason: str
@@ -84,8 +90,8 @@ class Results(_Strict):
     seconds: float
     num_rounds: int
     cases: tuple[Case, ...]
-    contestants: tuple[Entry, ...]
-    left_out: dict[str, str] = Field(default_factory=dict, description="contestants that could not take part: the reason")
+    targets: tuple[TargetSpec, ...]
+    unavailable: dict[str, str] = Field(default_factory=dict, description="targets that could not be installed: the reason")
     measurements: tuple[Measurement, ...] = ()
     starts: tuple[Start, ...] = ()
     graphs: tuple[GraphSpeed, ...] = ()

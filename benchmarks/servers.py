@@ -1,4 +1,4 @@
-"""Starts a server in a session of its own, waits until it answers, reads its memory, and ends all that it started."""
+"""Starts a server in a session of its own, waits until it is ready, reads its memory, and ends all of its processes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from benchmarks.processes import MARK, Process, end, members
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "benchmarks" / ".work"
-"""Logs and other leavings of the servers; nothing in it is of use after a run."""
+"""Logs and temporary files of the servers; nothing in it is needed after a run."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it answers, its process, and the seconds from its start to its first ready answer."""
+    """A running server: its URL, its first process, and the seconds from its start to its first ready response."""
 
     name: str
     url: str
@@ -65,9 +65,9 @@ def running(
 ) -> Iterator[Server]:
     """Run `command` until the block ends; the server is ready when GET `ready_path` answers 200.
 
-    RuntimeError is raised when it ends early or is not ready within `timeout_s`, with the end of what it printed, and when a
-    process of it outlives the block. It has `grace_s` to end by itself. What it printed stays in a file under WORK when the
-    block fails.
+    Raises RuntimeError with the end of its output when it ends early or is not ready within `timeout_s`, and when one of its
+    processes outlives the block. It has `grace_s` to end by itself. Its output stays in a file under WORK when the block
+    fails.
     """
     url = f"http://127.0.0.1:{port}"
     mark = uuid.uuid4().hex
@@ -99,7 +99,7 @@ def running(
 
 
 def sluice_command(models: Path, port: int, num_processes: int = 1) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of Sluice itself as it comes: where the models lie and how it is asked are all that is set."""
+    """Command and environment of Sluice with its default settings: only models, port, processes and device are set."""
     settings = {"MODELS": models.resolve(), "PORT": port, "WORKERS": num_processes, "DEVICE": "cpu"}
     return [sys.executable, "-m", "service"], {f"SLUICE_{name}": str(value) for name, value in settings.items()}
 
@@ -114,7 +114,7 @@ def sluice(models: Path, **settings: str) -> Iterator[Server]:
 
 
 def _end(server: Server, grace_s: float) -> None:
-    # The first process ends its own in the order that is right for it; only what is left after that is ended one by one.
+    # The first process ends its own children in the right order; only processes that remain are ended one by one.
     known = server.members()
     server.process.terminate()
     with suppress(subprocess.TimeoutExpired):
@@ -127,8 +127,8 @@ def _end(server: Server, grace_s: float) -> None:
 
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 

@@ -1,12 +1,12 @@
-"""Whether memory stays where it is: what is resident after ever more requests, and after loading and unloading a model.
+"""Whether memory grows: resident memory after more and more requests, and after loading and unloading a model repeatedly.
 
     make soak
     python -m benchmarks.soak --count 100000 --workers 1
 
-The requests are ragged forecasts and texts, one or several at once, never the same twice. Memory after the last one is held
-against memory after the first thousand, and after the last load against the first ones: more than 5 % above is a leak until
-somebody explains it, and the exit status is then 1. What is compared is what the server keeps at rest; what it held a moment
-before, with the last answer just sent, stands beside it: batches of chance sizes leave the heap in chance states. Linux only.
+The requests are ragged forecasts and texts with one or several instances, never the same twice. Memory after the last one is
+compared with memory after the first thousand, and after the last load with the first ones: growth of more than 5 % counts as a
+leak, and the exit status is then 1. Compared is the memory of the idle server; its memory right after the last response is
+printed as well, but batches of random sizes leave the heap in random states. Linux only.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.client import burst
+from benchmarks.client import run_closed_loop
 from benchmarks.memory import Memory, memory_of
 from benchmarks.servers import ROOT, Server, sluice
-from benchmarks.traffic import FORECAST, SENTIMENT, Bodies, ever_new
+from benchmarks.traffic import FORECAST, SENTIMENT, RequestBodies, unique_requests
 
 ALLOWED_GROWTH = 0.05
 MARKS = (1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000)
 NUM_BODIES = 500
-# The server looks once a second whether it rests.
-REST_S = 4.0
-# Loads after which memory is compared with that after all: the first ones fill the allocator's pools.
+# The server checks once a second whether it is idle.
+IDLE_S = 4.0
+# Memory after so many loads is the baseline: the first ones fill the allocator's pools.
 FIRST_LOADS = 5
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Memory after so many requests, or so many loads: in the moment of the last, and at rest."""
+    """Memory after `count` requests or loads: right after the last one, and idle."""
 
     count: int
     busy: Memory
-    rest: Memory
+    idle: Memory
 
 
 def soak(models: Path, marks: Sequence[int], connections: int, **settings: str) -> Iterator[Sample]:
-    """Send mixed requests to a server of these models, and read its memory each time a mark is reached.
+    """Send mixed requests to a server of these models, and read its memory at each of `marks`.
 
-    Raises RuntimeError when an answer is not the right one.
+    Raises RuntimeError after an unexpected response.
     """
     with sluice(models, **settings) as server:
-        asks = ever_new(Bodies(models).mixed(NUM_BODIES))
+        requests = unique_requests(RequestBodies(models).mixed(NUM_BODIES))
         sent = 0
         for mark in marks:
-            seen = burst("127.0.0.1", server.port, asks, connections, count=mark - sent)
-            if seen.num_wrong:
-                raise RuntimeError(f"{seen.num_wrong} wrong answers: {seen.wrong}")
+            result = run_closed_loop("127.0.0.1", server.port, requests, connections, count=mark - sent)
+            if result.num_errors:
+                raise RuntimeError(f"{result.num_errors} unexpected responses: {result.errors}")
             sent = mark
             busy = _memory(server)
-            time.sleep(REST_S)
+            time.sleep(IDLE_S)
             yield Sample(mark, busy, _memory(server))
 
 
@@ -69,22 +69,22 @@ def _memory(server: Server) -> Memory:
 
 
 def reload(folder: Path, times: int) -> list[Sample]:
-    """Load a model, ask it, and let it go, so many times, in a process of its own; its memory after each."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-        return alone.submit(_reload, folder, times).result()
+    """Load a model, run one request and unload it, `times` times, in a process of its own; its memory after each."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_reload, folder, times).result()
 
 
 def _reload(folder: Path, times: int) -> list[Sample]:
-    return asyncio.run(_load_and_drop(folder, times))
+    return asyncio.run(_load_and_unload(folder, times))
 
 
-async def _load_and_drop(folder: Path, times: int) -> list[Sample]:
+async def _load_and_unload(folder: Path, times: int) -> list[Sample]:
     from service.models.folder import ModelOptions
     from service.models.loading import load_model
     from service.process.memory import give_back, settle_heap
 
     settle_heap()
-    bodies = Bodies(folder.parent.parent)
+    bodies = RequestBodies(folder.parent.parent)
     body = bodies.forecast(20) if folder.parent.name == FORECAST else bodies.sentiment(20)
     samples = []
     for number in range(1, times + 1):
@@ -92,7 +92,7 @@ async def _load_and_drop(folder: Path, times: int) -> list[Sample]:
         await model.predict(body["instances"])
         await model.stop()
         del model
-        gc.collect()  # a model and its batcher know each other
+        gc.collect()  # a model and its batcher refer to each other
         busy = memory_of([os.getpid()])
         give_back()
         samples.append(Sample(number, busy, memory_of([os.getpid()])))
@@ -100,8 +100,8 @@ async def _load_and_drop(folder: Path, times: int) -> list[Sample]:
 
 
 def growth(before: Sample, after: Sample) -> float:
-    """How much more memory is resident, as a share of what was."""
-    return after.rest.resident / before.rest.resident - 1
+    """Growth of the idle resident memory, as a share of `before`."""
+    return after.idle.resident / before.idle.resident - 1
 
 
 def main() -> int:
@@ -110,11 +110,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=MARKS[-1], help="requests in all")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--workers", type=int, default=1, help="server processes")
-    parser.add_argument("--loads", type=int, default=50, help="times that a model is loaded and dropped")
+    parser.add_argument("--loads", type=int, default=50, help="how often a model is loaded and unloaded")
     options = parser.parse_args()
 
     marks = [*(mark for mark in MARKS if mark < options.count), options.count]
-    verdicts = []
+    verdicts: list[tuple[bool, str]] = []
     _header("requests", "the first")
     first = None
     for sample in soak(options.models, marks, options.connections, SLUICE_WORKERS=str(options.workers)):
@@ -133,22 +133,22 @@ def main() -> int:
     print()
     for _, text in verdicts:
         print(text)
-    return 0 if all(is_fine for is_fine, _ in verdicts) else 1
+    return 0 if all(passed for passed, _ in verdicts) else 1
 
 
-def _header(what: str, first: str) -> None:
-    print(f"| {what} | MB resident, busy | MB resident, at rest | of which its own | against {first} |")
+def _header(counted: str, baseline: str) -> None:
+    print(f"| {counted} | MB resident, busy | MB resident, idle | of which anonymous | against {baseline} |")
     print("|---:|---:|---:|---:|---:|")
 
 
 def _row(sample: Sample, first: Sample) -> str:
-    sizes = (sample.busy.resident, sample.rest.resident, sample.rest.anonymous)
+    sizes = (sample.busy.resident, sample.idle.resident, sample.idle.anonymous)
     return f"| {sample.count} | {' | '.join(f'{size / 1e6:.1f}' for size in sizes)} | {growth(first, sample):+.1%} |"
 
 
-def _verdict(what: str, share: float) -> tuple[bool, str]:
-    is_fine = share <= ALLOWED_GROWTH
-    return is_fine, f"{'fine' if is_fine else 'GREW'}: {what}: {share:+.1%}, allowed {ALLOWED_GROWTH:+.0%}"
+def _verdict(measured: str, share: float) -> tuple[bool, str]:
+    passed = share <= ALLOWED_GROWTH
+    return passed, f"{'passed' if passed else 'FAILED'}: {measured}: {share:+.1%}, allowed {ALLOWED_GROWTH:+.0%}"
 
 
 if __name__ == "__main__":

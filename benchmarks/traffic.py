@@ -1,6 +1,6 @@
-"""Requests as a server meets them: series and texts of every length, some several at once, and every kind of bad one.
+"""Realistic traffic for Sluice: series and texts of every length, some with several instances, and every kind of invalid request.
 
-Makes requests and says which answer is right; sends nothing (that is `client.py`).
+Builds requests, each with the check of its response; sends nothing (`client.py` does).
 """
 
 from __future__ import annotations
@@ -15,54 +15,54 @@ from pathlib import Path
 from typing import Any
 
 FORECAST, SENTIMENT = "forecast-hourly", "sentiment-en"
-# What forecast-hourly takes at least; a shorter history is refused with 422.
+# The least that forecast-hourly accepts; a shorter history gets 422.
 SHORTEST, LONGEST = 168, 512
 FEWEST_WORDS, MOST_WORDS = 5, 400
-# Servers under test get this as SLUICE_MAX_BODY_BYTES, so that a body which is too large costs the client little.
+# The server under test gets this as SLUICE_MAX_BODY_BYTES, so that a body which is too large costs the client little.
 MAX_BODY_BYTES = 64 * 1024
 
 Check = Callable[[int, bytes], bool]
-"""(status, body) → whether this is the answer that the request deserves."""
+"""(status, body) → whether this is the response that the request must get."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One request, ready to be sent."""
+class Request:
+    """One HTTP request as bytes, and the check of its response."""
 
     kind: str
-    request: bytes
-    is_right: Check
+    message: bytes
+    is_expected: Check
     sent_share: float = 1.0
-    """Below 1 the client leaves in the middle of its request."""
-    leaves_after_s: float | None = None
-    """How long after the request the client closes the connection without waiting for the answer; None: it waits."""
+    """Below 1 the client disconnects in the middle of its request."""
+    disconnect_after_s: float | None = None
+    """The client closes the connection so long after sending, without waiting for the response; None: it waits."""
 
     @property
     def is_cancelled(self) -> bool:
-        return self.leaves_after_s is not None
+        return self.disconnect_after_s is not None
 
 
 def post(path: str, body: bytes, *, headers: str = "Content-Type: application/json") -> bytes:
-    """The bytes of a POST on a connection that is kept."""
+    """The bytes of a POST on a keep-alive connection."""
     return f"POST {path} HTTP/1.1\r\nHost: sluice\r\n{headers}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def succeeds(status: int, _: bytes) -> bool:
+def is_ok(status: int, _: bytes) -> bool:
     return status == 200
 
 
-def refused(status: int, code: str) -> Check:
-    """The check for a problem of this status and code."""
+def expect_problem(status: int, code: str) -> Check:
+    """The check for a problem response of this status and code."""
     written = b'"code":"' + code.encode() + b'"'
 
-    def is_right(found: int, body: bytes) -> bool:
+    def is_expected(found: int, body: bytes) -> bool:
         return found == status and written in body
 
-    return is_right
+    return is_expected
 
 
-class Bodies:
-    """Draws the bodies of valid requests; the same seed draws the same."""
+class RequestBodies:
+    """Draws the bodies of valid requests; equal seeds draw equal bodies."""
 
     def __init__(self, models: Path, seed: int = 0) -> None:
         tokenizer = json.loads((models / SENTIMENT / "1" / "tokenizer.json").read_text(encoding="utf-8"))
@@ -99,10 +99,10 @@ class Bodies:
         return made
 
 
-def ever_new(bodies: Sequence[dict[str, Any]]) -> Iterator[Ask]:
-    """The bodies in turn, for ever, no two alike: each has a number in it that was never sent before.
+def unique_requests(bodies: Sequence[dict[str, Any]]) -> Iterator[Request]:
+    """The bodies in turn, without end, no two alike: each contains a number that was never sent before.
 
-    A cache that is keyed by what callers send then has nothing to find, and grows if it can.
+    A cache that is keyed by request content then never hits, and grows if it is unbounded.
     """
     mark = b"@@@@@@@@@"
     parts = []
@@ -116,15 +116,15 @@ def ever_new(bodies: Sequence[dict[str, Any]]) -> Iterator[Ask]:
         head, _, tail = post("/predict", content).partition(mark)
         parts.append((head, tail))
     for number, (head, tail) in enumerate(itertools.cycle(parts)):
-        yield Ask("valid", head + b"%09d" % number + tail, succeeds)
+        yield Request("valid", head + b"%09d" % number + tail, is_ok)
 
 
 def _replaced(body: dict[str, Any], **fields: Any) -> bytes:
     return json.dumps(body | fields).encode()
 
 
-def bad_requests(bodies: Bodies) -> list[Ask]:
-    """One of each kind of mistake, in bodies of a usual size, with the problem that is the right answer."""
+def invalid_requests(bodies: RequestBodies) -> list[Request]:
+    """One request of each kind of mistake, in bodies of a usual size, with the problem that it must get."""
     forecast, sentiment = bodies.forecast(num_steps=336), bodies.sentiment(num_words=100)
     history = forecast["instances"][0]["history"]
     whole = json.dumps(forecast).encode()
@@ -132,64 +132,68 @@ def bad_requests(bodies: Bodies) -> list[Ask]:
     def with_history(values: object) -> bytes:
         return _replaced(forecast, instances=[{"history": values}])
 
-    not_json, misfit = refused(400, "malformed_request"), refused(422, "invalid_input")
-    too_large, unknown = refused(413, "payload_too_large"), refused(404, "model_not_found")
+    malformed, invalid = expect_problem(400, "malformed_request"), expect_problem(422, "invalid_input")
+    too_large, unknown = expect_problem(413, "payload_too_large"), expect_problem(404, "model_not_found")
     return [
-        Ask("cut off in the middle", post("/predict", whole[: len(whole) // 2]), not_json),
-        Ask("not JSON at all", post("/predict", b"history=1,2,3"), not_json),
-        Ask("unknown field of the request", post("/predict", _replaced(forecast, inputs=[1])), not_json),
-        Ask(
+        Request("cut off in the middle", post("/predict", whole[: len(whole) // 2]), malformed),
+        Request("not JSON", post("/predict", b"history=1,2,3"), malformed),
+        Request("unknown field of the request", post("/predict", _replaced(forecast, inputs=[1])), malformed),
+        Request(
             "unknown field of an instance",
             post("/predict", _replaced(forecast, instances=[{"history": history, "y": 1}])),
-            not_json,
+            malformed,
         ),
-        Ask("a word among the numbers", post("/predict", with_history([*history[:-1], "many"])), misfit),
-        Ask("history is a string", post("/predict", with_history("1, 2, 3")), misfit),
-        Ask("history too short", post("/predict", with_history(history[:24])), misfit),
-        Ask("NaN among the numbers", post("/predict", with_history([*history[:-1], math.nan])), misfit),
-        Ask("a number beyond float32", post("/predict", with_history([*history[:-1], 1e300])), misfit),
-        Ask("only gaps", post("/predict", with_history([None] * 336)), misfit),
-        Ask("empty text", post("/predict", _replaced(sentiment, instances=[" "])), misfit),
-        Ask("horizon out of range", post("/predict", _replaced(forecast, parameters={"horizon": 100_000})), misfit),
-        Ask("unknown model", post("/predict", _replaced(forecast, model="nobody")), unknown),
-        Ask("unknown version", post("/predict", _replaced(forecast, version="99")), unknown),
-        Ask("too many instances", post("/predict", b'{"model":"x","instances":[%s]}' % b",".join([b"1"] * 10_001)), too_large),
-        Ask("too many bytes", post("/predict", whole.ljust(MAX_BODY_BYTES + 1)), too_large),
-        Ask(
+        Request("a word among the numbers", post("/predict", with_history([*history[:-1], "many"])), invalid),
+        Request("history is a string", post("/predict", with_history("1, 2, 3")), invalid),
+        Request("history too short", post("/predict", with_history(history[:24])), invalid),
+        Request("NaN among the numbers", post("/predict", with_history([*history[:-1], math.nan])), invalid),
+        Request("a number beyond float32", post("/predict", with_history([*history[:-1], 1e300])), invalid),
+        Request("only gaps", post("/predict", with_history([None] * 336)), invalid),
+        Request("empty text", post("/predict", _replaced(sentiment, instances=[" "])), invalid),
+        Request("horizon out of range", post("/predict", _replaced(forecast, parameters={"horizon": 100_000})), invalid),
+        Request("unknown model", post("/predict", _replaced(forecast, model="nobody")), unknown),
+        Request("unknown version", post("/predict", _replaced(forecast, version="99")), unknown),
+        Request(
+            "too many instances", post("/predict", b'{"model":"x","instances":[%s]}' % b",".join([b"1"] * 10_001)), too_large
+        ),
+        Request("too many bytes", post("/predict", whole.ljust(MAX_BODY_BYTES + 1)), too_large),
+        Request(
             "not declared as JSON",
             post("/predict", whole, headers="Content-Type: text/csv"),
-            refused(415, "unsupported_media_type"),
+            expect_problem(415, "unsupported_media_type"),
         ),
-        Ask("unknown path", post("/predictions", whole), refused(404, "not_found")),
-        Ask("GET where POST is meant", b"GET /predict HTTP/1.1\r\nHost: sluice\r\n\r\n", refused(405, "method_not_allowed")),
+        Request("unknown path", post("/predictions", whole), expect_problem(404, "not_found")),
+        Request(
+            "GET where POST is meant", b"GET /predict HTTP/1.1\r\nHost: sluice\r\n\r\n", expect_problem(405, "method_not_allowed")
+        ),
     ]
 
 
-def cancelled(asks: Sequence[Ask]) -> list[Ask]:
-    """The same requests by clients that leave: in the middle of the body, at once after it, and some milliseconds later."""
-    manners = ((0.5, 0.001), (1.0, 0.0), (1.0, 0.002), (1.0, 0.01))
+def cancel(requests: Sequence[Request]) -> list[Request]:
+    """The same requests by clients that disconnect: in the middle of the body, right after it, and some milliseconds later."""
+    timings = ((0.5, 0.001), (1.0, 0.0), (1.0, 0.002), (1.0, 0.01))
     return [
-        Ask("cancelled", ask.request, ask.is_right, share, after_s)
-        for ask, (share, after_s) in zip(asks, itertools.cycle(manners), strict=False)
+        Request("cancelled", request.message, request.is_expected, share, after_s)
+        for request, (share, after_s) in zip(requests, itertools.cycle(timings), strict=False)
     ]
 
 
-def blend(
-    valid: Sequence[Ask],
-    invalid: Sequence[Ask] = (),
-    left: Sequence[Ask] = (),
+def mix(
+    valid: Sequence[Request],
+    invalid: Sequence[Request] = (),
+    cancelled: Sequence[Request] = (),
     *,
     invalid_share: float = 0.1,
-    left_share: float = 0.05,
-) -> Iterator[Ask]:
-    """Valid requests for ever, and among them the shares of bad ones, where there are any, in no order."""
-    turns = {name: itertools.cycle(asks) for name, asks in (("valid", valid), ("invalid", invalid), ("left", left)) if asks}
-    draw = random.Random(1)
+    cancelled_share: float = 0.05,
+) -> Iterator[Request]:
+    """Valid requests without end, and among them at random the shares of invalid and cancelled ones, where there are any."""
+    next_valid, next_invalid, next_cancelled = (itertools.cycle(requests) for requests in (valid, invalid, cancelled))
+    random_source = random.Random(1)
     while True:
-        place = draw.random()
-        if invalid and place < invalid_share:
-            yield next(turns["invalid"])
-        elif left and place >= 1 - left_share:
-            yield next(turns["left"])
+        draw = random_source.random()
+        if invalid and draw < invalid_share:
+            yield next(next_invalid)
+        elif cancelled and draw >= 1 - cancelled_share:
+            yield next(next_cancelled)
         else:
-            yield next(turns["valid"])
+            yield next(next_valid)

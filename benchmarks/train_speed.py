@@ -1,10 +1,10 @@
-"""Seconds per epoch of a recipe's network here and of the same network in Keras 3 on torch, turn by turn on one thread.
+"""Seconds per epoch of a recipe's network here and of the same network in Keras 3 on torch, interleaved, on one thread.
 
     python benchmarks/train_speed.py close-price
     python benchmarks/train_speed.py embedding-lstm --steps 10
 
-Both learn on the same arrays with the same batches; an epoch is everything that `fit` does but the validation. Scores
-nothing, publishes nothing. Needs Keras and $SLUICE_DATA.
+Both train on the same arrays with the same batches; an epoch is everything that `fit` does except validation. Computes no
+scores, publishes nothing. Needs Keras and $SLUICE_DATA.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from training.data.series import read_series, sample_windows
 from training.data.texts import encode, learn_tokenizer, read_texts
 from training.fitting.fit import fit
 from training.fitting.losses import Batch, LossFunction, classify_loss, forecast_loss
-from training.network.network import Network, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.network import Network
 from training.recipe import Fit, Recipe, find_recipe, read_recipe
 from training.runs.forecast import network_spec
 
@@ -82,7 +83,7 @@ def _of_texts(recipe: Recipe, folder: Path) -> tuple[Network, LossFunction, Any,
     for row, ids in enumerate(encode(tokenizer, split.train.texts, *recipe.cut)):
         tokens[row, maxlen - len(ids) :] = ids
     size = tokenizer.get_vocab_size()
-    spec = NetworkSpec(task="classify", layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
+    spec = ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
     return Network(spec), classify_loss(recipe.fit.loss), tokens, split.train.labels
 
 
@@ -99,7 +100,7 @@ def _our_epoch(recipe: Recipe, network: Network, loss: LossFunction, x: Any, y: 
             yield {names[0]: torch.from_numpy(x[rows]), names[1]: torch.from_numpy(y[rows]), "lengths": lengths}
 
     def epoch() -> float:
-        # The whole of `fit`, checkpoint and all: what a run takes for an epoch.
+        # The whole of `fit`, with its checkpoint: the time that a run takes for an epoch.
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             fit(

@@ -1,8 +1,9 @@
-"""How `forecast-hourly` does on series it never saw: ETTh1's seven columns, 48 hours ahead, beside repeating day and week.
+"""Scores of `forecast-hourly` on series it was not trained on: ETTh1's seven columns, 48 hours ahead, beside seasonal naive
+forecasts.
 
     SLUICE_DATA=... python -m benchmarks.transfer
 
-Asks the bundled graph itself, at every seventh hour of the standard test part (rows 11,520 to 14,400). Mean absolute errors
+Runs the bundled graph itself, at every seventh hour of the standard test part (rows 11,520 to 14,400). Mean absolute errors
 in the columns' own units, and the share of true values inside the 80 % interval.
 """
 
@@ -32,11 +33,11 @@ def main() -> None:
         starts = np.arange(FIRST, LAST - HORIZON, STRIDE)
         history = np.stack([values[start - CONTEXT : start] for start in starts])
         true = np.stack([values[start : start + HORIZON] for start in starts])
-        answer = runtime.run({"history": history[..., None], "lengths": np.full(len(starts), CONTEXT, np.int64)})
-        quantiles = answer["quantiles"][:, :, 0]
+        outputs = runtime.run({"history": history[..., None], "lengths": np.full(len(starts), CONTEXT, np.int64)})
+        point, quantiles = (array[:, :, 0] for array in outputs.values())
         inside = np.mean((true >= quantiles[..., 0]) & (true <= quantiles[..., -1]))
-        rivals = (answer["mean"][..., 0], np.tile(history[:, -DAY:], HORIZON // DAY), history[:, -WEEK : HORIZON - WEEK])
-        errors = " | ".join(f"{np.abs(forecast - true).mean():.3f}" for forecast in rivals)
+        forecasts = (point, np.tile(history[:, -DAY:], HORIZON // DAY), history[:, -WEEK : HORIZON - WEEK])
+        errors = " | ".join(f"{np.abs(forecast - true).mean():.3f}" for forecast in forecasts)
         print(f"| {column} | {errors} | {100 * inside:.0f} % |")
 
 

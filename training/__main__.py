@@ -301,7 +301,9 @@ def _parts(text: str | None) -> tuple[str, ...] | None:
 def _expected_errors() -> tuple[type[Exception], ...]:
     from pydantic import ValidationError
 
-    errors: list[type[Exception]] = [RecipeError, DataError]
+    from training.errors import TrainingError
+
+    errors: list[type[Exception]] = [TrainingError, RecipeError, DataError]
     try:
         from training.export.publish import PublishError
         from training.export.quantize import QuantizeError
@@ -310,7 +312,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         from training.importers.keras.importer import ImportFailed
         from training.importers.keras.keras_file import KerasFileError
         from training.layers.registry import LayerError
-        from training.network.network import NetworkError
+        from training.network.spec import NetworkError
     except ImportError as exc:
         raise SystemExit(f"training needs more than the service does: pip install 'sluice-serving[cpu,train]' ({exc})") from exc
     errors += [ImportFailed, KerasFileError]

@@ -20,7 +20,10 @@ from training.data.series import read_series
 from training.data.texts import learn_tokenizer, read_texts
 from training.importers.keras.importer import read_network
 from training.layers.registry import Layer, Shape
-from training.network.network import Network, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.heads.registry import read_spec
+from training.network.network import Network
+from training.network.spec import NetworkSpec
 from training.recipe import Recipe, RecipeError, find_recipe, read_recipe
 from training.runs import forecast, tabular
 
@@ -100,7 +103,7 @@ def network_of_folder(folder: Path) -> Network:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         training, task = manifest["training"], manifest["task"]
         if "network" in training:  # as folders have it that no recipe made
-            return Network(NetworkSpec(**training["network"]))
+            return Network(read_spec(training["network"]))
         recipe = Recipe.model_validate(training["recipe"])
     except (OSError, ValueError, KeyError) as exc:
         raise RecipeError(f"{folder}: there is no manifest.json with a recipe: {exc}") from exc
@@ -144,7 +147,7 @@ def spec_of_recipe(recipe: Recipe, data: Path | None) -> tuple[NetworkSpec, tupl
 
 
 def _classify_spec(recipe: Recipe, vocabulary_size: int, labels: tuple[str, ...]) -> NetworkSpec:
-    return NetworkSpec(task="classify", layers=tuple(recipe.layers), vocabulary_size=vocabulary_size, labels=labels)
+    return ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=vocabulary_size, labels=labels)
 
 
 def _names(layers: list[Layer]) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """The servers Sluice is compared with: one file per server, run by its own interpreter, and the registry of them all.
 
-python -m benchmarks.rivals     makes their environments and says what is in them
+python -m benchmarks.rivals     creates their environments and prints their versions
 """
 
 from benchmarks.rivals.registry import RIVALS, Rival

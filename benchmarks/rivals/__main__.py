@@ -1,4 +1,4 @@
-"""Makes the environment of every rival and prints a line for each: what is in it, or why it is not there."""
+"""Creates the environment of every rival and prints a line for each: its versions and size, or why it could not be created."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A virtual environment for each rival, made once with plain pip and used again. Starts no server.
+"""A virtual environment for each rival, created once with plain pip and then reused. Starts no server.
 
-They lie in benchmarks/.environments/<name>/ and are of use only when the file `complete` in them holds the requirements that
-were asked for, so that an install that broke off, or one of older versions, is made anew.
+They are in benchmarks/.environments/<name>/ and count only when the file `complete` in them holds the requirements of the
+registry, so that an interrupted install, or one of other versions, is repeated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ENVIRONMENTS = Path(__file__).resolve().parent.parent / ".environments"
 
 
 class NotInstalledError(Exception):
-    """A rival's environment could not be made, or was not asked to be; the message is the reason."""
+    """A rival's environment could not be created; the message is the reason."""
 
     def __init__(self, rival: Rival, reason: str) -> None:
         super().__init__(f"{rival.name} is not installed: {reason}")
@@ -25,7 +25,7 @@ class NotInstalledError(Exception):
 
 
 def folder(rival: Rival, environments: Path = ENVIRONMENTS) -> Path:
-    """Where the rival's environment lies, made or not."""
+    """The folder of the rival's environment, whether it exists or not."""
     return environments / rival.name.lower().replace(" ", "-")
 
 
@@ -36,10 +36,10 @@ def is_complete(rival: Rival, environments: Path = ENVIRONMENTS) -> bool:
 
 
 def environment(rival: Rival, environments: Path = ENVIRONMENTS) -> Path:
-    """The python to start the rival with; makes its environment first where it is not complete, which takes minutes.
+    """The python to start the rival with; creates its environment first where it is not complete, which takes minutes.
 
-    A rival without packages of its own runs with this very python. Raises NotInstalledError with pip's last line as the
-    reason; the half-made environment is removed.
+    A rival without packages of its own runs with the current python. Raises NotInstalledError with pip's last line as the
+    reason; the incomplete environment is removed.
     """
     if not rival.packages:
         return Path(sys.executable)
@@ -60,7 +60,7 @@ def environment(rival: Rival, environments: Path = ENVIRONMENTS) -> Path:
 
 
 def versions(rival: Rival, python: Path) -> str:
-    """The rival's packages and those they stand on, with the versions that its environment has."""
+    """The rival's packages, FastAPI and uvicorn, with the versions in its environment."""
     listed = _run([str(python), "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"]).splitlines()
     names = {package.partition("==")[0].partition("[")[0] for package in rival.packages} | {"fastapi", "uvicorn"}
     return ", ".join(line.replace("==", " ") for line in listed if line.partition("==")[0].lower() in names)

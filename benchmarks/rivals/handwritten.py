@@ -1,21 +1,20 @@
 """The obvious hand-written endpoint, as a rival: FastAPI, a pydantic body, onnxruntime with its defaults, one run per request.
 
-It serves the very graph that Sluice serves and does nothing else: no batching across requests, no limits, no metrics. One
-uvicorn process or several, by uvicorn's own --workers; the folder comes by the environment, as each worker imports anew.
+It serves the same graph as Sluice and does nothing else: no batching across requests, no limits, no metrics. One
+uvicorn process or several, by uvicorn's own --workers; the folder is one of the options of `registry.py`.
 
-    MODEL_FOLDER=models/forecast-hourly/1 python -m uvicorn --factory benchmarks.rivals.handwritten:create_app
+    RIVAL_OPTIONS=... python -m uvicorn --factory benchmarks.rivals.handwritten:create_app
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 
 from benchmarks.rivals.graph import Graph
+from benchmarks.rivals.options import read_options
 
 
 class Instance(BaseModel):
@@ -35,7 +34,8 @@ class Predictions(BaseModel):
 
 
 def create_app() -> FastAPI:
-    graph = Graph(Path(os.environ["MODEL_FOLDER"]))
+    options = read_options()
+    graph = Graph(options.folder, options.num_threads)
     app = FastAPI()
 
     def forecast(body: Histories) -> Predictions:

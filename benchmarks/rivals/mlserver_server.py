@@ -1,7 +1,7 @@
 """MLServer with its adaptive batching and a pool of inference workers, one per core. Runs in MLServer's environment.
 
 As docs.seldon.ai/mlserver advises: user-guide/adaptive-batching (`max_batch_size` and `max_batch_time`, found by
-measuring), user-guide/parallel-inference (`parallel_workers`), user-guide/custom. Settings come by the environment, see
+measuring), user-guide/parallel-inference (`parallel_workers`), user-guide/custom. Settings are environment variables, see
 `benchmarks.rivals.registry`.
 
 MLServer joins the flat data of several requests and keeps the shape of the first, so that a history of shape [n, time] comes
@@ -20,19 +20,20 @@ from mlserver import MLModel
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from benchmarks.rivals.graph import Answer, Graph
+from benchmarks.rivals.graph import Graph, Prediction
+from benchmarks.rivals.options import read_options
 
 
 class GraphModel(MLModel):
     """The inputs are `history` and `lengths`, or `text`; the outputs are the graph's."""
 
     async def load(self) -> bool:
-        self._graph = Graph(Path(self.settings.parameters.uri), num_threads=1)
+        self._graph = Graph(Path(self.settings.parameters.uri), read_options().num_threads)
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        answers = self._graph.predict(self._instances(payload))
-        outputs = [NumpyCodec.encode_output(name, _column(name, answers)) for name in answers[0]]
+        predictions = self._graph.predict(self._instances(payload))
+        outputs = [NumpyCodec.encode_output(name, _column(name, predictions)) for name in predictions[0]]
         return InferenceResponse(model_name=self.name, outputs=outputs)
 
     def _instances(self, payload: InferenceRequest) -> list[Any]:
@@ -52,5 +53,5 @@ def _ends(lengths: Iterable[int]) -> Iterable[tuple[int, int]]:
         yield end, length
 
 
-def _column(name: str, answers: list[Answer]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.array([answer[name] for answer in answers], np.float32)
+def _column(name: str, predictions: list[Prediction]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.array([prediction[name] for prediction in predictions], np.float32)

@@ -5,10 +5,12 @@ advanced-guides/performance (`async` methods with a high `max_ongoing_requests`,
 guide to high throughput (RAY_SERVE_ENABLE_HA_PROXY=1; the HAProxy comes with ray[serve]; 3.2 times the requests per second
 of Ray's own proxy on two cores). These variables are set by `benchmarks.rivals.registry`.
 
-Ray's files lie in a folder that goes away with it: under the system's temporary folder, since the names of Ray's sockets
+Ray's files are in a folder that is removed with it: under the system's temporary folder, since the names of Ray's sockets
 may have 107 bytes, which a checkout's path easily uses up.
 
-    python -m benchmarks.rivals.ray_server models/forecast-hourly/1 8001 2
+Batch size, wait, replicas and threads are the options of `registry.py`.
+
+    RIVAL_OPTIONS=... python -m benchmarks.rivals.ray_server 8001
 """
 
 # No `from __future__ import annotations`: Ray Serve reads the annotations.
@@ -17,7 +19,6 @@ import signal
 import sys
 import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,10 +26,12 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from benchmarks.rivals.graph import Answer, Graph
+from benchmarks.rivals.graph import Graph, Prediction
+from benchmarks.rivals.options import Options, read_options
 
-MAX_BATCH_SIZE = 32
-BATCH_WAIT_S = 0.002
+OPTIONS = read_options()
+assert OPTIONS.batching is not None
+MAX_BATCH_SIZE, BATCH_WAIT_S = OPTIONS.batching.max_batch_size, OPTIONS.batching.max_delay_ms / 1000
 MAX_ONGOING_REQUESTS = 1000
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 HAPROXY_FILES = {
@@ -43,13 +46,13 @@ HAPROXY_FILES = {
 class GraphDeployment:
     """One request is one member of the batch, with all its instances."""
 
-    def __init__(self, folder: str) -> None:
-        self._graph = Graph(Path(folder), num_threads=1)
+    def __init__(self, options: Options) -> None:
+        self._graph = Graph(options.folder, options.num_threads)
 
     @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def predict(self, requests: list[list[Any]]) -> list[list[Answer]]:
-        answers = iter(self._graph.predict([instance for instances in requests for instance in instances]))
-        return [[next(answers) for _ in instances] for instances in requests]
+    async def predict(self, requests: list[list[Any]]) -> list[list[Prediction]]:
+        predictions = iter(self._graph.predict([instance for instances in requests for instance in instances]))
+        return [[next(predictions) for _ in instances] for instances in requests]
 
     async def __call__(self, request: Request) -> JSONResponse:
         if request.method == "GET":
@@ -58,13 +61,13 @@ class GraphDeployment:
         return JSONResponse({"predictions": await self.predict(body["instances"])})
 
 
-def main(folder: str, port: int, num_processes: int) -> None:
+def main(options: Options, port: int) -> None:
     """Serve until SIGTERM or SIGINT, then take Ray down (`serve.shutdown` before would wait 30 s for its controller)."""
     stop = threading.Event()
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temporary:
         os.environ.update({f"RAY_SERVE_HAPROXY_{name}": f"{temporary}/{file}" for name, file in HAPROXY_FILES.items()})
         ray.init(
-            num_cpus=num_processes,
+            num_cpus=options.num_processes,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=temporary,
@@ -72,9 +75,9 @@ def main(folder: str, port: int, num_processes: int) -> None:
         )
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         deployment = serve.deployment(
-            num_replicas=num_processes, max_ongoing_requests=MAX_ONGOING_REQUESTS, ray_actor_options={"num_cpus": 1}
+            num_replicas=options.num_processes, max_ongoing_requests=MAX_ONGOING_REQUESTS, ray_actor_options={"num_cpus": 1}
         )
-        serve.run(deployment(GraphDeployment).bind(folder), route_prefix="/predict")
+        serve.run(deployment(GraphDeployment).bind(options), route_prefix="/predict")
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         stop.wait()
@@ -82,4 +85,4 @@ def main(folder: str, port: int, num_processes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(OPTIONS, int(sys.argv[1]))

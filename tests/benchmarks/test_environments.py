@@ -1,4 +1,4 @@
-"""An environment is of use only when its install went through; where it did not, the reason is told."""
+"""An environment counts only after a complete install; a failed one is removed, with the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from benchmarks.rivals import RIVALS
 from benchmarks.rivals.environments import NotInstalledError, environment, folder, is_complete
 
-HANDWRITTEN, RIVAL = RIVALS[0], RIVALS[1]
+HANDWRITTEN, RIVAL = (next(rival for rival in RIVALS if rival.name == name) for name in ("hand-written", "LitServe"))
 
 
 def test_a_rival_without_packages_runs_in_this_environment(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_a_rival_without_packages_runs_in_this_environment(tmp_path: Path) -> No
     assert not any(tmp_path.iterdir())
 
 
-def test_an_environment_is_complete_only_with_the_very_requirements_it_was_made_for(tmp_path: Path) -> None:
+def test_an_environment_is_complete_only_for_the_requirements_it_was_created_with(tmp_path: Path) -> None:
     home = folder(RIVAL, tmp_path)
     home.mkdir()
     assert not is_complete(RIVAL, tmp_path)
@@ -30,7 +30,7 @@ def test_an_environment_is_complete_only_with_the_very_requirements_it_was_made_
 
 
 @pytest.mark.slow
-def test_a_failed_install_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_install_has_a_reason_and_is_removed(tmp_path: Path) -> None:
     rival = replace(RIVAL, packages=(str(tmp_path / "no-such-package"),))
     with pytest.raises(NotInstalledError, match="no-such-package"):
         environment(rival, tmp_path)

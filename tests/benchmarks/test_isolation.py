@@ -1,4 +1,4 @@
-"""An answer is the same answer when only the last digits of its numbers differ, and nothing else."""
+"""Responses are equal when only the last digits of their numbers differ; valid requests must keep their share beside others."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ import os
 
 import pytest
 
-from benchmarks.client import Seen
-from benchmarks.isolation import equals, processor_s, report
+from benchmarks.client import LoadResult
+from benchmarks.isolation import cpu_seconds, equals, report
 
-EXPECTED = b'{"predictions":[{"mean":[1.5,200.0],"label":"good"}]}'
+EXPECTED = b'{"predictions":[{"forecast":[1.5,200.0],"label":"good"}]}'
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "is_right"),
+    ("status", "body", "is_expected"),
     [
         (200, EXPECTED, True),
-        (200, b'{"predictions":[{"mean":[1.50001,200.001],"label":"good"}]}', True),
-        (200, b'{"predictions":[{"mean":[1.51,200.0],"label":"good"}]}', False),
-        (200, b'{"predictions":[{"mean":[1.5],"label":"good"}]}', False),
-        (200, b'{"predictions":[{"mean":[1.5,200.0],"label":"bad"}]}', False),
-        (200, b'{"predictions":[{"mean":[1.5,200.0]}]}', False),
+        (200, b'{"predictions":[{"forecast":[1.50001,200.001],"label":"good"}]}', True),
+        (200, b'{"predictions":[{"forecast":[1.51,200.0],"label":"good"}]}', False),
+        (200, b'{"predictions":[{"forecast":[1.5],"label":"good"}]}', False),
+        (200, b'{"predictions":[{"forecast":[1.5,200.0],"label":"bad"}]}', False),
+        (200, b'{"predictions":[{"forecast":[1.5,200.0]}]}', False),
         (500, EXPECTED, False),
     ],
 )
-def test_an_answer_is_the_expected_one_but_for_last_digits(status: int, body: bytes, is_right: bool) -> None:
-    assert equals(EXPECTED)(status, body) == is_right
+def test_a_response_is_expected_but_for_the_last_digits(status: int, body: bytes, is_expected: bool) -> None:
+    assert equals(EXPECTED)(status, body) == is_expected
 
 
-def seen(num_valid: int, latency_s: float, num_wrong: int = 0) -> Seen:
-    return Seen({"valid": [latency_s] * num_valid}, num_wrong=num_wrong, wrong=["a line"] * num_wrong, duration_s=1.0)
+def result(num_valid: int, latency_s: float, num_errors: int = 0) -> LoadResult:
+    return LoadResult({"valid": [latency_s] * num_valid}, num_errors=num_errors, errors=["a line"] * num_errors, duration_s=1.0)
 
 
 @pytest.mark.parametrize(
-    ("among", "is_fine"),
+    ("mixed", "passes"),
     [
-        (seen(85, 0.01), True),
-        (seen(70, 0.01), False),  # fewer than 0.95 of 85
-        (seen(85, 0.02), False),  # later than 1.2 times
-        (seen(85, 0.01, num_wrong=1), False),
+        (result(85, 0.01), True),
+        (result(70, 0.01), False),  # fewer than 0.95 of 85
+        (result(85, 0.02), False),  # slower than 1.2 times
+        (result(85, 0.01, num_errors=1), False),
     ],
 )
-def test_valid_requests_get_their_share_as_soon_and_as_right_as_alone(among: Seen, is_fine: bool) -> None:
-    assert report([(seen(100, 0.01), among)]) == is_fine
+def test_valid_requests_keep_their_throughput_latency_and_responses(mixed: LoadResult, passes: bool) -> None:
+    assert report([(result(100, 0.01), mixed)]) == passes
 
 
 def test_processor_time_only_grows() -> None:
-    before = processor_s(os.getpid())
+    before = cpu_seconds(os.getpid())
     sum(range(2_000_000))
-    assert processor_s(os.getpid()) >= before > 0
+    assert cpu_seconds(os.getpid()) >= before > 0

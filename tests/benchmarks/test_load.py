@@ -1,4 +1,4 @@
-"""The load generator sends every body in turn, and its report is read as it was printed."""
+"""wrk sends every body in turn, and its report is parsed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import Load, burst, parse, write_bodies
+from benchmarks.load import Load, parse, run_wrk, write_bodies
 from tests.stalling import StallingServer
 
 REPORT = """Running 4s test @ http://127.0.0.1:8000/predict
@@ -29,7 +29,7 @@ def test_the_rate_and_the_latencies_are_read_in_milliseconds() -> None:
     assert parse(text) == Load(requests_per_s=5000.0, p50_ms=0.98, p99_ms=1200.0, num_failed=0)
 
 
-def test_refused_answers_and_broken_sockets_count_as_failed() -> None:
+def test_error_statuses_and_broken_sockets_count_as_failed() -> None:
     text = (
         REPORT
         + "  Socket errors: connect 1, read 2, write 0, timeout 4\n  Non-2xx or 3xx responses: 10\nRequests/sec:   5000.00\n"
@@ -37,7 +37,7 @@ def test_refused_answers_and_broken_sockets_count_as_failed() -> None:
     assert parse(text).num_failed == 17
 
 
-def test_a_server_that_refuses_fast_has_no_rate() -> None:
+def test_error_statuses_are_not_part_of_the_rate() -> None:
     text = REPORT + "  Non-2xx or 3xx responses: 15000\nRequests/sec:   5000.00\n"
     assert parse(text).requests_per_s == 1250.0
 
@@ -48,10 +48,10 @@ def test_a_report_without_a_rate_is_an_error() -> None:
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-def test_all_bodies_are_sent_as_they_are(tmp_path: Path) -> None:
+def test_all_bodies_are_sent_unchanged(tmp_path: Path) -> None:
     bodies = [b'{"text": "]==] ]] \\" \xc3\xa9"}', b"{}", b'{"history": [1.5, 2.25]}']
     with StallingServer() as server:
-        load = burst(server.url, write_bodies(bodies, tmp_path / "bodies"), 2, 1)
+        load = run_wrk(server.url, write_bodies(bodies, tmp_path / "bodies"), 2, 1)
     assert set(server.bodies) == set(bodies)
     assert load.requests_per_s > 0
     assert load.num_failed == 0

@@ -1,4 +1,4 @@
-"""Open-loop load: a stall counts for everyone who would have asked meanwhile, and nothing that fails makes a server look fast."""
+"""Open-loop load: a stall counts for every request that was due meanwhile, and no failure makes a server look fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load(server: StallingServer, times: Times, connections: int = 8, timeout_s: 
 
 
 def closed_loop_s(server: StallingServer, num_requests: int) -> list[float]:
-    """What one connection sees that asks again when it was answered."""
+    """The latencies on one connection that sends its next request after the response."""
     host = server.url.split("/")[2]
     connection = http.client.HTTPConnection(host)
     latencies = []
@@ -36,12 +36,12 @@ def closed_loop_s(server: StallingServer, num_requests: int) -> list[float]:
 def test_a_stall_that_a_closed_loop_hides_raises_the_open_loops_percentiles() -> None:
     num_requests = 300
     with StallingServer(stall_at=100, stall_s=STALL_S) as server:
-        seen = closed_loop_s(server, num_requests)
+        closed_loop = closed_loop_s(server, num_requests)
     with StallingServer(stall_at=100, stall_s=STALL_S) as server:
         open_load = load(server, arrivals_s(200, num_requests / 200))
-    assert max(seen) >= STALL_S
+    assert max(closed_loop) >= STALL_S
     # One request of 300 met the stall; the others were not sent until it was over.
-    assert np.percentile(seen, 99) < STALL_S / 2
+    assert np.percentile(closed_loop, 99) < STALL_S / 2
     assert open_load.p99_ms > 1e3 * STALL_S / 2
     assert open_load.num_failed == 0
 
@@ -60,7 +60,7 @@ def test_bodies_are_sent_in_turn() -> None:
     assert server.bodies == [b'{"a": 1}', b'{"b": 2}'] * 3
 
 
-def test_refusals_are_failed_and_have_no_latency() -> None:
+def test_error_statuses_are_failures_without_a_latency() -> None:
     with StallingServer(lambda number: REFUSED if number % 2 else OK) as server:
         found = load(server, np.linspace(0, 0.2, 20))
     assert found.num_failed == 10
@@ -73,25 +73,25 @@ def test_a_connection_that_the_server_closes_is_opened_again() -> None:
     assert found.num_failed == 0
 
 
-def test_who_is_hung_up_on_failed() -> None:
+def test_a_connection_closed_without_a_response_is_a_failure() -> None:
     with StallingServer(lambda number: HANG_UP if number in (3, 4) else OK) as server:
         found = load(server, np.linspace(0, 0.2, 20), connections=2)
     assert found.num_failed == 2
 
 
-def test_who_is_not_answered_in_time_failed_and_waited_that_long() -> None:
+def test_a_timeout_is_a_failure_with_the_time_as_latency() -> None:
     with StallingServer(stall_at=2, stall_s=1.0) as server:
         found = load(server, np.array([0.0, 0.01, 0.02]), connections=3, timeout_s=0.2)
     assert found.num_failed == 1
     assert found.p999_ms > 190
 
 
-def test_a_server_that_answers_nothing_has_no_numbers() -> None:
+def test_a_server_without_2xx_responses_has_no_numbers() -> None:
     with StallingServer(lambda number: REFUSED) as server, pytest.raises(ValueError, match="none of 5 requests"):
         load(server, np.linspace(0, 0.1, 5))
 
 
-def test_a_generator_that_is_itself_late_says_so() -> None:
+def test_a_late_generator_reports_its_lag() -> None:
     async def hold_up_the_loop() -> None:
         await asyncio.sleep(0.05)
         time.sleep(0.3)  # noqa: ASYNC251  # what a generator without a core to itself goes through

@@ -1,4 +1,4 @@
-"""Every graph of a folder is measured with the rows that it eats."""
+"""Every graph of a folder is measured with rows that it accepts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def test_rows_of_any_model_run(write: Callable[[Path], Path], tmp_path: Path) ->
     runtime = open_runtime(write(tmp_path) / "model.onnx", "cpu")
     rows = rows_of(runtime, 7, 3)
     if "tokens" in rows:
-        rows["tokens"] %= 12  # the toy knows no more words
+        rows["tokens"] %= 12  # the toy vocabulary has no more words
     assert all(len(values) == 3 for values in runtime.run(rows).values())
 
 
-def test_graphs_take_turns(tmp_path: Path) -> None:
+def test_every_graph_has_a_rate(tmp_path: Path) -> None:
     folder = write_forecast_folder(tmp_path)
     add_int8_graph(folder)
     runtimes: dict[str, Runtime] = {

@@ -1,4 +1,4 @@
-"""Every rival serves the very graph: what it answers is what the graph answers, alone, in numbers, and beside others."""
+"""Every rival serves the same graph: its predictions are the graph's outputs, for single, large and concurrent requests."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_of_a_long_text_the_head_and_the_tail_are_read() -> None:
     graph = Graph(FOLDERS["classify"], num_threads=1)
     words = instances("classify", [700])[0].split()
     head, middle, tail = (" ".join([*words[:at], "awful", *words[at + 1 :]]) for at in (10, 350, 690))
-    answers = graph.run_texts([" ".join(words), middle, head, tail])
-    assert answers[0] == answers[1]
-    assert answers[0] != answers[2]
-    assert answers[0] != answers[3]
+    predictions = graph.run_texts([" ".join(words), middle, head, tail])
+    assert predictions[0] == predictions[1]
+    assert predictions[0] != predictions[2]
+    assert predictions[0] != predictions[3]
 
 
 def test_a_row_of_a_ragged_run_is_the_row_alone() -> None:
@@ -44,7 +44,7 @@ def test_a_row_of_a_ragged_run_is_the_row_alone() -> None:
 
 
 def cases() -> Iterator[Any]:
-    """Each rival with each task: with two processes, and the hand-written one, which is quickly there, with one too."""
+    """Each rival with each task: with two processes, and the hand-written ones, which start fast, with one too."""
     for rival in RIVALS:
         for task in FOLDERS:
             if not rival.packages:
@@ -56,7 +56,7 @@ def cases() -> Iterator[Any]:
 def served(request: pytest.FixtureRequest) -> Iterator[tuple[Rival, Server, str, Graph]]:
     rival, task, num_processes = request.param
     if not is_complete(rival):
-        pytest.skip(f"{rival.name} has no environment; python -m benchmarks.rivals makes it")
+        pytest.skip(f"{rival.name} has no environment; python -m benchmarks.rivals creates it")
     port = free_port()
     command, env = rival.command(environment(rival), FOLDERS[task], port, num_processes)
     graph = Graph(FOLDERS[task], num_threads=1)
@@ -66,28 +66,28 @@ def served(request: pytest.FixtureRequest) -> Iterator[tuple[Rival, Server, str,
 
 
 @pytest.mark.parametrize("sizes", [[336], [336] * 16, [200, 336, 180, 300]], ids=["one", "sixteen", "ragged"])
-def test_a_request_is_answered_as_the_graph_answers(served: tuple[Rival, Server, str, Graph], sizes: list[int]) -> None:
+def test_predictions_are_the_graphs_outputs(served: tuple[Rival, Server, str, Graph], sizes: list[int]) -> None:
     rival, server, task, graph = served
-    asked = instances(task, sizes)
-    assert_equal(ask(rival, server, task, asked), graph.predict(asked))
+    sent = instances(task, sizes)
+    assert_equal(predict(rival, server, task, sent), graph.predict(sent))
 
 
-def test_requests_of_different_lengths_at_once_are_answered_each_as_the_graph_answers(
+def test_predictions_of_concurrent_requests_of_different_lengths_are_the_graphs_outputs(
     served: tuple[Rival, Server, str, Graph],
 ) -> None:
     rival, server, task, graph = served
     requests = [instances(task, [170 + 9 * index] * (1 + index % 2)) for index in range(16)]
     with ThreadPoolExecutor(len(requests)) as pool:
-        answers = list(pool.map(lambda asked: ask(rival, server, task, asked), requests))
-    for asked, answer in zip(requests, answers, strict=True):
-        assert_equal(answer, graph.predict(asked))
+        responses = list(pool.map(lambda sent: predict(rival, server, task, sent), requests))
+    for sent, predictions in zip(requests, responses, strict=True):
+        assert_equal(predictions, graph.predict(sent))
 
 
-def ask(rival: Rival, server: Server, task: str, asked: Sequence[Any]) -> list[dict[str, Any]]:
+def predict(rival: Rival, server: Server, task: str, sent: Sequence[Any]) -> list[dict[str, Any]]:
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(server.url + rival.path, rival.body(task, asked), headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return rival.predictions(answer.read())
+    request = urllib.request.Request(server.url + rival.path, rival.body(task, sent), headers)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return rival.predictions(response.read())
 
 
 def assert_equal(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:

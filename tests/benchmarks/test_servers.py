@@ -1,4 +1,4 @@
-"""A server is ready when it answers, and when its block ends nothing of it runs any more."""
+"""A server is ready when it responds, and none of its processes outlives its block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.servers import free_port, running
 
-# A server whose helper is in a session of its own, forgets its environment, and does not mind SIGTERM.
+# A server whose helper is in a session of its own, has no environment, and ignores SIGTERM.
 SERVER = """
 import http.server, os, signal, subprocess, sys
 helper = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
@@ -32,7 +32,7 @@ def test_the_helpers_of_a_server_end_with_it() -> None:
     assert not any(process.is_running() for process in started)
 
 
-def test_what_a_server_printed_is_told_when_it_ends_before_it_is_ready() -> None:
+def test_the_error_holds_the_output_of_a_server_that_ends_before_it_is_ready() -> None:
     with (
         pytest.raises(RuntimeError, match=r"status 3 before it was ready: \nno graph here"),
         running("server", [sys.executable, "-c", "print('no graph here'); raise SystemExit(3)"], free_port()),

@@ -1,4 +1,4 @@
-"""Memory stays where it is, in a bounded part of `make soak`; the whole takes minutes."""
+"""Memory does not grow, in a bounded part of `make soak`; the whole takes minutes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.traffic import FORECAST, SENTIMENT
 MODELS = Path(__file__).parent.parent.parent / "models"
 
 
-def test_growth_is_what_is_resident_at_rest() -> None:
+def test_growth_compares_idle_resident_memory() -> None:
     before = Sample(1, Memory(900, 0), Memory(60, 40))
     after = Sample(2, Memory(100, 0), Memory(67, 40))
     assert growth(before, after) == pytest.approx(0.07)
@@ -27,7 +27,7 @@ def test_memory_after_ten_thousand_requests_is_that_after_one_thousand() -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [FORECAST, SENTIMENT])
-def test_a_model_that_is_dropped_leaves_nothing_behind(name: str) -> None:
+def test_unloading_a_model_frees_its_memory(name: str) -> None:
     samples = reload(MODELS / name / "1", 50)
     assert len(samples) == 50
     assert growth(samples[FIRST_LOADS - 1], samples[-1]) <= ALLOWED_GROWTH

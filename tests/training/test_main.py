@@ -148,8 +148,8 @@ def test_the_example_is_what_the_published_graph_answers(workplace: Path) -> Non
             if entry.name not in ("history", "lengths")
         }
         inputs = {"history": history, "lengths": np.array([history.shape[1]]), **states}
-        mean, quantiles = session.run(["mean", "quantiles"], inputs)
-        np.testing.assert_allclose(prediction["mean"], mean[0, :, 0], rtol=1e-5)
+        point, quantiles = session.run(["forecast", "quantiles"], inputs)
+        np.testing.assert_allclose(prediction["forecast"], point[0, :, 0], rtol=1e-5)
         np.testing.assert_allclose(prediction["quantiles"]["0.9"], quantiles[0, :, 0, 2], rtol=1e-5)
     assert len(set(lengths)) == 2
 

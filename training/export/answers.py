@@ -1,4 +1,4 @@
-"""The graph's answers as the service words them, for `example.json`. The contract tests hold both against each other."""
+"""The graph's answers in the service's JSON, for `example.json`. The contract tests compare both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def format_forecast(answer: Mapping[str, Any], levels: list[float]) -> dict[str,
         values = values[:, 0] if values.shape[1] == 1 else values
         return np.vectorize(lambda value: float(f"{value:.7g}"), otypes=[float])(values).tolist()
 
-    prediction = {"mean": plain(answer["mean"][0])}
+    prediction = {"forecast": plain(answer["forecast"][0])}
     if levels:
         prediction["quantiles"] = {f"{level:.12g}": plain(answer["quantiles"][0, ..., i]) for i, level in enumerate(levels)}
     return prediction

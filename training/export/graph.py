@@ -30,24 +30,11 @@ def write_graph(network: Network) -> ModelProto:
 
 def graph_tensors(network: Network) -> dict[str, list[dict[str, Any]]]:
     """The graph's `inputs`, `outputs` and `state` pairs as the manifest lists them."""
-    spec = network.spec
-    inputs: list[dict[str, Any]] = []
-    outputs: list[dict[str, Any]] = []
-    if spec.task == "forecast":
-        num_targets = len(spec.targets)
-        inputs.append(_tensor("history", "FP32", "batch", "time", spec.num_features))
-        outputs.append(_tensor("mean", "FP32", "batch", spec.horizon, num_targets))
-        if spec.quantiles:
-            outputs.append(_tensor("quantiles", "FP32", "batch", spec.horizon, num_targets, len(spec.quantiles)))
-    elif spec.input is not None:
-        datatype = "INT64" if spec.input.kind == "tokens" else "FP32"
-        inputs.append(_tensor(spec.input.name, datatype, "batch", *spec.input.shape))
-        outputs += [_tensor(name, "FP32", "batch", *shape.axes) for name, shape in network.outputs.items()]
-    else:
-        inputs.append(_tensor("tokens", "INT64", "batch", "time"))
-        outputs.append(_tensor("probabilities", "FP32", "batch", len(spec.labels)))
+    source = network.head.source
+    inputs = [_tensor(network.head.input_name, "INT64" if source.is_tokens else "FP32", "batch", *source.axes)]
     if network.has_lengths:
         inputs.append(_tensor("lengths", "INT64", "batch"))
+    outputs = [_tensor(name, "FP32", "batch", *shape.axes) for name, shape in network.outputs.items()]
     state = []
     for part in network.state:
         inputs.append(_tensor(part.input, "FP32", "batch", part.units))

@@ -21,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from training.errors import TrainingError
 from training.graph.builder import OPSET
 
 DOMAIN = "com.microsoft"
@@ -39,7 +40,7 @@ Array = NDArray[Any]
 Range = tuple[float, float]
 
 
-class NotQuantizable(ValueError):
+class NotQuantizable(TrainingError):
     """Nothing in the graph can become int8: says what stands in the way."""
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from training.data.sources import Content
+from training.errors import TrainingError
 from training.graph.builder import OPSET
 from training.recipe import Source
 from training.scoring.evaluate import Scores
@@ -43,7 +44,7 @@ LIBRARIES = (
 )
 
 
-class PublishError(RuntimeError):
+class PublishError(TrainingError):
     """The folder cannot be written: the version exists already."""
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from training.errors import TrainingError
 from training.export.graph import write_graph
 from training.export.int8_graph import NotQuantizable, Range, measured_tensors, quantize_graph, with_outputs
 from training.export.publish import GRAPH_FILE, INT8_FILE, TOLERANCE, add_graph, graph_entry
@@ -36,7 +37,7 @@ TINY = 1e-12
 TRIAL_ROWS, TRIAL_BATCHES = 64, 16
 
 
-class QuantizeError(ValueError):
+class QuantizeError(TrainingError):
     """There will be no second graph: says why."""
 
 

@@ -17,11 +17,13 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from training.errors import TrainingError
 from training.network.network import Network
 
 TOLERANCE = 1e-4
 BATCH_SIZES = (1, 2, 3, 7)
 NUM_PIECES = 3
+SHARE_MASKED = 0.2
 
 Equality = Literal["graph_vs_torch", "row_vs_batch", "padded_vs_alone", "streamed_vs_whole"]
 Tensors = dict[str, NDArray[Any]]
@@ -49,7 +51,7 @@ class Finding:
         return f"{self.equality}: error {self.error:.3g} at {self.case}"
 
 
-class VerificationFailed(Exception):
+class VerificationFailed(TrainingError):
     """The graph is not to be believed: each equality that fails, with its worst error and the shapes it is at."""
 
     def __init__(self, findings: Sequence[Finding], tolerance: float) -> None:
@@ -95,9 +97,8 @@ class _Measurement:
     def __init__(self, network: Network, graph: bytes, seed: int, original: bytes | None = None) -> None:
         self.network = network
         self.random = np.random.default_rng(seed)
-        given = network.spec.input
-        # the input that has a time axis, if one has
-        self.sequence = given.name if given else "tokens" if network.spec.task == "classify" else "history"
+        self.head = network.head
+        self.sequence = network.head.input_name  # whose second axis is time, if one is
         self.findings: dict[Equality, Finding] = {}
         self.session = _open(graph)
         self.original = None if original is None else _open(original)
@@ -155,7 +156,8 @@ class _Measurement:
             else:
                 axes = tuple(range(1, values.ndim))
                 inputs = scale_of or case
-                error = np.abs(found[name].astype(np.float64) - values).max(axis=axes) / self._scale(name, values, inputs)
+                error = np.abs(found[name].astype(np.float64) - values).max(axis=axes)
+                error = error / self.head.error_scale(name, values, inputs)
                 # A mean of no steps at all is NaN, and must be so on both sides.
                 is_nothing = np.isnan(found[name]).all(axis=axes) & np.isnan(values).all(axis=axes)
                 error[self._is_masked(inputs) & is_nothing] = 0
@@ -176,19 +178,6 @@ class _Measurement:
         masked = values == (self.network.mask_value or 0)
         masked = masked.reshape(*masked.shape[:2], -1).all(2)
         return np.asarray((masked | (np.arange(values.shape[1]) >= lengths[:, None])).all(1))
-
-    def _scale(self, name: str, expected: NDArray[Any], inputs: Tensors) -> NDArray[Any]:
-        """Per row, what an error of an output is measured against."""
-        if self.network.spec.input is not None:
-            # Sums of many terms cannot be better than their size.
-            size: NDArray[Any] = np.maximum(1.0, np.abs(expected).reshape(len(expected), -1).max(axis=1))
-            return size
-        if name not in ("mean", "quantiles"):
-            return np.ones(len(expected))
-        history = [np.abs(row[:length]).max() for row, length in zip(inputs["history"], inputs["lengths"], strict=True)]
-        largest = np.maximum(history, np.abs(expected).max(axis=tuple(range(1, expected.ndim))))
-        floor: NDArray[Any] = np.maximum(largest, np.finfo(np.float32).tiny)
-        return floor
 
     def _run(self, inputs: Tensors, equality: Equality = "graph_vs_torch") -> Tensors:
         try:
@@ -212,15 +201,15 @@ class _Measurement:
     def _draw(self, batch_size: int, shortest: int | None = None) -> Tensors:
         """Random rows of different length, all of them padded with garbage, and a random state."""
         if not self.network.has_lengths:
-            inputs = {self.sequence: self._draw_tensor(batch_size, *self._fixed_axes())}
-            return self._with_state(inputs, batch_size)
+            rows = [self._draw_row(self.head.source.fixed_axes) for _ in range(batch_size)]
+            return self._with_state({self.sequence: np.stack(rows)}, batch_size)
         shortest = shortest or self.network.min_length
-        spread = 12 + 3 * self.network.spec.step
+        spread = 12 + 3 * self.head.step
         lengths = shortest + self.random.integers(0, spread, batch_size)
         lengths[0] = shortest
         inputs = {**self._garbage(batch_size, int(lengths.max()) + 5), "lengths": lengths}
         for row, length in enumerate(lengths):
-            inputs[self.sequence][row, :length] = self._draw_row(int(length))
+            inputs[self.sequence][row, :length] = self._draw_row((int(length), *self._axes_behind_time()))
         return self._with_state(inputs, batch_size)
 
     def _with_state(self, inputs: Tensors, batch_size: int) -> Tensors:
@@ -228,48 +217,25 @@ class _Measurement:
             inputs[part.input] = self.random.uniform(-1, 1, (batch_size, part.units)).astype(np.float32)
         return inputs
 
-    def _fixed_axes(self) -> tuple[int, ...]:
-        """tensor: the input's axes that are not open."""
-        assert self.network.spec.input is not None
-        return tuple(axis for axis in self.network.spec.input.shape if axis != "time")
+    def _axes_behind_time(self) -> tuple[int, ...]:
+        return tuple(axis for axis in self.head.source.axes[1:] if isinstance(axis, int))
 
-    def _draw_tensor(self, *shape: int) -> NDArray[Any]:
-        """tensor: random values or ids, some steps of which are what a masking layer passes over."""
+    def _garbage(self, batch_size: int, num_steps: int) -> Tensors:
+        """What may stand in the padding: any ids, or numbers much larger than those of the rows."""
+        shape = (batch_size, num_steps, *self._axes_behind_time())
+        if self.network.vocabulary_size is not None:
+            return {self.sequence: self.random.integers(0, self.network.vocabulary_size, shape)}
+        return {self.sequence: (1e6 * self.random.standard_normal(shape)).astype(np.float32)}
+
+    def _draw_row(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Values or ids of one row, some steps of which are what a masking layer masks."""
         network = self.network
         if network.vocabulary_size is not None:
             ids = self.random.integers(0, network.vocabulary_size, shape)
-            return np.asarray(ids * (self.random.random(shape) > 0.2))
-        values = self.random.standard_normal(shape).astype(np.float32)
+            return np.asarray(ids * (self.random.random(shape) > SHARE_MASKED))
+        values = self.head.draw(self.random, shape)
         if network.mask_value is not None:
-            values[self.random.random(shape[:-1]) < 0.2] = network.mask_value
-        return values
-
-    def _garbage(self, batch_size: int, num_steps: int) -> Tensors:
-        spec = self.network.spec
-        if spec.task == "classify":
-            return {"tokens": self.random.integers(0, spec.vocabulary_size or 1, (batch_size, num_steps))}
-        if spec.input is not None:
-            values = self._draw_tensor(batch_size, num_steps, *self._fixed_axes())
-            return {self.sequence: values if spec.input.kind == "tokens" else 1e6 * values}
-        values = 1e6 * self.random.standard_normal((batch_size, num_steps, spec.num_features))
-        return {"history": values.astype(np.float32)}
-
-    def _draw_row(self, length: int) -> NDArray[Any]:
-        spec, scaling = self.network.spec, self.network.scaling
-        if spec.task == "classify":
-            return self.random.integers(0, spec.vocabulary_size or 1, length)
-        if spec.input is not None:
-            return self._draw_tensor(length, *self._fixed_axes())
-        shape = (length, spec.num_features)
-        values: NDArray[Any]
-        if spec.scaling.kind != "window":
-            offset, scale = scaling.offset.cpu().numpy(), scaling.scale.cpu().numpy()
-            return np.asarray(offset + scale * self.random.uniform(-1, 1, shape))
-        # Each row has its own level; some values are 0, and of half the rows the values are of both signs.
-        values = 10.0 ** self.random.uniform(-2, 4) * self.random.lognormal(size=shape)
-        values *= self.random.random(shape) > 0.05
-        if self.random.random() < 0.5:
-            values *= self.random.choice([-1, 1], shape)
+            values[self.random.random(shape[:-1]) < SHARE_MASKED] = network.mask_value
         return values
 
     def _without_padding(self, row: Tensors) -> Tensors:
@@ -279,8 +245,6 @@ class _Measurement:
 
     def _open(self) -> tuple[str, ...]:
         """The outputs with a time axis."""
-        if self.network.spec.input is None:
-            return ()
         return tuple(name for name, shape in self.network.outputs.items() if shape.is_open)
 
     def _cut(self, inputs: Tensors, outputs: Tensors) -> Tensors:
@@ -300,7 +264,7 @@ class _Measurement:
         return {name: values[rows, inputs["lengths"] - 1] if name in self._open() else values for name, values in outputs.items()}
 
 
-class _DoesNotRun(Exception):
+class _DoesNotRun(TrainingError):
     def __init__(self, equality: Equality, message: str) -> None:
         super().__init__(f"the graph does not run at {message}")
         self.equality = equality

@@ -1,14 +1,48 @@
-"""A run's folder: its checkpoints, and the recipe that they belong to. What is in a checkpoint, `fit.py` knows."""
+"""A run's folder: its checkpoints, and the recipe that they belong to. What a checkpoint means, `fit.py` knows."""
 
 from __future__ import annotations
 
 import json
+import pickle
+import warnings
 from pathlib import Path
+from typing import Any
 
-from training.fitting.fit import BEST, LAST
+import torch
+from torch import Tensor
+
+from training.errors import TrainingError
 from training.recipe import Recipe, RecipeError
 
 RECIPE_FILE = "recipe.json"
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class CheckpointError(TrainingError):
+    """A run cannot be resumed from a file: it is not there, is no checkpoint, or is of another network."""
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The tensors, numbers and texts of a checkpoint, on the CPU. Raises CheckpointError: other objects would be code to run."""
+    if not path.exists():
+        raise CheckpointError(f"nothing to resume: there is no {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other versions of the format, which are refused below
+            checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as exc:
+        message = f"{path} is not a checkpoint of tensors, numbers and texts alone, and is not opened"
+        raise CheckpointError(f"{message}: {str(exc).partition(chr(10))[0]}") from exc
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise CheckpointError(f"{path} is not a checkpoint of a run: it has no weights")
+    return dict(checkpoint)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove an older run's checkpoints, where there are some."""
+    for name in (LAST, BEST):
+        (folder / name).unlink(missing_ok=True)
 
 
 def require_same(recipe: Recipe, folder: Path) -> None:
@@ -34,8 +68,7 @@ def begin(recipe: Recipe, folder: Path, *, resume: bool) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not resume:
-        for name in (LAST, BEST):
-            (folder / name).unlink(missing_ok=True)
+        remove_checkpoints(folder)
     (folder / RECIPE_FILE).write_text(json.dumps(recipe.model_dump(mode="json"), indent=2), encoding="utf-8")
 
 

@@ -1,7 +1,8 @@
 """The loop: epochs of batches until the validation score no longer improves, with checkpoints to resume from.
 
-Lightning's Trainer turns the crank. What a batch is and what is scored come in as functions; all randomness follows from
-(seed, epoch), so a resumed run goes on exactly where the interrupted one would have.
+Lightning's Trainer runs it; only this file imports Lightning. What a batch is and what is scored are arguments; all randomness
+follows from (seed, epoch), so a resumed run goes on exactly where the interrupted one would have. The loop holds the state
+that a stateful network carries from one batch to the next.
 """
 
 from __future__ import annotations
@@ -22,26 +23,27 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, optim
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from training.errors import TrainingError
+from training.fitting.checkpoints import BEST, LAST, CheckpointError, load_checkpoint, remove_checkpoints
 from training.fitting.losses import Batch, LossFunction
+from training.fitting.optimizers import make_optimizer, make_schedule
 from training.network.network import Network
 from training.recipe import Fit
-
-LAST, BEST = "last.ckpt", "best.ckpt"
 
 Batches = Callable[[int], Iterable[Batch]]  # of the epoch of this number, from 0
 Validate = Callable[[Network], float]  # smaller is better
 
 
-class FitError(RuntimeError):
-    """The loop cannot go on: no checkpoint to resume from, or a loss that is no number."""
+class FitError(TrainingError):
+    """The loop cannot go on: the loss is no number."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave."""
+    """The results of one epoch."""
 
     number: int  # from 1
     loss: float
@@ -49,15 +51,15 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """The epochs in order, and the one whose weights the network now has."""
+class FitResult:
+    """The epochs in order, and the one whose weights the network has now."""
 
     epochs: tuple[Epoch, ...]
     best: Epoch
     duration_s: float
 
     def __repr__(self) -> str:
-        return f"Fitted({len(self.epochs)} epochs, best {self.best})"
+        return f"FitResult({len(self.epochs)} epochs, best {self.best})"
 
 
 def fit(
@@ -74,23 +76,39 @@ def fit(
     console: Console | None = None,
     score_name: str = "validation",
     accelerator: str = "auto",
-) -> Fitted:
+) -> FitResult:
     """Train `network` in place and leave it on the CPU, in eval mode, with the best epoch's weights.
 
     Checkpoints lie in `folder`: `last.ckpt` after every epoch, `best.ckpt`. With `resume` the run goes on from the last
-    one; without, they are replaced. Raises FitError: nothing to resume from, or a loss that is not finite; and
-    KeyboardInterrupt, after which the run can be resumed.
+    one; without, they are replaced. Raises CheckpointError: nothing to resume from, or a file that is no checkpoint of this
+    network; FitError: a loss that is not finite; and KeyboardInterrupt, after which the run can be resumed.
     """
     last = folder / LAST
-    if resume and not last.exists():
-        raise FitError(f"nothing to resume: there is no {last}")
-    if not resume:
-        for name in (LAST, BEST):
-            (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
     display = _Display(console or Console(), settings.epochs, num_batches, score_name)
     loop = _Loop(network, loss, batches, num_batches, validate, settings, seed, display.show)
+    if resume:
+        loop.check_checkpoint(last)
+    else:
+        remove_checkpoints(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    with _without_hints():
+        trainer = _make_trainer(settings, folder, display, accelerator)
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(loop, ckpt_path=str(last) if resume else None, weights_only=True)
+        except SystemExit:
+            # Lightning turns Ctrl-C into an exit, and ignores it from then on.
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from None
+    loop.load_best(folder / BEST)
+    network.cpu().eval()
+    epochs = tuple(loop.epochs)
+    best = min(epochs, key=lambda epoch: epoch.validation)
+    return FitResult(epochs, best, time.monotonic() - started)
+
+
+def _make_trainer(settings: Fit, folder: Path, display: _Display, accelerator: str) -> lightning.Trainer:
     best_of_all = ModelCheckpoint(folder, filename="best", monitor="validation", enable_version_counter=False)
     # Without a score to watch, a ModelCheckpoint keeps the newest; its own `save_last` would keep the last best. It comes
     # after the other one, whose memory of the best score it keeps.
@@ -98,39 +116,25 @@ def fit(
     callbacks: list[Callback] = [display, best_of_all, newest]
     if settings.patience is not None:
         callbacks.append(EarlyStopping("validation", patience=settings.patience, check_on_train_epoch_end=True))
-    with _quiet():
-        trainer = lightning.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            max_epochs=settings.epochs,
-            gradient_clip_val=settings.clip_norm or None,
-            callbacks=callbacks,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            default_root_dir=folder,
-        )
-        on_interrupt = signal.getsignal(signal.SIGINT)
-        try:
-            # The checkpoints are this run's own; they hold plain tensors and numbers.
-            trainer.fit(loop, ckpt_path=str(last) if resume else None, weights_only=False)
-        except SystemExit:
-            # Lightning turns Ctrl-C into an exit, and is deaf to it from then on.
-            signal.signal(signal.SIGINT, on_interrupt)
-            raise KeyboardInterrupt from None
-    loop.load_best(folder / BEST)
-    network.cpu().eval()
-    epochs = tuple(loop.epochs)
-    best = min(epochs, key=lambda epoch: epoch.validation)
-    return Fitted(epochs, best, time.monotonic() - started)
+    return lightning.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_epochs=settings.epochs,
+        gradient_clip_val=settings.clip_norm or None,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's hints about loggers, workers and devices are no news to whoever trains on one machine."""
+def _without_hints() -> Iterator[None]:
+    """Without Lightning's hints about loggers, workers and devices, which say nothing new on one machine."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -141,36 +145,6 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
-
-
-def make_optimizer(parameters: Iterable[Tensor], settings: Fit) -> optim.Optimizer:
-    """An optimizer with Keras's defaults, which differ from torch's in epsilon and, for rmsprop, in rho."""
-    rate = settings.learning_rate or (0.01 if settings.optimizer == "sgd" else 0.001)
-    decay = settings.weight_decay
-    match settings.optimizer:
-        case "sgd":
-            return optim.SGD(parameters, rate, momentum=settings.momentum, weight_decay=decay or 0.0)
-        case "rmsprop":
-            return optim.RMSprop(parameters, rate, alpha=0.9, eps=1e-7, momentum=settings.momentum)
-        case "adam" if not decay:
-            # Fused: a step over 11 million weights takes 0.06 s instead of 0.32 on one core, by the same formula.
-            return optim.Adam(parameters, rate, eps=1e-7, fused=True)
-        case _:
-            # Keras decays weights apart from the gradient with any optimizer: for Adam that is AdamW.
-            decay = 0.004 if decay is None else decay
-            return optim.AdamW(parameters, rate, eps=1e-7, weight_decay=decay, fused=True)
-
-
-def make_schedule(optimizer: optim.Optimizer, settings: Fit, num_steps: int) -> optim.lr_scheduler.LRScheduler | None:
-    """The learning rate over all steps of the run: none, cosine down to zero, or one cycle (Smith 2018)."""
-    rate = optimizer.param_groups[0]["lr"]
-    match settings.schedule:
-        case "cosine":
-            return optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-        case "onecycle":
-            return optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=num_steps)
-        case "none":
-            return None
 
 
 class _Epoch:
@@ -213,6 +187,7 @@ class _Loop(lightning.LightningModule):
         self._validate = validate
         self._seed = seed
         self._show = show
+        self._state: dict[str, Tensor] = {}  # where a stateful network's next batch starts
         self.sum_of_losses = torch.zeros(())
 
     @property
@@ -235,10 +210,14 @@ class _Loop(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self._seed * 1_000_003 + self.current_epoch)
         self.sum_of_losses = torch.zeros((), device=self.device)
-        self.network.reset_states()
+        self._state = {}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        loss = self._loss(self.network, batch) + self.network.penalty()
+        if self.network.is_stateful and not self._state:
+            self._state = self.network.initial_state(len(next(iter(batch.values()))), self.device)
+        prediction = self.network.predict({**batch, **self._state})
+        self._state = {name: tensor.detach() for name, tensor in prediction.state.items()}
+        loss = self._loss(self.network, prediction, batch) + self.network.penalty(prediction)
         self.sum_of_losses += loss.detach()
         return loss
 
@@ -267,8 +246,18 @@ class _Loop(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.epochs = [Epoch(*epoch) for epoch in checkpoint["epochs"]]
 
+    def check_checkpoint(self, path: Path) -> None:
+        """Raise CheckpointError unless the file is a checkpoint of this network."""
+        found = {name: list(tensor.shape) for name, tensor in load_checkpoint(path)["state_dict"].items()}
+        expected = {name: list(tensor.shape) for name, tensor in self.state_dict().items()}
+        for name in [*expected, *found]:
+            if found.get(name) != expected.get(name):
+                difference = f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
+                raise CheckpointError(f"{path} is a checkpoint of another network: {difference}")
+
     def load_best(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+        """Give the network the weights of the best epoch."""
+        state = load_checkpoint(path)["state_dict"]
         prefix = "average.module." if self.average is not None else "network."
         self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 

@@ -1,4 +1,4 @@
-"""What training makes small: the losses of a recipe, by Keras's names.
+"""What training minimises: the losses of a recipe, by Keras's names.
 
 Forecasts are compared in the network's scaled space, so that a series of millions does not drown one of ones.
 """
@@ -11,31 +11,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.network.network import Network, NetworkError
+from training.network.heads.head import Prediction
+from training.network.network import Network
+from training.network.spec import NetworkError
 from training.recipe import Loss
 
 Batch = Mapping[str, Tensor]
 EPSILON = 1e-7  # Keras's distance of probabilities from 0 and 1
 
-LossFunction = Callable[[Network, Batch], Tensor]
+# The loss of what a network predicts for a batch; the batch holds the network's inputs and the true answers.
+LossFunction = Callable[[Network, Prediction, Batch], Tensor]
 
 
 def forecast_loss(name: Loss, quantiles: Sequence[float]) -> LossFunction:
-    """A loss over a batch of `history`, `lengths` and `future` (B, horizon, targets), all raw."""
+    """Of a batch with `future` (B, horizon, targets), raw."""
     levels = torch.tensor(quantiles)
 
-    def loss(network: Network, batch: Batch) -> Tensor:
-        prediction, context = network.predict_scaled(batch)
-        target = network.scale_target(batch["future"], context)
+    def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
+        values = prediction.values
+        target = network.head.scale_target(batch["future"], prediction)
         match name:
             case "quantile":
-                return pinball(prediction, target, levels.to(prediction.device))
+                return pinball(values, target, levels.to(values.device))
             case "mae":
-                return functional.l1_loss(prediction, target)
+                return functional.l1_loss(values, target)
             case "huber":
-                return functional.huber_loss(prediction, target)
+                return functional.huber_loss(values, target)
             case _:
-                return functional.mse_loss(prediction, target)
+                return functional.mse_loss(values, target)
 
     return loss
 
@@ -47,10 +50,10 @@ def pinball(prediction: Tensor, target: Tensor, levels: Tensor) -> Tensor:
 
 
 def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:
-    """A loss over a batch of `tokens`, `lengths` and `labels` (B,). Raises NetworkError if the head does not fit it."""
+    """Of a batch with `labels` (B,). Raises NetworkError if the network has other logits than it needs."""
 
-    def loss(network: Network, batch: Batch) -> Tensor:
-        logits = network.logits(batch)  # (B, labels), or (B, 1) for the second of two
+    def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
+        logits = prediction.values  # (B, labels), or (B, 1) for the second of two
         if (name == "binary_crossentropy") != (logits.shape[1] == 1):
             wanted = 'one unit (activation = "sigmoid")' if name == "binary_crossentropy" else "a unit per label"
             raise NetworkError(f'loss "{name}" needs a last layer with {wanted}, got {logits.shape[1]} units')
@@ -62,24 +65,24 @@ def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:
     return loss
 
 
-def tensor_loss(name: Loss, given: str, output: str) -> LossFunction:
-    """A loss over a batch of the input `given` and `answers`: labels (B,) for crossentropies, else numbers (B, targets).
+def tensor_loss(name: Loss) -> LossFunction:
+    """Of a batch with `answers`: labels (B,) for crossentropies, else numbers (B, targets).
 
-    Crossentropies are taken of the network's own probabilities, as Keras takes them with from_logits=False.
+    Crossentropies are those of the network's own probabilities, as in Keras with from_logits=False.
     """
 
-    def loss(network: Network, batch: Batch) -> Tensor:
-        found, answers = network({given: batch[given]})[output], batch["answers"]
+    def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
+        values, answers = prediction.values, batch["answers"]
         match name:
             case "binary_crossentropy":
-                return functional.binary_cross_entropy(found[:, 0].clamp(EPSILON, 1 - EPSILON), answers.to(found.dtype))
+                return functional.binary_cross_entropy(values[:, 0].clamp(EPSILON, 1 - EPSILON), answers.to(values.dtype))
             case "categorical_crossentropy":
-                return functional.nll_loss(found.clamp(EPSILON, 1 - EPSILON).log(), answers)
+                return functional.nll_loss(values.clamp(EPSILON, 1 - EPSILON).log(), answers)
             case "mae":
-                return functional.l1_loss(found, answers)
+                return functional.l1_loss(values, answers)
             case "huber":
-                return functional.huber_loss(found, answers)
+                return functional.huber_loss(values, answers)
             case _:
-                return functional.mse_loss(found, answers)
+                return functional.mse_loss(values, answers)
 
     return loss

@@ -1,6 +1,7 @@
-"""What every layer is: options in Keras's words, a torch forward, and its ONNX nodes.
+"""What every layer is: options in Keras's words, a torch forward, its ONNX nodes, and the facts that others need of it.
 
-Holds no layer itself. A layer never reads what lies beyond a row's own length, and keeps no state between calls.
+Holds no layer itself. A layer never reads what lies beyond a row's own length, and keeps nothing between calls: state comes
+as an argument and goes as a result, and so does what its activity regularizer adds to the loss.
 
 Two things say which steps count. `lengths` is the batch's: steps behind a row's length do not exist, they only fill the
 tensor. `mask` is Keras's: a masked step exists, takes its place in the output, and recurrent layers pass it over.
@@ -8,9 +9,9 @@ tensor. `mask` is Keras's: a masked step exists, takes its place in the output, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -18,20 +19,20 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from training.errors import TrainingError
 from training.graph.builder import GraphBuilder
 from training.layers.weights import Regularizer, Weight
 
 
-class OptionError(ValueError):
+class OptionError(TrainingError):
     """An option of a layer does not fit; raised inside a layer, which does not know its place in the recipe."""
 
     def __init__(self, option: str | None, message: str) -> None:
         super().__init__(message)
         self.option = option
-        self.message = message
 
 
-class LayerError(ValueError):
+class LayerError(TrainingError):
     """A layer cannot be built: names its place in the recipe, its type, and the option."""
 
     def __init__(self, where: str, kind: str, option: str | None, message: str) -> None:
@@ -92,17 +93,18 @@ class Shape:
 class Signal:
     """What flows between layers in torch: values (B, T, F), (B, F) or ids (B, T), and each row's true length (B,).
 
-    `mask` (B, T) is true where Keras's mask is; None: no step is masked. `others` are further results of the layer, which
-    no other layer reads.
+    `mask` (B, T) is true where Keras's mask is; None: no step is masked. No other layer reads the rest: `others` are further
+    results of the layer, `activity` the scalars that its activity regularizers add to the loss of the batch while training.
     """
 
     values: Tensor
     lengths: Tensor
     mask: Tensor | None = None
     others: tuple[Tensor, ...] = ()
+    activity: tuple[Tensor, ...] = ()
 
     def with_values(self, values: Tensor) -> Signal:
-        """Other values of the same steps."""
+        """Other values of the same steps, without `others` and `activity`."""
         return Signal(values, self.lengths, self.mask)
 
 
@@ -128,7 +130,11 @@ class StatePart:
     units: int
 
 
-State = tuple[Tensor, ...]
+LayerState = tuple[Tensor, ...]  # one tensor per StatePart; empty: zeros
+
+# What becomes of the masked steps of a sequence: the mask goes on with the output (carried), the output is of the other steps
+# alone (used up), or they count like any others (ignored).
+MaskUse = Literal["carried", "used up", "ignored"]
 
 
 class LayerConfig(BaseModel):
@@ -141,23 +147,65 @@ class LayerConfig(BaseModel):
     trainable: bool = True
 
 
+L = TypeVar("L", bound="Layer")
+
+
+class BuildInner(Protocol):
+    """Builds the layer whose table is the value of an option, for rows of `shape`; refuses one that is not a `kind`."""
+
+    def __call__(self, option: str, table: Mapping[str, Any], shape: Shape, kind: type[L]) -> L: ...
+
+
 class Layer(nn.Module):
-    """One layer of a network, built for the `shape` it is fed in a network whose scaled input has the shape `source`.
+    """One layer of a network, built for the `shape` of its input in a network whose scaled input has the shape `source`.
 
     `forward` takes the signal, the network's scaled `source` (for layers with a direct path from the input) and the
     state the layer starts from; an empty state means zeros, and then none is returned. `write` adds the nodes that
     compute the same in the graph.
+
+    Whatever other code must know of a kind of layer is one of the attributes below; nothing else asks for its class or name.
     """
 
     Config: ClassVar[type[LayerConfig]]
-    reads_whole_sequence: ClassVar[bool] = False  # such a layer cannot be fed piece by piece
+    # Of the class in Keras; None: Keras has no such layer.
+    keras_class: ClassVar[str | None] = None
+    # Reads the network's own input too, past the layers before.
+    reads_source: ClassVar[bool] = False
+    # Reads token ids, so that it may be the first layer of a network whose input they are.
+    reads_tokens: ClassVar[bool] = False
+    # Needs every step before it gives its first one, so that a sequence cannot come in pieces.
+    reads_whole_sequence: ClassVar[bool] = False
+    # Reads, makes or drops steps, so that it has no place in a network of plain vectors.
+    is_about_steps: ClassVar[bool] = False
+    # Has the option `layer`, the table of a layer that it applies to every step.
+    is_per_step: ClassVar[bool] = False
+    # Each vector along the last axis is computed from itself alone, whatever axes are before it.
+    acts_on_last_axis: ClassVar[bool] = False
+    # Gives `units` values and then applies `activation`: as the last layer its task may fill in the one and take off the other.
+    gives_units: ClassVar[bool] = False
+    # Its mask goes on with its output, as in Keras.
+    hands_mask_on: ClassVar[bool] = False
 
     def __init__(self, config: LayerConfig, shape: Shape, source: Shape) -> None:
         super().__init__()
         self.config = config
         self.input = shape
         self.output = shape
-        self._activity: list[Tensor] = []
+
+    @classmethod
+    def build(cls, config: Any, shape: Shape, source: Shape, build_inner: BuildInner) -> Self:
+        """The layer of a config; one that holds layers builds them with `build_inner`. Raises OptionError."""
+        return cls(config, shape, source)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """What a recipe may call it: the values that its Config allows for `type`."""
+        return get_args(cls.Config.model_fields["type"].annotation)
+
+    @classmethod
+    def mask_use(cls, config: Any) -> MaskUse:
+        """What becomes of masked steps in a layer with these options."""
+        return "carried" if cls.hands_mask_on else "ignored"
 
     @property
     def others(self) -> tuple[tuple[str, Shape], ...]:
@@ -168,6 +216,21 @@ class Layer(nn.Module):
     def state(self) -> tuple[StatePart, ...]:
         """What the layer remembers from one piece of a sequence to the next."""
         return ()
+
+    @property
+    def mask_value(self) -> float | None:
+        """What every feature of a step holds that this layer masks; None: it masks none by its value."""
+        return None
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether a row's answer depends on the other rows of the batch while training."""
+        return False
+
+    @property
+    def adapts_to(self) -> Literal["inputs", "answers"] | None:
+        """What of the training part `adapt` must be given before the network is fitted; None: nothing."""
+        return None
 
     @property
     def is_stateful(self) -> bool:
@@ -186,8 +249,15 @@ class Layer(nn.Module):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What someone who wrote the options may want to know: those that change nothing, or not what they seem to."""
+        """Hints on the options: those that change nothing, or not what they seem to."""
         return ()
+
+    def check_successor(self) -> None:
+        """Raise OptionError if no other layer can read the result."""
+
+    def adapt(self, values: Tensor) -> None:
+        """Take statistics of values (N, ..., F); only for layers that say what they adapt to."""
+        raise NotImplementedError
 
     def steps_for(self, num_steps: int) -> int:
         """The fewest steps of the layer's input that give `num_steps` of its output."""
@@ -222,15 +292,9 @@ class Layer(nn.Module):
         """What Keras's `get_weights()` would give."""
         return [weight.read().detach().cpu().numpy() for weight in self.weights]
 
-    def penalty(self) -> Tensor | None:
-        """What the regularizers add to the loss of the batch last fed; None if there are none."""
-        terms = [weight.regularizer(weight.read()) for weight in self.weights if weight.regularizer is not None]
-        return sum_of([*terms, *self.take_activity()])
-
-    def take_activity(self) -> list[Tensor]:
-        """What `note_activity` noted since it was last asked for."""
-        noted, self._activity = self._activity, []
-        return noted
+    def penalty(self, activity: Sequence[Tensor] = ()) -> Tensor | None:
+        """What all regularizers add to the loss of a batch that gave `activity`; None if there are none."""
+        return sum_of([*(weight.regularizer(weight.read()) for weight in self.weights if weight.regularizer), *activity])
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -239,18 +303,25 @@ class Layer(nn.Module):
             if weight.constraint is not None:
                 weight.write(weight.constraint(weight.read()))
 
-    def note_activity(self, regularizer: Regularizer | None, signal: Signal) -> None:
-        """Remember what `regularizer` says of an output, per row, until `penalty` asks for it."""
+    def measure_activity(self, regularizer: Regularizer | None, result: Signal) -> tuple[Tensor, ...]:
+        """What `regularizer` adds to the loss for the values and others of `result`, per row; nothing outside of training."""
         if regularizer is None or not self.training:
-            return
-        for values in (signal.values, *signal.others):
-            if values is signal.values and self.output.is_open:
+            return ()
+        found = []
+        for values in (result.values, *result.others):
+            if values is result.values and self.output.is_open:
                 steps = torch.arange(values.shape[1], device=values.device)
-                beyond = steps >= signal.lengths.unsqueeze(1)
+                beyond = steps >= result.lengths.unsqueeze(1)
                 values = values.masked_fill(beyond.view(*beyond.shape, *[1] * (values.dim() - 2)), 0.0)
-            self._activity.append(regularizer(values) / len(values))
+            found.append(regularizer(values) / len(values))
+        return tuple(found)
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def with_activity(self, regularizer: Regularizer | None, result: Signal) -> Signal:
+        """`result` with what `measure_activity` finds of it."""
+        activity = self.measure_activity(regularizer, result)
+        return replace(result, activity=activity) if activity else result
+
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         raise NotImplementedError
 
     def write(
@@ -259,10 +330,9 @@ class Layer(nn.Module):
         raise NotImplementedError
 
 
-def sum_of(terms: Sequence[Tensor | None]) -> Tensor | None:
-    """The sum of the terms there are; None if there are none."""
-    found = [term for term in terms if term is not None]
-    return torch.stack(found).sum() if found else None
+def sum_of(terms: Sequence[Tensor]) -> Tensor | None:
+    """The sum of scalars; None if there are none."""
+    return torch.stack(list(terms)).sum() if terms else None
 
 
 def require(condition: bool, option: str | None, message: str) -> None:

@@ -1,11 +1,12 @@
-"""Two recurrent layers that read the same sequence from both ends, and what becomes of their two answers.
+"""Two recurrent layers that read the same sequence from both ends, and how their two outputs are merged.
 
 Where they are alike, both are one node of the graph.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator
@@ -13,8 +14,21 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
-from training.layers.base import Layer, LayerConfig, Shape, Signal, State, StatePart, Symbol, require, require_sequence, sum_of
-from training.layers.recurrent import GRU, Recurrent, write_node
+from training.layers.base import (
+    BuildInner,
+    Layer,
+    LayerConfig,
+    LayerState,
+    MaskUse,
+    Shape,
+    Signal,
+    StatePart,
+    Symbol,
+    require,
+    require_sequence,
+)
+from training.layers.recurrent import Recurrent
+from training.layers.recurrent_node import write_node
 from training.layers.weights import RegularizerOption, Weight
 
 
@@ -43,7 +57,10 @@ class Bidirectional(Layer):
 
     Config: ClassVar[type[LayerConfig]] = BidirectionalConfig
     config: BidirectionalConfig
+    keras_class = "Bidirectional"
     reads_whole_sequence = True
+    is_about_steps = True
+    hands_mask_on = True
 
     def __init__(
         self, config: BidirectionalConfig, shape: Shape, source: Shape, forward_layer: Recurrent, backward_layer: Recurrent
@@ -66,6 +83,18 @@ class Bidirectional(Layer):
         if config.weights is not None:
             self.load_keras_weights([torch.tensor(array).numpy() for array in config.weights])
 
+    @classmethod
+    def build(cls, config: BidirectionalConfig, shape: Shape, source: Shape, build_inner: BuildInner) -> Self:
+        forward = build_inner("layer", config.layer, shape, Recurrent)
+        if config.backward_layer is not None:
+            return cls(config, shape, source, forward, build_inner("backward_layer", config.backward_layer, shape, Recurrent))
+        # Keras makes the other one from the same options, but that it reads backward.
+        return cls(config, shape, source, forward, build_inner("layer", {**config.layer, "go_backwards": True}, shape, Recurrent))
+
+    @classmethod
+    def mask_use(cls, config: BidirectionalConfig) -> MaskUse:
+        return "carried" if config.layer.get("return_sequences") else "used up"
+
     @property
     def pair(self) -> tuple[Recurrent, Recurrent]:
         """Forward layer and backward layer."""
@@ -79,10 +108,9 @@ class Bidirectional(Layer):
     def is_one_node(self) -> bool:
         """Whether the two are alike enough for one node of the graph."""
         ahead, back = self.pair
-        same_form = not isinstance(ahead, GRU) or ahead.onnx_attributes == back.onnx_attributes
-        same_form = same_form and ahead.has_node and back.has_node
-        alike = type(ahead) is type(back) and ahead.config.units == back.config.units and same_form
-        return alike and not ahead.config.go_backwards
+        same_form = ahead.operator == back.operator and ahead.onnx_attributes == back.onnx_attributes
+        has_node = ahead.has_node and back.has_node
+        return same_form and has_node and ahead.units == back.units and not ahead.goes_backwards
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -118,11 +146,10 @@ class Bidirectional(Layer):
             notes += (f'option "zero_output_for_mask": is {value} inside Bidirectional, as in Keras, whatever is written',)
         return notes
 
-    def penalty(self) -> Tensor | None:
-        # The weights are the inner layers', and their activity is noted there.
-        return sum_of([*self.take_activity(), *(layer.penalty() for layer in self.pair)])
+    def check_successor(self) -> None:
+        require(self.config.merge_mode != "none", "merge_mode", "none gives two answers, and the next layer reads one")
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         ahead, back = self.pair
         lengths, num_parts = signal.lengths, len(ahead.state)
         needs_final = bool(state) or ahead.config.return_state
@@ -134,15 +161,17 @@ class Bidirectional(Layer):
             values = [forward.outputs, ragged.reverse(backward.outputs, lengths)]
         else:
             values = [forward.last, backward.last]
-        for layer, reading, output in zip(self.pair, (forward, backward), values, strict=True):
-            others = reading.final if ahead.config.return_state else ()
-            layer.note_activity(layer.config.activity_regularizer, Signal(output, lengths, None, others))
+        activity: list[Tensor] = []
+        for layer, found, output in zip(self.pair, (forward, backward), values, strict=True):
+            others = found.final if ahead.config.return_state else ()
+            activity += layer.measure_activity(layer.config.activity_regularizer, Signal(output, lengths, None, others))
         final = (*forward.final, *backward.final)
         merged, *other = self._merge(*values)
         states = final if ahead.config.return_state else ()
-        result = Signal(merged, lengths, signal.mask if self.returns_sequences else None, (*other, *states))
-        self.note_activity(self.config.activity_regularizer, result)
-        return result, final if state else ()
+        mask = signal.mask if self.returns_sequences else None
+        result = Signal(merged, lengths, mask, (*other, *states))
+        activity += self.measure_activity(self.config.activity_regularizer, result)
+        return replace(result, activity=tuple(activity)), final if state else ()
 
     def _merge(self, forward: Tensor, backward: Tensor) -> tuple[Tensor, ...]:
         match self.config.merge_mode:

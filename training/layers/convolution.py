@@ -1,4 +1,4 @@
-"""Layers that look through a window sliding over time: convolution and maximum."""
+"""Layers with a window that slides over time: convolution and maximum."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch.nn import functional
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
 from training.layers.activations import LINEAR, ActivationOption
-from training.layers.base import Layer, LayerConfig, OptionError, Shape, Signal, State, Symbol, require, require_sequence
+from training.layers.base import Layer, LayerConfig, LayerState, OptionError, Shape, Signal, Symbol, require, require_sequence
 from training.layers.weights import (
     GLOROT_UNIFORM,
     ZEROS,
     ConstraintOption,
     InitializerOption,
+    Regularizer,
     RegularizerOption,
     Weight,
     weight_of,
@@ -74,6 +75,7 @@ class _Window(Layer):
     """A window of `span` steps that moves by `stride`; where rows differ in length, each is padded at its own ends."""
 
     reads_whole_sequence = True
+    is_about_steps = True
     span: int
     stride: int
     padding: str
@@ -105,11 +107,16 @@ class _Window(Layer):
         steps = (num_steps - 1) * self.stride + 1
         return steps + self.span - 1 if self.padding == "valid" else steps
 
-    def look(self, values: Tensor) -> Tensor:
-        """What the window sees in (B, F, T), without padding: (B, features, steps)."""
+    @property
+    def activity_regularizer(self) -> Regularizer | None:
+        return None
+
+    def slide(self, values: Tensor) -> Tensor:
+        """The window at each of its places in (B, F, T), without padding: (B, features, steps)."""
         raise NotImplementedError
 
-    def write_look(self, graph: GraphBuilder, values: str) -> str:
+    def write_slide(self, graph: GraphBuilder, values: str) -> str:
+        """`slide` in the graph."""
         raise NotImplementedError
 
     def finish(self, values: Tensor) -> Tensor:
@@ -118,7 +125,7 @@ class _Window(Layer):
     def write_finish(self, graph: GraphBuilder, values: str) -> str:
         return values
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         values, lengths = signal.values, signal.lengths
         num_steps = values.shape[1]
         if self.padding == "causal":
@@ -133,9 +140,8 @@ class _Window(Layer):
             values = ragged.take_steps(values, index.clamp(0, num_steps - 1)).masked_fill(~is_within.unsqueeze(2), self.fill)
         elif values.shape[1] < self.span:
             values = functional.pad(values, (0, 0, 0, self.span - num_steps))
-        result = Signal(self.finish(self.look(values.transpose(1, 2)).transpose(1, 2)), self.count(lengths))
-        self.note_activity(getattr(self.config, "activity_regularizer", None), result)
-        return result, ()
+        result = Signal(self.finish(self.slide(values.transpose(1, 2)).transpose(1, 2)), self.count(lengths))
+        return self.with_activity(self.activity_regularizer, result), ()
 
     def _before(self, lengths: Any) -> Any:
         """Steps of padding before each row: half of what is missing, the smaller half."""
@@ -162,8 +168,8 @@ class _Window(Layer):
         if ends is not None and any(ends):
             pads = graph.constant([0, ends[0], 0, 0, ends[1], 0])
             values = graph.add("Pad", values, pads, graph.constant(self.fill))
-        seen = self.write_look(graph, graph.add("Transpose", values, perm=[0, 2, 1]))
-        values = self.write_finish(graph, graph.add("Transpose", seen, perm=[0, 2, 1]))
+        windows = self.write_slide(graph, graph.add("Transpose", values, perm=[0, 2, 1]))
+        values = self.write_finish(graph, graph.add("Transpose", windows, perm=[0, 2, 1]))
         return Symbol(values, None if lengths is None else self._write_count(graph, lengths)), ()
 
     def _write_count(self, graph: GraphBuilder, lengths: str) -> str:
@@ -196,6 +202,7 @@ class Conv1D(_Window):
 
     Config: ClassVar[type[LayerConfig]] = Conv1DConfig
     config: Conv1DConfig
+    keras_class = "Conv1D"
     fill = 0.0
 
     def __init__(self, config: Conv1DConfig, shape: Shape, source: Shape) -> None:
@@ -207,6 +214,10 @@ class Conv1D(_Window):
         kernel = config.kernel_initializer((config.kernel_size, shape.features // config.groups, config.filters))
         self.kernel = nn.Parameter(kernel.permute(2, 1, 0).contiguous())  # torch and ONNX: (filters, features, size)
         self.bias = nn.Parameter(config.bias_initializer((config.filters,))) if config.use_bias else None
+
+    @property
+    def activity_regularizer(self) -> Regularizer | None:
+        return self.config.activity_regularizer
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -222,13 +233,13 @@ class Conv1D(_Window):
             return (kernel,)
         return kernel, weight_of("bias", self.bias, config.bias_regularizer, config.bias_constraint)
 
-    def look(self, values: Tensor) -> Tensor:
+    def slide(self, values: Tensor) -> Tensor:
         config = self.config
         return functional.conv1d(
             values, self.kernel, self.bias, config.strides, dilation=config.dilation_rate, groups=config.groups
         )
 
-    def write_look(self, graph: GraphBuilder, values: str) -> str:
+    def write_slide(self, graph: GraphBuilder, values: str) -> str:
         config = self.config
         inputs = [values, graph.constant(self.kernel.detach().cpu().numpy(), "kernel")]
         if self.bias is not None:
@@ -248,14 +259,15 @@ class MaxPooling1D(_Window):
 
     Config: ClassVar[type[LayerConfig]] = MaxPooling1DConfig
     config: MaxPooling1DConfig
+    keras_class = "MaxPooling1D"
     fill = float("-inf")
 
     def __init__(self, config: MaxPooling1DConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
         self.set_window(config.pool_size, config.strides or config.pool_size, config.padding, shape.features)
 
-    def look(self, values: Tensor) -> Tensor:
+    def slide(self, values: Tensor) -> Tensor:
         return functional.max_pool1d(values, self.span, self.stride)
 
-    def write_look(self, graph: GraphBuilder, values: str) -> str:
+    def write_slide(self, graph: GraphBuilder, values: str) -> str:
         return graph.add("MaxPool", values, named=True, kernel_shape=[self.span], strides=[self.stride])

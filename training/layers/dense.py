@@ -9,7 +9,7 @@ from torch import nn
 
 from training.graph.builder import GraphBuilder
 from training.layers.activations import LINEAR, ActivationOption
-from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require_values
+from training.layers.base import Layer, LayerConfig, LayerState, OptionError, Shape, Signal, Symbol, require_values
 from training.layers.weights import (
     GLOROT_UNIFORM,
     ZEROS,
@@ -22,7 +22,7 @@ from training.layers.weights import (
 
 
 class DenseConfig(LayerConfig):
-    """`units` may be left out in the last layer only: the network knows how many answers it owes."""
+    """`units` may be left out in the last layer only, where the task says how many values it needs."""
 
     type: Literal["dense"]
     units: PositiveInt | None = None
@@ -42,11 +42,16 @@ class Dense(Layer):
 
     Config: ClassVar[type[LayerConfig]] = DenseConfig
     config: DenseConfig
+    keras_class = "Dense"
+    acts_on_last_axis = True
+    gives_units = True
+    hands_mask_on = True
 
     def __init__(self, config: DenseConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
         require_values(shape)
-        assert config.units is not None, "the network fills in the last layer's units"
+        if config.units is None:
+            raise OptionError("units", "is missing: it may be left out in the last layer only, where it follows from the task")
         self.output = shape.with_features(config.units)
         self.kernel = nn.Parameter(config.kernel_initializer((shape.features, config.units)))
         self.bias = nn.Parameter(config.bias_initializer((config.units,))) if config.use_bias else None
@@ -59,11 +64,10 @@ class Dense(Layer):
             return (kernel,)
         return kernel, weight_of("bias", self.bias, config.bias_regularizer, config.bias_constraint)
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         values = nn.functional.linear(signal.values, self.kernel.t(), self.bias)
         result = signal.with_values(self.config.activation(values))
-        self.note_activity(self.config.activity_regularizer, result)
-        return result, ()
+        return self.with_activity(self.config.activity_regularizer, result), ()
 
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
@@ -88,15 +92,17 @@ class ActivationLayer(Layer):
 
     Config: ClassVar[type[LayerConfig]] = ActivationConfig
     config: ActivationConfig
+    keras_class = "Activation"
+    acts_on_last_axis = True
+    hands_mask_on = True
 
     def __init__(self, config: ActivationConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
         require_values(shape)
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         result = signal.with_values(self.config.activation(signal.values))
-        self.note_activity(self.config.activity_regularizer, result)
-        return result, ()
+        return self.with_activity(self.config.activity_regularizer, result), ()
 
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from training.graph.builder import GraphBuilder
-from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_sequence, require_values
+from training.layers.base import Layer, LayerConfig, LayerState, Shape, Signal, Symbol, require, require_sequence, require_values
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
@@ -53,12 +53,13 @@ class GaussianNoiseConfig(LayerConfig):
 
 class _TrainingOnly(Layer):
     config: DropoutConfig | SpatialDropoutConfig | GaussianNoiseConfig
+    hands_mask_on = True
 
     @property
     def notes(self) -> tuple[str, ...]:
         if self.config.seed is None:
             return ()
-        return ('option "seed": taken, and changes nothing: all randomness follows from the seed of the run',)
+        return ('option "seed": accepted, and changes nothing: all randomness follows from the seed of the run',)
 
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class Dropout(_TrainingOnly):
 
     Config: ClassVar[type[LayerConfig]] = DropoutConfig
     config: DropoutConfig
+    keras_class = "Dropout"
 
     def __init__(self, config: DropoutConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
@@ -86,7 +88,7 @@ class Dropout(_TrainingOnly):
             wrong = [axis for axis, size in sizes if isinstance(axis, int) and axis not in (1, size)]
             require(not wrong, "noise_shape", f"an axis is 1, or the input's, or left open; got {wrong} for {shape}")
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         if not self.training or self.config.rate == 0:
             return signal, ()
         if self.config.noise_shape is None:
@@ -101,12 +103,14 @@ class SpatialDropout(_TrainingOnly):
 
     Config: ClassVar[type[LayerConfig]] = SpatialDropoutConfig
     config: SpatialDropoutConfig
+    keras_class = "SpatialDropout1D"
+    is_about_steps = True
 
     def __init__(self, config: SpatialDropoutConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
         require_sequence(shape)
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         if not self.training or self.config.rate == 0:
             return signal, ()
         num_rows, _, num_features = signal.values.shape
@@ -119,12 +123,13 @@ class GaussianNoise(_TrainingOnly):
 
     Config: ClassVar[type[LayerConfig]] = GaussianNoiseConfig
     config: GaussianNoiseConfig
+    keras_class = "GaussianNoise"
 
     def __init__(self, config: GaussianNoiseConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
         require_values(shape)
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         if not self.training or self.config.stddev == 0:
             return signal, ()
         return signal.with_values(signal.values + self.config.stddev * torch.randn_like(signal.values)), ()

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import nn
 
 from training.graph.builder import GraphBuilder
-from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_values
+from training.layers.base import Layer, LayerConfig, LayerState, Shape, Signal, Symbol, require, require_values
 from training.layers.weights import UNIFORM, ConstraintOption, InitializerOption, RegularizerOption, Weight, weight_of
 
 
@@ -32,6 +32,8 @@ class Embedding(Layer):
 
     Config: ClassVar[type[LayerConfig]] = EmbeddingConfig
     config: EmbeddingConfig
+    keras_class = "Embedding"
+    reads_tokens = True
 
     def __init__(self, config: EmbeddingConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
@@ -55,11 +57,10 @@ class Embedding(Layer):
         config = self.config
         return (weight_of("embeddings", self.embeddings, config.embeddings_regularizer, config.embeddings_constraint),)
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         mask = signal.values != 0 if self.config.mask_zero else None
         result = Signal(nn.functional.embedding(signal.values, self.embeddings), signal.lengths, mask)
-        self.note_activity(self.config.activity_regularizer, result)
-        return result, ()
+        return self.with_activity(self.config.activity_regularizer, result), ()
 
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
@@ -83,6 +84,8 @@ class Masking(Layer):
 
     Config: ClassVar[type[LayerConfig]] = MaskingConfig
     config: MaskingConfig
+    keras_class = "Masking"
+    is_about_steps = True
 
     def __init__(self, config: MaskingConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
@@ -94,7 +97,11 @@ class Masking(Layer):
         """Keras's answer to a piece that is masked wholly is zero."""
         return False
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    @property
+    def mask_value(self) -> float | None:
+        return self.config.mask_value
+
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         mask = (signal.values != self.config.mask_value).any(2)
         return Signal(signal.values.masked_fill(~mask.unsqueeze(2), 0.0), signal.lengths, mask), ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
-from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_values
+from training.layers.base import Layer, LayerConfig, LayerState, MaskUse, Shape, Signal, Symbol, require, require_values
 from training.layers.weights import (
     EPSILON,
     ONES,
@@ -61,6 +61,7 @@ class BatchNormalizationConfig(NormalizationConfig):
 
 class _Normalization(Layer):
     config: NormalizationConfig
+    hands_mask_on = True
 
     def make_weights(self, shape: tuple[int, ...]) -> None:
         config = self.config
@@ -83,6 +84,11 @@ class LayerNormalization(_Normalization):
 
     Config: ClassVar[type[LayerConfig]] = LayerNormalizationConfig
     config: LayerNormalizationConfig
+    keras_class = "LayerNormalization"
+
+    @classmethod
+    def mask_use(cls, config: Any) -> MaskUse:
+        return "carried" if config.axis in (-1, 2, [-1], [2]) else "ignored"  # else steps are normalized by one another
 
     def __init__(self, config: LayerNormalizationConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
@@ -101,7 +107,7 @@ class LayerNormalization(_Normalization):
         # gamma and beta in the shape that broadcasts against the values
         self.aligned = [int(shape.axes[axis - 1]) if axis in axes else 1 for axis in range(axes[0], num_axes)]
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         values = signal.values
         centred = values - values.mean(self.axes, keepdim=True)
         values = centred * (centred.square().mean(self.axes, keepdim=True) + self.config.epsilon).rsqrt()
@@ -130,6 +136,7 @@ class BatchNormalization(_Normalization):
 
     Config: ClassVar[type[LayerConfig]] = BatchNormalizationConfig
     config: BatchNormalizationConfig
+    keras_class = "BatchNormalization"
     moving_mean: Tensor
     moving_variance: Tensor
 
@@ -144,11 +151,15 @@ class BatchNormalization(_Normalization):
         self.register_buffer("moving_variance", config.moving_variance_initializer(features))
 
     @property
+    def mixes_rows(self) -> bool:
+        return True
+
+    @property
     def weights(self) -> tuple[Weight, ...]:
         mean = weight_of("moving_mean", self.moving_mean, is_statistic=True)
         return (*super().weights, mean, weight_of("moving_variance", self.moving_variance, is_statistic=True))
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         config, values = self.config, signal.values
         if self.training and config.trainable:
             mean, variance = self._moments(signal)

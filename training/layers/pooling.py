@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
-from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_sequence
+from training.layers.base import Layer, LayerConfig, LayerState, MaskUse, Shape, Signal, Symbol, require, require_sequence
 
 
 class GlobalPoolingConfig(LayerConfig):
@@ -47,6 +47,7 @@ class RecentConfig(LayerConfig):
 
 class _Pooling(Layer):
     reads_whole_sequence = True
+    is_about_steps = True
     multiple: ClassVar[int] = 1
 
     def __init__(self, config: LayerConfig, shape: Shape, source: Shape) -> None:
@@ -57,7 +58,7 @@ class _Pooling(Layer):
 
     @property
     def keepdims(self) -> bool:
-        return isinstance(self.config, GlobalPoolingConfig) and self.config.keepdims
+        return False
 
     def pool(self, signal: Signal) -> Tensor:
         """(B, T, F) to (B, F · multiple)."""
@@ -70,7 +71,7 @@ class _Pooling(Layer):
     def steps_for(self, num_steps: int) -> int:
         return 1
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         values = self.pool(signal)
         if self.keepdims:
             return Signal(values.unsqueeze(1), torch.ones_like(signal.lengths)), ()
@@ -85,10 +86,19 @@ class _Pooling(Layer):
         return Symbol(values, symbol.lengths), ()
 
 
-class GlobalMaxPooling(_Pooling):
+class _GlobalPooling(_Pooling):
+    config: GlobalPoolingConfig
+
+    @property
+    def keepdims(self) -> bool:
+        return self.config.keepdims
+
+
+class GlobalMaxPooling(_GlobalPooling):
     """The largest value of each feature."""
 
     Config: ClassVar[type[LayerConfig]] = GlobalMaxPoolingConfig
+    keras_class = "GlobalMaxPooling1D"
 
     def pool(self, signal: Signal) -> Tensor:
         return _max(Signal(signal.values, signal.lengths))
@@ -97,10 +107,15 @@ class GlobalMaxPooling(_Pooling):
         return _write_max(graph, Symbol(symbol.values, symbol.lengths))
 
 
-class GlobalAveragePooling(_Pooling):
+class GlobalAveragePooling(_GlobalPooling):
     """The mean of each feature."""
 
     Config: ClassVar[type[LayerConfig]] = GlobalAveragePoolingConfig
+    keras_class = "GlobalAveragePooling1D"
+
+    @classmethod
+    def mask_use(cls, config: Any) -> MaskUse:
+        return "used up"
 
     def pool(self, signal: Signal) -> Tensor:
         return _mean(signal)
@@ -137,7 +152,9 @@ class Recent(Layer):
 
     Config: ClassVar[type[LayerConfig]] = RecentConfig
     config: RecentConfig
+    reads_source = True
     reads_whole_sequence = True
+    is_about_steps = True
 
     def __init__(self, config: RecentConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
@@ -152,7 +169,7 @@ class Recent(Layer):
     def min_length(self) -> int:
         return self.config.n
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         offsets = torch.arange(self.config.n, device=source.values.device)
         recent = ragged.last_steps(source.values, source.lengths, offsets, self.config.n)  # (B, n, F)
         return signal.with_values(torch.cat([signal.values, recent.flatten(1)], 1)), ()

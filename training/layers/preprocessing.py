@@ -15,7 +15,7 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor
 
 from training.graph.builder import GraphBuilder
-from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_values
+from training.layers.base import Layer, LayerConfig, LayerState, Shape, Signal, Symbol, require, require_values
 from training.layers.ragged import write_column
 from training.layers.weights import Weight
 
@@ -40,7 +40,9 @@ class PadSequences(Layer):
 
     Config: ClassVar[type[LayerConfig]] = PadSequencesConfig
     config: PadSequencesConfig
-    reads_whole_sequence: ClassVar[bool] = True
+    reads_tokens = True
+    reads_whole_sequence = True
+    is_about_steps = True
 
     def __init__(self, config: PadSequencesConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
@@ -50,7 +52,7 @@ class PadSequences(Layer):
         require(fits, "value", f"must be an id below {shape.vocabulary}, got {config.value}")
         self.output = Shape((config.maxlen,), shape.vocabulary)
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         maxlen = self.config.maxlen
         places = torch.arange(maxlen, device=signal.values.device)  # (maxlen,)
         lengths = signal.lengths.unsqueeze(1)  # (B, 1)
@@ -104,6 +106,7 @@ class Normalization(Layer):
 
     Config: ClassVar[type[LayerConfig]] = NormalizationConfig
     config: NormalizationConfig
+    keras_class = "Normalization"
     mean: Tensor
     variance: Tensor
     count: Tensor
@@ -136,6 +139,12 @@ class Normalization(Layer):
         super().load_keras_weights(arrays)
         self.count.clamp_(min=1)  # Keras 3.15 leaves it 0 after `adapt`
 
+    @property
+    def adapts_to(self) -> Literal["inputs", "answers"] | None:
+        if self.is_given:
+            return None
+        return "answers" if self.config.invert else "inputs"
+
     @torch.no_grad()
     def adapt(self, values: Tensor) -> None:
         """Take mean and variance of each feature of values (N, ..., F), as Keras's `adapt` does."""
@@ -144,7 +153,7 @@ class Normalization(Layer):
         self.variance.copy_(rows.var(0, correction=0))
         self.count.fill_(len(rows))
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         deviation = self.variance.sqrt().clamp(min=EPSILON)
         if self.config.invert:
             return signal.with_values(signal.values * deviation + self.mean), ()

@@ -1,8 +1,8 @@
-"""SimpleRNN, LSTM and GRU with every option of Keras's.
+"""What SimpleRNN, LSTM and GRU have in common: every option of Keras's, all steps of ragged and masked rows, the graph.
 
 Rows are padded, not packed: on a CPU a packed LSTM of torch trains seven times slower. Forward, a step within a row's
-length never sees the padding behind it; backward, each row is reversed within its own length first. Masked steps are
-taken out before and put back after: what runs in between has no holes. So torch's fused kernels do all the work where
+length never reads the padding behind it; backward, each row is reversed within its own length first. Masked steps are
+removed before and inserted after: what runs in between has no holes. So torch's fused kernels do all the work where
 the activations are the usual ones (else a loop over the steps), and in the graph a layer is one LSTM, GRU or RNN node.
 """
 
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
@@ -26,15 +25,17 @@ from training.layers.activations import SIGMOID, TANH, Activation, ActivationOpt
 from training.layers.base import (
     Layer,
     LayerConfig,
+    LayerState,
+    MaskUse,
     OptionError,
     Shape,
     Signal,
-    State,
     StatePart,
     Symbol,
     require_sequence,
 )
 from training.layers.dropout import Rate, dropout_mask
+from training.layers.recurrent_node import write_node
 from training.layers.weights import (
     GLOROT_UNIFORM,
     ORTHOGONAL,
@@ -74,39 +75,25 @@ class RecurrentConfig(LayerConfig):
     weights: list[Any] | None = None
 
 
-class SimpleRNNConfig(RecurrentConfig):
-    """Keras's SimpleRNN."""
+class GatedConfig(RecurrentConfig):
+    """What LSTM and GRU have in common."""
 
-    type: Literal["simple_rnn"]
-
-
-class LSTMConfig(RecurrentConfig):
-    """Keras's LSTM."""
-
-    type: Literal["lstm"]
     recurrent_activation: ActivationOption = SIGMOID
-    unit_forget_bias: bool = True
     implementation: Literal[1, 2] = 2
     use_cudnn: bool | Literal["auto"] = "auto"
 
 
-class GRUConfig(RecurrentConfig):
-    """Keras's GRU; `reset_after = false` (the paper's form) runs step by step while training."""
-
-    type: Literal["gru"]
-    recurrent_activation: ActivationOption = SIGMOID
-    reset_after: bool = True
-    implementation: Literal[1, 2] = 2
-    use_cudnn: bool | Literal["auto"] = "auto"
+# (hidden, start, end) ↦ hidden · U + b for the gates from `start` to `end`, in torch's order
+Product = Callable[[Tensor, int, int], Tensor]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a layer made of a sequence: outputs (B, T, units) in the order read, the last one (B, units), the final state."""
+class SequenceOutput:
+    """Of a whole sequence: outputs (B, T, units) in the order read, the last one (B, units), the final state."""
 
     outputs: Tensor
     last: Tensor
-    final: State
+    final: LayerState
 
 
 class Recurrent(Layer):
@@ -118,7 +105,9 @@ class Recurrent(Layer):
     """
 
     config: RecurrentConfig
-    operator: ClassVar[str]
+    is_about_steps = True
+    hands_mask_on = True
+    operator: ClassVar[str]  # in ONNX
     # keras_gates[i] is torch's number of the gate that Keras puts at i; onnx_gates likewise
     keras_gates: ClassVar[tuple[int, ...]]
     onnx_gates: ClassVar[tuple[int, ...]]
@@ -143,6 +132,10 @@ class Recurrent(Layer):
         if config.weights is not None:
             self.load_keras_weights([np.asarray(array, np.float32) for array in config.weights])
 
+    @classmethod
+    def mask_use(cls, config: Any) -> MaskUse:
+        return "carried" if config.return_sequences else "used up"
+
     def make_cell(self) -> Any:
         """The torch module that holds the weights, and runs all steps where it can."""
         raise NotImplementedError
@@ -162,8 +155,16 @@ class Recurrent(Layer):
         return self.config.activation
 
     @property
+    def units(self) -> int:
+        return self.config.units
+
+    @property
     def num_gates(self) -> int:
         return len(self.keras_gates)
+
+    @property
+    def goes_backwards(self) -> bool:
+        return self.config.go_backwards
 
     @property
     def is_fused(self) -> bool:
@@ -172,7 +173,7 @@ class Recurrent(Layer):
 
     @property
     def draws_per_gate(self) -> bool:
-        """Whether dropout draws for each gate of its own, as Keras does in implementation 1."""
+        """Whether dropout draws for each gate separately, as Keras does in implementation 1."""
         return False
 
     @property
@@ -196,16 +197,9 @@ class Recurrent(Layer):
         config = self.config
         notes = []
         if config.unroll:
-            notes.append('option "unroll": taken, and changes nothing: the numbers are the same')
+            notes.append('option "unroll": accepted, and changes nothing: the numbers are the same')
         if config.seed is not None:
-            notes.append('option "seed": taken, and changes nothing: all randomness follows from the seed of the run')
-        if "implementation" in config.model_fields_set:
-            effect = "the numbers are the same"
-            if config.dropout or config.recurrent_dropout:
-                effect = "it only decides whether dropout draws once or for each gate"
-            notes.append(f'option "implementation": taken: {effect}')
-        if "use_cudnn" in config.model_fields_set:
-            notes.append('option "use_cudnn": taken, and changes nothing: torch decides by itself')
+            notes.append('option "seed": accepted, and changes nothing: all randomness follows from the seed of the run')
         if not self.is_fused:
             notes.append("runs step by step while training: torch has fused kernels for Keras's defaults only")
         if not self.has_node:
@@ -241,19 +235,18 @@ class Recurrent(Layer):
 
     # torch
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         config = self.config
         needs_final = bool(state) or config.return_state
-        reading = self.read(signal, state, zeros=config.zero_output_for_mask, needs_final=needs_final)
-        others = reading.final if config.return_state else ()
+        found = self.read(signal, state, zeros=config.zero_output_for_mask, needs_final=needs_final)
+        others = found.final if config.return_state else ()
         if config.return_sequences:
-            result = Signal(reading.outputs, signal.lengths, signal.mask, others)
+            result = Signal(found.outputs, signal.lengths, signal.mask, others)
         else:
-            result = Signal(reading.last, signal.lengths, None, others)
-        self.note_activity(config.activity_regularizer, result)
-        return result, reading.final if state else ()
+            result = Signal(found.last, signal.lengths, None, others)
+        return self.with_activity(config.activity_regularizer, result), found.final if state else ()
 
-    def read(self, signal: Signal, state: State, *, zeros: bool, needs_final: bool) -> Reading:
+    def read(self, signal: Signal, state: LayerState, *, zeros: bool, needs_final: bool) -> SequenceOutput:
         """The whole sequence, from `state` (empty: zeros). `zeros`: Keras's zero_output_for_mask."""
         values, lengths, mask = signal.values, signal.lengths, signal.mask
         if self.config.go_backwards:
@@ -261,22 +254,22 @@ class Recurrent(Layer):
             mask = None if mask is None else ragged.reverse(mask.unsqueeze(2), lengths).squeeze(2)
         if mask is None:
             outputs, final = self.run(values, lengths, state, needs_final)
-            return Reading(outputs, ragged.last_step(outputs, lengths), final)
+            return SequenceOutput(outputs, ragged.last_step(outputs, lengths), final)
         is_read = mask & (torch.arange(mask.shape[1], device=mask.device) < lengths.unsqueeze(1))
         values, count = ragged.compact(values, is_read)
-        # A row without a step still runs one, which is forgotten: no kernel takes rows of length 0.
+        # A row without a step still runs one, whose result is dropped: no kernel accepts rows of length 0.
         outputs, final = self.run(values, count.clamp(min=1), state, needs_final)
         is_empty = (count == 0).unsqueeze(1)
         last = ragged.last_step(outputs, count.clamp(min=1)).masked_fill(is_empty, 0.0)
         if zeros:
             last = last.masked_fill(~is_read.gather(1, (lengths - 1).unsqueeze(1)), 0.0)
         before = state or tuple(torch.zeros_like(part) for part in final)
-        final = tuple(torch.where(is_empty, old, new) for old, new in zip(before, final, strict=True))
+        final = tuple(torch.where(is_empty, old, now) for old, now in zip(before, final, strict=True))
         if self.config.return_sequences:
             outputs = ragged.spread(outputs, is_read, zeros=zeros)
-        return Reading(outputs, last, final)
+        return SequenceOutput(outputs, last, final)
 
-    def run(self, values: Tensor, lengths: Tensor, state: State, needs_final: bool) -> tuple[Tensor, State]:
+    def run(self, values: Tensor, lengths: Tensor, state: LayerState, needs_final: bool) -> tuple[Tensor, LayerState]:
         """All steps of (B, T, F), oldest first: outputs (B, T, units), and the state at each row's end if needed."""
         config = self.config
         drops = self.training and config.dropout > 0
@@ -288,14 +281,14 @@ class Recurrent(Layer):
             values = values * dropout_mask(values, (values.shape[0], 1, values.shape[2]), config.dropout)
         if not state and not needs_final:
             return self.rnn(values)[0], ()
-        return self.run_from(values, lengths, state)
+        return self.run_fused(values, lengths, state)
 
-    def run_from(self, values: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
-        """`run` by torch's kernel, with the final state."""
+    def run_fused(self, values: Tensor, lengths: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
+        """`run` by torch's fused kernel, with the final state."""
         outputs, _ = self.rnn(values, state[0].unsqueeze(0) if state else None)
         return outputs, (ragged.last_step(outputs, lengths),)
 
-    def _run_steps(self, values: Tensor, lengths: Tensor, state: State, per_gate: bool) -> tuple[Tensor, State]:
+    def _run_steps(self, values: Tensor, lengths: Tensor, state: LayerState, per_gate: bool) -> tuple[Tensor, LayerState]:
         """`run` step by step."""
         config, rnn = self.config, self.rnn
         num_rows, num_steps, num_features = values.shape
@@ -319,14 +312,14 @@ class Recurrent(Layer):
         for step, step_inputs in enumerate(inputs.unbind(1)):
             following = self.step(step_inputs, current, product)
             if is_ragged:
-                goes_on = (step < lengths).unsqueeze(1)
-                following = tuple(torch.where(goes_on, new, old) for new, old in zip(following, current, strict=True))
+                is_within = (step < lengths).unsqueeze(1)
+                following = tuple(torch.where(is_within, now, old) for now, old in zip(following, current, strict=True))
             current = following
             outputs.append(current[0])
         return torch.stack(outputs, 1), current
 
-    def _recurrent_product(self, keep: Tensor | None) -> Callable[[Tensor, int, int], Tensor]:
-        """h ↦ h · U + b for the gates from `start` to `end`, in torch's order; `keep` (G or 1, B, H) drops parts of h."""
+    def _recurrent_product(self, keep: Tensor | None) -> Product:
+        """The product of this layer's weights; `keep` (G or 1, B, H) drops parts of the hidden state."""
         units = self.config.units
         kernel = self.rnn.weight_hh_l0
         bias = self.rnn.bias_hh_l0 if self.has_two_biases and self.config.use_bias else None
@@ -344,8 +337,8 @@ class Recurrent(Layer):
 
         return product
 
-    def step(self, inputs: Tensor, state: State, product: Callable[[Tensor, int, int], Tensor]) -> State:
-        """One step: inputs (B, G · H) that are multiplied already, state → the new state, the output first."""
+    def step(self, inputs: Tensor, state: LayerState, product: Product) -> LayerState:
+        """One step: inputs (B, G · H), which are products already, and the state → the next state, the output first."""
         raise NotImplementedError
 
     # the graph
@@ -377,7 +370,7 @@ class Recurrent(Layer):
             before = state or [graph.constant(0.0)] * len(finals)
             # Without a step the state stays, while the output is zero.
             last = graph.add("Where", node.is_empty, graph.constant(0.0), last)
-            finals = tuple(graph.add("Where", node.is_empty, old, new) for old, new in zip(before, finals, strict=True))
+            finals = tuple(graph.add("Where", node.is_empty, old, now) for old, now in zip(before, finals, strict=True))
         if not config.return_sequences:
             if zeros and node.is_read is not None:
                 last = self._write_zero_if_masked(graph, symbol, node.is_read, last)
@@ -400,7 +393,7 @@ class Recurrent(Layer):
         return graph.add("Where", is_last_read, last, graph.constant(0.0))
 
     def onnx_weights(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """W (G · H, F), R (G · H, H) and B (2 · G · H), gates in ONNX's order."""
+        """See `Cell`, as the other names with `onnx`."""
 
         def ordered(tensor: Tensor) -> NDArray[Any]:
             return _reorder(tensor.detach().cpu(), self.onnx_gates).numpy()
@@ -413,29 +406,32 @@ class Recurrent(Layer):
 
     @property
     def onnx_attributes(self) -> dict[str, Any]:
-        """Attributes of the node beyond size, direction and activations."""
         return {}
 
     @property
     def onnx_activations(self) -> tuple[Activation, ...]:
-        """The activations of one direction, in ONNX's order."""
         return (self.gate_activation, self.config.activation)
 
     @property
     def onnx_defaults(self) -> tuple[Activation, ...]:
-        """What ONNX takes for `activations` where they are not given."""
         return (SIGMOID, TANH)
 
     @property
     def has_node(self) -> bool:
-        """Whether ONNX's own recurrent node knows all activations; if not, the graph holds a loop over the steps."""
         return all(activation.in_node is not None for activation in self.onnx_activations)
+
+    def write_inputs(self, graph: GraphBuilder, values: str) -> str:
+        kernel = self.rnn.weight_ih_l0.detach().cpu().t().contiguous().numpy()
+        inputs = graph.add("MatMul", values, graph.constant(kernel, "kernel"))
+        if self.config.use_bias:
+            inputs = graph.add("Add", inputs, graph.constant(self.rnn.bias_ih_l0.detach().cpu().numpy(), "bias"))
+        return inputs
 
     def write_step(self, graph: GraphBuilder, inputs: str, state: tuple[str, ...]) -> tuple[str, ...]:
         """`step` in the body of the graph's loop."""
         raise NotImplementedError
 
-    def _write_product(self, graph: GraphBuilder, hidden: str, start: int, end: int) -> str:
+    def write_product(self, graph: GraphBuilder, hidden: str, start: int, end: int) -> str:
         """`product` of `step` in the graph."""
         rows = slice(start * self.config.units, end * self.config.units)
         kernel = self.rnn.weight_hh_l0.detach().cpu()[rows].t().contiguous().numpy()
@@ -444,268 +440,37 @@ class Recurrent(Layer):
             value = graph.add("Add", value, graph.constant(self.rnn.bias_hh_l0.detach().cpu()[rows].numpy(), "recurrent_bias"))
         return value
 
-    def _write_split(self, graph: GraphBuilder, values: str, *counts: int) -> tuple[str, ...]:
+    def write_split(self, graph: GraphBuilder, values: str, *counts: int) -> tuple[str, ...]:
         """Cut (B, G · H) into parts of so many gates."""
         sizes = graph.constant([count * self.config.units for count in counts])
         return graph.add_many("Split", values, sizes, num_outputs=len(counts), axis=1)
 
 
-class SimpleRNN(Recurrent):
-    """h' = activation(W x + U h + b)."""
+class GatedRecurrent(Recurrent):
+    """LSTM and GRU: the gates have an activation of their own."""
 
-    Config: ClassVar[type[LayerConfig]] = SimpleRNNConfig
-    config: SimpleRNNConfig
-    operator = "RNN"
-    keras_gates = (0,)
-    onnx_gates = (0,)
+    config: GatedConfig
 
-    def make_cell(self) -> Any:
+    @property
+    def gate_activation(self) -> Activation:
+        return self.config.recurrent_activation
+
+    @property
+    def draws_per_gate(self) -> bool:
+        return self.config.implementation == 1 or self.config.recurrent_dropout > 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
         config = self.config
-        kind = "relu" if config.activation.name == "relu" else "tanh"
-        return nn.RNN(self.input.features, config.units, nonlinearity=kind, bias=config.use_bias, batch_first=True)
-
-    @property
-    def is_fused(self) -> bool:
-        return self.config.activation.name in ("tanh", "relu")
-
-    def step(self, inputs: Tensor, state: State, product: Callable[[Tensor, int, int], Tensor]) -> State:
-        return (self.config.activation(inputs + product(state[0], 0, 1)),)
-
-    def write_step(self, graph: GraphBuilder, inputs: str, state: tuple[str, ...]) -> tuple[str, ...]:
-        total = graph.add("Add", inputs, self._write_product(graph, state[0], 0, 1))
-        return (self.config.activation.write(graph, total),)
-
-    @property
-    def onnx_activations(self) -> tuple[Activation, ...]:
-        return (self.config.activation,)
-
-    @property
-    def onnx_defaults(self) -> tuple[Activation, ...]:
-        return (TANH,)
-
-
-class LSTM(Recurrent):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997) with a forget gate that starts open."""
-
-    Config: ClassVar[type[LayerConfig]] = LSTMConfig
-    config: LSTMConfig
-    operator = "LSTM"
-    keras_gates = (0, 1, 2, 3)  # both: input, forget, cell, output
-    onnx_gates = (0, 3, 1, 2)  # input, output, forget, cell
-
-    def make_cell(self) -> Any:
-        return nn.LSTM(self.input.features, self.config.units, bias=self.config.use_bias, batch_first=True)
-
-    def draw_bias(self, shape: tuple[int, ...]) -> Tensor:
-        if not self.config.unit_forget_bias:
-            return super().draw_bias(shape)
-        units = self.config.units
-        draw = self.config.bias_initializer
-        return torch.cat([draw((units,)), torch.ones(units), draw((2 * units,))])
-
-    @property
-    def gate_activation(self) -> Activation:
-        return self.config.recurrent_activation
-
-    @property
-    def draws_per_gate(self) -> bool:
-        return self.config.implementation == 1 or self.config.recurrent_dropout > 0
-
-    @property
-    def state(self) -> tuple[StatePart, ...]:
-        return (StatePart("hidden", self.config.units), StatePart("cell", self.config.units))
-
-    def step(self, inputs: Tensor, state: State, product: Callable[[Tensor, int, int], Tensor]) -> State:
-        hidden, cell = state
-        gate, activation = self.gate_activation, self.config.activation
-        enter, forget, new, leave = (inputs + product(hidden, 0, 4)).chunk(4, 1)
-        cell = gate(forget) * cell + gate(enter) * activation(new)
-        return gate(leave) * activation(cell), cell
-
-    def write_step(self, graph: GraphBuilder, inputs: str, state: tuple[str, ...]) -> tuple[str, ...]:
-        hidden, cell = state
-        gate, activation = self.gate_activation, self.config.activation
-        total = graph.add("Add", inputs, self._write_product(graph, hidden, 0, 4))
-        enter, forget, new, leave = self._write_split(graph, total, 1, 1, 1, 1)
-        kept = graph.add("Mul", gate.write(graph, forget), cell)
-        cell = graph.add("Add", kept, graph.add("Mul", gate.write(graph, enter), activation.write(graph, new)))
-        return graph.add("Mul", gate.write(graph, leave), activation.write(graph, cell)), cell
-
-    def run_from(self, values: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
-        initial = tuple(part.unsqueeze(0) for part in state) or None
-        if bool((lengths == values.shape[1]).all()):
-            outputs, (hidden, cell) = self.rnn(values, initial)
-            return outputs, (hidden.squeeze(0), cell.squeeze(0))
-        # Packed: the cell state at a row's own end is not among the outputs. Slow, but few ask for it.
-        packed = pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        packed_outputs, (hidden, cell) = self.rnn(packed, initial)
-        outputs, _ = nn.utils.rnn.pad_packed_sequence(packed_outputs, batch_first=True, total_length=values.shape[1])
-        return outputs, (hidden.squeeze(0), cell.squeeze(0))
-
-    @property
-    def onnx_activations(self) -> tuple[Activation, ...]:
-        return (self.gate_activation, self.config.activation, self.config.activation)
-
-    @property
-    def onnx_defaults(self) -> tuple[Activation, ...]:
-        return (SIGMOID, TANH, TANH)
-
-
-class GRU(Recurrent):
-    """Gated recurrent unit (Cho et al. 2014); by default with the reset gate after the product, as Keras and cuDNN."""
-
-    Config: ClassVar[type[LayerConfig]] = GRUConfig
-    config: GRUConfig
-    operator = "GRU"
-    keras_gates = (1, 0, 2)  # torch: reset, update, new; Keras: update, reset, new
-    onnx_gates = (1, 0, 2)
-
-    def make_cell(self) -> Any:
-        return nn.GRU(self.input.features, self.config.units, bias=self.config.use_bias, batch_first=True)
-
-    @property
-    def has_two_biases(self) -> bool:
-        # The reset gate comes between the two biases: both count.
-        return self.config.reset_after
-
-    @property
-    def gate_activation(self) -> Activation:
-        return self.config.recurrent_activation
-
-    @property
-    def is_fused(self) -> bool:
-        return super().is_fused and self.config.reset_after
-
-    @property
-    def draws_per_gate(self) -> bool:
-        return self.config.implementation == 1 or self.config.recurrent_dropout > 0
-
-    def step(self, inputs: Tensor, state: State, product: Callable[[Tensor, int, int], Tensor]) -> State:
-        (hidden,) = state
-        units = self.config.units
-        gates_input, new_input = torch.split(inputs, [2 * units, units], 1)
-        if self.config.reset_after:
-            gates, new = torch.split(product(hidden, 0, 3), [2 * units, units], 1)
-            reset, update = (self.gate_activation(part) for part in (gates_input + gates).chunk(2, 1))
-            new = reset * new
-        else:
-            gates = gates_input + product(hidden, 0, 2)
-            reset, update = (self.gate_activation(part) for part in gates.chunk(2, 1))
-            new = product(reset * hidden, 2, 3)
-        return (update * hidden + (1 - update) * self.config.activation(new_input + new),)
-
-    def write_step(self, graph: GraphBuilder, inputs: str, state: tuple[str, ...]) -> tuple[str, ...]:
-        (hidden,) = state
-        *gate_inputs, new_input = self._write_split(graph, inputs, 1, 1, 1)
-        if self.config.reset_after:
-            *products, new = self._write_split(graph, self._write_product(graph, hidden, 0, 3), 1, 1, 1)
-        else:
-            products = list(self._write_split(graph, self._write_product(graph, hidden, 0, 2), 1, 1))
-        sums = [graph.add("Add", *pair) for pair in zip(gate_inputs, products, strict=True)]
-        reset, update = (self.gate_activation.write(graph, part) for part in sums)
-        if self.config.reset_after:
-            new = graph.add("Mul", reset, new)
-        else:
-            new = self._write_product(graph, graph.add("Mul", reset, hidden), 2, 3)
-        new = self.config.activation.write(graph, graph.add("Add", new_input, new))
-        kept = graph.add("Mul", update, graph.add("Sub", hidden, new))
-        return (graph.add("Add", new, kept),)
-
-    @property
-    def onnx_attributes(self) -> dict[str, Any]:
-        return {"linear_before_reset": int(self.config.reset_after)}
-
-
-@dataclass(frozen=True)
-class Node:
-    """A recurrent node's results: outputs (T, D, B, H) in the order of time without the masked steps, finals (D, B, H)."""
-
-    outputs: str
-    finals: tuple[str, ...]
-    is_read: str | None  # (B, T); None: nothing was taken out
-    is_empty: str | None  # (B, 1): rows that have no step at all
-
-
-def write_node(graph: GraphBuilder, layers: Sequence[Recurrent], symbol: Symbol, states: Sequence[tuple[str, ...]]) -> Node:
-    """One node for a layer, or for one that reads ahead and one that reads back. `states` are theirs, or empty."""
-    first = layers[0]
-    values, lengths, is_read, is_empty = symbol.values, symbol.lengths, None, None
-    if symbol.mask is not None:
-        is_read = ragged.write_is_read(graph, symbol)
-        assert is_read is not None
-        values, count = ragged.write_compact(graph, values, is_read)
-        lengths = graph.add("Max", count, graph.constant(1))
-        is_empty = ragged.write_column(graph, graph.add("Equal", count, graph.constant(0)))
-    if not first.has_node:
-        assert len(layers) == 1, layers
-        outputs, finals = _write_loop(graph, first, values, lengths, states[0])
-        return Node(outputs, finals, is_read, is_empty)
-    weights = [np.stack(parts) for parts in zip(*(layer.onnx_weights() for layer in layers), strict=True)]
-    inputs = [graph.add("Transpose", values, perm=[1, 0, 2])]
-    inputs += [graph.constant(part, name) for part, name in zip(weights, ("kernel", "recurrent_kernel", "bias"), strict=True)]
-    inputs.append(graph.add("Cast", lengths, to=6) if lengths is not None else "")  # sequence_lens is INT32
-    zero = graph.constant([0])
-    for parts in zip(*states, strict=True):
-        directions = [graph.add("Unsqueeze", part, zero) for part in parts]  # (B, H) → (1, B, H)
-        inputs.append(directions[0] if len(directions) == 1 else graph.add("Concat", *directions, axis=0))
-    direction = "bidirectional" if len(layers) == 2 else "reverse" if first.config.go_backwards else "forward"
-    attributes: dict[str, Any] = {"direction": direction, "hidden_size": first.config.units, **first.onnx_attributes}
-    if any(layer.onnx_activations != layer.onnx_defaults for layer in layers):
-        chosen = [activation.in_node for layer in layers for activation in layer.onnx_activations]
-        attributes["activations"] = [activation.name for activation in chosen if activation]
-        # onnxruntime hands out these numbers in order, to those activations that take one.
-        alphas = [activation.alpha for activation in chosen if activation and activation.alpha is not None]
-        betas = [activation.beta for activation in chosen if activation and activation.beta is not None]
-        attributes |= {"activation_alpha": alphas} if alphas else {}
-        attributes |= {"activation_beta": betas} if betas else {}
-    num_outputs = 1 + len(first.state)
-    outputs, *results = graph.add_many(first.operator, *inputs, num_outputs=num_outputs, named=True, **attributes)
-    return Node(outputs, tuple(results), is_read, is_empty)
-
-
-def _write_loop(
-    graph: GraphBuilder, layer: Recurrent, values: str, lengths: str | None, state: tuple[str, ...]
-) -> tuple[str, tuple[str, ...]]:
-    """What `write_node`'s node gives, as an ONNX Scan: for activations that recurrent nodes do not know."""
-    units = layer.config.units
-    kernel = layer.rnn.weight_ih_l0.detach().cpu().t().contiguous().numpy()
-    inputs = graph.add("MatMul", values, graph.constant(kernel, "kernel"))  # (B, T, G · H)
-    if layer.config.use_bias:
-        inputs = graph.add("Add", inputs, graph.constant(layer.rnn.bias_ih_l0.detach().cpu().numpy(), "bias"))
-    scanned = [graph.add("Transpose", inputs, perm=[1, 0, 2])]
-    if not state:
-        num_rows = graph.add("Shape", values, start=0, end=1)
-        shape = graph.add("Concat", num_rows, graph.constant([units]), axis=0)
-        state = (graph.add("Expand", graph.constant(0.0), shape),) * len(layer.state)
-
-    body = graph.body("step")
-    before = tuple(body.input(f"{body.name}/{part.name}", "FP32", ["batch", units]) for part in layer.state)
-    step_inputs = body.input(f"{body.name}/inputs", "FP32", ["batch", layer.num_gates * units])
-    after = layer.write_step(body, step_inputs, before)
-    if lengths is not None:
-        within = ragged.write_mask(graph, values, lengths)  # (B, T, 1)
-        scanned.append(graph.add("Transpose", within, perm=[1, 0, 2]))
-        goes_on = body.input(f"{body.name}/goes_on", "BOOL", ["batch", 1])
-        after = tuple(body.add("Where", goes_on, new, old) for new, old in zip(after, before, strict=True))
-    for part, value in zip(layer.state, after, strict=True):
-        body.output(value, f"{body.name}/{part.name}_next", "FP32", ["batch", units])
-    body.output(after[0], f"{body.name}/output", "FP32", ["batch", units])
-
-    backward = int(layer.config.go_backwards)
-    results = graph.add_many(
-        "Scan",
-        *state,
-        *scanned,
-        num_outputs=len(state) + 1,
-        named=True,
-        body=body.build_body(),
-        num_scan_inputs=len(scanned),
-        scan_input_directions=[backward] * len(scanned),
-        scan_output_directions=[backward],
-    )
-    zero, one = graph.constant([0]), graph.constant([1])
-    outputs = graph.add("Unsqueeze", results[-1], one)  # (T, 1, B, H)
-    return outputs, tuple(graph.add("Unsqueeze", final, zero) for final in results[:-1])
+        notes = []
+        if "implementation" in config.model_fields_set:
+            effect = "the numbers are the same"
+            if config.dropout or config.recurrent_dropout:
+                effect = "it only decides whether dropout draws once or for each gate"
+            notes.append(f'option "implementation": accepted: {effect}')
+        if "use_cudnn" in config.model_fields_set:
+            notes.append('option "use_cudnn": accepted, and changes nothing: torch decides by itself')
+        return (*super().notes, *notes)
 
 
 def _reorder(tensor: Tensor, gates: Sequence[int]) -> Tensor:

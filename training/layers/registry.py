@@ -10,68 +10,79 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from training.layers.base import Layer, LayerConfig, LayerError, OptionError, Shape, Signal, State, Symbol
-from training.layers.bidirectional import Bidirectional, BidirectionalConfig
+from training.layers.base import L, Layer, LayerConfig, LayerError, LayerState, OptionError, Shape, Signal, Symbol
+from training.layers.bidirectional import Bidirectional
 from training.layers.convolution import Conv1D, MaxPooling1D
 from training.layers.dense import ActivationLayer, Dense
 from training.layers.dropout import Dropout, GaussianNoise, SpatialDropout
 from training.layers.embedding import Embedding, Masking
+from training.layers.gru import GRU
+from training.layers.lstm import LSTM
 from training.layers.normalization import BatchNormalization, LayerNormalization
 from training.layers.pooling import ConcatPooling, GlobalAveragePooling, GlobalMaxPooling, Recent
 from training.layers.preprocessing import Normalization, PadSequences
-from training.layers.recurrent import GRU, LSTM, Recurrent, SimpleRNN
-from training.layers.reshaping import Flatten, RepeatVector, Reshape, TimeDistributed, TimeDistributedConfig
+from training.layers.reshaping import Flatten, RepeatVector, Reshape, TimeDistributed
+from training.layers.simple_rnn import SimpleRNN
 
 __all__ = [
     "LAYERS",
     "Layer",
     "LayerError",
+    "LayerState",
     "OptionError",
     "Shape",
     "Signal",
-    "State",
     "Symbol",
     "build_layer",
     "build_layers",
     "options_of",
     "read_config",
+    "register_layer",
 ]
 
-LAYERS: dict[str, type[Layer]] = {
-    "embedding": Embedding,
-    "lstm": LSTM,
-    "gru": GRU,
-    "simple_rnn": SimpleRNN,
-    "bidirectional": Bidirectional,
-    "time_distributed": TimeDistributed,
-    "masking": Masking,
-    "dense": Dense,
-    "activation": ActivationLayer,
-    "dropout": Dropout,
-    "spatial_dropout1d": SpatialDropout,
-    "spatial_dropout": SpatialDropout,
-    "gaussian_noise": GaussianNoise,
-    "layer_normalization": LayerNormalization,
-    "batch_normalization": BatchNormalization,
-    "conv1d": Conv1D,
-    "max_pooling1d": MaxPooling1D,
-    "max_pooling": MaxPooling1D,
-    "global_max_pooling1d": GlobalMaxPooling,
-    "global_max_pooling": GlobalMaxPooling,
-    "global_average_pooling1d": GlobalAveragePooling,
-    "global_average_pooling": GlobalAveragePooling,
-    "concat_pooling": ConcatPooling,
-    "repeat_vector": RepeatVector,
-    "flatten": Flatten,
-    "reshape": Reshape,
-    "recent": Recent,
-    "pad_sequences": PadSequences,
-    "normalization": Normalization,
-}
+LAYERS: dict[str, type[Layer]] = {}
+
+
+def register_layer(layer: type[Layer]) -> type[Layer]:
+    """Let recipes use a layer, under the names that its Config allows for `type`. Raises ValueError if one is in use."""
+    for name in layer.names():
+        if LAYERS.setdefault(name, layer) is not layer:
+            raise ValueError(f'there is a layer "{name}" already: {LAYERS[name].__name__}')
+    return layer
+
+
+for _layer in (
+    Embedding,
+    LSTM,
+    GRU,
+    SimpleRNN,
+    Bidirectional,
+    TimeDistributed,
+    Masking,
+    Dense,
+    ActivationLayer,
+    Dropout,
+    SpatialDropout,
+    GaussianNoise,
+    LayerNormalization,
+    BatchNormalization,
+    Conv1D,
+    MaxPooling1D,
+    GlobalMaxPooling,
+    GlobalAveragePooling,
+    ConcatPooling,
+    RepeatVector,
+    Flatten,
+    Reshape,
+    Recent,
+    PadSequences,
+    Normalization,
+):
+    register_layer(_layer)
 
 
 def build_layers(tables: Sequence[Mapping[str, Any]], shape: Shape, source: Shape) -> list[Layer]:
-    """Build layer after layer, each for the output of the one before; the first is fed `shape`.
+    """Build layer after layer, each for the output of the one before; the first reads rows of `shape`.
 
     `source` is the shape of the network's scaled input. Raises LayerError that names place, type and option.
     """
@@ -85,14 +96,17 @@ def build_layers(tables: Sequence[Mapping[str, Any]], shape: Shape, source: Shap
 def build_layer(table: Mapping[str, Any], shape: Shape, source: Shape, where: str) -> Layer:
     """Build one layer from its table. Raises LayerError."""
     config = read_config(table, where)
-    layer_class = LAYERS[config.type]
+
+    def build_inner(option: str, table: Mapping[str, Any], shape: Shape, kind: type[L]) -> L:
+        names = [name for name, layer in LAYERS.items() if issubclass(layer, kind)]
+        if len(names) < len(LAYERS) and table.get("type") not in names:
+            raise OptionError(option, f"its type must be one of {', '.join(names)}, got {table.get('type')!r}")
+        layer = build_layer(table, shape, source, f"{where}.{option}")
+        assert isinstance(layer, kind)
+        return layer
+
     try:
-        if isinstance(config, BidirectionalConfig):
-            layer: Layer = Bidirectional(config, shape, source, *_build_pair(config, shape, source, where))
-        elif isinstance(config, TimeDistributedConfig):
-            layer = TimeDistributed(config, shape, source, _build_step(config, shape, source, where))
-        else:
-            layer = layer_class(config, shape, source)
+        layer = LAYERS[config.type].build(config, shape, source, build_inner)
     except OptionError as exc:
         raise LayerError(where, config.type, exc.option, exc.message) from exc
     if not config.trainable:
@@ -105,7 +119,7 @@ def read_config(table: Mapping[str, Any], where: str) -> LayerConfig:
     kind = table.get("type")
     if kind is None:
         raise LayerError(where, "", "type", f"is missing; there are {', '.join(LAYERS)}")
-    if kind not in LAYERS:
+    if not isinstance(kind, str) or kind not in LAYERS:
         raise LayerError(where, "", "type", f"unknown layer {kind!r}; there are {', '.join(LAYERS)}")
     config_class = LAYERS[kind].Config
     try:
@@ -130,35 +144,3 @@ def options_of(kind: str) -> list[str]:
     common = list(LayerConfig.model_fields)
     own = [name for name in LAYERS[kind].Config.model_fields if name not in common]
     return own + [name for name in common if name != "type"]
-
-
-def _build_pair(config: BidirectionalConfig, shape: Shape, source: Shape, where: str) -> tuple[Recurrent, Recurrent]:
-    forward = _build_recurrent("layer", config.layer, shape, source, where)
-    if config.backward_layer is not None:
-        return forward, _build_recurrent("backward_layer", config.backward_layer, shape, source, where)
-    # Keras makes the other one from the same options, but that it reads backward.
-    table = {**config.layer, "go_backwards": True}
-    return forward, _build_recurrent("layer", table, shape, source, where)
-
-
-def _build_recurrent(option: str, table: Mapping[str, Any], shape: Shape, source: Shape, where: str) -> Recurrent:
-    kind = table.get("type")
-    if not (isinstance(kind, str) and kind in LAYERS and issubclass(LAYERS[kind], Recurrent)):
-        recurrent = ", ".join(name for name, layer in LAYERS.items() if issubclass(layer, Recurrent))
-        raise OptionError(option, f"its type must be one of {recurrent}, got {kind!r}")
-    layer = build_layer(table, shape, source, f"{where}.{option}")
-    assert isinstance(layer, Recurrent)
-    return layer
-
-
-def _build_step(config: TimeDistributedConfig, shape: Shape, source: Shape, where: str) -> Layer:
-    if shape.is_tokens or len(shape.axes) < 2:
-        raise OptionError(None, f"needs a sequence (batch, time, ...), got {shape}")
-    layer = build_layer(config.layer, Shape(shape.axes[1:]), source, f"{where}.layer")
-    if isinstance(layer, Recent):
-        raise OptionError("layer", "recent reads the network's input, which no single step has")
-    if layer.is_stateful:
-        raise OptionError("layer", "a stateful layer inside is not supported: the steps would share one state")
-    if layer.others:
-        raise OptionError("layer", "a layer with more than one result inside is not supported, in Keras neither")
-    return layer

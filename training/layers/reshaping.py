@@ -1,18 +1,16 @@
-"""Layers that only move values: repeat, flatten, reshape; and the one that applies another layer to every step."""
+"""Layers that only rearrange values: repeat, flatten, reshape; and the one that applies another layer to every step."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from training.graph.builder import GraphBuilder
-from training.layers.base import Layer, LayerConfig, Shape, Signal, State, Symbol, require, require_values
-from training.layers.dense import ActivationLayer, Dense
-from training.layers.normalization import BatchNormalization
+from training.layers.base import BuildInner, Layer, LayerConfig, LayerState, Shape, Signal, Symbol, require, require_values
 from training.layers.weights import Weight
 
 
@@ -51,7 +49,7 @@ class TimeDistributedConfig(LayerConfig):
     layer: dict[str, Any] = Field(description="the options of the layer, its `type` too")
 
 
-class _Moving(Layer):
+class _Rearrangement(Layer):
     """(B, ...) to (B, *output); of no row is the time axis open."""
 
     def move(self, values: Tensor) -> Tensor:
@@ -63,7 +61,7 @@ class _Moving(Layer):
     def steps_for(self, num_steps: int) -> int:
         return 1
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         lengths = torch.full_like(signal.lengths, self.output.fixed_axes[0])
         return Signal(self.move(signal.values), lengths), ()
 
@@ -73,11 +71,13 @@ class _Moving(Layer):
         return Symbol(self.write_move(graph, symbol.values), None), ()
 
 
-class RepeatVector(_Moving):
+class RepeatVector(_Rearrangement):
     """(B, F) to (B, n, F): the first half of one-to-many."""
 
     Config: ClassVar[type[LayerConfig]] = RepeatVectorConfig
     config: RepeatVectorConfig
+    keras_class = "RepeatVector"
+    is_about_steps = True
 
     def __init__(self, config: RepeatVectorConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
@@ -93,10 +93,12 @@ class RepeatVector(_Moving):
         return graph.add("Tile", column, graph.constant([1, self.config.n, 1]), named=True)
 
 
-class Flatten(_Moving):
+class Flatten(_Rearrangement):
     """All values of a row in one vector."""
 
     Config: ClassVar[type[LayerConfig]] = FlattenConfig
+    keras_class = "Flatten"
+    is_about_steps = True
 
     def __init__(self, config: FlattenConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
@@ -104,11 +106,12 @@ class Flatten(_Moving):
         self.output = Shape((math.prod(shape.fixed_axes),))
 
 
-class Reshape(_Moving):
+class Reshape(_Rearrangement):
     """The same values in other axes."""
 
     Config: ClassVar[type[LayerConfig]] = ReshapeConfig
     config: ReshapeConfig
+    keras_class = "Reshape"
 
     def __init__(self, config: ReshapeConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
@@ -126,11 +129,26 @@ class TimeDistributed(Layer):
 
     Config: ClassVar[type[LayerConfig]] = TimeDistributedConfig
     config: TimeDistributedConfig
+    keras_class = "TimeDistributed"
+    is_about_steps = True
+    is_per_step = True
+    hands_mask_on = True
 
     def __init__(self, config: TimeDistributedConfig, shape: Shape, source: Shape, layer: Layer) -> None:
         super().__init__(config, shape, source)
         self.layer = layer
         self.output = Shape((shape.axes[0], *layer.output.axes))
+
+    @classmethod
+    def build(cls, config: TimeDistributedConfig, shape: Shape, source: Shape, build_inner: BuildInner) -> Self:
+        require(not shape.is_tokens and len(shape.axes) > 1, None, f"needs a sequence (batch, time, ...), got {shape}")
+        layer = build_inner("layer", config.layer, Shape(shape.axes[1:]), Layer)
+        message = f"{layer.config.type} reads the network's input, which no single step has"
+        require(not layer.reads_source, "layer", message)
+        require(not layer.is_stateful, "layer", "a stateful layer inside is not supported: the steps would share one state")
+        message = "a layer with more than one result inside is not supported, in Keras neither"
+        require(not layer.others, "layer", message)
+        return cls(config, shape, source, layer)
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -143,15 +161,15 @@ class TimeDistributed(Layer):
             notes += ('option "layer": its activity_regularizer adds nothing, as in Keras, which calls the layer directly',)
         return notes
 
-    def take_activity(self) -> list[Tensor]:
-        self.layer.take_activity()
-        return []
+    @property
+    def mixes_rows(self) -> bool:
+        return self.layer.mixes_rows
 
-    def forward(self, signal: Signal, source: Signal, state: State = ()) -> tuple[Signal, State]:
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         values = signal.values
-        if isinstance(self.layer, Dense | ActivationLayer):
+        if self.layer.acts_on_last_axis:
             return signal.with_values(self.layer(signal, source)[0].values), ()
-        if self.training and any(isinstance(module, BatchNormalization) for module in self.layer.modules()):
+        if self.training and self.mixes_rows:
             # Keras calls the layer step after step, so each step is a batch of its own.
             return signal.with_values(torch.stack([self._apply_to(step, source) for step in values.unbind(1)], 1)), ()
         result = self._apply_to(values.flatten(0, 1), source)
@@ -165,7 +183,7 @@ class TimeDistributed(Layer):
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
     ) -> tuple[Symbol, tuple[str, ...]]:
-        if isinstance(self.layer, Dense | ActivationLayer):
+        if self.layer.acts_on_last_axis:
             return symbol.with_values(self.layer.write(graph, symbol, source)[0].values), ()
         rows = graph.add("Reshape", symbol.values, graph.constant([-1, *self.layer.input.fixed_axes]))
         result, _ = self.layer.write(graph, Symbol(rows, None), source)

@@ -1,7 +1,7 @@
 """From raw values to what a network learns on, and back: scaled = transform((value - offset) / scale).
 
-Part of the network and of its graph, so that nobody outside has to know. Fits its statistics on the values it is given;
-that these are the training part only is up to the caller.
+Part of the network and of its graph, so that whatever runs them needs no scaling of its own. Fits its statistics on the
+values of the call; that these are the training part only is up to the caller.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class ScalingConfig(BaseModel):
     """none; minmax to 0..1 and standard, with statistics of the training part per feature; window, per row.
 
     window divides by the mean absolute value of the row's last `length` steps (all if left out; 1 where that is 0),
-    then applies `transform`. log is the logarithm of value + `floor` (in scaled units), so that zeros are taken; a row
-    that goes below zero is first lifted by twice its depth, so that temperatures are taken too. Where a target lies below
-    zero after that, it is taken as zero.
+    then applies `transform`. log is the logarithm of value + `floor` (in scaled units), so that zeros are
+    accepted; a row that goes below zero is first lifted by twice its depth, so that temperatures are accepted too. A target
+    that lies below zero after that counts as zero.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,7 +58,7 @@ class StatisticsSymbol:
     scale: str | None = None
 
 
-class Scaling(nn.Module):
+class Scaler(nn.Module):
     """Scales histories, and scales and unscales targets (a choice of the features) with the same statistics."""
 
     offset: Tensor

@@ -1,1 +1,1 @@
-"""A stack of layers with its scaling and its head."""
+"""A stack of layers between a task's input and its answer: the network itself, its spec, and one head per task."""

@@ -18,7 +18,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.fitting.fit import Fitted
+from training.fitting.fit import FitResult
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -80,7 +80,7 @@ class Group:
     scores: Sequence[float]
 
 
-def loss_picture(name: str, loss: str, fitted: Fitted, validation: str | None = None) -> bytes:
+def loss_picture(name: str, loss: str, fitted: FitResult, validation: str | None = None) -> bytes:
     """The curves of a run; `validation` names its score where that is not the loss itself."""
     told = LOSSES[loss]
     losses, scores = [epoch.loss for epoch in fitted.epochs], [epoch.validation for epoch in fitted.epochs]

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from training.export.quantize import SPEED_ROWS, SecondGraph
 from training.export.verify import Equalities
-from training.fitting.fit import Fitted
+from training.fitting.fit import FitResult
 from training.network.network import Network
 from training.scoring.evaluate import Scores
 
@@ -23,7 +23,7 @@ from training.scoring.evaluate import Scores
 class Report:
     """The results of one run."""
 
-    fitted: Fitted
+    fitted: FitResult
     metrics: Scores
     baselines: Mapping[str, Scores]
     equalities: Equalities

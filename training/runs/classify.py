@@ -33,9 +33,10 @@ from training.export.publish import Publication, describe_data, example_instance
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
 from training.export.verify import verify
 from training.fitting.checkpoints import begin
-from training.fitting.fit import Fitted, fit
+from training.fitting.fit import FitResult, fit
 from training.fitting.losses import Batch, classify_loss
-from training.network.network import Network, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.network import Network
 from training.recipe import Recipe
 from training.reporting.report import Report, counted
 from training.scoring import baselines
@@ -151,9 +152,9 @@ def open_trial(recipe: Recipe, folder: Path, data: Path | None) -> Trial:
     return _trial(recipe, split, tokenizer, Network(_spec(recipe, split, tokenizer)), rows, tests, example_instances(folder))
 
 
-def _spec(recipe: Recipe, split: TextSplit, tokenizer: Tokenizer) -> NetworkSpec:
+def _spec(recipe: Recipe, split: TextSplit, tokenizer: Tokenizer) -> ClassifySpec:
     size = tokenizer.get_vocab_size()
-    return NetworkSpec(task="classify", layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
+    return ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
 
 
 def _trial(
@@ -204,7 +205,7 @@ def _error(network: Network, rows: Sequence[Int64], labels: Int64, recipe: Recip
     return num_wrong / len(rows)
 
 
-def _pictures(recipe: Recipe, split: TextSplit, fitted: Fitted, answers: Mapping[str, Any]) -> dict[str, bytes]:
+def _pictures(recipe: Recipe, split: TextSplit, fitted: FitResult, answers: Mapping[str, Any]) -> dict[str, bytes]:
     from training.reporting import plots
 
     pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted, "share of wrong answers")}

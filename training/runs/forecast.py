@@ -27,9 +27,10 @@ from training.export.publish import Publication, describe_data, example_instance
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
 from training.export.verify import verify
 from training.fitting.checkpoints import begin
-from training.fitting.fit import Fitted, fit
+from training.fitting.fit import FitResult, fit
 from training.fitting.losses import Batch, forecast_loss
-from training.network.network import Network, NetworkSpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
 from training.recipe import Recipe, RecipeError, Scaling
 from training.reporting.report import Report, counted
 from training.scoring import baselines
@@ -48,7 +49,8 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     console.print(f"data        {_describe(series)}", highlight=False)
 
     torch.manual_seed(recipe.seed)
-    network = Network(network_spec(recipe, series))
+    spec = network_spec(recipe, series)
+    network = Network(spec)
     if network.min_length > forecast.shortest:
         raise RecipeError(f"forecast.min_length: these layers need {network.min_length} steps at least, got {forecast.shortest}")
     network.set_statistics(torch.from_numpy(series.training_values()).float())
@@ -102,7 +104,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     graph = Graph(payload)
     test = evaluation_windows(series, forecast, "test", recipe.evaluate.stride)
     answers = graph.forecast(test, recipe.evaluate.batch_size)
-    metrics = score_forecast(series, forecast, recipe.evaluate, test, answers["mean"], answers.get("quantiles"))
+    metrics = score_forecast(series, forecast, recipe.evaluate, test, answers["forecast"], answers.get("quantiles"))
     compared = _score_baselines(recipe, series, test, folder, console)
 
     instances = _example(test, forecast.shortest)
@@ -122,7 +124,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
             "frequencies": list(forecast.frequencies),
             "season_length": forecast.season_length,
             "quantiles": list(forecast.quantiles),
-            "point": network.point,
+            "point": spec.point,
             "features": list(series.features),
             "targets": list(series.targets),
         },
@@ -158,7 +160,7 @@ def _trial(recipe: Recipe, series: Series, network: Network, instances: Sequence
 
     def score(graph: Graph) -> Scores:
         answers = graph.forecast(test, evaluate.batch_size)
-        return score_forecast(series, forecast, evaluate, test, answers["mean"], answers.get("quantiles"))
+        return score_forecast(series, forecast, evaluate, test, answers["forecast"], answers.get("quantiles"))
 
     def answer(graph: Graph) -> list[Any]:
         histories = [np.array(instance["history"], np.float64) for instance in instances]
@@ -169,18 +171,17 @@ def _trial(recipe: Recipe, series: Series, network: Network, instances: Sequence
     return Trial(network, [{"history": part.history, "lengths": part.lengths} for part in windows], score, answer)
 
 
-def network_spec(recipe: Recipe, series: Series) -> NetworkSpec:
+def network_spec(recipe: Recipe, series: Series) -> ForecastSpec:
     """What the recipe's network is for these series."""
     return network_spec_of(recipe, len(series.features), tuple(series.target_indices))
 
 
-def network_spec_of(recipe: Recipe, num_features: int, targets: tuple[int, ...]) -> NetworkSpec:
+def network_spec_of(recipe: Recipe, num_features: int, targets: tuple[int, ...]) -> ForecastSpec:
     """What the recipe's network is for so many features, of which `targets` are forecast."""
     forecast = recipe.forecast
     assert forecast is not None
     scaling = (recipe.scaling or Scaling()).model_dump(exclude_none=True)
-    return NetworkSpec(
-        task="forecast",
+    return ForecastSpec(
         layers=tuple(recipe.layers),
         num_features=num_features,
         targets=targets,
@@ -206,7 +207,7 @@ def _mean_loss(network: Network, loss: Any, windows: Windows, batch_size: int) -
     for start in range(0, len(windows), batch_size):
         part = windows.rows(slice(start, start + batch_size))
         batch = {name: tensor.to(device) for name, tensor in _tensors(part).items()}
-        total += float(loss(network, batch)) * len(part)
+        total += float(loss(network, network.predict(batch), batch)) * len(part)
     return total / len(windows)
 
 
@@ -235,13 +236,13 @@ def _score_baselines(recipe: Recipe, series: Series, test: Windows, folder: Path
     return compared
 
 
-def _pictures(recipe: Recipe, series: Series, fitted: Fitted, answers: Mapping[str, Any]) -> dict[str, bytes]:
+def _pictures(recipe: Recipe, series: Series, fitted: FitResult, answers: Mapping[str, Any]) -> dict[str, bytes]:
     from training.reporting import plots
 
     forecast = recipe.forecast
     assert forecast is not None
     pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted)}
-    per_series = len(answers["mean"]) // len(series.ids)
+    per_series = len(answers["forecast"]) // len(series.ids)
     # Windows that follow one another without a gap; of those that overlap, and never meet, the first alone.
     stride = recipe.evaluate.stride or forecast.horizon
     every = forecast.horizon // stride if forecast.horizon % stride == 0 else per_series
@@ -250,7 +251,7 @@ def _pictures(recipe: Recipe, series: Series, fitted: Fitted, answers: Mapping[s
     panels = []
     for index, column in chosen:
         rows = np.arange(index * per_series, (index + 1) * per_series, max(1, every))
-        mean = answers["mean"][rows, :, column].reshape(-1)
+        mean = answers["forecast"][rows, :, column].reshape(-1)
         quantiles = answers["quantiles"][rows, :, column].reshape(len(mean), -1) if forecast.quantiles else None
         start = series.test_start(index)
         shown = max(3 * forecast.season_length, len(mean) // 4, min(forecast.context_length, 4 * forecast.horizon))

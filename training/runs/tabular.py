@@ -18,11 +18,12 @@ from training.export.publish import Publication, describe_data, example_instance
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
 from training.export.verify import verify
 from training.fitting.checkpoints import begin
-from training.fitting.fit import Fitted, fit
+from training.fitting.fit import FitResult, fit
 from training.fitting.losses import Batch, tensor_loss
 from training.layers.preprocessing import Normalization
 from training.layers.registry import Layer, LayerError
-from training.network.network import Network, NetworkSpec, TensorInput
+from training.network.heads.tensor import TensorInput, TensorSpec
+from training.network.network import Network
 from training.recipe import Recipe
 from training.reporting.report import Report, counted
 from training.scoring import baselines
@@ -57,11 +58,11 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         for number in range(num_batches):
             yield _tensors(split.train.take(order[number * settings.batch_size : (number + 1) * settings.batch_size]))
 
-    loss = tensor_loss(settings.loss, INPUT, recipe.output)
+    loss = tensor_loss(settings.loss)
 
     def validate(network: Network) -> float:
         batch = {name: tensor.to(next(network.parameters()).device) for name, tensor in _tensors(split.validation).items()}
-        return float(loss(network, batch))
+        return float(loss(network, network.predict(batch), batch))
 
     num_batches = -(-len(split.train) // settings.batch_size)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
@@ -139,17 +140,16 @@ def _trial(recipe: Recipe, split: RowSplit, network: Network, instances: Sequenc
     return Trial(network, [{INPUT: split.train.take(part).values} for part in parts], score, answer)
 
 
-def network_spec(recipe: Recipe, num_features: int) -> NetworkSpec:
+def network_spec(recipe: Recipe, num_features: int) -> TensorSpec:
     """What the recipe's network is for rows of so many features."""
-    return NetworkSpec(
-        task="tensor",
+    return TensorSpec(
         layers=tuple(recipe.layers),
         input=TensorInput(name=INPUT, shape=(num_features,)),
         output=recipe.output,
     )
 
 
-def _pictures(recipe: Recipe, split: RowSplit, fitted: Fitted, answers: npt.NDArray[Any]) -> dict[str, bytes]:
+def _pictures(recipe: Recipe, split: RowSplit, fitted: FitResult, answers: npt.NDArray[Any]) -> dict[str, bytes]:
     from training.reporting import plots
 
     pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted)}

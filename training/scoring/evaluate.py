@@ -42,12 +42,12 @@ class Graph:
         return dict(zip(self._names, self._session.run(None, {**inputs, **states}), strict=True))
 
     def forecast(self, windows: Windows, batch_size: int) -> dict[str, Float32]:
-        """`mean` (N, horizon, targets) and, with quantiles, `quantiles` (N, horizon, targets, Q) of all windows."""
+        """`forecast` (N, horizon, targets) and, with quantiles, `quantiles` (N, horizon, targets, Q) of all windows."""
         parts = []
         for start in range(0, len(windows), batch_size):
             part = windows.rows(slice(start, start + batch_size))
             parts.append(self.run({"history": part.history, "lengths": part.lengths}))
-        return {name: np.concatenate([part[name] for part in parts]) for name in ("mean", "quantiles") if name in parts[0]}
+        return {name: np.concatenate([part[name] for part in parts]) for name in ("forecast", "quantiles") if name in parts[0]}
 
     def classify(self, rows: Sequence[Int64], batch_size: int) -> Float32:
         """Probabilities (N, labels) of token rows, batched by length, in the order given."""

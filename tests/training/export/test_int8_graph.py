@@ -15,7 +15,10 @@ from training.export.graph import write_graph
 from training.export.int8_graph import WEIGHT_LIMIT, NotQuantizable, measured_tensors, quantize_graph, with_outputs
 from training.export.quantize import measure_ranges
 from training.export.verify import verify
-from training.network.network import Network, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.heads.tensor import TensorSpec
+from training.network.network import Network
 from training.scoring.evaluate import Graph
 
 Tensors = dict[str, NDArray[Any]]
@@ -29,19 +32,20 @@ VOCABULARY = 1000
 
 def forecast(*layers: dict[str, Any], **options: Any) -> Network:
     torch.manual_seed(0)
-    network = Network(NetworkSpec(task="forecast", layers=layers, **options))
-    network.set_statistics(torch.randn(200, network.spec.num_features))
+    spec = ForecastSpec(layers=layers, **options)
+    network = Network(spec)
+    network.set_statistics(torch.randn(200, spec.num_features))
     return network
 
 
 def classify(*layers: dict[str, Any]) -> Network:
     torch.manual_seed(0)
-    return Network(NetworkSpec(task="classify", layers=layers, labels=("no", "yes"), vocabulary_size=VOCABULARY))
+    return Network(ClassifySpec(layers=layers, labels=("no", "yes"), vocabulary_size=VOCABULARY))
 
 
 def vectors(*layers: dict[str, Any]) -> Network:
     torch.manual_seed(0)
-    return Network(NetworkSpec(task="tensor", layers=layers, input={"shape": ("time", 300)}))  # type: ignore[arg-type]
+    return Network(TensorSpec(layers=layers, input={"shape": ("time", 300)}))  # type: ignore[arg-type]
 
 
 NETWORKS: dict[str, tuple[Callable[[], Network], int]] = {
@@ -71,10 +75,10 @@ def rows_of(network: Network, batch_size: int, seed: int = 0) -> Tensors:
     random = np.random.default_rng(seed)
     num_steps = 40
     lengths = random.integers(16, num_steps + 1, batch_size)
-    if network.spec.task == "classify":
-        return {"tokens": random.integers(0, VOCABULARY, (batch_size, num_steps)), "lengths": lengths}
-    name, features = ("history", network.spec.num_features) if network.spec.task == "forecast" else ("input", 300)
-    return {name: random.normal(size=(batch_size, num_steps, features)).astype(np.float32), "lengths": lengths}
+    name, source = network.head.input_name, network.head.source
+    if source.is_tokens:
+        return {name: random.integers(0, VOCABULARY, (batch_size, num_steps)), "lengths": lengths}
+    return {name: random.normal(size=(batch_size, num_steps, source.features)).astype(np.float32), "lengths": lengths}
 
 
 def quantized(network: Network) -> tuple[bytes, bytes, tuple[str, ...], tuple[str, ...]]:
@@ -149,7 +153,7 @@ def test_what_two_layers_hand_on_needs_no_range() -> None:
 )
 def test_what_cannot_be_int8_is_refused_with_the_reason(layer: dict[str, Any], sentence: str) -> None:
     layers = [layer, {**DENSE, "units": 2}]
-    spec = NetworkSpec(task="tensor", layers=tuple(layers), input={"shape": (6, 2)}, output="y")  # type: ignore[arg-type]
+    spec = TensorSpec(layers=tuple(layers), input={"shape": (6, 2)}, output="y")  # type: ignore[arg-type]
     with pytest.raises(NotQuantizable) as caught:
         quantize_graph(write_graph(Network(spec)).SerializeToString(), {})
     assert sentence in str(caught.value)

@@ -30,7 +30,7 @@ def make_publication(**changes: Any) -> Publication:
         "tensors": {"inputs": [], "outputs": [], "state": []},
         "face": {"horizon": 2},
         "instances": [{"history": [1, 2]}],
-        "predictions": [{"mean": [3.0]}],
+        "predictions": [{"forecast": [3.0]}],
         "metrics": {"mae": 1.0},
         "baselines": {"seasonal_naive": {"mae": 2.0}},
         "data": [{"name": "a.csv", "licence": "free"}, {"name": "b.csv", "licence": "free"}, {"name": "c.csv"}],
@@ -56,7 +56,7 @@ def test_a_folder_holds_the_graph_and_what_describes_it(tmp_path: Path) -> None:
     assert {"python", "torch", "onnx"} <= set(manifest["training"]["versions"])
     example = json.loads((folder / "example.json").read_text())
     assert example["request"] == {"model": "toy", "instances": [{"history": [1, 2]}]}
-    assert example["response"] == {"predictions": [{"mean": [3.0]}]}
+    assert example["response"] == {"predictions": [{"forecast": [3.0]}]}
 
 
 def test_the_version_is_the_next_free_number(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from training.export.quantize import (
     require_quantizable,
     second_graph,
 )
-from training.network.network import Network, NetworkSpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
 from training.recipe import Quantize, Recipe, parse_recipe
 from training.scoring.evaluate import Graph
 
@@ -70,7 +71,7 @@ def graphs_of(folder: Path) -> list[dict[str, Any]]:
 
 def network(kind: str = "lstm") -> Network:
     torch.manual_seed(0)
-    net = Network(NetworkSpec(task="forecast", layers=({"type": kind, "units": 4}, {"type": "dense"})))
+    net = Network(ForecastSpec(layers=({"type": kind, "units": 4}, {"type": "dense"})))
     net.set_statistics(torch.tensor([[-1.0], [1.0]]))  # a scale of one
     return net
 
@@ -121,7 +122,7 @@ def test_the_tolerance_is_twice_the_distance_from_the_first_answers() -> None:
     net = network()
     payload = write_graph(net).SerializeToString()
     second = second_graph(
-        payload, trial(net, lambda _: [{"mean": [1.0, 2.25]}]), {"mae": 1.0}, [{"mean": [1.0, 2.0]}], Quantize(), 0
+        payload, trial(net, lambda _: [{"forecast": [1.0, 2.25]}]), {"mae": 1.0}, [{"forecast": [1.0, 2.0]}], Quantize(), 0
     )
     assert second.tolerance == {"absolute": 0.5, "relative": 0.01}
     assert second.entry["tolerance"] == second.tolerance

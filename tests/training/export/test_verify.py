@@ -14,7 +14,9 @@ from onnx import helper, numpy_helper
 
 from training.export.graph import write_graph
 from training.export.verify import Equalities, VerificationFailed, verify
-from training.network.network import Network, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
 
 LSTM: dict[str, Any] = {"type": "lstm", "units": 6}
 GRU: dict[str, Any] = {"type": "gru", "units": 5}
@@ -29,15 +31,16 @@ def sequences(layer: dict[str, Any]) -> dict[str, Any]:
 
 def forecast(*layers: dict[str, Any], **options: Any) -> Network:
     torch.manual_seed(0)
-    network = Network(NetworkSpec(task="forecast", layers=layers, **options))
+    spec = ForecastSpec(layers=layers, **options)
+    network = Network(spec)
     generator = torch.Generator().manual_seed(0)
-    network.set_statistics(100 + 10 * torch.randn(40, network.spec.num_features, generator=generator))
+    network.set_statistics(100 + 10 * torch.randn(40, spec.num_features, generator=generator))
     return network
 
 
 def classify(*layers: dict[str, Any], labels: tuple[str, ...] = ("no", "yes")) -> Network:
     torch.manual_seed(0)
-    return Network(NetworkSpec(task="classify", layers=layers, labels=labels, vocabulary_size=12))
+    return Network(ClassifySpec(layers=layers, labels=labels, vocabulary_size=12))
 
 
 NETWORKS: dict[str, Callable[[], Network]] = {
@@ -144,7 +147,7 @@ def mix_rows(model: onnx.ModelProto) -> None:
     """x + (x - mean of x over the batch): a row alone is untouched."""
     before_output(
         model,
-        "mean",
+        "forecast",
         helper.make_node("ReduceMean", ["x"], ["m"], axes=[0]),
         helper.make_node("Sub", ["x", "m"], ["d"]),
         helper.make_node("Add", ["x", "d"], ["y"]),
@@ -165,7 +168,9 @@ def swap_the_state(model: onnx.ModelProto) -> None:
 
 
 def give_nan(model: onnx.ModelProto) -> None:
-    before_output(model, "mean", helper.make_node("Sub", ["x", "x"], ["zero"]), helper.make_node("Div", ["zero", "zero"], ["y"]))
+    before_output(
+        model, "forecast", helper.make_node("Sub", ["x", "x"], ["zero"]), helper.make_node("Div", ["zero", "zero"], ["y"])
+    )
 
 
 STATE_AND_ANSWER = {"graph_vs_torch", "streamed_vs_whole"}
@@ -207,7 +212,7 @@ class MixesRows(Network):
 
     def forward(self, inputs: Any) -> dict[str, torch.Tensor]:
         outputs = super().forward(inputs)
-        return {**outputs, "mean": 2 * outputs["mean"] - outputs["mean"].mean(0, keepdim=True)}
+        return {**outputs, "forecast": 2 * outputs["forecast"] - outputs["forecast"].mean(0, keepdim=True)}
 
 
 class ForgetsTheState(Network):
@@ -230,7 +235,7 @@ def test_a_graph_may_equal_a_wrong_network_and_still_be_refused(
     network_class: type[Network], break_it: Callable[[onnx.ModelProto], None], broken: set[str]
 ) -> None:
     torch.manual_seed(0)
-    network = network_class(NetworkSpec(task="forecast", layers=(LSTM, DENSE)))
+    network = network_class(ForecastSpec(layers=(LSTM, DENSE)))
     model = write_graph(network)
     break_it(model)
     with pytest.raises(VerificationFailed) as failure:
@@ -242,7 +247,7 @@ def test_the_message_names_the_equality_the_output_and_the_lengths() -> None:
     network = forecast(LSTM, DENSE)
     model = write_graph(network)
     mix_rows(model)
-    with pytest.raises(VerificationFailed, match=r'row_vs_batch: error \S+ at output "mean", batch \d, lengths \[1, '):
+    with pytest.raises(VerificationFailed, match=r'row_vs_batch: error \S+ at output "forecast", batch \d, lengths \[1, '):
         verify(network, model.SerializeToString(), 0)
 
 
@@ -258,8 +263,8 @@ def test_a_graph_frozen_to_one_batch_size_is_refused_with_the_shapes() -> None:
 
 def test_a_graph_with_another_output_is_refused() -> None:
     model = write_graph(forecast(LSTM, DENSE))
-    node(model, "mean/output").output[0] = model.graph.output[0].name = "average"
-    with pytest.raises(VerificationFailed, match='output "mean" is missing') as failure:
+    node(model, "forecast/output").output[0] = model.graph.output[0].name = "average"
+    with pytest.raises(VerificationFailed, match='output "forecast" is missing') as failure:
         verify(forecast(LSTM, DENSE), model.SerializeToString(), 0)
     assert failure.value.findings[0].error == math.inf
 

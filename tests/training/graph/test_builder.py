@@ -12,19 +12,22 @@ from onnx import numpy_helper
 
 from training.export.graph import graph_tensors, write_graph
 from training.graph.builder import GraphBuilder
-from training.network.network import Network, NetworkError, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
+from training.network.spec import NetworkError
 
 DENSE: dict[str, Any] = {"type": "dense"}
 
 
 def forecast(*layers: dict[str, Any], **options: Any) -> Network:
     torch.manual_seed(0)
-    return Network(NetworkSpec(task="forecast", layers=layers, **options))
+    return Network(ForecastSpec(layers=layers, **options))
 
 
 def text(*layers: dict[str, Any]) -> Network:
     torch.manual_seed(0)
-    return Network(NetworkSpec(task="classify", layers=layers, labels=("no", "yes"), vocabulary_size=9))
+    return Network(ClassifySpec(layers=layers, labels=("no", "yes"), vocabulary_size=9))
 
 
 STREAMING = forecast({"type": "lstm", "units": 4, "return_sequences": True}, {"type": "gru", "units": 3}, DENSE, horizon=2)
@@ -86,7 +89,7 @@ def test_the_tensors_of_a_forecast_with_state() -> None:
             {"name": "gru_1_hidden", "datatype": "FP32", "shape": ["batch", 3]},
         ],
         "outputs": [
-            {"name": "mean", "datatype": "FP32", "shape": ["batch", 2, 1]},
+            {"name": "forecast", "datatype": "FP32", "shape": ["batch", 2, 1]},
             {"name": "lstm_0_hidden_next", "datatype": "FP32", "shape": ["batch", 4]},
             {"name": "lstm_0_cell_next", "datatype": "FP32", "shape": ["batch", 4]},
             {"name": "gru_1_hidden_next", "datatype": "FP32", "shape": ["batch", 3]},
@@ -101,7 +104,7 @@ def test_the_tensors_of_a_forecast_with_state() -> None:
 
 def test_the_tensors_of_quantiles_and_of_a_text() -> None:
     assert graph_tensors(QUANTILES)["outputs"] == [
-        {"name": "mean", "datatype": "FP32", "shape": ["batch", 3, 1]},
+        {"name": "forecast", "datatype": "FP32", "shape": ["batch", 3, 1]},
         {"name": "quantiles", "datatype": "FP32", "shape": ["batch", 3, 1, 3]},
     ]
     assert graph_tensors(TEXT) == {

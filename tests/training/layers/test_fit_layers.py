@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from training.fitting.fit import Fitted, fit
+from training.fitting.fit import FitResult, fit
 from training.fitting.losses import Batch, forecast_loss
-from training.network.network import Network, NetworkSpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
 from training.recipe import Fit
 
 ROWS, STEPS = 8, 6
 
 
-def train(network: Network, folder: Path, epochs: int = 2) -> Fitted:
+def train(network: Network, folder: Path, epochs: int = 2) -> FitResult:
     generator = torch.Generator().manual_seed(0)
     history = torch.rand(ROWS, STEPS, 1, generator=generator)
     future = torch.rand(ROWS, 1, 1, generator=generator)
@@ -37,7 +38,7 @@ def train(network: Network, folder: Path, epochs: int = 2) -> Fitted:
 def forecast(**options: Any) -> Network:
     torch.manual_seed(0)
     layers = ({"type": "lstm", "units": 3, **options}, {"type": "dense"})
-    return Network(NetworkSpec(task="forecast", layers=layers))
+    return Network(ForecastSpec(layers=layers))
 
 
 def test_the_penalty_is_part_of_the_loss(tmp_path: Path) -> None:

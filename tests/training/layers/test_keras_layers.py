@@ -22,7 +22,8 @@ from training.export.graph import write_graph
 from training.export.verify import verify
 from training.importers.keras.layers import KERAS_CLASSES, from_keras_config
 from training.layers.registry import LayerError
-from training.network.network import Network, NetworkSpec
+from training.network.heads.tensor import TensorSpec
+from training.network.network import Network
 
 # Keras warns of layers that end a mask, which is what some of these tests are about.
 pytestmark = [
@@ -77,7 +78,7 @@ def make(*layers: Any, shape: tuple[int | None, ...] = (STEPS, FEATURES), dtype:
 def convert(model: Any, shape: Sequence[int | str], kind: str = "floats") -> Network:
     layers = [layer for layer in model.layers if not isinstance(layer, L.InputLayer)]
     tables = [from_keras_config(keras.saving.serialize_keras_object(layer)) for layer in layers]
-    network = Network(NetworkSpec(task="tensor", layers=tables, input={"kind": kind, "shape": shape}))  # type: ignore[arg-type]
+    network = Network(TensorSpec(layers=tables, input={"kind": kind, "shape": shape}))  # type: ignore[arg-type]
     for ours, theirs in zip(network.layers, layers, strict=True):
         ours.load_keras_weights(theirs.get_weights())  # type: ignore[operator]
     return network.eval()
@@ -205,7 +206,7 @@ def test_hard_sigmoid_has_the_slope_of_its_version() -> None:
     values = np.linspace(-4, 4, 33, dtype=np.float32).reshape(-1, 1)
     for name, slope in (("hard_sigmoid", 1 / 6), ("hard_sigmoid_keras2", 0.2)):
         table = {"type": "activation", "activation": name}
-        network = Network(NetworkSpec(task="tensor", layers=[table], input={"shape": (1,)}))  # type: ignore[arg-type]
+        network = Network(TensorSpec(layers=[table], input={"shape": (1,)}))  # type: ignore[arg-type]
         expected = [np.clip(slope * values + 0.5, 0, 1)]
         assert_same(answer_of_torch(network, {"input": values}), expected, name)
         assert_same(Graph(network)({"input": values}), expected, name)
@@ -482,24 +483,23 @@ def test_a_stateful_layer_carries_on_like_keras(kind: str) -> None:
         assert_same(found[:1], [wanted], "torch")
         assert_same(in_graph, found, "graph")
         state = dict(zip(state, in_graph[1:], strict=True))
-    # while training the network carries the state itself, until it is told to forget it
+    # while training, too, each batch goes on from the state that it is given
     network.train()
-    for _ in range(2):
-        for batch, wanted in zip(batches, expected, strict=True):
-            assert_same(answer_of_torch(network, {"input": batch}), [wanted], "training")
-        network.reset_states()
+    carried = network.initial_state(5)
+    for batch, wanted in zip(batches, expected, strict=True):
+        prediction = network.predict({"input": torch.from_numpy(batch), **carried})
+        assert_same([prediction.values.detach().numpy()], [wanted], "training")
+        carried = {name: tensor.detach() for name, tensor in prediction.state.items()}
 
 
 def test_a_stateful_layer_refuses_batches_that_do_not_divide() -> None:
     table = {"type": "lstm", "units": 3, "stateful": True}
-    network = Network(NetworkSpec(task="tensor", layers=[table], input={"shape": (STEPS, 1)}))  # type: ignore[arg-type]
+    network = Network(TensorSpec(layers=[table], input={"shape": (STEPS, 1)}))  # type: ignore[arg-type]
     network.check_batches(12, 4)
     with pytest.raises(LayerError, match=r'layers\[0\] \(lstm\): option "stateful": 13 rows do not divide by batch_size 4'):
         network.check_batches(13, 4)
-    network.train()
-    network({"input": torch.zeros(4, STEPS, 1)})
     with pytest.raises(LayerError, match=r'option "stateful": a batch of 1 rows follows one of 4'):
-        network({"input": torch.zeros(1, STEPS, 1)})
+        network({"input": torch.zeros(1, STEPS, 1), **network.initial_state(4)})
 
 
 RULES: dict[str, Any] = {
@@ -510,8 +510,8 @@ RULES: dict[str, Any] = {
 }
 
 
-def penalty_of(network: Network) -> float:
-    penalty = network.penalty()
+def penalty_of(network: Network, values: Array) -> float:
+    penalty = network.penalty(network.predict({"input": torch.from_numpy(values)}))
     assert isinstance(penalty, torch.Tensor)
     return float(penalty.detach())
 
@@ -533,23 +533,24 @@ def test_the_penalty_is_the_sum_of_keras_losses() -> None:
         model = make(layer())
         values = rows()
         network = convert(model, (STEPS, FEATURES)).train()
-        network({"input": torch.from_numpy(values)})
         model(torch.from_numpy(values), training=True)
         expected = sum(float(loss.detach()) for loss in model.losses)
         assert expected > 0
-        assert penalty_of(network) == pytest.approx(expected, rel=1e-5)
+        assert penalty_of(network, values) == pytest.approx(expected, rel=1e-5)
     tokens = make(L.Embedding(9, 3, embeddings_regularizer="l2"), L.GlobalMaxPooling1D(), shape=(STEPS,), dtype="int64")
     network = convert(tokens, (STEPS,), "tokens")
-    assert penalty_of(network) == pytest.approx(sum(float(loss.detach()) for loss in tokens.losses), rel=1e-5)
+    found = penalty_of(network, random.integers(0, 9, (2, STEPS)))
+    assert found == pytest.approx(sum(float(loss.detach()) for loss in tokens.losses), rel=1e-5)
 
 
 def test_no_regularizers_are_no_penalty_and_gradients_flow_through_those_there_are() -> None:
     layers: list[dict[str, Any]] = [{"type": "lstm", "units": 3}, {"type": "dense", "units": 1}]
-    assert Network(NetworkSpec(task="tensor", layers=layers, input={"shape": (5, 2)})).penalty() == 0.0  # type: ignore[arg-type]
+    values = {"input": torch.randn(3, 5, 2)}
+    network = Network(TensorSpec(layers=layers, input={"shape": (5, 2)})).train()  # type: ignore[arg-type]
+    assert network.penalty(network.predict(values)) == 0.0
     layers[0] |= {"kernel_regularizer": "l2", "activity_regularizer": "l1"}
-    network = Network(NetworkSpec(task="tensor", layers=layers, input={"shape": (5, 2)})).train()  # type: ignore[arg-type]
-    network({"input": torch.randn(3, 5, 2)})
-    penalty = network.penalty()
+    network = Network(TensorSpec(layers=layers, input={"shape": (5, 2)})).train()  # type: ignore[arg-type]
+    penalty = network.penalty(network.predict(values))
     assert isinstance(penalty, torch.Tensor)
     penalty.backward()  # type: ignore[no-untyped-call]
     assert {name for name, parameter in network.named_parameters() if parameter.grad is not None} == {
@@ -557,6 +558,25 @@ def test_no_regularizers_are_no_penalty_and_gradients_flow_through_those_there_a
         "layers.0.rnn.weight_hh_l0",
         "layers.0.rnn.bias_ih_l0",
     }
+
+
+def test_activity_counts_while_training_alone_and_is_of_its_own_batch() -> None:
+    layers: list[dict[str, Any]] = [
+        {"type": "dense", "units": 2, "activity_regularizer": "l2"},
+        {"type": "dropout", "rate": 0.0},
+        {"type": "activation", "activation": "relu"},
+    ]
+    network = Network(TensorSpec(layers=layers, input={"shape": (3,)})).train()  # type: ignore[arg-type]
+    first, second = (network.predict({"input": torch.full((4, 3), value)}) for value in (1.0, 2.0))
+    (kernel, _) = network.stack[0].keras_weights()
+    expected = [0.01 * float(np.square(value * kernel.sum(0)).sum()) for value in (1.0, 2.0)]  # a row's, as all rows are equal
+    for prediction, wanted in zip((first, second), expected, strict=True):
+        assert [len(activity) for activity in prediction.activity] == [1, 0, 0]
+        penalty = network.penalty(prediction)
+        assert isinstance(penalty, torch.Tensor)
+        assert penalty.item() == pytest.approx(wanted, rel=1e-5)
+    network.eval()
+    assert network.penalty(network.predict({"input": torch.ones(4, 3)})) == 0.0
 
 
 def test_constraints_hold_weights_as_keras_does() -> None:
@@ -607,7 +627,7 @@ def test_the_loop_that_drops_gives_the_numbers_of_the_kernel_where_nothing_falls
     model = make(CELLS[kind](4, return_sequences=True))
     network = convert(model, (STEPS, FEATURES))
     table = {**network.spec.layers[0], **options}
-    dropping = Network(NetworkSpec(task="tensor", layers=[table], input={"shape": (STEPS, FEATURES)}))  # type: ignore[arg-type]
+    dropping = Network(TensorSpec(layers=[table], input={"shape": (STEPS, FEATURES)}))  # type: ignore[arg-type]
     dropping.load_state_dict(network.state_dict())
     values = {"input": torch.from_numpy(rows())}
     torch.testing.assert_close(dropping.train()(values)["output"], network(values)["output"], atol=1e-6, rtol=1e-5)
@@ -621,7 +641,7 @@ def test_weights_start_with_the_spread_of_keras(name: str) -> None:
     torch.manual_seed(0)
     theirs = np.asarray(keras.initializers.get(name)((60, 60)).cpu())
     table = {"type": "dense", "units": 60, "kernel_initializer": name}
-    network = Network(NetworkSpec(task="tensor", layers=[table], input={"shape": (60,)}))  # type: ignore[arg-type]
+    network = Network(TensorSpec(layers=[table], input={"shape": (60,)}))  # type: ignore[arg-type]
     ours = network.layers[0].keras_weights()[0]  # type: ignore[operator]
     assert ours.std() == pytest.approx(theirs.std(), rel=0.1, abs=1e-6)
     assert ours.mean() == pytest.approx(theirs.mean(), abs=0.02)
@@ -632,12 +652,12 @@ def test_weights_may_be_given() -> None:
     model = make(L.Bidirectional(L.GRU(2)))
     given = [weight.tolist() for weight in model.layers[1].get_weights()]
     table = {"type": "bidirectional", "layer": {"type": "gru", "units": 2}, "weights": given}
-    network = Network(NetworkSpec(task="tensor", layers=[table], input={"shape": (STEPS, FEATURES)}))  # type: ignore[arg-type]
+    network = Network(TensorSpec(layers=[table], input={"shape": (STEPS, FEATURES)}))  # type: ignore[arg-type]
     values = rows()
     assert_same(answer_of_torch(network, {"input": values}), answer_of_keras(model, values), "given")
     table["weights"] = given[:-1]
     with pytest.raises(LayerError, match=r'option "weights": expected kernel \[3, 6\], recurrent_kernel \[2, 6\], bias \[2, 6\]'):
-        Network(NetworkSpec(task="tensor", layers=[table], input={"shape": (STEPS, FEATURES)}))  # type: ignore[arg-type]
+        Network(TensorSpec(layers=[table], input={"shape": (STEPS, FEATURES)}))  # type: ignore[arg-type]
 
 
 def test_weights_that_are_not_trained_are_counted_apart() -> None:
@@ -736,13 +756,13 @@ def test_what_is_not_supported_is_refused_by_layer_and_option(entry: Any, messag
 def test_a_stack_that_does_not_fit_is_refused_by_layer(layers: list[Any], shape: Any, message: str) -> None:
     tables = [from_keras_config(keras.saving.serialize_keras_object(layer)) for layer in layers]
     with pytest.raises(LayerError, match=message):
-        Network(NetworkSpec(task="tensor", layers=tables, input={"shape": shape}))  # type: ignore[arg-type]
+        Network(TensorSpec(layers=tables, input={"shape": shape}))  # type: ignore[arg-type]
 
 
 def test_options_that_change_nothing_say_so() -> None:
     table = {"type": "lstm", "units": 2, "unroll": True, "implementation": 1, "seed": 3}
-    network = Network(NetworkSpec(task="tensor", layers=[table], input={"shape": (5, 2)}))  # type: ignore[arg-type]
-    assert [note.split(": taken")[0] for note in network.notes] == [
+    network = Network(TensorSpec(layers=[table], input={"shape": (5, 2)}))  # type: ignore[arg-type]
+    assert [note.split(": accepted")[0] for note in network.notes] == [
         'layers[0] (lstm): option "unroll"',
         'layers[0] (lstm): option "seed"',
         'layers[0] (lstm): option "implementation"',

@@ -13,7 +13,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from training.graph.builder import GraphBuilder
 from training.layers.bidirectional import Bidirectional
-from training.layers.recurrent import GRU, LSTM, Recurrent
+from training.layers.gru import GRU
+from training.layers.lstm import LSTM
+from training.layers.recurrent import Recurrent
 from training.layers.registry import LayerError, Shape, Signal, Symbol, build_layer, build_layers
 
 SEQUENCE = Shape(("time", 3))

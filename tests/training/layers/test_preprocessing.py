@@ -15,7 +15,8 @@ from training.export.verify import verify
 from training.importers.keras.layers import from_keras_config
 from training.layers.preprocessing import Normalization
 from training.layers.registry import LayerError
-from training.network.network import Network, NetworkSpec, TensorInput
+from training.network.heads.tensor import TensorInput, TensorSpec
+from training.network.network import Network
 
 ROWS = ([3, 1, 2], [4, 5, 6, 7, 8, 9], [2], [9, 8, 7, 6])
 
@@ -43,9 +44,7 @@ def test_rows_are_padded_and_cut_as_keras_does(padding: str, truncating: str, va
         {"type": "pad_sequences", **options},
         {"type": "embedding", "output_dim": 10, "weights": [np.eye(10).tolist()]},
     )
-    spec = NetworkSpec(
-        task="tensor", layers=layers, input=TensorInput(name="tokens", kind="tokens", shape=("time",), vocabulary_size=10)
-    )
+    spec = TensorSpec(layers=layers, input=TensorInput(name="tokens", kind="tokens", shape=("time",), vocabulary_size=10))
     network = Network(spec).eval()
     inputs = padded(ROWS)
     expected = keras.utils.pad_sequences(ROWS, **options)
@@ -61,7 +60,7 @@ def test_rows_are_padded_and_cut_as_keras_does(padding: str, truncating: str, va
 def test_padding_is_for_the_ids_of_the_input() -> None:
     layers: tuple[dict[str, Any], ...] = ({"type": "pad_sequences", "maxlen": 4},)
     with pytest.raises(LayerError, match=r"layers\[0\] \(pad_sequences\): is for token ids, as the first layer"):
-        Network(NetworkSpec(task="tensor", layers=layers, input=TensorInput(shape=("time", 2))))
+        Network(TensorSpec(layers=layers, input=TensorInput(shape=("time", 2))))
 
 
 def test_a_normalization_adapts_as_keras_does(keras: Any) -> None:
@@ -69,7 +68,7 @@ def test_a_normalization_adapts_as_keras_does(keras: Any) -> None:
     oracle = keras.layers.Normalization()
     oracle.adapt(values)
     layers: tuple[dict[str, Any], ...] = ({"type": "normalization"},)
-    network = Network(NetworkSpec(task="tensor", layers=layers, input=TensorInput(shape=(3,)))).eval()
+    network = Network(TensorSpec(layers=layers, input=TensorInput(shape=(3,)))).eval()
     with pytest.raises(LayerError, match='option "mean": is neither given nor fitted'):
         write_graph(network)
     layer = network.layers[0]
@@ -87,7 +86,7 @@ def test_an_adapted_normalization_is_read_from_keras(keras: Any) -> None:
     oracle = keras.layers.Normalization()
     oracle.adapt(values)
     table = from_keras_config({"class_name": "Normalization", "config": oracle.get_config()})
-    network = Network(NetworkSpec(task="tensor", layers=(table,), input=TensorInput(shape=(3,)))).eval()
+    network = Network(TensorSpec(layers=(table,), input=TensorInput(shape=(3,)))).eval()
     layer = network.layers[0]
     assert isinstance(layer, Normalization)
     layer.load_keras_weights([weight.value.detach().numpy() for weight in oracle.weights])
@@ -101,6 +100,6 @@ def test_given_statistics_are_taken_and_inverted(keras: Any) -> None:
     for invert in (False, True):
         options: dict[str, Any] = {"mean": [1.0, 2.0], "variance": [4.0, 9.0], "invert": invert}
         layers = ({"type": "normalization", **options},)
-        network = Network(NetworkSpec(task="tensor", layers=layers, input=TensorInput(shape=(2,)))).eval()
+        network = Network(TensorSpec(layers=layers, input=TensorInput(shape=(2,)))).eval()
         expected = torch.as_tensor(keras.layers.Normalization(**options)(values)).detach().numpy()
         np.testing.assert_allclose(network({"input": torch.from_numpy(values)})["output"].numpy(), expected, rtol=1e-6)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
 from training.data.series import Series, evaluation_windows
 from training.export.graph import write_graph
-from training.network.network import Network, NetworkSpec
+from training.network.heads.classify import ClassifySpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
+from training.network.spec import NetworkSpec
 from training.recipe import Evaluate, Forecast
 from training.scoring.evaluate import Graph, score_classify, score_forecast
 
@@ -78,35 +79,35 @@ def test_classification_measures() -> None:
     assert "auroc" not in score_classify(np.array([1, 1]), probabilities[:2])
 
 
-def payload(**options: Any) -> tuple[Network, bytes]:
+def payload(spec: NetworkSpec) -> tuple[Network, bytes]:
     torch.manual_seed(0)
-    network = Network(NetworkSpec(**options)).eval()
+    network = Network(spec).eval()
     return network, write_graph(network).SerializeToString()
 
 
 def test_the_graph_forecasts_all_windows_in_their_order() -> None:
     layers = ({"type": "lstm", "units": 3}, {"type": "dense"})
-    network, graph = payload(task="forecast", layers=layers, horizon=2, quantiles=(0.1, 0.5, 0.9))
+    network, graph = payload(ForecastSpec(layers=layers, horizon=2, quantiles=(0.1, 0.5, 0.9)))
     windows = evaluation_windows(make_series(), FORECAST, "test")
     whole = Graph(graph).forecast(windows, 100)
-    assert whole["mean"].shape == (6, 2, 1)
+    assert whole["forecast"].shape == (6, 2, 1)
     assert whole["quantiles"].shape == (6, 2, 1, 3)
-    np.testing.assert_allclose(Graph(graph).forecast(windows, 4)["mean"], whole["mean"], rtol=1e-5)
+    np.testing.assert_allclose(Graph(graph).forecast(windows, 4)["forecast"], whole["forecast"], rtol=1e-5)
     with torch.no_grad():
         inputs = {"history": torch.from_numpy(windows.history), "lengths": torch.from_numpy(windows.lengths)}
-        np.testing.assert_allclose(whole["mean"], network(inputs)["mean"].numpy(), rtol=1e-4)
+        np.testing.assert_allclose(whole["forecast"], network(inputs)["forecast"].numpy(), rtol=1e-4)
 
 
 def test_a_network_that_streams_is_scored_from_a_state_of_zeros() -> None:
     layers = ({"type": "gru", "units": 3}, {"type": "dense"})
-    network, graph = payload(task="forecast", layers=layers, horizon=2)
+    network, graph = payload(ForecastSpec(layers=layers, horizon=2))
     assert network.can_stream
-    assert Graph(graph).forecast(evaluation_windows(make_series(), FORECAST, "test"), 4)["mean"].shape == (6, 2, 1)
+    assert Graph(graph).forecast(evaluation_windows(make_series(), FORECAST, "test"), 4)["forecast"].shape == (6, 2, 1)
 
 
 def test_the_graph_classifies_rows_in_their_order_whatever_their_length() -> None:
     layers = ({"type": "embedding", "output_dim": 4}, {"type": "lstm", "units": 3}, {"type": "dense"})
-    _, graph = payload(task="classify", layers=layers, vocabulary_size=20, labels=("a", "b", "c"))
+    _, graph = payload(ClassifySpec(layers=layers, vocabulary_size=20, labels=("a", "b", "c")))
     rng = np.random.default_rng(0)
     rows = [rng.integers(1, 20, n) for n in (5, 1, 9, 3, 7)]
     together = Graph(graph).classify(rows, 2)

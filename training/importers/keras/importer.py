@@ -25,7 +25,11 @@ from training.export.verify import Equalities, verify
 from training.importers.keras.keras_file import KerasFile, KerasFileError, StoredLayer, read_keras_file
 from training.importers.keras.layers import from_keras_config
 from training.layers.registry import Layer, LayerError
-from training.network.network import Network, NetworkSpec, TensorInput
+from training.network.heads.classify import ClassifySpec
+from training.network.heads.forecast import ForecastSpec
+from training.network.heads.tensor import TensorInput, TensorSpec
+from training.network.network import Network
+from training.network.spec import NetworkSpec
 from training.scoring.evaluate import Graph
 
 SEED = 0
@@ -437,8 +441,7 @@ class ForecastFace:
         self.context_length = model.max_length or options.context_length
         self.options = options
         self.model = model
-        self.spec = NetworkSpec(
-            task="forecast",
+        self.spec = ForecastSpec(
             layers=model.tables,
             num_features=num_features,
             targets=tuple(self.features.index(name) for name in self.targets),
@@ -494,7 +497,7 @@ class ForecastFace:
             "frequencies": list(self.options.frequencies),
             "season_length": self.options.season_length,
             "quantiles": [],
-            "point": network.point,
+            "point": self.spec.point,
             "features": list(self.features),
             "targets": list(self.targets),
         }
@@ -526,7 +529,7 @@ class ClassifyFace:
         labels = options.labels
         if len(set(labels)) != len(labels) or len(labels) < 2:
             raise ImportFailed(f"--labels: two or more different ones, got {', '.join(labels)}")
-        self.spec = NetworkSpec(task="classify", layers=self.model.tables, vocabulary_size=vocabulary, labels=labels)
+        self.spec = ClassifySpec(layers=self.model.tables, vocabulary_size=vocabulary, labels=labels)
         self.files = {"tokenizer.json": self.tokenizer.to_str()}
 
     def draw(self, network: Network) -> list[Any]:
@@ -574,11 +577,11 @@ _FACES: Mapping[str, type[TensorFace] | type[ForecastFace] | type[ClassifyFace]]
 }
 
 
-def _tensor_spec(model: Imported) -> NetworkSpec:
+def _tensor_spec(model: Imported) -> TensorSpec:
     shape = model.file.input.shape
     axes = ("time" if model.is_open else shape[0], *shape[1:])
     given = TensorInput(name=_input_name(model), kind="tokens" if model.has_tokens else "floats", shape=axes)  # type: ignore[arg-type]
-    return NetworkSpec(task="tensor", layers=model.tables, input=given)
+    return TensorSpec(layers=model.tables, input=given)
 
 
 def _input_name(model: Imported) -> str:

@@ -1,11 +1,11 @@
-"""What is asked is drawn from a seed: the same for every server and every run, within the lengths of the case."""
+"""Requests are drawn from a seed: the same for every server and every run, within the lengths of the case."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.cases import CASES, GROUPS, MODELS, QUICK, SETTING_MAXIMUM, Case, choose
-from benchmarks.questions import questions
+from benchmarks.cases import CASES, GROUPS, MODELS, QUICK, SATURATION_CASES, Case, select_cases
+from benchmarks.workloads import draw_requests
 
 
 def size(instance: object) -> int:
@@ -15,25 +15,25 @@ def size(instance: object) -> int:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_request_has_the_instances_and_lengths_of_its_case(case: Case) -> None:
-    asked = questions(case)
-    assert {len(instances) for instances in asked} == {case.num_instances}
-    sizes = [size(instance) for instances in asked for instance in instances]
+    requests = draw_requests(case)
+    assert {len(instances) for instances in requests} == {case.num_instances}
+    sizes = [size(instance) for instances in requests for instance in instances]
     assert min(sizes) >= case.lengths[0]
     assert max(sizes) <= case.lengths[1]
-    assert questions(case) == asked
+    assert draw_requests(case) == requests
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.is_ragged], ids=lambda case: case.name)
 def test_mixed_lengths_are_uniform(case: Case) -> None:
-    sizes = [size(instance) for instances in questions(case) for instance in instances]
+    sizes = [size(instance) for instances in draw_requests(case) for instance in instances]
     assert len(set(sizes)) > 100
     assert sum(sizes) / len(sizes) == pytest.approx(sum(case.lengths) / 2, rel=0.1)
 
 
 def test_requests_differ_and_numbers_are_short() -> None:
-    asked = questions(choose(["c64"])[0])
-    assert len({str(instances) for instances in asked}) == len(asked)
-    (instance,) = asked[0]
+    requests = draw_requests(select_cases(["c64"])[0])
+    assert len({str(instances) for instances in requests}) == len(requests)
+    (instance,) = requests[0]
     assert isinstance(instance, dict)
     assert all(value == round(value, 2) > 0 for value in instance["history"])
 
@@ -46,11 +46,11 @@ def test_cases_are_known_by_name_and_belong_to_a_group_and_a_model() -> None:
     assert set(QUICK) <= set(names)
 
 
-def test_the_maximum_comes_from_closed_loops_that_ask_what_the_open_ones_ask() -> None:
-    same = {(case.model, case.lengths, case.num_instances, case.load is None) for case in choose(SETTING_MAXIMUM)}
+def test_the_maximum_comes_from_closed_loops_with_the_requests_of_the_open_ones() -> None:
+    same = {(case.model, case.lengths, case.num_instances, case.load is None) for case in select_cases(SATURATION_CASES)}
     assert {(case.model, case.lengths, case.num_instances, case.load is not None) for case in CASES if case.load} == same
 
 
-def test_an_unknown_case_is_answered_with_what_there_is() -> None:
-    with pytest.raises(SystemExit, match="no case c63; there are: c1, "):
-        choose(["c64", "c63"])
+def test_an_unknown_case_is_refused_with_the_known_names() -> None:
+    with pytest.raises(SystemExit, match="unknown case c63; known cases: c1, "):
+        select_cases(["c64", "c63"])

@@ -1,13 +1,17 @@
-"""The instances of a case: histories with a daily rhythm and texts of common words, drawn with a fixed seed. No data set.
+"""The requests of a case: histories with a daily rhythm and texts of common words, drawn with a fixed seed. No data set.
 
-Every server gets the same ones. Writes no bodies: each contestant has its own form.
+Every server gets the same instances. Encodes no bodies: each target has its own form.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from benchmarks.cases import Case
+from service.runtime.tensors import Tensors
 
 Instance = dict[str, list[float]] | str
 """{"history": [..]} or a text, as every server here takes them."""
@@ -21,7 +25,7 @@ _COMMON = (
     "know last laugh least life like line little long look lost lot love made make many may me mess minutes moments more most "
     "movie much music must my never new nice no not nothing now of off old on once one only or other our out over own part "
     "people perfect performance piece place play plays plot point poor quite rather real really right role said same saw say "
-    "scene scenes script second see seems seen set she short should show simple so some something sometimes soon sound "
+    "scenario scenarios script second see seems seen set she short should show simple so some something sometimes soon sound "
     "special start still story strong style such sure take talent than that the their them then there these they thing "
     "things think this those though thought through time to too turns two under until up us very viewer voice want was waste "
     "watch watching way we weak well went were what when where which while who whole why wife will with without wonderful "
@@ -30,19 +34,27 @@ _COMMON = (
 WORDS = tuple(_COMMON.split())
 
 
-def num_questions(case: Case) -> int:
-    """How many different requests take turns: many where their lengths differ, few where each is large."""
+@dataclass(frozen=True)
+class Workload:
+    """The requests of a case, each a list of instances, and the graph's own outputs for the instances of the first one."""
+
+    requests: Sequence[Sequence[Instance]]
+    expected: Sequence[Tensors]
+
+
+def num_requests(case: Case) -> int:
+    """How many different requests are sent in turn: many where their lengths differ, few where each is large."""
     return max(4, (256 if case.is_ragged else 64) // case.num_instances)
 
 
-def questions(case: Case) -> list[list[Instance]]:
+def draw_requests(case: Case) -> list[list[Instance]]:
     """The instances of each request, `case.num_instances` per request; lengths are uniform between the case's two."""
     shortest, longest = case.lengths
     random = np.random.default_rng([SEED, shortest, longest, case.num_instances])
     draw = _text if case.task == "classify" else _history
     return [
         [draw(random, int(random.integers(shortest, longest + 1))) for _ in range(case.num_instances)]
-        for _ in range(num_questions(case))
+        for _ in range(num_requests(case))
     ]
 
 

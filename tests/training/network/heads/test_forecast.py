@@ -1,0 +1,211 @@
+"""The forecast head: scaling and its inverse, folded steps, the seasonal correction, quantiles, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tests.training.network.networks import DENSE, LSTM, forecast, histories, run
+from training.layers.registry import LayerError
+from training.network.heads.forecast import ForecastSpec
+from training.network.network import Network
+from training.network.spec import NetworkError
+
+SCALINGS: list[dict[str, Any]] = [
+    {"kind": "none"},
+    {"kind": "minmax"},
+    {"kind": "standard"},
+    {"kind": "window"},
+    {"kind": "window", "length": 4},
+    {"kind": "window", "length": 4, "transform": "log"},
+    {"kind": "window", "transform": "asinh"},
+]
+
+
+def silence(network: Network) -> Network:
+    """All weights zero: what is left is what happens around the layers."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    return network
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": []}, "at least 1 item"),
+        ({"unit": 3}, "Extra inputs are not permitted"),
+        ({"labels": ("a", "b")}, "Extra inputs are not permitted"),
+        ({"targets": (1,)}, r"targets must be different features below 1, got \[1\]"),
+        ({"num_features": 2, "targets": (1, 1)}, "targets must be different features below 2"),
+        ({"quantiles": (0.5, 0.1)}, "quantiles must ascend"),
+        ({"quantiles": (0.1, 0.9)}, "quantiles must hold 0.5"),
+        ({"horizon": 0}, "greater than 0"),
+        ({"scaling": {"kind": "minmax", "length": 3}}, 'option "length" belongs to kind "window", not "minmax"'),
+        ({"scaling": {"kind": "log"}}, "Input should be 'none', 'minmax', 'standard' or 'window'"),
+        ({"scaling": {"kind": "window", "window": 3}}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_spec_whose_parts_do_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ForecastSpec(**{"layers": [LSTM, DENSE], **options})
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: forecast(LSTM), r"layers\[0\] \(lstm\): the last layer must be dense: it gives the answer"),
+        (
+            lambda: forecast(LSTM, {"type": "dense", "units": 5}, horizon=2, quantiles=(0.1, 0.5)),
+            r'layers\[1\] \(dense\): option "units": the forecast needs 2 steps × 1 targets × 2 quantiles = 4, got 5',
+        ),
+        (
+            lambda: forecast({**LSTM, "return_sequences": True}, DENSE),
+            r"layers\[1\] \(dense\): needs one vector per row, got \(batch, time, 5\)",
+        ),
+        (
+            lambda: forecast({"type": "repeat_vector", "n": 2}, DENSE),
+            r"layers\[0\] \(repeat_vector\): needs one vector per row, got \(batch, time, 1\)",
+        ),
+        (
+            lambda: forecast(LSTM, {"type": "dense", "units": 1}, horizon=2),
+            r'layers\[1\] \(dense\): option "units": the forecast needs 2 units, got 1',
+        ),
+    ],
+)
+def test_layers_that_do_not_end_in_the_forecast_are_refused_by_place(build: Any, message: str) -> None:
+    with pytest.raises(LayerError, match=message):
+        build()
+
+
+def test_the_last_layers_units_follow_from_the_task() -> None:
+    network = forecast(num_features=3, targets=(0, 2), horizon=4, quantiles=(0.1, 0.5, 0.9))
+    outputs = run(network, histories([5, 3], 3))
+    assert {name: tuple(values.shape) for name, values in outputs.items()} == {"forecast": (2, 4, 2), "quantiles": (2, 4, 2, 3)}
+    assert network.num_parameters == 4 * 5 * (3 + 5 + 1) + (5 + 1) * 24
+
+
+def test_quantiles_ascend_and_the_point_is_the_median() -> None:
+    network = forecast(horizon=6, quantiles=(0.1, 0.5, 0.9))
+    inputs = histories([8, 3])
+    outputs = run(network, inputs)
+    prediction = network.predict(inputs)
+    unsorted = prediction.values
+    assert (unsorted.diff(dim=-1) < 0).any()
+    assert (outputs["quantiles"].diff(dim=-1) >= 0).all()
+    assert outputs["forecast"].equal(outputs["quantiles"][..., 1])
+    torch.testing.assert_close(network.head.unscale(unsorted, prediction).sort(-1).values, outputs["quantiles"])
+    assert ForecastSpec(layers=(LSTM, DENSE), quantiles=(0.5,)).point == "median"
+    assert ForecastSpec(layers=(LSTM, DENSE)).point == "mean"
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+@pytest.mark.parametrize("quantiles", [(), (0.5, 0.9)])
+def test_targets_scale_and_unscale_without_loss(scaling: dict[str, Any], quantiles: tuple[float, ...]) -> None:
+    network = forecast(num_features=3, targets=(2, 0), horizon=4, scaling=scaling, quantiles=quantiles)
+    prediction = network.predict(histories([5, 9], 3))
+    target = 1 + 20 * torch.rand(2, 4, 2)
+    scaled = network.head.scale_target(target, prediction)
+    assert scaled.shape == prediction.values.shape[:3]
+    torch.testing.assert_close(network.head.unscale(scaled, prediction), target)
+
+
+def test_scaling_reads_as_it_is_documented() -> None:
+    history = torch.tensor([[[0.0], [4.0], [-8.0], [99.0]], [[0.0], [0.0], [99.0], [99.0]]])
+    inputs = {"history": history, "lengths": torch.tensor([3, 2])}
+    target = torch.tensor([[[12.0]], [[12.0]]])
+
+    def scaled(**scaling: Any) -> list[float]:
+        network = forecast(scaling=scaling)
+        network.set_statistics(torch.tensor([[2.0], [6.0], [10.0]]))
+        found = network.head.scale_target(target, network.predict(inputs))
+        return [round(value, 4) for value in found.flatten().tolist()]
+
+    assert scaled(kind="none") == [12, 12]
+    assert scaled(kind="minmax") == [1.25, 1.25]
+    assert scaled(kind="standard") == [1.8371, 1.8371]  # (12 - 6) / sqrt(32 / 3)
+    assert scaled(kind="window") == [3, 12]  # mean of 0, 4, 8; the second row is all zero: divided by 1
+    assert scaled(kind="window", length=2) == [2, 12]
+    log = scaled(kind="window", length=2, transform="log", floor=0.5)
+    assert log == [0.9163, 2.5257]  # the first row is lifted by 16: log(28 / 14 + 0.5); log(12 + 0.5)
+    assert scaled(kind="window", length=2, transform="asinh") == [1.4436, 3.1798]
+
+
+def test_a_constant_feature_and_values_near_the_largest_float_stay_finite() -> None:
+    network = forecast(scaling={"kind": "standard"})
+    network.set_statistics(torch.full((5, 1), 7.0))
+    assert run(network, {"history": torch.full((1, 4, 1), 7.0), "lengths": torch.tensor([4])})["forecast"].isfinite().all()
+    large = {"history": torch.full((1, 400, 1), 1e37), "lengths": torch.tensor([400])}
+    assert run(forecast(scaling={"kind": "window", "transform": "log"}), large)["forecast"].isfinite().all()
+
+
+def test_the_logarithm_takes_targets_below_zero_as_zero() -> None:
+    network = forecast(scaling={"kind": "window", "transform": "log", "floor": 0.5})
+    prediction = network.predict({"history": torch.ones(1, 3, 1), "lengths": torch.tensor([3])})
+    target = torch.tensor([[[-4.0]], [[0.0]], [[0.5]]])
+    scaled = network.head.scale_target(target, prediction)
+    torch.testing.assert_close(scaled, torch.tensor([0.5, 0.5, 1.0]).log().view(3, 1, 1))
+
+
+def test_the_logarithm_forecasts_a_negative_history_as_the_same_history_lifted_above_zero() -> None:
+    network = forecast(LSTM, DENSE, scaling={"kind": "window", "transform": "log"})
+    negative = torch.tensor([[[-3.0], [-2.0], [-3.0], [-1.0]]])  # lifted by 6
+    lengths = torch.tensor([4])
+    shifted = run(network, {"history": negative + 6, "lengths": lengths})["forecast"] - 6
+    torch.testing.assert_close(run(network, {"history": negative, "lengths": lengths})["forecast"], shifted)
+
+
+def test_steps_are_folded_from_each_rows_own_end() -> None:
+    folded = forecast(LSTM, DENSE, step=3, num_features=2)
+    plain = forecast(LSTM, DENSE, num_features=6)
+    plain.load_state_dict({**folded.state_dict(), "head.scaler.offset": torch.zeros(6), "head.scaler.scale": torch.ones(6)})
+    inputs = histories([10, 3, 8], 2)
+    for row, length in enumerate([10, 3, 8]):
+        steps = inputs["history"][row, length % 3 : length].reshape(1, length // 3, 6)
+        expected = run(plain, {"history": steps, "lengths": torch.tensor([length // 3])})["forecast"]
+        torch.testing.assert_close(run(folded, inputs)["forecast"][row : row + 1], expected)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+def test_a_silent_network_with_a_seasonal_lag_is_the_seasonal_naive_forecast(scaling: dict[str, Any]) -> None:
+    network = silence(forecast(num_features=2, targets=(1,), horizon=7, seasonal_lag=3, scaling=scaling, quantiles=(0.1, 0.5)))
+    inputs = histories([9, 3, 5], 2)
+    outputs = run(network, inputs)
+    for row, length in enumerate([9, 3, 5]):
+        season = inputs["history"][row, length - 3 : length, 1]
+        expected = torch.cat([season, season, season[:1]])
+        torch.testing.assert_close(outputs["forecast"][row, :, 0], expected)
+        torch.testing.assert_close(outputs["quantiles"][row, :, 0], expected.unsqueeze(1).expand(7, 2))
+
+
+def test_statistics_are_per_feature_and_travel_with_the_weights() -> None:
+    network = forecast(num_features=2, scaling={"kind": "minmax"})
+    network.set_statistics(torch.tensor([[0.0, 5.0], [10.0, 9.0]]))
+    restored = Network(network.spec).eval()
+    restored.load_state_dict(network.state_dict())
+    assert restored.state_dict()["head.scaler.offset"].tolist() == [0.0, 5.0]
+    assert restored.state_dict()["head.scaler.scale"].tolist() == [10.0, 4.0]
+    inputs = histories([4], 2)
+    assert run(restored, inputs)["forecast"].equal(run(network, inputs)["forecast"])
+    with pytest.raises(NetworkError, match=r"statistics need values \(N, 2\), got \(5, 3\)"):
+        network.set_statistics(torch.zeros(5, 3))
+
+
+def test_a_forecast_may_be_a_sequence_of_its_own() -> None:
+    one_to_many: list[dict[str, Any]] = [
+        LSTM,
+        {"type": "repeat_vector", "n": 3},
+        {"type": "gru", "units": 4, "return_sequences": True},
+    ]
+    head = {"type": "time_distributed", "layer": {"type": "dense", "units": 2}}
+    for last in (head, {"type": "dense", "units": 2}):
+        network = forecast(*one_to_many, last, horizon=3, num_features=2, targets=(0, 1))
+        assert run(network, histories([4, 2], 2))["forecast"].shape == (2, 3, 2)
+        # The layer behind the repeated vector starts anew with every answer.
+        assert [part.input for part in network.state] == ["lstm_0_hidden", "lstm_0_cell"]
+        assert network.can_stream
+    with pytest.raises(LayerError, match=r"layers\[3\] \(time_distributed\): the forecast needs \(batch, 5, 2\): steps, and"):
+        forecast(*one_to_many, head, horizon=5, num_features=2, targets=(0, 1))

@@ -1,0 +1,175 @@
+"""What a network asks of its task's head: what goes in, what the layers must give, how that becomes an answer.
+
+Holds the defaults: numbers go to the layers as they come, and the last layer's output is the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.graph.builder import GraphBuilder
+from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
+from training.layers.scaling import Statistics, StatisticsSymbol
+from training.network.spec import NetworkError, NetworkSpec
+
+Tables = list[dict[str, Any]]
+_UNSCALED, _UNSCALED_SYMBOL = Statistics(), StatisticsSymbol()
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """What the layers read of a batch: the first layer's signal, the scaled input, and what it was scaled by."""
+
+    signal: Signal
+    source: Signal
+    statistics: Statistics = _UNSCALED
+
+
+@dataclass(frozen=True)
+class LayerInputSymbol:
+    """`LayerInput` in the graph."""
+
+    symbol: Symbol
+    source: Symbol
+    statistics: StatisticsSymbol = _UNSCALED_SYMBOL
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the layers give for a batch, before it becomes an answer: what a loss compares.
+
+    `values` are, for a forecast, scaled (B, horizon, targets) or (B, horizon, targets, Q) with unsorted quantiles; for classes
+    the logits (B, labels), or (B, 1) of the second label; else the last layer's output. `activity` is what each layer's
+    activity regularizers add to the loss, `state` where each stateful layer ended, by the names of the state's inputs; it is
+    empty where no state was given.
+    """
+
+    values: Tensor
+    others: tuple[Tensor, ...] = ()
+    statistics: Statistics = _UNSCALED
+    activity: tuple[tuple[Tensor, ...], ...] = ()
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Head(nn.Module):
+    """Everything that a network knows of its task; one per network, made from its spec.
+
+    Inputs and outputs are tensors by the graph's names, batch first. There is one input with data, and beside it `lengths`
+    where rows may differ in length.
+    """
+
+    Spec: ClassVar[type[NetworkSpec]]
+
+    def __init__(self, spec: NetworkSpec, input_name: str, source: Shape) -> None:
+        super().__init__()
+        self.spec = spec
+        self.input_name = input_name
+        self.source = source  # of a row of the input, and of the scaled input that layers may read past others
+
+    @classmethod
+    def from_spec(cls, spec: Any) -> Head:
+        """The head of a network with this spec. Raises LayerError where the layers do not say what is missing in it."""
+        raise NotImplementedError
+
+    @property
+    def first(self) -> Shape:
+        """Of a row that the first layer reads."""
+        return self.source
+
+    @property
+    def step(self) -> int:
+        """How many steps of the input become one for the layers."""
+        return 1
+
+    @property
+    def accepts_pieces(self) -> bool:
+        """Whether what is done before the layers is the same for a sequence in pieces as for the whole."""
+        return True
+
+    def min_length(self, num_steps: int) -> int:
+        """The fewest steps of the input that a row must have, where the layers need `num_steps`."""
+        return num_steps
+
+    def complete(self, tables: Tables) -> Tables:
+        """The layers' tables with what follows from the task. Raises LayerError where they say otherwise."""
+        return tables
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Raise LayerError unless the last layer gives what the task needs."""
+
+    def outputs(self, last: Layer) -> dict[str, Shape]:
+        """Names and shapes of the answers behind the last layer, all FP32, in the order of `answer`."""
+        raise NotImplementedError
+
+    def set_statistics(self, values: Tensor) -> None:
+        """Fit the scaling on raw values (N, F) of the training part. Raises NetworkError where nothing is scaled."""
+        raise NetworkError(f'task "{self.spec.task}" has no scaling to fit')
+
+    # torch
+
+    def read(self, inputs: Mapping[str, Tensor]) -> LayerInput:
+        """What the layers read of a batch."""
+        values = inputs[self.input_name]
+        whole = torch.full((len(values),), values.shape[1], device=values.device)
+        signal = Signal(values, inputs["lengths"] if self.source.is_open else whole)
+        return LayerInput(signal, signal)
+
+    def predict(self, output: Signal, given: LayerInput) -> Tensor:
+        """The `values` of a Prediction from the last layer's output."""
+        return output.values
+
+    def answer(self, prediction: Prediction) -> tuple[Tensor, ...]:
+        """The answers, in the order of `outputs`."""
+        return (prediction.values, *prediction.others)
+
+    def scale_target(self, target: Tensor, prediction: Prediction) -> Tensor:
+        """True answers of the batch in the space of the prediction's values."""
+        return target
+
+    def unscale(self, values: Tensor, prediction: Prediction) -> Tensor:
+        """Values in the space of the prediction's, in that of the answers: undoes `scale_target`."""
+        return values
+
+    # the graph
+
+    def write_input(self, graph: GraphBuilder) -> LayerInputSymbol:
+        """`read` in the graph. Raises NetworkError without statistics."""
+        symbol = Symbol(self.input_name, "lengths" if self.source.is_open else None)
+        return LayerInputSymbol(symbol, symbol)
+
+    def write_answer(self, graph: GraphBuilder, output: Symbol, given: LayerInputSymbol) -> tuple[str, ...]:
+        """`predict` and `answer` in the graph."""
+        return (output.values, *output.others)
+
+    # verification
+
+    def draw(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Random numbers such as one row of the input may hold, to verify a graph with; `shape` is the row's."""
+        return random.standard_normal(shape).astype(np.float32)
+
+    def error_scale(self, name: str, expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """(B,): per row, what an error of the output called `name` is relative to."""
+        return np.ones(len(expected))
+
+
+def require_units_last(tables: Tables) -> None:
+    """Raise LayerError unless the last layer is of a kind that gives a number of values which the task can say."""
+    kind = str(tables[-1].get("type"))
+    if kind in LAYERS and not LAYERS[kind].gives_units:
+        names = " or ".join(name for name, layer in LAYERS.items() if layer.gives_units)
+        raise LayerError(f"layers[{len(tables) - 1}]", kind, None, f"the last layer must be {names}: it gives the answer")
+
+
+def require_vector_last(layers: Sequence[Layer]) -> None:
+    """Raise LayerError if the last layer reads a sequence."""
+    last = layers[-1]
+    if last.input.is_sequence:
+        message = f"needs one vector per row, got {last.input}: let the layer before return the last step only, or pool"
+        raise LayerError(f"layers[{len(layers) - 1}]", last.config.type, None, message)
