@@ -1038,6 +1038,151 @@ class TransformerBehind(nn.Module):
         return self.fc(self.encoder(out)[:, -1])
 
 
+# ------------------------------------------------------------------------------------- what the translator has no rule for
+
+
+class SpectrogramCrnn(nn.Module):
+    """Two-dimensional convolutions over time and features, then a GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=(1, 0))
+        self.gru = nn.GRU(3 * (FEATURES - 2), HIDDEN, batch_first=True)
+        self.fc = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x.unsqueeze(1)))
+        out, _ = self.gru(x.permute(0, 2, 1, 3).flatten(2))
+        return self.fc(out[:, -1])
+
+
+class CumulativeProduct(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(FEATURES, HIDDEN, batch_first=True)
+        self.fc = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.lstm(x)
+        return torch.cumprod(torch.sigmoid(self.fc(out)), dim=-1)
+
+
+class AdaptivePooling(nn.Module):
+    """The steps pooled to three, whose bounds follow from the length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(FEATURES, HIDDEN, batch_first=True)
+        self.conv = nn.ConvTranspose1d(HIDDEN, HIDDEN, 3)
+        self.fc = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.lstm(x)
+        return self.fc(self.conv(out.transpose(1, 2)).mean(2))
+
+
+class RolledSteps(nn.Module):
+    """Each step beside the one before it, the first beside the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(2 * FEATURES, HIDDEN, batch_first=True)
+        self.fc = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.gru(torch.cat([x, torch.roll(x, 1, dims=1)], 2))
+        return self.fc(out[:, -1])
+
+
+class MiddleStep(nn.Module):
+    """The step in the middle: where it is does not follow from the length by addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(FEATURES, HIDDEN, batch_first=True)
+        self.fc = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.lstm(x)
+        return self.fc(out[:, x.size(1) // 2])
+
+
+class UpsampledFeatures(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(2 * FEATURES, HIDDEN, batch_first=True)
+        self.fc = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.lstm(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.fc(out[:, -1])
+
+
+class Triangular(nn.Module):
+    """Steps weighted by their place, by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(FEATURES, HIDDEN, batch_first=True)
+        self.fc = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.gru(x)
+        weights = torch.linspace(0, 1, out.size(1)).unsqueeze(0).unsqueeze(-1)
+        return self.fc((out * weights).sum(1))
+
+
+class SquareRootScale(nn.Module):
+    """Divided by the square root of the number of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(FEATURES, HIDDEN, batch_first=True)
+        self.fc = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.lstm(x)
+        return self.fc(out.sum(1) / x.size(1) ** 0.5)
+
+
+class LocalResponse(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(FEATURES, HIDDEN, batch_first=True)
+        self.norm = nn.LocalResponseNorm(3)
+        self.fc = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.lstm(x)
+        return self.fc(self.norm(out.transpose(1, 2)).transpose(1, 2)[:, -1])
+
+
+class PairDistances(nn.Module):
+    """Distances of all steps from learned prototypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(FEATURES, HIDDEN, batch_first=True)
+        self.prototypes = nn.Parameter(torch.randn(1, 4, HIDDEN))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.lstm(x)
+        return torch.cdist(out[:, -1:], self.prototypes.expand(x.size(0), -1, -1)).squeeze(1)
+
+
+class Windows(nn.Module):
+    """Overlapping windows of the features by unfold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(9, HIDDEN, batch_first=True)
+        self.fc = nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.lstm(x.unfold(2, 3, 1).flatten(2))
+        return self.fc(out[:, -1])
+
+
 def case(name: str, make: Callable[[], nn.Module], rows: Callable[[], list[Row]] = ROWS, **more: Any) -> TorchCase:
     """A case whose factory is seeded and whose module answers."""
 
@@ -1114,4 +1259,14 @@ CASES: tuple[TorchCase, ...] = (
     case("weight-norm-lstm", weight_norm_lstm),
     case("weight-norm-head", WeightNormHead),
     case("checked-lstm", CheckedLSTM),
+    case("crnn", SpectrogramCrnn, route="export"),
+    case("adaptive-pooling", AdaptivePooling, route="export"),
+    case("rolled-steps", RolledSteps, route="export"),
+    case("middle-step", MiddleStep, route="export"),
+    case("upsampled-features", UpsampledFeatures, route="export"),
+    case("triangular", Triangular, route="export"),
+    case("square-root-scale", SquareRootScale, route="export"),
+    case("local-response", LocalResponse, route="export"),
+    case("pair-distances", PairDistances, route="export"),
+    case("windows", Windows, route="export"),
 )

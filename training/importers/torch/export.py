@@ -8,6 +8,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -31,17 +34,41 @@ STEPS = "steps"
 OPSET = 18
 
 
-def export(subject: Subject, names: Names, exporter: Exporter, batching: Batching, outputs: Sequence[GraphTensor]) -> Artifact:
-    """The module as `exporter` writes it. Raises Untranslatable with the first line of what the exporter says."""
+class Exports:
+    """What the exporters write of a module. Each is run once where the graph is the same for all ways to batch its rows."""
+
+    def __init__(self, subject: Subject, names: Names, outputs: Sequence[GraphTensor]) -> None:
+        self.subject, self.names, self.outputs = subject, names, outputs
+        self._known: dict[Any, bytes | Untranslatable] = {}
+
+    def artifact(self, exporter: Exporter, batching: Batching) -> Artifact:
+        """The graph with its axes declared. Raises Untranslatable with the first line of what the exporter says."""
+        key = (exporter, batching if self.subject.lengths_argument is not None else None)
+        if key not in self._known:
+            try:
+                self._known[key] = _export(self.subject, self.names, exporter, batching, self.outputs)
+            except Untranslatable as exc:
+                self._known[key] = exc
+        known = self._known[key]
+        if isinstance(known, Untranslatable):
+            raise known
+        return _artifact(onnx.load_from_string(known), self.subject, batching, self.outputs, exporter)
+
+
+def _input_names(subject: Subject, batching: Batching) -> list[str]:
+    names = [entry.name for entry in subject.graph_inputs() if entry.name != LENGTHS]
+    return [*names, LENGTHS] if batching == "ragged" and subject.lengths_argument is not None else names
+
+
+def _export(subject: Subject, names: Names, exporter: Exporter, batching: Batching, outputs: Sequence[GraphTensor]) -> bytes:
     adapter = _Adapter(subject, names, batching)
     entries = [entry for entry in subject.graph_inputs() if entry.name != LENGTHS]
     num_steps = None if not subject.is_open else max(subject.num_steps(row) for row in subject.rows) + 2
     arrays = subject.batch(2, num_steps)
     example = [torch.from_numpy(arrays[entry.name]) for entry in entries]
-    input_names = [entry.name for entry in entries]
-    if batching == "ragged" and subject.lengths_argument is not None:
+    input_names = _input_names(subject, batching)
+    if LENGTHS in input_names:
         example.append(torch.full((2,), num_steps or 1, dtype=torch.int64))
-        input_names.append(LENGTHS)
     axes = {entry.name: entry.axes for entry in entries} | {LENGTHS: ("batch",)}
     output_names = [output.name for output in outputs]
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -66,15 +93,17 @@ def export(subject: Subject, names: Names, exporter: Exporter, batching: Batchin
             options |= {"dynamo": False, "dynamic_axes": open_axes}
         try:
             torch.onnx.export(adapter, tuple(example), str(path), **options)
-            model = onnx.load(str(path))
+            return path.read_bytes()
         except Exception as exc:  # exporters raise what they like
             raise Untranslatable(f"{exporter} exporter: {first_line(exc)}") from exc
-    return _artifact(model, subject, batching, input_names, axes, outputs, exporter)
 
 
 def first_line(exc: BaseException) -> str:
-    """What a long error begins with."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    """What the error behind a long error begins with, without colours."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(exc))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[0] if lines else type(exc).__name__)[:200]
 
 
@@ -111,16 +140,16 @@ def _artifact(
     model: Any,
     subject: Subject,
     batching: Batching,
-    input_names: Sequence[str],
-    axes: dict[str, tuple[int | str, ...]],
     outputs: Sequence[GraphTensor],
     exporter: Exporter,
 ) -> Artifact:
+    input_names = _input_names(subject, batching)
+    axes = {entry.name: entry.axes for entry in subject.graph_inputs()} | {LENGTHS: ("batch",)}
     found = {entry.name for entry in model.graph.input}
     kinds = {spec.name: spec.dtype.kind for spec in subject.inputs}
     is_equal = batching == "equal"
 
-    def shape(axes: Sequence[int | str]) -> tuple[int | str, ...]:
+    def declared_shape(axes: Sequence[int | str]) -> tuple[int | str, ...]:
         return tuple(STEPS if axis == "time" and is_equal else axis for axis in axes)
 
     inputs = []
@@ -128,10 +157,10 @@ def _artifact(
         if name not in found:
             raise Untranslatable(f'{exporter} exporter: the graph does not read input "{name}"')
         datatype = "INT64" if name == LENGTHS or kinds.get(name) in ("i", "u") else "BOOL" if kinds.get(name) == "b" else "FP32"
-        inputs.append(GraphTensor(name, datatype, shape(axes[name])))
-    declared = tuple(GraphTensor(output.name, output.datatype, shape(output.shape)) for output in outputs)
-    _declare(model.graph.input, inputs)
-    _declare(model.graph.output, declared)
+        inputs.append(GraphTensor(name, datatype, declared_shape(axes[name])))
+    declared = tuple(GraphTensor(output.name, output.datatype, declared_shape(output.shape)) for output in outputs)
+    _declare(model.graph.input, inputs, exporter)
+    _declare(model.graph.output, declared, exporter)
     if any(
         opset.domain not in ("", "ai.onnx") for opset in model.opset_import if opset.domain != "pkg.onnxscript.torch_lib.common"
     ):
@@ -144,7 +173,7 @@ def _artifact(
     return Artifact(model.SerializeToString(), tuple(inputs), declared, "export", batching, opset, (f"{exporter} exporter",))
 
 
-def _declare(entries: Any, tensors: Sequence[GraphTensor]) -> None:
+def _declare(entries: Any, tensors: Sequence[GraphTensor], exporter: Exporter) -> None:
     """Write the open axes into the graph under our names; one that the exporter froze stays a number, and is found out."""
     by_name = {tensor.name: tensor for tensor in tensors}
     for entry in entries:
@@ -153,7 +182,7 @@ def _declare(entries: Any, tensors: Sequence[GraphTensor]) -> None:
             continue
         for dim, axis in zip(entry.type.tensor_type.shape.dim, tensor.shape, strict=True):
             if isinstance(axis, str) and dim.dim_value:
-                raise Untranslatable(f'the exporter froze the axis {axis} of "{entry.name}" at {dim.dim_value}')
+                raise Untranslatable(f'{exporter} exporter: it froze the axis {axis} of "{entry.name}" at {dim.dim_value}')
             if isinstance(axis, str):
                 dim.dim_param = axis
             else:
@@ -185,14 +214,25 @@ def datatype_of(tensor: Tensor) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters print and warn of what the checks measure."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    logging.getLogger("onnxscript").setLevel(logging.CRITICAL)
+    """Exporters print and warn of what the checks measure; the older one prints past Python's own streams."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        for number in (1, 2):
+            os.dup2(nowhere, number)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(nowhere)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -42,7 +42,7 @@ from training.importers.torch.calling import (
 )
 from training.importers.torch.checks import TOLERANCE, Reference, Verdict, verify
 from training.importers.torch.errors import ModuleRefused, Untranslatable
-from training.importers.torch.export import EXPORTERS, export, shape_of
+from training.importers.torch.export import EXPORTERS, Exports, shape_of
 from training.importers.torch.places import Place
 from training.importers.torch.program import unify
 from training.importers.torch.recording import Recording, record
@@ -232,6 +232,9 @@ def _try(
     own = [name for name in parameters if name != lengths and name not in (state or {})]
     rows = read_rows(example, own)
     given = dict(rows[0])
+    unknown = [name for name in given if parameters and name not in parameters]
+    if unknown:
+        raise ModuleRefused(f'example: forward takes no "{unknown[0]}", it takes {parameters}')
     for argument in (state or {}).keys() & given.keys():
         rows = [{name: value for name, value in row.items() if name != argument} for row in rows]
     if isinstance(task, Forecast) and inputs is None:
@@ -549,6 +552,7 @@ def _make(
 
 def _candidates(trial: _Trial, batching: Wanted) -> Iterator[Any]:
     subject = trial.subject
+    exports = Exports(subject, trial.names, trial.outputs)
     if batching != "equal" or not subject.is_open:
         yield lambda: _translate(trial)
     for kind in ("ragged", "equal"):
@@ -556,7 +560,7 @@ def _candidates(trial: _Trial, batching: Wanted) -> Iterator[Any]:
             continue
         for exporter in EXPORTERS:
             # Bound now: the loop goes on before the candidate is made.
-            yield lambda exporter=exporter, kind=kind: _export(trial, exporter, kind)
+            yield lambda exporter=exporter, kind=kind: _export(trial, exports, exporter, kind)
 
 
 def _translate(trial: _Trial) -> Artifact:
@@ -568,13 +572,13 @@ def _translate(trial: _Trial) -> Artifact:
     return Artifact(model.SerializeToString(), translation.inputs, translation.outputs, "translate", "ragged", opset)
 
 
-def _export(trial: _Trial, exporter: Any, batching: Batching) -> Artifact:
+def _export(trial: _Trial, exports: Exports, exporter: Any, batching: Batching) -> Artifact:
     others = [output.name for output in trial.outputs if "other" in output.shape]
     if others:
         raise Untranslatable(
             f'{exporter} exporter: output "{others[0]}" has an axis whose size is neither the rows nor the steps'
         )
-    return export(trial.subject, trial.names, exporter, batching, trial.outputs)
+    return exports.artifact(exporter, batching)
 
 
 def _route(artifact: Artifact) -> str:

@@ -47,9 +47,8 @@ def _refuse_mapping(model: Mapping[Any, Any]) -> None:
         raise ModuleRefused("a Lightning checkpoint, not a network: net = MyModule.load_from_checkpoint(path)")
     if any(key in model for key in ("state_dict", "model_state_dict", "model")):
         key = next(key for key in ("state_dict", "model_state_dict", "model") if key in model)
-        raise ModuleRefused(
-            f'a checkpoint, not a network: its weights are under "{key}": {load.replace("...)", f"checkpoint[{key!r}])", 1)}'
-        )
+        way = f"net = Net(...); net.load_state_dict(checkpoint[{key!r}])"
+        raise ModuleRefused(f'a checkpoint, not a network: its weights are under "{key}": {way}')
     raise ModuleRefused(f"a state_dict holds weights, not a network: {load}, then publish net")
 
 
@@ -66,6 +65,11 @@ def _check_weights(model: nn.Module) -> None:
             raise ModuleRefused(f'module "{name}" ({type(module).__name__}) is quantised: publish the network in float32')
     devices: dict[str, str] = {}
     for kind, name, tensor in _tensors(model):
+        devices.setdefault(str(tensor.device), f'{kind} "{name}"')
+    if len(devices) > 1:
+        places = ", ".join(f"{label} on {device}" for device, label in devices.items())
+        raise ModuleRefused(f"the network is on several devices ({places}): publish net.cpu()")
+    for kind, name, tensor in _tensors(model):
         label = f'{kind} "{name}"'
         if isinstance(tensor, nn.parameter.UninitializedParameter | nn.parameter.UninitializedBuffer):
             raise ModuleRefused(f"{label} has no shape yet: run the module once, then load its weights")
@@ -79,10 +83,5 @@ def _check_weights(model: nn.Module) -> None:
             raise ModuleRefused(f"{label} is sparse: make it dense with .to_dense()")
         if tensor.is_meta:
             raise ModuleRefused(f"{label} has no values (it is on the meta device): load its weights")
-        if kind == "parameter" or tensor.is_floating_point():
-            devices.setdefault(str(tensor.device), label)
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()) and kind == "parameter":
             raise ModuleRefused(f"{label} holds numbers that are not finite")
-    if len(devices) > 1:
-        places = ", ".join(f"{label} on {device}" for device, label in devices.items())
-        raise ModuleRefused(f"the network is on several devices ({places}): publish net.cpu()")

@@ -155,7 +155,7 @@ class ForecastHead(nn.Module):
         return values * self.get_buffer("factor").reshape(shape) + self.get_buffer("offset").reshape(shape)
 
 
-POINT = "mean"
+POINT = "forecast"
 
 
 class ClassifyHead(nn.Module):
