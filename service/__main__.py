@@ -160,7 +160,7 @@ def _serve_alone(settings: Settings) -> int:
 
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
     from service.app import model_options
-    from service.models.repository import open_folders
+    from service.models.repository import preload_folders
     from service.observability.metrics import forget_worker, restart_counter
     from service.server import Service, grace_s, work
 
@@ -180,7 +180,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
     service = None
     if shares_models:
-        service = build(opened=open_folders(settings.models, model_options(settings)))
+        service = build(preload=preload_folders(settings.models, model_options(settings)))
         forget_worker(os.getpid(), metrics_dir)  # its gauges are those of a process that serves nothing
         if not is_forkable():
             log.warning("every worker loads the models for itself: a library has started threads, which no fork survives")

@@ -26,14 +26,16 @@ from service.api.operations import operations_router
 from service.api.predict import predict_routes
 from service.errors import MalformedRequest, ServiceError, StartError
 from service.models.folder import ModelOptions
-from service.models.repository import Opened, Repository
+from service.models.repository import Preload, Repository
 from service.observability.loop_lag import LagWatch
 from service.observability.metrics import FLUSH_EVERY_S, Metrics
 from service.process.machine import num_cores, threads_per_worker
 from service.process.memory import give_back_at_rest
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
-from service.scheduling.planning import Limits
+from service.scheduling.loop_budget import LoopBudget
+from service.scheduling.planning import RequestedLimits
 from service.settings import Settings
+from service.tasks.registry import TaskRegistry, built_in_tasks
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,8 @@ def create_app(
     settings: Settings,
     *,
     metrics_dir: Path | None = None,
-    opened: Opened | None = None,
+    preload: Preload | None = None,
+    tasks: TaskRegistry | None = None,
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
 ) -> Edge:
@@ -58,17 +61,20 @@ def create_app(
 
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
     `on_failed` is called instead when this machine lacks what was asked for, a runtime or a GPU. `metrics_dir` is shared
-    by the workers of one server (`workers.py`), `opened` are the models that their parent has opened for them.
+    by the workers of one server, `preload` holds what their parent has read for them. `tasks` are those that folders may be for,
+    None: the built-in ones.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
-    options = model_options(settings)
+    options = model_options(settings, tasks)
     repository = Repository(
         settings.models,
         options,
-        defaults=default_models(settings),
+        defaults=default_models(settings, options.tasks),
+        strict_readiness=settings.strict_readiness,
         observer=metrics,
         open_graph=functools.partial(open_runtime, gpu=gpu_options(settings)),
-        opened=opened,
+        preload=preload,
+        loop_budget=LoopBudget(),
     )
 
     @contextlib.asynccontextmanager
@@ -100,12 +106,14 @@ def create_app(
     hot = predict_routes(
         repository,
         metrics,
+        options.tasks.endpoints,
         request_timeout_s=settings.request_timeout_ms / 1000,
         max_instances=settings.max_instances,
         max_body_bytes=settings.max_body_bytes,
     )
     api.router.routes.extend(hot)
-    api.include_router(operations_router(repository, metrics.render))
+    descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
+    api.include_router(operations_router(repository, metrics.render, descriptions))
     answer_errors_as_problems(api)
     complete_openapi(api)
     return Edge(
@@ -117,11 +125,11 @@ def create_app(
     )
 
 
-def model_options(settings: Settings) -> ModelOptions:
+def model_options(settings: Settings, tasks: TaskRegistry | None = None) -> ModelOptions:
     """How models are run, in the words of the rooms below."""
-    limits = Limits(
-        max_batch_size=settings.max_batch_size,
-        max_padded_steps=settings.max_padded_steps,
+    limits = RequestedLimits(
+        max_batch_size=settings.max_batch_size or None,
+        max_padded_steps=settings.max_padded_steps or None,
         max_queue_size=settings.max_queue_size,
         max_queue_delay_s=settings.max_queue_delay_ms / 1000,
     )
@@ -130,10 +138,10 @@ def model_options(settings: Settings) -> ModelOptions:
         settings.device,
         num_threads,
         limits,
-        settings.max_horizon_multiple,
         latency_target_ms=settings.latency_target_ms,
         measure_s=MEASURE_S,
         precision=settings.precision,
+        tasks=(tasks or built_in_tasks()).configure(settings.model_dump()),
     )
 
 
@@ -142,10 +150,11 @@ def gpu_options(settings: Settings) -> GpuOptions:
     return GpuOptions(settings.device_id, settings.gpu_memory_limit_bytes, settings.tensorrt_cache)
 
 
-def default_models(settings: Settings) -> dict[str, str]:
-    """Task → the model that answers where a request names none."""
-    chosen = {"forecast": settings.default_forecast_model, "classify": settings.default_sentiment_model}
-    return {task: name for task, name in chosen.items() if name}
+def default_models(settings: Settings, tasks: TaskRegistry) -> dict[tuple[str, str | None], str]:
+    """(task, purpose) of an endpoint → the model that the settings name for requests that name none."""
+    values = settings.model_dump()
+    names = {(endpoint.task, endpoint.purpose): values.get(endpoint.default_setting or "") for endpoint in tasks.endpoints}
+    return {endpoint: name for endpoint, name in names.items() if name}
 
 
 async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: OnFailed | None) -> None:
@@ -158,7 +167,7 @@ async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: O
             on_failed(exc)
         return
     if not repository.is_ready:
-        log.error("no model is ready", extra={"reason": repository.reason})
+        log.error("not every model is ready", extra={"reason": repository.reason})
     if on_loaded is not None:
         on_loaded(repository)
 

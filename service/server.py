@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import math
 import os
 import signal
@@ -21,8 +22,8 @@ import uvicorn
 from service import __version__
 from service.api.fast_path import Protocol
 from service.app import create_app
-from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
-from service.models.repository import Opened, Repository
+from service.errors import ServiceError, StartError
+from service.models.repository import Preload, Repository
 from service.observability.logs import set_up_logs
 from service.process.connections import Slot, take_over
 from service.process.machine import cores_of_worker
@@ -43,12 +44,12 @@ TAKE_AT_ONCE = 16
 class Service:
     """An app, built and not yet served: in this process, or by the workers that it forks afterwards."""
 
-    def __init__(self, settings: Settings, url: str, *, metrics_dir: Path | None = None, opened: Opened | None = None) -> None:
+    def __init__(self, settings: Settings, url: str, *, metrics_dir: Path | None = None, preload: Preload | None = None) -> None:
         self._url = url
         self._on_loaded: Callable[[str], None] = lambda _: None
         self._server: uvicorn.Server | None = None
         self._failure: StartError | None = None
-        app = create_app(settings, metrics_dir=metrics_dir, opened=opened, on_loaded=self._loaded, on_failed=self._failed)
+        app = create_app(settings, metrics_dir=metrics_dir, preload=preload, on_loaded=self._loaded, on_failed=self._failed)
         self._config = uvicorn.Config(
             app,
             http=Protocol,
@@ -196,32 +197,19 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
 
 def greeting(repository: Repository, url: str) -> str:
     """What the operator reads when loading is over: where the server is, and what to try."""
-    if not repository.is_ready:
+    if not repository.is_serving:
         return f"Sluice {__version__} listens on {url}, but no model is ready: {repository.reason}"
-    where = f"Sluice {__version__} is ready: {url} (documentation at {url}/docs)"
+    state = "is ready:" if repository.is_ready else f"is not ready ({repository.reason}), and answers at"
+    where = f"Sluice {__version__} {state} {url} (documentation at {url}/docs)"
     return f"{where}\nTry it:\n  {command_to_try(repository, url)}"
 
 
 def command_to_try(repository: Repository, url: str) -> str:
     """One curl that these models answer."""
-    curl = f"curl -s {url}"
-    for task, door, instance in (
-        ("classify", "sentiment", lambda _: '"A quiet, moving film."'),
-        ("forecast", "forecast", _series),
-    ):
-        try:
-            model = repository.default_for(task)
-        except (ModelNotFound, ModelNotReady):
-            continue
-        forecast = model.manifest.forecast
-        body = f'{{"instances": [{instance(forecast.min_length if forecast else 1)}]}}'
-        return f"{curl}/predict/{door} -H 'Content-Type: application/json' -d '{body}'"
-    return f"{curl}/models"
-
-
-def _series(min_length: int) -> str:
-    history = [round(10 + 3 * math.sin(2 * math.pi * hour / 24), 1) for hour in range(max(24, min_length))]
-    return f'{{"history": {history}, "horizon": 6}}'
+    request = repository.example_request()
+    if request is None:
+        return f"curl -s {url}/models"
+    return f"curl -s {url}{request.path} -H 'Content-Type: application/json' -d '{json.dumps(request.body)}'"
 
 
 def grace_s(settings: Settings) -> float:

@@ -115,10 +115,17 @@ class Settings(BaseSettings):
     )
     default_forecast_model: str | None = Field(
         default=None,
-        description="Model of `/predict/forecast` when a request names none. Empty: the first forecasting model by name.",
+        description="Model of `/predict/forecast` when a request names neither a model nor a frequency. Empty: the only one; "
+        "where there are several, 409.",
     )
     default_sentiment_model: str | None = Field(
-        default=None, description="Model of `/predict/sentiment` when a request names none. Empty: the first text model by name."
+        default=None,
+        description="Model of `/predict/sentiment` when a request names none. Empty: the only one that classifies sentiment; "
+        "where there are several, 409.",
+    )
+    strict_readiness: bool = Field(
+        default=True,
+        description="`/health/ready` is 200 when every model folder is READY. false: when at least one is.",
     )
     metrics_port: int = Field(
         default=0,

@@ -8,21 +8,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pydantic_core import from_json
 
 from service.api.direct import ClientLeft, DirectDoor, DirectRoute
 from service.api.errors import UnsupportedMediaType
-from service.api.schemas import (
-    ForecastRequest,
-    ForecastResponse,
-    PredictRequest,
-    PredictResponse,
-    SentimentRequest,
-    SentimentResponse,
-)
+from service.api.schemas import PredictRequest, PredictResponse, predict_models
 from service.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -35,7 +28,6 @@ from service.errors import (
     RequestError,
     ServiceError,
 )
-from service.manifest import Task
 from service.wire import is_plain, read, write
 
 UNKNOWN = "_unknown"
@@ -55,7 +47,7 @@ class ServedModel(Protocol):
     def version(self) -> str: ...
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> str: ...
 
     async def predict(
         self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool
@@ -67,7 +59,43 @@ class Models(Protocol):
 
     def get(self, name: str, version: str | None = None) -> ServedModel: ...
 
-    def default_for(self, task: Task) -> ServedModel: ...
+    def choose(
+        self, task: str, instances: Sequence[Any], parameters: Mapping[str, Any], *, purpose: str | None = None
+    ) -> ServedModel: ...
+
+
+class TaskEndpoint(Protocol):
+    """What these doors need of a task that has one, and what OpenAPI says of it."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def purpose(self) -> str | None: ...
+
+    @property
+    def summary(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def instance(self) -> Any: ...
+
+    @property
+    def examples(self) -> Sequence[Mapping[str, Any]]: ...
+
+    @property
+    def parameters(self) -> Any: ...
+
+    @property
+    def prediction(self) -> Any: ...
 
 
 class RequestObserver(Protocol):
@@ -93,20 +121,23 @@ class Asked(NamedTuple):
 
 
 class PredictEndpoint:
-    """Body bytes → answer bytes for one door. With `task`, the model may be left out and must be of that task."""
+    """Body bytes → answer bytes for one door. With `task`, the model may be left out, and must be of that
+    task and for that `purpose`."""
 
     def __init__(
         self,
         models: Models,
         observer: RequestObserver,
         *,
-        task: Task | None = None,
+        task: str | None = None,
+        purpose: str | None = None,
         request_timeout_s: float,
         max_instances: int,
     ) -> None:
         self._models = models
         self._observer = observer
         self._task = task
+        self._purpose = purpose
         self._request_timeout_s = request_timeout_s
         self._max_instances = max_instances
 
@@ -146,7 +177,7 @@ class PredictEndpoint:
                 raise MalformedRequest('"model" is missing; GET /models lists what there is', where="model")
             if asked.version is not None:
                 raise MalformedRequest('"version" needs "model" beside it', where="version")
-            return self._models.default_for(self._task)
+            return self._models.choose(self._task, asked.instances, asked.parameters, purpose=self._purpose)
         model = self._models.get(asked.model, asked.version)
         if self._task is not None and model.task != self._task:
             raise InvalidInput(
@@ -217,20 +248,41 @@ def outcome_of(exc: ServiceError) -> Outcome:
 
 
 def predict_routes(
-    models: Models, observer: RequestObserver, *, request_timeout_s: float, max_instances: int, max_body_bytes: int
+    models: Models,
+    observer: RequestObserver,
+    task_endpoints: Sequence[TaskEndpoint],
+    *,
+    request_timeout_s: float,
+    max_instances: int,
+    max_body_bytes: int,
 ) -> list[DirectRoute]:
-    """`/predict`, `/predict/forecast` and `/predict/sentiment`."""
+    """`/predict`, and the endpoints of the tasks."""
 
-    def door(task: Task | None) -> DirectDoor:
-        endpoint = PredictEndpoint(models, observer, task=task, request_timeout_s=request_timeout_s, max_instances=max_instances)
+    def door(task: str | None = None, purpose: str | None = None) -> DirectDoor:
+        endpoint = PredictEndpoint(
+            models, observer, task=task, purpose=purpose, request_timeout_s=request_timeout_s, max_instances=max_instances
+        )
         return DirectDoor(endpoint, max_body_bytes)
 
     about: dict[str, Any] = {"tags": ["predict"], "responses": _PROBLEMS}
     return [
-        DirectRoute("/predict", predict, door(None), summary="Predict with any model", **about),
-        DirectRoute("/predict/forecast", predict_forecast, door("forecast"), summary="Forecast series", **about),
-        DirectRoute("/predict/sentiment", predict_sentiment, door("classify"), summary="Judge texts", **about),
+        DirectRoute("/predict", predict, door(), summary="Predict with any model", **about),
+        *(
+            DirectRoute(each.path, _signature_of(each), door(each.task, each.purpose), summary=each.summary, **about)
+            for each in task_endpoints
+        ),
     ]
+
+
+def _signature_of(endpoint: TaskEndpoint) -> Callable[..., Any]:
+    """A function as FastAPI documents it: with the models of the request and the response as its annotations."""
+    request, response = predict_models(endpoint)
+
+    async def documented(request: Any) -> Any: ...
+
+    documented.__name__, documented.__doc__ = f"predict_{endpoint.name}", endpoint.description
+    documented.__annotations__ = {"request": request, "return": response}
+    return documented
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -238,6 +290,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "Not JSON, or unknown fields or wrong types",
         404: "No such model",
+        409: "No model is named, and several fit",
         413: "Too many bytes or instances",
         415: "The body is not declared as JSON",
         422: "Well-formed, but not what the model takes; says which instance, where, what was found and what expected",
@@ -253,14 +306,6 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 async def predict(request: PredictRequest) -> PredictResponse:  # type: ignore[empty-body]
     """Ask one model, of whatever task, for one prediction per instance. Requests of all clients share batches."""
-
-
-async def predict_forecast(request: ForecastRequest) -> ForecastResponse:  # type: ignore[empty-body]
-    """Continue series. Without `model`, the default forecasting model answers."""
-
-
-async def predict_sentiment(request: SentimentRequest) -> SentimentResponse:  # type: ignore[empty-body]
-    """Judge texts. Without `model`, the default text model answers."""
 
 
 async def _write(name: str, version: str, predictions: Sequence[Any]) -> bytes:

@@ -1,6 +1,6 @@
-"""A finished run becomes a model folder: written aside, then renamed, so that nobody ever sees half of one.
+"""Writes model folders: beside their place first, then renamed, so that no reader finds half of one.
 
-Writes what `models/README.md` specifies. Trains and judges nothing.
+What is in them, `models/README.md` specifies. Trains and verifies nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from training.data.sources import Content
 from training.errors import TrainingError
 from training.graph.builder import OPSET
 from training.recipe import Source
 from training.scoring.evaluate import Scores
+
+if TYPE_CHECKING:  # an import publishes too, and reads no tables
+    from training.data.sources import Content
 
 SCHEMA_VERSION = 1
 GRAPH_FILE = "model.onnx"
@@ -49,7 +51,7 @@ class PublishError(TrainingError):
 
 
 class Subject(Protocol):
-    """What a folder is of: a recipe, or whatever else was made into a network."""
+    """What a folder is of: a recipe, or the source of an import."""
 
     @property
     def name(self) -> str: ...
@@ -92,7 +94,7 @@ class Publication:
     recipe: Subject
     graph: bytes
     tensors: Mapping[str, Any]  # inputs, outputs, state as the manifest lists them
-    face: Mapping[str, Any]  # the block `forecast` or `classify`; empty for task tensor
+    spec: Mapping[str, Any]  # the manifest's block of the task; empty where it has none
     instances: Sequence[Any]
     predictions: Sequence[Any]
     metrics: Scores
@@ -116,7 +118,7 @@ def publish(publication: Publication, models: Path, *, replace: bool = False) ->
     home.mkdir(parents=True, exist_ok=True)
     number = recipe.version or next_version(home)
     folder = home / str(number)
-    # A name that begins with a dot is no version: whoever lists the folders passes it over.
+    # A name that begins with a dot is no version, so that listings skip it.
     aside = Path(tempfile.mkdtemp(dir=home, prefix=".new-"))
     try:
         (aside / GRAPH_FILE).write_bytes(publication.graph)
@@ -164,7 +166,7 @@ def graph_entry(file: str, payload: bytes, precision: str, score: Scores, **more
 
 
 def put_in_place(aside: Path, folder: Path) -> None:
-    """Rename a finished folder, so that nobody sees half of the folder; what was there before goes."""
+    """Rename, so that no reader finds half of the folder, and remove what was there before."""
     aside.chmod(0o755)
     if not folder.exists():
         aside.rename(folder)
@@ -176,7 +178,7 @@ def put_in_place(aside: Path, folder: Path) -> None:
 
 
 def require_free(recipe: Subject, models: Path, *, replace: bool = False) -> None:
-    """Raise PublishError if the recipe's version is published already: asked before hours of training, too."""
+    """Raise PublishError if the recipe's version is published already; for a check before hours of training, too."""
     folder = models / recipe.name / str(recipe.version)
     if recipe.version is not None and folder.exists() and not replace:
         raise PublishError(f"{folder} exists: choose another version, or publish with --replace")
@@ -204,7 +206,7 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
             *([publication.second.entry] if publication.second else []),
         ],
         **publication.tensors,
-        **({recipe.task: dict(publication.face)} if publication.face else {}),
+        **({recipe.task: dict(publication.spec)} if publication.spec else {}),
         "training": {
             "recipe": recipe.as_json(),
             "data": list(publication.data),
@@ -230,7 +232,7 @@ def describe_data(sources: Sequence[Source], contents: Sequence[Content]) -> lis
 
 
 def library_versions() -> dict[str, str]:
-    """Python's version, and of each library that had a part in the run."""
+    """Python's version, and those of the libraries that a run uses."""
     versions = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:

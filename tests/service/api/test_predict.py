@@ -23,7 +23,6 @@ from service.errors import (
     PayloadTooLarge,
     ServiceError,
 )
-from service.manifest import Task
 
 
 class Echo:
@@ -53,7 +52,8 @@ class Models:
             raise ModelNotFound("no")
         return self.model
 
-    def default_for(self, task: Task) -> Any:
+    def choose(self, task: str, instances: Sequence[Any], parameters: Mapping[str, Any], *, purpose: str | None = None) -> Any:
+        self.chosen = (task, instances, parameters, purpose)
         return self.model
 
 
@@ -77,7 +77,7 @@ async def ask(endpoint: PredictEndpoint, content: object) -> Any:
     return json.loads(await endpoint(body()))
 
 
-def endpoint_of(model: Echo, finished: Finished, task: Task | None = None) -> PredictEndpoint:
+def endpoint_of(model: Echo, finished: Finished, task: str | None = None) -> PredictEndpoint:
     return PredictEndpoint(Models(model), finished, task=task, request_timeout_s=10, max_instances=10_000)
 
 

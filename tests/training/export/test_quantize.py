@@ -1,4 +1,4 @@
-"""The second graph: measured on the same test part, judged by the recipe's bounds, and added to a folder only if it is sound."""
+"""The second graph: measured on the same test part, held against the recipe's bounds, and added to a folder only if verified."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from training.__main__ import app, run
+from training.__main__ import app
 from training.export.graph import write_graph
 from training.export.quantize import (
     MARGIN,
     QuantizeError,
     Trial,
-    losses,
+    measure_degradations,
     measure_ranges,
-    relative_speed,
+    measure_speed,
     require_quantizable,
     second_graph,
 )
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
-from training.recipe import Quantize, Recipe, parse_recipe
+from training.recipe import ForecastRecipe, Quantize, parse_recipe
+from training.runs.train import train
 from training.scoring.evaluate import Graph
 
 CLI = CliRunner()
@@ -61,7 +62,7 @@ def published(tmp_path: Path, text: str = RECIPE) -> Path:
     tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "toy.toml"
     path.write_text(text)
-    return run(parse_recipe(text), path, data=None, models=tmp_path / "models", runs=tmp_path / "runs", console=QUIET)
+    return train(parse_recipe(text), path, data=None, models=tmp_path / "models", runs=tmp_path / "runs", console=QUIET)
 
 
 def graphs_of(folder: Path) -> list[dict[str, Any]]:
@@ -81,14 +82,14 @@ def trial(net: Network, answer: Callable[[Graph], list[Any]]) -> Trial:
     return Trial(net, [{"history": history, "lengths": np.full(8, 9)}], lambda graph: {"mae": 1.0}, answer)
 
 
-# ------------------------------------------------------------------------------------------------------------ judging
+# ------------------------------------------------------------------------------------------------------------ measuring
 
 
 def test_accuracies_lose_points_and_errors_grow_by_a_share() -> None:
     bounds = Quantize(max_points_lost=0.5, max_error_gained=2.0)
     first = {"a_accuracy": 0.9, "b_accuracy": 0.8, "f1": 0.7, "mae": 10.0, "owa": 0.5, "pinball": 4.0, "rmse": 3.0}
     second = {"a_accuracy": 0.894, "b_accuracy": 0.81, "f1": 0.1, "mae": 10.1, "owa": 0.52, "pinball": 3.0, "rmse": 9.0}
-    found = {loss.measure: loss for loss in losses(first, second, bounds)}
+    found = {loss.measure: loss for loss in measure_degradations(first, second, bounds)}
     assert {name: (loss.kind, round(loss.value, 6), loss.bound, loss.is_within) for name, loss in found.items()} == {
         "a_accuracy": ("absolute", 0.006, 0.005, False),
         "b_accuracy": ("absolute", -0.01, 0.005, True),
@@ -100,7 +101,7 @@ def test_accuracies_lose_points_and_errors_grow_by_a_share() -> None:
 
 def test_a_measure_that_int8_does_not_reach_is_an_error() -> None:
     with pytest.raises(QuantizeError, match="no mae"):
-        losses({"mae": 1.0}, {}, Quantize())
+        measure_degradations({"mae": 1.0}, {}, Quantize())
 
 
 def test_ranges_are_those_of_the_true_steps_with_a_margin() -> None:
@@ -131,7 +132,7 @@ def test_the_tolerance_is_twice_the_distance_from_the_first_answers() -> None:
 def test_a_graph_is_as_fast_as_itself() -> None:
     net = network()
     payload = write_graph(net).SerializeToString()
-    assert relative_speed(payload, payload, trial(net, lambda _: []).rows[0], duration_s=0.0) > 0
+    assert measure_speed(payload, payload, trial(net, lambda _: []).rows[0], duration_s=0.0) > 0
 
 
 @pytest.mark.parametrize("kind", ["gru", "simple_rnn"])
@@ -209,4 +210,4 @@ def test_a_folder_of_a_gru_is_refused_and_left_alone(tmp_path: Path) -> None:
 def test_bounds_are_not_below_zero() -> None:
     recipe = json.loads(parse_recipe(RECIPE).model_dump_json())
     with pytest.raises(ValueError, match="greater than or equal to 0"):
-        Recipe.model_validate_json(json.dumps({**recipe, "quantize": {"max_points_lost": -1}}))
+        ForecastRecipe.model_validate_json(json.dumps({**recipe, "quantize": {"max_points_lost": -1}}))

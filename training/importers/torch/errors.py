@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from training.errors import TrainingError
 from training.importers.torch.places import Place
 
 
-class ModuleRefused(Exception):
+class ModuleRefused(TrainingError):
     """No graph can keep the contract for this module; the message says what to change."""
 
 
-class Untranslatable(Exception):
+class Untranslatable(TrainingError):
     """The translator has no rule for something; an exporter may still write a graph. Carries the place in the user's code."""
 
     def __init__(self, message: str, place: Place | None = None) -> None:
         super().__init__(message)
-        self.message = message
         self.place = place
 
     def __str__(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,38 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.importers.torch.errors import ModuleRefused
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """The module reads (time, features) and gives `horizon` steps of the targets.
-
-    Its answer is (horizon,), (horizon, targets), (horizon, quantiles) or (horizon, targets, quantiles) for a row, or that flat.
-    With `quantiles`, 0.5 must be among them: it is the point forecast. `features` and `targets` are names; targets are those
-    of the features that are forecast, all by default.
-    """
-
-    horizon: int
-    features: Sequence[str] = ()
-    targets: Sequence[str] = ()
-    quantiles: Sequence[float] = ()
-    frequencies: Sequence[str] = ()
-    season_length: int = 1
-    context_length: int | None = None
-    scaler: Any = None
-
-
-@dataclass(frozen=True)
-class Classify:
-    """The module reads token ids and gives a number for every label: probabilities, or logits, which become them.
-
-    A single number is the logit or probability of the second of two labels.
-    """
-
-    labels: Sequence[str]
-    tokenizer: str | Path
-    max_length: int = 512
-    language: str = "und"
 
 
 @dataclass(frozen=True)
@@ -108,6 +75,13 @@ class Scaled(nn.Module):
         return getattr(self, f"{name}_factor"), getattr(self, f"{name}_offset")
 
 
+def innermost(model: nn.Module) -> nn.Module:
+    """The caller's own module."""
+    while isinstance(model, Scaled | ForecastHead | ClassifyHead):
+        model = model.model
+    return model
+
+
 def _change_first(result: Any, factor: Tensor, offset: Tensor) -> Any:
     if isinstance(result, Tensor):
         return result * factor + offset
@@ -120,27 +94,27 @@ def _change_first(result: Any, factor: Tensor, offset: Tensor) -> Any:
 
 
 class ForecastHead(nn.Module):
-    """The module's answer as the task's tensors."""
+    """The series in its own units in, and the module's answer as the task's tensors out; `targets` are places of features."""
+
+    factor: Tensor | None
+    offset: Tensor | None
 
     def __init__(
-        self, model: nn.Module, horizon: int, num_targets: int, quantiles: Sequence[float], scale: LinearScale | None
+        self, model: nn.Module, horizon: int, quantiles: Sequence[float], scale: LinearScale | None, targets: Sequence[int]
     ) -> None:
         super().__init__()
-        self.model = model
-        self.horizon, self.num_targets = horizon, num_targets
-        self.num_quantiles = len(quantiles)
+        inverse = None if scale is None else scale.inverse.take(targets)
+        self.model = model if scale is None else Scaled(model, scale, None)
+        self.horizon, self.num_targets, self.num_quantiles = horizon, len(targets), len(quantiles)
         self.median = list(quantiles).index(0.5) if quantiles else 0
-        factor = torch.ones(num_targets) if scale is None else torch.from_numpy(scale.factor.astype(np.float32))
-        offset = torch.zeros(num_targets) if scale is None else torch.from_numpy(scale.offset.astype(np.float32))
-        self.register_buffer("factor", factor)
-        self.register_buffer("offset", offset)
-        self.is_scaled = scale is not None
+        self.register_buffer("factor", None if inverse is None else torch.from_numpy(inverse.factor.astype(np.float32)))
+        self.register_buffer("offset", None if inverse is None else torch.from_numpy(inverse.offset.astype(np.float32)))
 
-    def forward(self, history: Tensor) -> Any:
+    def forward(self, history: Tensor) -> dict[str, Tensor]:
         result = self.model(history)
         while isinstance(result, tuple):
             result = result[0]
-        shape = (-1, self.horizon, self.num_targets)
+        shape = (history.shape[0], self.horizon, self.num_targets)
         if not self.num_quantiles:
             return {POINT: self.unscale(result.reshape(shape), 0)}
         # Levels that cross are put in order, as those of a recipe's networks are.
@@ -149,10 +123,11 @@ class ForecastHead(nn.Module):
 
     def unscale(self, values: Tensor, num_axes: int) -> Tensor:
         """In the units of the series; `num_axes` stand behind the targets."""
-        if not self.is_scaled:
+        factor, offset = self.factor, self.offset
+        if factor is None or offset is None:
             return values
         shape = (-1, *[1] * num_axes)
-        return values * self.get_buffer("factor").reshape(shape) + self.get_buffer("offset").reshape(shape)
+        return values * factor.reshape(shape) + offset.reshape(shape)
 
 
 POINT = "forecast"
