@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.serving import client_of
-from tests.torch_models import CASES, TorchCase
+from tests.torch_models import CASES, Differenced, MiddleStep, TorchCase, floats
 from training.importers.torch.calling import flatten, name_outputs, parameter_names, read_rows, structure
 from training.importers.torch.publishing import publish
 
@@ -96,3 +96,27 @@ async def ask_and_compare(case: TorchCase, models: Path) -> None:
 )
 async def test_a_module_is_served_as_it_answers_alone(case: TorchCase, tmp_path: Path) -> None:
     await ask_and_compare(case, tmp_path)
+
+
+async def test_a_row_shorter_than_the_shortest_that_works_is_refused_and_the_others_are_served(tmp_path: Path) -> None:
+    published = publish(Differenced(), "differences", example=floats(6, 9)(), models=tmp_path)
+    assert published.verdict.min_length == 2
+    assert published.folder is not None
+    assert json.loads((published.folder / "manifest.json").read_text())["min_length"] == 2
+    rows: list[Any] = [row.tolist() for row in floats(1, 2)()]  # type: ignore[union-attr]
+    async with client_of(tmp_path) as client:
+        short = await client.post("/predict", json={"model": "differences", "instances": rows})
+        long = await client.post("/predict", json={"model": "differences", "instances": rows[1:]})
+    assert short.status_code == 422
+    assert "instance 0" in short.text
+    assert "expected at least 2" in short.text
+    assert long.status_code == 200
+
+
+@pytest.mark.slow
+async def test_rows_of_other_lengths_share_no_batch_where_the_graph_reads_the_padding(tmp_path: Path) -> None:
+    published = publish(MiddleStep().eval(), "middle", example=floats(6, 9)(), models=tmp_path)
+    assert published.batching == "equal"
+    assert published.folder is not None
+    manifest = json.loads((published.folder / "manifest.json").read_text())
+    assert [tensor["shape"] for tensor in manifest["inputs"]] == [["batch", "steps", 5]]

@@ -105,6 +105,7 @@ class Publication:
     pictures: Mapping[str, bytes] = field(default_factory=dict)  # PNG by name, for the folder plots/
     second: Second | None = None  # a second graph, of another precision
     opset: int = OPSET
+    min_length: int = 1  # the fewest steps of a row
 
 
 def publish(publication: Publication, models: Path, *, replace: bool = False) -> Path:
@@ -206,6 +207,7 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
             *([publication.second.entry] if publication.second else []),
         ],
         **publication.tensors,
+        **({"min_length": publication.min_length} if publication.min_length > 1 else {}),
         **({recipe.task: dict(publication.spec)} if publication.spec else {}),
         "training": {
             "recipe": recipe.as_json(),

@@ -236,6 +236,7 @@ def _publication(
         },
         files=worded.files,
         opset=artifact.opset,
+        min_length=1 if worded.block else verdict.min_length,
     )
 
 
