@@ -71,7 +71,7 @@ def _export(subject: Subject, names: Names, exporter: Exporter, batching: Batchi
         example.append(torch.full((2,), num_steps or 1, dtype=torch.int64))
     axes = {entry.name: entry.axes for entry in entries} | {LENGTHS: ("batch",)}
     output_names = [output.name for output in outputs]
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "model.onnx"
         options: dict[str, Any] = {"input_names": input_names, "output_names": output_names, "opset_version": OPSET}
         if exporter == "dynamo":
@@ -213,7 +213,7 @@ def datatype_of(tensor: Tensor) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Exporters print and warn of what the checks measure; the older one prints past Python's own streams."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
     levels = [logger.level for logger in loggers]
