@@ -122,7 +122,7 @@ def publish(
     form = Form(_require_name(name), version, chosen.name, about, licence, _given(options | {"tolerance": tolerance}))
     root = Path(models)
     require_free(form, root, replace=replace)
-    with _as_served(network) as served:
+    with _one_thread(), _as_served(network) as served:
         scaled = _scaled(served, scale, unscale)
         wrapped, parameters, rows = chosen.prepare(scaled, _require_rows(example))
         wrapped = wrapped if wrapped is network else wrapped.eval()
@@ -137,6 +137,17 @@ def publish(
 
 
 # ------------------------------------------------------------------------------------------------------------ the module
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Rows one by one gain nothing from several threads of torch, and lose much where other processes have the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -106,7 +106,9 @@ def test_a_pickled_module_is_not_opened(tmp_path: Path) -> None:
         load_network(SOURCE, saved(tmp_path / "net.pt", TutorialLSTM()))
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"", "not a file that torch saved"), (b"\x80\x02}q", "not a file that torch saved")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", "not a file that torch saved"), (b"\x80\x02}q", "not a file that torch saved")]
+)
 def test_a_broken_file_of_weights_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(content)
     with pytest.raises(ModuleRefused, match=words):
