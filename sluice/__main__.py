@@ -30,6 +30,7 @@ COMMANDS = {
     "serve": Command("service", "serve", "cpu", "serve the models folder over REST"),
     "check": Command("service", "check", "cpu", "say what is wrong with a model folder"),
     "settings": Command("service", "settings", "cpu", "list every SLUICE_ setting with its default"),
+    "init": Command("training", "init", "cpu,train", "write a commented recipe for a CSV file"),
     "train": Command("training", "run", "cpu,train", "train by a recipe and publish the model folder"),
     "import": Command("training", "import-keras", "cpu,import", "publish a finished model as a model folder"),
     "import-torch": Command("training", "import-torch", "cpu,import", "publish any torch network as a model folder"),

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from service.api.middleware import Edge
+from service.api.gateway import Gateway
 from service.app import create_app
 from service.settings import Settings
 
@@ -28,7 +28,7 @@ PATIENCE_S = 30.0
 
 
 @contextlib.asynccontextmanager
-async def lifespan(app: Edge) -> AsyncIterator[None]:
+async def lifespan(app: Gateway) -> AsyncIterator[None]:
     """Start the app as a server would, and end it."""
     to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     from_app: asyncio.Queue[Any] = asyncio.Queue()
@@ -71,7 +71,7 @@ class ServerProcess:
         return (self.folder / "stderr").read_text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to end, and return its exit status."""
+        """Send it a signal, and return its exit status."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_S)
 
@@ -108,10 +108,10 @@ def server_process(
 
 
 def wait_until(is_so: Any, what: str) -> None:
-    """Ask again and again, until it is so or the patience ends."""
+    """Evaluate again and again, until it is true or PATIENCE_S is over."""
     deadline = time.monotonic() + PATIENCE_S
     while not is_so():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"timed out: {what}"
         time.sleep(0.02)
 
 

@@ -16,6 +16,7 @@ from service.api.openapi import describe_errors
 from service.settings import settings_table
 from sluice.__main__ import COMMANDS
 from training.__main__ import app
+from training.recipe.reference import recipe_reference
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -79,6 +80,7 @@ PARTS: Mapping[str, Part] = {
     "settings": Part("settings.md", settings_table),
     "errors": Part("errors.md", errors_table),
     "commands": Part("command-line.md", commands_text),
+    "recipes": Part("recipe.md", recipe_reference),
 }
 
 

@@ -10,15 +10,16 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.api.middleware import Edge
+from service.api.error_handlers import add_error_handlers
+from service.api.gateway import Gateway
 from service.api.operations import operations_router
-from service.app import answer_errors_as_problems, create_app, default_models, model_options
+from service.app import create_app, default_models, model_options
 from service.errors import StartError
 from service.models.repository import Repository
 from service.observability.metrics import Metrics
 from service.process.machine import num_cores
 from service.scheduling.planning import RequestedLimits
-from service.server import greeting
+from service.server import startup_message
 from service.settings import Settings
 from service.tasks.forecast import ForecastDefinition
 from service.tasks.registry import built_in_tasks
@@ -84,14 +85,14 @@ async def test_the_default_models_are_the_chosen_ones(tmp_path: Path) -> None:
         assert (forecast.json()["model"], text.json()["model"]) == ("forecast-b", "text-b")
 
 
-async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
+async def test_a_full_queue_answers_when_to_try_again(tmp_path: Path) -> None:
     write_forecast_folder(tmp_path)
     body = {"instances": [{"history": [1, 2]}]}
-    # A batch that waits two minutes for company fills a queue of one row.
+    # A batch that waits two minutes for more rows fills a queue of one row.
     long = {"max_queue_delay_ms": 60_000, "request_timeout_ms": 120_000}
     async with client_of(tmp_path, max_queue_size=1, **long) as client:
-        asking = {asyncio.create_task(client.post("/predict/forecast", json=body)) for _ in range(2)}
-        done, waiting = await asyncio.wait(asking, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        requests = {asyncio.create_task(client.post("/predict/forecast", json=body)) for _ in range(2)}
+        done, waiting = await asyncio.wait(requests, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         busy = done.pop().result()
         assert (busy.status_code, busy.json()["code"]) == (503, "overloaded")
         assert int(busy.headers["retry-after"]) >= 1
@@ -108,7 +109,7 @@ async def test_an_answer_that_would_come_too_late_is_not_computed(tmp_path: Path
         assert 'sluice_batch_executions_total{model="toy-forecast",version="1"} 0.0' in (await client.get("/metrics")).text
 
 
-async def test_a_machine_that_lacks_the_device_is_told_to_who_started_it(tmp_path: Path) -> None:
+async def test_a_device_that_the_machine_lacks_is_reported_to_the_caller(tmp_path: Path) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -120,16 +121,16 @@ async def test_a_machine_that_lacks_the_device_is_told_to_who_started_it(tmp_pat
         assert "cuda" in (await asyncio.wait_for(failed, PATIENCE_S)).message
 
 
-async def test_what_nobody_expected_behind_a_documented_door_is_a_problem_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_error_of_a_documented_route_is_a_problem_too(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Repository):
         def describe(self) -> list[dict[str, Any]]:
             raise ZeroDivisionError("/secret")
 
     api = FastAPI()
     api.include_router(operations_router(Broken(Path("nowhere")), lambda accept: (b"", "text/plain")))
-    answer_errors_as_problems(api)
-    edge = Edge(api, hot={}, routes=["/models"], observers=Metrics(version="0", onnxruntime="0"))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://sluice") as client:
+    add_error_handlers(api)
+    gateway = Gateway(api, direct={}, routes=["/models"], observers=Metrics(version="0", onnxruntime="0"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://sluice") as client:
         answer = await client.get("/models")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert answer.headers["content-type"] == "application/problem+json"
@@ -142,7 +143,7 @@ async def test_the_start_message_says_what_keeps_the_server_from_being_ready(tmp
     (write_forecast_folder(tmp_path, "broken") / "example.json").unlink()
     repository = Repository(tmp_path)
     await repository.start()
-    first, _, command = greeting(repository, "http://host").splitlines()
+    first, _, command = startup_message(repository, "http://host").splitlines()
     assert "is not ready (model folder broken/1 is UNAVAILABLE: example.json" in first
     assert "and answers at http://host (documentation at http://host/docs)" in first
     assert command.startswith("  curl -s http://host/predict/sentiment -H")
