@@ -213,7 +213,6 @@ def import_keras_command(
         show_import(result.network, result.verification, result.notes, result.folder, console)
 
 
-<<<<<<< HEAD
 @app.command("import-torch")
 def import_torch_command(
     source: Annotated[str, typer.Argument(help="What makes the network: package.module:function, a class or a network.")],
@@ -263,7 +262,8 @@ def import_torch_command(
             models=models,
         )
         console.print(str(result), highlight=False, soft_wrap=True, markup=False)
-=======
+
+
 @app.command("init")
 def init_command(
     context: typer.Context,
@@ -302,7 +302,6 @@ def recipe_reference_command() -> None:
     from training.recipe.reference import recipe_reference
 
     print(recipe_reference(), end="")
->>>>>>> main
 
 
 @app.command("list")
