@@ -38,7 +38,7 @@ TRAINING_RULES: dict[str, set[str]] = {
     "training.summary": {"training.runs", "training.importers", "training.network", "training.layers", "training.recipe"},
     "training.runs": {"training.export", "training.fitting", "training.scoring", "training.reporting", "training.network"}
     | {"training.layers", "training.data", "training.recipe"},
-    "training.importers": {"training.export", "training.scoring", "training.network", "training.layers"},
+    "training.importers": {"training.export", "training.scoring", "training.network", "training.layers", "training.graph"},
     "training.reporting": {"training.export", "training.fitting", "training.scoring", "training.network", "training.data"}
     | {"training.recipe"},
     "training.export": {"training.scoring", "training.network", "training.graph", "training.data", "training.recipe"},
