@@ -58,7 +58,8 @@ HOMES = {
     "tokenizers": {"service.tasks.tokenization"},
     "prometheus_client": {"service.observability.metrics"},
     "pydantic_settings": {"service.settings"},
-    "uvicorn": {"service.server", "service.api.fast_path"},
+    "uvicorn": {"service.server", "service.api.regular_path"},
+    "httptools": {"service.api.regular_path"},
     "fastapi_swagger": {"service.api.page"},
 }
 # Libraries that a folder does without, though the service has them.
