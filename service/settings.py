@@ -156,6 +156,16 @@ class Settings(BaseSettings):
         default=10, ge=1, description="Longest forecast, in horizons of its model; beyond one, forecasts are fed back as history."
     )
 
+    # How it ends.
+    drain_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=3600,
+        description="Seconds for which a server that is told to end (SIGTERM, SIGINT, SIGHUP) still accepts connections, and "
+        "answers with `Connection: close`, while `/health/ready` is 503 so that balancers stop sending to it. Then it finishes "
+        "what it has begun. A second signal ends it at once.",
+    )
+
     # The log.
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level that is logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of a log line: text, or one JSON object.")
