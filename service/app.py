@@ -106,7 +106,9 @@ def create_app(
     api.include_router(operations_router(repository, metrics.render, descriptions))
     add_error_handlers(api)
     complete_openapi(api)
-    limits = RequestLimits(settings.request_timeout_ms / 1000, settings.max_instances, settings.max_body_bytes)
+    limits = RequestLimits(
+        settings.request_timeout_ms / 1000, settings.max_instances, settings.max_body_bytes, settings.max_json_values
+    )
     return Gateway(
         api,
         direct=predict_endpoints(repository, metrics, limits, options.tasks.endpoints),

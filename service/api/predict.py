@@ -14,7 +14,8 @@ from fastapi.routing import APIRoute
 
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
-from service.api.parsing import ParsedRequest, parse
+from service.api.large_bodies import LargeBodyParser
+from service.api.parsing import LARGE_BYTES, ParsedRequest, parse
 from service.api.request import Answer, ClientDisconnected, HttpRequest, json_answer, read_body
 from service.api.schemas import PredictRequest, PredictResponse, predict_models
 from service.errors import (
@@ -122,6 +123,7 @@ class RequestLimits(NamedTuple):
     timeout_s: float
     max_instances: int
     max_body_bytes: int
+    max_json_values: int = 1_000_000
 
 
 class PredictEndpoint:
@@ -136,6 +138,7 @@ class PredictEndpoint:
         task: str | None = None,
         purpose: str | None = None,
         disconnects: DisconnectMonitor | None = None,
+        large_bodies: LargeBodyParser | None = None,
     ) -> None:
         self._models = models
         self._observer = observer
@@ -143,6 +146,7 @@ class PredictEndpoint:
         self._task = task
         self._purpose = purpose
         self._disconnects = disconnects or DisconnectMonitor()
+        self._large_bodies = large_bodies or LargeBodyParser(limits.max_json_values)
 
     async def answer(self, request: HttpRequest) -> Answer:
         """The predictions for one request, as JSON. Raises ServiceError, and ClientDisconnected when its client has gone."""
@@ -156,7 +160,10 @@ class PredictEndpoint:
             body = await read_body(request, self._limits.max_body_bytes)
             started = time.monotonic()  # the time that a client takes to send is not counted
             self._disconnects.watch(task, request)
-            parsed = parse(body, self._limits.max_instances)
+            if len(body) <= LARGE_BYTES:
+                parsed = parse(body, self._limits.max_instances)
+            else:
+                parsed = await self._large_bodies.parse(body, self._limits.max_instances)
             model = self._resolve(parsed)
             name, version = model.name, model.version
             predictions = await model.predict(
@@ -241,9 +248,12 @@ def predict_endpoints(
 ) -> dict[str, PredictEndpoint]:
     """What answers at each path: `/predict`, and the endpoints of the tasks."""
     disconnects = DisconnectMonitor()
+    large_bodies = LargeBodyParser(limits.max_json_values)
 
     def endpoint(task: str | None, purpose: str | None) -> PredictEndpoint:
-        return PredictEndpoint(models, observer, limits, task=task, purpose=purpose, disconnects=disconnects)
+        return PredictEndpoint(
+            models, observer, limits, task=task, purpose=purpose, disconnects=disconnects, large_bodies=large_bodies
+        )
 
     return {PREDICT_PATH: endpoint(None, None), **{each.path: endpoint(each.task, each.purpose) for each in task_endpoints}}
 
