@@ -111,7 +111,7 @@ def create_app(
     api.include_router(operations_router(repository, metrics.render, descriptions, drain))
     add_error_handlers(api)
     complete_openapi(api)
-    limits = RequestLimits(settings.max_instances, settings.max_body_bytes)
+    limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
     admission = AdmissionControl(
         time.monotonic,
         random.random,

@@ -150,7 +150,17 @@ class Settings(BaseSettings):
         ge=1,
         description="Bytes of bodies that one process has admitted and not answered, at most; beyond them, 503.",
     )
-    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1, description="Bytes of a request body at most.")
+    max_body_bytes: int = Field(
+        default=2 * 1024 * 1024,
+        ge=1,
+        description="Bytes of a request body at most. The process answers nothing else while one is read: 2 MB take about 10 ms.",
+    )
+    max_json_values: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="JSON values of a request body beyond 64 KB at most, by its commas; a list or an object counts as 10, a key "
+        "as 20, as they take that much longer to read.",
+    )
     max_instances: int = Field(default=10_000, ge=1, description="Instances of a request at most.")
     max_horizon_multiple: int = Field(
         default=10, ge=1, description="Longest forecast, in horizons of its model; beyond one, forecasts are fed back as history."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
@@ -12,6 +13,9 @@ from service.wire import read
 
 FIELDS = ("model", "version", "instances", "parameters", "timeout_ms")
 _FIELD_SET = frozenset(FIELDS)
+LARGE_BYTES = 64 * 1024
+"""What is wrong in a larger body is named by its place in the text: to look for it among millions of values takes seconds."""
+_NONFINITE = re.compile(r"-?(NaN|Infinity)")
 
 
 class ParsedRequest(NamedTuple):
@@ -77,6 +81,8 @@ def parse(body: bytes, max_instances: int) -> ParsedRequest:
 
 def _not_json(body: bytes, exc: ValueError) -> ServiceError:
     """The error for a body that the reader refused: NaN and Infinity are named by instance and place."""
+    if len(body) > LARGE_BYTES:
+        return _not_json_at(exc)
     try:
         content = from_json(body)
     except ValueError:
@@ -95,6 +101,21 @@ def _not_json(body: bytes, exc: ValueError) -> ServiceError:
                 expected="a number or null",
             )
     return MalformedRequest("the body is not JSON: NaN and Infinity are no JSON numbers")
+
+
+def _not_json_at(exc: ValueError) -> ServiceError:
+    """The same for a large body, by where the reader stopped."""
+    place: int = getattr(exc, "pos", 0)
+    found = _NONFINITE.match(getattr(exc, "doc", ""), place)
+    if found is None:
+        return MalformedRequest(f"the body is not JSON: {exc}")
+    return InvalidInput(
+        f"character {place} of the body: expected a number or null, got {found[1]}",
+        reason="nonfinite",
+        where=f"character {place}",
+        found=found[1],
+        expected="a number or null",
+    )
 
 
 def _find_nonfinite(value: object, where: str) -> tuple[str, str] | None:

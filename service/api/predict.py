@@ -15,7 +15,8 @@ from fastapi.routing import APIRoute
 from service.api.deadlines import DeadlineMonitor
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
-from service.api.parsing import ParsedRequest, parse
+from service.api.large_bodies import LargeBodyParser
+from service.api.parsing import LARGE_BYTES, ParsedRequest, parse
 from service.api.request import Answer, ClientDisconnected, HttpRequest, json_answer, read_body
 from service.api.schemas import PredictRequest, PredictResponse, predict_models
 from service.errors import (
@@ -122,6 +123,7 @@ class RequestLimits(NamedTuple):
 
     max_instances: int
     max_body_bytes: int
+    max_json_values: int = 1_000_000
 
 
 class PredictEndpoint:
@@ -137,6 +139,7 @@ class PredictEndpoint:
         purpose: str | None = None,
         disconnects: DisconnectMonitor | None = None,
         deadlines: DeadlineMonitor | None = None,
+        large_bodies: LargeBodyParser | None = None,
     ) -> None:
         self._models = models
         self._observer = observer
@@ -145,6 +148,7 @@ class PredictEndpoint:
         self._purpose = purpose
         self._disconnects = disconnects or DisconnectMonitor()
         self._deadlines = deadlines or DeadlineMonitor()
+        self._large_bodies = large_bodies or LargeBodyParser(limits.max_json_values)
 
     def refused(self) -> None:
         """A request was refused before it was begun."""
@@ -164,7 +168,10 @@ class PredictEndpoint:
             deadline = started + request.timeout_s
             self._disconnects.watch(task, request)
             self._deadlines.watch(task, deadline, started)
-            parsed = parse(body, self._limits.max_instances)
+            if len(body) <= LARGE_BYTES:
+                parsed = parse(body, self._limits.max_instances)
+            else:
+                parsed = await self._large_bodies.parse(body, self._limits.max_instances)
             request.num_instances = len(parsed.instances)
             if parsed.timeout_s is not None and parsed.timeout_s < request.timeout_s:
                 deadline = started + parsed.timeout_s
@@ -258,9 +265,19 @@ def predict_endpoints(
 ) -> dict[str, PredictEndpoint]:
     """What answers at each path: `/predict`, and the endpoints of the tasks."""
     disconnects, deadlines = DisconnectMonitor(), DeadlineMonitor()
+    large_bodies = LargeBodyParser(limits.max_json_values)
 
     def endpoint(task: str | None, purpose: str | None) -> PredictEndpoint:
-        return PredictEndpoint(models, observer, limits, task=task, purpose=purpose, disconnects=disconnects, deadlines=deadlines)
+        return PredictEndpoint(
+            models,
+            observer,
+            limits,
+            task=task,
+            purpose=purpose,
+            disconnects=disconnects,
+            deadlines=deadlines,
+            large_bodies=large_bodies,
+        )
 
     return {PREDICT_PATH: endpoint(None, None), **{each.path: endpoint(each.task, each.purpose) for each in task_endpoints}}
 

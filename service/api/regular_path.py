@@ -10,6 +10,7 @@ that were tested.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -196,7 +197,8 @@ class RegularPathProtocol(HttpToolsProtocol):
                 return
             # A new parser: after `Connection: close, Upgrade` the old one reads nothing more.
             self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            with contextlib.suppress(AttributeError):  # httptools before 0.6.3
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             try:
                 self._feed(head)
                 self._feed(rest)

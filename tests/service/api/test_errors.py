@@ -18,10 +18,12 @@ from service.api.error_handlers import add_error_handlers
 from service.api.errors import (
     TABLE,
     ErrorRow,
+    HeadTooLarge,
     InternalError,
     MethodNotAllowed,
     NotFound,
     UnsupportedMediaType,
+    UrlTooLong,
     find_row,
     problem,
 )
@@ -250,6 +252,8 @@ RAISED: Mapping[type[ServiceError], Callable[[Path], Awaitable[httpx.Response]] 
     UnsupportedMediaType: lambda models: send(models, "POST", FORECAST, content=b"{}", headers={"content-type": "text/plain"}),
     InvalidInput: lambda models: send(models, "POST", FORECAST, json={"instances": ["a"]}),
     InferenceFailed: "tests/service/models/test_model.py::test_a_graph_that_answers_nan_is_an_error_and_not_an_answer",
+    UrlTooLong: "tests/service/api/test_regular_path.py::test_a_url_beyond_its_bound_is_refused_and_closes",
+    HeadTooLarge: "tests/service/api/test_regular_path.py::test_a_refused_head_says_why",
     InternalError: "tests/service/test_app.py::test_an_unexpected_error_of_a_documented_route_is_a_problem_too",
     ModelNotReady: lambda models: send(models, "POST", "/predict", json={"model": "broken", "instances": [1]}),
     Overloaded: fill_the_queue,

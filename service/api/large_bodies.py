@@ -1,0 +1,57 @@
+"""Large bodies: bounded by how many values they hold, and read beside the event loop, one at a time.
+
+The JSON reader holds the GIL from the first byte of a body to its last, on whichever thread it runs: what bounds the stall of the
+event loop is the number of values. One body at a time, so that the loop gets its turn between two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+from service.api.parsing import ParsedRequest, parse
+from service.errors import PayloadTooLarge
+
+# What reading a list, an object or the key of one takes, in numbers: measured as 170 to 240 ns and 500 to 700 ns against 20.
+CONTAINER_VALUES = 10
+KEY_VALUES = 20
+
+
+class LargeBodyParser:
+    """Reads bodies of more than `parsing.LARGE_BYTES` on a thread."""
+
+    def __init__(self, max_values: int) -> None:
+        self._max_values = max_values
+        self._turn = asyncio.Lock()
+
+    async def parse(self, body: bytes, max_instances: int) -> ParsedRequest:
+        """As `parse`; raises PayloadTooLarge for too many values too."""
+        async with self._turn:
+            return await asyncio.to_thread(self._parse, body, max_instances)
+
+    def _parse(self, body: bytes, max_instances: int) -> ParsedRequest:
+        found = count_values(body)
+        if found > self._max_values:
+            raise PayloadTooLarge(
+                f"the body holds {found} JSON values, as many as its commas, 10 for each list or object and 20 for each key; "
+                f"SLUICE_MAX_JSON_VALUES is {self._max_values}",
+                found=found,
+                limit=self._max_values,
+                setting="SLUICE_MAX_JSON_VALUES",
+            )
+        # Collecting garbage while so many objects come into being would take half as long again, within the same hold of the GIL.
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return parse(body, max_instances)
+        finally:
+            if was_enabled:
+                gc.enable()
+
+
+def count_values(body: bytes) -> int:
+    """How many values a JSON text holds at most, weighted by what they take to read, without reading it.
+
+    What stands in strings is counted too: to leave it out would take longer than to read the text.
+    """
+    return body.count(b",") + CONTAINER_VALUES * (body.count(b"[") + body.count(b"{")) + KEY_VALUES * body.count(b":") + 1
