@@ -1,4 +1,4 @@
-# Two commands: `make serve` and `make test`. Both are thin lines over pip, python and pytest (see the README).
+# Two commands: `make serve` and `make test`. All are thin lines over pip, python and pytest (see CONTRIBUTING.md).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The public data sets, where they lie beside the checkout; else whatever the caller set, or none.
 export SLUICE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: serve test test-all lint bench soak schema clean help
+.PHONY: serve test test-all test-install test-oldest lint docs reference bench soak schema clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -18,8 +18,16 @@ $(VENV)/.serve: pyproject.toml constraints.txt
 
 $(VENV)/.test: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[cpu,train,dev]'
+	$(PIP) --editable '.[cpu,train,dev,docs]'
 	@touch $@ $(VENV)/.serve
+
+# An environment of its own, with the oldest versions that pyproject.toml allows.
+OLDEST := $(VENV)-oldest
+$(OLDEST)/.done: pyproject.toml constraints.txt tests/oldest.py
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python tests/oldest.py cpu train dev > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/constraints.txt --editable '.[cpu,train,dev]'
+	@touch $@
 
 serve: $(VENV)/.serve  ## serve the bundled models on port 8000 (obeys SLUICE_* settings)
 	$(BIN)/python -m service
@@ -35,6 +43,20 @@ test: lint  ## lint, type-check and the fast tests
 test-all: lint  ## every test, the slow ones too
 	$(BIN)/python -m pytest -m ''
 
+test-install: $(VENV)/.test  ## the wheel, installed in empty environments: it serves, and imports a model
+	$(BIN)/python -m pytest -m '' tests/sluice/test_wheel.py
+
+# What the old versions say about newer Pythons and libraries is no failure; what does not work is.
+test-oldest: $(OLDEST)/.done  ## the fast tests with the oldest versions that pyproject.toml allows
+	$(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning $(OLDEST_TESTS)
+OLDEST_TESTS ?= tests/service tests/contract tests/sluice tests/training
+
+docs: $(VENV)/.test  ## build the site, strictly, into site/
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+reference: $(VENV)/.test  ## write the generated parts of docs/reference from the code
+	$(BIN)/python -m tests.docs.reference
+
 bench: $(VENV)/.test  ## speed beside other servers, all in one run: writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.compare
 
@@ -45,4 +67,4 @@ schema: $(VENV)/.test  ## write models/manifest.schema.json from the reader
 	$(BIN)/python -c 'from service.manifest import manifest_schema; print(manifest_schema(), end="")' > models/manifest.schema.json
 
 clean:           ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) site .pytest_cache .mypy_cache .ruff_cache

@@ -29,10 +29,11 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.bare_graph import BareGraph
 from benchmarks.cases import CASES, MODELS, QUICK, REFERENCE, Case, select_cases
+from benchmarks.http_client import post
 from benchmarks.machine import machine, versions
 from benchmarks.results import GraphSpeed, Results
 from benchmarks.servers import ROOT, WORK, free_port, running
-from benchmarks.target_run import TargetRun, post
+from benchmarks.target_run import TargetRun
 from benchmarks.targets import Target, echo, select_targets, sluice
 from benchmarks.workloads import Workload, draw_requests
 
@@ -101,6 +102,7 @@ def run_round(
             "graphs": (*results.graphs, *speeds),
             "measurements": (*results.measurements, *(one for run in runs for one in run.measurements)),
             "starts": (*results.starts, *(start for run in runs for start in run.starts)),
+            "invariances": (*results.invariances, *(one for run in runs for one in run.invariances)),
             "failures": (*results.failures, *(failure for run in runs for failure in run.failures)),
         }
     )

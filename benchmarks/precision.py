@@ -58,7 +58,7 @@ def graphs_of(source: str) -> dict[str, bytes]:
     if not source.isdigit():
         return {graph.precision: (Path(source) / graph.file).read_bytes() for graph in read_manifest(Path(source)).graphs}
     from training.export.graph import write_graph
-    from training.export.int8_graph import measured_tensors, quantize_graph
+    from training.export.int8_graph import find_ranged_tensors, quantize_graph
     from training.layers.scaling import ScalingConfig
     from training.network.heads.forecast import ForecastSpec
     from training.network.network import Network
@@ -69,7 +69,7 @@ def graphs_of(source: str) -> dict[str, bytes]:
     graph = write_graph(network).SerializeToString()
     return {
         "fp32": graph,
-        "int8": quantize_graph(graph, {tensor.values: (-4.0, 4.0) for tensor in measured_tensors(graph)}).payload,
+        "int8": quantize_graph(graph, {tensor.values: (-4.0, 4.0) for tensor in find_ranged_tensors(graph)}).payload,
     }
 
 

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.batch_invariance import TOLERANCE
 from benchmarks.cases import GROUPS, Case
 from benchmarks.results import Results, TargetSpec, read_results
+from benchmarks.rivals import NOT_MEASURED
 from benchmarks.summary import Spread, Summary
 
 RESULTS, PAGE, PICTURE = "results.json", "RESULTS.md", "results.svg"
@@ -29,7 +31,12 @@ are medians of the rounds (least to largest); ratios are computed within each ro
 Failed requests are counted and not part of a rate. Latencies of closed loops are wrk's, which adds samples for requests that a
 slow response kept from being sent. A target's first response to each case must hold the graph's own outputs to 1e-4 before the
 case is measured. *–* was not measured in this run.
+
+*Ragged rows as each alone*: rows of mixed lengths are sent at the same time, some of them in one request, and again each alone to
+the idle server; *yes* where the predictions are equal to 1e-5 (relative to the largest value of an output), with the worst
+difference.
 """
+_INVARIANCE = "ragged rows as each alone"
 _RATIOS = "× hand-written | × tuned | × packaged | efficiency"
 _HOW_OPEN = """
 Requests arrive at random (Poisson, fixed seed) at a share of the highest rate that the same server reached in the closed loops of
@@ -64,8 +71,8 @@ def render(results: Results) -> str:
             for case in cases:
                 lines += [f"### {case.title[0].upper()}{case.title[1:]}", "", *_case_table(summary, case), ""]
     lines += ["## Ceilings", "", *_ceiling_table(summary), "", "## Start and memory", "", *_start_table(summary)]
-    if results.unavailable:
-        lines += ["", "## Not installed", "", *(f"* {name}: {_one_line(reason)}" for name, reason in results.unavailable.items())]
+    lines += ["", "## Servers that are not measured", "", *(f"* **{name}**: {reason}" for name, reason in NOT_MEASURED.items())]
+    lines += [f"* **{name}** could not be installed: {_one_line(reason)}" for name, reason in results.unavailable.items()]
     if results.failures:
         lines += ["", "## Could not be measured", ""]
         lines += [
@@ -89,10 +96,16 @@ def _server_table(summary: Summary) -> Iterator[str]:
     yield "Batch size and wait are the server's settings: how many requests or instances may share a run of the graph, and how"
     yield "long an incomplete batch waits for more. Threads are processes × onnxruntime's intra-op threads in each."
     yield ""
-    yield "| | threads | batch at most | batch wait | versions |"
-    yield "|---|---|---|---|---|"
+    yield f"| | threads | batch at most | batch wait | {_INVARIANCE} | versions |"
+    yield "|---|---|---|---|---|---|"
     for target in summary.targets:
-        yield _row(target.name, _threads(target), _batch_size(target), _batch_wait(target), target.versions)
+        cells = [_threads(target), _batch_size(target), _batch_wait(target), _invariance(summary.worst_difference(target))]
+        yield _row(target.name, *cells, target.versions)
+
+
+def _invariance(worst: float | None) -> str:
+    """Whether ragged rows have the predictions of each row alone, with the worst difference."""
+    return "–" if worst is None else f"{'yes' if worst <= TOLERANCE else 'no'} ({worst:.0e})"
 
 
 def _threads(target: TargetSpec) -> str:
@@ -136,8 +149,9 @@ def _case_table(summary: Summary, case: Case) -> Iterator[str]:
         return
     counts_rows = case.num_instances > 1
     head = "requests/s | rows/s" if counts_rows else "requests/s"
-    yield f"| | threads | batch wait | {head} | p50 / p99 ms | {_RATIOS} | failed |"
-    yield "|---|---|---|" + "---:|" * (8 if counts_rows else 7)
+    end = f"failed | {_INVARIANCE}" if case.is_ragged else "failed"
+    yield f"| | threads | batch wait | {head} | p50 / p99 ms | {_RATIOS} | {end} |"
+    yield "|---|---|---|" + "---:|" * (7 + counts_rows) + "---|" * case.is_ragged
     yield from _rows(_closed_row(summary, target, case) for target in summary.targets)
 
 
@@ -149,7 +163,10 @@ def _closed_row(summary: Summary, target: TargetSpec, case: Case) -> str | None:
     if case.num_instances > 1:
         cells.append(_number(rate.median * case.num_instances))
     cells += [_latencies(summary, target, case), *_ratios(summary, target, case)]
-    return _row(target.name, _threads(target), _batch_wait(target), *cells, summary.num_failed(target, case))
+    cells.append(str(summary.num_failed(target, case)))
+    if case.is_ragged:
+        cells.append(_invariance(summary.worst_difference(target, case)))
+    return _row(target.name, _threads(target), _batch_wait(target), *cells)
 
 
 def _open_row(summary: Summary, target: TargetSpec, case: Case) -> str | None:

@@ -61,6 +61,15 @@ class Start(_Strict):
     resident_bytes: int
 
 
+class BatchInvariance(_Strict):
+    """The worst relative difference between predictions for ragged rows sent together and for the same rows, each alone."""
+
+    round: int
+    target: str
+    case: str
+    worst_difference: Number
+
+
 class GraphSpeed(_Strict):
     """Rows per second of the bare graph on the rows of a case, on one thread, at its best batch size."""
 
@@ -95,6 +104,7 @@ class Results(_Strict):
     measurements: tuple[Measurement, ...] = ()
     starts: tuple[Start, ...] = ()
     graphs: tuple[GraphSpeed, ...] = ()
+    invariances: tuple[BatchInvariance, ...] = ()
     failures: tuple[Failure, ...] = ()
 
     def write(self, path: Path) -> None:

@@ -111,6 +111,15 @@ class Summary:
         found = (self._measurements.get((other.name, case.name), {}).get(number) for other in self.targets if is_peer(other))
         return [one for one in found if one is not None]
 
+    def worst_difference(self, target: TargetSpec, case: Case | None = None) -> float | None:
+        """Between ragged rows together and alone, in all rounds of a case, or of all cases."""
+        found = [
+            one.worst_difference
+            for one in self.results.invariances
+            if one.target == target.name and (case is None or one.case == case.name)
+        ]
+        return max(found, default=None)
+
     def starts(self, target: TargetSpec) -> Mapping[str, tuple[Spread, Spread]]:
         """Per model the seconds from start to ready, and the megabytes after the load."""
         found: dict[str, list[tuple[float, float]]] = {}

@@ -9,20 +9,21 @@ import dataclasses
 import itertools
 import subprocess
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from benchmarks.batch_invariance import NUM_ROWS, worst_difference
 from benchmarks.cases import SATURATION_CASES, Case
+from benchmarks.http_client import post, post_together
 from benchmarks.load import Load, run_wrk, write_bodies
 from benchmarks.open_loop import OpenLoad, run_open_loop
 from benchmarks.responses import Prediction, ResponseMismatch, verify
-from benchmarks.results import Failure, Measurement, Start
+from benchmarks.results import BatchInvariance, Failure, Measurement, Start
 from benchmarks.servers import ROOT, Server, free_port, running
 from benchmarks.targets import READY_TIMEOUT_S, Target
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Instance, Workload
 
 WARM_UP_S = 1
 WARM_UP_CONNECTIONS = 64
@@ -48,6 +49,7 @@ class TargetRun:
     log: Callable[[str], None]
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
     starts: list[Start] = dataclasses.field(default_factory=list)
+    invariances: list[BatchInvariance] = dataclasses.field(default_factory=list)
     failures: list[Failure] = dataclasses.field(default_factory=list)
 
     def run(self, cases: Iterable[Case]) -> None:
@@ -75,6 +77,8 @@ class TargetRun:
             for case in cases:
                 try:
                     self._measure(server, case, bodies[case.name])
+                    if case.is_ragged and self.target.predictions is not None:
+                        self._measure_invariance(server, case, self.target.predictions)
                 except _TARGET_ERRORS as exc:
                     self._fail(model, case.name, exc)
             resident = server.resident_bytes()
@@ -105,6 +109,20 @@ class TargetRun:
         rate = f"{found.requests_per_s:,.0f}" if found.requests_per_s >= 100 else f"{found.requests_per_s:.1f}"
         times = f"p50 {found.p50_ms:.2f} ms, p99 {found.p99_ms:.2f} ms"
         self.log(f"{self.target.name}, {case.name}: {rate} requests/s, {times}, {found.num_failed} failed")
+
+    def _measure_invariance(self, server: Server, case: Case, predictions: Callable[[bytes], Sequence[Prediction]]) -> None:
+        url = self._url(server, case)
+
+        def predict_together(requests: Sequence[Sequence[Instance]]) -> list[Sequence[Prediction]]:
+            responses = post_together(url, [self.target.body(case, request) for request in requests])
+            return [_parse(predictions, response) for response in responses]
+
+        rows = [row for request in self.workloads[case.name].requests for row in request][:NUM_ROWS]
+        worst = worst_difference(rows, predict_together)
+        self.invariances.append(
+            BatchInvariance(round=self.number, target=self.target.name, case=case.name, worst_difference=worst)
+        )
+        self.log(f"{self.target.name}, {case.name}: rows together and alone differ by {worst:.1e} at most")
 
     def _record(self, case: Case, load: Load | OpenLoad) -> Measurement:
         labels = {"round": self.number, "target": self.target.name, "case": case.name}
@@ -140,11 +158,3 @@ def shorten(text: str) -> str:
     """The first and the last line of a message, without this checkout's path: between them stand a traceback's frames."""
     lines = [line.strip().replace(f"{ROOT}/", "")[:250] for line in text.splitlines() if line.strip()]
     return " … ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))
-
-
-def post(url: str, body: bytes) -> bytes:
-    """The response to one JSON body. Raises urllib's URLError, for an error status too."""
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as response:
-        content: bytes = response.read()
-        return content

@@ -21,7 +21,7 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 
-from training.export.int8_graph import measured_tensors, quantize_graph
+from training.export.int8_graph import find_ranged_tensors, quantize_graph
 
 OPSET = 17
 Json = dict[str, Any]
@@ -261,7 +261,7 @@ def write_graph(folder: Path, graph: bytes) -> None:
 def add_int8_graph(folder: Path, *, loss: float | None = 0.001, bound: float = 0.01, tolerance: float = 0.1) -> None:
     """Give a folder an int8 graph, with what the manifest says it loses (None: nothing) and how far its answers may be."""
     graph = (folder / "model.onnx").read_bytes()
-    int8 = quantize_graph(graph, {tensor.values: (-4.0, 4.0) for tensor in measured_tensors(graph)}).payload
+    int8 = quantize_graph(graph, {tensor.values: (-4.0, 4.0) for tensor in find_ranged_tensors(graph)}).payload
     (folder / "model.int8.onnx").write_bytes(int8)
     entry: Json = {
         "file": "model.int8.onnx",

@@ -1,6 +1,6 @@
 """The oldest versions that pyproject.toml allows, as constraints for pip: `make test-oldest` installs and tests them.
 
-    python -m tests.oldest cpu train dev
+    python tests/oldest.py cpu train dev
 
 prints `name==version` for every lower bound of the base and of the extras named, except those that constraints.txt pins for
 every environment (torch: another build would bring gigabytes of libraries for GPUs).

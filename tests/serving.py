@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,18 +77,21 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def server_process(models: Path, *, code: str | None = None, **environ: str) -> Iterator[ServerProcess]:
+def server_process(
+    models: Path, *, code: str | None = None, command: Sequence[str] | None = None, cwd: Path = ROOT, **environ: str
+) -> Iterator[ServerProcess]:
     """A real server of one process, unless `environ` says more, on a free port; ended with the block, by its pid.
 
-    `code` is run instead of `python -m service`.
+    `code`, or `command`, is run instead of `python -m service`.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
         env |= {"SLUICE_MODELS": str(models), "SLUICE_PORT": "0", "SLUICE_DEVICE": "cpu", "SLUICE_WORKERS": "1", **environ}
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-            command = [sys.executable, "-m", "service"] if code is None else [sys.executable, "-c", code]
-            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=err)
+            if command is None:
+                command = [sys.executable, "-m", "service"] if code is None else [sys.executable, "-c", code]
+            process = subprocess.Popen(command, cwd=cwd, env=env, stdout=out, stderr=err)
         server = ServerProcess(process, "", folder)
         try:
             server.url = _wait_for_url(server)

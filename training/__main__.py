@@ -257,7 +257,7 @@ def import_keras_command(
             licence=licence,
         )
         result = import_keras(file, options, models, example=example, replace_version=replace)
-        report.show_import(result.network, result.equalities, result.notes, result.folder, Console())
+        report.show_import(result.network, result.verification, result.notes, result.folder, Console())
     except _expected_errors() as exc:
         _fail(str(exc))
 

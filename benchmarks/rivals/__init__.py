@@ -3,6 +3,6 @@
 python -m benchmarks.rivals     creates their environments and prints their versions
 """
 
-from benchmarks.rivals.registry import RIVALS, Rival
+from benchmarks.rivals.registry import NOT_MEASURED, RIVALS, Rival
 
-__all__ = ["RIVALS", "Rival"]
+__all__ = ["NOT_MEASURED", "RIVALS", "Rival"]

@@ -4,8 +4,7 @@ Each serves the same graph of a Sluice model folder, with the settings that its 
 server file names the pages. `hand-written` is the endpoint that most would write first, `hand-written tuned` what it becomes in
 experienced hands; both run in Sluice's own environment.
 
-Triton is absent: with its ONNX backend it comes as the vendor's container or from a build of its sources. What pip installs,
-`nvidia-pytriton`, puts the server in front of a Python function in a process of its own; it was not tried here.
+`NOT_MEASURED` lists those that are missing, and why.
 """
 
 from __future__ import annotations
@@ -187,3 +186,18 @@ RIVALS = (
     ),
     Rival("Ray Serve", ("ray[serve]==2.60.0", *RUNTIME), _ray, "/predict", Batching(32, "requests", 2), num_threads=1),
 )
+
+NOT_MEASURED = {
+    "Triton Inference Server": "it comes as a container image or from a build of its sources, and this comparison installs every "
+    "server with pip, to run without containers. Its dynamic batcher joins requests of equal shapes only, unless the graph takes "
+    "ragged inputs in Triton's own form: `python -m benchmarks.equal_shapes` measures that policy in Sluice's batcher.",
+    "PyTriton": "it installs with pip and puts Triton in front of a Python function in a process of its own, in which the graph "
+    "would run. It was not tried.",
+    "TorchServe": "its repository was archived in August 2025; no fixes are planned, not for security either.",
+    "TensorFlow Serving": "it serves TensorFlow's SavedModel, not ONNX: the graph would be another one.",
+    "OpenVINO Model Server": "it comes as a container image or as binaries, and runs the graph in OpenVINO: the comparison would "
+    "be one of two runtimes.",
+    "KServe and Seldon Core": "they deploy servers on Kubernetes; the server in the pod is MLServer, which is measured, or "
+    "Triton.",
+}
+"""Servers that a reader may look for, each with the reason why it is not measured."""

@@ -11,7 +11,8 @@ from benchmarks.cases import CASES, select_cases
 from benchmarks.ceilings import ceiling_per_s, efficiency
 from benchmarks.plot import PANELS, draw_svg
 from benchmarks.report import PAGE, PICTURE, RESULTS, render, write
-from benchmarks.results import Failure, GraphSpeed, Measurement, Results, Start, TargetSpec, read_results
+from benchmarks.results import BatchInvariance, Failure, GraphSpeed, Measurement, Results, Start, TargetSpec, read_results
+from benchmarks.rivals import NOT_MEASURED, RIVALS
 from benchmarks.rivals.options import Batching
 from benchmarks.summary import Spread, Summary
 
@@ -42,7 +43,7 @@ BENTO = TargetSpec(
     batching=Batching(32, "instances", 60_000, is_adaptive=True),
 )
 ECHO = TargetSpec(name="echo", family="echo", num_processes=1)
-C64, I256, OPEN = select_cases(["c64", "i256", "open50"])
+C64, RAGGED, I256, OPEN = select_cases(["c64", "ragged", "i256", "open50"])
 # The machine was half as fast in the second round, and the best packaged server was another one.
 RATES = {
     SLUICE: (4000, 2000, 4400),
@@ -73,11 +74,14 @@ def results() -> Results:
         versions={"sluice": "0.1.0", "python": "3.11"},
         seconds=3,
         num_rounds=3,
-        cases=(C64, I256, OPEN),
+        cases=(C64, RAGGED, I256, OPEN),
         targets=tuple(RATES),
         unavailable={"MLServer": "no matching\ndistribution"},
         measurements=(
             *closed,
+            measured(SLUICE, "ragged", 0, 3000),
+            measured(LIT, "ragged", 0, 1000),
+            measured(BENTO, "ragged", 0, 1000),
             measured(SLUICE, "i256", 0, 12.5),
             measured(ECHO, "i256", 0, 1000),
             measured(SLUICE, "open50", 0, 2000, **open_loop),
@@ -86,6 +90,12 @@ def results() -> Results:
         graphs=(
             *(GraphSpeed(round=number, case="c64", rows_per_s=5000, batch_size=16) for number in range(3)),
             GraphSpeed(round=0, case="i256", rows_per_s=5120, batch_size=32),
+        ),
+        invariances=(
+            BatchInvariance(round=0, target=SLUICE.name, case="ragged", worst_difference=2e-7),
+            BatchInvariance(round=1, target=SLUICE.name, case="ragged", worst_difference=3e-7),
+            BatchInvariance(round=0, target=LIT.name, case="ragged", worst_difference=3e-7),
+            BatchInvariance(round=1, target=LIT.name, case="ragged", worst_difference=0.0123),
         ),
         failures=(Failure(round=1, target=BENTO.name, model="lstm-2x64", case="i256", reason="refused"),),
     )
@@ -137,7 +147,7 @@ def test_the_page_holds_rates_ratios_and_failures(results: Results) -> None:
     assert "| 64 connections | 2 | 4,000 | 4.40 | 2.00 | 5.00 | 0.50 | 13.0 / 30.0 |" in page
     assert "| 64 connections | 20,000 (10,000 to 20,000) | 5,000 | 16 | 4,000 |" in page
     assert "| Sluice, 2 processes | 1.25 | 155 |" in page
-    assert "* MLServer: no matching distribution" in page
+    assert "* **MLServer** could not be installed: no matching distribution" in page
     assert "* BentoML, 2 processes, i256, round 2: refused" in page
     assert "`python -m benchmarks.compare --rounds 3`" in page
     assert "| echo |" not in page
@@ -145,17 +155,34 @@ def test_the_page_holds_rates_ratios_and_failures(results: Results) -> None:
 
 def test_every_row_names_the_servers_threads_and_batch_wait(results: Results) -> None:
     page = render(results)
-    assert "| Sluice, 2 processes | 2 × 1 | instances, as measured at load | 0 ms |  |" in page
-    assert "| LitServe, 2 processes | 2 × 1 | 32 requests | 2.5 ms | litserve 0.2 |" in page
-    assert "| BentoML, 2 processes | 2 × 1 | 32 instances | adaptive, ≤ 60,000 ms |  |" in page
-    assert "| hand-written, 1 process | 1 × one per core | one request | no batching |  |" in page
+    assert "| Sluice, 2 processes | 2 × 1 | instances, as measured at load | 0 ms |" in page
+    assert "| LitServe, 2 processes | 2 × 1 | 32 requests | 2.5 ms |" in page
+    assert "| BentoML, 2 processes | 2 × 1 | 32 instances | adaptive, ≤ 60,000 ms |" in page
+    assert "| hand-written, 1 process | 1 × one per core | one request | no batching |" in page
     assert "| LitServe, 2 processes | 2 × 1 | 2.5 ms | 800 (250 to 800) |" in page
     assert "| hand-written, 2 processes | 2 × one per core | no batching | 1,000 (400 to 1,000) |" in page
 
 
+def test_every_server_states_whether_ragged_rows_are_predicted_as_each_alone(results: Results) -> None:
+    page = render(results)
+    assert "| instances, as measured at load | 0 ms | yes (3e-07) |  |" in page
+    assert "| 32 requests | 2.5 ms | no (1e-02) | litserve 0.2 |" in page
+    assert "| 32 instances | adaptive, ≤ 60,000 ms | – |  |" in page
+    (ragged,) = re.findall(r"### Two LSTM layers.*?\n\n(.*?)\n\n", page, re.DOTALL)
+    ends = [row.rpartition(" | ")[2] for row in ragged.splitlines()]
+    assert ends == ["ragged rows as each alone |", ends[1], "yes (3e-07) |", "no (1e-02) |", "– |"]
+
+
+def test_servers_that_are_not_measured_are_listed_with_the_reason(results: Results) -> None:
+    page = render(results)
+    for name, reason in NOT_MEASURED.items():
+        assert f"* **{name}**: {reason}" in page
+    assert not NOT_MEASURED.keys() & {rival.name for rival in RIVALS}
+
+
 def test_every_row_of_a_table_has_as_many_cells_as_its_head(results: Results) -> None:
     tables = re.findall(r"(?:^\|.*\|\n)+", render(results), re.MULTILINE)
-    assert len(tables) == 8
+    assert len(tables) == 9
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
 
@@ -170,7 +197,7 @@ def test_results_read_back_are_those_that_were_written(results: Results, tmp_pat
 
 def test_every_group_of_cases_has_its_panel(results: Results) -> None:
     assert set(PANELS) == {case.group for case in CASES}
-    text = draw_svg(results).decode()
+    text = draw_svg(results.model_copy(update={"cases": (C64, I256, OPEN)})).decode()
     for group in ("connections", "instances", "open loop"):
         assert PANELS[group].title in text
     assert PANELS["mixed"].title not in text

@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.cases import Case, select_cases
+from benchmarks.bare_graph import BareGraph
+from benchmarks.batch_invariance import TOLERANCE
+from benchmarks.cases import HOURLY, Case, select_cases
+from benchmarks.compare import copy_model_folders
 from benchmarks.responses import parse_sluice_predictions
 from benchmarks.results import TargetSpec
+from benchmarks.rivals import RIVALS
 from benchmarks.servers import ROOT
 from benchmarks.target_run import TargetRun, shorten
-from benchmarks.targets import Command, Target
-from benchmarks.workloads import Workload
+from benchmarks.targets import Command, Target, from_rival
+from benchmarks.workloads import Workload, draw_requests
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 REQUESTS = [[{"history": [1.0, 2.0]}], [{"history": [3.0]}]]
@@ -72,6 +76,22 @@ def test_a_case_with_a_wrong_response_is_not_timed(tmp_path: Path) -> None:
     (failure,) = run.failures
     assert failure.case == "c64"
     assert '"point" differs from the graph\'s output by 0.5' in failure.reason
+
+
+@needs_wrk
+def test_a_ragged_case_is_also_compared_with_each_row_alone(tmp_path: Path) -> None:
+    case = Case("ragged", "histories of 168 to 336 values", "mixed", model=HOURLY, connections=2, lengths=(168, 336))
+    (folder,) = copy_model_folders({HOURLY}, tmp_path).values()
+    requests = draw_requests(case)
+    workload = Workload(requests, BareGraph(folder).run_each(requests[0]))
+    (rival,) = (rival for rival in RIVALS if rival.name == "hand-written tuned")
+    lines: list[str] = []
+    run = TargetRun(0, from_rival(rival, 1, Path(sys.executable)), 1, {HOURLY: folder}, {"ragged": workload}, lines.append)
+    run.run([case])
+    assert run.failures == []
+    (invariance,) = run.invariances
+    assert invariance.case == "ragged"
+    assert 0 <= invariance.worst_difference <= TOLERANCE
 
 
 def test_a_server_that_does_not_start_is_a_failure_of_its_own() -> None:

@@ -28,7 +28,7 @@ SHORT = {
     "question-type": ["fit.epochs=1", "fit.steps_per_epoch=4"],
     "embedding-lstm": ["fit.epochs=1", "fit.steps_per_epoch=1"],
 }
-# 11 million parameters: half a minute, most of it Adam's checkpoint and the four equalities.
+# 11 million parameters: half a minute, most of it Adam's checkpoint and the four verification.
 MARKS = {"embedding-lstm": [pytest.mark.data, pytest.mark.slow]}
 NEEDS_DATA = [
     pytest.param(name, marks=MARKS.get(name, [pytest.mark.data]))

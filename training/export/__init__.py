@@ -1,1 +1,1 @@
-"""From a network to a model folder: the graph, its checks, its int8 twin, publication."""
+"""From a network to a model folder: the graph, its verification, its int8 form, publication."""

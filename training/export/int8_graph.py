@@ -1,9 +1,9 @@
-"""The int8 twin of a graph: LSTM, large dense and embedding weights as 8-bit integers, everything else as it was.
+"""The int8 form of a graph: LSTM, large dense and embedding weights as 8-bit integers, everything else as it was.
 
-Reads and writes ONNX. Measures and judges nothing: that is `quantize.py`.
+Reads and writes ONNX. Measures nothing: that is `quantize.py`.
 
 onnxruntime's `DynamicQuantizeLSTM` scales its inputs, and at every step its hidden states, by the largest value of the
-whole batch, padding included; with `quantize_dynamic` of onnxruntime a row's answer then depends on its company. Here
+whole batch, padding included; with `quantize_dynamic` of onnxruntime a row's answer then depends on the other rows. Here
 *guides* hold both scales still, and a row in a batch is the row alone: two columns at the ends of the inputs' range, which
 no weight reads, and two hidden units that are +1 and -1 at every step. An LSTM's own states never leave that range.
 
@@ -41,7 +41,7 @@ Range = tuple[float, float]
 
 
 class NotQuantizable(TrainingError):
-    """Nothing in the graph can become int8: says what stands in the way."""
+    """Nothing in the graph can become int8, for these reasons."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Int8Graph:
 
 
 @dataclass(frozen=True)
-class Measured:
+class RangedTensor:
     """A tensor (time, batch, features) whose range must be known, and the one that holds its rows' true lengths, or ""."""
 
     values: str
@@ -62,19 +62,19 @@ class Measured:
 
 
 def quantize_graph(payload: bytes, ranges: Mapping[str, Range]) -> Int8Graph:
-    """The int8 twin of a graph that `onnx_graph.py` wrote.
+    """The int8 form of a graph that `graph.py` wrote.
 
-    `ranges` are the lowest and highest value of the tensors that `measured_tensors` names; values beyond are clipped.
+    `ranges` are the lowest and highest value of the tensors that `find_ranged_tensors` names; values beyond are clipped.
     Raises NotQuantizable.
     """
     return _Rewriter(payload).rewrite(ranges)
 
 
-def measured_tensors(payload: bytes) -> tuple[Measured, ...]:
-    """The tensors whose range `quantize_graph` must be told: what LSTMs read that is neither a table nor an LSTM's output."""
+def find_ranged_tensors(payload: bytes) -> tuple[RangedTensor, ...]:
+    """The tensors whose range `quantize_graph` needs: what LSTMs read that is neither a table nor an LSTM's output."""
     rewriter = _Rewriter(payload)
     open_lstms = [node for node in rewriter.lstms if rewriter.source_of(node) is None]
-    return tuple(dict.fromkeys(Measured(node.input[0], _input(node, 4)) for node in open_lstms))
+    return tuple(dict.fromkeys(RangedTensor(node.input[0], _input(node, 4)) for node in open_lstms))
 
 
 def with_outputs(payload: bytes, names: Sequence[str]) -> bytes:
@@ -108,7 +108,7 @@ class _Rewriter:
     def rewrite(self, ranges: Mapping[str, Range]) -> Int8Graph:
         graph = self.model.graph
         sources = {_key(node): self.source_of(node) for node in self.lstms}
-        # Tables and LSTM outputs that only a quantised LSTM reads hand the guides on.
+        # Tables and LSTM outputs that only a quantised LSTM reads carry the guides.
         guided = {_key(source) for source in sources.values() if source is not None}
         quantized: list[str] = []
         for node in graph.node:
@@ -168,7 +168,7 @@ class _Rewriter:
             self.kept.append(f'"{node.name}" stays fp32: int8 needs hidden states between -1 and 1, so tanh; it has {names}')
             return False
         if {"clip", "input_forget", "layout"} & {name for name, value in attributes.items() if value} or _input(node, 7):
-            self.kept.append(f'"{node.name}" stays fp32: it has options that its int8 form is not proven with')
+            self.kept.append(f'"{node.name}" stays fp32: it has options that its int8 form is not verified with')
             return False
         return all(name in self.constants for name in node.input[1:4])
 
@@ -200,27 +200,27 @@ class _Rewriter:
 
     # --------------------------------------------------------------------------------------------------------- writing
 
-    def _write_lstm(self, node: onnx.NodeProto, has_guides: bool, hands_on: bool, ranges: Mapping[str, Range]) -> None:
+    def _write_lstm(self, node: onnx.NodeProto, has_guides: bool, carries_guides: bool, ranges: Mapping[str, Range]) -> None:
         kernel, recurrent, bias = (self.constants[name] for name in node.input[1:4])
         directions, _, num_features = kernel.shape
         units = recurrent.shape[2]
-        wide = _grouped(units + GUIDES)
-        features = _grouped(num_features + GUIDES)
-        kernel = _grown(_grown_gates(kernel, units, wide), features)
-        recurrent = _grown(_grown_gates(recurrent, units, wide), wide)
-        bias = _grown_gates(bias.reshape(directions, 8 * units), units, wide)
-        gates = bias.reshape(directions, 2, 4, wide)[:, 0, :, units : units + GUIDES]  # input, output, forget, cell
+        wide = _round_to_group(units + GUIDES)
+        features = _round_to_group(num_features + GUIDES)
+        kernel = _widen(_widen_gates(kernel, units, wide), features)
+        recurrent = _widen(_widen_gates(recurrent, units, wide), wide)
+        bias = _widen_gates(bias.reshape(directions, 8 * units), units, wide)
+        gates = bias.reshape(directions, 2, 4, wide)[:, 0, :, units : units + GUIDES]  # i, o, f, g
         gates[:] = np.array([-SATURATED, SATURATED, SATURATED, 0], np.float32)[:, None]
         values = node.input[0] if has_guides else self._write_guides(node.input[0], features - num_features, ranges)
         states = self._write_states(node, values, directions, units, wide)
         inputs = [values]
         scales = []
         for name, array in (("kernel", kernel), ("recurrent_kernel", recurrent)):
-            quantized, scale = _quantized(array, axis=2)
+            quantized, scale = _quantize_weights(array, axis=2)
             inputs.append(self._constant(f"{name}_int8", quantized.transpose(0, 2, 1)))
             scales += [self._constant(f"{name}_scale", scale), self._constant(f"{name}_zero", np.zeros_like(scale, np.int8))]
         inputs += [self._constant("bias_int8", bias), _input(node, 4), *states, "", *scales]
-        sliced = [index for index, name in enumerate(node.output) if name and not (hands_on and index == 0)]
+        sliced = [index for index, name in enumerate(node.output) if name and not (carries_guides and index == 0)]
         outputs = [f"{name}/wide" if index in sliced else name for index, name in enumerate(node.output)]
         attributes = {**_attributes(node), "hidden_size": wide}
         self._nodes.append(helper.make_node("DynamicQuantizeLSTM", inputs, outputs, node.name, domain=DOMAIN, **attributes))
@@ -250,7 +250,7 @@ class _Rewriter:
             shape = self._add("Concat", self._one(), batch, self._one(), axis=0)
             state = self._add("Expand", self._constant(f"first_{name}", start), shape)
             if given:
-                # What an LSTM gave back as its hidden state lies between these; anything else would widen the scale.
+                # A hidden state that an LSTM returned is between these; anything else would widen the scale.
                 ends = [
                     self._constant(side, np.float32(end)) for side, end in (("lowest", -STATE_LIMIT), ("highest", STATE_LIMIT))
                 ]
@@ -262,7 +262,7 @@ class _Rewriter:
         """A table on the grid on which the LSTM reads it: one scale, and the guides are two of its columns."""
         table = self.constants[node.input[0]]
         scale = np.float32(max(np.abs(table).max(), np.finfo(np.float32).tiny) / 127)
-        codes = np.zeros((len(table), _grouped(table.shape[1] + GUIDES)), np.int8)
+        codes = np.zeros((len(table), _round_to_group(table.shape[1] + GUIDES)), np.int8)
         codes[:, : table.shape[1]] = np.round(table / scale)
         codes[:, table.shape[1] : table.shape[1] + GUIDES] = -128, 127
         gathered = self._add("Gather", self._constant("table_int8", codes), node.input[1], axis=0)
@@ -282,7 +282,7 @@ class _Rewriter:
 
     def _write_dense(self, node: onnx.NodeProto) -> None:
         """A product in integers, every row (the last axis) on a scale of its own: `DynamicQuantizeMatMul` has one for all."""
-        kernel, scale = _quantized(self.constants[node.input[1]], axis=0)
+        kernel, scale = _quantize_weights(self.constants[node.input[1]], axis=0)
         values = node.input[0]
         largest = self._add("ReduceMax", self._add("Abs", values), axes=[-1], keepdims=1)
         largest = self._add("Max", largest, self._constant("tiny", np.float32(np.finfo(np.float32).tiny * 1e6)))
@@ -322,27 +322,27 @@ def _input(node: onnx.NodeProto, index: int) -> str:
     return str(node.input[index]) if len(node.input) > index else ""
 
 
-def _grouped(count: int) -> int:
+def _round_to_group(count: int) -> int:
     return -(-count // GROUP) * GROUP
 
 
-def _grown_gates(array: Array, units: int, wide: int) -> Array:
-    """(D, G · units, …) to (D, G · wide, …): every gate gets units more, zeros."""
+def _widen_gates(array: Array, units: int, wide: int) -> Array:
+    """(D, G · units, …) to (D, G · wide, …): every gate gets more units, zeros."""
     directions, rows, *rest = array.shape
     gates = array.reshape(directions, rows // units, units, *rest)
-    grown = np.zeros((directions, rows // units, wide, *rest), array.dtype)
-    grown[:, :, :units] = gates
-    return grown.reshape(directions, rows // units * wide, *rest)
+    wider = np.zeros((directions, rows // units, wide, *rest), array.dtype)
+    wider[:, :, :units] = gates
+    return wider.reshape(directions, rows // units * wide, *rest)
 
 
-def _grown(array: Array, columns: int) -> Array:
+def _widen(array: Array, columns: int) -> Array:
     """More columns, zeros."""
-    grown = np.zeros((*array.shape[:-1], columns), array.dtype)
-    grown[..., : array.shape[-1]] = array
-    return grown
+    wider = np.zeros((*array.shape[:-1], columns), array.dtype)
+    wider[..., : array.shape[-1]] = array
+    return wider
 
 
-def _quantized(weights: Array, axis: int) -> tuple[Array, Array]:
+def _quantize_weights(weights: Array, axis: int) -> tuple[Array, Array]:
     """7-bit integers, and what one of them is worth in each output channel; `axis` is the one that is summed over."""
     scale = np.abs(weights).max(axis=axis, keepdims=True) / WEIGHT_LIMIT
     scale[scale == 0] = 1

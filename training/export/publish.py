@@ -1,6 +1,6 @@
-"""A finished run becomes a model folder: written aside, then renamed, so that nobody ever sees half of one.
+"""Writes model folders: beside their place first, then renamed, so that no reader finds half of one.
 
-Writes what `models/README.md` specifies. Trains and judges nothing.
+What is in them, `models/README.md` specifies. Trains and verifies nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PublishError(TrainingError):
 
 
 class Subject(Protocol):
-    """What a folder is of: a recipe, or whatever else was made into a network."""
+    """What a folder is of: a recipe, or the source of an import."""
 
     @property
     def name(self) -> str: ...
@@ -92,7 +92,7 @@ class Publication:
     recipe: Subject
     graph: bytes
     tensors: Mapping[str, Any]  # inputs, outputs, state as the manifest lists them
-    face: Mapping[str, Any]  # the block `forecast` or `classify`; empty for task tensor
+    spec: Mapping[str, Any]  # the manifest's block of the task; empty where it has none
     instances: Sequence[Any]
     predictions: Sequence[Any]
     metrics: Scores
@@ -115,7 +115,7 @@ def publish(publication: Publication, models: Path, *, replace: bool = False) ->
     home.mkdir(parents=True, exist_ok=True)
     number = recipe.version or next_version(home)
     folder = home / str(number)
-    # A name that begins with a dot is no version: whoever lists the folders passes it over.
+    # A name that begins with a dot is no version, so that listings skip it.
     aside = Path(tempfile.mkdtemp(dir=home, prefix=".new-"))
     try:
         (aside / GRAPH_FILE).write_bytes(publication.graph)
@@ -163,7 +163,7 @@ def graph_entry(file: str, payload: bytes, precision: str, score: Scores, **more
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:
-    """Rename, so that nobody sees half of the folder; what was there before goes."""
+    """Rename, so that no reader finds half of the folder, and remove what was there before."""
     aside.chmod(0o755)
     if not folder.exists():
         aside.rename(folder)
@@ -175,7 +175,7 @@ def _put_in_place(aside: Path, folder: Path) -> None:
 
 
 def require_free(recipe: Subject, models: Path, *, replace: bool = False) -> None:
-    """Raise PublishError if the recipe's version is published already: asked before hours of training, too."""
+    """Raise PublishError if the recipe's version is published already; for a check before hours of training, too."""
     folder = models / recipe.name / str(recipe.version)
     if recipe.version is not None and folder.exists() and not replace:
         raise PublishError(f"{folder} exists: choose another version, or publish with --replace")
@@ -203,7 +203,7 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
             *([publication.second.entry] if publication.second else []),
         ],
         **publication.tensors,
-        **({recipe.task: dict(publication.face)} if publication.face else {}),
+        **({recipe.task: dict(publication.spec)} if publication.spec else {}),
         "training": {
             "recipe": recipe.as_json(),
             "data": list(publication.data),
@@ -229,7 +229,7 @@ def describe_data(sources: Sequence[Source], contents: Sequence[Content]) -> lis
 
 
 def library_versions() -> dict[str, str]:
-    """Python's version, and of each library that had a part in the run."""
+    """Python's version, and those of the libraries that a run uses."""
     versions = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:

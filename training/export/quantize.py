@@ -1,7 +1,7 @@
-"""The second graph of a folder: int8, verified, scored on the test part beside the first, and judged by the recipe's bounds.
+"""The second graph of a folder: int8, verified, scored on the test part beside the first, and held against the recipe's bounds.
 
-Writes no ONNX (`int8_graph.py`), trains nothing, and decides nothing about serving: the manifest carries what was lost, and
-the service holds it against the bounds that stand beside it.
+Writes no ONNX (`int8_graph.py`), trains nothing, and decides nothing about serving: the manifest carries the degradation with
+its bounds, and the service compares them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from training.errors import TrainingError
 from training.export.graph import write_graph
-from training.export.int8_graph import NotQuantizable, Range, measured_tensors, quantize_graph, with_outputs
+from training.export.int8_graph import NotQuantizable, Range, find_ranged_tensors, quantize_graph, with_outputs
 from training.export.publish import GRAPH_FILE, INT8_FILE, TOLERANCE, add_graph, graph_entry
-from training.export.verify import Equalities, verify
+from training.export.verify import Verification, verify
 from training.network.network import Network
 from training.recipe import Quantize
 from training.scoring.evaluate import Graph, Scores
 
 Tensors = Mapping[str, NDArray[Any]]
-# Values that training never saw may lie a little beyond those it saw; what lies further out is clipped.
+# Values in use may be a little beyond those of the training part; what is further out is clipped.
 MARGIN = 0.1
 RELATIVE_MEASURES = ("owa", "mae", "pinball")
 # Scores of one graph on the same data differ by the rounding of another batch size or processor, not by more.
@@ -38,7 +38,7 @@ TRIAL_ROWS, TRIAL_BATCHES = 64, 16
 
 
 class QuantizeError(TrainingError):
-    """There will be no second graph: says why."""
+    """There will be no second graph, for this reason."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Loss:
-    """How much worse than the first graph: the difference of a share (absolute), or the growth of an error (relative)."""
+class Degradation:
+    """How much worse than the first graph in one measure: a share less (absolute), or an error grown by a share (relative)."""
 
     measure: str
     kind: Literal["absolute", "relative"]
@@ -71,29 +71,29 @@ class Loss:
 
 @dataclass(frozen=True)
 class SecondGraph:
-    """An int8 graph and all that was measured of it."""
+    """An int8 graph with its measurements."""
 
     payload: bytes
     score: Scores
-    losses: tuple[Loss, ...]
+    degradations: tuple[Degradation, ...]
     tolerance: Mapping[str, float]  # of its answers to the example, which are the first graph's
-    equalities: Equalities  # graph_vs_torch is its distance from the first graph at random rows
+    verification: Verification  # graph_vs_torch is its distance from the first graph at random rows
     quantized: tuple[str, ...]
     kept: tuple[str, ...]
     speed: float  # rows per second, in those of the first graph
 
     @property
     def entry(self) -> dict[str, Any]:
-        """What the manifest says of it."""
-        losses = [asdict(loss) for loss in self.losses]
+        """As the manifest lists it."""
+        losses = [asdict(degradation) for degradation in self.degradations]
         return graph_entry(INT8_FILE, self.payload, "int8", self.score, loss=losses, tolerance=dict(self.tolerance))
 
 
 def require_quantizable(network: Network) -> None:
-    """Raise QuantizeError if no weight of the network can be int8: asked before hours of training."""
+    """Raise QuantizeError if no weight of the network can be int8; for a check before hours of training."""
     payload = write_graph(network).SerializeToString()
     try:
-        quantize_graph(payload, {tensor.values: (-1.0, 1.0) for tensor in measured_tensors(payload)})
+        quantize_graph(payload, {tensor.values: (-1.0, 1.0) for tensor in find_ranged_tensors(payload)})
     except NotQuantizable as exc:
         raise QuantizeError(f"the recipe asks for an int8 graph, but {exc}") from exc
 
@@ -104,50 +104,50 @@ def second_graph(
     """Quantise `first`, verify the result, and measure what it loses on the test part.
 
     `scores` and `predictions` (of the example) are the first graph's. Raises QuantizeError where nothing can be quantised or
-    the example gets another label, and VerificationFailed where a row's answer depends on its company or its padding.
+    the example gets another label, and VerificationFailed where a row's answer depends on other rows or on its padding.
     """
     try:
         int8 = quantize_graph(first, measure_ranges(first, trial.rows))
     except NotQuantizable as exc:
         raise QuantizeError(str(exc)) from exc
-    equalities = verify(trial.network, int8.payload, seed, original=first)
+    verification = verify(trial.network, int8.payload, seed, original=first)
     graph = Graph(int8.payload)
     score = trial.score(graph)
     return SecondGraph(
         payload=int8.payload,
         score=score,
-        losses=losses(scores, score, bounds),
+        degradations=measure_degradations(scores, score, bounds),
         tolerance=_tolerance(trial.answer(graph), predictions),
-        equalities=equalities,
+        verification=verification,
         quantized=int8.quantized,
         kept=int8.kept,
-        speed=relative_speed(first, int8.payload, trial.rows[0]),
+        speed=measure_speed(first, int8.payload, trial.rows[0]),
     )
 
 
-def losses(first: Scores, second: Scores, bounds: Quantize) -> tuple[Loss, ...]:
-    """What the second graph lost, by the measures that decide: every accuracy, or else OWA, MAE and the pinball loss."""
-    found: list[Loss] = []
+def measure_degradations(first: Scores, second: Scores, bounds: Quantize) -> tuple[Degradation, ...]:
+    """Of the second graph, in the measures that decide: every accuracy, OWA, MAE and the pinball loss."""
+    found: list[Degradation] = []
     for measure, score in first.items():
         if measure not in second:
             raise QuantizeError(f"the int8 graph has no {measure}: its answers are not finite")
         if measure.endswith("accuracy"):
-            found.append(Loss(measure, "absolute", score - second[measure], bounds.max_points_lost / 100))
+            found.append(Degradation(measure, "absolute", score - second[measure], bounds.max_points_lost / 100))
         elif measure in RELATIVE_MEASURES:
             growth = (second[measure] - score) / max(abs(score), TINY)
-            found.append(Loss(measure, "relative", growth, bounds.max_error_gained / 100))
+            found.append(Degradation(measure, "relative", growth, bounds.max_error_gained / 100))
     return tuple(found)
 
 
 def measure_ranges(graph: bytes, rows: Iterable[Tensors]) -> dict[str, Range]:
     """The lowest and the highest value of what LSTMs read, padding left out, with a margin."""
-    tensors = measured_tensors(graph)
+    tensors = find_ranged_tensors(graph)
     if not tensors:
         return {}
-    opened = Graph(with_outputs(graph, [name for tensor in tensors for name in (tensor.values, tensor.lengths) if name]))
+    session = Graph(with_outputs(graph, [name for tensor in tensors for name in (tensor.values, tensor.lengths) if name]))
     ends: dict[str, list[float]] = {tensor.values: [] for tensor in tensors}
     for batch in rows:
-        outputs = opened.run(batch)
+        outputs = session.run(batch)
         for tensor in tensors:
             values = outputs[tensor.values]  # (T, B, features)
             if tensor.lengths:
@@ -160,15 +160,15 @@ def measure_ranges(graph: bytes, rows: Iterable[Tensors]) -> dict[str, Range]:
     return ranges
 
 
-def relative_speed(first: bytes, second: bytes, batch: Tensors, *, duration_s: float = 1.0) -> float:
-    """Rows per second of the second graph in those of the first, on one thread: medians of runs that take turns."""
+def measure_speed(first: bytes, second: bytes, batch: Tensors, *, duration_s: float = 1.0) -> float:
+    """Rows per second of the second graph in those of the first, on one thread: medians of alternating runs."""
     rows = {name: values[:SPEED_ROWS] for name, values in batch.items()}
     graphs = [Graph(payload, num_threads=1) for payload in (first, second)]
     times: list[list[float]] = [[], []]
     end = time.perf_counter() + duration_s
     while time.perf_counter() < end or not times[1]:
         for graph, taken in zip(graphs, times, strict=True):
-            # The thread's own time: what others do on this machine does not count.
+            # The thread's own time: other processes of the machine do not count.
             started = time.thread_time()
             graph.run(rows)
             taken.append(time.thread_time() - started)
@@ -176,10 +176,10 @@ def relative_speed(first: bytes, second: bytes, batch: Tensors, *, duration_s: f
 
 
 def quantize_folder(folder: Path, trial: Trial, bounds: Quantize, seed: int) -> SecondGraph:
-    """Measure an int8 graph beside the first one of a published folder, and add it there (or put it in an older one's place).
+    """Measure an int8 graph beside the first one of a published folder, and add it there, or replace an older one.
 
-    Raises QuantizeError, also where `trial` does not give the first graph the score that the manifest says: then it would be
-    compared on other data.
+    Raises QuantizeError, also where the first graph's score by `trial` is not the manifest's: then both would be compared on
+    other data.
     """
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     first = (folder / GRAPH_FILE).read_bytes()
@@ -188,7 +188,7 @@ def quantize_folder(folder: Path, trial: Trial, bounds: Quantize, seed: int) -> 
     for measure, score in entry["score"].items():
         if abs(scores.get(measure, np.inf) - score) > SAME_SCORE * max(1.0, abs(score)):
             raise QuantizeError(
-                f"{folder}: {measure} is {scores.get(measure)} on these data, the manifest says {score}: "
+                f"{folder}: {measure} is {scores.get(measure)} on these data, in the manifest it is {score}: "
                 "what int8 loses would be measured on other data"
             )
     predictions = json.loads((folder / "example.json").read_text(encoding="utf-8"))["response"]["predictions"]

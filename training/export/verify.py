@@ -1,8 +1,7 @@
-"""Whether a graph computes what the network does, and does so for any batch: four equalities, measured.
+"""Verifies that a graph computes what the network does, for any batch, in four checks.
 
 graph = torch; a row in a batch = the row alone; padded = not padded; streamed in pieces = whole. Each is measured at
-several batch sizes and lengths, with garbage in the padding. Writes no graph, publishes none, and scores nothing
-(`evaluate.py` does).
+several batch sizes and lengths, with garbage in the padding. Writes no graph, publishes none, and scores nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ BATCH_SIZES = (1, 2, 3, 7)
 NUM_PIECES = 3
 SHARE_MASKED = 0.2
 
-Equality = Literal["graph_vs_torch", "row_vs_batch", "padded_vs_alone", "streamed_vs_whole"]
+Check = Literal["graph_vs_torch", "row_vs_batch", "padded_vs_alone", "streamed_vs_whole"]
 Tensors = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Equalities:
-    """The largest error of each equality, relative to the scale of the row it is in; None: the network cannot stream."""
+class Verification:
+    """The largest error of each check, relative to the scale of the row it is in; None: the network cannot stream."""
 
     graph_vs_torch: float
     row_vs_batch: float
@@ -41,49 +40,49 @@ class Equalities:
 
 @dataclass(frozen=True)
 class Finding:
-    """The worst case of one equality."""
+    """The worst case of one check."""
 
-    equality: Equality
+    check: Check
     error: float
     case: str
 
     def __str__(self) -> str:
-        return f"{self.equality}: error {self.error:.3g} at {self.case}"
+        return f"{self.check}: error {self.error:.3g} at {self.case}"
 
 
 class VerificationFailed(TrainingError):
-    """The graph is not to be believed: each equality that fails, with its worst error and the shapes it is at."""
+    """A graph does not compute what the network does: each check that it fails, with its worst error and the shapes there."""
 
     def __init__(self, findings: Sequence[Finding], tolerance: float) -> None:
         lines = "; ".join(str(finding) for finding in findings)
-        super().__init__(f"the graph breaks {len(findings)} of the equalities (tolerance {tolerance:g}): {lines}")
+        super().__init__(f"the graph fails {len(findings)} of the four checks (tolerance {tolerance:g}): {lines}")
         self.findings = tuple(findings)
-        self.broken = tuple(finding.equality for finding in findings)
+        self.failed = tuple(finding.check for finding in findings)
 
 
 def verify(
     network: Network, graph: bytes, seed: int, *, tolerance: float = TOLERANCE, original: bytes | None = None
-) -> Equalities:
-    """Measure the four equalities of `graph` (a serialised model) at random rows drawn by `seed`.
+) -> Verification:
+    """Measure the four checks of `graph` (a serialised model) at random rows drawn by `seed`.
 
-    With `original`, the graph of which `graph` is an approximation, that one stands in for torch: its distance is told, and
-    must be finite, but is not held against `tolerance`; the other three are. The network's weights are then not asked.
+    With `original`, the graph of which `graph` is an approximation, that one is compared with instead of torch: the distance
+    must be finite, but may exceed `tolerance`; the other three checks may not. The network's weights are then not used.
 
-    The network is read in eval mode, on the device where it is. An error is absolute for probabilities and states, and
-    relative to the largest value of the row's history for forecasts. Raises VerificationFailed when one is above
-    `tolerance` or not finite, or when the graph does not load, does not run at some shape, or has other outputs.
+    The network runs in eval mode, on the device where it is. What an error is relative to, the task's head decides. Raises
+    VerificationFailed when one is above `tolerance` or not finite, or when the graph does not load, does not run at some
+    shape, or has other outputs.
     """
     was_training = network.training
     network.eval()
     try:
-        findings = _Measurement(network, graph, seed, original).measure()
+        findings = _Verifier(network, graph, seed, original).measure()
     finally:
         network.train(was_training)
-    limits: dict[Equality, float] = {} if original is None else {"graph_vs_torch": np.finfo(np.float64).max}
-    broken = [finding for finding in findings.values() if not finding.error <= limits.get(finding.equality, tolerance)]
-    if broken:
-        raise VerificationFailed(broken, tolerance)
-    return Equalities(
+    limits: dict[Check, float] = {} if original is None else {"graph_vs_torch": np.finfo(np.float64).max}
+    failed = [finding for finding in findings.values() if not finding.error <= limits.get(finding.check, tolerance)]
+    if failed:
+        raise VerificationFailed(failed, tolerance)
+    return Verification(
         graph_vs_torch=findings["graph_vs_torch"].error,
         row_vs_batch=findings["row_vs_batch"].error,
         padded_vs_alone=findings["padded_vs_alone"].error,
@@ -91,20 +90,20 @@ def verify(
     )
 
 
-class _Measurement:
-    """One pass over all cases; keeps the worst one of each equality."""
+class _Verifier:
+    """One pass over all cases; keeps the worst one of each check."""
 
     def __init__(self, network: Network, graph: bytes, seed: int, original: bytes | None = None) -> None:
         self.network = network
         self.random = np.random.default_rng(seed)
         self.head = network.head
         self.sequence = network.head.input_name  # whose second axis is time, if one is
-        self.findings: dict[Equality, Finding] = {}
+        self.findings: dict[Check, Finding] = {}
         self.session = _open(graph)
         self.original = None if original is None else _open(original)
         self.output_names = [output.name for output in self.session.get_outputs()]
 
-    def measure(self) -> dict[Equality, Finding]:
+    def measure(self) -> dict[Check, Finding]:
         for batch_size in BATCH_SIZES:
             batch = self._draw(batch_size)
             try:
@@ -114,7 +113,7 @@ class _Measurement:
                 if self.network.can_stream:
                     self._measure_pieces(batch_size)
             except _DoesNotRun as exc:
-                self._note(exc.equality, math.inf, str(exc))
+                self._note(exc.check, math.inf, str(exc))
         return self.findings
 
     def _measure_rows(self, batch: Tensors) -> None:
@@ -128,7 +127,7 @@ class _Measurement:
             self._compare("padded_vs_alone", padded, found, self._cut(alone, self._run(alone, "padded_vs_alone")))
 
     def _measure_pieces(self, batch_size: int) -> None:
-        """Feed each row in pieces cut at its own places, handing on the state."""
+        """Run each row in pieces cut at its own places, each piece from the state in which the one before ended."""
         whole = self._draw(batch_size, shortest=max(self.network.min_length, NUM_PIECES))
         lengths = whole["lengths"]
         cuts = [np.sort(self.random.permutation(np.arange(1, n))[: NUM_PIECES - 1]) for n in lengths]
@@ -144,15 +143,13 @@ class _Measurement:
         last, expected = self._last(piece, outputs), self._last(whole, self._run(whole, "streamed_vs_whole"))
         self._compare("streamed_vs_whole", whole, last, expected)
 
-    def _compare(
-        self, equality: Equality, case: Tensors, found: Tensors, expected: Tensors, scale_of: Tensors | None = None
-    ) -> None:
-        self._note(equality, -1.0, "")
+    def _compare(self, check: Check, case: Tensors, found: Tensors, expected: Tensors, scale_of: Tensors | None = None) -> None:
+        self._note(check, -1.0, "")
         for name, values in expected.items():
             if name not in found:
-                self._note(equality, math.inf, f'output "{name}" is missing')
+                self._note(check, math.inf, f'output "{name}" is missing')
             elif found[name].shape != values.shape:
-                self._note(equality, math.inf, f'output "{name}" is {found[name].shape}, not {values.shape}')
+                self._note(check, math.inf, f'output "{name}" is {found[name].shape}, not {values.shape}')
             else:
                 axes = tuple(range(1, values.ndim))
                 inputs = scale_of or case
@@ -163,11 +160,11 @@ class _Measurement:
                 error[self._is_masked(inputs) & is_nothing] = 0
                 worst = float(error.max()) if np.isfinite(error).all() else math.inf
                 lengths = f", lengths {case['lengths'].tolist()}" if "lengths" in case else ""
-                self._note(equality, worst, f'output "{name}", batch {len(case[self.sequence])}{lengths}')
+                self._note(check, worst, f'output "{name}", batch {len(case[self.sequence])}{lengths}')
 
-    def _note(self, equality: Equality, error: float, case: str) -> None:
-        if equality not in self.findings or error > self.findings[equality].error:
-            self.findings[equality] = Finding(equality, error, case)
+    def _note(self, check: Check, error: float, case: str) -> None:
+        if check not in self.findings or error > self.findings[check].error:
+            self.findings[check] = Finding(check, error, case)
 
     def _is_masked(self, inputs: Tensors) -> NDArray[np.bool_]:
         """(B,), true for rows of which every step is masked."""
@@ -179,12 +176,12 @@ class _Measurement:
         masked = masked.reshape(*masked.shape[:2], -1).all(2)
         return np.asarray((masked | (np.arange(values.shape[1]) >= lengths[:, None])).all(1))
 
-    def _run(self, inputs: Tensors, equality: Equality = "graph_vs_torch") -> Tensors:
+    def _run(self, inputs: Tensors, check: Check = "graph_vs_torch") -> Tensors:
         try:
             outputs = self.session.run(None, inputs)
         except Exception as exc:
             shapes = {name: values.shape for name, values in inputs.items()}
-            raise _DoesNotRun(equality, f"{shapes}: {exc}") from exc
+            raise _DoesNotRun(check, f"{shapes}: {exc}") from exc
         return dict(zip(self.output_names, outputs, strict=True))
 
     def _run_original(self, inputs: Tensors) -> Tensors:
@@ -243,14 +240,14 @@ class _Measurement:
             return row
         return {name: values[:, : row["lengths"][0]] if name == self.sequence else values for name, values in row.items()}
 
-    def _open(self) -> tuple[str, ...]:
+    def _open_outputs(self) -> tuple[str, ...]:
         """The outputs with a time axis."""
         return tuple(name for name, shape in self.network.outputs.items() if shape.is_open)
 
     def _cut(self, inputs: Tensors, outputs: Tensors) -> Tensors:
         """Outputs up to the longest row, with zeros behind each row's own end."""
         cut = dict(outputs)
-        for name in self._open():
+        for name in self._open_outputs():
             if name in outputs and outputs[name].ndim > 1:
                 lengths = inputs["lengths"]
                 values = outputs[name][:, : lengths.max()].copy()
@@ -261,19 +258,22 @@ class _Measurement:
     def _last(self, inputs: Tensors, outputs: Tensors) -> Tensors:
         """Of outputs with a time axis each row's last step."""
         rows = np.arange(len(inputs[self.sequence]))
-        return {name: values[rows, inputs["lengths"] - 1] if name in self._open() else values for name, values in outputs.items()}
+        return {
+            name: values[rows, inputs["lengths"] - 1] if name in self._open_outputs() else values
+            for name, values in outputs.items()
+        }
 
 
 class _DoesNotRun(TrainingError):
-    def __init__(self, equality: Equality, message: str) -> None:
+    def __init__(self, check: Check, message: str) -> None:
         super().__init__(f"the graph does not run at {message}")
-        self.equality = equality
+        self.check = check
 
 
 def _open(graph: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised, and told in the finding
+    options.log_severity_level = 4  # errors are raised, and are in the finding
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's exceptions have no common base

@@ -1,4 +1,4 @@
-"""A run's folder: its checkpoints, and the recipe that they belong to. What a checkpoint means, `fit.py` knows."""
+"""A run's folder: its checkpoints, and the recipe that they belong to. What is done with a checkpoint is in `fit.py`."""
 
 from __future__ import annotations
 

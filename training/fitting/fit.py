@@ -134,7 +134,7 @@ def _make_trainer(settings: Fit, folder: Path, display: _Display, accelerator: s
 
 @contextmanager
 def _without_hints() -> Iterator[None]:
-    """Without Lightning's hints about loggers, workers and devices, which say nothing new on one machine."""
+    """Without Lightning's hints about loggers, workers and devices, which do not apply to one machine."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -148,7 +148,7 @@ def _without_hints() -> Iterator[None]:
 
 
 class _Epoch:
-    """One epoch's batches with their number, as Lightning wants it."""
+    """One epoch's batches with their number, in the form that Lightning needs."""
 
     def __init__(self, batches: Iterable[Batch], num_batches: int) -> None:
         self._batches = batches

@@ -94,8 +94,8 @@ class GraphBuilder:
     def add_many(self, operator: str, *inputs: str, num_outputs: int, named: bool = False, **attributes: Any) -> tuple[str, ...]:
         """Add a node with several outputs; an empty input name leaves an optional input out."""
         # The body of a loop is known by its name.
-        told = {name: value.name if isinstance(value, onnx.GraphProto) else value for name, value in attributes.items()}
-        key = (operator, inputs, num_outputs, repr(sorted(told.items())))
+        described = {name: value.name if isinstance(value, onnx.GraphProto) else value for name, value in attributes.items()}
+        key = (operator, inputs, num_outputs, repr(sorted(described.items())))
         if key not in self._outputs_of:
             name = self._unique("/".join(self._scopes) if named else self._path(operator))
             outputs = [name] if num_outputs == 1 else [f"{name}:{index}" for index in range(num_outputs)]

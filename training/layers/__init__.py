@@ -1,1 +1,1 @@
-"""Keras's layers, each in torch and in ONNX nodes; `registry.py` knows them by name."""
+"""Keras's layers, each in torch and in ONNX nodes; `registry.py` finds them by name."""

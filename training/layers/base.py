@@ -1,10 +1,10 @@
 """What every layer is: options in Keras's words, a torch forward, its ONNX nodes, and the facts that others need of it.
 
-Holds no layer itself. A layer never reads what lies beyond a row's own length, and keeps nothing between calls: state comes
-as an argument and goes as a result, and so does what its activity regularizer adds to the loss.
+Holds no layer itself. A layer never reads values beyond a row's own length, and keeps nothing between calls: state is an
+argument and a result, and what its activity regularizer adds to the loss is a result.
 
-Two things say which steps count. `lengths` is the batch's: steps behind a row's length do not exist, they only fill the
-tensor. `mask` is Keras's: a masked step exists, takes its place in the output, and recurrent layers pass it over.
+Two things decide which steps count. `lengths` is the batch's: steps behind a row's length do not exist, they only fill the
+tensor. `mask` is Keras's: a masked step exists and has its place in the output, and recurrent layers skip it.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Layer(nn.Module):
     state the layer starts from; an empty state means zeros, and then none is returned. `write` adds the nodes that
     compute the same in the graph.
 
-    Whatever other code must know of a kind of layer is one of the attributes below; nothing else asks for its class or name.
+    Whatever other code needs to know of a kind of layer is one of the attributes below: none looks at its class or name.
     """
 
     Config: ClassVar[type[LayerConfig]]
@@ -183,7 +183,7 @@ class Layer(nn.Module):
     acts_on_last_axis: ClassVar[bool] = False
     # Gives `units` values and then applies `activation`: as the last layer its task may fill in the one and take off the other.
     gives_units: ClassVar[bool] = False
-    # Its mask goes on with its output, as in Keras.
+    # Its input's mask is its output's mask, as in Keras.
     hands_mask_on: ClassVar[bool] = False
 
     def __init__(self, config: LayerConfig, shape: Shape, source: Shape) -> None:
@@ -256,7 +256,7 @@ class Layer(nn.Module):
         """Raise OptionError if no other layer can read the result."""
 
     def adapt(self, values: Tensor) -> None:
-        """Take statistics of values (N, ..., F); only for layers that say what they adapt to."""
+        """Take statistics of values (N, ..., F); only for layers with `adapts_to`."""
         raise NotImplementedError
 
     def steps_for(self, num_steps: int) -> int:

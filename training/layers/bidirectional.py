@@ -35,7 +35,7 @@ from training.layers.weights import RegularizerOption, Weight
 class BidirectionalConfig(LayerConfig):
     """Keras's Bidirectional: `layer` is the table of a recurrent layer, read forward and backward with own weights.
 
-    With `backward_layer` the one that reads back is another; it says `go_backwards = true`. `merge_mode = "none"` (Keras's
+    With `backward_layer` the one that reads backward is another, with `go_backwards = true`. `merge_mode = "none"` (Keras's
     None) gives both answers.
     """
 
@@ -67,16 +67,16 @@ class Bidirectional(Layer):
     ) -> None:
         super().__init__(config, shape, source)
         require_sequence(shape)
-        ahead, back = forward_layer.config, backward_layer.config
+        forward, backward = forward_layer.config, backward_layer.config
         own = "layer" if config.backward_layer is None else "backward_layer"
-        differ = ahead.go_backwards != back.go_backwards
-        require(differ, own, f"the two layers must differ in go_backwards, both say {str(ahead.go_backwards).lower()}")
+        differ = forward.go_backwards != backward.go_backwards
+        require(differ, own, f"the two layers must differ in go_backwards, both have {str(forward.go_backwards).lower()}")
         for option in ("stateful", "return_sequences", "return_state"):
-            same = getattr(ahead, option) == getattr(back, option)
+            same = getattr(forward, option) == getattr(backward, option)
             require(same, own, f"the two layers must have the same {option}")
         if config.merge_mode in ("sum", "mul", "ave"):
-            require(ahead.units == back.units, own, f'merge_mode "{config.merge_mode}" needs the same units in both')
-        units = ahead.units + (back.units if config.merge_mode == "concat" else 0)
+            require(forward.units == backward.units, own, f'merge_mode "{config.merge_mode}" needs the same units in both')
+        units = forward.units + (backward.units if config.merge_mode == "concat" else 0)
         self.output = forward_layer.output.with_features(units)
         self.forward_layer = forward_layer
         self.backward_layer = backward_layer
@@ -107,10 +107,10 @@ class Bidirectional(Layer):
     @property
     def is_one_node(self) -> bool:
         """Whether the two are alike enough for one node of the graph."""
-        ahead, back = self.pair
-        same_form = ahead.operator == back.operator and ahead.onnx_attributes == back.onnx_attributes
-        has_node = ahead.has_node and back.has_node
-        return same_form and has_node and ahead.units == back.units and not ahead.goes_backwards
+        forward, backward = self.pair
+        same_form = forward.operator == backward.operator and forward.onnx_attributes == backward.onnx_attributes
+        has_node = forward.has_node and backward.has_node
+        return same_form and has_node and forward.units == backward.units and not forward.goes_backwards
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -128,10 +128,10 @@ class Bidirectional(Layer):
         """Only a stateful layer has one: what was read from the end cannot go on with the next piece."""
         if not self.is_stateful:
             return ()
-        ahead, back = self.pair
+        forward, backward = self.pair
         return (
-            *(StatePart(f"forward_{part.name}", part.units) for part in ahead.state),
-            *(StatePart(f"backward_{part.name}", part.units) for part in back.state),
+            *(StatePart(f"forward_{part.name}", part.units) for part in forward.state),
+            *(StatePart(f"backward_{part.name}", part.units) for part in backward.state),
         )
 
     @property
@@ -150,28 +150,27 @@ class Bidirectional(Layer):
         require(self.config.merge_mode != "none", "merge_mode", "none gives two answers, and the next layer reads one")
 
     def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
-        ahead, back = self.pair
-        lengths, num_parts = signal.lengths, len(ahead.state)
-        needs_final = bool(state) or ahead.config.return_state
+        forward, backward = self.pair
+        lengths, num_parts = signal.lengths, len(forward.state)
+        needs_final = bool(state) or forward.config.return_state
         # Keras forces zero_output_for_mask to return_sequences here.
         options = {"zeros": self.returns_sequences, "needs_final": needs_final}
-        forward = ahead.read(signal, state[:num_parts], **options)
-        backward = back.read(signal, state[num_parts:], **options)
+        results = forward.read(signal, state[:num_parts], **options), backward.read(signal, state[num_parts:], **options)
         if self.returns_sequences:
-            values = [forward.outputs, ragged.reverse(backward.outputs, lengths)]
+            values = [results[0].outputs, ragged.reverse(results[1].outputs, lengths)]
         else:
-            values = [forward.last, backward.last]
+            values = [result.last for result in results]
+        returns_state = forward.config.return_state
         activity: list[Tensor] = []
-        for layer, found, output in zip(self.pair, (forward, backward), values, strict=True):
-            others = found.final if ahead.config.return_state else ()
+        for layer, result, output in zip(self.pair, results, values, strict=True):
+            others = result.final if returns_state else ()
             activity += layer.measure_activity(layer.config.activity_regularizer, Signal(output, lengths, None, others))
-        final = (*forward.final, *backward.final)
+        final = (*results[0].final, *results[1].final)
         merged, *other = self._merge(*values)
-        states = final if ahead.config.return_state else ()
         mask = signal.mask if self.returns_sequences else None
-        result = Signal(merged, lengths, mask, (*other, *states))
-        activity += self.measure_activity(self.config.activity_regularizer, result)
-        return replace(result, activity=tuple(activity)), final if state else ()
+        answer = Signal(merged, lengths, mask, (*other, *(final if returns_state else ())))
+        activity += self.measure_activity(self.config.activity_regularizer, answer)
+        return replace(answer, activity=tuple(activity)), final if state else ()
 
     def _merge(self, forward: Tensor, backward: Tensor) -> tuple[Tensor, ...]:
         match self.config.merge_mode:
@@ -189,18 +188,18 @@ class Bidirectional(Layer):
     def write(
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
     ) -> tuple[Symbol, tuple[str, ...]]:
-        ahead, _ = self.pair
-        needs_final = bool(state) or ahead.config.return_state
+        forward, _ = self.pair
+        needs_final = bool(state) or forward.config.return_state
         merged, final = self._write_one(graph, symbol, state) if self.is_one_node else self._write_two(graph, symbol, state)
-        states = final if ahead.config.return_state else ()
+        states = final if forward.config.return_state else ()
         mask = symbol.mask if self.returns_sequences else None
         assert not needs_final or final
         return Symbol(merged[0], symbol.lengths, mask, (*merged[1:], *states)), final if state else ()
 
     def _write_one(self, graph: GraphBuilder, symbol: Symbol, state: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        ahead, back = self.pair
-        num_parts = len(ahead.state)
-        node = write_node(graph, [ahead, back], symbol, [state[:num_parts], state[num_parts:]])
+        forward, backward = self.pair
+        num_parts = len(forward.state)
+        node = write_node(graph, [forward, backward], symbol, [state[:num_parts], state[num_parts:]])
         if self.returns_sequences:
             values = graph.add("Transpose", node.outputs, perm=[2, 0, 1, 3])  # (T, 2, B, H) → (B, T, 2, H)
         else:
@@ -211,7 +210,7 @@ class Bidirectional(Layer):
             merged = tuple(ragged.write_spread(graph, part, node.is_read, zeros=True) for part in merged)
         elif node.is_empty is not None:
             merged = tuple(graph.add("Where", node.is_empty, graph.constant(0.0), part) for part in merged)
-        if not state and not ahead.config.return_state:
+        if not state and not forward.config.return_state:
             return merged, ()
         final = []
         for direction, layer in enumerate(self.pair):
@@ -240,8 +239,8 @@ class Bidirectional(Layer):
                 return tuple(graph.add("Gather", values, graph.constant(index), axis=axis) for index in (0, 1))
 
     def _write_two(self, graph: GraphBuilder, symbol: Symbol, state: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        ahead, _ = self.pair
-        num_parts = len(ahead.state)
+        forward, _ = self.pair
+        num_parts = len(forward.state)
         values: list[str] = []
         final: list[str] = []
         for name, layer, parts in zip(("forward", "backward"), self.pair, (state[:num_parts], state[num_parts:]), strict=True):
@@ -249,7 +248,7 @@ class Bidirectional(Layer):
                 value, after = layer.write_read(graph, symbol, parts, zeros=self.returns_sequences)
             values.append(value)
             final += after
-        if self.returns_sequences and ahead.config.go_backwards:
+        if self.returns_sequences and forward.config.go_backwards:
             # Keras turns the backward layer's steps round, not the forward layer's: here both end up reversed.
             values = [ragged.write_reverse(graph, value, symbol.lengths) for value in values]
         match self.config.merge_mode:

@@ -22,7 +22,7 @@ from training.layers.weights import (
 
 
 class DenseConfig(LayerConfig):
-    """`units` may be left out in the last layer only, where the task says how many values it needs."""
+    """`units` may be left out in the last layer only, where the task fixes how many values it needs."""
 
     type: Literal["dense"]
     units: PositiveInt | None = None

@@ -76,18 +76,18 @@ def write_count(graph: GraphBuilder, is_read: str) -> str:
 
 
 def write_spread(graph: GraphBuilder, outputs: str, is_read: str, *, zeros: bool, backward: bool = False) -> str:
-    """`spread` in the graph; `backward`: the steps were read from the last to the first, yet lie in the order of time."""
+    """`spread` in the graph; `backward`: the steps were read from the last to the first, yet are in the order of time."""
     as_number = graph.add("Cast", is_read, to=7)
-    seen = graph.add("CumSum", as_number, graph.constant(1))
+    count = graph.add("CumSum", as_number, graph.constant(1))
     one, zero = graph.constant(1), graph.constant(0)
     if backward:
         # The step read before step t is the first one read at t or behind it.
-        index = graph.add("Sub", seen, as_number)
+        index = graph.add("Sub", count, as_number)
         is_kept = graph.add("Less", index, write_column(graph, write_count(graph, is_read)))
         index = graph.add("Min", index, graph.add("Sub", write_num_steps(graph, outputs), graph.constant([1])))
     else:
-        index = graph.add("Max", graph.add("Sub", seen, one), zero)
-        is_kept = graph.add("Greater", seen, zero)
+        index = graph.add("Max", graph.add("Sub", count, one), zero)
+        is_kept = graph.add("Greater", count, zero)
     kept = graph.add("Unsqueeze", is_read if zeros else is_kept, graph.constant([2]))
     return graph.add("Where", kept, write_take_steps(graph, outputs, index), graph.constant(0.0))
 

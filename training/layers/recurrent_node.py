@@ -30,7 +30,7 @@ class Cell(Protocol):
     def state(self) -> tuple[StatePart, ...]: ...
     @property
     def has_node(self) -> bool:
-        """Whether `operator` knows all activations; if not, the graph holds a loop over the steps."""
+        """Whether `operator` has all activations; if not, the graph holds a loop over the steps."""
         ...
 
     @property
@@ -106,7 +106,7 @@ def _activations_of(cells: Sequence[Cell]) -> dict[str, Any]:
         return {}
     chosen = [activation.in_node for cell in cells for activation in cell.onnx_activations]
     attributes: dict[str, Any] = {"activations": [activation.name for activation in chosen if activation]}
-    # onnxruntime hands out these numbers in order, to those activations that take one.
+    # onnxruntime assigns these numbers in order, to those activations that have one.
     alphas = [activation.alpha for activation in chosen if activation and activation.alpha is not None]
     betas = [activation.beta for activation in chosen if activation and activation.beta is not None]
     attributes |= {"activation_alpha": alphas} if alphas else {}

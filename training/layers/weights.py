@@ -1,4 +1,4 @@
-"""What Keras says about weights: how they start, what is penalised, and what they are held to after every step.
+"""Keras's rules for weights: how they start, what is penalised, and what they are held to after every step.
 
 Shapes are Keras's: a kernel is (inputs, units). Random numbers are torch's, from the run's generator: the distributions
 are Keras's, the draws are not.
@@ -22,7 +22,7 @@ EPSILON = 1e-7  # keras.config.epsilon()
 
 @dataclass(frozen=True)
 class Initializer:
-    """How a weight starts; `seed` is taken and not used, see `Layer.notes`."""
+    """How a weight starts; `seed` is accepted and not used, see `Layer.notes`."""
 
     name: str
     options: tuple[tuple[str, Any], ...]
@@ -227,7 +227,7 @@ ZEROS, ONES, GLOROT_UNIFORM, ORTHOGONAL, UNIFORM = (
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight as Keras knows it: `read` gives it in Keras's shape and order, `write` sets it (without a gradient)."""
+    """One weight in Keras's terms: `read` gives it in Keras's shape and order, `write` sets it (without a gradient)."""
 
     name: str
     read: Callable[[], Tensor]
@@ -251,7 +251,7 @@ def weight_of(
     *,
     is_statistic: bool = False,
 ) -> Weight:
-    """A parameter that lies as it does in Keras."""
+    """A parameter whose shape and order are Keras's."""
     return Weight(name, lambda: parameter, lambda values: _set(parameter, values), regularizer, constraint, is_statistic)
 
 

@@ -22,7 +22,7 @@ from training.network.spec import NetworkError, NetworkSpec
 
 @dataclass(frozen=True)
 class NamedState:
-    """One state tensor of the graph, (B, units): it comes in as `input` and goes out as `output`."""
+    """One state tensor of the graph, (B, units): an input called `input`, and the output `output`."""
 
     input: str
     output: str
@@ -32,9 +32,9 @@ class NamedState:
 class Network(nn.Module):
     """A stack of layers, and the head of its task around it.
 
-    Inputs and outputs are dicts with the graph's names, batch first; `head` says which. Rows are padded on the right and each
-    must have `min_length` steps or more. With the state inputs (all of them or none) the new state is returned too; without,
-    it starts from zeros. Nothing is kept from one call to the next.
+    Inputs and outputs are dicts with the graph's names, batch first; which, the head decides. Rows are padded on the right
+    and each must have `min_length` steps or more. With the state inputs (all of them or none) the new state is returned too;
+    without, it starts from zeros. Nothing is kept from one call to the next.
 
     Raises LayerError or NetworkError when the spec cannot be built.
     """

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from training.export.quantize import SPEED_ROWS, SecondGraph
-from training.export.verify import Equalities
+from training.export.verify import Verification
 from training.fitting.fit import FitResult
 from training.network.network import Network
 from training.scoring.evaluate import Scores
@@ -26,7 +26,7 @@ class Report:
     fitted: FitResult
     metrics: Scores
     baselines: Mapping[str, Scores]
-    equalities: Equalities
+    verification: Verification
     second: SecondGraph | None = None
 
 
@@ -39,7 +39,7 @@ def show(report: Report, name: str, folder: Path, console: Console) -> None:
         others = [baseline.get(measure) for baseline in report.baselines.values()]
         scores.add_row(measure, f"[bold]{score:.4g}[/]", *("" if other is None else f"{other:.4g}" for other in others))
     console.print(scores)
-    console.print(_table_of(report.equalities))
+    console.print(_table_of(report.verification))
     if report.second is not None:
         show_second(report.second, console)
     fitted = report.fitted
@@ -50,7 +50,7 @@ def show(report: Report, name: str, folder: Path, console: Console) -> None:
 def show_second(second: SecondGraph, console: Console) -> None:
     """Print what came of an int8 graph."""
     table = Table("int8", "test score", "lost", "bound")
-    for loss in second.losses:
+    for loss in second.degradations:
         unit = " points" if loss.kind == "absolute" else " %"
         mark = "" if loss.is_within else "[bold red]"
         table.add_row(
@@ -60,7 +60,7 @@ def show_second(second: SecondGraph, console: Console) -> None:
             f"{100 * loss.bound:g}{unit}",
         )
     console.print(table)
-    rows = asdict(second.equalities)
+    rows = asdict(second.verification)
     told = ", ".join(
         f"{name.replace('_', ' ')} {error:.1e}" for name, error in rows.items() if error and name != "graph_vs_torch"
     )
@@ -73,23 +73,23 @@ def show_second(second: SecondGraph, console: Console) -> None:
     console.print(
         f"speed       {second.speed:.2f} times the rows per second of fp32, {SPEED_ROWS} at a time{slower}", highlight=False
     )
-    if not all(loss.is_within for loss in second.losses):
+    if not all(loss.is_within for loss in second.degradations):
         console.print("            a loss is beyond its bound: SLUICE_PRECISION=auto will not take it", highlight=False)
 
 
-def show_import(network: Network, equalities: Equalities, notes: Sequence[str], folder: Path, console: Console) -> None:
+def show_import(network: Network, verification: Verification, notes: Sequence[str], folder: Path, console: Console) -> None:
     """Print what came of a network that was imported and published to `folder`."""
     num_parameters = network.num_parameters + network.num_fixed_parameters
     console.print(f"network     {len(network.layer_names)} layers, {num_parameters:,} parameters", highlight=False)
     for note in notes:
         console.print(f"note        {escape(note)}", highlight=False, soft_wrap=True)
-    console.print(_table_of(equalities))
+    console.print(_table_of(verification))
     console.print(f"published   {folder}", highlight=False, soft_wrap=True)
 
 
-def _table_of(equalities: Equalities) -> Table:
+def _table_of(verification: Verification) -> Table:
     table = Table("equality", "largest error")
-    for equality, error in asdict(equalities).items():
+    for equality, error in asdict(verification).items():
         table.add_row(equality.replace("_", " "), "cannot stream" if error is None else f"{error:.1e}")
     return table
 

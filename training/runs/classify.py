@@ -101,7 +101,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     )
 
     payload = write_graph(network).SerializeToString()
-    equalities = verify(network, payload, recipe.seed)
+    verification = verify(network, payload, recipe.seed)
 
     graph = Graph(payload)
     answers = {name: graph.classify(tests[name], recipe.evaluate.batch_size) for name in tests}
@@ -122,7 +122,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         recipe=recipe,
         graph=payload,
         tensors=graph_tensors(network),
-        face={
+        spec={
             "labels": list(split.labels),
             "tokenizer": TOKENIZER_FILE,
             "max_length": max_length,
@@ -139,7 +139,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         pictures=_pictures(recipe, split, fitted, answers),
         second=second,
     )
-    return publication, Report(fitted, metrics, compared, equalities, second)
+    return publication, Report(fitted, metrics, compared, verification, second)
 
 
 def open_trial(recipe: Recipe, folder: Path, data: Path | None) -> Trial:

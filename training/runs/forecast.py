@@ -99,7 +99,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     )
 
     payload = write_graph(network).SerializeToString()
-    equalities = verify(network, payload, recipe.seed)
+    verification = verify(network, payload, recipe.seed)
 
     graph = Graph(payload)
     test = evaluation_windows(series, forecast, "test", recipe.evaluate.stride)
@@ -117,7 +117,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         recipe=recipe,
         graph=payload,
         tensors=graph_tensors(network),
-        face={
+        spec={
             "context_length": forecast.context_length,
             "min_length": forecast.shortest,
             "horizon": forecast.horizon,
@@ -137,7 +137,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         pictures=_pictures(recipe, series, fitted, answers),
         second=second,
     )
-    return publication, Report(fitted, metrics, compared, equalities, second)
+    return publication, Report(fitted, metrics, compared, verification, second)
 
 
 def open_trial(recipe: Recipe, folder: Path, data: Path | None) -> Trial:

@@ -83,7 +83,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     )
 
     payload = write_graph(network).SerializeToString()
-    equalities = verify(network, payload, recipe.seed)
+    verification = verify(network, payload, recipe.seed)
 
     graph = Graph(payload)
     answers = graph.run({INPUT: split.test.values})[recipe.output]
@@ -100,7 +100,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         recipe=recipe,
         graph=payload,
         tensors=graph_tensors(network),
-        face={},
+        spec={},
         instances=instances,
         pictures=_pictures(recipe, split, fitted, answers),
         predictions=predictions,
@@ -116,7 +116,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
         },
         second=second,
     )
-    return publication, Report(fitted, metrics, compared, equalities, second)
+    return publication, Report(fitted, metrics, compared, verification, second)
 
 
 def open_trial(recipe: Recipe, folder: Path, data: Path | None) -> Trial:

@@ -1,4 +1,4 @@
-"""The int8 twin: near the graph it came from, a row in a batch is the row alone, and what it cannot do is said."""
+"""The int8 form: near the graph it came from, a row in a batch is the row alone, and what stays fp32 is named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.export.graph import write_graph
-from training.export.int8_graph import WEIGHT_LIMIT, NotQuantizable, measured_tensors, quantize_graph, with_outputs
+from training.export.int8_graph import WEIGHT_LIMIT, NotQuantizable, find_ranged_tensors, quantize_graph, with_outputs
 from training.export.quantize import measure_ranges
 from training.export.verify import verify
 from training.network.heads.classify import ClassifySpec
@@ -88,53 +88,53 @@ def quantized(network: Network) -> tuple[bytes, bytes, tuple[str, ...], tuple[st
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_twin_is_near_and_keeps_the_other_equalities(name: str) -> None:
+def test_the_int8_graph_is_near_and_passes_the_other_checks(name: str) -> None:
     build, num_quantized = NETWORKS[name]
     network = build()
-    payload, twin, done, _ = quantized(network)
+    payload, int8, done, _ = quantized(network)
     assert len(done) == num_quantized
-    verify(network, twin, 0, original=payload)  # raises where a row depends on its company, its padding or its pieces
+    verify(network, int8, 0, original=payload)  # raises where a row depends on other rows, its padding or its pieces
     rows = rows_of(network, 32, 7)
     for output, expected in Graph(payload).run(rows).items():
-        found = Graph(twin).run(rows)[output]
+        found = Graph(int8).run(rows)[output]
         assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max(), output
 
 
 def test_a_row_is_the_same_to_the_bit_alone_and_beside_rows_of_another_scale() -> None:
     network = forecast(SEQUENCES, LSTM, DENSE)
-    _, twin, _, _ = quantized(network)
+    _, int8, _, _ = quantized(network)
     names = [
-        name for node in onnx.load_from_string(twin).graph.node if "LSTM" in node.op_type for name in node.output[1:] if name
+        name for node in onnx.load_from_string(int8).graph.node if "LSTM" in node.op_type for name in node.output[1:] if name
     ]
-    graph = Graph(with_outputs(twin, names))
+    graph = Graph(with_outputs(int8, names))
     one = rows_of(network, 1)
     others = rows_of(network, 5, 3)
-    company = {"history": np.concatenate([one["history"], 1e4 * others["history"]])}
-    alone, beside = graph.run(one), graph.run({**company, "lengths": np.concatenate([one["lengths"], others["lengths"]])})
+    batch = {"history": np.concatenate([one["history"], 1e4 * others["history"]])}
+    alone, beside = graph.run(one), graph.run({**batch, "lengths": np.concatenate([one["lengths"], others["lengths"]])})
     for name in names:
         assert np.array_equal(alone[name][:, 0], beside[name][:, 0]), name
 
 
 def test_weights_have_seven_bits() -> None:
-    _, twin, _, _ = quantized(forecast(LSTM, DENSE))
+    _, int8, _, _ = quantized(forecast(LSTM, DENSE))
     kernels = [
         onnx.numpy_helper.to_array(entry)
-        for entry in onnx.load_from_string(twin).graph.initializer
+        for entry in onnx.load_from_string(int8).graph.initializer
         if "kernel_int8" in entry.name
     ]
     assert len(kernels) == 2
     assert {int(np.abs(kernel.astype(int)).max()) for kernel in kernels} == {WEIGHT_LIMIT}
 
 
-def test_the_twin_is_smaller() -> None:
-    payload, twin, _, _ = quantized(classify({**EMBEDDING, "output_dim": 64}, LSTM, DENSE))
-    assert len(twin) < 0.35 * len(payload)
+def test_the_int8_graph_is_smaller() -> None:
+    payload, int8, _, _ = quantized(classify({**EMBEDDING, "output_dim": 64}, LSTM, DENSE))
+    assert len(int8) < 0.35 * len(payload)
 
 
-def test_what_two_layers_hand_on_needs_no_range() -> None:
+def test_the_output_of_an_lstm_needs_no_range() -> None:
     two = write_graph(forecast(SEQUENCES, LSTM, DENSE)).SerializeToString()
-    assert [tensor.values for tensor in measured_tensors(two)] == ["lstm_0/Transpose"]
-    assert measured_tensors(write_graph(classify(EMBEDDING, LSTM, DENSE)).SerializeToString()) == ()
+    assert [tensor.values for tensor in find_ranged_tensors(two)] == ["lstm_0/Transpose"]
+    assert find_ranged_tensors(write_graph(classify(EMBEDDING, LSTM, DENSE)).SerializeToString()) == ()
 
 
 @pytest.mark.parametrize(

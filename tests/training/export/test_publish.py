@@ -28,7 +28,7 @@ def make_publication(**changes: Any) -> Publication:
         "recipe": Recipe.model_validate(RECIPE),
         "graph": b"graph",
         "tensors": {"inputs": [], "outputs": [], "state": []},
-        "face": {"horizon": 2},
+        "spec": {"horizon": 2},
         "instances": [{"history": [1, 2]}],
         "predictions": [{"forecast": [3.0]}],
         "metrics": {"mae": 1.0},

@@ -1,4 +1,4 @@
-"""The second graph: measured on the same test part, judged by the recipe's bounds, and added to a folder only if it is sound."""
+"""The second graph: measured on the same test part, held against the recipe's bounds, and added to a folder only if verified."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from training.export.quantize import (
     MARGIN,
     QuantizeError,
     Trial,
-    losses,
+    measure_degradations,
     measure_ranges,
-    relative_speed,
+    measure_speed,
     require_quantizable,
     second_graph,
 )
@@ -81,14 +81,14 @@ def trial(net: Network, answer: Callable[[Graph], list[Any]]) -> Trial:
     return Trial(net, [{"history": history, "lengths": np.full(8, 9)}], lambda graph: {"mae": 1.0}, answer)
 
 
-# ------------------------------------------------------------------------------------------------------------ judging
+# ------------------------------------------------------------------------------------------------------------ measuring
 
 
 def test_accuracies_lose_points_and_errors_grow_by_a_share() -> None:
     bounds = Quantize(max_points_lost=0.5, max_error_gained=2.0)
     first = {"a_accuracy": 0.9, "b_accuracy": 0.8, "f1": 0.7, "mae": 10.0, "owa": 0.5, "pinball": 4.0, "rmse": 3.0}
     second = {"a_accuracy": 0.894, "b_accuracy": 0.81, "f1": 0.1, "mae": 10.1, "owa": 0.52, "pinball": 3.0, "rmse": 9.0}
-    found = {loss.measure: loss for loss in losses(first, second, bounds)}
+    found = {loss.measure: loss for loss in measure_degradations(first, second, bounds)}
     assert {name: (loss.kind, round(loss.value, 6), loss.bound, loss.is_within) for name, loss in found.items()} == {
         "a_accuracy": ("absolute", 0.006, 0.005, False),
         "b_accuracy": ("absolute", -0.01, 0.005, True),
@@ -100,7 +100,7 @@ def test_accuracies_lose_points_and_errors_grow_by_a_share() -> None:
 
 def test_a_measure_that_int8_does_not_reach_is_an_error() -> None:
     with pytest.raises(QuantizeError, match="no mae"):
-        losses({"mae": 1.0}, {}, Quantize())
+        measure_degradations({"mae": 1.0}, {}, Quantize())
 
 
 def test_ranges_are_those_of_the_true_steps_with_a_margin() -> None:
@@ -131,7 +131,7 @@ def test_the_tolerance_is_twice_the_distance_from_the_first_answers() -> None:
 def test_a_graph_is_as_fast_as_itself() -> None:
     net = network()
     payload = write_graph(net).SerializeToString()
-    assert relative_speed(payload, payload, trial(net, lambda _: []).rows[0], duration_s=0.0) > 0
+    assert measure_speed(payload, payload, trial(net, lambda _: []).rows[0], duration_s=0.0) > 0
 
 
 @pytest.mark.parametrize("kind", ["gru", "simple_rnn"])

@@ -1,4 +1,4 @@
-"""The four equalities: they hold for what the writer writes, and each of them notices its own kind of broken graph."""
+"""The four checks: every graph that is written passes them, and each notices its own kind of broken graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from training.export.graph import write_graph
-from training.export.verify import Equalities, VerificationFailed, verify
+from training.export.verify import Verification, VerificationFailed, verify
 from training.network.heads.classify import ClassifySpec
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
@@ -98,13 +98,13 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_equalities_hold_for_every_written_graph(name: str, seed: int) -> None:
+def test_every_written_graph_passes_the_checks(name: str, seed: int) -> None:
     network = NETWORKS[name]().train()
-    equalities = verify(network, write_graph(network).SerializeToString(), seed)
+    verification = verify(network, write_graph(network).SerializeToString(), seed)
     assert network.training
-    assert (equalities.streamed_vs_whole is not None) == network.can_stream
-    errors = [equalities.graph_vs_torch, equalities.row_vs_batch, equalities.padded_vs_alone]
-    assert max(*errors, equalities.streamed_vs_whole or 0.0) < 1e-5
+    assert (verification.streamed_vs_whole is not None) == network.can_stream
+    errors = [verification.graph_vs_torch, verification.row_vs_batch, verification.padded_vs_alone]
+    assert max(*errors, verification.streamed_vs_whole or 0.0) < 1e-5
     assert min(errors) >= 0
 
 
@@ -112,7 +112,7 @@ def test_the_same_seed_measures_the_same() -> None:
     network = NETWORKS["daily steps"]()
     graph = write_graph(network).SerializeToString()
     assert verify(network, graph, 5) == verify(network, graph, 5)
-    assert isinstance(verify(network, graph, 5), Equalities)
+    assert isinstance(verify(network, graph, 5), Verification)
 
 
 def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
@@ -154,11 +154,11 @@ def mix_rows(model: onnx.ModelProto) -> None:
     )
 
 
-def forget_lengths(model: onnx.ModelProto) -> None:
+def drop_lengths(model: onnx.ModelProto) -> None:
     node(model, "lstm_0").input[4] = ""
 
 
-def forget_the_state(model: onnx.ModelProto) -> None:
+def drop_the_state(model: onnx.ModelProto) -> None:
     node(model, "lstm_0").input[5:] = ["", ""]
 
 
@@ -177,25 +177,25 @@ STATE_AND_ANSWER = {"graph_vs_torch", "streamed_vs_whole"}
 
 
 @pytest.mark.parametrize(
-    ("break_it", "broken"),
+    ("break_it", "failed"),
     [
         (other_weights, {"graph_vs_torch"}),
         (gates_in_torch_order, {"graph_vs_torch"}),
         (mix_rows, {"graph_vs_torch", "row_vs_batch"}),
-        (forget_lengths, {"graph_vs_torch", "padded_vs_alone", "streamed_vs_whole"}),
-        (forget_the_state, STATE_AND_ANSWER),
+        (drop_lengths, {"graph_vs_torch", "padded_vs_alone", "streamed_vs_whole"}),
+        (drop_the_state, STATE_AND_ANSWER),
         (swap_the_state, STATE_AND_ANSWER),
         (give_nan, {"graph_vs_torch", "row_vs_batch", "padded_vs_alone", "streamed_vs_whole"}),
     ],
 )
-def test_each_equality_notices_its_break(break_it: Callable[[onnx.ModelProto], None], broken: set[str]) -> None:
+def test_each_check_notices_its_break(break_it: Callable[[onnx.ModelProto], None], failed: set[str]) -> None:
     network = forecast(LSTM, DENSE)
     model = write_graph(network)
     break_it(model)
     onnx.checker.check_model(model)
     with pytest.raises(VerificationFailed) as failure:
         verify(network, model.SerializeToString(), 0)
-    assert set(failure.value.broken) == broken
+    assert set(failure.value.failed) == failed
     assert all(finding.error > 1e-4 for finding in failure.value.findings)
 
 
@@ -215,7 +215,7 @@ class MixesRows(Network):
         return {**outputs, "forecast": 2 * outputs["forecast"] - outputs["forecast"].mean(0, keepdim=True)}
 
 
-class ForgetsTheState(Network):
+class DropsTheState(Network):
     """Likewise, for a network that starts anew with every piece."""
 
     def forward(self, inputs: Any) -> dict[str, torch.Tensor]:
@@ -224,15 +224,15 @@ class ForgetsTheState(Network):
 
 
 @pytest.mark.parametrize(
-    ("network_class", "break_it", "broken"),
+    ("network_class", "break_it", "failed"),
     [
-        (ReadsThePadding, forget_lengths, {"padded_vs_alone", "streamed_vs_whole"}),
+        (ReadsThePadding, drop_lengths, {"padded_vs_alone", "streamed_vs_whole"}),
         (MixesRows, mix_rows, {"row_vs_batch"}),
-        (ForgetsTheState, forget_the_state, {"streamed_vs_whole"}),
+        (DropsTheState, drop_the_state, {"streamed_vs_whole"}),
     ],
 )
 def test_a_graph_may_equal_a_wrong_network_and_still_be_refused(
-    network_class: type[Network], break_it: Callable[[onnx.ModelProto], None], broken: set[str]
+    network_class: type[Network], break_it: Callable[[onnx.ModelProto], None], failed: set[str]
 ) -> None:
     torch.manual_seed(0)
     network = network_class(ForecastSpec(layers=(LSTM, DENSE)))
@@ -240,10 +240,10 @@ def test_a_graph_may_equal_a_wrong_network_and_still_be_refused(
     break_it(model)
     with pytest.raises(VerificationFailed) as failure:
         verify(network, model.SerializeToString(), 0)
-    assert set(failure.value.broken) == broken
+    assert set(failure.value.failed) == failed
 
 
-def test_the_message_names_the_equality_the_output_and_the_lengths() -> None:
+def test_the_message_names_the_check_the_output_and_the_lengths() -> None:
     network = forecast(LSTM, DENSE)
     model = write_graph(network)
     mix_rows(model)

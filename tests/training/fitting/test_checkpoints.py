@@ -69,7 +69,9 @@ def test_what_is_no_checkpoint_is_refused(content: bytes | None, message: str, t
         train(tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"state_dict": None}, {"state_dict": [torch.zeros(1)]}, {"state_dict": {"a": 1}}], ids=str)
+@pytest.mark.parametrize(
+    "content", [[1, 2], {}, {"state_dict": None}, {"state_dict": [torch.zeros(1)]}, {"state_dict": {"a": 1}}], ids=str
+)
 def test_a_file_without_weights_is_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / LAST)
     with pytest.raises(CheckpointError, match=r"last\.ckpt is not a checkpoint of a run: it has no weights"):

@@ -450,12 +450,12 @@ def test_a_row_among_rows_of_other_lengths_gives_what_keras_gives_it_alone(name:
 
 
 @pytest.mark.parametrize("name", [*RAGGED, *SHAPES_OF_USE])
-def test_the_equalities_hold_for_networks_of_task_tensor(name: str) -> None:
+def test_the_checks_pass_for_networks_of_task_tensor(name: str) -> None:
     model = make(*{**RAGGED, **SHAPES_OF_USE}[name](), shape=(STEPS, FEATURES))
     for shape in (("time", FEATURES), (STEPS, FEATURES)):
         network = convert(model, shape)
-        equalities = verify(network, write_graph(network).SerializeToString(), 1, tolerance=TOLERANCE)
-        assert (equalities.streamed_vs_whole is not None) == network.can_stream
+        verification = verify(network, write_graph(network).SerializeToString(), 1, tolerance=TOLERANCE)
+        assert (verification.streamed_vs_whole is not None) == network.can_stream
 
 
 @pytest.mark.parametrize("kind", [*CELLS, "bidirectional", "masked"])

@@ -427,7 +427,7 @@ def test_the_second_bias_stays_zero_except_where_keras_has_two() -> None:
         (
             {"type": "bidirectional", "layer": {"type": "lstm", "units": 2, "go_backwards": True}},
             SEQUENCE,
-            r'\(bidirectional\): option "layer": the two layers must differ in go_backwards, both say true',
+            r'\(bidirectional\): option "layer": the two layers must differ in go_backwards, both have true',
         ),
         ({"type": "bidirectional", "layer": {"type": "lstm", "units": 2}, "merge_mode": "max"}, SEQUENCE, r'"merge_mode": '),
     ],

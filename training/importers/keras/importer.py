@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from training.export.answers import format_classify, format_forecast
 from training.export.graph import graph_tensors, write_graph
 from training.export.publish import Publication, publish, require_free
-from training.export.verify import Equalities, verify
+from training.export.verify import Verification, verify
 from training.importers.keras.keras_file import KerasFile, KerasFileError, StoredLayer, read_keras_file
 from training.importers.keras.layers import from_keras_config
 from training.layers.registry import Layer, LayerError
@@ -133,7 +133,7 @@ class Result:
 
     folder: Path
     network: Network
-    equalities: Equalities
+    verification: Verification
     notes: tuple[str, ...]
 
 
@@ -154,7 +154,7 @@ def import_keras(
     questions = [face.read(network, instance, f"instance {index}") for index, instance in enumerate(instances)]
 
     payload = write_graph(network).SerializeToString()
-    equalities = verify(network, payload, SEED)
+    verification = verify(network, payload, SEED)
 
     graph = Graph(payload)
     predictions = [face.format(network, graph.run(question.inputs), question) for question in questions]
@@ -162,7 +162,7 @@ def import_keras(
         recipe=Subject(options, face.model),
         graph=payload,
         tensors=graph_tensors(network),
-        face=face.manifest(network),
+        spec=face.manifest(network),
         instances=instances,
         predictions=predictions,
         metrics={},
@@ -175,7 +175,7 @@ def import_keras(
         files=face.files,
     )
     folder = publish(publication, models, replace=replace_version)
-    return Result(folder, network, equalities, (*face.notes, *network.notes))
+    return Result(folder, network, verification, (*face.notes, *network.notes))
 
 
 def read_network(path: Path) -> Network:

@@ -1,1 +1,1 @@
-"""What a network knows of its task: one file per task, found through the registry."""
+"""Everything of a network that depends on its task: one file per task, found through the registry."""

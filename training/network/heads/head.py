@@ -1,6 +1,6 @@
-"""What a network asks of its task's head: what goes in, what the layers must give, how that becomes an answer.
+"""The interface between a network and its task: inputs, what the layers must give, and how that becomes an answer.
 
-Holds the defaults: numbers go to the layers as they come, and the last layer's output is the answer.
+Holds the defaults: the layers read the input as it is, and the last layer's output is the answer.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Head(nn.Module):
 
     @classmethod
     def from_spec(cls, spec: Any) -> Head:
-        """The head of a network with this spec. Raises LayerError where the layers do not say what is missing in it."""
+        """The head of a network with this spec. Raises LayerError where an option of the layers that it needs is missing."""
         raise NotImplementedError
 
     @property
@@ -98,7 +98,7 @@ class Head(nn.Module):
         return num_steps
 
     def complete(self, tables: Tables) -> Tables:
-        """The layers' tables with what follows from the task. Raises LayerError where they say otherwise."""
+        """The layers' tables with what follows from the task. Raises LayerError where they contradict it."""
         return tables
 
     def check(self, layers: Sequence[Layer]) -> None:
@@ -160,7 +160,7 @@ class Head(nn.Module):
 
 
 def require_units_last(tables: Tables) -> None:
-    """Raise LayerError unless the last layer is of a kind that gives a number of values which the task can say."""
+    """Raise LayerError unless the last layer is of a kind that gives a number of values which the task fixes."""
     kind = str(tables[-1].get("type"))
     if kind in LAYERS and not LAYERS[kind].gives_units:
         names = " or ".join(name for name, layer in LAYERS.items() if layer.gives_units)
