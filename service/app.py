@@ -13,18 +13,16 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
 from service import __version__
 from service.api import page
-from service.api.errors import InternalError, MethodNotAllowed, NotFound, problem
-from service.api.middleware import Edge
+from service.api.error_handlers import add_error_handlers
+from service.api.gateway import Gateway
 from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
-from service.api.predict import predict_routes
-from service.errors import MalformedRequest, ServiceError, StartError
+from service.api.predict import PREDICT_ROUTES, RequestLimits, documented_routes, predict_endpoints
+from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.repository import Opened, Repository
 from service.observability.loop_lag import LagWatch
@@ -53,7 +51,7 @@ def create_app(
     opened: Opened | None = None,
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
-) -> Edge:
+) -> Gateway:
     """The whole server as one ASGI app.
 
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
@@ -97,20 +95,14 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    hot = predict_routes(
-        repository,
-        metrics,
-        request_timeout_s=settings.request_timeout_ms / 1000,
-        max_instances=settings.max_instances,
-        max_body_bytes=settings.max_body_bytes,
-    )
-    api.router.routes.extend(hot)
+    api.router.routes.extend(documented_routes(PREDICT_ROUTES))
     api.include_router(operations_router(repository, metrics.render))
-    answer_errors_as_problems(api)
+    add_error_handlers(api)
     complete_openapi(api)
-    return Edge(
+    limits = RequestLimits(settings.request_timeout_ms / 1000, settings.max_instances, settings.max_body_bytes)
+    return Gateway(
         api,
-        hot={route.path: route.door for route in hot},
+        direct=predict_endpoints(PREDICT_ROUTES, repository, metrics, limits),
         routes=[*api.openapi()["paths"], *page.ROUTES],
         observers=metrics,
         metrics_port=settings.metrics_port,
@@ -167,38 +159,3 @@ async def _flush_now_and_then(metrics: Metrics) -> None:
     while True:
         await asyncio.sleep(FLUSH_EVERY_S)
         metrics.flush()
-
-
-def answer_errors_as_problems(api: FastAPI) -> None:
-    """Have every error of the doors that FastAPI runs said by the table of `api/errors.py`."""
-
-    def answer(exc: ServiceError) -> Response:
-        status, headers, body = problem(exc)
-        return Response(body, status, {name.decode(): value.decode() for name, value in headers})
-
-    async def known(_: Request, exc: Exception) -> Response:
-        assert isinstance(exc, ServiceError)
-        return answer(exc)
-
-    async def http(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, HTTPException)
-        path = request.url.path[:200]
-        if exc.status_code == 405:
-            allowed = set((exc.headers or {}).get("Allow", "").split(", "))
-            # GET and HEAD are routes of their own, and Starlette names the first one's methods only.
-            return answer(MethodNotAllowed(request.method, path, allowed | ({"HEAD"} if "GET" in allowed else set())))
-        if exc.status_code == 404:
-            return answer(NotFound(f'there is nothing at "{path}"', path=path))
-        return answer(InternalError(str(exc.detail)))
-
-    async def malformed(_: Request, exc: Exception) -> Response:
-        return answer(MalformedRequest(str(exc)))
-
-    async def unexpected(_: Request, exc: Exception) -> Response:
-        # Starlette raises it again after this answer, and the edge logs it.
-        return answer(InternalError("an unexpected error; the log says more"))
-
-    api.add_exception_handler(Exception, unexpected)
-    api.add_exception_handler(ServiceError, known)
-    api.add_exception_handler(HTTPException, http)
-    api.add_exception_handler(RequestValidationError, malformed)

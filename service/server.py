@@ -14,12 +14,12 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from service import __version__
-from service.api.fast_path import Protocol
+from service.api.transport import choose_protocol
 from service.app import create_app
 from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
 from service.models.repository import Opened, Repository
@@ -49,19 +49,7 @@ class Service:
         self._server: uvicorn.Server | None = None
         self._failure: StartError | None = None
         app = create_app(settings, metrics_dir=metrics_dir, opened=opened, on_loaded=self._loaded, on_failed=self._failed)
-        self._config = uvicorn.Config(
-            app,
-            http=Protocol,
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(grace_s(settings)),
-        )
+        self._config = uvicorn_config(app, settings)
         # Both import the rest of what serving needs, which a parent does for all its workers.
         self._config.load()
         self._config.get_loop_factory()
@@ -121,6 +109,7 @@ class SeatedServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, seat: Seat) -> None:
         super().__init__(config)
         self._seat = seat
+        self._connection_class = counted_connection(config.http_protocol_class, seat.slot)
         self._arrivals: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -164,21 +153,35 @@ class SeatedServer(uvicorn.Server):
             self._seat.slot.closed()
 
     def _protocol(self) -> asyncio.Protocol:
-        return CountedConnection(
-            self._seat.slot, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
+        return self._connection_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-class CountedConnection(Protocol):
-    """A connection whose end is told to the parent."""
+def counted_connection(protocol: type[asyncio.Protocol], slot: Slot) -> Callable[..., asyncio.Protocol]:
+    """The protocol, whichever it is, with the end of each of its connections counted in the worker's slot."""
 
-    def __init__(self, slot: Slot, **given: Any) -> None:
-        super().__init__(**given)
-        self._slot = slot
+    class CountedConnection(asyncio.Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            slot.closed()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._slot.closed()
+    return type(protocol.__name__, (CountedConnection, protocol), {})
+
+
+def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How uvicorn runs the app of these settings."""
+    return uvicorn.Config(
+        app,
+        http=choose_protocol(fast_path=settings.fast_path),
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(grace_s(settings)),
+    )
 
 
 def listen(host: str, port: int, setting: str) -> socket.socket:

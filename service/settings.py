@@ -120,6 +120,12 @@ class Settings(BaseSettings):
     default_sentiment_model: str | None = Field(
         default=None, description="Model of `/predict/sentiment` when a request names none. Empty: the first text model by name."
     )
+    fast_path: bool = Field(
+        default=True,
+        description="Answer simple requests to predict directly from the HTTP parser, without ASGI. `false`: every request takes "
+        "the regular path through uvicorn, as it does in any case with a version of uvicorn that was not tested. The answers are "
+        "the same.",
+    )
     metrics_port: int = Field(
         default=0,
         ge=0,

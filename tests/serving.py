@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from service.api.middleware import Edge
+from service.api.gateway import Gateway
 from service.app import create_app
 from service.settings import Settings
 
@@ -28,7 +28,7 @@ PATIENCE_S = 30.0
 
 
 @contextlib.asynccontextmanager
-async def lifespan(app: Edge) -> AsyncIterator[None]:
+async def lifespan(app: Gateway) -> AsyncIterator[None]:
     """Start the app as a server would, and end it."""
     to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     from_app: asyncio.Queue[Any] = asyncio.Queue()

@@ -1,6 +1,6 @@
 """How HTTP calls each error: one table, and the RFC 9457 body that goes with it.
 
-Decides no error itself: `service/errors.py` holds the tree, the rooms below raise.
+Decides no error itself: `service/errors.py` holds the tree, the folders below raise them.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from service.errors import (
 )
 
 PROBLEM_TYPE = b"application/problem+json"
-# How long a client waits before it asks again for a model that is loading.
+# How long a client waits before it tries again while a model is loading.
 LOADING_RETRY_AFTER_S = 1
 
 
 class HttpError(ServiceError):
-    """The request fails before any model is asked."""
+    """The request fails before it reaches a model."""
 
     code = "http_error"
 
 
 class NotFound(HttpError):
-    """No door has this path."""
+    """No endpoint has this path."""
 
     code = "not_found"
 
 
 class MethodNotAllowed(HttpError):
-    """The door exists, for other methods."""
+    """The endpoint exists, for other methods."""
 
     code = "method_not_allowed"
 
@@ -59,12 +59,12 @@ class UnsupportedMediaType(HttpError):
 
 
 class InternalError(HttpError):
-    """Anything that nobody expected; what happened is in the log, not in the message."""
+    """An unexpected error; what happened is in the log, not in the message."""
 
     code = "internal_error"
 
 
-class Entry(NamedTuple):
+class ErrorRow(NamedTuple):
     """One row of the table: what HTTP calls an error."""
 
     error: type[ServiceError]
@@ -73,51 +73,51 @@ class Entry(NamedTuple):
 
 
 # The whole table. An error without a row of its own is called by its nearest base, and at last InternalError.
-TABLE: tuple[Entry, ...] = (
-    Entry(MalformedRequest, 400, "Request is malformed"),
-    Entry(ModelNotFound, 404, "No such model"),
-    Entry(NotFound, 404, "No such path"),
-    Entry(MethodNotAllowed, 405, "Method not allowed"),
-    Entry(AmbiguousModel, 409, "Several models fit"),
-    Entry(PayloadTooLarge, 413, "Request is too large"),
-    Entry(UnsupportedMediaType, 415, "Body is not JSON"),
-    Entry(InvalidInput, 422, "Input does not fit the model"),
-    Entry(InferenceFailed, 500, "Model failed"),
-    Entry(InternalError, 500, "Unexpected error"),
-    Entry(ModelNotReady, 503, "Model is not ready"),
-    Entry(Overloaded, 503, "Too busy"),
-    Entry(DeadlineExceeded, 504, "Out of time"),
+TABLE: tuple[ErrorRow, ...] = (
+    ErrorRow(MalformedRequest, 400, "Request is malformed"),
+    ErrorRow(ModelNotFound, 404, "No such model"),
+    ErrorRow(NotFound, 404, "No such path"),
+    ErrorRow(MethodNotAllowed, 405, "Method not allowed"),
+    ErrorRow(AmbiguousModel, 409, "Several models fit"),
+    ErrorRow(PayloadTooLarge, 413, "Request is too large"),
+    ErrorRow(UnsupportedMediaType, 415, "Body is not JSON"),
+    ErrorRow(InvalidInput, 422, "Input does not fit the model"),
+    ErrorRow(InferenceFailed, 500, "Model failed"),
+    ErrorRow(InternalError, 500, "Unexpected error"),
+    ErrorRow(ModelNotReady, 503, "Model is not ready"),
+    ErrorRow(Overloaded, 503, "Too busy"),
+    ErrorRow(DeadlineExceeded, 504, "Out of time"),
 )
-_ENTRIES = {entry.error: entry for entry in TABLE}
+_ROWS = {row.error: row for row in TABLE}
 # Facts never take the place of a member that RFC 9457 defines.
 _RESERVED = frozenset({"type", "title", "status", "detail", "instance", "code"})
 
 
 class Problem(NamedTuple):
-    """An error as HTTP says it."""
+    """An error as HTTP sends it."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
 
 
-def find_entry(error: type[ServiceError]) -> Entry:
+def find_row(error: type[ServiceError]) -> ErrorRow:
     """The row of the table for `error`: its own, or that of its nearest base."""
     for base in error.__mro__:
-        if base in _ENTRIES:
-            return _ENTRIES[base]
-    return _ENTRIES[InternalError]
+        if base in _ROWS:
+            return _ROWS[base]
+    return _ROWS[InternalError]
 
 
 def problem(exc: ServiceError) -> Problem:
-    """Say `exc` as `application/problem+json`: type, title, status, detail, code, and the facts beside them."""
-    entry = find_entry(type(exc))
-    is_known = entry.error is not InternalError or isinstance(exc, InternalError)
+    """`exc` as `application/problem+json`: type, title, status, detail, code, and the facts beside them."""
+    row = find_row(type(exc))
+    is_known = row.error is not InternalError or isinstance(exc, InternalError)
     code, detail = (exc.code, exc.message) if is_known else (InternalError.code, "an unexpected error; the log says more")
     members: dict[str, object] = {
         "type": f"/docs/errors#{code}",
-        "title": entry.title,
-        "status": entry.status,
+        "title": row.title,
+        "status": row.status,
         "detail": detail,
         "code": code,
     }
@@ -127,10 +127,10 @@ def problem(exc: ServiceError) -> Problem:
         members |= {key: fact for key, fact in facts.items() if key not in _RESERVED}
     body = to_json(members, inf_nan_mode="strings", serialize_unknown=True)
     headers = [(b"content-type", PROBLEM_TYPE), (b"content-length", b"%d" % len(body))]
-    if isinstance(exc, CapacityError) and entry.status == 503:
+    if isinstance(exc, CapacityError) and row.status == 503:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(exc.retry_after_s))))
     elif isinstance(exc, ModelNotReady):
         headers.append((b"retry-after", b"%d" % LOADING_RETRY_AFTER_S))
     elif isinstance(exc, MethodNotAllowed):
         headers.append((b"allow", ", ".join(exc.allowed).encode()))
-    return Problem(entry.status, headers, body)
+    return Problem(row.status, headers, body)

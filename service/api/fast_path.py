@@ -1,84 +1,105 @@
-"""uvicorn's HTTP protocol with a short way to the hot doors: what it parses is handed over as it is, and answered in one write.
+"""uvicorn's HTTP protocol with a fast path to the direct endpoints: from the parser to the gateway, and back in one write.
 
-Knows nothing of models. Only a request that is simple in every respect takes the short way (see `_is_simple`); all others go
-the way of uvicorn. What uvicorn does for each request that is saved here, of 22 µs and more: two system calls to send (head and
-body apart, each of which wakes the client), an event and two callbacks, a timer that is armed and disarmed, regular
-expressions over the headers that we wrote ourselves.
+A transport only: what is answered, and what is counted, logged or refused on the way, is the gateway's affair on both paths.
+Only a request that is simple in every respect takes the fast path (see `_is_simple`); all others take the regular path,
+uvicorn's. What uvicorn does for each request that is saved here, of 22 µs and more: two system calls to send (head and body
+apart, each of which wakes the client), an event and two callbacks, a timer that is set and cancelled, regular expressions over
+the headers that we wrote ourselves.
+
+Builds on names that uvicorn keeps private, so it is imported by `transport.py` alone, for the versions that were tested.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http
 import logging
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from starlette.types import Message
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.api.middleware import Edge
+from service.api.gateway import Gateway
+from service.api.request import Address, Answer, Headers, HttpRequest
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024
-"""A larger body goes uvicorn's way, which stops reading where nobody takes what was read."""
+"""A larger body takes the regular path, which stops reading from the socket while its parts are not yet received."""
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
+# With one of these headers a request is not simple, whatever the value; nor with another value of Connection.
+ODD_HEADERS = frozenset((b"transfer-encoding", b"proxy-connection", b"upgrade"))
+SIMPLE_CONNECTIONS = frozenset((b"keep-alive", b"Keep-Alive", b"close"))
 
 
-class Exchange:
-    """One request on the short way and its answer. For uvicorn's protocol it looks like a RequestResponseCycle."""
+class FastRequest(HttpRequest):
+    """A request on the fast path. uvicorn's protocol takes it for a RequestResponseCycle."""
 
-    __slots__ = ("_is_read", "_left", "body", "disconnected", "keep_alive", "more_body", "response_complete", "scope")
+    __slots__ = ("_is_read", "_waiter", "body", "disconnected", "keep_alive", "more_body", "response_complete")
 
-    def __init__(self, scope: dict[str, Any], keep_alive: bool) -> None:
-        self.scope = scope
+    def __init__(self, path: str, headers: Headers, client: Address | None, server: Address | None, keep_alive: bool) -> None:
+        self.method = "POST"
+        self.path = path
+        self.headers = headers
+        self.client = client
+        self.server = server
+        self.state = {}
         self.keep_alive = keep_alive
         self.body = bytearray()
         self.more_body = True
         self.response_complete = False
         self.disconnected = False
         self._is_read = False
-        self._left: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
-    def message_event(self) -> Exchange:
+    def message_event(self) -> FastRequest:
         """What uvicorn sets when a part of the body or the end of the connection has come."""
         return self
 
     def set(self) -> None:
-        """As of an asyncio.Event; only the end of the connection matters, for the body is complete before anyone waits."""
-        if self.disconnected and self._left is not None and not self._left.done():
-            self._left.set_result(None)
+        """As of an asyncio.Event; what matters is the end of the body, and of the connection."""
+        is_due = self.disconnected or not (self.more_body or self._is_read)
+        if is_due and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
-    async def receive(self) -> dict[str, Any]:
-        """The whole body at once, and then nothing until the client leaves."""
-        if not self._is_read:
-            self._is_read = True
-            return {"type": "http.request", "body": self.body, "more_body": False}
-        if not self.disconnected:
-            self._left = asyncio.get_running_loop().create_future()
-            await self._left
-        return {"type": "http.disconnect"}
+    async def receive(self) -> Message:
+        """The whole body at once, and then nothing until the client disconnects."""
+        if not self.disconnected and (self.more_body or self._is_read):
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self.disconnected:
+            return {"type": "http.disconnect"}
+        self._is_read = True
+        return {"type": "http.request", "body": self.body, "more_body": False}
 
 
-class Protocol(HttpToolsProtocol):
-    """One connection. The app is an Edge."""
+class FastPathProtocol(HttpToolsProtocol):
+    """One connection. The app is a Gateway."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        assert isinstance(self.app, Edge), "uvicorn must not wrap the app: proxy_headers=False"
-        self._edge = self.app
+        assert isinstance(self.app, Gateway), "uvicorn must not wrap the app: proxy_headers=False"
+        self._gateway = self.app
+        self._is_idle = False
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
-    # What uvicorn's parser calls.
+    # Callbacks of the parser and of the transport.
 
     def on_message_begin(self) -> None:
+        self._is_idle = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
         if self._is_simple():
-            scope = {"path": self.url.decode(), "headers": self.headers}
-            self.cycle = cast(Any, Exchange(scope, self.parser.should_keep_alive()))
+            keep_alive = self.parser.should_keep_alive()
+            request = FastRequest(self.url.decode(), self.headers, self.client, self.server, keep_alive)
+            self.cycle = cast(Any, request)
+            # As uvicorn does: what is refused by its head is refused at once. A small body is there before the task begins.
+            self.tasks.add(self.loop.create_task(self._answer(request)))
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -86,22 +107,15 @@ class Protocol(HttpToolsProtocol):
         self.headers += headers  # the list that the scope holds
         super().on_headers_complete()
 
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        exchange = self.cycle
-        if isinstance(exchange, Exchange) and not exchange.response_complete:
-            task = self.loop.create_task(self._answer(exchange))
-            self.tasks.add(task)
-
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
 
-    # The short way.
+    # The fast path.
 
     def _is_simple(self) -> bool:
-        """A POST by HTTP/1.1 to a hot door, with a small body of known size, after all earlier requests were answered."""
+        """A POST by HTTP/1.1 to a direct endpoint, with a small body of known size, after all earlier requests were answered."""
         path = self.url
         if not (
             self.parser.get_method() == b"POST"
@@ -111,70 +125,71 @@ class Protocol(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
             and self.limit_concurrency is None
             and path.isascii()
-            and self._edge.is_hot(path.decode(), self.server)
+            and self._gateway.is_direct(path.decode(), self.server)
         ):
             return False
         size = None
         for name, value in self.headers:
-            if name == b"content-length" and value.isdigit() and size is None:
+            if name == b"content-length":
+                if size is not None or not value.isdigit():
+                    return False
                 size = int(value)
-            elif name in (b"content-length", b"transfer-encoding"):
+            elif name in ODD_HEADERS or (name == b"connection" and value not in SIMPLE_CONNECTIONS):
                 return False
         return size is not None and size <= MAX_BODY_BYTES
 
-    async def _answer(self, exchange: Exchange) -> None:
+    async def _answer(self, request: FastRequest) -> None:
         try:
-            answer = await self._edge.answer(exchange.scope, exchange.receive)
-            if self.flow.write_paused and not exchange.disconnected:
+            answer = await self._gateway.answer(request)
+            if self.flow.write_paused and not request.disconnected:
                 await self.flow.drain()
-            if answer is not None and not exchange.disconnected and not self.transport.is_closing():
-                self._send(exchange, *answer)
+            if answer is not None and not request.disconnected and not self.transport.is_closing():
+                self._send(request, answer)
         except Exception:
-            log.exception("unexpected error", extra={"path": exchange.scope["path"]})
+            log.exception("unexpected error", extra={"path": request.path})
         finally:
-            task = asyncio.current_task()
-            self.tasks.discard(cast(Any, task))
-            if not exchange.response_complete:
+            self.tasks.discard(cast(Any, asyncio.current_task()))
+            if not request.response_complete:
                 self.transport.close()
 
-    def _send(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        head = [STATUS_LINE[status]]
+    def _send(self, request: FastRequest, answer: Answer) -> None:
+        status, headers, body = answer
+        head = [STATUS_LINES[status]]
         for name, value in self.server_state.default_headers:
             head += (name, b": ", value, b"\r\n")
         for name, value in headers:
             head += (name, b": ", value, b"\r\n")
             if name == b"connection":
-                exchange.keep_alive = False
-        if not exchange.keep_alive and (b"connection", b"close") not in headers:
+                request.keep_alive = False
+        if not request.keep_alive and (b"connection", b"close") not in headers:
             head.append(b"connection: close\r\n")
         head.append(b"\r\n")
         self.transport.writelines((b"".join(head), body))
-        exchange.response_complete = True
-        if exchange.keep_alive:
-            self._next()
+        request.response_complete = True
+        if request.keep_alive:
+            self._await_next_request()
         else:
             self.server_state.total_requests += 1
             self.transport.close()
 
-    def _next(self) -> None:
-        """Be ready for the next request: as uvicorn's `on_response_complete`, with one timer for all of a connection's pauses."""
+    def _await_next_request(self) -> None:
+        """As uvicorn's `on_response_complete`, with one timer for all of a connection's pauses."""
         if self.pipeline or self.transport.is_closing():
             self.on_response_complete()
             return
         self.server_state.total_requests += 1
         self.flow.resume_reading()
+        self._is_idle = True
         self._idle_since = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         self._idle_timer = None
-        if self.transport.is_closing():
-            return
-        if not isinstance(self.cycle, Exchange):
-            return  # uvicorn's own timer counts
-        rest = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if self.cycle.response_complete and rest <= 0:
+        if self.transport.is_closing() or not self._is_idle:
+            return  # the timer is set again after the next answer; behind the regular path, uvicorn's own counts
+        rest_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if rest_s <= 0:
             self.transport.close()
         else:
-            self._idle_timer = self.loop.call_later(max(rest, 1.0), self._close_if_idle)
+            self._idle_timer = self.loop.call_later(rest_s, self._close_if_idle)

@@ -1,20 +1,22 @@
-"""The doors that predict: parse → resolve → (encode → submit → run → decode in the model) → answer.
+"""The endpoints that predict: parse → resolve → (encode → submit → run → decode in the model) → answer.
 
-HTTP only: which instances a model takes is known to its task, how it is run to the model.
+HTTP only: which instances a model accepts is known to its task, how it is run to the model.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from pydantic_core import from_json
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
-from service.api.direct import ClientLeft, DirectDoor, DirectRoute
+from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
+from service.api.parsing import ParsedRequest, parse
+from service.api.request import Answer, ClientDisconnected, HttpRequest, json_answer, read_body
 from service.api.schemas import (
     ForecastRequest,
     ForecastResponse,
@@ -36,17 +38,18 @@ from service.errors import (
     ServiceError,
 )
 from service.manifest import Task
-from service.wire import is_plain, read, write
+from service.wire import is_plain, write
 
 UNKNOWN = "_unknown"
-FIELDS = ("model", "version", "instances", "parameters")
+API = "predict"
+"""How the metrics call this API."""
 # Beyond this many predictions the answer is written in parts, with a turn of the event loop between them: one part of
 # 256 forecasts of 48 steps and 9 quantiles takes 5 ms.
 PREDICTIONS_PER_PART = 256
 
 
 class ServedModel(Protocol):
-    """What these doors need of a model."""
+    """What these endpoints need of a model."""
 
     @property
     def name(self) -> str: ...
@@ -63,7 +66,7 @@ class ServedModel(Protocol):
 
 
 class Models(Protocol):
-    """What these doors need of the repository."""
+    """What these endpoints need of the repository."""
 
     def get(self, name: str, version: str | None = None) -> ServedModel: ...
 
@@ -71,83 +74,93 @@ class Models(Protocol):
 
 
 class RequestObserver(Protocol):
-    """Told once about every request to predict."""
+    """Counts the requests to predict."""
 
     def request_finished(
-        self, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
+        self, api: str, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
     ) -> None:
-        """`model` and `version` are `_unknown` when the request did not get as far as a model.
+        """One request is over, `duration_s` after its body had arrived.
 
-        `reason` is set for invalid requests that held something wrong.
+        `model` and `version` are `_unknown` when the request did not get as far as a model. `reason` is set for invalid
+        requests that held something wrong.
         """
         ...
 
 
-class Asked(NamedTuple):
-    """A parsed request."""
+class RequestLimits(NamedTuple):
+    """How much one request may hold, and how long it may take."""
 
-    model: str | None
-    version: str | None
-    instances: list[Any]
-    parameters: dict[str, Any]
+    timeout_s: float
+    max_instances: int
+    max_body_bytes: int
 
 
 class PredictEndpoint:
-    """Body bytes → answer bytes for one door. With `task`, the model may be left out and must be of that task."""
+    """One endpoint that predicts. With `task`, the model may be left out and must be of that task."""
 
     def __init__(
         self,
         models: Models,
         observer: RequestObserver,
+        limits: RequestLimits,
         *,
         task: Task | None = None,
-        request_timeout_s: float,
-        max_instances: int,
+        disconnects: DisconnectMonitor | None = None,
     ) -> None:
         self._models = models
         self._observer = observer
+        self._limits = limits
         self._task = task
-        self._request_timeout_s = request_timeout_s
-        self._max_instances = max_instances
+        self._disconnects = disconnects or DisconnectMonitor()
 
-    async def __call__(self, body: Awaitable[bytes]) -> bytes:
+    async def answer(self, request: HttpRequest) -> Answer:
+        """The predictions for one request, as JSON. Raises ServiceError, and ClientDisconnected when nobody waits for them."""
+        task = asyncio.current_task()
+        assert task is not None
         started = time.monotonic()
         name = version = UNKNOWN
         outcome: Outcome = "error"
         reason: InvalidReason | None = None
         try:
-            content = await body
-            started = time.monotonic()  # a slow line is not our time
-            asked = parse(content, self._max_instances)
-            model = self._resolve(asked)
+            body = await read_body(request, self._limits.max_body_bytes)
+            started = time.monotonic()  # the time that a client takes to send is not counted
+            self._disconnects.watch(task, request)
+            parsed = parse(body, self._limits.max_instances)
+            model = self._resolve(parsed)
             name, version = model.name, model.version
             predictions = await model.predict(
-                asked.instances,
-                asked.parameters,
-                deadline=started + self._request_timeout_s,
-                is_plain=is_plain(content),
+                parsed.instances,
+                parsed.parameters,
+                deadline=started + self._limits.timeout_s,
+                is_plain=is_plain(body),
             )
-            answer = await _write(name, version, predictions)
+            content = await _write(name, version, predictions)
             outcome = "ok"
-            return answer
+            return json_answer(content)
         except ServiceError as exc:
-            outcome = outcome_of(exc)
-            reason = _reason(exc)
+            outcome, reason = outcome_of(exc), reason_of(exc)
             raise
-        except (asyncio.CancelledError, ClientLeft):
+        except ClientDisconnected:
             outcome = "cancelled"
             raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            if not self._disconnects.has_cancelled(task):
+                raise
+            task.uncancel()  # it was ours, and the task may end by itself
+            raise ClientDisconnected from None
         finally:
-            self._observer.request_finished(name, version, outcome, time.monotonic() - started, reason)
+            self._disconnects.forget(task)
+            self._observer.request_finished(API, name, version, outcome, time.monotonic() - started, reason)
 
-    def _resolve(self, asked: Asked) -> ServedModel:
-        if asked.model is None:
+    def _resolve(self, parsed: ParsedRequest) -> ServedModel:
+        if parsed.model is None:
             if self._task is None:
                 raise MalformedRequest('"model" is missing; GET /models lists what there is', where="model")
-            if asked.version is not None:
+            if parsed.version is not None:
                 raise MalformedRequest('"version" needs "model" beside it', where="version")
             return self._models.default_for(self._task)
-        model = self._models.get(asked.model, asked.version)
+        model = self._models.get(parsed.model, parsed.version)
         if self._task is not None and model.task != self._task:
             raise InvalidInput(
                 f'model "{model.name}" is a {model.task} model, expected one for {self._task}; POST /predict takes any',
@@ -156,55 +169,6 @@ class PredictEndpoint:
                 expected=self._task,
             )
         return model
-
-
-def parse(body: bytes, max_instances: int) -> Asked:
-    """Read a request strictly: no unknown fields, no wrong types, no NaN. What the instances hold is the task's affair.
-
-    Raises MalformedRequest, PayloadTooLarge for too many instances, and InvalidInput for none or for NaN and Infinity.
-    """
-    try:
-        content = read(body)
-    except ValueError as exc:
-        raise _not_json(body, exc) from exc
-    if type(content) is not dict:
-        raise MalformedRequest(
-            f'the body is {_kind(content)}, expected an object such as {{"model": "...", "instances": [...]}}',
-            found=_kind(content),
-            expected="an object",
-        )
-    model = content.get("model")
-    version = content.get("version")
-    instances = content.get("instances")
-    parameters = content.get("parameters")
-    if type(instances) is not list:
-        raise _wrong_field(content, "instances", "a list")
-    if not content.keys() <= _FIELD_SET:
-        unknown = next(field for field in content if field not in _FIELD_SET)[:100]
-        raise MalformedRequest(
-            f'"{unknown}" is not a field of a request; the fields are {", ".join(FIELDS)}', where=unknown, expected=FIELDS
-        )
-    if model is not None and type(model) is not str:
-        raise _wrong_field(content, "model", "a string")
-    if version is not None and type(version) is not str:
-        raise _wrong_field(content, "version", 'a string such as "1"')
-    if parameters is None:
-        parameters = {}
-    elif type(parameters) is not dict:
-        raise _wrong_field(content, "parameters", "an object")
-    if not instances:
-        raise InvalidInput('"instances" is empty, expected at least one', where="instances", found=0, expected="at least 1")
-    if len(instances) > max_instances:
-        raise PayloadTooLarge(
-            f"the request has {len(instances)} instances; SLUICE_MAX_INSTANCES is {max_instances}",
-            found=len(instances),
-            limit=max_instances,
-            setting="SLUICE_MAX_INSTANCES",
-        )
-    return Asked(model, version, instances, parameters)
-
-
-_FIELD_SET = frozenset(FIELDS)
 
 
 def outcome_of(exc: ServiceError) -> Outcome:
@@ -216,22 +180,60 @@ def outcome_of(exc: ServiceError) -> Outcome:
     return "timeout" if isinstance(exc, DeadlineExceeded) else "error"
 
 
-def predict_routes(
-    models: Models, observer: RequestObserver, *, request_timeout_s: float, max_instances: int, max_body_bytes: int
-) -> list[DirectRoute]:
-    """`/predict`, `/predict/forecast` and `/predict/sentiment`."""
+def reason_of(exc: ServiceError) -> InvalidReason | None:
+    """How the metrics call what was wrong with the request; None when nothing in it was."""
+    if isinstance(exc, InvalidInput):
+        return exc.reason
+    if isinstance(exc, PayloadTooLarge):
+        return "payload"
+    return "json" if isinstance(exc, MalformedRequest | UnsupportedMediaType) else None
 
-    def door(task: Task | None) -> DirectDoor:
-        endpoint = PredictEndpoint(models, observer, task=task, request_timeout_s=request_timeout_s, max_instances=max_instances)
-        return DirectDoor(endpoint, max_body_bytes)
 
-    about: dict[str, Any] = {"tags": ["predict"], "responses": _PROBLEMS}
-    return [
-        DirectRoute("/predict", predict, door(None), summary="Predict with any model", **about),
-        DirectRoute("/predict/forecast", predict_forecast, door("forecast"), summary="Forecast series", **about),
-        DirectRoute("/predict/sentiment", predict_sentiment, door("classify"), summary="Judge texts", **about),
-    ]
+async def _write(name: str, version: str, predictions: Sequence[Any]) -> bytes:
+    if len(predictions) <= PREDICTIONS_PER_PART:
+        return write({"model": name, "version": version, "predictions": predictions})
+    head = write({"model": name, "version": version})[:-1] + b',"predictions":['
+    parts = []
+    for start in range(0, len(predictions), PREDICTIONS_PER_PART):
+        parts.append(write(predictions[start : start + PREDICTIONS_PER_PART])[1:-1])
+        await asyncio.sleep(0)
+    return head + b",".join(parts) + b"]}"
 
+
+# ----------------------------------------------------------------------------------------------------------- the routes
+
+
+class PredictRoute(NamedTuple):
+    """One endpoint that predicts, as the router and the documentation know it."""
+
+    path: str
+    task: Task | None
+    """None for any."""
+    summary: str
+    documented: Callable[..., Awaitable[BaseModel]]
+    """Its name, docstring and types are what OpenAPI says. It is never called: the gateway answers before the router."""
+
+
+async def predict(request: PredictRequest) -> PredictResponse:
+    """Ask one model, of whatever task, for one prediction per instance. Requests of all clients share batches."""
+    raise NotImplementedError
+
+
+async def predict_forecast(request: ForecastRequest) -> ForecastResponse:
+    """Continue series. Without `model`, the default forecasting model answers."""
+    raise NotImplementedError
+
+
+async def predict_sentiment(request: SentimentRequest) -> SentimentResponse:
+    """Classify texts. Without `model`, the default text model answers."""
+    raise NotImplementedError
+
+
+PREDICT_ROUTES = (
+    PredictRoute("/predict", None, "Predict with any model", predict),
+    PredictRoute("/predict/forecast", "forecast", "Forecast series", predict_forecast),
+    PredictRoute("/predict/sentiment", "classify", "Classify texts", predict_sentiment),
+)
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
@@ -248,90 +250,17 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-# Signatures for the documentation; the doors above answer.
+def predict_endpoints(
+    routes: Iterable[PredictRoute], models: Models, observer: RequestObserver, limits: RequestLimits
+) -> dict[str, PredictEndpoint]:
+    """The endpoint at each path."""
+    disconnects = DisconnectMonitor()
+    return {route.path: PredictEndpoint(models, observer, limits, task=route.task, disconnects=disconnects) for route in routes}
 
 
-async def predict(request: PredictRequest) -> PredictResponse:  # type: ignore[empty-body]
-    """Ask one model, of whatever task, for one prediction per instance. Requests of all clients share batches."""
-
-
-async def predict_forecast(request: ForecastRequest) -> ForecastResponse:  # type: ignore[empty-body]
-    """Continue series. Without `model`, the default forecasting model answers."""
-
-
-async def predict_sentiment(request: SentimentRequest) -> SentimentResponse:  # type: ignore[empty-body]
-    """Judge texts. Without `model`, the default text model answers."""
-
-
-async def _write(name: str, version: str, predictions: Sequence[Any]) -> bytes:
-    if len(predictions) <= PREDICTIONS_PER_PART:
-        return write({"model": name, "version": version, "predictions": predictions})
-    head = write({"model": name, "version": version})[:-1] + b',"predictions":['
-    parts = []
-    for start in range(0, len(predictions), PREDICTIONS_PER_PART):
-        parts.append(write(predictions[start : start + PREDICTIONS_PER_PART])[1:-1])
-        await asyncio.sleep(0)
-    return head + b",".join(parts) + b"]}"
-
-
-def _not_json(body: bytes, exc: ValueError) -> ServiceError:
-    """What to say about a body that the reader refused: NaN and Infinity are named by instance and place."""
-    try:
-        content = from_json(body)
-    except ValueError:
-        return MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON")
-    instances = content.get("instances") if isinstance(content, dict) else None
-    for index, instance in enumerate(instances if isinstance(instances, list) else ()):
-        place = _find_nonfinite(instance, "")
-        if place is not None:
-            where, found = place
-            return InvalidInput(
-                f"instance {index}: {where + ': ' if where else ''}expected a number or null, got {found}",
-                reason="nonfinite",
-                instance=index,
-                where=where,
-                found=found,
-                expected="a number or null",
-            )
-    return MalformedRequest("the body is not JSON: NaN and Infinity are no JSON numbers")
-
-
-def _find_nonfinite(value: object, where: str) -> tuple[str, str] | None:
-    """The place of the first number in `value` that is not finite.
-
-    The event loop waits for it: only the find is worded, which makes 0.3 s of 1.1 for two million steps.
-    """
-    if isinstance(value, float):
-        return None if math.isfinite(value) else (where, "NaN" if math.isnan(value) else "Infinity")
-    if isinstance(value, dict):
-        for key, child in value.items():
-            if (found := _find_nonfinite(child, f"{where}.{key}" if where else str(key))) is not None:
-                return found
-    elif isinstance(value, list):
-        for number, child in enumerate(value):
-            is_fine = math.isfinite(child) if type(child) is float else not isinstance(child, dict | list)
-            if not is_fine and (found := _find_nonfinite(child, f"{where}[{number}]")) is not None:
-                return found
-    return None
-
-
-def _wrong_field(content: dict[str, Any], field: str, expected: str) -> MalformedRequest:
-    if field not in content:
-        return MalformedRequest(f'"{field}" is missing, expected {expected}', where=field, expected=expected)
-    found = _kind(content[field])
-    return MalformedRequest(f'"{field}" is {found}, expected {expected}', where=field, found=found, expected=expected)
-
-
-def _kind(value: object) -> str:
-    """What JSON calls the type of `value`."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _reason(exc: ServiceError) -> InvalidReason | None:
-    """How the metrics call what was wrong with the request; None when nothing in it was."""
-    if isinstance(exc, InvalidInput):
-        return exc.reason
-    if isinstance(exc, PayloadTooLarge):
-        return "payload"
-    return "json" if isinstance(exc, MalformedRequest | UnsupportedMediaType) else None
+def documented_routes(routes: Iterable[PredictRoute]) -> list[APIRoute]:
+    """The routes as FastAPI documents them, and refuses other methods there."""
+    return [
+        APIRoute(route.path, route.documented, methods=["POST"], summary=route.summary, tags=["predict"], responses=_PROBLEMS)
+        for route in routes
+    ]

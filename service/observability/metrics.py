@@ -37,6 +37,7 @@ from service.manifest import Graph, Manifest, Task
 
 FLUSH_EVERY_S = 0.25
 UNKNOWN = "_unknown"
+DEFAULT_API = "predict"
 
 # Half a millisecond is what the measure itself is off by; from 10 ms on a client notices.
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -214,7 +215,7 @@ class Metrics:
         self._flushables: list[_Tally | _Spread | _Level | _Oldest] = []
         self._registry = CollectorRegistry()
         self._http: dict[str, HttpMeter] = {}
-        self._requests: dict[tuple[str, str], RequestMeter] = {}
+        self._requests: dict[tuple[str, str, str], RequestMeter] = {}
         self._models: dict[tuple[str, str], ModelMeter] = {}
         registry = self._registry
 
@@ -325,17 +326,18 @@ class Metrics:
             self._models[name, version] = ModelMeter(self, name, version)
         return self._models[name, version]
 
-    def requests_to(self, name: str, version: str) -> RequestMeter:
-        """The meter of the requests to one model version, or to none (`_unknown`)."""
-        if (name, version) not in self._requests:
-            self._requests[name, version] = RequestMeter(self, name, version)
-        return self._requests[name, version]
+    def requests_to(self, name: str, version: str, api: str = DEFAULT_API) -> RequestMeter:
+        """The meter of the requests to one model version, or to none (`_unknown`), through one API."""
+        key = name, version, api
+        if key not in self._requests:
+            self._requests[key] = RequestMeter(self, *key)
+        return self._requests[key]
 
     def request_finished(
-        self, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
+        self, api: str, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
     ) -> None:
         """One request to predict is over; `reason` says what was wrong with an invalid one."""
-        meter = self.requests_to(model, version)
+        meter = self.requests_to(model, version, api)
         meter.outcomes[outcome].pending += 1
         if meter.duration is not None:
             meter.duration.observe(duration_s)
@@ -424,10 +426,10 @@ class HttpMeter:
 
 
 class RequestMeter:
-    """How the requests to one model version ended."""
+    """How the requests to one model version through one API ended."""
 
-    def __init__(self, metrics: Metrics, model: str, version: str) -> None:
-        self.outcomes = {name: metrics.tally(metrics.requests.labels(model, version, name, "predict")) for name in OUTCOMES}
+    def __init__(self, metrics: Metrics, model: str, version: str, api: str) -> None:
+        self.outcomes = {name: metrics.tally(metrics.requests.labels(model, version, name, api)) for name in OUTCOMES}
         self.reasons = {name: metrics.tally(metrics.invalid.labels(model, version, name)) for name in INVALID_REASONS}
         self.duration = None if model == UNKNOWN else metrics.spread(metrics.duration.labels(model, version))
 

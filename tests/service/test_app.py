@@ -10,9 +10,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.api.middleware import Edge
+from service.api.error_handlers import add_error_handlers
+from service.api.gateway import Gateway
 from service.api.operations import operations_router
-from service.app import answer_errors_as_problems, create_app, default_models, model_options
+from service.app import create_app, default_models, model_options
 from service.errors import StartError
 from service.models.repository import Repository
 from service.observability.metrics import Metrics
@@ -111,16 +112,16 @@ async def test_a_machine_that_lacks_the_device_is_told_to_who_started_it(tmp_pat
         assert "cuda" in (await asyncio.wait_for(failed, PATIENCE_S)).message
 
 
-async def test_what_nobody_expected_behind_a_documented_door_is_a_problem_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_error_of_a_documented_route_is_a_problem_too(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Repository):
         def describe(self) -> list[dict[str, Any]]:
             raise ZeroDivisionError("/secret")
 
     api = FastAPI()
     api.include_router(operations_router(Broken(Path("nowhere")), lambda accept: (b"", "text/plain")))
-    answer_errors_as_problems(api)
-    edge = Edge(api, hot={}, routes=["/models"], observers=Metrics(version="0", onnxruntime="0"))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://sluice") as client:
+    add_error_handlers(api)
+    gateway = Gateway(api, direct={}, routes=["/models"], observers=Metrics(version="0", onnxruntime="0"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://sluice") as client:
         answer = await client.get("/models")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert answer.headers["content-type"] == "application/problem+json"

@@ -213,6 +213,14 @@ def test_a_signal_ends_the_server_after_the_requests_it_is_answering(models: Pat
         assert "Traceback" not in server.log
 
 
+@pytest.mark.parametrize("num_workers", ["1", "2"])
+def test_without_the_fast_path_requests_are_answered_too(models: Path, num_workers: str) -> None:
+    with server_process(models, SLUICE_FAST_PATH="false", SLUICE_WORKERS=num_workers) as server:
+        ask_often(server, 8)
+        wait_until(lambda: _sum(server, "sluice_inference_requests_total", outcome="ok") == 8, "all are counted")
+        assert server.end() == 0
+
+
 def test_a_client_that_leaves_is_counted_as_cancelled(models: Path) -> None:
     with server_process(models, SLUICE_MAX_QUEUE_DELAY_MS="60000", SLUICE_REQUEST_TIMEOUT_MS="120000") as server:
         host, port = server.url.removeprefix("http://").split(":")

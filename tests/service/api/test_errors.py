@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service import errors
-from service.api.errors import TABLE, InternalError, MethodNotAllowed, find_entry, problem
+from service.api.errors import TABLE, InternalError, MethodNotAllowed, find_row, problem
 from service.errors import DeadlineExceeded, FolderError, InferenceFailed, InvalidInput, ModelNotReady, Overloaded, ServiceError
 from tests.folders import write_forecast_folder, write_tensor_folder, write_text_folder
 from tests.serving import client_of
@@ -172,7 +172,7 @@ def test_every_error_that_can_reach_a_client_has_a_row() -> None:
     inside = {FolderError, errors.StartError}
     bases = {ServiceError, errors.RequestError, errors.CapacityError}
     reachable = {error for error in all_errors() if error.__module__ == "service.errors"} - inside - bases
-    assert reachable <= {entry.error for entry in TABLE}
+    assert reachable <= {row.error for row in TABLE}
 
 
 @pytest.mark.parametrize("error", [FolderError, errors.StartError, ServiceError])
@@ -212,4 +212,4 @@ def test_the_nearest_base_gives_an_error_without_a_row_its_status() -> None:
     class Special(Overloaded):
         pass
 
-    assert find_entry(Special).error is Overloaded
+    assert find_row(Special).error is Overloaded

@@ -1,4 +1,4 @@
-"""Requests over real sockets: the short way answers as uvicorn's does, and whatever is not simple goes uvicorn's way."""
+"""Requests over real sockets: simple ones take the fast path, all others the regular one, and each is answered."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from typing import Any
 import pytest
 import uvicorn
 
-from service.api.fast_path import MAX_BODY_BYTES, Exchange, Protocol
-from service.api.middleware import Edge
+from service.api.fast_path import MAX_BODY_BYTES, FastPathProtocol, FastRequest
+from service.api.gateway import Gateway
+from service.api.request import Answer, ClientDisconnected, HttpRequest
 from tests.fakes import PATIENCE_S
 
 LARGE = b"x" * 3_000_000
 
 
-class Door:
-    """A hot door: says what it read and which way it came; holds an answer back until the test lets it go."""
+class EchoEndpoint:
+    """A direct endpoint that answers with what it read, notes the path, and holds an answer back until the test lets it go."""
 
     def __init__(self) -> None:
-        self.ways: list[str] = []
+        self.paths: list[str] = []
         self.gate = asyncio.Event()
         self.has_entered = asyncio.Event()
-        self.has_left = asyncio.Event()
+        self.saw_disconnect = asyncio.Event()
 
-    async def answer(self, scope: Any, receive: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
-        self.ways.append("short" if isinstance(getattr(receive, "__self__", None), Exchange) else "long")
+    async def answer(self, request: HttpRequest) -> Answer:
+        self.paths.append("fast" if isinstance(request, FastRequest) else "regular")
+        if (b"x-refuse", b"yes") in request.headers:
+            return Answer(415, [(b"content-length", b"0")], b"")
         body, has_more = b"", True
         while has_more:
-            message = await receive()
+            message = await request.receive()
             body += message["body"]
             has_more = message["more_body"]
         if body == b"hold":
@@ -39,22 +42,22 @@ class Door:
             await self.gate.wait()
         if body == b"watch":
             self.has_entered.set()
-            assert (await receive())["type"] == "http.disconnect"
-            self.has_left.set()
-            return None
+            assert (await request.receive())["type"] == "http.disconnect"
+            self.saw_disconnect.set()
+            raise ClientDisconnected
         if body == b"break":
             raise ZeroDivisionError
         answer = LARGE if body == b"large" else b"<" + body + b">"
         headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(answer))]
         if body == b"close":
             headers.append((b"connection", b"close"))
-        return (422 if body == b"bad" else 200), headers, answer
+        return Answer(422 if body == b"bad" else 200, headers, answer)
 
 
-class Unheard:
-    """Observers that are not listened to."""
+class SilentObserver:
+    """Counts nothing."""
 
-    def http(self, route: str) -> Unheard:
+    def http(self, route: str) -> SilentObserver:
         return self
 
     def started(self) -> None:
@@ -74,7 +77,7 @@ class Client:
         self.reader, self.writer = reader, writer
 
     def send(
-        self, body: bytes, *, method: str = "POST", path: str = "/hot", version: str = "1.1", headers: Sequence[str] = ()
+        self, body: bytes, *, method: str = "POST", path: str = "/direct", version: str = "1.1", headers: Sequence[str] = ()
     ) -> None:
         lines = [f"{method} {path} HTTP/{version}", "Host: x", f"Content-Length: {len(body)}", *headers, "", ""]
         self.writer.write("\r\n".join(lines).encode() + body)
@@ -93,10 +96,10 @@ class Client:
 
 
 @asynccontextmanager
-async def served(door: Door, **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
-    edge = Edge(inner, hot={"/hot": door}, routes=["/hot"], observers=Unheard())
+async def served(endpoint: EchoEndpoint, **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    gateway = Gateway(inner, direct={"/direct": endpoint}, routes=["/direct"], observers=SilentObserver())
     config = uvicorn.Config(
-        edge, http=Protocol, lifespan="off", log_config=None, access_log=False, proxy_headers=False, **options
+        gateway, http=FastPathProtocol, lifespan="off", log_config=None, access_log=False, proxy_headers=False, **options
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -104,7 +107,7 @@ async def served(door: Door, **options: Any) -> AsyncIterator[tuple[uvicorn.Serv
         try:
             yield server, listening.getsockname()[1]
         finally:
-            door.gate.set()
+            endpoint.gate.set()
             server.should_exit = True
             async with asyncio.timeout(PATIENCE_S):
                 await task
@@ -119,9 +122,9 @@ async def connected(port: int) -> AsyncIterator[Client]:
         writer.close()
 
 
-async def test_simple_requests_of_one_connection_take_the_short_way_one_after_the_other() -> None:
-    door = Door()
-    async with served(door) as (server, port), connected(port) as client:
+async def test_simple_requests_of_one_connection_take_the_fast_path_one_after_the_other() -> None:
+    endpoint = EchoEndpoint()
+    async with served(endpoint) as (server, port), connected(port) as client:
         for number in range(3):
             client.send(b"%d" % number)
             status, headers, body = await client.receive()
@@ -130,7 +133,7 @@ async def test_simple_requests_of_one_connection_take_the_short_way_one_after_th
         client.send(b"bad")
         assert (await client.receive())[0] == 422
         assert server.server_state.total_requests == 4
-    assert door.ways == ["short"] * 4
+    assert endpoint.paths == ["fast"] * 4
 
 
 @pytest.mark.parametrize(
@@ -138,60 +141,60 @@ async def test_simple_requests_of_one_connection_take_the_short_way_one_after_th
     [
         ({"method": "GET"}, b"inner"),
         ({"path": "/other"}, b"inner"),
-        ({"path": "/hot?x=1"}, b"<body>"),
+        ({"path": "/direct?x=1"}, b"<body>"),
         ({"headers": ["Expect: 100-continue"]}, b"<body>"),
         ({"version": "1.0"}, b"<body>"),
     ],
 )
-async def test_what_is_not_simple_goes_the_long_way_and_is_answered_too(request_of: dict[str, Any], answered: bytes) -> None:
-    door = Door()
-    async with served(door) as (_, port), connected(port) as client:
+async def test_what_is_not_simple_takes_the_regular_path_and_is_answered_too(request_of: dict[str, Any], answered: bytes) -> None:
+    endpoint = EchoEndpoint()
+    async with served(endpoint) as (_, port), connected(port) as client:
         client.send(b"body", **request_of)
         if "headers" in request_of:
             assert b"100 Continue" in await client.reader.readuntil(b"\r\n\r\n")
         assert (await client.receive())[2] == answered
-    assert "short" not in door.ways
+    assert "fast" not in endpoint.paths
 
 
-async def test_a_large_body_and_one_of_unknown_size_go_the_long_way() -> None:
-    door = Door()
-    async with served(door) as (_, port), connected(port) as client:
+async def test_a_large_body_and_one_of_unknown_size_take_the_regular_path() -> None:
+    endpoint = EchoEndpoint()
+    async with served(endpoint) as (_, port), connected(port) as client:
         client.send(b"y" * (MAX_BODY_BYTES + 1))
         assert len((await client.receive())[2]) == MAX_BODY_BYTES + 3
-        client.writer.write(b"POST /hot HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n")
+        client.writer.write(b"POST /direct HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n")
         assert (await client.receive())[2] == b"<body>"
         client.send(b"y" * MAX_BODY_BYTES)
         assert len((await client.receive())[2]) == MAX_BODY_BYTES + 2
-    assert door.ways == ["long", "long", "short"]
+    assert endpoint.paths == ["regular", "regular", "fast"]
 
 
 async def test_a_body_that_comes_in_pieces_is_one_body() -> None:
-    door = Door()
-    async with served(door) as (_, port), connected(port) as client:
-        whole = b"POST /hot HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabcdef"
+    endpoint = EchoEndpoint()
+    async with served(endpoint) as (_, port), connected(port) as client:
+        whole = b"POST /direct HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabcdef"
         for place in range(len(whole)):
             client.writer.write(whole[place : place + 1])
             await client.writer.drain()
             await asyncio.sleep(0)
         assert (await client.receive())[2] == b"<abcdef>"
-    assert door.ways == ["short"]
+    assert endpoint.paths == ["fast"]
 
 
 async def test_requests_sent_before_the_answer_are_answered_in_order() -> None:
-    door = Door()
-    async with served(door) as (_, port), connected(port) as client:
+    endpoint = EchoEndpoint()
+    async with served(endpoint) as (_, port), connected(port) as client:
         for body in (b"hold", b"second", b"third"):
             client.send(body)
-        await door.has_entered.wait()
-        door.gate.set()
+        await endpoint.has_entered.wait()
+        endpoint.gate.set()
         assert [(await client.receive())[2] for _ in range(3)] == [b"<hold>", b"<second>", b"<third>"]
         client.send(b"fourth")
         assert (await client.receive())[2] == b"<fourth>"
-    assert door.ways == ["short", "long", "long", "short"]
+    assert endpoint.paths == ["fast", "regular", "regular", "fast"]
 
 
 async def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
-    async with served(Door()) as (_, port), connected(port) as client:
+    async with served(EchoEndpoint()) as (_, port), connected(port) as client:
         client.send(b"large")
         client.send(b"next")
         assert (await client.receive())[2] == LARGE
@@ -200,7 +203,7 @@ async def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
 
 @pytest.mark.parametrize(("body", "headers"), [(b"close", []), (b"body", ["Connection: close"])])
 async def test_a_connection_is_closed_where_either_side_asked_for_it(body: bytes, headers: list[str]) -> None:
-    async with served(Door()) as (_, port), connected(port) as client:
+    async with served(EchoEndpoint()) as (_, port), connected(port) as client:
         client.send(body, headers=headers)
         _, answered, _ = await client.receive()
         assert answered["connection"] == "close"
@@ -208,43 +211,66 @@ async def test_a_connection_is_closed_where_either_side_asked_for_it(body: bytes
 
 
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
-    door = Door()
-    async with served(door, timeout_keep_alive=1) as (_, port), connected(port) as idle, connected(port) as busy:
+    endpoint = EchoEndpoint()
+    async with served(endpoint, timeout_keep_alive=1) as (_, port), connected(port) as idle, connected(port) as busy:
         for client, body in ((idle, b"idle"), (busy, b"first")):
             client.send(body)
             await client.receive()
         busy.send(b"hold")
         assert await idle.is_closed()
-        door.gate.set()
+        endpoint.gate.set()
         assert (await busy.receive())[2] == b"<hold>"
 
 
-async def test_the_door_learns_that_its_client_left() -> None:
-    door = Door()
-    async with served(door) as (_, port):
+async def test_a_request_that_has_begun_when_the_idle_time_ends_is_not_cut_off() -> None:
+    async with served(EchoEndpoint(), timeout_keep_alive=1) as (_, port), connected(port) as client, connected(port) as idle:
+        client.send(b"first")
+        await client.receive()
+        client.writer.write(b"POST /direct HTTP/1.1\r\nHost: x\r\n")
+        idle.send(b"idle")
+        await idle.receive()
+        assert await idle.is_closed()
+        client.writer.write(b"Content-Length: 4\r\n\r\nbody")
+        assert (await client.receive())[2] == b"<body>"
+
+
+async def test_a_request_that_is_refused_by_its_head_is_answered_before_its_body() -> None:
+    endpoint = EchoEndpoint()
+    async with served(endpoint) as (_, port), connected(port) as client:
+        client.writer.write(b"POST /direct HTTP/1.1\r\nX-Refuse: yes\r\nContent-Length: 4\r\n\r\n")
+        assert (await client.receive())[0] == 415
+        client.writer.write(b"body")
+        client.send(b"next")
+        assert (await client.receive())[2] == b"<next>"
+    assert endpoint.paths == ["fast", "fast"]
+
+
+async def test_an_endpoint_receives_the_disconnect_of_its_client() -> None:
+    endpoint = EchoEndpoint()
+    async with served(endpoint) as (_, port):
         async with connected(port) as client:
             client.send(b"watch")
-            await door.has_entered.wait()
+            await endpoint.has_entered.wait()
         async with asyncio.timeout(PATIENCE_S):
-            await door.has_left.wait()
+            await endpoint.saw_disconnect.wait()
 
 
-async def test_a_door_that_breaks_costs_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
-    async with served(Door()) as (_, port), connected(port) as broken, connected(port) as sound:
-        broken.send(b"break")
-        assert await broken.is_closed()
-        sound.send(b"body")
-        assert (await sound.receive())[2] == b"<body>"
+async def test_an_endpoint_that_raises_answers_500_and_keeps_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(EchoEndpoint()) as (_, port), connected(port) as client:
+        client.send(b"break")
+        assert (await client.receive())[0] == 500
+        client.send(b"body")
+        assert (await client.receive())[2] == b"<body>"
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_a_server_that_ends_finishes_what_it_answers_and_says_goodbye() -> None:
-    door = Door()
-    async with served(door, timeout_graceful_shutdown=10) as (server, port), connected(port) as client:
+async def test_a_server_that_ends_finishes_what_it_answers_and_closes() -> None:
+    endpoint = EchoEndpoint()
+    async with served(endpoint, timeout_graceful_shutdown=10) as (server, port), connected(port) as client:
         client.send(b"hold")
-        await door.has_entered.wait()
+        await endpoint.has_entered.wait()
         for connection in list(server.server_state.connections):
             connection.shutdown()  # as the server does when it ends
-        door.gate.set()
+        endpoint.gate.set()
         assert (await client.receive())[2] == b"<hold>"
         assert await client.is_closed()

@@ -1,4 +1,4 @@
-"""Reading a request, finding its model, telling how it ended."""
+"""Finding the model of a request, writing its answer, counting how it ended."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
-from service.api.predict import PREDICTIONS_PER_PART, UNKNOWN, Asked, PredictEndpoint, outcome_of, parse
+from service.api.predict import API, PREDICTIONS_PER_PART, UNKNOWN, PredictEndpoint, RequestLimits, outcome_of
+from service.api.request import AsgiRequest, ClientDisconnected
 from service.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -57,71 +59,44 @@ class Models:
         return self.model
 
 
-class Finished:
-    """Remembers what was told of every request."""
+class RecordingObserver:
+    """Remembers how every request ended."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, Outcome, InvalidReason | None]] = []
 
     def request_finished(
-        self, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
+        self, api: str, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
     ) -> None:
-        assert duration_s >= 0
+        assert (api, duration_s >= 0) == (API, True)
         self.requests.append((model, version, outcome, reason))
 
 
-async def ask(endpoint: PredictEndpoint, content: object) -> Any:
-    async def body() -> bytes:
-        return json.dumps(content).encode()
+async def post(endpoint: PredictEndpoint, content: object) -> Any:
+    async def receive() -> Any:
+        return {"type": "http.request", "body": json.dumps(content).encode(), "more_body": False}
 
-    return json.loads(await endpoint(body()))
-
-
-def endpoint_of(model: Echo, finished: Finished, task: Task | None = None) -> PredictEndpoint:
-    return PredictEndpoint(Models(model), finished, task=task, request_timeout_s=10, max_instances=10_000)
-
-
-def test_a_request_is_read_with_its_defaults() -> None:
-    assert parse(b'{"instances": ["a"]}', 1) == Asked(None, None, ["a"], {})
-    assert parse(b'{"model":"m","version":"2","instances":[1],"parameters":null}', 1) == Asked("m", "2", [1], {})
+    answer = await endpoint.answer(AsgiRequest({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive))
+    assert answer.status == 200
+    assert dict(answer.headers) == {b"content-type": b"application/json", b"content-length": b"%d" % len(answer.body)}
+    return json.loads(answer.body)
 
 
-def test_a_number_beyond_every_float_is_named_by_its_place() -> None:
-    with pytest.raises(InvalidInput, match=r"instance 1: history\[2\]: expected a number or null, got Infinity"):
-        parse(b'{"instances": [{}, {"history": [1, 2, 1e999]}]}', 9)
-
-
-def test_nan_in_a_text_is_a_text() -> None:
-    assert parse(b'{"instances": ["NaN Infinity"]}', 1).instances == ["NaN Infinity"]
-
-
-@pytest.mark.parametrize(
-    ("instances", "index", "where", "found"),
-    [
-        ("[NaN]", 0, "", "NaN"),
-        ('[{"history": [1, [2, -Infinity]]}]', 0, "history[1][1]", "Infinity"),
-        ('["a", {"x": {"y": NaN}}]', 1, "x.y", "NaN"),
-        ('[{"history": [1.5, null, "a", true, {"z": 2}, [3, NaN], Infinity]}]', 0, "history[5][1]", "NaN"),
-    ],
-)
-def test_what_is_no_json_number_is_named_by_instance_and_place(instances: str, index: int, where: str, found: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        parse(f'{{"instances": {instances}}}'.encode(), 10)
-    facts = caught.value.facts
-    assert (facts["instance"], facts["where"], facts["found"], caught.value.reason) == (index, where, found, "nonfinite")
+def endpoint_of(model: Echo, observer: RecordingObserver, task: Task | None = None) -> PredictEndpoint:
+    return PredictEndpoint(Models(model), observer, RequestLimits(10.0, 10_000, 1_000_000), task=task)
 
 
 async def test_the_answer_names_the_model_that_gave_it() -> None:
-    finished = Finished()
-    answer = await ask(endpoint_of(Echo(), finished, "forecast"), {"instances": [1, 2], "parameters": {"a": 1}})
+    observer = RecordingObserver()
+    answer = await post(endpoint_of(Echo(), observer, "forecast"), {"instances": [1, 2], "parameters": {"a": 1}})
     assert answer == {"model": "echo", "version": "3", "predictions": [1, 2, ["a", 1]]}
-    assert finished.requests == [("echo", "3", "ok", None)]
+    assert observer.requests == [("echo", "3", "ok", None)]
 
 
 @pytest.mark.parametrize("num", [PREDICTIONS_PER_PART, PREDICTIONS_PER_PART + 1, 3 * PREDICTIONS_PER_PART])
 async def test_an_answer_written_in_parts_is_the_same_answer(num: int) -> None:
     instances = [{"n": number} for number in range(num)]
-    answer = await ask(endpoint_of(Echo(), Finished()), {"model": "echo", "instances": instances})
+    answer = await post(endpoint_of(Echo(), RecordingObserver()), {"model": "echo", "instances": instances})
     assert answer == {"model": "echo", "version": "3", "predictions": instances}
 
 
@@ -141,11 +116,13 @@ async def test_an_answer_written_in_parts_is_the_same_answer(num: int) -> None:
         (asyncio.CancelledError(), "cancelled", None),
     ],
 )
-async def test_every_end_of_a_request_is_told_once(error: BaseException, outcome: Outcome, reason: InvalidReason | None) -> None:
-    finished = Finished()
+async def test_every_end_of_a_request_is_counted_once(
+    error: BaseException, outcome: Outcome, reason: InvalidReason | None
+) -> None:
+    observer = RecordingObserver()
     with pytest.raises(type(error)):
-        await ask(endpoint_of(Echo(error), finished), {"model": "echo", "instances": [1]})
-    assert finished.requests == [("echo", "3", outcome, reason)]
+        await post(endpoint_of(Echo(error), observer), {"model": "echo", "instances": [1]})
+    assert observer.requests == [("echo", "3", outcome, reason)]
     if isinstance(error, ServiceError):
         assert outcome_of(error) == outcome
 
@@ -154,8 +131,30 @@ async def test_every_end_of_a_request_is_told_once(error: BaseException, outcome
     ("content", "reason"),
     [({"model": "nobody", "instances": [1]}, None), ([], "json"), ({"model": "echo", "instances": []}, "shape")],
 )
-async def test_a_request_that_reached_no_model_is_told_as_unknown(content: object, reason: InvalidReason | None) -> None:
-    finished = Finished()
+async def test_a_request_that_reached_no_model_is_counted_as_unknown(content: object, reason: InvalidReason | None) -> None:
+    observer = RecordingObserver()
     with pytest.raises(ServiceError):
-        await ask(endpoint_of(Echo(), finished), content)
-    assert finished.requests == [(UNKNOWN, UNKNOWN, "invalid", reason)]
+        await post(endpoint_of(Echo(), observer), content)
+    assert observer.requests == [(UNKNOWN, UNKNOWN, "invalid", reason)]
+
+
+async def test_a_client_that_disconnects_while_its_model_runs_is_counted_as_cancelled() -> None:
+    class Slow(Echo):
+        async def predict(self, *args: Any, **options: Any) -> Sequence[Any]:
+            await asyncio.Event().wait()
+            raise AssertionError("nothing sets it")
+
+    messages = iter([{"type": "http.request", "body": b'{"model": "echo", "instances": [1]}', "more_body": False}])
+
+    async def receive() -> Any:
+        return next(messages, {"type": "http.disconnect"})
+
+    observer = RecordingObserver()
+    limits = RequestLimits(10.0, 10, 1000)
+    endpoint = PredictEndpoint(Models(Slow()), observer, limits, disconnects=DisconnectMonitor(watch_after_s=0.0))
+    with pytest.raises(ClientDisconnected):
+        await endpoint.answer(AsgiRequest({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive))
+    assert observer.requests == [("echo", "3", "cancelled", None)]
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0

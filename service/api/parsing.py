@@ -1,0 +1,123 @@
+"""Body bytes → a request to predict, read strictly. What its instances hold is known to the task."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+
+from service.errors import InvalidInput, MalformedRequest, PayloadTooLarge, ServiceError
+from service.wire import read
+
+FIELDS = ("model", "version", "instances", "parameters")
+_FIELD_SET = frozenset(FIELDS)
+
+
+class ParsedRequest(NamedTuple):
+    """A request to predict, its types checked."""
+
+    model: str | None
+    version: str | None
+    instances: list[Any]
+    parameters: dict[str, Any]
+
+
+def parse(body: bytes, max_instances: int) -> ParsedRequest:
+    """Read a request strictly: no unknown fields, no wrong types, no NaN.
+
+    Raises MalformedRequest, PayloadTooLarge for too many instances, and InvalidInput for none or for NaN and Infinity.
+    """
+    try:
+        content = read(body)
+    except ValueError as exc:
+        raise _not_json(body, exc) from exc
+    if type(content) is not dict:
+        raise MalformedRequest(
+            f'the body is {_kind(content)}, expected an object such as {{"model": "...", "instances": [...]}}',
+            found=_kind(content),
+            expected="an object",
+        )
+    model = content.get("model")
+    version = content.get("version")
+    instances = content.get("instances")
+    parameters = content.get("parameters")
+    if type(instances) is not list:
+        raise _wrong_field(content, "instances", "a list")
+    if not content.keys() <= _FIELD_SET:
+        unknown = next(field for field in content if field not in _FIELD_SET)[:100]
+        raise MalformedRequest(
+            f'"{unknown}" is not a field of a request; the fields are {", ".join(FIELDS)}', where=unknown, expected=FIELDS
+        )
+    if model is not None and type(model) is not str:
+        raise _wrong_field(content, "model", "a string")
+    if version is not None and type(version) is not str:
+        raise _wrong_field(content, "version", 'a string such as "1"')
+    if parameters is None:
+        parameters = {}
+    elif type(parameters) is not dict:
+        raise _wrong_field(content, "parameters", "an object")
+    if not instances:
+        raise InvalidInput('"instances" is empty, expected at least one', where="instances", found=0, expected="at least 1")
+    if len(instances) > max_instances:
+        raise PayloadTooLarge(
+            f"the request has {len(instances)} instances; SLUICE_MAX_INSTANCES is {max_instances}",
+            found=len(instances),
+            limit=max_instances,
+            setting="SLUICE_MAX_INSTANCES",
+        )
+    return ParsedRequest(model, version, instances, parameters)
+
+
+def _not_json(body: bytes, exc: ValueError) -> ServiceError:
+    """The error for a body that the reader refused: NaN and Infinity are named by instance and place."""
+    try:
+        content = from_json(body)
+    except ValueError:
+        return MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON")
+    instances = content.get("instances") if isinstance(content, dict) else None
+    for index, instance in enumerate(instances if isinstance(instances, list) else ()):
+        place = _find_nonfinite(instance, "")
+        if place is not None:
+            where, found = place
+            return InvalidInput(
+                f"instance {index}: {where + ': ' if where else ''}expected a number or null, got {found}",
+                reason="nonfinite",
+                instance=index,
+                where=where,
+                found=found,
+                expected="a number or null",
+            )
+    return MalformedRequest("the body is not JSON: NaN and Infinity are no JSON numbers")
+
+
+def _find_nonfinite(value: object, where: str) -> tuple[str, str] | None:
+    """The place of the first number in `value` that is not finite.
+
+    It runs on the event loop: a place is written only for what is found, which takes 0.3 s of 1.1 for two million steps.
+    """
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (where, "NaN" if math.isnan(value) else "Infinity")
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if (found := _find_nonfinite(child, f"{where}.{key}" if where else str(key))) is not None:
+                return found
+    elif isinstance(value, list):
+        for number, child in enumerate(value):
+            is_fine = math.isfinite(child) if type(child) is float else not isinstance(child, dict | list)
+            if not is_fine and (found := _find_nonfinite(child, f"{where}[{number}]")) is not None:
+                return found
+    return None
+
+
+def _wrong_field(content: dict[str, Any], field: str, expected: str) -> MalformedRequest:
+    if field not in content:
+        return MalformedRequest(f'"{field}" is missing, expected {expected}', where=field, expected=expected)
+    found = _kind(content[field])
+    return MalformedRequest(f'"{field}" is {found}, expected {expected}', where=field, found=found, expected=expected)
+
+
+def _kind(value: object) -> str:
+    """What JSON calls the type of `value`."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
