@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import math
 import re
 import secrets
 from collections.abc import Callable
@@ -123,8 +122,3 @@ class RateTable:
             return owed_s - (rate.num_requests - 1) * rate.interval_s
         due_at[row] = due + rate.interval_s
         return 0.0
-
-
-def seconds_to_wait(wait_s: float) -> int:
-    """As Retry-After says it: whole seconds, at least one."""
-    return max(1, math.ceil(wait_s))

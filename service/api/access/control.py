@@ -1,0 +1,156 @@
+"""The hook that every request passes first: who sends it, whether it is within their rate, whether their key opens the route.
+
+Finds out nothing itself: keys, rates and addresses are in the files beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+from service.api.access.addresses import ClientAddresses
+from service.api.access.keys import ApiKey, KeyRing, Scope
+from service.api.access.rates import Rate, RateTable
+from service.api.errors import Forbidden, RateLimited, Unauthorized
+from service.api.page import ROUTES as PAGES
+from service.api.request import Headers, HttpRequest
+
+CALLER = "caller"
+"""In a request's state: the name of its API key. Absent without one."""
+VISIBLE_MODELS = "visible_models"
+"""In a request's state: the models that it may use and see. Absent where that is all of them."""
+OPERATIONS = frozenset(("/metrics", "/health/live", "/health/ready"))
+"""What probes and scrapers ask for: open unless protected, and never limited."""
+_NONE: frozenset[Scope] = frozenset()
+_ANY: frozenset[Scope] = frozenset(("predict", "admin"))
+# A route that is not listed below needs this: who adds one need not think of it.
+_PREDICT: frozenset[Scope] = frozenset(("predict",))
+_ADMIN: frozenset[Scope] = frozenset(("admin",))
+_NO_MODELS: frozenset[str] = frozenset()
+_CREDENTIALS = frozenset((b"authorization", b"x-api-key"))
+
+
+class AccessObserver(Protocol):
+    """Counts requests that were refused."""
+
+    def rate_limited(self, scope: Literal["key", "address"], key: str) -> None:
+        """A request was beyond the rate of a key, by its name, or of an address (`key` is then empty)."""
+        ...
+
+
+class AccessControl:
+    """Refuses requests with Unauthorized, Forbidden and RateLimited; says in the state of others who sends them.
+
+    A request counts for its key, or without one for its address; so do those that are refused for their key.
+    """
+
+    def __init__(
+        self,
+        observer: AccessObserver,
+        *,
+        keys: KeyRing | None = None,
+        rate: Rate | None = None,
+        key_rates: RateTable | None = None,
+        address_rates: RateTable | None = None,
+        addresses: ClientAddresses | None = None,
+        protects_operations: bool = False,
+        now: Callable[[], float] = time.monotonic,
+        wall_time: Callable[[], float] = time.time,
+    ) -> None:
+        """Without `keys` every route is open. `rate` is for every client; without a table nothing of its kind is limited."""
+        self._observer = observer
+        self._keys = keys
+        self._rate = rate
+        self._key_rates = key_rates
+        self._address_rates = address_rates
+        self._addresses = addresses or ClientAddresses()
+        self._scopes = route_scopes(protects_operations)
+        self._now = now
+        self._wall_time = wall_time
+
+    def before(self, request: HttpRequest) -> None:
+        """Let the request pass, or raise."""
+        if request.method == "OPTIONS":
+            return  # a preflight, which browsers send without a key; no endpoint has this method
+        keys = self._keys
+        presented = key = None
+        if keys is not None:
+            presented = find_presented(request.headers)
+            if presented is not None:
+                key = keys.find(presented)
+        self._check_rate(request, key)
+        if keys is None:
+            return
+        scopes = self._scopes.get(request.route, _PREDICT)
+        if key is None or (key.expires_at is not None and key.expires_at <= self._wall_time()):
+            if scopes:
+                raise _unauthorized(presented, key)
+            request.state[VISIBLE_MODELS] = _NO_MODELS
+            return
+        if scopes and scopes.isdisjoint(key.scopes):
+            raise Forbidden(f'the key "{key.name}" has not the scope {" or ".join(sorted(scopes))}', expected=sorted(scopes))
+        request.state[CALLER] = key.name
+        if key.models is not None:
+            request.state[VISIBLE_MODELS] = key.models
+
+    def after(self, request: HttpRequest, headers: Headers) -> None:
+        """Nothing."""
+
+    def finished(self, request: HttpRequest) -> None:
+        """Nothing."""
+
+    def _check_rate(self, request: HttpRequest, key: ApiKey | None) -> None:
+        if key is None:
+            rate, table = self._rate, self._address_rates
+        else:
+            rate = key.rate or (None if key.is_unlimited else self._rate)
+            table = self._key_rates
+        if rate is None or table is None or request.route in OPERATIONS:
+            return
+        client = self._addresses.find(request) if key is None else key.name
+        wait_s = table.take(client, rate, self._now())
+        if wait_s > 0:
+            if key is None:
+                self._observer.rate_limited("address", "")
+            else:
+                self._observer.rate_limited("key", key.name)
+            whose = "this address" if key is None else f'the key "{key.name}"'
+            raise RateLimited(f"more requests than {rate.text} with {whose}", retry_after_s=wait_s, limit=rate.text)
+
+
+def route_scopes(protects_operations: bool) -> Mapping[str, frozenset[Scope]]:
+    """Route template → the scopes of which a key needs one; none for an open route. All others need `predict`."""
+    scopes = dict.fromkeys(("/models", "/models/{name}"), _ANY)
+    scopes |= dict.fromkeys(OPERATIONS, _ADMIN if protects_operations else _NONE)
+    return scopes | dict.fromkeys(("/", *PAGES), _ANY if protects_operations else _NONE)
+
+
+def find_presented(headers: Headers) -> bytes | None:
+    """What the request presents as its key; None for nothing, empty where that is no single key."""
+    presented = None
+    for name, value in headers:
+        if name in _CREDENTIALS:
+            if presented is not None:
+                return b""  # two of them: neither this server nor a proxy in front shall have to choose
+            presented = value.strip() if name == b"x-api-key" else _bearer_token(value)
+    return presented
+
+
+def _bearer_token(value: bytes) -> bytes:
+    if value.startswith(b"Bearer "):
+        return value[7:].strip()
+    scheme, _, token = value.partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else b""
+
+
+def visible_models(state: Mapping[str, Any]) -> frozenset[str] | None:
+    """The models that a request may use and see; None for all."""
+    found: frozenset[str] | None = state.get(VISIBLE_MODELS)
+    return found
+
+
+def _unauthorized(presented: bytes | None, key: ApiKey | None) -> Unauthorized:
+    if presented is None:
+        return Unauthorized('an API key is needed, as "Authorization: Bearer KEY" or as "X-API-Key: KEY"', has_credentials=False)
+    return Unauthorized("the API key is not valid" if key is None else "the API key has expired", has_credentials=True)
