@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -159,7 +160,7 @@ def _serve_alone(settings: Settings) -> int:
 
 
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
-    from service.app import model_options
+    from service.app import model_options, rate_tables
     from service.models.repository import open_folders
     from service.observability.metrics import forget_worker, restart_counter
     from service.server import Service, grace_s, work
@@ -180,11 +181,14 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
     service = None
     if shares_models:
-        service = build(opened=open_folders(settings.models, model_options(settings)))
+        rates = rate_tables(settings, multiprocessing.get_context("fork"))
+        service = build(opened=open_folders(settings.models, model_options(settings)), rates=rates)
         forget_worker(os.getpid(), metrics_dir)  # its gauges are those of a process that serves nothing
         if not is_forkable():
             log.warning("every worker loads the models for itself: a library has started threads, which no fork survives")
             service = None
+    if service is None:
+        build = functools.partial(build, rates=rate_tables(settings, multiprocessing.get_context("spawn")))
     return Supervisor(
         functools.partial(work, settings, service or build),
         sockets,
@@ -202,7 +206,7 @@ def _listen(settings: Settings) -> tuple[list[socket.socket], str]:
     sockets = [listen(settings.host, settings.port, "SLUICE_PORT")]
     if settings.metrics_port:
         sockets.append(listen(settings.host, settings.metrics_port, "SLUICE_METRICS_PORT"))
-    url = _url(settings.host, sockets[0].getsockname()[1])
+    url = _url("http" if settings.tls_certfile is None else "https", settings.host, sockets[0].getsockname()[1])
     log.info("listening", extra={"url": url, "workers": settings.workers, "threads": settings.num_threads})
     return sockets, url
 
@@ -212,9 +216,9 @@ def greet(text: str) -> None:
     print(text, flush=True)
 
 
-def _url(host: str, port: int) -> str:
+def _url(scheme: str, host: str, port: int) -> str:
     shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
+    return f"{scheme}://{shown}:{port}"
 
 
 if __name__ == "__main__":

@@ -14,21 +14,24 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from service import __version__
 from service.api.transport import choose_protocol
-from service.app import create_app
+from service.app import RateTables, create_app
 from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
+from service.files import FileWatch
 from service.models.repository import Opened, Repository
 from service.observability.logs import set_up_logs
 from service.process.connections import Slot, take_over
 from service.process.machine import cores_of_worker
 from service.process.memory import settle_heap
 from service.process.supervisor import CANNOT_START, Seat
-from service.settings import Settings
+from service.process.tls import Certificate
+from service.settings import Settings, SettingsError
 
 BACKLOG = 2048
 # Longer than the 60 s after which load balancers drop idle connections, so that never we close one just as it is used.
@@ -38,17 +41,31 @@ GC_THRESHOLDS = (5000, 20, 20)
 # How often a worker tells its parent that its event loop turns, and how many connections it takes over in one turn.
 BEAT_S = 0.25
 TAKE_AT_ONCE = 16
+# How long a connection that ends waits for the client's end of TLS.
+TLS_SHUTDOWN_TIMEOUT_S = 5.0
 
 
 class Service:
     """An app, built and not yet served: in this process, or by the workers that it forks afterwards."""
 
-    def __init__(self, settings: Settings, url: str, *, metrics_dir: Path | None = None, opened: Opened | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        url: str,
+        *,
+        metrics_dir: Path | None = None,
+        opened: Opened | None = None,
+        rates: RateTables | None = None,
+    ) -> None:
         self._url = url
+        self._curl = "curl -s" if settings.api_keys_file is None else "curl -s -H 'X-API-Key: KEY'"
+        self._tls = open_tls(settings)
         self._on_loaded: Callable[[str], None] = lambda _: None
         self._server: uvicorn.Server | None = None
         self._failure: StartError | None = None
-        app = create_app(settings, metrics_dir=metrics_dir, opened=opened, on_loaded=self._loaded, on_failed=self._failed)
+        app = create_app(
+            settings, metrics_dir=metrics_dir, opened=opened, rates=rates, on_loaded=self._loaded, on_failed=self._failed
+        )
         self._config = uvicorn_config(app, settings)
         # Both import the rest of what serving needs, which a parent does for all its workers.
         self._config.load()
@@ -61,7 +78,7 @@ class Service:
         model is READY or UNAVAILABLE.
         """
         self._on_loaded = on_loaded
-        server = self._server = uvicorn.Server(self._config) if seat is None else SeatedServer(self._config, seat)
+        server = self._server = Server(self._config, self._tls) if seat is None else SeatedServer(self._config, self._tls, seat)
 
         def end(*_: object) -> None:
             server.should_exit = True
@@ -80,7 +97,7 @@ class Service:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        self._on_loaded(greeting(repository, self._url))
+        self._on_loaded(greeting(repository, self._url, self._curl))
 
     def _failed(self, exc: StartError) -> None:
         assert self._server is not None
@@ -103,11 +120,67 @@ def work(settings: Settings, service: Service | Callable[[], Service], seat: Sea
     sys.exit(status)
 
 
-class SeatedServer(uvicorn.Server):
+class Tls(NamedTuple):
+    """How connections are encrypted."""
+
+    certificate: Certificate
+    handshake_timeout_s: float
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For the event loop's methods that begin connections."""
+        return {
+            "ssl": self.certificate.context,
+            "ssl_handshake_timeout": self.handshake_timeout_s,
+            "ssl_shutdown_timeout": TLS_SHUTDOWN_TIMEOUT_S,
+        }
+
+
+def open_tls(settings: Settings) -> Tls | None:
+    """The certificate of these settings; None for plain HTTP. Raises StartError."""
+    if settings.tls_certfile is None:
+        if settings.tls_keyfile is not None or settings.tls_key_password_file is not None:
+            raise SettingsError("a TLS key needs its certificate: SLUICE_TLS_CERTFILE names the file")
+        return None
+    certificate = Certificate(settings.tls_certfile, settings.tls_keyfile, settings.tls_key_password_file)
+    return Tls(certificate, settings.tls_handshake_timeout_ms / 1000)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with a bound on the TLS handshake and a certificate that is read again when it changes."""
+
+    def __init__(self, config: uvicorn.Config, tls: Tls | None) -> None:
+        super().__init__(config)
+        self._tls = tls
+        self._connection_class: Callable[..., asyncio.Protocol] = config.http_protocol_class
+        self._watch: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._tls is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        loop = asyncio.get_running_loop()
+        for listener in sockets or []:
+            server = await loop.create_server(self._protocol, sock=listener, backlog=BACKLOG, **self._tls.options)
+            self.servers.append(server)
+        certificate = self._tls.certificate
+        self._watch = loop.create_task(FileWatch(certificate.files, certificate.reload).run())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self._connection_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+class SeatedServer(Server):
     """A worker: takes over the connections that its parent accepted, and tells it that its event loop turns."""
 
-    def __init__(self, config: uvicorn.Config, seat: Seat) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, tls: Tls | None, seat: Seat) -> None:
+        super().__init__(config, tls)
         self._seat = seat
         self._connection_class = counted_connection(config.http_protocol_class, seat.slot)
         self._arrivals: set[asyncio.Task[None]] = set()
@@ -147,13 +220,10 @@ class SeatedServer(uvicorn.Server):
 
     async def _welcome(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
         try:
-            await loop.connect_accepted_socket(self._protocol, connection)
+            await loop.connect_accepted_socket(self._protocol, connection, **({} if self._tls is None else self._tls.options))
         except OSError:  # the client has left
             connection.close()
             self._seat.slot.closed()
-
-    def _protocol(self) -> asyncio.Protocol:
-        return self._connection_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def counted_connection(protocol: type[asyncio.Protocol], slot: Slot) -> Callable[..., asyncio.Protocol]:
@@ -197,17 +267,16 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         ) from exc
 
 
-def greeting(repository: Repository, url: str) -> str:
+def greeting(repository: Repository, url: str, curl: str = "curl -s") -> str:
     """What the operator reads when loading is over: where the server is, and what to try."""
     if not repository.is_ready:
         return f"Sluice {__version__} listens on {url}, but no model is ready: {repository.reason}"
     where = f"Sluice {__version__} is ready: {url} (documentation at {url}/docs)"
-    return f"{where}\nTry it:\n  {command_to_try(repository, url)}"
+    return f"{where}\nTry it:\n  {command_to_try(repository, f'{curl} {url}')}"
 
 
-def command_to_try(repository: Repository, url: str) -> str:
-    """One curl that these models answer."""
-    curl = f"curl -s {url}"
+def command_to_try(repository: Repository, curl: str) -> str:
+    """One curl that these models answer; `curl` is the command with the URL of the server."""
     for task, door, instance in (
         ("classify", "sentiment", lambda _: '"A quiet, moving film."'),
         ("forecast", "forecast", _series),

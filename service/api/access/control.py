@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from service.api.access.addresses import ClientAddresses
 from service.api.access.keys import ApiKey, KeyRing, Scope
@@ -15,6 +15,7 @@ from service.api.access.rates import Rate, RateTable
 from service.api.errors import Forbidden, RateLimited, Unauthorized
 from service.api.page import ROUTES as PAGES
 from service.api.request import Headers, HttpRequest
+from service.errors import RateScope
 
 CALLER = "caller"
 """In a request's state: the name of its API key. Absent without one."""
@@ -34,7 +35,7 @@ _CREDENTIALS = frozenset((b"authorization", b"x-api-key"))
 class AccessObserver(Protocol):
     """Counts requests that were refused."""
 
-    def rate_limited(self, scope: Literal["key", "address"], key: str) -> None:
+    def rate_limited(self, scope: RateScope, key: str) -> None:
         """A request was beyond the rate of a key, by its name, or of an address (`key` is then empty)."""
         ...
 
@@ -115,8 +116,8 @@ class AccessControl:
                 self._observer.rate_limited("address", "")
             else:
                 self._observer.rate_limited("key", key.name)
-            whose = "this address" if key is None else f'the key "{key.name}"'
-            raise RateLimited(f"more requests than {rate.text} with {whose}", retry_after_s=wait_s, limit=rate.text)
+            whose = "from this address" if key is None else f'with the key "{key.name}"'
+            raise RateLimited(f"more requests than {rate.text} {whose}", retry_after_s=wait_s, limit=rate.text)
 
 
 def route_scopes(protects_operations: bool) -> Mapping[str, frozenset[Scope]]:

@@ -129,11 +129,16 @@ class KeyRing:
     """The keys that open this server. `replace` may be called from another thread."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self._known = _Known({}, {})
         self.replace(keys)
 
-    def replace(self, keys: Iterable[ApiKey]) -> None:
-        """From now on these, and no others."""
-        self._known = _Known({key.digest: key for key in keys}, {})
+    def replace(self, keys: Iterable[ApiKey]) -> bool:
+        """From now on these, and no others; whether that changes anything."""
+        by_digest = {key.digest: key for key in keys}
+        if by_digest == self._known.by_digest:
+            return False
+        self._known = _Known(by_digest, {})
+        return True
 
     def find(self, presented: bytes) -> ApiKey | None:
         """The key that was presented, also one that has expired; None for what is no key.

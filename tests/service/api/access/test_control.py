@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -12,6 +12,7 @@ from service.api.access.keys import ApiKey, KeyRing
 from service.api.access.rates import WAYS, RateTable, parse_rate
 from service.api.errors import Forbidden, RateLimited, Unauthorized, problem
 from service.api.request import HttpRequest
+from service.errors import RateScope
 from tests.heads import request
 
 NOW = 1_000_000.0
@@ -27,7 +28,7 @@ class RecordingObserver:
     def __init__(self) -> None:
         self.limited: list[tuple[str, str]] = []
 
-    def rate_limited(self, scope: Literal["key", "address"], key: str) -> None:
+    def rate_limited(self, scope: RateScope, key: str) -> None:
         self.limited.append((scope, key))
 
 
