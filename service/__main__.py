@@ -6,6 +6,7 @@ Reads the environment, says in plain words why it cannot start, and hands everyt
 from __future__ import annotations
 
 import argparse
+import datetime
 import functools
 import logging
 import multiprocessing
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service import __version__
+from service.api.access.keys import SCOPES, describe_entry, new_key
 from service.errors import RestartReason, ServiceError, StartError
 from service.observability.logs import set_up_logs
 from service.process.machine import (
@@ -64,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "folder", type=Path, help="models/<name>/<version>, models/<name> for all its versions, or models for all of all"
     )
+    key = commands.add_parser("key", help="make an API key, and its entry for the keys file")
+    key.set_defaults(run=_key)
+    key.add_argument("name", help="of its holder, as logs and metrics call it")
+    key.add_argument("--scope", action="append", choices=SCOPES, help="what it opens; may be repeated [predict]")
+    key.add_argument("--model", action="append", default=[], help="a model that it may use; may be repeated [all]")
+    key.add_argument("--expires", type=datetime.date.fromisoformat, metavar="DATE", help="first day on which it is refused [never]")
+    key.add_argument("--rate-limit", metavar="RATE", help='its own rate, such as 100/s, or "none" [SLUICE_RATE_LIMIT]')
     settings = commands.add_parser("settings", help="list every setting, in Markdown")
     settings.set_defaults(run=_settings)
     return parser
@@ -76,7 +85,17 @@ def _with_command(argv: list[str]) -> list[str]:
     return ["serve", *argv]
 
 
-# ------------------------------------------------------------------------------------------------- check, settings
+# -------------------------------------------------------------------------------------------- check, key, settings
+
+
+def _key(args: argparse.Namespace) -> int:
+    key = new_key()
+    scopes = args.scope or ["predict"]
+    entry = describe_entry(key, args.name, scopes=scopes, models=args.model, expires=args.expires, rate_limit=args.rate_limit)
+    # So that `>> keys.toml` takes the entry and leaves the key on the terminal.
+    print(f"The key of {args.name}, which is shown this once:\n\n  {key}\n\nIts entry for the keys file:\n", file=sys.stderr)
+    print(entry)
+    return 0
 
 
 def _settings(_: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("service", "serve", "cpu", "serve the models folder over REST"),
     "check": Command("service", "check", "cpu", "say what is wrong with a model folder"),
+    "key": Command("service", "key", "cpu", "make an API key, and its entry for the keys file"),
     "settings": Command("service", "settings", "cpu", "list every SLUICE_ setting with its default"),
     "train": Command("training", "run", "cpu,train", "train by a recipe and publish the model folder"),
     "import": Command("training", "import-keras", "cpu,import", "publish a finished model as a model folder"),
