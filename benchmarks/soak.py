@@ -81,9 +81,9 @@ def _reload(folder: Path, times: int) -> list[Sample]:
 async def _load_and_unload(folder: Path, times: int) -> list[Sample]:
     from service.models.folder import ModelOptions
     from service.models.loading import load_model
-    from service.process.memory import give_back, settle_heap
+    from service.process.memory import configure_malloc, trim_heap
 
-    settle_heap()
+    configure_malloc()
     bodies = RequestBodies(folder.parent.parent)
     body = bodies.forecast(20) if folder.parent.name == FORECAST else bodies.sentiment(20)
     samples = []
@@ -94,7 +94,7 @@ async def _load_and_unload(folder: Path, times: int) -> list[Sample]:
         del model
         gc.collect()  # a model and its batcher refer to each other
         busy = memory_of([os.getpid()])
-        give_back()
+        trim_heap()
         samples.append(Sample(number, busy, memory_of([os.getpid()])))
     return samples
 

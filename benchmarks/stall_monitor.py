@@ -21,40 +21,40 @@ from types import FrameType
 import service.app
 from benchmarks.servers import ROOT
 from service.__main__ import main
-from service.observability.loop_lag import LagWatch
+from service.observability.loop_lag import LoopLagMonitor
 
 STALL_S = 0.01
 SAMPLE_EVERY_S = 0.002
 DEPTH = 4
 
 
-class StallMonitor(LagWatch):
-    """A LagWatch with a short period, whose alarms are watched from another thread."""
+class StallMonitor(LoopLagMonitor):
+    """A LoopLagMonitor with a short period, whose timers are watched from another thread."""
 
     def start(self) -> None:
-        if self._alarm is None:
-            self._every_s = SAMPLE_EVERY_S
-            self._rung_at = time.monotonic()
+        if self._timer is None:
+            self._interval_s = SAMPLE_EVERY_S
+            self._fired_at = time.monotonic()
             idents = threading.get_ident(), threading.get_native_id()
             threading.Thread(target=self._watch, args=idents, daemon=True).start()
         super().start()
 
-    def _ring(self) -> None:
-        self._rung_at = time.monotonic()
-        super()._ring()
+    def _fire(self) -> None:
+        self._fired_at = time.monotonic()
+        super()._fire()
 
     def _watch(self, loop_thread: int, native_id: int) -> None:
         no_core_s = runnable_wait_s(native_id)
         while True:
             time.sleep(SAMPLE_EVERY_S)
-            rung_at = self._rung_at
-            if time.monotonic() - rung_at < STALL_S + SAMPLE_EVERY_S:
+            fired_at = self._fired_at
+            if time.monotonic() - fired_at < STALL_S + SAMPLE_EVERY_S:
                 no_core_s = runnable_wait_s(native_id)
                 continue
             stack = describe_stack(sys._current_frames()[loop_thread])
-            while self._rung_at == rung_at:
+            while self._fired_at == fired_at:
                 time.sleep(SAMPLE_EVERY_S)
-            stall_s = self._rung_at - rung_at - SAMPLE_EVERY_S
+            stall_s = self._fired_at - fired_at - SAMPLE_EVERY_S
             no_core_s = runnable_wait_s(native_id) - no_core_s
             if stall_s - no_core_s > STALL_S:
                 emit(stall_ms=round(1000 * (stall_s - no_core_s), 1), no_core_ms=round(1000 * no_core_s, 1), stack=stack)
@@ -96,6 +96,6 @@ class _CollectionTimer:
 
 
 if __name__ == "__main__":
-    vars(service.app)["LagWatch"] = StallMonitor
+    vars(service.app)["LoopLagMonitor"] = StallMonitor
     gc.callbacks.append(_CollectionTimer())
     sys.exit(main())

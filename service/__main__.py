@@ -1,6 +1,6 @@
-"""The command line: `python -m service`, or `sluice` once installed.
+"""The command line of the server: `python -m service`.
 
-Reads the environment, says in plain words why it cannot start, and hands everything on as arguments.
+Reads the environment, and hands everything on as arguments; an error is one line that names its remedy.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from service.api.access.keys import SCOPES, describe_entry, new_key
 from service.errors import RestartReason, ServiceError, StartError
 from service.observability.logs import set_up_logs
 from service.process.machine import (
-    bound_blas_threads,
+    can_fork,
     default_workers,
-    is_forkable,
+    disable_tokenizer_threads,
+    limit_blas_threads,
     memory_bytes,
     num_cores,
-    split_texts_where_asked,
     threads_per_worker,
 )
-from service.process.memory import settle_heap
-from service.process.supervisor import CANNOT_START, ENDINGS, Supervisor, shared_folder
+from service.process.memory import configure_malloc
+from service.process.shared_folder import shared_folder
+from service.process.supervisor import CANNOT_START, STOP_SIGNALS, Supervisor
 from service.settings import Settings, environment_name, read_settings, settings_table
 
-# Read by prometheus_client when it is imported, so it must be settled before service.observability.metrics is.
+# Read by prometheus_client when it is imported, so it must be set before service.observability.metrics is imported.
 METRICS_DIR_NAME = "PROMETHEUS_MULTIPROC_DIR"
 
 log = logging.getLogger("service")
@@ -43,7 +44,7 @@ log = logging.getLogger("service")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 for findings, 2 for a wrong command line, 3 when it cannot start."""
-    args = _parser().parse_args(_with_command(list(sys.argv[1:] if argv is None else argv)))
+    args = _parser().parse_args(_with_default_command(list(sys.argv[1:] if argv is None else argv)))
     try:
         status: int = args.run(args)
     except ServiceError as exc:
@@ -61,25 +62,29 @@ def _parser() -> argparse.ArgumentParser:
     for field, about in Settings.model_fields.items():
         text = f"{about.description} [{environment_name(field)}]".replace("%", "%%")
         serve.add_argument(f"--{field.replace('_', '-')}", default=None, metavar="VALUE", help=text)
-    check = commands.add_parser("check", help="say what is wrong with a model folder")
+    check = commands.add_parser("check", help="verify model folders, and list what is wrong with each")
     check.set_defaults(run=_check)
     check.add_argument(
-        "folder", type=Path, help="models/<name>/<version>, models/<name> for all its versions, or models for all of all"
+        "folder",
+        type=Path,
+        help="a version (models/<name>/<version>), a model with its versions, or the models folder",
     )
     key = commands.add_parser("key", help="make an API key, and its entry for the keys file")
     key.set_defaults(run=_key)
     key.add_argument("name", help="of its holder, as logs and metrics call it")
     key.add_argument("--scope", action="append", choices=SCOPES, help="what it opens; may be repeated [predict]")
     key.add_argument("--model", action="append", default=[], help="a model that it may use; may be repeated [all]")
-    key.add_argument("--expires", type=datetime.date.fromisoformat, metavar="DATE", help="first day on which it is refused [never]")
+    key.add_argument(
+        "--expires", type=datetime.date.fromisoformat, metavar="DATE", help="the first day without it [never]"
+    )
     key.add_argument("--rate-limit", metavar="RATE", help='its own rate, such as 100/s, or "none" [SLUICE_RATE_LIMIT]')
-    settings = commands.add_parser("settings", help="list every setting, in Markdown")
+    settings = commands.add_parser("settings", help="print every setting as a table in Markdown")
     settings.set_defaults(run=_settings)
     return parser
 
 
-def _with_command(argv: list[str]) -> list[str]:
-    """`serve` where no command is named."""
+def _with_default_command(argv: list[str]) -> list[str]:
+    """The arguments with `serve` in front where they name no command."""
     if argv and (not argv[0].startswith("-") or argv[0] in ("-h", "--help", "--version")):
         return argv
     return ["serve", *argv]
@@ -115,7 +120,7 @@ def _check(args: argparse.Namespace) -> int:
     for version in _folders_to_check(folder):
         findings = check_folder(version)
         num_findings += len(findings)
-        print(f"{version}: {_counted(len(findings))}")
+        print(f"{version}: {_count_text(len(findings))}")
         for finding in findings:
             print(f"  {finding}")
     return 1 if num_findings else 0
@@ -137,8 +142,8 @@ def _versions(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()), key=lambda path: int(path.name))
 
 
-def _counted(num_findings: int) -> str:
-    return {0: "sound", 1: "1 finding"}.get(num_findings, f"{num_findings} findings")
+def _count_text(num_findings: int) -> str:
+    return {0: "ok", 1: "1 finding"}.get(num_findings, f"{num_findings} findings")
 
 
 # ------------------------------------------------------------------------------------------------------------ serve
@@ -149,22 +154,22 @@ def _serve(args: argparse.Namespace) -> int:
     settings = read_settings(os.environ, **given)
     set_up_logs(settings.log_level, settings.log_format)
     if not settings.models.is_dir():
-        raise StartError(f"there is no models folder {settings.models}; SLUICE_MODELS says where it lies")
-    bound_blas_threads(os.environ)  # before numpy is imported
-    split_texts_where_asked(os.environ)
-    settle_heap()
+        raise StartError(f"there is no models folder {settings.models}; SLUICE_MODELS is its path")
+    limit_blas_threads(os.environ)  # before numpy is imported
+    disable_tokenizer_threads(os.environ)
+    configure_malloc()
     from service.runtime.onnx_runtime import may_use_gpu
 
-    shares_models = is_forkable() and not may_use_gpu(settings.device)
-    # Where each process would load every model for itself, one has to be asked for more. A GPU runs one large batch faster
-    # than several small ones, too.
+    shares_models = can_fork() and not may_use_gpu(settings.device)
+    # By default there are several processes only where they share the models. A GPU runs one large batch faster than several
+    # small ones, too.
     workers = settings.workers or (default_workers(num_cores(), memory_bytes()) if shares_models else 1)
     threads = settings.num_threads or threads_per_worker(num_cores(), workers)
     settings = settings.model_copy(update={"workers": workers, "num_threads": threads})
     if workers == 1:
         os.environ.pop(METRICS_DIR_NAME, None)
         return _serve_alone(settings)
-    for number in ENDINGS:
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))  # nothing serves yet, but there is a folder to remove
     with shared_folder("sluice-metrics-", Path(tempfile.gettempdir())) as folder:
         os.environ[METRICS_DIR_NAME] = str(folder)
@@ -175,20 +180,21 @@ def _serve_alone(settings: Settings) -> int:
     from service.server import Service
 
     sockets, url = _listen(settings)
-    return Service(settings, url).serve(sockets, on_loaded=greet)
+    return Service(settings, url).serve(sockets, on_loaded=print_line)
 
 
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
-    from service.app import model_options, rate_tables
+    from service.api.access.wiring import make_rate_tables
+    from service.app import access_options, model_options
     from service.models.repository import open_folders
     from service.observability.metrics import forget_worker, restart_counter
-    from service.server import Service, grace_s, work
+    from service.server import Service, grace_s, run_worker
 
     class Observer:
         count_restart = staticmethod(restart_counter())
 
         def loaded(self, report: str) -> None:
-            greet(report)
+            print_line(report)
 
         def died(self, pid: int) -> None:
             forget_worker(pid, metrics_dir)
@@ -200,16 +206,17 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
     service = None
     if shares_models:
-        rates = rate_tables(settings, multiprocessing.get_context("fork"))
+        rates = make_rate_tables(access_options(settings), multiprocessing.get_context("fork"))
         service = build(opened=open_folders(settings.models, model_options(settings)), rates=rates)
         forget_worker(os.getpid(), metrics_dir)  # its gauges are those of a process that serves nothing
-        if not is_forkable():
-            log.warning("every worker loads the models for itself: a library has started threads, which no fork survives")
+        if not can_fork():
+            log.warning("every worker loads the models for itself: a library has started threads, which rules out a fork")
             service = None
     if service is None:
-        build = functools.partial(build, rates=rate_tables(settings, multiprocessing.get_context("spawn")))
+        rates = make_rate_tables(access_options(settings), multiprocessing.get_context("spawn"))
+        build = functools.partial(build, rates=rates)
     return Supervisor(
-        functools.partial(work, settings, service or build),
+        functools.partial(run_worker, settings, service or build),
         sockets,
         settings.workers,
         observer=Observer(),
@@ -230,8 +237,8 @@ def _listen(settings: Settings) -> tuple[list[socket.socket], str]:
     return sockets, url
 
 
-def greet(text: str) -> None:
-    """Say it on stdout, apart from the log."""
+def print_line(text: str) -> None:
+    """Print to stdout, at once; the log goes to stderr."""
     print(text, flush=True)
 
 

@@ -1,6 +1,6 @@
-"""Builds the server from its settings: the models, the metrics, the doors, and how they are wired.
+"""Builds the server from its settings: the models, the metrics, the endpoints, and how they are wired.
 
-Everything happens here once, at start; no request comes by.
+Everything happens here once, at start; no request passes through.
 """
 
 from __future__ import annotations
@@ -9,48 +9,37 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 from fastapi import FastAPI
 
 from service import __version__
 from service.api import page
-from service.api.access.addresses import ClientAddresses, parse_networks
-from service.api.access.control import AccessControl
-from service.api.access.cors import Cors, parse_origins
-from service.api.access.keys import KeyRing, read_keys
-from service.api.access.rates import RateTable, parse_rate
+from service.api.access.wiring import AccessOptions, RateTables, open_access
 from service.api.error_handlers import add_error_handlers
 from service.api.gateway import Gateway
 from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
 from service.api.predict import PREDICT_ROUTES, RequestLimits, documented_routes, predict_endpoints
-from service.api.request import Hook
 from service.errors import StartError
-from service.files import FileWatch
 from service.models.folder import ModelOptions
 from service.models.repository import Opened, Repository
-from service.observability.loop_lag import LagWatch
-from service.observability.metrics import FLUSH_EVERY_S, Metrics
+from service.observability.loop_lag import LoopLagMonitor
+from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.process.machine import num_cores, threads_per_worker
-from service.process.memory import give_back_at_rest
+from service.process.memory import trim_heap_when_idle
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
 from service.scheduling.planning import Limits
-from service.settings import Settings, SettingsError, environment_name
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 # Time that measuring the cost of one graph may take at load: enough to see every batch size of a small one several times.
 MEASURE_S = 0.1
-# Two, so that a short body need not wait for a long one.
+# Two, so that a short body need not wait behind a long one.
 MIN_READERS = 2
-# Clients whose rates are counted at once, 16 bytes for each: those of 65,536 addresses, and more keys than a file may hold.
-NUM_ADDRESS_RATES = 65_536
-NUM_KEY_RATES = 4096
 
 OnLoaded = Callable[[Repository], None]
 OnFailed = Callable[[StartError], None]
@@ -68,9 +57,9 @@ def create_app(
     """The whole server as one ASGI app.
 
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
-    `on_failed` is called instead when this machine lacks what was asked for, a runtime or a GPU. `metrics_dir` is shared
-    by the workers of one server (`workers.py`), `opened` are the models that their parent has opened for them, and in `rates`
-    they count together. Raises SettingsError and StartError for what the access settings name.
+    `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU. `metrics_dir` is shared by
+    the workers of one server, `opened` are the models that their parent has opened for them, `rates` where they count requests
+    together. Raises StartError for what the settings of access name.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings)
@@ -83,20 +72,20 @@ def create_app(
         opened=opened,
     )
 
-    access = open_access(settings, metrics, rates)
+    access = open_access(access_options(settings), metrics, rates)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What is read on threads holds the GIL for the most part: more of them than cores would only delay the event loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, options.num_workers), "reader"))
-        forever = [_flush_now_and_then(metrics), give_back_at_rest(), *(watch.run() for watch in access.watches)]
-        tasks = [asyncio.create_task(each) for each in (_load(repository, on_loaded, on_failed), *forever)]
-        watch = LagWatch(metrics.loop_was_late)
-        watch.start()
+        endless = (_flush_regularly(metrics), trim_heap_when_idle(), *(watch.run() for watch in access.watches))
+        tasks = [asyncio.create_task(each) for each in (_load(repository, on_loaded, on_failed), *endless)]
+        lag_monitor = LoopLagMonitor(metrics.observe_loop_lag)
+        lag_monitor.start()
         try:
             yield
         finally:
-            watch.stop()
+            lag_monitor.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -117,7 +106,7 @@ def create_app(
     complete_openapi(api)
     limits = RequestLimits(settings.request_timeout_ms / 1000, settings.max_instances, settings.max_body_bytes)
     return Gateway(
-        api if access.cors is None else access.cors.wrap(api),
+        access.wrap(api),
         direct=predict_endpoints(PREDICT_ROUTES, repository, metrics, limits),
         routes=[*api.openapi()["paths"], *page.ROUTES],
         observers=metrics,
@@ -127,7 +116,7 @@ def create_app(
 
 
 def model_options(settings: Settings) -> ModelOptions:
-    """How models are run, in the words of the rooms below."""
+    """How models are run, as the folders below take it."""
     limits = Limits(
         max_batch_size=settings.max_batch_size,
         max_padded_steps=settings.max_padded_steps,
@@ -146,8 +135,19 @@ def model_options(settings: Settings) -> ModelOptions:
     )
 
 
+def access_options(settings: Settings) -> AccessOptions:
+    """Who may send requests, and how many."""
+    return AccessOptions(
+        settings.api_keys_file,
+        settings.protect_operations,
+        settings.rate_limit,
+        settings.trusted_proxies,
+        settings.cors_origins,
+    )
+
+
 def gpu_options(settings: Settings) -> GpuOptions:
-    """Which card graphs may run on, and how."""
+    """Which GPU graphs may run on, and how."""
     return GpuOptions(settings.device_id, settings.gpu_memory_limit_bytes, settings.tensorrt_cache)
 
 
@@ -155,72 +155,6 @@ def default_models(settings: Settings) -> dict[str, str]:
     """Task → the model that answers where a request names none."""
     chosen = {"forecast": settings.default_forecast_model, "classify": settings.default_sentiment_model}
     return {task: name for task, name in chosen.items() if name}
-
-
-class RateTables(NamedTuple):
-    """Where the requests of each key and of each address are counted."""
-
-    keys: RateTable
-    addresses: RateTable
-
-
-def rate_tables(settings: Settings, context: BaseContext | None = None) -> RateTables | None:
-    """The tables that processes of `context` share, or one process alone has; None where nothing can be limited."""
-    if settings.rate_limit is None and settings.api_keys_file is None:
-        return None
-    return RateTables(RateTable(NUM_KEY_RATES, context), RateTable(NUM_ADDRESS_RATES, context))
-
-
-class Access(NamedTuple):
-    """What decides over access, opened: the hooks in their order, and the files that are read again when they change."""
-
-    hooks: Sequence[Hook] = ()
-    cors: Cors | None = None
-    watches: Sequence[FileWatch] = ()
-
-
-def open_access(settings: Settings, metrics: Metrics, rates: RateTables | None = None) -> Access:
-    """Read what the settings name. Raises SettingsError for values without meaning, StartError for a keys file that is wrong."""
-    rate = _parse("rate_limit", settings.rate_limit, parse_rate)
-    trusted = _parse("trusted_proxies", settings.trusted_proxies, lambda text: parse_networks(text.split(",")))
-    origins = _parse("cors_origins", settings.cors_origins, lambda text: parse_origins(text.split(",")))
-    if settings.protect_operations and settings.api_keys_file is None:
-        raise SettingsError("SLUICE_PROTECT_OPERATIONS needs keys: SLUICE_API_KEYS_FILE names their file")
-    cors = Cors(origins) if origins else None
-    keys, watches = None, []
-    if (file := settings.api_keys_file) is not None:
-        keys = KeyRing(read_keys(file))
-        watches.append(FileWatch([file], functools.partial(_read_keys_again, file, keys)))
-    hooks: list[Hook] = [] if cors is None else [cors]
-    tables = rates or rate_tables(settings)
-    if tables is not None:
-        hooks.append(
-            AccessControl(
-                metrics,
-                keys=keys,
-                rate=rate,
-                key_rates=tables.keys,
-                address_rates=tables.addresses,
-                addresses=ClientAddresses(trusted or ()),
-                protects_operations=settings.protect_operations,
-            )
-        )
-    return Access(hooks, cors, watches)
-
-
-def _read_keys_again(file: Path, keys: KeyRing) -> None:
-    if keys.replace(read_keys(file)):
-        log.info("API keys have changed", extra={"keys": len(keys)})
-
-
-_Value = TypeVar("_Value")
-
-
-def _parse(field: str, text: str | None, parse: Callable[[str], _Value]) -> _Value | None:
-    try:
-        return None if text is None else parse(text)
-    except ValueError as exc:
-        raise SettingsError(f"{environment_name(field)}={text}: {exc}", name=environment_name(field)) from exc
 
 
 async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: OnFailed | None) -> None:
@@ -238,7 +172,7 @@ async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: O
         on_loaded(repository)
 
 
-async def _flush_now_and_then(metrics: Metrics) -> None:
+async def _flush_regularly(metrics: Metrics) -> None:
     while True:
-        await asyncio.sleep(FLUSH_EVERY_S)
+        await asyncio.sleep(FLUSH_INTERVAL_S)
         metrics.flush()

@@ -1,19 +1,19 @@
 """Everything that can go wrong on the way from a request to an answer, as one tree.
 
     ServiceError
-    ├── RequestError            the caller can mend it
+    ├── RequestError            the caller can correct it
     │   ├── MalformedRequest        not JSON, wrong types, unknown fields
     │   ├── PayloadTooLarge         more bytes or more instances than one request may carry
     │   ├── InvalidInput            well-formed, but not what this model takes; says which instance, where, found, expected
     │   ├── ModelNotFound           no such model, version or task
     │   └── AmbiguousModel          the request names no model and several would fit
-    ├── CapacityError           try again later
+    ├── CapacityError           later it may succeed
     │   ├── Overloaded              the queue is full
-    │   └── DeadlineExceeded        the answer would have come too late
+    │   └── DeadlineExceeded        there was no answer before the deadline
     ├── ModelNotReady           loading, or its folder is broken
     ├── InferenceFailed         the graph failed; the details are in the log, not in the message
     ├── FolderError             only at load: what is wrong with a model folder
-    └── StartError              only at start: this machine lacks what was asked for (a runtime, a GPU)
+    └── StartError              only at start: this machine lacks what was requested (a runtime, a GPU)
 
 The labels that metrics give to outcomes and reasons stand here too, so that a misspelt one is an error of the type checker.
 Knows nothing of HTTP: which status each error becomes stands in one table in `service/api/errors.py`.
@@ -46,7 +46,7 @@ class ServiceError(Exception):
 
 
 class RequestError(ServiceError):
-    """The caller can mend it."""
+    """The caller can correct it."""
 
     code = "request_error"
 
@@ -101,7 +101,7 @@ class AmbiguousModel(RequestError):
 
 
 class CapacityError(ServiceError):
-    """Not now: try again after `retry_after_s` seconds."""
+    """Not now: a request after `retry_after_s` seconds may succeed."""
 
     code = "capacity"
 
@@ -117,7 +117,7 @@ class Overloaded(CapacityError):
 
 
 class DeadlineExceeded(CapacityError):
-    """The deadline passed before the answer was there."""
+    """The deadline passed before there was an answer."""
 
     code = "deadline_exceeded"
 
@@ -141,6 +141,6 @@ class FolderError(ServiceError):
 
 
 class StartError(ServiceError):
-    """This machine lacks what was asked for, a runtime or a GPU: the service does not start."""
+    """This machine lacks what was requested, a runtime or a GPU: the service does not start."""
 
     code = "start_error"

@@ -1,6 +1,6 @@
-"""One process that serves: uvicorn, an app on listening sockets or on connections that a parent hands over, until a signal.
+"""One process that serves: uvicorn, and an app on listening sockets or on connections that a parent sends, until a signal.
 
-Knows nothing of the command line, and nothing of other workers but how to be one.
+Knows nothing of the command line, and of several processes only how to be a worker.
 """
 
 from __future__ import annotations
@@ -14,35 +14,33 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from service import __version__
+from service.api.access.wiring import RateTables
 from service.api.transport import choose_protocol
-from service.app import RateTables, create_app
+from service.app import create_app
 from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
 from service.files import FileWatch
 from service.models.repository import Opened, Repository
 from service.observability.logs import set_up_logs
-from service.process.connections import Slot, take_over
+from service.process.connections import Slot, receive_connection
 from service.process.machine import cores_of_worker
-from service.process.memory import settle_heap
-from service.process.supervisor import CANNOT_START, Seat
-from service.process.tls import Certificate
-from service.settings import Settings, SettingsError
+from service.process.memory import configure_malloc
+from service.process.supervisor import CANNOT_START, WorkerContext
+from service.process.tls import Certificate, Tls
+from service.settings import Settings
 
 BACKLOG = 2048
-# Longer than the 60 s after which load balancers drop idle connections, so that never we close one just as it is used.
+# Longer than the 60 s after which load balancers drop idle connections, so that none is closed here just as it is used.
 KEEP_ALIVE_S = 75
-# Requests leave few cycles behind: looking for them every 5,000 objects rather than 700 takes 5 % off each request.
+# Requests leave few cycles behind: the collector runs every 5,000 objects rather than every 700, which costs 5 % of a request.
 GC_THRESHOLDS = (5000, 20, 20)
-# How often a worker tells its parent that its event loop turns, and how many connections it takes over in one turn.
-BEAT_S = 0.25
-TAKE_AT_ONCE = 16
-# How long a connection that ends waits for the client's end of TLS.
-TLS_SHUTDOWN_TIMEOUT_S = 5.0
+# How often the event loop of a worker counts a heartbeat, and how many connections it receives in one turn.
+HEARTBEAT_INTERVAL_S = 0.25
+RECEIVE_AT_ONCE = 16
 
 
 class Service:
@@ -64,83 +62,75 @@ class Service:
         self._server: uvicorn.Server | None = None
         self._failure: StartError | None = None
         app = create_app(
-            settings, metrics_dir=metrics_dir, opened=opened, rates=rates, on_loaded=self._loaded, on_failed=self._failed
+            settings,
+            metrics_dir=metrics_dir,
+            opened=opened,
+            rates=rates,
+            on_loaded=self._finish_loading,
+            on_failed=self._stop_with,
         )
         self._config = uvicorn_config(app, settings)
         # Both import the rest of what serving needs, which a parent does for all its workers.
         self._config.load()
         self._config.get_loop_factory()
 
-    def serve(self, sockets: Sequence[socket.socket], *, on_loaded: Callable[[str], None], seat: Seat | None = None) -> int:
+    def serve(
+        self, sockets: Sequence[socket.socket], *, on_loaded: Callable[[str], None], context: WorkerContext | None = None
+    ) -> int:
         """Serve until SIGTERM or SIGINT; requests that are being answered are finished. Raises StartError.
 
-        Connections come from the sockets, or to a worker's `seat`. `on_loaded` gets a greeting for the operator when each
-        model is READY or UNAVAILABLE.
+        Connections come from the sockets, or to a worker over the channel of its `context`. `on_loaded` gets a message for the
+        operator when each model is READY or UNAVAILABLE.
         """
         self._on_loaded = on_loaded
-        server = self._server = Server(self._config, self._tls) if seat is None else SeatedServer(self._config, self._tls, seat)
+        server = self._server = (
+            Server(self._config, self._tls) if context is None else WorkerServer(self._config, self._tls, context)
+        )
 
-        def end(*_: object) -> None:
+        def stop(*_: object) -> None:
             server.should_exit = True
 
         # uvicorn raises the signal again when it is done; with this handler the process then ends with status 0.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
+            signal.signal(number, stop)
         server.run(list(sockets))
         if self._failure is not None:
             raise self._failure
         return 0
 
-    def _loaded(self, repository: Repository) -> None:
-        # What is there now stays: the garbage collector need not look at it again. Each of its full runs stopped every
-        # request for 30 ms, and they came every few seconds under load.
+    def _finish_loading(self, repository: Repository) -> None:
+        # What is there now stays, and the garbage collector need not look at it again: a full run stops every request for 30 ms.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         self._on_loaded(greeting(repository, self._url, self._curl))
 
-    def _failed(self, exc: StartError) -> None:
+    def _stop_with(self, exc: StartError) -> None:
         assert self._server is not None
         self._failure = exc
         self._server.should_exit = True
 
 
-def work(settings: Settings, service: Service | Callable[[], Service], seat: Seat) -> None:
-    """The life of one worker process; `service` is what its parent built, or builds it here."""
-    settle_heap()
+def run_worker(settings: Settings, service: Service | Callable[[], Service], context: WorkerContext) -> None:
+    """Serve as one worker process, and exit; `service` is what its parent built, or builds it here."""
+    configure_malloc()
     set_up_logs(settings.log_level, settings.log_format, worker=os.getpid())
     if settings.pin_workers and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores_of_worker(seat.slot.number, settings.workers, os.sched_getaffinity(0)))
+        os.sched_setaffinity(0, cores_of_worker(context.slot.number, settings.workers, os.sched_getaffinity(0)))
     try:
         service = service if isinstance(service, Service) else service()
-        status = service.serve([], on_loaded=seat.reports.send, seat=seat)
+        status = service.serve([], on_loaded=context.reports.send, context=context)
     except ServiceError as exc:
         print(f"sluice: {exc.message}", file=sys.stderr)
         status = CANNOT_START
     sys.exit(status)
 
 
-class Tls(NamedTuple):
-    """How connections are encrypted."""
-
-    certificate: Certificate
-    handshake_timeout_s: float
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """For the event loop's methods that begin connections."""
-        return {
-            "ssl": self.certificate.context,
-            "ssl_handshake_timeout": self.handshake_timeout_s,
-            "ssl_shutdown_timeout": TLS_SHUTDOWN_TIMEOUT_S,
-        }
-
-
 def open_tls(settings: Settings) -> Tls | None:
     """The certificate of these settings; None for plain HTTP. Raises StartError."""
     if settings.tls_certfile is None:
         if settings.tls_keyfile is not None or settings.tls_key_password_file is not None:
-            raise SettingsError("a TLS key needs its certificate: SLUICE_TLS_CERTFILE names the file")
+            raise StartError("a TLS key needs its certificate: SLUICE_TLS_CERTFILE names the file")
         return None
     certificate = Certificate(settings.tls_certfile, settings.tls_keyfile, settings.tls_key_password_file)
     return Tls(certificate, settings.tls_handshake_timeout_ms / 1000)
@@ -162,7 +152,7 @@ class Server(uvicorn.Server):
         await super().startup([])
         loop = asyncio.get_running_loop()
         for listener in sockets or []:
-            server = await loop.create_server(self._protocol, sock=listener, backlog=BACKLOG, **self._tls.options)
+            server = await loop.create_server(self._make_protocol, sock=listener, backlog=BACKLOG, **self._tls.options)
             self.servers.append(server)
         certificate = self._tls.certificate
         self._watch = loop.create_task(FileWatch(certificate.files, certificate.reload).run())
@@ -172,58 +162,59 @@ class Server(uvicorn.Server):
             self._watch.cancel()
         await super().shutdown(sockets)
 
-    def _protocol(self) -> asyncio.Protocol:
+    def _make_protocol(self) -> asyncio.Protocol:
         return self._connection_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-class SeatedServer(Server):
-    """A worker: takes over the connections that its parent accepted, and tells it that its event loop turns."""
+class WorkerServer(Server):
+    """A worker: receives the connections that its parent accepted, and counts heartbeats of its event loop."""
 
-    def __init__(self, config: uvicorn.Config, tls: Tls | None, seat: Seat) -> None:
+    def __init__(self, config: uvicorn.Config, tls: Tls | None, context: WorkerContext) -> None:
         super().__init__(config, tls)
-        self._seat = seat
-        self._connection_class = counted_connection(config.http_protocol_class, seat.slot)
-        self._arrivals: set[asyncio.Task[None]] = set()
+        self._context = context
+        self._connection_class = counted_connection(config.http_protocol_class, context.slot)
+        self._connecting: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._seat.channel, self._take)
-        self._beat(loop)
+        loop.add_reader(self._context.channel, self._receive)
+        self._count_heartbeat(loop)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().remove_reader(self._seat.channel)
+        asyncio.get_running_loop().remove_reader(self._context.channel)
         await super().shutdown(sockets)
 
-    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._seat.slot.beat()
-        loop.call_later(BEAT_S, self._beat, loop)
+    def _count_heartbeat(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._context.slot.count_heartbeat()
+        loop.call_later(HEARTBEAT_INTERVAL_S, self._count_heartbeat, loop)
 
-    def _take(self) -> None:
+    def _receive(self) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(TAKE_AT_ONCE):
+        for _ in range(RECEIVE_AT_ONCE):
             try:
-                connection = take_over(self._seat.channel)
+                connection = receive_connection(self._context.channel)
             except BlockingIOError:
                 return
-            except EOFError:  # a worker whose parent was killed would serve for ever, unseen
-                loop.remove_reader(self._seat.channel)
+            except EOFError:  # the parent was killed: its port is closed, and nobody else would stop this worker
+                loop.remove_reader(self._context.channel)
                 self.should_exit = True
                 return
-            self._seat.slot.taken()
+            self._context.slot.count_received()
             if connection is None:
-                self._seat.slot.closed()
+                self._context.slot.count_closed()
                 continue
-            task = loop.create_task(self._welcome(loop, connection))
-            self._arrivals.add(task)  # the loop itself holds tasks weakly
-            task.add_done_callback(self._arrivals.discard)
+            task = loop.create_task(self._connect(loop, connection))
+            self._connecting.add(task)  # the loop itself holds tasks weakly
+            task.add_done_callback(self._connecting.discard)
 
-    async def _welcome(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+    async def _connect(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+        options = {} if self._tls is None else self._tls.options
         try:
-            await loop.connect_accepted_socket(self._protocol, connection, **({} if self._tls is None else self._tls.options))
-        except OSError:  # the client has left
+            await loop.connect_accepted_socket(self._make_protocol, connection, **options)
+        except OSError:  # the client has disconnected
             connection.close()
-            self._seat.slot.closed()
+            self._context.slot.count_closed()
 
 
 def counted_connection(protocol: type[asyncio.Protocol], slot: Slot) -> Callable[..., asyncio.Protocol]:
@@ -232,7 +223,7 @@ def counted_connection(protocol: type[asyncio.Protocol], slot: Slot) -> Callable
     class CountedConnection(asyncio.Protocol):
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            slot.closed()
+            slot.count_closed()
 
     return type(protocol.__name__, (CountedConnection, protocol), {})
 
@@ -255,7 +246,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
 
 
 def listen(host: str, port: int, setting: str) -> socket.socket:
-    """A listening socket. Raises StartError that names the setting when the port is taken or the host is not ours."""
+    """A listening socket. Raises StartError that names the setting when the port is taken or the host is not of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)

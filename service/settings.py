@@ -1,7 +1,7 @@
 """What an operator can set: one field per `SLUICE_*` name, with its help text.
 
-Reads the environment it is given, and refuses names it does not know. Decides nothing; `__main__` and `app` hand the
-values on as arguments.
+A new setting is one field of `Settings`: the command line, `settings_table` and the check for misspelt names follow from it.
+Decides nothing; `__main__` and `app` hand the values on as arguments.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from service.errors import StartError
 
 PREFIX = "SLUICE_"
-# Set beside ours for training and tests: where the public data sets lie.
-NOT_OURS = frozenset({"SLUICE_DATA"})
-# Kubernetes tells every container of every service: one that is named `sluice` becomes SLUICE_SERVICE_HOST,
+# Names of training and tests: the folder of the public data sets.
+OTHER_NAMES = frozenset({"SLUICE_DATA"})
+# Kubernetes sets variables for every service in every container: for a service named `sluice` SLUICE_SERVICE_HOST,
 # SLUICE_PORT_8000_TCP_ADDR and the like, and a SLUICE_PORT that is a URL.
 SERVICE_LINK = re.compile(r"SLUICE_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|SLUICE_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
@@ -34,85 +34,22 @@ class SettingsError(StartError):
 
 
 class Settings(BaseSettings):
-    """Every setting with its default. Build it with `read_settings`, or by keyword in tests."""
+    """Every setting with its default and its bounds. Made by `read_settings`, or by keyword in tests."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    workers: int = Field(
-        default=0,
-        ge=0,
-        le=256,
-        description="Server processes that share the port and, on Linux without a GPU, the models in memory. 0: one per core of "
-        "this machine or container, as far as there are 128 MiB of memory for each; where models cannot be shared, 1.",
-    )
+    # What is served, and where.
     models: Path = Field(default=Path("models"), description="The folder that holds the model folders.")
-    device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
-        default="auto",
-        description="Where graphs run. `cuda` and `tensorrt` refuse to start without a usable GPU; `auto` takes CUDA if it "
-        "can be had and answers rightly, and says in the log, `GET /models` and the metrics what it took. "
-        "See docs/how-to/gpu.md.",
-    )
-    device_id: int = Field(default=0, ge=0, description="Which GPU, counted as CUDA counts them.")
-    gpu_memory_limit_bytes: int = Field(
-        default=0, ge=0, description="What one model of one process may take of the GPU's memory. 0: as it needs."
-    )
-    tensorrt_cache: Path | None = Field(
-        default=None,
-        description="The folder that keeps TensorRT's engines from one start to the next. Empty: each start builds them anew.",
-    )
-    precision: Literal["auto", "fp32", "int8"] = Field(
-        default="auto",
-        description="Which graph of a folder runs. `auto` takes the int8 one where its measured loss is inside the bound that "
-        "the manifest states; `int8` takes it wherever there is one. Both keep fp32 where there is none, and on a GPU; the log "
-        "and `GET /models` say which it is, and why.",
-    )
-    latency_target_ms: float = Field(
-        default=50.0,
-        gt=0,
-        le=60_000,
-        description="How long one batch may take, by what the graph was measured to cost at load; batches are bounded so that "
-        "it does, and a request waits for about one batch that runs and its own. Where the longest row alone takes more than "
-        "half of it: twice that row's time.",
-    )
-    max_batch_size: int = Field(
+    host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` listens on every interface.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
+    metrics_port: int = Field(
         default=0,
         ge=0,
-        le=65536,
-        description="Rows that run together at most. 0: as many as the graph was measured to run well within the latency target.",
+        le=65535,
+        description="Port that serves `/metrics`, which the main port then does not. 0: the main port.",
     )
-    max_padded_steps: int = Field(
-        default=0,
-        ge=0,
-        description="Time steps of a batch at most, padding included: rows times the longest row. 0: measured, as the rows are.",
-    )
-    max_queue_size: int = Field(
-        default=1024, ge=1, description="Rows that may wait in front of one model; beyond it a request gets 503 at once."
-    )
-    max_queue_delay_ms: float = Field(
-        default=0.0, ge=0, le=60_000, description="How long a batch waits for more rows. 0: it runs as soon as a thread is free."
-    )
-    request_timeout_ms: float = Field(
-        default=10_000.0, gt=0, description="A request that cannot be answered in this time gets 504."
-    )
-    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1, description="Bytes of one request body at most.")
-    max_instances: int = Field(default=10_000, ge=1, description="Instances of one request at most.")
-    max_horizon_multiple: int = Field(
-        default=10, ge=1, description="How far beyond its own horizon a forecast may go, in horizons of the model."
-    )
-    num_threads: int = Field(
-        default=0,
-        ge=0,
-        le=1024,
-        description="Threads that run one model's graph, per process. 0: the cores this machine or container has, divided by "
-        "the processes.",
-    )
-    pin_workers: bool = Field(
-        default=False,
-        description="Keep each of several processes to cores of its own (Linux). Faster on a machine that does nothing else; "
-        "where others use the same cores, a process cannot move out of their way.",
-    )
+
+    # How requests are answered when they leave something open.
     default_forecast_model: str | None = Field(
         default=None,
         description="Model of `/predict/forecast` when a request names none. Empty: the first forecasting model by name.",
@@ -120,18 +57,94 @@ class Settings(BaseSettings):
     default_sentiment_model: str | None = Field(
         default=None, description="Model of `/predict/sentiment` when a request names none. Empty: the first text model by name."
     )
+
+    # Processes and threads.
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Server processes that share the port and, on Linux without a GPU, the models in memory. 0: one per core of "
+        "this machine or container, if there are 128 MiB of memory for each; 1 where models cannot be shared.",
+    )
+    pin_workers: bool = Field(
+        default=False,
+        description="Pin each of several processes to cores of its own (Linux). Faster on a machine that does nothing else; "
+        "where other programs use the same cores, a pinned process cannot move to free ones.",
+    )
+    num_threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads that run one model's graph, per process. 0: the cores of this machine or container, divided by the "
+        "processes.",
+    )
     fast_path: bool = Field(
         default=True,
         description="Answer simple requests to predict directly from the HTTP parser, without ASGI. `false`: every request takes "
-        "the regular path through uvicorn, as it does in any case with a version of uvicorn that was not tested. The answers are "
-        "the same.",
+        "the regular path through uvicorn, slower and with the same answers; so it is in any case with a version of uvicorn that "
+        "the fast path was not tested with.",
     )
-    metrics_port: int = Field(
+
+    # What runs graphs.
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        default="auto",
+        description="Device that runs graphs. With `cuda` and `tensorrt` the server does not start without a usable GPU; `auto` "
+        "uses CUDA if it is available and passes the device check. The log, `GET /models` and the metrics name the provider in "
+        "use. See docs/how-to/gpu.md.",
+    )
+    device_id: int = Field(default=0, ge=0, description="Index of the GPU, as CUDA counts them.")
+    gpu_memory_limit_bytes: int = Field(
+        default=0, ge=0, description="GPU memory that one model of one process may use. 0: no limit."
+    )
+    tensorrt_cache: Path | None = Field(
+        default=None,
+        description="Folder that keeps TensorRT's engines from one start to the next. Empty: each start builds them.",
+    )
+    precision: Literal["auto", "fp32", "int8"] = Field(
+        default="auto",
+        description="Which graph of a folder runs. `auto` chooses the int8 graph where its measured loss is within the bound in "
+        "the manifest; `int8` chooses it wherever there is one. Both keep fp32 where there is none, and on a GPU; the log and "
+        "`GET /models` give the choice and its reason.",
+    )
+
+    # How rows become batches.
+    latency_target_ms: float = Field(
+        default=50.0,
+        gt=0,
+        le=60_000,
+        description="Time that one batch may take, by the cost of the graph as measured at load: batches are bounded by it. A "
+        "request waits for about one running batch and its own. Where the longest row alone takes more than half of it: twice "
+        "the time of that row.",
+    )
+    max_batch_size: int = Field(
         default=0,
         ge=0,
-        le=65535,
-        description="Serve `/metrics` on this port, and no longer on the main one. 0: on the main port.",
+        le=65536,
+        description="Rows of a batch at most. 0: chosen from the measured cost of the graph and the latency target.",
     )
+    max_padded_steps: int = Field(
+        default=0,
+        ge=0,
+        description="Time steps of a batch at most, padding included: rows times the longest row. 0: chosen as the rows are.",
+    )
+    max_queue_delay_ms: float = Field(
+        default=0.0, ge=0, le=60_000, description="Time that a batch waits for more rows. 0: it runs as soon as a thread is free."
+    )
+
+    # What one request, or all that wait, may use.
+    max_queue_size: int = Field(
+        default=1024, ge=1, description="Rows that may wait for one model; beyond them a request gets 503 at once."
+    )
+    request_timeout_ms: float = Field(
+        default=10_000.0, gt=0, description="Time to answer a request once its body has arrived; after it, 504."
+    )
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1, description="Bytes of a request body at most.")
+    max_instances: int = Field(default=10_000, ge=1, description="Instances of a request at most.")
+    max_horizon_multiple: int = Field(
+        default=10, ge=1, description="Longest forecast, in horizons of its model; beyond one, forecasts are fed back as history."
+    )
+
+    # Who may send requests, and how.
     api_keys_file: Path | None = Field(
         default=None,
         description="The TOML file with the hashes of API keys (`sluice key` makes them); it is read again when it changes. "
@@ -171,8 +184,10 @@ class Settings(BaseSettings):
     tls_handshake_timeout_ms: float = Field(
         default=10_000.0, gt=0, le=60_000, description="A client that has not finished the TLS handshake by then is disconnected."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least level that is logged.")
-    log_format: Literal["text", "json"] = Field(default="text", description="Log lines for people, or one JSON object per line.")
+
+    # The log.
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level that is logged.")
+    log_format: Literal["text", "json"] = Field(default="text", description="Form of a log line: text, or one JSON object.")
 
     @classmethod
     def settings_customise_sources(
@@ -183,7 +198,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments only: the environment enters through `read_settings`, which also refuses unknown names."""
+        """Arguments only: the environment is read by `read_settings`, which also refuses unknown names."""
         return (init_settings,)
 
 
@@ -195,7 +210,7 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     known = {environment_name(field): field for field in Settings.model_fields}
     environ = {name: value for name, value in environ.items() if not _is_service_link(name, value)}
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known and name not in NOT_OURS:
+        if name.startswith(PREFIX) and name not in known and name not in OTHER_NAMES:
             meant = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, n=1)
             hint = (
                 f"; did you mean {environment_name(meant[0])}?" if meant else "; `python -m service settings` lists what there is"

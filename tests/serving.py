@@ -71,7 +71,7 @@ class ServerProcess:
         return (self.folder / "stderr").read_text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to end, and return its exit status."""
+        """Send it a signal, and return its exit status."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_S)
 
@@ -108,10 +108,10 @@ def server_process(
 
 
 def wait_until(is_so: Any, what: str) -> None:
-    """Ask again and again, until it is so or the patience ends."""
+    """Evaluate again and again, until it is true or PATIENCE_S is over."""
     deadline = time.monotonic() + PATIENCE_S
     while not is_so():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"timed out: {what}"
         time.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""A real HTTP server of a few lines that stalls once, refuses or hangs up when it is told to, and keeps what it was sent."""
+"""A real HTTP server of a few lines that stalls once, refuses or closes as the test decides, and keeps the bodies it was sent."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from types import TracebackType
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}"
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{}"
 CLOSING = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
-HANG_UP = b""
+CLOSE = b""
 
 Answer = Callable[[int], bytes]
-"""Number of the request, from 0 → what is sent back; HANG_UP closes the connection without an answer."""
+"""Number of the request, from 0 → what is sent back; CLOSE closes the connection without an answer."""
 
 
 class StallingServer:
-    """Answers keep-alive connections, a thread for each. At request number `stall_at`, nobody is answered for `stall_s`."""
+    """Answers keep-alive connections, a thread for each. At request number `stall_at`, no request is answered for `stall_s`."""
 
     def __init__(self, answer: Answer = lambda number: OK, stall_at: int = -1, stall_s: float = 0.0) -> None:
         self._answer = answer
@@ -67,7 +67,7 @@ class StallingServer:
                 while (body := _read(stream)) is not None:
                     answer = self._take(body)
                     connection.sendall(answer)
-                    if answer in (HANG_UP, CLOSING):
+                    if answer in (CLOSE, CLOSING):
                         return
             except OSError:
                 return

@@ -1,8 +1,8 @@
-"""A server of two workers that knows no HTTP: each connection is told the worker's pid, and may ask it to die.
+"""A server of two workers without HTTP: each connection gets the worker's pid, and may order it to hang or to exit.
 
     python -m tests.toy_workers fork|spawn
 
-Prints its port, then what its supervisor tells; looks at event loops twice a second.
+Prints its port, then the events of its supervisor, which checks heartbeats twice a second.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ import sys
 import time
 
 from service.errors import RestartReason
-from service.process.connections import take_over
-from service.process.supervisor import Seat, Supervisor
+from service.process.connections import receive_connection
+from service.process.supervisor import Supervisor, WorkerContext
 
 NUM_WORKERS = 2
 
 
-def work(seat: Seat) -> None:
-    seat.reports.send(f"{NUM_WORKERS} workers")
+def worker_main(context: WorkerContext) -> None:
+    context.reports.send(f"{NUM_WORKERS} workers")
     with selectors.DefaultSelector() as selector:
-        selector.register(seat.channel, selectors.EVENT_READ)
+        selector.register(context.channel, selectors.EVENT_READ)
         while True:
-            seat.slot.beat()
+            context.slot.count_heartbeat()
             for key, _ in selector.select(0.01):
-                if key.fileobj is seat.channel:
-                    _take(seat, selector)
+                if key.fileobj is context.channel:
+                    _receive(context, selector)
                 else:
                     assert isinstance(key.fileobj, socket.socket)
-                    _obey(key.fileobj, seat, selector)
+                    _run_order(key.fileobj, context, selector)
 
 
-def _take(seat: Seat, selector: selectors.BaseSelector) -> None:
+def _receive(context: WorkerContext, selector: selectors.BaseSelector) -> None:
     try:
-        connection = take_over(seat.channel)
+        connection = receive_connection(context.channel)
     except EOFError:
         os._exit(0)
     assert connection is not None
-    seat.slot.taken()
+    context.slot.count_received()
     connection.sendall(b"%d\n" % os.getpid())
     selector.register(connection, selectors.EVENT_READ)
 
 
-def _obey(connection: socket.socket, seat: Seat, selector: selectors.BaseSelector) -> None:
+def _run_order(connection: socket.socket, context: WorkerContext, selector: selectors.BaseSelector) -> None:
     order = connection.recv(100)
     if order == b"hang":
         time.sleep(3600)
@@ -53,11 +53,11 @@ def _obey(connection: socket.socket, seat: Seat, selector: selectors.BaseSelecto
         os._exit(0)
     elif not order:
         selector.unregister(connection)
-        seat.slot.closed()
+        context.slot.count_closed()
         connection.close()
 
 
-class Teller:
+class PrintingObserver:
     def loaded(self, report: str) -> None:
         print("loaded", report, flush=True)
 
@@ -71,6 +71,13 @@ class Teller:
 if __name__ == "__main__":
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
-        forks = sys.argv[1] == "fork"
-        supervisor = Supervisor(work, [listener], NUM_WORKERS, observer=Teller(), forks=forks, look_every_s=0.5, hung_looks=5)
+        supervisor = Supervisor(
+            worker_main,
+            [listener],
+            NUM_WORKERS,
+            observer=PrintingObserver(),
+            forks=sys.argv[1] == "fork",
+            check_interval_s=0.5,
+            hung_after_checks=5,
+        )
         sys.exit(supervisor.run())

@@ -1,1 +1,1 @@
-"""The doors: HTTP in, HTTP out, and nothing of models, graphs or queues."""
+"""HTTP: requests in, answers out, and nothing of models, graphs or queues."""

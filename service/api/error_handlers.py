@@ -1,4 +1,4 @@
-"""FastAPI told to answer every error by the table of `errors.py`, for the routes that it runs itself."""
+"""FastAPI's own error handlers replaced: for the routes that it runs, every error is answered by the table of `errors.py`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol with a fast path to the direct endpoints: from the parser to the gateway, and back in one write.
 
-A transport only: what is answered, and what is counted, logged or refused on the way, is the gateway's affair on both paths.
+A transport only: what is answered, and what is counted, logged or refused on the way, is decided by the gateway on both paths.
 Only a request that is simple in every respect takes the fast path (see `_is_simple`); all others take the regular path,
 uvicorn's. What uvicorn does for each request that is saved here, of 22 µs and more: two system calls to send (head and body
 apart, each of which wakes the client), an event and two callbacks, a timer that is set and cancelled, regular expressions over

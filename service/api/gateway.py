@@ -175,7 +175,7 @@ class Gateway:
 
 
 def _describe(exc: Exception, request: HttpRequest) -> Answer:
-    """The answer that says what went wrong; what is not a ServiceError is logged and not told."""
+    """The answer that says what went wrong; what is not a ServiceError is logged, and its message is not sent."""
     if not isinstance(exc, ServiceError):
         log.error("unexpected error", exc_info=exc, extra={"path": request.path})
         exc = InternalError("an unexpected error; the log says more")

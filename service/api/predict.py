@@ -114,7 +114,7 @@ class PredictEndpoint:
         self._disconnects = disconnects or DisconnectMonitor()
 
     async def answer(self, request: HttpRequest) -> Answer:
-        """The predictions for one request, as JSON. Raises ServiceError, and ClientDisconnected when nobody waits for them."""
+        """The predictions for one request, as JSON. Raises ServiceError, and ClientDisconnected when its client has gone."""
         task = asyncio.current_task()
         assert task is not None
         started = time.monotonic()

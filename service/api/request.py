@@ -31,7 +31,7 @@ class BodyTooLarge(PayloadTooLarge):
 
 
 class HttpRequest:
-    """The head of a request, and a way to receive its body. Once it is finished, how it was answered stands beside it."""
+    """The head of a request, a way to receive its body, and a record of its answer."""
 
     __slots__ = (
         "client",

@@ -1,4 +1,4 @@
-"""How an event is written: one line, with its facts as fields. What is logged, the rooms decide.
+"""How an event is written: one line, with its facts as fields.
 
 Facts are given as `extra`: `log.info("model is ready", extra={"model": name})`.
 """
@@ -40,7 +40,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class AddFacts(logging.Filter):
-    """Has every line carry the same facts, those of its own first."""
+    """Adds the same facts to every line; a line's own come first."""
 
     def __init__(self, **facts: object) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class AddFacts(logging.Filter):
 
 
 def set_up_logs(level: str, form: Literal["text", "json"], **facts: object) -> None:
-    """Write every logger's lines to stderr in this form, each with these facts. uvicorn's own say only what went wrong."""
+    """Write every logger's lines to stderr in this form, each with these facts; of uvicorn's, warnings and errors only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(AddFacts(**facts))
     handler.setFormatter(TextFormatter() if form == "text" else JsonFormatter())

@@ -1,7 +1,7 @@
-"""How late the event loop is: an alarm is set again and again, and each time its delay is told.
+"""How late the event loop is: a timer is set again and again, and the delay of each is observed.
 
-Whatever keeps the loop, a long calculation or the garbage collector, keeps every request; the alarm waits in the same line.
-A stall that falls between two alarms is seen from the later one on only, so the worst of many is near the truth.
+Whatever holds the loop, a long calculation or the garbage collector, holds every request; the timer waits like they do. A
+stall that falls between two timers is seen from the later one on only, so the worst of many is near the truth.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from collections.abc import Callable
 from service.clock import Alarm, Clock, MonotonicClock
 
 # 50 times a second, 4 µs each: 0.02 % of a core that is awake anyhow.
-EVERY_S = 0.02
+INTERVAL_S = 0.02
 
 
-class LagWatch:
-    """Calls `observe` with the seconds by which each alarm came late, from `start` to `stop`, on the loop that started it."""
+class LoopLagMonitor:
+    """Calls `observe` with the seconds by which each timer was late, from `start` to `stop`, on the loop that started it."""
 
-    def __init__(self, observe: Callable[[float], None], clock: Clock | None = None, every_s: float = EVERY_S) -> None:
+    def __init__(self, observe: Callable[[float], None], clock: Clock | None = None, interval_s: float = INTERVAL_S) -> None:
         self._observe = observe
         self._clock = clock or MonotonicClock()
-        self._every_s = every_s
-        self._due = 0.0
-        self._alarm: Alarm | None = None
+        self._interval_s = interval_s
+        self._due_at = 0.0
+        self._timer: Alarm | None = None
 
     def start(self) -> None:
-        self._due = self._clock.now() + self._every_s
-        self._alarm = self._clock.call_at(self._due, self._ring)
+        self._due_at = self._clock.now() + self._interval_s
+        self._timer = self._clock.call_at(self._due_at, self._fire)
 
     def stop(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         # uvloop's timers count whole milliseconds and may be early by a part of one.
-        self._observe(max(0.0, self._clock.now() - self._due))
+        self._observe(max(0.0, self._clock.now() - self._due_at))
         self.start()

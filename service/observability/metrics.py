@@ -1,10 +1,10 @@
 """Every Prometheus name, once: what is counted, in which unit, and how it adds up over several worker processes.
 
-Implements the observers that the rooms below and the doors call. Decides nothing, and is called on the event loop only.
+Implements the observers that the other folders call. Decides nothing, and is called on the event loop only.
 
-Events are tallied in plain numbers and handed to prometheus_client every `FLUSH_EVERY_S` and when somebody scrapes. One
-request touches some fifteen series; at 1.3 µs per observed value alone, 2.6 µs with several workers, prometheus_client's own
-would cost as much as parsing the request; an append costs 0.03, and 0.06 more at the flush.
+Events are collected in plain numbers and handed to prometheus_client every `FLUSH_INTERVAL_S` and at each scrape. One request
+touches some fifteen series; at 1.3 µs per observed value, 2.6 with several workers, prometheus_client's own would cost as much
+as parsing the request; an append costs 0.03, and 0.06 more at the flush.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from prometheus_client.samples import Sample
 from service.errors import InvalidReason, Outcome, RateScope, RestartReason
 from service.manifest import Graph, Manifest, Task
 
-FLUSH_EVERY_S = 0.25
+FLUSH_INTERVAL_S = 0.25
 UNKNOWN = "_unknown"
 DEFAULT_API = "predict"
 
-# Half a millisecond is what the measure itself is off by; from 10 ms on a client notices.
-LAG_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+# The measure itself is off by half a millisecond; from 10 ms on a stall shows in the latency of requests.
+LOOP_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BYTES = tuple(256 * 4**n for n in range(10))
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -57,7 +57,7 @@ RESTART_REASONS: tuple[RestartReason, ...] = get_args(RestartReason)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 COSTS = {
-    "overhead": "whatever is in it",
+    "overhead": "per run",
     "row": "per row",
     "step": "per time step, however many rows",
     "row_step": "per time step of each row",
@@ -69,7 +69,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` doubles
 
 
 class RuntimeFacts(Protocol):
-    """What runs a graph, and what was asked for."""
+    """What runs a graph, and what was requested."""
 
     @property
     def provider(self) -> str: ...
@@ -82,7 +82,7 @@ class RuntimeFacts(Protocol):
 
 
 class CostFacts(Protocol):
-    """What a run is taken to cost, in milliseconds."""
+    """The cost of a run, in milliseconds."""
 
     @property
     def overhead_ms(self) -> float: ...
@@ -114,7 +114,7 @@ class LimitFacts(Protocol):
 
 
 class LoadedModel(Protocol):
-    """What the metrics need of a model that is READY."""
+    """A model that is READY, as the metrics see it."""
 
     @property
     def name(self) -> str: ...
@@ -141,7 +141,7 @@ class LoadedModel(Protocol):
     def oldest_wait_s(self) -> float | None: ...
 
 
-class _Tally:
+class PendingCounter:
     """A counter's events since the last flush."""
 
     __slots__ = ("child", "pending")
@@ -156,7 +156,7 @@ class _Tally:
             self.pending = 0.0
 
 
-class _Spread:
+class PendingHistogram:
     """A histogram's values since the last flush: to observe is to append; they are sorted into buckets all at once."""
 
     __slots__ = ("bounds", "child", "observe", "pending")
@@ -173,31 +173,31 @@ class _Spread:
         values = np.array(self.pending, np.float64)
         self.pending.clear()
         counts = np.bincount(np.searchsorted(self.bounds, values), minlength=len(self.bounds) + 1).tolist()
-        # prometheus_client has no door for many values at once. Its buckets are not cumulative inside.
+        # prometheus_client has no call for many values at once. Its buckets are not cumulative inside.
         for bucket, count in zip(self.child._buckets, counts, strict=True):
             if count:
                 bucket.inc(count)
         self.child._sum.inc(float(values.sum()))
 
 
-class _Level:
+class PendingGauge:
     """A gauge's value, handed on when it changed."""
 
-    __slots__ = ("child", "told", "value")
+    __slots__ = ("child", "flushed", "value")
 
     def __init__(self, child: Gauge, value: float = 0.0) -> None:
         self.child = child
         self.value = value
-        self.told: float | None = None
+        self.flushed: float | None = None
 
     def flush(self) -> None:
-        if self.value != self.told:
-            self.told = self.value
+        if self.value != self.flushed:
+            self.flushed = self.value
             self.child.set(self.value)
 
 
-class _Oldest:
-    """The arrival of whoever waits longest: asked of the queue at each flush, for nobody reads it in between."""
+class OldestItemGauge:
+    """The arrival of the item that waits longest, read from the queue at each flush."""
 
     __slots__ = ("child", "wait_s")
 
@@ -215,7 +215,7 @@ class Metrics:
 
     def __init__(self, *, version: str, onnxruntime: str, directory: Path | None = None) -> None:
         self.has_workers = directory is not None
-        self._flushables: list[_Tally | _Spread | _Level | _Oldest] = []
+        self._flushables: list[PendingCounter | PendingHistogram | PendingGauge | OldestItemGauge] = []
         self._registry = CollectorRegistry()
         self._http: dict[str, HttpMeter] = {}
         self._requests: dict[tuple[str, str, str], RequestMeter] = {}
@@ -234,7 +234,7 @@ class Metrics:
         self.http_requests = counter("http_requests_total", "HTTP requests answered.", "method", "route", "status")
         self.http_duration = histogram(
             "http_request_duration_seconds",
-            "Time to answer; at the predicting doors a small body counts from its last byte.",
+            "Time to answer, from the end of the request's head.",
             "method",
             "route",
         )
@@ -242,13 +242,13 @@ class Metrics:
         self.http_request_size = histogram("http_request_size_bytes", "Size of request bodies.", "route", buckets=BYTES)
         self.http_response_size = histogram("http_response_size_bytes", "Size of response bodies.", "route", buckets=BYTES)
 
-        self.requests = counter("inference_requests_total", "Requests to predict, by how they ended.", *MODEL, "outcome", "api")
+        self.requests = counter("inference_requests_total", "Requests to predict, by outcome.", *MODEL, "outcome", "api")
         self.invalid = counter("invalid_inputs_total", "Requests refused for what they held.", *MODEL, "reason")
         self.rows = counter("inference_rows_total", "Rows that graphs ran.", *MODEL)
         self.timesteps = counter("inference_timesteps_total", "Time steps that graphs ran, without padding.", *MODEL)
         self.executions = counter("batch_executions_total", "Batches that graphs ran.", *MODEL)
         self.duration = histogram(
-            "inference_request_duration_seconds", "Time of a request to predict after its body arrived.", *MODEL
+            "inference_request_duration_seconds", "Time of a request to predict, from the end of its body.", *MODEL
         )
         self.queue = histogram("inference_queue_duration_seconds", "Time an item waited for its batch.", *MODEL)
         self.preprocess = histogram("inference_preprocess_duration_seconds", "Time to turn instances into tensors.", *MODEL)
@@ -257,23 +257,23 @@ class Metrics:
         self.batch_rows = histogram("batch_size_rows", "Rows of a batch.", *MODEL, buckets=ROWS)
         self.padding = histogram("batch_padding_ratio", "Padded time steps of a batch, of all its steps.", *MODEL, buckets=RATIOS)
         self.input_length = histogram("input_length_timesteps", "Time steps of one row as read.", *MODEL, buckets=TIMESTEPS)
-        self.limit_rows = gauge("batch_limit_rows", "Rows that run together at most.", *MODEL, mode="livemax")
+        self.limit_rows = gauge("batch_limit_rows", "Rows of a batch at most.", *MODEL, mode="livemax")
         self.limit_padded_steps = gauge(
             "batch_limit_padded_steps", "Time steps of a batch at most, padding included.", *MODEL, mode="livemax"
         )
         self.costs = {
-            part: gauge(f"batch_cost_{part}_seconds", f"What a run is taken to cost {text}.", *MODEL, mode="livemax")
+            part: gauge(f"batch_cost_{part}_seconds", f"Cost of a run, {text}.", *MODEL, mode="livemax")
             for part, text in COSTS.items()
         }
         self.queue_depth = gauge("queue_depth_rows", "Rows that wait for a batch.", *MODEL)
-        self.queue_capacity = gauge("queue_capacity_rows", "Rows that may wait; beyond it requests are refused.", *MODEL)
+        self.queue_capacity = gauge("queue_capacity_rows", "Rows that may wait; beyond them requests are refused.", *MODEL)
         self.queue_oldest = gauge(
             "queue_oldest_request_timestamp_seconds",
-            "When the item that waits longest came, Unix time; 0 when nothing waits.",
+            "When the item that waits longest arrived, Unix time; 0 when nothing waits.",
             *MODEL,
             mode="liveall",
         )
-        # Over several workers a model is ready when it is in all of them; the others say the same everywhere.
+        # Over several workers a model is ready when it is in all of them.
         self.ready = gauge("model_ready", "1 if the model answers requests, else 0.", *MODEL, mode="livemin")
         self.load_duration = gauge("model_load_duration_seconds", "Time the last load took.", *MODEL, mode="livemax")
         self.loads = counter("model_loads_total", "Loads of a model folder.", *MODEL, "outcome")
@@ -292,33 +292,35 @@ class Metrics:
             "horizon",
             mode="livemax",
         )
-        self.loop_lag = self.spread(
-            histogram("event_loop_lag_seconds", "How late the event loop is, asked 50 times a second.", buckets=LAG_SECONDS),
-            LAG_SECONDS,
+        self.loop_lag = self.add_histogram(
+            histogram(
+                "event_loop_lag_seconds", "How late the event loop is, measured 50 times a second.", buckets=LOOP_LAG_SECONDS
+            ),
+            LOOP_LAG_SECONDS,
         )
-        self.fallbacks = counter("provider_fallbacks_total", "Graphs that run elsewhere than was asked.", "requested", "actual")
+        self.fallbacks = counter("provider_fallbacks_total", "Graphs that run on another provider.", "requested", "actual")
         self.rate_limited_requests = counter(
             "ratelimit_rejections_total", "Requests beyond the rate of a key, by its name, or of an address.", "scope", "key"
         )
-        self._rate_limited: dict[tuple[str, str], _Tally] = {}
+        self._rate_limited: dict[tuple[str, str], PendingCounter] = {}
         self.rate_limited("address", "", 0)
         restarts = counter(*RESTARTS)
         for reason in RESTART_REASONS:
             restarts.labels(reason)
         build = gauge("build_info", "What is running: always 1.", "version", "onnxruntime", "python", mode="livemax")
         build.labels(version, onnxruntime, platform.python_version()).set(1)
-        self.requests_to(UNKNOWN, UNKNOWN)
+        self.request_meter(UNKNOWN, UNKNOWN)
 
-        self._processes: _WorkerProcess | None = None
+        self._process: WorkerProcessMetrics | None = None
         self._scraped = registry
         if directory is None:
             ProcessCollector(registry=registry)
             PlatformCollector(registry=registry)
             GCCollector(registry=registry)
         else:
-            self._processes = _WorkerProcess(registry)
+            self._process = WorkerProcessMetrics(registry)
             self._scraped = CollectorRegistry()
-            self._scraped.register(_AllWorkers(directory))
+            self._scraped.register(WorkerSumCollector(directory))
         self.flush()
 
     def http(self, route: str) -> HttpMeter:
@@ -330,11 +332,11 @@ class Metrics:
     def model(self, name: str, version: str) -> ModelMeter:
         """The meter of one model version; its series start at 0."""
         if (name, version) not in self._models:
-            self.requests_to(name, version)
+            self.request_meter(name, version)
             self._models[name, version] = ModelMeter(self, name, version)
         return self._models[name, version]
 
-    def requests_to(self, name: str, version: str, api: str = DEFAULT_API) -> RequestMeter:
+    def request_meter(self, name: str, version: str, api: str = DEFAULT_API) -> RequestMeter:
         """The meter of the requests to one model version, or to none (`_unknown`), through one API."""
         key = name, version, api
         if key not in self._requests:
@@ -345,7 +347,7 @@ class Metrics:
         self, api: str, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
     ) -> None:
         """One request to predict is over; `reason` says what was wrong with an invalid one."""
-        meter = self.requests_to(model, version, api)
+        meter = self.request_meter(model, version, api)
         meter.outcomes[outcome].pending += 1
         if meter.duration is not None:
             meter.duration.observe(duration_s)
@@ -358,19 +360,19 @@ class Metrics:
         if labels not in self._rate_limited:
             if len(self._rate_limited) >= MAX_KEY_SERIES:
                 labels = scope, OTHER_KEYS
-            self._rate_limited.setdefault(labels, self.tally(self.rate_limited_requests.labels(*labels)))
+            self._rate_limited.setdefault(labels, self.add_counter(self.rate_limited_requests.labels(*labels)))
         self._rate_limited[labels].pending += count
 
-    def loop_was_late(self, lag_s: float) -> None:
-        """An alarm of the event loop came so much too late."""
+    def observe_loop_lag(self, lag_s: float) -> None:
+        """A timer of the event loop was so much late."""
         self.loop_lag.observe(lag_s)
 
     def observer_of(self, name: str, version: str) -> ModelMeter:
-        """Who hears the model that is about to be loaded."""
+        """The observer of a model that is about to be loaded."""
         return self.model(name, version)
 
     def loaded(self, model: LoadedModel, duration_s: float) -> None:
-        """The model is READY. Says too when its graph runs elsewhere than was asked."""
+        """The model is READY. Counts too whether its graph runs on another provider than requested."""
         self.model(model.name, model.version).loaded(model, duration_s)
         if model.runtime.fallback is not None:
             self.fallbacks.labels(model.runtime.requested, model.runtime.provider).inc()
@@ -380,47 +382,47 @@ class Metrics:
         self.model(name, version).unavailable(duration_s)
 
     def flush(self) -> None:
-        """Hand on what was tallied."""
+        """Hand what was collected to prometheus_client."""
         for flushable in self._flushables:
             flushable.flush()
-        if self._processes is not None:
-            self._processes.flush()
+        if self._process is not None:
+            self._process.flush()
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """What a scrape gets, and its content type: OpenMetrics where the scraper accepts it."""
+        """The body of a scrape and its content type: OpenMetrics where the scraper accepts it."""
         self.flush()
         encode, content_type = choose_encoder(accept)
         return encode(self._scraped), content_type
 
-    def tally(self, child: Counter) -> _Tally:
-        tally = _Tally(child)
-        self._flushables.append(tally)
-        return tally
+    def add_counter(self, child: Counter) -> PendingCounter:
+        counter = PendingCounter(child)
+        self._flushables.append(counter)
+        return counter
 
-    def spread(self, child: Histogram, bounds: Sequence[float] = SECONDS) -> _Spread:
-        spread = _Spread(child, bounds)
-        self._flushables.append(spread)
-        return spread
+    def add_histogram(self, child: Histogram, bounds: Sequence[float] = SECONDS) -> PendingHistogram:
+        histogram = PendingHistogram(child, bounds)
+        self._flushables.append(histogram)
+        return histogram
 
-    def oldest(self, child: Gauge, wait_s: Callable[[], float | None]) -> None:
-        self._flushables.append(_Oldest(child, wait_s))
+    def add_gauge(self, child: Gauge, value: float = 0.0) -> PendingGauge:
+        gauge = PendingGauge(child, value)
+        self._flushables.append(gauge)
+        return gauge
 
-    def level(self, child: Gauge, value: float = 0.0) -> _Level:
-        level = _Level(child, value)
-        self._flushables.append(level)
-        return level
+    def add_oldest_item_gauge(self, child: Gauge, wait_s: Callable[[], float | None]) -> None:
+        self._flushables.append(OldestItemGauge(child, wait_s))
 
 
 class HttpMeter:
-    """What is counted about one route."""
+    """The series of one route."""
 
     def __init__(self, metrics: Metrics, route: str) -> None:
         self._metrics = metrics
         self._route = route
-        self._in_flight = metrics.level(metrics.http_in_flight.labels(route))
-        self._request_size = metrics.spread(metrics.http_request_size.labels(route), BYTES)
-        self._response_size = metrics.spread(metrics.http_response_size.labels(route), BYTES)
-        self._by_method: dict[str, tuple[_Spread, dict[int, _Tally]]] = {}
+        self._in_flight = metrics.add_gauge(metrics.http_in_flight.labels(route))
+        self._request_size = metrics.add_histogram(metrics.http_request_size.labels(route), BYTES)
+        self._response_size = metrics.add_histogram(metrics.http_response_size.labels(route), BYTES)
+        self._by_method: dict[str, tuple[PendingHistogram, dict[int, PendingCounter]]] = {}
 
     def started(self) -> None:
         """A request has begun."""
@@ -431,11 +433,11 @@ class HttpMeter:
         self._in_flight.value -= 1
         method = method if method in METHODS else "_other"
         if method not in self._by_method:
-            duration = self._metrics.spread(self._metrics.http_duration.labels(method, self._route))
+            duration = self._metrics.add_histogram(self._metrics.http_duration.labels(method, self._route))
             self._by_method[method] = duration, {}
         duration, by_status = self._by_method[method]
         if status not in by_status:
-            by_status[status] = self._metrics.tally(self._metrics.http_requests.labels(method, self._route, str(status)))
+            by_status[status] = self._metrics.add_counter(self._metrics.http_requests.labels(method, self._route, str(status)))
         by_status[status].pending += 1
         duration.observe(duration_s)
         self._request_size.observe(request_bytes)
@@ -446,32 +448,32 @@ class RequestMeter:
     """How the requests to one model version through one API ended."""
 
     def __init__(self, metrics: Metrics, model: str, version: str, api: str) -> None:
-        self.outcomes = {name: metrics.tally(metrics.requests.labels(model, version, name, api)) for name in OUTCOMES}
-        self.reasons = {name: metrics.tally(metrics.invalid.labels(model, version, name)) for name in INVALID_REASONS}
-        self.duration = None if model == UNKNOWN else metrics.spread(metrics.duration.labels(model, version))
+        self.outcomes = {name: metrics.add_counter(metrics.requests.labels(model, version, name, api)) for name in OUTCOMES}
+        self.reasons = {name: metrics.add_counter(metrics.invalid.labels(model, version, name)) for name in INVALID_REASONS}
+        self.duration = None if model == UNKNOWN else metrics.add_histogram(metrics.duration.labels(model, version))
 
 
 class ModelMeter:
-    """What is counted about one model version: it observes the batcher, and the loading."""
+    """The series of one model version: it observes the batcher, and the loading."""
 
     def __init__(self, metrics: Metrics, name: str, version: str) -> None:
         labels = (name, version)
         self._metrics = metrics
         self._labels = labels
-        self._rows = metrics.tally(metrics.rows.labels(*labels))
-        self._timesteps = metrics.tally(metrics.timesteps.labels(*labels))
-        self._executions = metrics.tally(metrics.executions.labels(*labels))
-        self._queue = metrics.spread(metrics.queue.labels(*labels))
-        self._preprocess = metrics.spread(metrics.preprocess.labels(*labels))
-        self._postprocess = metrics.spread(metrics.postprocess.labels(*labels))
-        self._compute: _Spread | None = None
-        self._batch_rows = metrics.spread(metrics.batch_rows.labels(*labels), ROWS)
-        self._padding = metrics.spread(metrics.padding.labels(*labels), RATIOS)
-        self._input_length = metrics.spread(metrics.input_length.labels(*labels), TIMESTEPS)
-        self._queue_depth = metrics.level(metrics.queue_depth.labels(*labels))
-        self._queue_capacity = metrics.level(metrics.queue_capacity.labels(*labels))
-        self._ready = metrics.level(metrics.ready.labels(*labels))
-        self._last_inference = metrics.level(metrics.last_inference.labels(*labels))
+        self._rows = metrics.add_counter(metrics.rows.labels(*labels))
+        self._timesteps = metrics.add_counter(metrics.timesteps.labels(*labels))
+        self._executions = metrics.add_counter(metrics.executions.labels(*labels))
+        self._queue = metrics.add_histogram(metrics.queue.labels(*labels))
+        self._preprocess = metrics.add_histogram(metrics.preprocess.labels(*labels))
+        self._postprocess = metrics.add_histogram(metrics.postprocess.labels(*labels))
+        self._compute: PendingHistogram | None = None
+        self._batch_rows = metrics.add_histogram(metrics.batch_rows.labels(*labels), ROWS)
+        self._padding = metrics.add_histogram(metrics.padding.labels(*labels), RATIOS)
+        self._input_length = metrics.add_histogram(metrics.input_length.labels(*labels), TIMESTEPS)
+        self._queue_depth = metrics.add_gauge(metrics.queue_depth.labels(*labels))
+        self._queue_capacity = metrics.add_gauge(metrics.queue_capacity.labels(*labels))
+        self._ready = metrics.add_gauge(metrics.ready.labels(*labels))
+        self._last_inference = metrics.add_gauge(metrics.last_inference.labels(*labels))
         for outcome in ("ok", "error"):
             metrics.loads.labels(*labels, outcome)
 
@@ -481,19 +483,19 @@ class ModelMeter:
         graph = model.graph
         forecast = model.manifest.forecast
         horizon = "" if forecast is None else str(forecast.horizon)
-        # The provider that really runs the graph, not the one that was asked for.
+        # The provider that really runs the graph, not the one that was requested.
         about = (model.task, model.runtime.provider, graph.precision, str(graph.opset), graph.sha256, horizon)
         metrics.model_info.labels(*labels, *about).set(1)
         metrics.loads.labels(*labels, "ok").inc()
         metrics.load_duration.labels(*labels).set(duration_s)
-        self._compute = metrics.spread(metrics.compute.labels(*labels, model.runtime.provider))
+        self._compute = metrics.add_histogram(metrics.compute.labels(*labels, model.runtime.provider))
         limits = model.limits
         self._queue_capacity.value = limits.max_queue_size
         metrics.limit_rows.labels(*labels).set(limits.max_batch_size)
         metrics.limit_padded_steps.labels(*labels).set(limits.max_padded_steps)
         for part, cost in metrics.costs.items():
             cost.labels(*labels).set(getattr(limits.cost, f"{part}_ms") / 1000)
-        metrics.oldest(metrics.queue_oldest.labels(*labels), lambda: model.oldest_wait_s)
+        metrics.add_oldest_item_gauge(metrics.queue_oldest.labels(*labels), lambda: model.oldest_wait_s)
         self._ready.value = 1
 
     def unavailable(self, duration_s: float) -> None:
@@ -516,7 +518,7 @@ class ModelMeter:
         self._queue_depth.value += rows
 
     def refused(self, rows: int) -> None:
-        pass  # told as the outcome `rejected` of its request
+        pass  # counted as the outcome `rejected` of its request
 
     def left_queue(self, num_items: int, rows: int, reason: str) -> None:
         self._queue_depth.value -= rows
@@ -536,8 +538,8 @@ class ModelMeter:
         self._last_inference.value = time.time()
 
 
-class _AllWorkers(Collector):
-    """The sums over all workers. The oldest of all queues is the earliest time that is not 0, and no mode says that."""
+class WorkerSumCollector(Collector):
+    """The sums over all workers. The oldest of all queues is the earliest time that is not 0, for which there is no mode."""
 
     def __init__(self, directory: Path) -> None:
         self._source = multiprocess.MultiProcessCollector(None, path=str(directory))  # type: ignore[no-untyped-call]
@@ -556,13 +558,13 @@ class _AllWorkers(Collector):
             yield metric
 
 
-class _WorkerProcess:
-    """`process_*` of a worker, as metrics that add up: prometheus_client's own leaves them out with several processes."""
+class WorkerProcessMetrics:
+    """`process_*` of a worker, as metrics that add up: prometheus_client leaves them out with several processes."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._source = ProcessCollector(registry=None)
         self._cpu = Counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", registry=registry)
-        self._told_cpu_s = 0.0
+        self._flushed_cpu_s = 0.0
         self._gauges = {
             name: Gauge(name, f"{text}, of all workers.", registry=registry, multiprocess_mode="livesum")
             for name, text in (
@@ -582,8 +584,8 @@ class _WorkerProcess:
         for family in self._source.collect():
             value = family.samples[0].value
             if family.name == "process_cpu_seconds":
-                self._cpu.inc(max(0.0, value - self._told_cpu_s))
-                self._told_cpu_s = value
+                self._cpu.inc(max(0.0, value - self._flushed_cpu_s))
+                self._flushed_cpu_s = value
             elif family.name == "process_start_time_seconds":
                 self._start.set(value)
             elif family.name in self._gauges:
@@ -591,12 +593,12 @@ class _WorkerProcess:
 
 
 def restart_counter() -> Callable[[RestartReason], None]:
-    """For the parent of several workers, after whose own file every scrape looks too: counts one restart, by its reason."""
+    """For the parent of several workers, whose own file every scrape reads too: counts one restart, by its reason."""
     name, text, label = RESTARTS
     restarts = Counter(f"sluice_{name}", text, (label,), registry=None)
     return lambda reason: restarts.labels(reason).inc()
 
 
 def forget_worker(pid: int, directory: Path) -> None:
-    """Take a dead worker's gauges out of the sums; what it counted stays. Called by the parent, whatever it died of."""
+    """Take the gauges of a worker that has ended out of the sums; its counters stay. Called by the parent."""
     multiprocess.mark_process_dead(pid, path=str(directory))  # type: ignore[no-untyped-call]

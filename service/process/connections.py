@@ -1,12 +1,10 @@
-"""How connections come to workers: the parent accepts each one and hands it to the worker with the fewest.
+"""How connections come to workers: the parent accepts each one and sends it to the worker with the fewest.
 
-Knows nothing of HTTP, and nothing of how workers live and die.
+Knows nothing of HTTP, and nothing of how workers start and end.
 
-Why not let the workers accept for themselves (2 workers, connections of wrk on each, kept alive;
-see docs/explanation/performance.md):
-on one shared socket whoever wakes first takes what has gathered: [16, 0] and [58, 6] are as common as [8, 8] and [34, 30];
-with a socket per worker (SO_REUSEPORT) the kernel's hash gives [11, 5] and [41, 23], and what it gave to a worker that dies or
-hangs is lost with it. Handed over, it is [8, 8] and [32, 32], always. The price is paid once per connection, not per request.
+Workers do not accept for themselves: on one shared socket the worker that wakes first takes all that waits, and with a socket
+per worker (SO_REUSEPORT) the kernel's hash spreads unevenly, and what it gave to a worker that dies or hangs is lost
+(docs/explanation/performance.md). A connection is sent once, so its requests pay nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +15,14 @@ from ctypes import Array, c_uint64
 from multiprocessing.context import BaseContext
 from typing import NamedTuple
 
-# Beyond so many that a worker has not taken yet, others get them: its loop is held up.
-MAX_ON_WAY = 64
+# With so many connections that it has not received yet, a worker's loop is held up: others get the next.
+MAX_IN_TRANSIT = 64
 # The number of a worker's end of its channel, above those of its connections.
 CHANNEL_FILE = 16_383
 
 
 class Slot:
-    """What one worker tells its parent, in memory that both see. Only the worker writes."""
+    """The counters that one worker shows to its parent, in memory that both see. Only the worker writes."""
 
     SIZE = 3
 
@@ -34,28 +32,28 @@ class Slot:
         self._at = number * self.SIZE
 
     def clear(self) -> None:
-        """Forget the worker that had this slot, and is dead."""
+        """Reset the counters of a worker that has ended, for its successor."""
         for place in range(self.SIZE):
             self._numbers[self._at + place] = 0
 
-    def beat(self) -> None:
-        """The worker's event loop turns."""
+    def count_heartbeat(self) -> None:
+        """The worker's event loop runs."""
         self._numbers[self._at] += 1
 
-    def taken(self) -> None:
-        """The worker took a connection over."""
+    def count_received(self) -> None:
+        """The worker received a connection."""
         self._numbers[self._at + 1] += 1
 
-    def closed(self) -> None:
-        """A connection that was taken is over."""
+    def count_closed(self) -> None:
+        """A connection that was received is closed."""
         self._numbers[self._at + 2] += 1
 
     @property
-    def num_beats(self) -> int:
+    def num_heartbeats(self) -> int:
         return self._numbers[self._at]
 
     @property
-    def num_taken(self) -> int:
+    def num_received(self) -> int:
         return self._numbers[self._at + 1]
 
     @property
@@ -63,43 +61,43 @@ class Slot:
         return self._numbers[self._at + 2]
 
 
-def slots(context: BaseContext, num_workers: int) -> list[Slot]:
+def create_slots(context: BaseContext, num_workers: int) -> list[Slot]:
     """One slot for each worker that is started in this context."""
     numbers = context.RawArray(c_uint64, num_workers * Slot.SIZE)
     return [Slot(numbers, number) for number in range(num_workers)]
 
 
-class Standing(NamedTuple):
-    """How a worker stands when a connection comes."""
+class WorkerLoad(NamedTuple):
+    """How busy a worker is when a connection arrives."""
 
     is_ready: bool
-    """Its models are loaded, and its event loop turns."""
-    num_on_way: int
-    """Connections it was given and has not taken yet."""
+    """Its models are loaded, and its event loop runs."""
+    num_in_transit: int
+    """Connections that were sent to it and that it has not received yet."""
     num_open: int
-    """Connections it was given that are not over."""
+    """Connections that were sent to it and are not closed."""
 
 
-def choose(standings: Sequence[Standing], start: int) -> int | None:
+def choose_worker(loads: Sequence[WorkerLoad], start: int) -> int | None:
     """The worker for the next connection, by its place: the one with the fewest, from `start` on where several have as few.
 
-    Only those that are ready are asked, as long as there is one. None when all have too many that they did not take.
+    As long as a worker is ready, only those that are ready count. None when all have too many in transit.
     """
-    is_any_ready = any(standing.is_ready for standing in standings)
-    count = len(standings)
+    is_any_ready = any(load.is_ready for load in loads)
+    count = len(loads)
     places = [
         place
         for place in range(count)
-        if standings[place].num_on_way < MAX_ON_WAY and (standings[place].is_ready or not is_any_ready)
+        if loads[place].num_in_transit < MAX_IN_TRANSIT and (loads[place].is_ready or not is_any_ready)
     ]
-    return min(places, key=lambda place: (standings[place].num_open, (place - start) % count), default=None)
+    return min(places, key=lambda place: (loads[place].num_open, (place - start) % count), default=None)
 
 
-def raised(channel: socket.socket) -> socket.socket:
+def move_to_high_number(channel: socket.socket) -> socket.socket:
     """The same end of a channel under a high file number, in place of the given one.
 
-    A dying process closes its files from the last to the first (Linux 6.18). With the channel low, clients of a killed worker
-    came back before it was closed, and 7 of 434 were handed to the dying worker again; with the channel high, none of 439.
+    A dying process closes its files from the last to the first (Linux 6.18): the channel is then closed before the connections
+    are, and clients that connect again are not sent to the dying worker once more.
     """
     import fcntl  # Unix only, as are several workers
     import resource
@@ -116,10 +114,10 @@ def raised(channel: socket.socket) -> socket.socket:
     return high
 
 
-def hand_over(channel: socket.socket, connection: socket.socket) -> bool:
-    """Give a connection to the worker at the other end; False when it takes none: it is gone, or its channel is full.
+def send_connection(channel: socket.socket, connection: socket.socket) -> bool:
+    """Send a connection to the worker at the other end; False when it cannot take it: it has ended, or its channel is full.
 
-    Ours is left open, for the caller to close.
+    The connection is left open here, for the caller to close.
     """
     try:
         socket.send_fds(channel, [b"c"], [connection.fileno()])
@@ -128,10 +126,10 @@ def hand_over(channel: socket.socket, connection: socket.socket) -> bool:
     return True
 
 
-def take_over(channel: socket.socket) -> socket.socket | None:
+def receive_connection(channel: socket.socket) -> socket.socket | None:
     """The next connection, which does not block. Raises BlockingIOError when there is none now, EOFError when the parent ended.
 
-    None for a connection that was lost on its way because this process has too many files open.
+    None for a connection that was lost in transit because this process has too many files open.
     """
     try:
         message, files, _, _ = socket.recv_fds(channel, 1, 1)

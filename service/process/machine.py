@@ -1,4 +1,4 @@
-"""What this machine lets us use: cores and memory, as its container bounds them, and how many processes follow from that.
+"""Cores and memory of this machine as its container bounds them, and how many processes and threads follow from them.
 
 Reads /proc and /sys; knows nothing of settings or models.
 """
@@ -11,8 +11,7 @@ import sys
 from collections.abc import Collection, Iterator, MutableMapping
 from pathlib import Path
 
-# Of a worker that shares its models 19 MB are its own at first and 23 after minutes of forecasts (the bundled models, Linux);
-# large bodies and batches come on top.
+# A worker that shares its models has some 20 MB of its own (the bundled models, Linux); large bodies and batches come on top.
 MEMORY_PER_WORKER_BYTES = 128 * 2**20
 MAX_WORKERS = 256
 # Pools that libraries open with a thread per core, however many processes there are.
@@ -66,23 +65,23 @@ def cores_of_worker(number: int, num_workers: int, cores: Collection[int]) -> se
     return set(sorted(cores)[start : start + share])
 
 
-def bound_blas_threads(environ: MutableMapping[str, str]) -> None:
-    """Keep numpy from starting a thread per core for products that nothing here asks for; it reads this when it is imported."""
+def limit_blas_threads(environ: MutableMapping[str, str]) -> None:
+    """Keep numpy from starting a thread per core for matrix products, which nothing here needs; it reads this at its import."""
     for name in BLAS_POOLS:
         environ.setdefault(name, "1")
 
 
-def split_texts_where_asked(environ: MutableMapping[str, str]) -> None:
-    """Have texts split by the thread that asks, not by a pool of the library's own; it reads this at each call.
+def disable_tokenizer_threads(environ: MutableMapping[str, str]) -> None:
+    """Have texts split on the calling thread, not in the library's own pool; it reads this at each call.
 
-    All cores have work, and whoever asks, the event loop too, would wait until the pool is given one: with mixed requests
-    over 64 connections the loop stood still for more than 10 ms two or three times a second, then once in two.
+    All cores have work, and the caller, which may be the event loop, would wait until the pool is scheduled
+    (docs/explanation/performance.md).
     """
     environ.setdefault(TOKENIZERS_POOL, "false")
 
 
-def is_forkable() -> bool:
-    """Whether a fork of this process is whole: on Linux, and without other threads, whose locks a child would inherit locked."""
+def can_fork() -> bool:
+    """Whether this process can be forked: on Linux, and without other threads, whose locks a child would inherit locked."""
     if not sys.platform.startswith("linux"):
         return False
     return len(os.listdir("/proc/self/task")) == 1

@@ -1,4 +1,4 @@
-"""One parent, several worker processes: deals connections out to them, replaces those that die or hang, ends them all gracefully.
+"""One parent, several worker processes: sends them connections, replaces those that crash or hang, stops them all gracefully.
 
 Knows nothing of models or HTTP: a worker is a function that is called in a new process and serves until SIGTERM.
 """
@@ -12,64 +12,70 @@ import logging
 import multiprocessing
 import os
 import selectors
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Protocol
 
 from service.errors import RestartReason
-from service.process.connections import MAX_ON_WAY, Slot, Standing, choose, hand_over, raised, slots
+from service.process.connections import (
+    MAX_IN_TRANSIT,
+    Slot,
+    WorkerLoad,
+    choose_worker,
+    create_slots,
+    move_to_high_number,
+    send_connection,
+)
 
 log = logging.getLogger(__name__)
 
 CANNOT_START = 3
 """Exit status of a worker that would fail again at every try: nothing is replaced, the parent ends too."""
-LOCK_FILE = "lock"
-# A worker that dies young is replaced later and later, so that a crash at start does not become a storm.
-YOUNG_S = 10.0
+# A worker that ends earlier is replaced later and later, so that a crash at start does not become a storm.
+MIN_UPTIME_S = 10.0
 MAX_DELAY_S = 30.0
-# How often the parent looks whether event loops turn. Who was silent for so many looks in a row gets no new connections, or
-# is replaced. Looks are counted, not seconds: after a pause of the whole machine or container nobody is taken for hung.
-LOOK_EVERY_S = 1.0
-SILENT_LOOKS = 2
-HUNG_LOOKS = 30
-# Who has not loaded yet may be silent longer: a device may compile graphs for minutes.
-MORE_LOOKS_TO_LOAD = 10
-ENDINGS = (signal.SIGTERM, signal.SIGINT)
+# How often the parent checks the heartbeats of the event loops. A worker without one for so many checks in a row gets no new
+# connections, or is replaced. Checks are counted, not seconds: a pause of the whole machine or container hangs no worker.
+CHECK_INTERVAL_S = 1.0
+UNREADY_AFTER_CHECKS = 2
+HUNG_AFTER_CHECKS = 30
+# A worker that has not loaded yet gets this many times the checks: a device may compile graphs for minutes.
+LOADING_FACTOR = 10
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # At this signal a worker writes the stack of every thread to stderr.
-SHOW_STACKS = getattr(signal, "SIGUSR1", signal.SIGTERM)  # Windows has none, and no several workers
-# While no worker takes connections, they wait in the kernel's queue, and we look again after so long.
+DUMP_SIGNAL = getattr(signal, "SIGUSR1", signal.SIGTERM)  # Windows has none, and no several workers
+# While no worker can take connections, they wait in the kernel's queue; this is how often it is tried again.
 RETRY_S = 0.01
+# At most so many connections are accepted before signals and deaths are looked at again.
 ACCEPT_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Seat:
-    """What a worker is given: where connections come from, whom to tell how it goes, and where to say that it has loaded."""
+class WorkerContext:
+    """What a worker is given by its parent."""
 
     channel: socket.socket
-    """Connections come over it (`connections.take_over`) until the parent ends."""
+    """Connections come over it (`connections.receive_connection`) until the parent ends."""
     slot: Slot
+    """Its counters, which the parent reads."""
     reports: Connection
-    """Gets one string when the worker has loaded."""
+    """Takes one string when the worker has loaded."""
 
 
-Work = Callable[[Seat], None]
-"""Runs in a child: serves what comes until SIGTERM."""
+WorkerMain = Callable[[WorkerContext], None]
+"""Runs in a child: serves connections until SIGTERM."""
 
 
 class SupervisorObserver(Protocol):
-    """What the supervisor tells, in the parent."""
+    """Called in the parent."""
 
     def loaded(self, report: str) -> None:
-        """Every worker has loaded; one's report. Told once."""
+        """Every worker has loaded; `report` is one's. Called once."""
         ...
 
     def died(self, pid: int) -> None:
@@ -81,9 +87,9 @@ class SupervisorObserver(Protocol):
         ...
 
 
-def replacement_delay_s(lifetime_s: float, previous_s: float) -> float:
-    """How long to wait before a worker that lived so long is replaced."""
-    if lifetime_s >= YOUNG_S:
+def replacement_delay_s(uptime_s: float, previous_s: float) -> float:
+    """How long to wait before a worker that ended after `uptime_s` is replaced; `previous_s` is the delay before it."""
+    if uptime_s >= MIN_UPTIME_S:
         return 0.0
     return min(MAX_DELAY_S, max(0.5, 2 * previous_s))
 
@@ -97,34 +103,34 @@ class _Worker:
     started_at: float
     delay_s: float
     has_loaded: bool = False
-    num_given: int = 0
-    num_beats: int = 0
-    num_silent_looks: int = 0
+    num_sent: int = 0
+    num_heartbeats: int = 0
+    num_missed_checks: int = 0
 
     @property
-    def standing(self) -> Standing:
-        is_ready = self.has_loaded and self.num_silent_looks < SILENT_LOOKS
-        return Standing(is_ready, self.num_given - self.slot.num_taken, self.num_given - self.slot.num_closed)
+    def load(self) -> WorkerLoad:
+        is_ready = self.has_loaded and self.num_missed_checks < UNREADY_AFTER_CHECKS
+        return WorkerLoad(is_ready, self.num_sent - self.slot.num_received, self.num_sent - self.slot.num_closed)
 
     @property
     def pid(self) -> int:
         assert self.process.pid is not None
         return self.process.pid
 
-    def hung_looks(self, allowed: int) -> int:
-        """How many silent looks are too many."""
-        return allowed if self.has_loaded else allowed * MORE_LOOKS_TO_LOAD
+    def max_missed_checks(self, allowed: int) -> int:
+        """How many checks without a heartbeat are too many."""
+        return allowed if self.has_loaded else allowed * LOADING_FACTOR
 
-    def look(self) -> None:
-        """See whether the event loop turned since the last look."""
-        beats = self.slot.num_beats
-        self.num_silent_looks = 0 if beats != self.num_beats else self.num_silent_looks + 1
-        self.num_beats = beats
+    def check_heartbeat(self) -> None:
+        """See whether the event loop ran since the last check."""
+        heartbeats = self.slot.num_heartbeats
+        self.num_missed_checks = 0 if heartbeats != self.num_heartbeats else self.num_missed_checks + 1
+        self.num_heartbeats = heartbeats
 
 
 @dataclass(frozen=True)
 class _Vacancy:
-    """A place that waits for its next worker."""
+    """The place of a worker that is to be started."""
 
     slot: Slot
     due_at: float
@@ -132,43 +138,43 @@ class _Vacancy:
 
 
 class Supervisor:
-    """Keeps `num_workers` processes of `work` alive until SIGTERM or SIGINT, and gives them the connections of `listeners`.
+    """Keeps `num_workers` processes of `worker_main` running until SIGTERM or SIGINT, and sends them the listeners' connections.
 
-    With `forks`, workers are copies of this process as it stands, and share its memory until they write to it: it must have
-    no other threads. Else they are processes of their own, and `work` is pickled.
+    With `forks`, workers are copies of this process as it is, and share its memory until they write to it: it must have no
+    other threads. Else they are processes of their own, and `worker_main` is pickled.
     """
 
     def __init__(
         self,
-        work: Work,
+        worker_main: WorkerMain,
         listeners: Sequence[socket.socket],
         num_workers: int,
         *,
         observer: SupervisorObserver,
         forks: bool = False,
         grace_s: float = 30.0,
-        look_every_s: float = LOOK_EVERY_S,
-        hung_looks: int = HUNG_LOOKS,
+        check_interval_s: float = CHECK_INTERVAL_S,
+        hung_after_checks: int = HUNG_AFTER_CHECKS,
     ) -> None:
-        self._work = work
+        self._worker_main = worker_main
         self._listeners = list(listeners)
         self._observer = observer
         self._forks = forks
         self._grace_s = grace_s
-        self._look_every_s = look_every_s
-        self._hung_looks = hung_looks
+        self._check_interval_s = check_interval_s
+        self._hung_after_checks = hung_after_checks
         self._context: multiprocessing.context.ForkContext | multiprocessing.context.SpawnContext = (
             multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
         )
         self._workers: list[_Worker] = []
-        self._vacancies = [_Vacancy(slot, 0.0, 0.0) for slot in slots(self._context, num_workers)]
+        self._vacancies = [_Vacancy(slot, 0.0, 0.0) for slot in create_slots(self._context, num_workers)]
         self._selector = selectors.DefaultSelector()
         self._signals: tuple[socket.socket, ...] = ()
-        self._next_look_at = 0.0
+        self._next_check_at = 0.0
         self._next_place = 0
-        self._is_listening = False
-        self._is_greeted = False
-        self._is_ending = False
+        self._is_accepting = False
+        self._has_reported = False
+        self._is_stopping = False
         self._status = 0
 
     def run(self) -> int:
@@ -180,41 +186,42 @@ class Supervisor:
             gc.collect()
             gc.freeze()
         with self._selector, _signals_as_bytes() as self._signals:
-            self._selector.register(self._signals[0], selectors.EVENT_READ, self._hear)
-            self._next_look_at = time.monotonic() + self._look_every_s
-            self._fill()
-            self._listen()
-            while not self._is_ending:
+            self._selector.register(self._signals[0], selectors.EVENT_READ, self._read_signal)
+            self._next_check_at = time.monotonic() + self._check_interval_s
+            self._spawn_due()
+            self._resume_accepting()
+            while not self._is_stopping:
                 self._wait()
-                self._bury()
-                self._look()
-                self._fill()
-            self._end()
+                self._reap()
+                self._check_heartbeats()
+                self._spawn_due()
+            self._stop()
         return self._status
 
-    # ------------------------------------------------------------------------------------------ workers come and go
+    # ------------------------------------------------------------------------------------------ workers start and end
 
-    def _fill(self) -> None:
+    def _spawn_due(self) -> None:
         """Start a worker at every vacant place whose time has come."""
         now = time.monotonic()
-        for vacancy in [vacancy for vacancy in self._vacancies if vacancy.due_at <= now and not self._is_ending]:
+        for vacancy in [vacancy for vacancy in self._vacancies if vacancy.due_at <= now and not self._is_stopping]:
             self._vacancies.remove(vacancy)
-            self._start(vacancy)
+            self._spawn(vacancy)
 
-    def _start(self, vacancy: _Vacancy) -> None:
+    def _spawn(self, vacancy: _Vacancy) -> None:
         vacancy.slot.clear()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
-        reports, told = self._context.Pipe(duplex=False)
-        # A forked worker holds what is open here; it must let go, or it would keep the port, and never see us end.
-        closed: list[socket.socket | Connection | selectors.BaseSelector] = []
+        reports, reports_of_worker = self._context.Pipe(duplex=False)
+        # A forked worker holds what is open here; it must close it, or it would keep the port, and never see the parent end.
+        inherited: list[socket.socket | Connection | selectors.BaseSelector] = []
         if self._forks:
-            closed = [ours, reports, *self._listeners, *self._signals, self._selector]
-            closed += [end for worker in self._workers for end in (worker.channel, worker.reports)]
-        process = self._context.Process(target=_live, args=(self._work, Seat(theirs, vacancy.slot, told), closed))
-        # Between the fork and its first line, a child would take signals for us.
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+            inherited = [ours, reports, *self._listeners, *self._signals, self._selector]
+            inherited += [end for worker in self._workers for end in (worker.channel, worker.reports)]
+        context = WorkerContext(theirs, vacancy.slot, reports_of_worker)
+        process = self._context.Process(target=_run_worker, args=(self._worker_main, context, inherited))
+        # Between the fork and its first line, a child would take signals for the parent.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             process.start()
         except OSError as exc:  # too many processes, or no memory for one more
@@ -224,27 +231,27 @@ class Supervisor:
             self._vacancies.append(replace(vacancy, due_at=time.monotonic() + MAX_DELAY_S))
             return
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             theirs.close()
-            told.close()
+            reports_of_worker.close()
         worker = _Worker(process, ours, vacancy.slot, reports, time.monotonic(), vacancy.delay_s)
         self._workers.append(worker)
         self._selector.register(process.sentinel, selectors.EVENT_READ, lambda: None)
-        self._selector.register(reports, selectors.EVENT_READ, lambda: self._read(worker))
+        self._selector.register(reports, selectors.EVENT_READ, lambda: self._read_report(worker))
 
-    def _read(self, worker: _Worker) -> None:
-        """A worker says that it has loaded, or its end of the pipe is closed because it died."""
+    def _read_report(self, worker: _Worker) -> None:
+        """A worker has loaded, or its end of the pipe is closed because it died."""
         self._selector.unregister(worker.reports)
         with contextlib.suppress(EOFError, OSError):
             report = worker.reports.recv()
             worker.has_loaded = True
-            if not self._is_greeted and not self._vacancies and all(worker.has_loaded for worker in self._workers):
-                self._is_greeted = True
+            if not self._has_reported and not self._vacancies and all(worker.has_loaded for worker in self._workers):
+                self._has_reported = True
                 self._observer.loaded(report)
         worker.reports.close()
 
-    def _bury(self) -> None:
-        """Forget the dead, and plan when each is replaced."""
+    def _reap(self) -> None:
+        """Release what belonged to workers that have ended, and plan when each is replaced."""
         for worker in [worker for worker in self._workers if worker.process.exitcode is not None]:
             self._workers.remove(worker)
             self._selector.unregister(worker.process.sentinel)
@@ -256,13 +263,13 @@ class Supervisor:
             worker.process.close()
             self._observer.died(pid)
             if status == CANNOT_START:
-                self._status, self._is_ending = CANNOT_START, True
-            if self._is_ending:
+                self._status, self._is_stopping = CANNOT_START, True
+            if self._is_stopping:
                 continue
-            lifetime_s = time.monotonic() - worker.started_at
-            delay_s = replacement_delay_s(lifetime_s, worker.delay_s)
+            uptime_s = time.monotonic() - worker.started_at
+            delay_s = replacement_delay_s(uptime_s, worker.delay_s)
             self._vacancies.append(_Vacancy(worker.slot, time.monotonic() + delay_s, delay_s))
-            is_hung = worker.num_silent_looks >= worker.hung_looks(self._hung_looks)
+            is_hung = worker.num_missed_checks >= worker.max_missed_checks(self._hung_after_checks)
             reason: RestartReason = "hung" if is_hung else "ended" if status == 0 else "crashed"
             self._observer.replaced(reason)
             log.error(
@@ -271,29 +278,29 @@ class Supervisor:
                     "worker": pid,
                     "reason": reason,
                     "exit_status": status,
-                    "lifetime_s": round(lifetime_s, 1),
+                    "uptime_s": round(uptime_s, 1),
                     "replaced_in_s": delay_s,
                 },
             )
 
-    def _look(self) -> None:
-        """See whose event loop turns; whose does not for long enough is asked where it stands, and ended."""
+    def _check_heartbeats(self) -> None:
+        """Find the workers whose event loop stands still: after long enough they write their stacks and are killed."""
         now = time.monotonic()
-        if now < self._next_look_at:
+        if now < self._next_check_at:
             return
-        self._next_look_at = now + self._look_every_s
+        self._next_check_at = now + self._check_interval_s
         for worker in self._workers:
-            worker.look()
-            too_many = worker.hung_looks(self._hung_looks)
-            if worker.num_silent_looks == too_many:
-                silent_s = round(too_many * self._look_every_s, 1)
+            worker.check_heartbeat()
+            too_many = worker.max_missed_checks(self._hung_after_checks)
+            if worker.num_missed_checks == too_many:
+                silent_s = round(too_many * self._check_interval_s, 1)
                 log.error("worker hangs: its event loop stands still", extra={"worker": worker.pid, "silent_s": silent_s})
-                os.kill(worker.pid, SHOW_STACKS)
-            elif worker.num_silent_looks > too_many:
+                os.kill(worker.pid, DUMP_SIGNAL)
+            elif worker.num_missed_checks > too_many:
                 worker.process.kill()
 
-    def _end(self) -> None:
-        """Ask every worker to finish what it answers; end by force those that do not."""
+    def _stop(self) -> None:
+        """Have every worker finish the requests that it is answering; kill those that do not end."""
         for listener in self._listeners:
             listener.close()
         for worker in self._workers:
@@ -304,130 +311,90 @@ class Supervisor:
             if worker.process.exitcode is None:
                 worker.process.kill()
                 worker.process.join()
-        self._bury()
+        self._reap()
 
-    # -------------------------------------------------------------------------------------------------- what happens
+    # ------------------------------------------------------------------------------------------------------- events
 
     def _wait(self) -> None:
-        """Until something happens: a signal, a report, a death, connections, or the time to look or to replace somebody."""
-        due_at = min([self._next_look_at, *(vacancy.due_at for vacancy in self._vacancies)])
+        """Until something happens: a signal, a report, a death, connections, or the time for a check or a replacement."""
+        due_at = min([self._next_check_at, *(vacancy.due_at for vacancy in self._vacancies)])
         timeout_s = max(0.0, due_at - time.monotonic())
-        if not self._is_listening:
+        if not self._is_accepting:
             timeout_s = min(timeout_s, RETRY_S)
         events = self._selector.select(timeout_s)
-        self._listen()
+        self._resume_accepting()
         for key, _ in events:
             key.data()
 
-    def _hear(self) -> None:
+    def _read_signal(self) -> None:
         number = self._signals[0].recv(1)[0]
-        log.info("ending", extra={"signal": signal.Signals(number).name})
-        self._is_ending = True
+        log.info("stopping", extra={"signal": signal.Signals(number).name})
+        self._is_stopping = True
 
-    def _listen(self) -> None:
-        if not self._is_listening:
+    def _resume_accepting(self) -> None:
+        if not self._is_accepting:
             for listener in self._listeners:
-                self._selector.register(listener, selectors.EVENT_READ, lambda listener=listener: self._deal(listener))
-            self._is_listening = True
+                self._selector.register(listener, selectors.EVENT_READ, lambda listener=listener: self._accept(listener))
+            self._is_accepting = True
 
-    def _pause(self) -> None:
-        """Leave connections where they are until we look again."""
-        if self._is_listening:
+    def _pause_accepting(self) -> None:
+        """Leave connections in the kernel's queue until the next try."""
+        if self._is_accepting:
             for listener in self._listeners:
                 self._selector.unregister(listener)
-            self._is_listening = False
+            self._is_accepting = False
 
-    def _deal(self, listener: socket.socket) -> None:
-        """Hand the connections that have come to the workers."""
-        standings = [worker.standing for worker in self._workers]
+    def _accept(self, listener: socket.socket) -> None:
+        """Send the connections that have come to the workers."""
+        loads = [worker.load for worker in self._workers]
         for _ in range(ACCEPT_AT_ONCE):
-            if self._is_ending or choose(standings, self._next_place) is None:
-                return self._pause()
+            if self._is_stopping or choose_worker(loads, self._next_place) is None:
+                return self._pause_accepting()
             try:
                 connection, _ = listener.accept()
             except (BlockingIOError, ConnectionError):
                 return None
             except OSError as exc:
                 log.error("a connection cannot be accepted: %s", exc.strerror)
-                return self._pause()
+                return self._pause_accepting()
             with connection:
-                self._give(connection, standings)
+                self._send(connection, loads)
         return None
 
-    def _give(self, connection: socket.socket, standings: list[Standing]) -> None:
-        """To the worker whose turn it is, or to the next one if that one has just died. Keeps the standings up to date."""
-        while (place := choose(standings, self._next_place)) is not None:
-            worker, standing = self._workers[place], standings[place]
-            if hand_over(worker.channel, connection):
-                worker.num_given += 1
+    def _send(self, connection: socket.socket, loads: list[WorkerLoad]) -> None:
+        """To the worker with the fewest, or to the next one if that one has just died. Keeps `loads` up to date."""
+        while (place := choose_worker(loads, self._next_place)) is not None:
+            worker, load = self._workers[place], loads[place]
+            if send_connection(worker.channel, connection):
+                worker.num_sent += 1
                 self._next_place += 1
-                standings[place] = standing._replace(num_on_way=standing.num_on_way + 1, num_open=standing.num_open + 1)
+                loads[place] = load._replace(num_in_transit=load.num_in_transit + 1, num_open=load.num_open + 1)
                 return
-            standings[place] = standing._replace(is_ready=False, num_on_way=MAX_ON_WAY)
-        log.warning("a connection is dropped: no worker takes it")
+            loads[place] = load._replace(is_ready=False, num_in_transit=MAX_IN_TRANSIT)
+        log.warning("a connection is dropped: no worker can take it")
 
 
-def _live(work: Work, seat: Seat, closed: Sequence[socket.socket | Connection | selectors.BaseSelector]) -> None:
-    """The first lines of a worker: let go of what is its parent's, and listen to signals for itself."""
+def _run_worker(
+    worker_main: WorkerMain, context: WorkerContext, inherited: Sequence[socket.socket | Connection | selectors.BaseSelector]
+) -> None:
+    """The first lines of a worker: close what belongs to its parent, and take signals itself."""
     signal.set_wakeup_fd(-1)
-    for number in ENDINGS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    for end in closed:
+    for end in inherited:
         end.close()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     faulthandler.enable()
-    faulthandler.register(SHOW_STACKS)
-    work(replace(seat, channel=raised(seat.channel)))
-
-
-@contextlib.contextmanager
-def shared_folder(prefix: str, inside: Path) -> Iterator[Path]:
-    """A folder for the workers of one parent, removed at the end, and with it those whose parents were killed."""
-    for other in inside.glob(f"{prefix}*"):
-        if _is_orphaned(other):
-            shutil.rmtree(other, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=inside) as name:
-        folder = Path(name)
-        # Under its name only once it is held: an unheld lock means that the parent is dead. Unlike a pid, it is true also
-        # between containers that share a folder.
-        held = os.open(folder / "lock.new", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            _try_lock(held)
-            (folder / "lock.new").rename(folder / LOCK_FILE)
-            yield folder
-        finally:
-            os.close(held)
-
-
-def _is_orphaned(folder: Path) -> bool:
-    try:
-        if folder.lstat().st_uid != os.getuid():
-            return False
-        lock = os.open(folder / LOCK_FILE, os.O_RDWR)
-    except OSError:
-        return False  # just being made, or just removed
-    try:
-        return _try_lock(lock)
-    finally:
-        os.close(lock)
-
-
-def _try_lock(file: int) -> bool:
-    import fcntl  # Unix only, as are several workers
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    faulthandler.register(DUMP_SIGNAL)
+    worker_main(replace(context, channel=move_to_high_number(context.channel)))
 
 
 @contextlib.contextmanager
 def _signals_as_bytes() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """SIGTERM and SIGINT as bytes: where they are read and where they are written, so that one `select` hears them too."""
+    """SIGTERM and SIGINT as bytes on a pair of sockets (reader, writer), so that one `select` waits for them too."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    before = {number: signal.signal(number, lambda *_: None) for number in ENDINGS}
+    before = {number: signal.signal(number, lambda *_: None) for number in STOP_SIGNALS}
     before_fd = signal.set_wakeup_fd(writer.fileno())
     try:
         yield reader, writer

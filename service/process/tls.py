@@ -1,6 +1,6 @@
 """The certificate that this server shows its clients, read again when its files change.
 
-Knows nothing of HTTP: whoever accepts connections hands `Certificate.context` to the event loop.
+Knows nothing of HTTP: whoever accepts connections hands `Tls.options` to the event loop.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 import ssl
 import stat
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from service.errors import StartError
 
 MAX_FILE_BYTES = 1024 * 1024
+# How long a connection that is closed waits for the client's part of the TLS shutdown.
+SHUTDOWN_TIMEOUT_S = 5.0
 # HTTP/2 is not spoken here; a client that offers both takes this one.
 PROTOCOLS = ("http/1.1",)
 
@@ -59,6 +62,22 @@ class Certificate:
         except (OSError, ValueError) as exc:
             raise StartError(f"the certificate cannot be read: {exc}") from exc
         return context
+
+
+class Tls(NamedTuple):
+    """How the connections of a server are encrypted."""
+
+    certificate: Certificate
+    handshake_timeout_s: float
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For the methods of the event loop that begin connections."""
+        return {
+            "ssl": self.certificate.context,
+            "ssl_handshake_timeout": self.handshake_timeout_s,
+            "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT_S,
+        }
 
 
 def _require_small_file(path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.open_loop import OpenLoad, Times, arrivals_s, generate
-from tests.stalling import CLOSING, HANG_UP, OK, REFUSED, StallingServer
+from tests.stalling import CLOSE, CLOSING, OK, REFUSED, StallingServer
 
 STALL_S = 0.5
 
@@ -74,7 +74,7 @@ def test_a_connection_that_the_server_closes_is_opened_again() -> None:
 
 
 def test_a_connection_closed_without_a_response_is_a_failure() -> None:
-    with StallingServer(lambda number: HANG_UP if number in (3, 4) else OK) as server:
+    with StallingServer(lambda number: CLOSE if number in (3, 4) else OK) as server:
         found = load(server, np.linspace(0, 0.2, 20), connections=2)
     assert found.num_failed == 2
 

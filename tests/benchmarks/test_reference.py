@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_reference_folder_is_valid(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(folder)]) == 0
-    assert capsys.readouterr().out == f"{folder}: sound\n"
+    assert capsys.readouterr().out == f"{folder}: ok\n"
 
 
 def test_the_reference_is_two_layers_of_64_units(folder: Path) -> None:

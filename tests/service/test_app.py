@@ -76,14 +76,14 @@ async def test_the_default_models_are_the_chosen_ones(tmp_path: Path) -> None:
         assert (forecast.json()["model"], text.json()["model"]) == ("forecast-b", "text-b")
 
 
-async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
+async def test_a_full_queue_answers_when_to_try_again(tmp_path: Path) -> None:
     write_forecast_folder(tmp_path)
     body = {"instances": [{"history": [1, 2]}]}
-    # A batch that waits two minutes for company fills a queue of one row.
+    # A batch that waits two minutes for more rows fills a queue of one row.
     long = {"max_queue_delay_ms": 60_000, "request_timeout_ms": 120_000}
     async with client_of(tmp_path, max_queue_size=1, **long) as client:
-        asking = {asyncio.create_task(client.post("/predict/forecast", json=body)) for _ in range(2)}
-        done, waiting = await asyncio.wait(asking, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        requests = {asyncio.create_task(client.post("/predict/forecast", json=body)) for _ in range(2)}
+        done, waiting = await asyncio.wait(requests, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         busy = done.pop().result()
         assert (busy.status_code, busy.json()["code"]) == (503, "overloaded")
         assert int(busy.headers["retry-after"]) >= 1
@@ -100,7 +100,7 @@ async def test_an_answer_that_would_come_too_late_is_not_computed(tmp_path: Path
         assert 'sluice_batch_executions_total{model="toy-forecast",version="1"} 0.0' in (await client.get("/metrics")).text
 
 
-async def test_a_machine_that_lacks_the_device_is_told_to_who_started_it(tmp_path: Path) -> None:
+async def test_a_device_that_the_machine_lacks_is_reported_to_the_caller(tmp_path: Path) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():

@@ -69,25 +69,25 @@ def test_settings_prints_the_table_of_the_readme(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == settings_table()
 
 
-def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert (caught.value.code, capsys.readouterr().out) == (0, f"sluice {__version__}\n")
 
 
-def test_check_finds_nothing_in_a_sound_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_finds_nothing_in_a_valid_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_forecast_folder(tmp_path)
     assert main(["check", str(folder)]) == 0
     assert main(["check", str(folder.parent)]) == 0
-    assert capsys.readouterr().out == f"{folder}: sound\n" * 2
+    assert capsys.readouterr().out == f"{folder}: ok\n" * 2
 
 
-def test_check_says_what_is_wrong_with_each_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_what_is_wrong_with_each_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_forecast_folder(tmp_path)
     edit_manifest(write_forecast_folder(tmp_path, version="2"), lambda manifest: manifest.update(surprise=1))
     assert main(["check", str(tmp_path / "toy-forecast")]) == 1
     out = capsys.readouterr().out
-    assert f"{tmp_path / 'toy-forecast' / '1'}: sound" in out
+    assert f"{tmp_path / 'toy-forecast' / '1'}: ok" in out
     assert f"{tmp_path / 'toy-forecast' / '2'}: 1 finding\n" in out
     assert "surprise" in out
 
@@ -96,7 +96,7 @@ def test_check_of_a_models_folder_checks_every_version_in_it(tmp_path: Path, cap
     folders = [write_forecast_folder(tmp_path, version=version) for version in ("2", "10")] + [write_text_folder(tmp_path)]
     (tmp_path / ".git").mkdir()
     assert main(["check", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{folder}: sound" for folder in folders]
+    assert capsys.readouterr().out.splitlines() == [f"{folder}: ok" for folder in folders]
     (tmp_path / "empty").mkdir()
     assert main(["check", str(tmp_path)]) == 1
     assert f"{tmp_path / 'empty'}: 1 finding\n" in capsys.readouterr().out
@@ -112,7 +112,7 @@ def test_check_of_a_models_folder_checks_every_version_in_it(tmp_path: Path, cap
         (["check", "/no/such/folder"], {}, "there is no folder /no/such/folder"),
     ],
 )
-def test_why_it_cannot_start_is_said_in_one_line(args: list[str], environ: dict[str, str], message: str) -> None:
+def test_an_error_at_start_is_one_line(args: list[str], environ: dict[str, str], message: str) -> None:
     found = run(*args, **environ)
     assert found.returncode == 3
     assert found.stderr.startswith(f"sluice: {message}")
@@ -151,7 +151,7 @@ def test_a_missing_runtime_is_named_with_its_remedy(models: Path) -> None:
 # --------------------------------------------------------------------------------------------------- one real process
 
 
-def test_the_server_says_where_it_is_and_what_to_try(server: ServerProcess) -> None:
+def test_the_server_prints_its_address_and_a_command_to_try(server: ServerProcess) -> None:
     first, second, command = server.output.splitlines()
     assert first == f"Sluice {__version__} is ready: {server.url} (documentation at {server.url}/docs)"
     assert second == "Try it:"
@@ -161,7 +161,7 @@ def test_the_server_says_where_it_is_and_what_to_try(server: ServerProcess) -> N
     assert answer.json()["predictions"][0]["label"] in ("negative", "positive")
 
 
-def test_a_server_without_models_says_so(tmp_path: Path) -> None:
+def test_a_server_without_models_prints_why(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", "--models", str(tmp_path), "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
@@ -189,7 +189,7 @@ def test_many_clients_at_once_get_their_own_answers(server: ServerProcess) -> No
             assert list(pool.map(mean, range(16))) == alone
 
 
-def test_a_body_of_10_mb_and_100000_instances_harm_nobody(server: ServerProcess) -> None:
+def test_a_body_of_10_mb_and_100000_instances_are_refused(server: ServerProcess) -> None:
     instances = b'{"instances": [' + b'"a",' * 99_999 + b'"a"]}'
     answer = httpx.post(f"{server.url}/predict/sentiment", content=instances)
     assert (answer.status_code, answer.json()["setting"]) == (413, "SLUICE_MAX_INSTANCES")
@@ -203,7 +203,7 @@ def test_a_body_of_10_mb_and_100000_instances_harm_nobody(server: ServerProcess)
 
 @pytest.mark.parametrize(("number", "num_workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_a_signal_ends_the_server_after_the_requests_it_is_answering(models: Path, number: int, num_workers: str) -> None:
-    # A batch that waits for company keeps its request in the air while the signal arrives.
+    # A batch that waits for more rows keeps its request open while the signal arrives.
     with server_process(models, SLUICE_MAX_QUEUE_DELAY_MS="1500", SLUICE_WORKERS=num_workers) as server:
         with httpx.Client(base_url=server.url) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.post, "/predict/forecast", json=FORECAST)
@@ -216,12 +216,12 @@ def test_a_signal_ends_the_server_after_the_requests_it_is_answering(models: Pat
 @pytest.mark.parametrize("num_workers", ["1", "2"])
 def test_without_the_fast_path_requests_are_answered_too(models: Path, num_workers: str) -> None:
     with server_process(models, SLUICE_FAST_PATH="false", SLUICE_WORKERS=num_workers) as server:
-        ask_often(server, 8)
+        post_often(server, 8)
         wait_until(lambda: _sum(server, "sluice_inference_requests_total", outcome="ok") == 8, "all are counted")
         assert server.end() == 0
 
 
-def test_a_client_that_leaves_is_counted_as_cancelled(models: Path) -> None:
+def test_a_client_that_disconnects_is_counted_as_cancelled(models: Path) -> None:
     with server_process(models, SLUICE_MAX_QUEUE_DELAY_MS="60000", SLUICE_REQUEST_TIMEOUT_MS="120000") as server:
         host, port = server.url.removeprefix("http://").split(":")
         body = json.dumps(FORECAST).encode()
@@ -248,11 +248,11 @@ def test_json_log_lines_are_json(models: Path) -> None:
 
 
 def test_metrics_add_up_over_the_workers_and_outlive_them(workers: ServerProcess) -> None:
-    num_asked = 40
-    ask_often(workers, num_asked)
-    wait_until(lambda: _sum(workers, "sluice_inference_requests_total", outcome="ok") == num_asked, "all are counted")
-    assert _sum(workers, "sluice_inference_rows_total") == num_asked
-    assert _sum(workers, "sluice_http_request_duration_seconds_count", route="/predict/forecast") == num_asked
+    num_requests = 40
+    post_often(workers, num_requests)
+    wait_until(lambda: _sum(workers, "sluice_inference_requests_total", outcome="ok") == num_requests, "all are counted")
+    assert _sum(workers, "sluice_inference_rows_total") == num_requests
+    assert _sum(workers, "sluice_http_request_duration_seconds_count", route="/predict/forecast") == num_requests
     capacity = _sum(workers, "sluice_queue_capacity_rows", model="toy-forecast")
     assert capacity == 2 * 1024
     assert _sum(workers, "sluice_model_ready", model="toy-forecast") == 1
@@ -266,17 +266,17 @@ def test_metrics_add_up_over_the_workers_and_outlive_them(workers: ServerProcess
     wait_until(lambda: f"worker died worker={victim}" in workers.log, "the parent noticed")
     wait_until(lambda: len(set(worker_pids(workers)) - {victim}) == 2, "the worker is replaced")
     wait_until(lambda: _sum(workers, "sluice_queue_capacity_rows", model="toy-forecast") == capacity, "gauges are of the living")
-    assert _sum(workers, "sluice_inference_requests_total", outcome="ok") == num_asked
-    ask_often(workers, num_asked)
-    wait_until(lambda: _sum(workers, "sluice_inference_requests_total", outcome="ok") == 2 * num_asked, "counting goes on")
+    assert _sum(workers, "sluice_inference_requests_total", outcome="ok") == num_requests
+    post_often(workers, num_requests)
+    wait_until(lambda: _sum(workers, "sluice_inference_requests_total", outcome="ok") == 2 * num_requests, "counting goes on")
 
 
-def test_only_the_clients_of_a_killed_worker_notice_and_they_are_served_again(models: Path) -> None:
+def test_a_killed_worker_breaks_its_own_connections_only_and_their_clients_are_served_again(models: Path) -> None:
     num_clients, limits = 8, httpx.Limits(max_keepalive_connections=1, max_connections=1)
     with server_process(models, SLUICE_WORKERS="2") as server:
         is_over, broken, num_answers = threading.Event(), [0] * num_clients, [0] * num_clients
 
-        def ask_on(number: int) -> None:
+        def post_on(number: int) -> None:
             with httpx.Client(limits=limits, timeout=PATIENCE_S) as client:
                 while not is_over.is_set():
                     try:
@@ -286,8 +286,8 @@ def test_only_the_clients_of_a_killed_worker_notice_and_they_are_served_again(mo
                         broken[number] += 1
 
         with concurrent.futures.ThreadPoolExecutor(num_clients) as pool, contextlib.ExitStack() as stack:
-            stack.callback(is_over.set)  # or a failure would wait for the clients for ever
-            asking = [pool.submit(ask_on, number) for number in range(num_clients)]
+            stack.callback(is_over.set)  # or a failure would wait for the clients without end
+            futures = [pool.submit(post_on, number) for number in range(num_clients)]
             wait_until(lambda: min(num_answers) > 3, "all clients are served")
             workers = worker_pids(server)
             assert [connections_of(pid, server) for pid in workers] == [num_clients // 2] * 2
@@ -296,9 +296,9 @@ def test_only_the_clients_of_a_killed_worker_notice_and_they_are_served_again(mo
             wait_until(lambda: all(now > then + 3 for now, then in zip(num_answers, before, strict=True)), "all are served")
             wait_until(lambda: len(set(worker_pids(server)) - {workers[0]}) == 2, "the worker is replaced")
             is_over.set()
-            for asked in asking:
-                asked.result()
-        # Not all of its clients: who had just been answered finds the connection closed and opens another.
+            for future in futures:
+                future.result()
+        # Not all of its clients: one that had just been answered finds the connection closed and opens another.
         assert sum(broken) <= num_clients // 2
         assert max(broken) <= 1
         restarts = {reason: _sum(server, "sluice_worker_restarts_total", reason=reason) for reason in RESTART_REASONS}
@@ -309,7 +309,7 @@ def test_only_the_clients_of_a_killed_worker_notice_and_they_are_served_again(mo
 
 
 def test_workers_share_what_their_parent_has_loaded(workers: ServerProcess) -> None:
-    ask_often(workers, 8)
+    post_often(workers, 8)
     for pid in worker_pids(workers):
         try:
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -331,7 +331,7 @@ def test_where_a_process_cannot_be_forked_each_worker_loads_for_itself(models: P
     with server_process(models, code=code, SLUICE_WORKERS="2") as server:
         pids = worker_pids(server)
         assert [b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids] == [True, True]
-        ask_often(server, 4)
+        post_often(server, 4)
         assert server.end() == 0
         assert not any(is_alive(pid) for pid in pids)
 
@@ -365,7 +365,7 @@ def test_what_a_worker_logs_names_it(workers: ServerProcess) -> None:
     assert {str(pid) for pid in worker_pids(workers)} <= named
 
 
-def test_several_workers_greet_once(workers: ServerProcess) -> None:
+def test_several_workers_print_where_they_are_once(workers: ServerProcess) -> None:
     assert workers.output.count("is ready:") == 1
 
 
@@ -376,7 +376,7 @@ def test_without_a_number_there_is_a_process_per_core(models: Path) -> None:
         assert len(worker_pids(server)) == (wanted if wanted > 1 else 0)
 
 
-def test_workers_end_when_their_parent_is_killed_and_the_next_one_tidies_up(models: Path, tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed_and_the_next_one_removes_their_folder(models: Path, tmp_path: Path) -> None:
     with server_process(models, SLUICE_WORKERS="2", TMPDIR=str(tmp_path)) as server:
         pids = worker_pids(server)
         assert len(pids) == 2
@@ -396,9 +396,9 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def ask_often(server: ServerProcess, num_asked: int) -> None:
-    """Ask over new connections, so that every worker gets some."""
-    for _ in range(num_asked):
+def post_often(server: ServerProcess, num_requests: int) -> None:
+    """Post over new connections, so that every worker gets some."""
+    for _ in range(num_requests):
         assert httpx.post(f"{server.url}/predict/forecast", json=FORECAST).status_code == 200
 
 

@@ -575,7 +575,7 @@ def test_both_paths_answer_alike(sent: Case, ports: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("fast_path", [True, False])
 def test_a_client_that_half_closes_while_it_waits_gets_nothing(models: Path, fast_path: bool) -> None:
-    # The end of what a client sends cannot be told from its leaving: the place in the queue is given up.
+    # The end of what a client sends cannot be told from its disconnect: the place in the queue is given up.
     with serving(models, fast_path=fast_path, max_queue_delay_ms=60_000, request_timeout_ms=120_000) as port:
         seen = exchange(port, case("half-closed while it waits", request(), num_answers=0, half_closes=True))
     assert seen == Seen((), is_open=False)

@@ -202,7 +202,7 @@ async def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
 
 
 @pytest.mark.parametrize(("body", "headers"), [(b"close", []), (b"body", ["Connection: close"])])
-async def test_a_connection_is_closed_where_either_side_asked_for_it(body: bytes, headers: list[str]) -> None:
+async def test_a_connection_is_closed_where_either_side_wants_it(body: bytes, headers: list[str]) -> None:
     async with served(EchoEndpoint()) as (_, port), connected(port) as client:
         client.send(body, headers=headers)
         _, answered, _ = await client.receive()

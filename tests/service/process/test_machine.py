@@ -11,13 +11,13 @@ import pytest
 from service.process.machine import (
     MAX_WORKERS,
     MEMORY_PER_WORKER_BYTES,
-    bound_blas_threads,
+    can_fork,
     cores_of_worker,
     default_workers,
-    is_forkable,
+    disable_tokenizer_threads,
+    limit_blas_threads,
     memory_bytes,
     num_cores,
-    split_texts_where_asked,
     threads_per_worker,
 )
 
@@ -59,7 +59,7 @@ def test_the_tightest_quota_on_the_way_up_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("quota", "cores"), [(-1, HERE), (150_000, 1)])
 def test_the_first_kind_of_cgroups_is_read_too(tmp_path: Path, quota: int, cores: int) -> None:
-    # A container without a cgroup namespace is told the host's path, which it cannot see.
+    # A container without a cgroup namespace reads the host's path, which it cannot see.
     files = {
         "proc/self/cgroup": "4:memory:/docker/12ab\n1:cpu,cpuacct:/docker/12ab\n0::/\n",
         "sys/fs/cgroup/cpu/cpu.cfs_quota_us": f"{quota}\n",
@@ -110,8 +110,8 @@ def test_each_worker_has_an_equal_share_of_the_cores(num_workers: int, cores: se
 
 def test_pools_of_libraries_are_bounded_unless_the_operator_did() -> None:
     environ = {"OMP_NUM_THREADS": "3"}
-    bound_blas_threads(environ)
-    split_texts_where_asked(environ)
+    limit_blas_threads(environ)
+    disable_tokenizer_threads(environ)
     assert environ == {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -120,7 +120,7 @@ def test_a_process_with_other_threads_cannot_be_forked_whole() -> None:
     thread = threading.Thread(target=is_over.wait)
     thread.start()
     try:
-        assert not is_forkable()
+        assert not can_fork()
     finally:
         is_over.set()
         thread.join()

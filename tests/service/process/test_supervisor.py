@@ -1,4 +1,4 @@
-"""Who is replaced, when, and who gets the connections: with real processes, which test_main.py has speak HTTP."""
+"""Which workers are replaced, when, and which get the connections: with real processes, which test_main.py has speak HTTP."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from service.errors import RestartReason
-from service.process.supervisor import LOCK_FILE, MAX_DELAY_S, YOUNG_S, replacement_delay_s, shared_folder
+from service.process.supervisor import MAX_DELAY_S, MIN_UPTIME_S, replacement_delay_s
 from tests.serving import PATIENCE_S, ROOT, wait_until
 
 
 @pytest.mark.parametrize(
-    ("lifetime_s", "previous_s", "delay_s"),
+    ("uptime_s", "previous_s", "delay_s"),
     [
-        (YOUNG_S, 0.0, 0.0),
+        (MIN_UPTIME_S, 0.0, 0.0),
         (3600.0, MAX_DELAY_S, 0.0),
         (1.0, 0.0, 0.5),
         (1.0, 0.5, 1.0),
@@ -29,26 +29,8 @@ from tests.serving import PATIENCE_S, ROOT, wait_until
         (1.0, MAX_DELAY_S, MAX_DELAY_S),
     ],
 )
-def test_who_dies_young_is_replaced_later_and_later(lifetime_s: float, previous_s: float, delay_s: float) -> None:
-    assert replacement_delay_s(lifetime_s, previous_s) == delay_s
-
-
-def test_a_shared_folder_is_removed_at_its_end_and_not_by_others(tmp_path: Path) -> None:
-    with shared_folder("toy-", tmp_path) as first:
-        with shared_folder("toy-", tmp_path) as second:
-            assert first != second
-            assert first.is_dir()
-        assert list(tmp_path.iterdir()) == [first]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_shared_folders_of_the_dead_are_removed_at_the_next_start(tmp_path: Path) -> None:
-    for name in ("toy-dead", "other-dead"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / LOCK_FILE).touch()
-    (tmp_path / "toy-just-made").mkdir()
-    with shared_folder("toy-", tmp_path) as folder:
-        assert {path.name for path in tmp_path.iterdir()} == {"other-dead", "toy-just-made", folder.name}
+def test_a_worker_that_ends_soon_is_replaced_later_and_later(uptime_s: float, previous_s: float, delay_s: float) -> None:
+    assert replacement_delay_s(uptime_s, previous_s) == delay_s
 
 
 class Toy:
@@ -59,11 +41,11 @@ class Toy:
         with self._out.open("wb") as out, self._err.open("wb") as err:
             command = [sys.executable, "-m", "tests.toy_workers", how]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err)
-        wait_until(lambda: "loaded 2 workers" in self.told, "the workers are loaded")
-        self.port = int(self.told[0])
+        wait_until(lambda: "loaded 2 workers" in self.output, "the workers are loaded")
+        self.port = int(self.output[0])
 
     @property
-    def told(self) -> list[str]:
+    def output(self) -> list[str]:
         return self._out.read_text().splitlines()
 
     @property
@@ -87,30 +69,30 @@ def toy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Toy]:
         assert toy.process.wait(PATIENCE_S) == 0
 
 
-def test_connections_are_spread_evenly_and_who_lost_some_gets_the_next(toy: Toy) -> None:
+def test_connections_are_spread_evenly_and_the_worker_with_fewer_gets_the_next(toy: Toy) -> None:
     with ExitStack() as stack:
         of_worker: dict[int, list[socket.socket]] = {}
         for _ in range(16):
             connection, pid = toy.connect()
             of_worker.setdefault(pid, []).append(stack.enter_context(connection))
         assert [len(connections) for connections in of_worker.values()] == [8, 8]
-        poorer = min(of_worker)
-        for connection in of_worker[poorer][:4]:
+        least = min(of_worker)
+        for connection in of_worker[least][:4]:
             connection.shutdown(socket.SHUT_WR)
-            assert connection.recv(1) == b""  # the worker has told that it is over
+            assert connection.recv(1) == b""  # the worker has counted that it is closed
         for _ in range(4):
             connection, pid = toy.connect()
             stack.enter_context(connection)
-            assert pid == poorer
+            assert pid == least
 
 
 def test_a_worker_that_hangs_shows_where_and_is_replaced(toy: Toy) -> None:
     connection, victim = toy.connect()
     with connection:
         connection.sendall(b"hang")
-        wait_until(lambda: "replaced hung" in toy.told, "it is replaced")
-    assert f"died {victim}" in toy.told
-    assert "in _obey" in toy.log
+        wait_until(lambda: "replaced hung" in toy.output, "it is replaced")
+    assert f"died {victim}" in toy.output
+    assert "in _run_order" in toy.log
     connection, pid = toy.connect()
     connection.close()
     assert pid != victim
@@ -120,8 +102,8 @@ def test_a_stopped_worker_is_replaced(toy: Toy) -> None:
     connection, victim = toy.connect()
     with connection:
         os.kill(victim, signal.SIGSTOP)
-        wait_until(lambda: "replaced hung" in toy.told, "it is replaced")
-        assert toy.told.count("loaded 2 workers") == 1
+        wait_until(lambda: "replaced hung" in toy.output, "it is replaced")
+        assert toy.output.count("loaded 2 workers") == 1
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "crashed"), (None, "ended")])
@@ -133,8 +115,8 @@ def test_a_worker_that_ends_is_replaced_with_its_reason(toy: Toy, number: int | 
         else:
             os.kill(victim, number)
         assert connection.recv(1) == b""
-    wait_until(lambda: f"replaced {reason}" in toy.told, "it is replaced")
-    assert f"died {victim}" in toy.told
+    wait_until(lambda: f"replaced {reason}" in toy.output, "it is replaced")
+    assert f"died {victim}" in toy.output
     # Until its successor is there, the other one serves alone.
     connection, pid = toy.connect()
     connection.close()
