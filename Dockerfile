@@ -14,13 +14,14 @@ ARG RUNTIME=cpu
 WORKDIR /src
 RUN python3 -m venv /opt/sluice
 # The dependencies first, so that a change of the code does not install them again.
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY service/__init__.py service/__init__.py
 RUN case "${RUNTIME}" in cpu|gpu) ;; *) echo "RUNTIME is cpu or gpu, not '${RUNTIME}'" >&2; exit 1 ;; esac \
  && grep -v '^onnxruntime' constraints.txt > /tmp/constraints-gpu.txt \
  && if [ "${RUNTIME}" = gpu ]; then cp /tmp/constraints-gpu.txt constraints.txt; fi \
  && /opt/sluice/bin/pip install --no-cache-dir --constraint constraints.txt ".[${RUNTIME}]"
 COPY service service
+COPY sluice sluice
 RUN /opt/sluice/bin/pip install --no-cache-dir --no-deps --force-reinstall . \
  && /opt/sluice/bin/pip uninstall --yes --quiet pip setuptools
 
@@ -39,4 +40,4 @@ USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
     CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ['SLUICE_PORT']}/health/ready\", timeout=2)"]
-CMD ["python3", "-m", "service"]
+CMD ["sluice", "serve"]

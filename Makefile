@@ -60,11 +60,14 @@ reference: $(VENV)/.test  ## write the generated parts of docs/reference from th
 bench: $(VENV)/.test  ## speed beside other servers, all in one run: writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.compare
 
+bench-against: $(VENV)/.test  ## speed beside another checkout of Sluice: make bench-against BEFORE=../before
+	$(BIN)/python -m benchmarks.before_after --before $(BEFORE)
+
 soak: $(VENV)/.test  ## whether memory stays where it is over 100,000 requests and 50 loads of a model
 	$(BIN)/python -m benchmarks.soak
 
 schema: $(VENV)/.test  ## write models/manifest.schema.json from the reader
-	$(BIN)/python -c 'from service.manifest import manifest_schema; print(manifest_schema(), end="")' > models/manifest.schema.json
+	$(BIN)/python -c 'from service.tasks.registry import built_in_tasks; print(built_in_tasks().manifest_schema(), end="")' > models/manifest.schema.json
 
 clean:           ## remove the environment and caches
 	rm -rf $(VENV) $(OLDEST) site .pytest_cache .mypy_cache .ruff_cache

@@ -3,7 +3,9 @@
 `compare.py` is the run (`make bench`), `target_run.py` one target in one round of it. `cases.py` and `workloads.py` define the
 requests, `targets.py` and `rivals/` the servers, `reference.py` makes the network. `load.py` (closed loops, wrk) and
 `open_loop.py` send the load; `responses.py` verifies predictions against the bare graph. `echo.py`, `bare_graph.py` and
-`ceilings.py` give the upper bound; `results.py`, `summary.py`, `report.py` and `plot.py` make the page. `isolation.py`,
-`stall.py`, `soak.py`, `precision.py`, `equal_shapes.py` and `gpu.py` each measure one property of Sluice; `train_speed.py` and
-`transfer.py` are about training and stand alone.
+`ceilings.py` give the upper bound; `results.py`, `summary.py`, `report.py` and `plot.py` make the page.
+
+`before_after.py` compares two checkouts of Sluice (`make bench-against`), `batch_invariance.py` ragged rows with each row alone.
+`isolation.py`, `stall.py`, `soak.py`, `precision.py`, `equal_shapes.py` and `gpu.py` each measure one property of Sluice;
+`train_speed.py` and `transfer.py` are about training and stand alone.
 """

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from service.manifest import Manifest, read_manifest
+from service.manifest import Manifest
 from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import Signature, Tensors, TensorSpec, collate, split
 from service.scheduling.batching import Batcher
-from service.scheduling.planning import Limits
-from service.scheduling.tuning import settled, tune
+from service.scheduling.planning import RequestedLimits
+from service.scheduling.tuning import tune
+from service.tasks.registry import built_in_tasks
 
 NUM_CALLERS = 64
 Key = Callable[[int], object]
@@ -43,11 +44,11 @@ def main() -> None:
 
 
 async def _compare(options: argparse.Namespace) -> str:
-    manifest = read_manifest(options.folder)
+    manifest = built_in_tasks().read_manifest(options.folder)
     signature = _signature(manifest)
     runtime = open_runtime(options.folder / manifest.graphs[0].file, "cpu")
-    tuning = tune(runtime, signature, Limits(0, 0), num_steps=options.longest, latency_target_ms=50.0, budget_s=0.2)
-    limits = settled(Limits(0, 0)) if tuning is None else tuning.limits
+    tuning = tune(runtime, signature, RequestedLimits(), num_steps=options.longest, latency_target_ms=50.0, budget_s=0.2)
+    limits = RequestedLimits().with_defaults() if tuning is None else tuning.limits
 
     def run(items: list[Tensors]) -> list[Tensors]:
         return split(runtime.run(collate(items, signature)), items, signature)

@@ -19,11 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from service.errors import ServiceError, StartError
-from service.manifest import Manifest, read_manifest
-from service.models.device_check import disagreement
-from service.runtime.onnx_runtime import CPU, Device, GpuOptions, Runtime, open_runtime
+from service.manifest import Manifest
+from service.models.device_check import find_difference
+from service.runtime.base import CPU, Device, Runtime
+from service.runtime.onnx_runtime import GpuOptions, open_runtime
 from service.runtime.synthetic import USUAL_STEPS, synthetic
 from service.runtime.tensors import Signature, TensorSpec
+from service.tasks.registry import built_in_tasks
 
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024)
 MIN_RUNS, MAX_RUNS = 3, 2000
@@ -48,7 +50,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES)
     options = parser.parse_args()
 
-    manifest = read_manifest(options.folder)
+    manifest = built_in_tasks().read_manifest(options.folder)
     num_steps = options.steps or max_steps(manifest)
     signature = signature_of(manifest)
     print(f"{manifest.name}/{manifest.version}, rows of {num_steps} steps, {platform.processor() or platform.machine()}\n")
@@ -77,7 +79,7 @@ def measure_device(
         runtime = open_runtime(graph, device, gpu=GpuOptions(device_id))
     except StartError as exc:
         return [f"| {device} | | not measured: {exc.message} | | |"]
-    if runtime.provider != CPU and (found := disagreement(runtime, reference, signature, num_steps)):
+    if runtime.provider != CPU and (found := find_difference(runtime, reference, signature, num_steps)):
         return [f"| {device} | | not measured, its outputs are wrong: {found} | | |"]
     table = []
     for rows in batch_sizes:
@@ -112,9 +114,7 @@ def time_runs(
 
 def max_steps(manifest: Manifest) -> int:
     """The steps of the longest row that the model accepts, by its manifest."""
-    if manifest.forecast is not None:
-        return manifest.forecast.context_length
-    return USUAL_STEPS if manifest.classify is None else manifest.classify.max_length
+    return built_in_tasks()[manifest.task].longest_row(manifest) or USUAL_STEPS
 
 
 def signature_of(manifest: Manifest) -> Signature:

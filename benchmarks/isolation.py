@@ -18,13 +18,13 @@ import argparse
 import itertools
 import json
 import math
-import os
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.client import LoadResult, run_closed_loop
+from benchmarks.processes import cpu_seconds
 from benchmarks.servers import ROOT, Server, sluice
 from benchmarks.traffic import MAX_BODY_BYTES, Check, Request, RequestBodies, cancel, invalid_requests, is_ok, mix, post
 
@@ -143,12 +143,6 @@ def report_kinds(server: Server, requests: list[Request], count: int) -> bool:
             print(f"ERROR: {line}")
         num_errors += result.num_errors
     return num_errors == 0
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used so far, all threads together; the kernel counts in hundredths of a second."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from service.manifest import read_manifest
-from service.runtime.onnx_runtime import Runtime, open_runtime
+from service.runtime.base import Runtime
+from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import Tensors
+from service.tasks.registry import built_in_tasks
 
 BATCH_SIZES = (1, 4, 16, 32)
 DURATION_S = 4.0
@@ -56,7 +57,8 @@ def measure(runtimes: dict[str, Runtime], rows: Tensors, duration_s: float = DUR
 def graphs_of(source: str) -> dict[str, bytes]:
     """The graphs of a folder by precision; for a number, those of two LSTM layers with so many units."""
     if not source.isdigit():
-        return {graph.precision: (Path(source) / graph.file).read_bytes() for graph in read_manifest(Path(source)).graphs}
+        manifest = built_in_tasks().read_manifest(Path(source))
+        return {graph.precision: (Path(source) / graph.file).read_bytes() for graph in manifest.graphs}
     from training.export.graph import write_graph
     from training.export.int8_graph import find_ranged_tensors, quantize_graph
     from training.layers.scaling import ScalingConfig

@@ -72,6 +72,12 @@ def members(leader: int, mark: str, known: Iterable[Process] = ()) -> set[Proces
         found |= more
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used so far, all threads together; the kernel counts in hundredths of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def end(find: Callable[[Iterable[Process]], set[Process]], grace_s: float) -> set[Process]:
     """End every process that `find` returns, by SIGTERM and after `grace_s` by SIGKILL; returns those that still run.
 

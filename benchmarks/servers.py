@@ -59,11 +59,12 @@ def running(
     port: int,
     env: dict[str, str] | None = None,
     *,
+    cwd: Path = ROOT,
     ready_path: str = "/health/ready",
     timeout_s: float = 60,
     grace_s: float = 15,
 ) -> Iterator[Server]:
-    """Run `command` until the block ends; the server is ready when GET `ready_path` answers 200.
+    """Run `command` in the folder `cwd` until the block ends; the server is ready when the status of GET `ready_path` is 200.
 
     Raises RuntimeError with the end of its output when it ends early or is not ready within `timeout_s`, and when one of its
     processes outlives the block. It has `grace_s` to end by itself. Its output stays in a file under WORK when the block
@@ -77,7 +78,7 @@ def running(
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", MARK: mark, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,

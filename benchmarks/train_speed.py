@@ -29,7 +29,7 @@ from training.fitting.fit import fit
 from training.fitting.losses import Batch, LossFunction, classify_loss, forecast_loss
 from training.network.heads.classify import ClassifySpec
 from training.network.network import Network
-from training.recipe import Fit, Recipe, find_recipe, read_recipe
+from training.recipe import ClassifyRecipe, ForecastRecipe, Recipe, find_recipe, read_recipe
 from training.runs.forecast import network_spec
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = read_recipe(find_recipe(options.recipe))
     folder = Path(os.environ["SLUICE_DATA"])
-    network, loss, x, y = _of_series(recipe, folder) if recipe.task == "forecast" else _of_texts(recipe, folder)
+    network, loss, x, y = _of_series(recipe, folder) if isinstance(recipe, ForecastRecipe) else _of_texts(recipe, folder)
     num_rows = min(len(y), (options.steps or len(y)) * recipe.fit.batch_size)
     ours = _our_epoch(recipe, network, loss, x[:num_rows], y[:num_rows])
     theirs = _keras_epoch(recipe, x[:num_rows], y[:num_rows])
@@ -62,11 +62,10 @@ def main() -> None:
     print(f"  {keras / here:.1f} times as fast as Keras")
 
 
-def _of_series(recipe: Recipe, folder: Path) -> tuple[Network, LossFunction, Any, Any]:
+def _of_series(recipe: ForecastRecipe, folder: Path) -> tuple[Network, LossFunction, Any, Any]:
     """The network, its loss, all training windows (N, T, F) and futures (N, horizon) as they are in the file."""
-    assert recipe.forecast is not None
     series = read_series(recipe.data, recipe.forecast, folder)
-    network = Network(network_spec(recipe, series))
+    network = Network(network_spec(recipe, len(series.features), series.target_indices))
     network.set_statistics(torch.from_numpy(series.training_values()).float())
     rng = np.random.default_rng(0)
     windows = list(sample_windows(series, recipe.forecast, batch_size=512, num_batches=None, short_share=0.0, rng=rng))
@@ -76,11 +75,12 @@ def _of_series(recipe: Recipe, folder: Path) -> tuple[Network, LossFunction, Any
 
 def _of_texts(recipe: Recipe, folder: Path) -> tuple[Network, LossFunction, Any, Any]:
     """The network, its loss, and the training texts' ids (N, maxlen), padded in front, with their labels."""
+    assert isinstance(recipe, ClassifyRecipe)
     split = read_texts(recipe.data, folder, recipe.seed)
     tokenizer = learn_tokenizer(split.train.texts, recipe.tokenizer)
-    maxlen = sum(recipe.cut)
+    maxlen = sum(recipe.truncation)
     tokens = np.zeros((len(split.train), maxlen), np.int64)
-    for row, ids in enumerate(encode(tokenizer, split.train.texts, *recipe.cut)):
+    for row, ids in enumerate(encode(tokenizer, split.train.texts, *recipe.truncation)):
         tokens[row, maxlen - len(ids) :] = ids
     size = tokenizer.get_vocab_size()
     spec = ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
@@ -90,7 +90,7 @@ def _of_texts(recipe: Recipe, folder: Path) -> tuple[Network, LossFunction, Any,
 def _our_epoch(recipe: Recipe, network: Network, loss: LossFunction, x: Any, y: Any) -> Callable[[], float]:
     names = ("history", "future") if recipe.task == "forecast" else ("tokens", "labels")
     size = recipe.fit.batch_size
-    settings = Fit.model_validate(recipe.fit.model_dump() | {"epochs": 1, "patience": None})
+    settings = recipe.fit.model_copy(update={"epochs": 1, "patience": None})
 
     def batches(epoch: int) -> Iterator[Batch]:
         order = np.random.default_rng(epoch).permutation(len(y))

@@ -186,7 +186,7 @@ def _serve_alone(settings: Settings) -> int:
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
     from service.api.access.wiring import make_rate_tables
     from service.app import access_options, model_options
-    from service.models.repository import open_folders
+    from service.models.repository import preload_folders
     from service.observability.metrics import forget_worker, restart_counter
     from service.server import Service, grace_s, run_worker
 
@@ -207,7 +207,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     service = None
     if shares_models:
         rates = make_rate_tables(access_options(settings), multiprocessing.get_context("fork"))
-        service = build(opened=open_folders(settings.models, model_options(settings)), rates=rates)
+        service = build(preload=preload_folders(settings.models, model_options(settings)), rates=rates)
         forget_worker(os.getpid(), metrics_dir)  # its gauges are those of a process that serves nothing
         if not can_fork():
             log.warning("every worker loads the models for itself: a library has started threads, which rules out a fork")

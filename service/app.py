@@ -22,17 +22,19 @@ from service.api.error_handlers import add_error_handlers
 from service.api.gateway import Gateway
 from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
-from service.api.predict import PREDICT_ROUTES, RequestLimits, documented_routes, predict_endpoints
+from service.api.predict import RequestLimits, documented_routes, predict_endpoints
 from service.errors import StartError
 from service.models.folder import ModelOptions
-from service.models.repository import Opened, Repository
+from service.models.repository import Preload, Repository
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.process.machine import num_cores, threads_per_worker
 from service.process.memory import trim_heap_when_idle
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
-from service.scheduling.planning import Limits
+from service.scheduling.loop_budget import LoopBudget
+from service.scheduling.planning import RequestedLimits
 from service.settings import Settings
+from service.tasks.registry import TaskRegistry, built_in_tasks
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +51,9 @@ def create_app(
     settings: Settings,
     *,
     metrics_dir: Path | None = None,
-    opened: Opened | None = None,
+    preload: Preload | None = None,
     rates: RateTables | None = None,
+    tasks: TaskRegistry | None = None,
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
 ) -> Gateway:
@@ -58,18 +61,21 @@ def create_app(
 
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
     `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU. `metrics_dir` is shared by
-    the workers of one server, `opened` are the models that their parent has opened for them, `rates` where they count requests
-    together. Raises StartError for what the settings of access name.
+    the workers of one server, `preload` holds what their parent has read for them, `rates` is where they count requests
+    together. `tasks` are those that folders may be for, None: the built-in ones. Raises StartError for what the settings of
+    access name.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
-    options = model_options(settings)
+    options = model_options(settings, tasks)
     repository = Repository(
         settings.models,
         options,
-        defaults=default_models(settings),
+        defaults=default_models(settings, options.tasks),
+        strict_readiness=settings.strict_readiness,
         observer=metrics,
         open_graph=functools.partial(open_runtime, gpu=gpu_options(settings)),
-        opened=opened,
+        preload=preload,
+        loop_budget=LoopBudget(),
     )
 
     access = open_access(access_options(settings), metrics, rates)
@@ -100,14 +106,15 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    api.router.routes.extend(documented_routes(PREDICT_ROUTES))
-    api.include_router(operations_router(repository, metrics.render))
+    api.router.routes.extend(documented_routes(options.tasks.endpoints))
+    descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
+    api.include_router(operations_router(repository, metrics.render, descriptions))
     add_error_handlers(api)
     complete_openapi(api)
     limits = RequestLimits(settings.request_timeout_ms / 1000, settings.max_instances, settings.max_body_bytes)
     return Gateway(
         access.wrap(api),
-        direct=predict_endpoints(PREDICT_ROUTES, repository, metrics, limits),
+        direct=predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
         routes=[*api.openapi()["paths"], *page.ROUTES],
         observers=metrics,
         hooks=access.hooks,
@@ -115,11 +122,11 @@ def create_app(
     )
 
 
-def model_options(settings: Settings) -> ModelOptions:
+def model_options(settings: Settings, tasks: TaskRegistry | None = None) -> ModelOptions:
     """How models are run, as the folders below take it."""
-    limits = Limits(
-        max_batch_size=settings.max_batch_size,
-        max_padded_steps=settings.max_padded_steps,
+    limits = RequestedLimits(
+        max_batch_size=settings.max_batch_size or None,
+        max_padded_steps=settings.max_padded_steps or None,
         max_queue_size=settings.max_queue_size,
         max_queue_delay_s=settings.max_queue_delay_ms / 1000,
     )
@@ -128,10 +135,10 @@ def model_options(settings: Settings) -> ModelOptions:
         settings.device,
         num_threads,
         limits,
-        settings.max_horizon_multiple,
         latency_target_ms=settings.latency_target_ms,
         measure_s=MEASURE_S,
         precision=settings.precision,
+        tasks=(tasks or built_in_tasks()).configure(settings.model_dump()),
     )
 
 
@@ -151,10 +158,11 @@ def gpu_options(settings: Settings) -> GpuOptions:
     return GpuOptions(settings.device_id, settings.gpu_memory_limit_bytes, settings.tensorrt_cache)
 
 
-def default_models(settings: Settings) -> dict[str, str]:
-    """Task → the model that answers where a request names none."""
-    chosen = {"forecast": settings.default_forecast_model, "classify": settings.default_sentiment_model}
-    return {task: name for task, name in chosen.items() if name}
+def default_models(settings: Settings, tasks: TaskRegistry) -> dict[tuple[str, str | None], str]:
+    """(task, purpose) of an endpoint → the model that the settings name for requests that name none."""
+    values = settings.model_dump()
+    names = {(endpoint.task, endpoint.purpose): values.get(endpoint.default_setting or "") for endpoint in tasks.endpoints}
+    return {endpoint: name for endpoint, name in names.items() if name}
 
 
 async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: OnFailed | None) -> None:
@@ -167,7 +175,7 @@ async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: O
             on_failed(exc)
         return
     if not repository.is_ready:
-        log.error("no model is ready", extra={"reason": repository.reason})
+        log.error("not every model is ready", extra={"reason": repository.reason})
     if on_loaded is not None:
         on_loaded(repository)
 

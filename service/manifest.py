@@ -1,15 +1,20 @@
 """The strict reader of a model folder's `manifest.json`, field by field as `models/README.md` specifies it.
 
-Reads the manifest alone: whether the graph keeps what it promises is checked in `model.py`.
+Knows no task: each supplies the type of its own block (a `Spec`), and `manifest_type` adds it to what all manifests hold.
+Reads the manifest alone: whether the graph is what it says is checked in `service/models/folder.py`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic_core import from_json
 
 from service.errors import FolderError
 
@@ -17,7 +22,6 @@ SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
 Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP32", "FP64", "BYTES"]
-Task = Literal["forecast", "classify", "tensor"]
 Precision = Literal["fp32", "int8"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 FileName = Annotated[
@@ -26,11 +30,20 @@ FileName = Annotated[
 Axis = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
-class _Strict(BaseModel):
+class StrictModel(BaseModel):
+    """A part of the manifest: unknown fields and values of other types are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Loss(_Strict):
+class Spec(StrictModel):
+    """The block of one task, named as the task is: what its models read and predict."""
+
+
+S = TypeVar("S", bound=Spec)
+
+
+class PrecisionLoss(StrictModel):
     """How much worse than the folder's first graph, by one measure on the same test part; below zero: better."""
 
     measure: str
@@ -50,14 +63,14 @@ class Loss(_Strict):
         return f"{self.measure} {100 * self.value:.3g}{unit} (bound {100 * self.bound:g}{unit})"
 
 
-class Tolerance(_Strict):
+class Tolerance(StrictModel):
     """How far a number may be from the expected one: absolute + relative x |expected|."""
 
     absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     relative: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Graph(_Strict):
+class Graph(StrictModel):
     """One ONNX file of the folder; the first that fits the asked precision is served."""
 
     file: FileName
@@ -65,11 +78,11 @@ class Graph(_Strict):
     precision: Precision = "fp32"
     opset: Annotated[int, Field(ge=7)]
     score: dict[str, float] = Field(default_factory=dict, description="the measures of this very graph, by name")
-    loss: list[Loss] = Field(default_factory=list, description="what it loses against the folder's first graph")
+    loss: list[PrecisionLoss] = Field(default_factory=list, description="what it loses against the folder's first graph")
     tolerance: Tolerance | None = Field(None, description="of its answers to the example, in place of the example's own")
 
 
-class Tensor(_Strict):
+class TensorEntry(StrictModel):
     """A named tensor: datatype of the Open Inference Protocol, and a shape whose open axes have names.
 
     Axis 0 is always `batch`. An axis named `time` may differ between the rows of a batch: it is padded, and the
@@ -81,69 +94,17 @@ class Tensor(_Strict):
     shape: Annotated[list[Axis], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _batch_comes_first(self) -> Tensor:
+    def _batch_comes_first(self) -> TensorEntry:
         if self.shape[0] != "batch":
             raise ValueError(f'tensor "{self.name}": axis 0 must be "batch", got {self.shape[0]!r}')
         return self
 
 
-class State(_Strict):
+class StatePair(StrictModel):
     """A recurrent state that a network can carry from one request to the next: fed as `input`, returned as `output`."""
 
     input: str
     output: str
-
-
-class Forecast(_Strict):
-    """What a forecasting model eats and gives. Lengths count time steps of the series."""
-
-    context_length: Annotated[int, Field(ge=1, description="the longest part of a history that the network reads")]
-    min_length: Annotated[int, Field(ge=1, description="the shortest history that it takes")] = 1
-    horizon: Annotated[int, Field(ge=1, description="steps forecast in one run")]
-    frequencies: list[str] = Field(default_factory=list, description="S T H D W M Q Y; empty: any")
-    season_length: Annotated[int, Field(ge=1)] = 1
-    quantiles: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        default_factory=list, description="ascending; last axis of output `quantiles`"
-    )
-    point: Literal["mean", "median"] = Field("mean", description="what the output `mean` holds: the loss decides it")
-    features: Annotated[list[str], Field(min_length=1)]
-    targets: Annotated[list[str], Field(min_length=1, description="features that are forecast, in the order of the outputs")]
-
-    @model_validator(mode="after")
-    def _lengths_and_quantiles_are_ordered(self) -> Forecast:
-        if self.min_length > self.context_length:
-            raise ValueError(f"min_length {self.min_length} is above context_length {self.context_length}")
-        if self.quantiles != sorted(set(self.quantiles)):
-            raise ValueError(f"quantiles must ascend without repetition, got {self.quantiles}")
-        unknown = [target for target in self.targets if target not in self.features]
-        if unknown:
-            raise ValueError(f"targets {unknown} are not among the features {self.features}")
-        return self
-
-
-class Truncation(_Strict):
-    """Which tokens of an over-long text are read: the first `head` and the last `tail`."""
-
-    head: Annotated[int, Field(ge=0)]
-    tail: Annotated[int, Field(ge=0)]
-
-
-class Classify(_Strict):
-    """What a text classifier eats and gives."""
-
-    labels: Annotated[list[str], Field(min_length=2)]
-    tokenizer: FileName = "tokenizer.json"
-    max_length: Annotated[int, Field(ge=1, description="tokens read of one text")]
-    truncation: Truncation
-    language: Annotated[str, Field(description="BCP 47 tag of the texts, or `und`")]
-
-    @model_validator(mode="after")
-    def _truncation_keeps_max_length(self) -> Classify:
-        if self.truncation.head + self.truncation.tail != self.max_length:
-            raise ValueError(
-                f"truncation keeps {self.truncation.head} + {self.truncation.tail} tokens, max_length is {self.max_length}"
-            )
-        return self
 
 
 class Training(BaseModel):
@@ -160,21 +121,19 @@ class Training(BaseModel):
     created: str | None = Field(None, description="ISO 8601, UTC")
 
 
-class Manifest(_Strict):
-    """A model folder's description of itself."""
+class Manifest(StrictModel):
+    """A model folder's description of itself, without the block of its task (see `manifest_type`)."""
 
     schema_version: Literal[1]
     name: Name
     version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$", description="a whole number, as its folder is named")]
-    task: Task
+    task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     description: str = ""
     licence: str = Field("", description="licence of the data the model learned from")
     graphs: Annotated[list[Graph], Field(min_length=1)]
-    inputs: Annotated[list[Tensor], Field(min_length=1)]
-    outputs: Annotated[list[Tensor], Field(min_length=1)]
-    state: list[State] = Field(default_factory=list)
-    forecast: Forecast | None = None
-    classify: Classify | None = None
+    inputs: Annotated[list[TensorEntry], Field(min_length=1)]
+    outputs: Annotated[list[TensorEntry], Field(min_length=1)]
+    state: list[StatePair] = Field(default_factory=list)
     training: Annotated[Training, Field(default_factory=lambda: Training(created=None))]
 
     @model_validator(mode="after")
@@ -183,9 +142,6 @@ class Manifest(_Strict):
             names = [tensor.name for tensor in tensors]
             if len(set(names)) != len(names):
                 raise ValueError(f"{kind} names repeat: {names}")
-        for face in ("forecast", "classify"):
-            if (getattr(self, face) is not None) != (self.task == face):
-                raise ValueError(f'task "{self.task}" and the block "{face}" do not go together')
         inputs = {tensor.name: tensor for tensor in self.inputs}
         outputs = {tensor.name: tensor for tensor in self.outputs}
         for state in self.state:
@@ -196,48 +152,76 @@ class Manifest(_Strict):
             "lengths" not in inputs or inputs["lengths"].shape != ["batch"] or inputs["lengths"].datatype != "INT64"
         ):
             raise ValueError('an input with a "time" axis needs the input "lengths", INT64 ["batch"]')
-        if self.forecast is not None:
-            self._expect(inputs, "history", "FP32", ["batch", "time", len(self.forecast.features)])
-            self._expect(outputs, "mean", "FP32", ["batch", self.forecast.horizon, len(self.forecast.targets)])
-            if self.forecast.quantiles:
-                shape: list[int | str] = [
-                    "batch",
-                    self.forecast.horizon,
-                    len(self.forecast.targets),
-                    len(self.forecast.quantiles),
-                ]
-                self._expect(outputs, "quantiles", "FP32", shape)
-        if self.classify is not None:
-            self._expect(inputs, "tokens", "INT64", ["batch", "time"])
-            self._expect(outputs, "probabilities", "FP32", ["batch", len(self.classify.labels)])
         return self
 
-    @staticmethod
-    def _expect(tensors: dict[str, Tensor], name: str, datatype: str, shape: list[int | str]) -> None:
-        found = tensors.get(name)
+    @property
+    def spec(self) -> Spec | None:
+        """The block of its task; None where the task has none."""
+        spec: Spec | None = getattr(self, self.task, None)
+        return spec
+
+    def spec_of(self, kind: type[S]) -> S:
+        """The block of its task, which is of this type."""
+        spec = self.spec
+        assert isinstance(spec, kind), f"{self.name}: task {self.task} has the block {type(spec).__name__}"
+        return spec
+
+    def mismatch(self, kind: Literal["inputs", "outputs"], name: str, datatype: Datatype, shape: list[int | str]) -> list[str]:
+        """What is wrong with a tensor that the task of the manifest needs; empty if nothing is."""
+        tensors: list[TensorEntry] = getattr(self, kind)
+        found = next((tensor for tensor in tensors if tensor.name == name), None)
         if found is None:
-            raise ValueError(f'tensor "{name}" {datatype} {shape} is missing')
+            return [f'{MANIFEST_FILE}: {kind}: tensor "{name}" {datatype} {shape} is missing']
         if found.datatype != datatype or found.shape != shape:
-            raise ValueError(f'tensor "{name}": expected {datatype} {shape}, got {found.datatype} {found.shape}')
+            return [f'{MANIFEST_FILE}: {kind}: tensor "{name}": expected {datatype} {shape}, got {found.datatype} {found.shape}']
+        return []
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read `folder/manifest.json`. Raises FolderError that names the field, what was found and what was expected."""
+def manifest_type(task: str, spec: type[Spec] | None) -> type[Manifest]:
+    """The manifests of one task: what all hold, and the block `spec` under the task's name."""
+    if task in Manifest.model_fields or hasattr(Manifest, task):
+        raise ValueError(f'a task cannot be called "{task}", which every manifest has for something else')
+    fields: dict[str, Any] = {"task": (Literal[task], ...)}
+    if spec is not None:
+        fields[task] = (spec, ...)
+    made: type[Manifest] = create_model(
+        f"{task.capitalize()}Manifest", __base__=Manifest, __doc__=f"The manifest of a model for task {task}.", **fields
+    )
+    return made
+
+
+def read_manifest(folder: Path, types: Mapping[str, type[Manifest]]) -> Manifest:
+    """Read `folder/manifest.json`; `types` are the manifests of each task.
+
+    Raises FolderError that names the field, what was found and what was expected.
+    """
     path = folder / MANIFEST_FILE
     try:
-        text = path.read_bytes()
+        content = from_json(path.read_bytes())
     except OSError as exc:
         raise FolderError(f"{MANIFEST_FILE} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise FolderError(f"{MANIFEST_FILE} is not JSON: {exc}") from exc
+    if not isinstance(content, dict):
+        raise FolderError(f"{MANIFEST_FILE}: expected an object")
+    task = content.get("task")
+    if not isinstance(task, str) or task not in types:
+        raise FolderError(f"{MANIFEST_FILE}: task: expected one of {sorted(types)}, got {str(task)[:100]!r}")
+    # The block of another task may be there as null, which the schema allowed once.
+    content = {name: value for name, value in content.items() if value is not None or name not in types}
     try:
-        return Manifest.model_validate_json(text)
+        return types[task].model_validate(content)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
         raise FolderError(f"{MANIFEST_FILE}: {where}: {first['msg']}", num_errors=exc.error_count()) from exc
 
 
-def manifest_schema() -> str:
+def manifest_schema(types: Mapping[str, type[Manifest]]) -> str:
     """The JSON Schema of `manifest.json`, as `models/manifest.schema.json` holds it."""
-    schema = Manifest.model_json_schema()
+    either: Any = reduce(or_, types.values())
+    one: Any = Annotated[either, Field(discriminator="task")] if len(types) > 1 else either
+    schema = TypeAdapter(one).json_schema()
+    schema = {"title": "Manifest", "description": "A model folder's description of itself.", **schema}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

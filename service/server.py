@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import math
 import os
 import signal
@@ -22,9 +23,9 @@ from service import __version__
 from service.api.access.wiring import RateTables
 from service.api.transport import choose_protocol
 from service.app import create_app
-from service.errors import ModelNotFound, ModelNotReady, ServiceError, StartError
+from service.errors import ServiceError, StartError
 from service.files import FileWatch
-from service.models.repository import Opened, Repository
+from service.models.repository import Preload, Repository
 from service.observability.logs import set_up_logs
 from service.process.connections import Slot, receive_connection
 from service.process.machine import cores_of_worker
@@ -52,7 +53,7 @@ class Service:
         url: str,
         *,
         metrics_dir: Path | None = None,
-        opened: Opened | None = None,
+        preload: Preload | None = None,
         rates: RateTables | None = None,
     ) -> None:
         self._url = url
@@ -64,7 +65,7 @@ class Service:
         app = create_app(
             settings,
             metrics_dir=metrics_dir,
-            opened=opened,
+            preload=preload,
             rates=rates,
             on_loaded=self._finish_loading,
             on_failed=self._stop_with,
@@ -260,31 +261,19 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
 
 def greeting(repository: Repository, url: str, curl: str = "curl -s") -> str:
     """What the operator reads when loading is over: where the server is, and what to try."""
-    if not repository.is_ready:
+    if not repository.is_serving:
         return f"Sluice {__version__} listens on {url}, but no model is ready: {repository.reason}"
-    where = f"Sluice {__version__} is ready: {url} (documentation at {url}/docs)"
+    state = "is ready:" if repository.is_ready else f"is not ready ({repository.reason}), and answers at"
+    where = f"Sluice {__version__} {state} {url} (documentation at {url}/docs)"
     return f"{where}\nTry it:\n  {command_to_try(repository, f'{curl} {url}')}"
 
 
 def command_to_try(repository: Repository, curl: str) -> str:
     """One curl that these models answer; `curl` is the command with the URL of the server."""
-    for task, door, instance in (
-        ("classify", "sentiment", lambda _: '"A quiet, moving film."'),
-        ("forecast", "forecast", _series),
-    ):
-        try:
-            model = repository.default_for(task)
-        except (ModelNotFound, ModelNotReady):
-            continue
-        forecast = model.manifest.forecast
-        body = f'{{"instances": [{instance(forecast.min_length if forecast else 1)}]}}'
-        return f"{curl}/predict/{door} -H 'Content-Type: application/json' -d '{body}'"
-    return f"{curl}/models"
-
-
-def _series(min_length: int) -> str:
-    history = [round(10 + 3 * math.sin(2 * math.pi * hour / 24), 1) for hour in range(max(24, min_length))]
-    return f'{{"history": {history}, "horizon": 6}}'
+    request = repository.example_request()
+    if request is None:
+        return f"{curl}/models"
+    return f"{curl}{request.path} -H 'Content-Type: application/json' -d '{json.dumps(request.body)}'"
 
 
 def grace_s(settings: Settings) -> float:

@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     models: Path = Field(default=Path("models"), description="The folder that holds the model folders.")
     host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` listens on every interface.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
+    strict_readiness: bool = Field(
+        default=True,
+        description="`/health/ready` is 200 when every model folder is READY. `false`: when at least one is.",
+    )
     metrics_port: int = Field(
         default=0,
         ge=0,
@@ -49,13 +53,16 @@ class Settings(BaseSettings):
         description="Port that serves `/metrics`, which the main port then does not. 0: the main port.",
     )
 
-    # How requests are answered when they leave something open.
+    # Which model answers a request that names none.
     default_forecast_model: str | None = Field(
         default=None,
-        description="Model of `/predict/forecast` when a request names none. Empty: the first forecasting model by name.",
+        description="Model of `/predict/forecast` when a request names neither a model nor a frequency. Empty: the only one that "
+        "fits; where several do, 409.",
     )
     default_sentiment_model: str | None = Field(
-        default=None, description="Model of `/predict/sentiment` when a request names none. Empty: the first text model by name."
+        default=None,
+        description="Model of `/predict/sentiment` when a request names none. Empty: the only one that classifies sentiment; "
+        "where there are several, 409.",
     )
 
     # Processes and threads.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 import itertools
 import threading
@@ -13,9 +14,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from service.runtime.onnx_runtime import Device
-from service.runtime.tensors import Signature, Tensors, TensorSpec
-from service.scheduling.batching import Reason
+from service.runtime.base import Device
+from service.runtime.tensors import Signature, Tensors, TensorSpec, collate, num_steps
+from service.scheduling.batching import DequeueReason
+from service.scheduling.planning import Limits, group_rows
+from service.tasks.base import Task, advance
+from service.wire import read, write
 
 T = TypeVar("T")
 PATIENCE_S = 20.0
@@ -110,7 +114,7 @@ class RecordingObserver:
         self.num_queued = 0
         self.queued_rows = 0
         self.num_refused = 0
-        self.left: list[tuple[int, int, Reason]] = []
+        self.left: list[tuple[int, int, DequeueReason]] = []
         self.batches: list[dict[str, Any]] = []
 
     def enqueued(self, rows: int) -> None:
@@ -120,7 +124,7 @@ class RecordingObserver:
     def refused(self, rows: int) -> None:
         self.num_refused += 1
 
-    def left_queue(self, num_items: int, rows: int, reason: Reason) -> None:
+    def left_queue(self, num_items: int, rows: int, reason: DequeueReason) -> None:
         self.num_queued -= num_items
         self.queued_rows -= rows
         self.left.append((num_items, rows, reason))
@@ -138,6 +142,29 @@ class RecordingObserver:
                 "is_ok": is_ok,
             }
         )
+
+
+def run_task(
+    task: Task,
+    run: Callable[[Tensors], Tensors],
+    instances: Sequence[object],
+    seen: list[Tensors] | None = None,
+    limits: Limits | None = None,
+    **parameters: object,
+) -> list[Any]:
+    """The predictions of a task as a client reads them, with `run` for the graph; what that is fed is put into `seen`."""
+    steps = task.run_steps(instances, parameters, functools.partial(group_rows, limits=limits or Limits()))
+    step = advance(steps, None)
+    while step.items is not None:
+        fed = [collate([item.tensors], task.signature) for item in step.items]
+        for item, tensors in zip(step.items, fed, strict=True):
+            assert (item.rows, item.steps) == (len(tensors[task.signature.first_input]), num_steps(tensors, task.signature))
+            assert list(item.lengths) == tensors.get("lengths", np.full(item.rows, item.steps)).tolist()
+        if seen is not None:
+            seen += fed
+        step = advance(steps, [task.prepare(run(tensors)) for tensors in fed])
+    predictions: list[Any] = read(write(step.predictions))
+    return predictions
 
 
 class FakeRuntime:

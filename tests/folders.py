@@ -1,7 +1,7 @@
 """Tiny valid model folders for tests: a forecast, a text classifier, and a tensor model with state.
 
 Each is a real ONNX graph of a few KB with seeded weights, a right sha256 and an example that onnxruntime itself answered.
-To make a folder that lies, write a good one and bend it with `edit_manifest`, `edit_example` or `write_graph`.
+To make a broken folder, write a good one and change it with `edit_manifest`, `edit_example` or `write_graph`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ def write_forecast_folder(
     min_length: int = 2,
     frequencies: Sequence[str] = ("H",),
     seed: int = 0,
+    output: str = "forecast",
 ) -> Path:
-    """A ragged LSTM over `history`; outputs `mean` and, where there are levels, `quantiles`. Returns the version folder."""
+    """A ragged LSTM over `history`; outputs `forecast` and, where there are levels, `quantiles`. Returns the version folder.
+
+    `output="mean"` writes the folder as the first release did.
+    """
     targets = list(features if targets is None else targets)
     random = np.random.default_rng(seed)
     weights = {
@@ -61,14 +65,14 @@ def write_forecast_folder(
         helper.make_node("LSTM", ["steps", "W", "R", "B", "lengths32"], ["", "last", ""], hidden_size=HIDDEN),
         helper.make_node("Squeeze", ["last", "zero"], ["hidden"]),
         helper.make_node("Gemm", ["hidden", "head", "bias"], ["flat"]),
-        helper.make_node("Reshape", ["flat", "mean_shape"], ["mean"]),
+        helper.make_node("Reshape", ["flat", "forecast_shape"], [output]),
     ]
-    integers = {"zero": [0], "mean_shape": [-1, horizon, len(targets)]}
-    outputs: list[Json] = [{"name": "mean", "datatype": "FP32", "shape": ["batch", horizon, len(targets)]}]
+    integers = {"zero": [0], "forecast_shape": [-1, horizon, len(targets)]}
+    outputs: list[Json] = [{"name": output, "datatype": "FP32", "shape": ["batch", horizon, len(targets)]}]
     if quantiles:
         nodes += [
-            helper.make_node("Unsqueeze", ["mean", "last_axis"], ["mean4"]),
-            helper.make_node("Add", ["mean4", "offsets"], ["quantiles"]),
+            helper.make_node("Unsqueeze", [output, "last_axis"], ["forecast4"]),
+            helper.make_node("Add", ["forecast4", "offsets"], ["quantiles"]),
         ]
         integers["last_axis"] = [-1]
         shape = ["batch", horizon, len(targets), len(quantiles)]
@@ -106,8 +110,8 @@ def write_forecast_folder(
     predictions = []
     for history in histories:
         answer = run_graph(folder, {"history": history[None], "lengths": np.array([len(history)])})
-        mean = answer["mean"][0]
-        prediction: Json = {"mean": (mean[:, 0] if len(targets) == 1 else mean).tolist()}
+        point = answer[output][0]
+        prediction: Json = {output: (point[:, 0] if len(targets) == 1 else point).tolist()}
         if quantiles:
             levels = answer["quantiles"][0]
             prediction["quantiles"] = {

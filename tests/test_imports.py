@@ -19,8 +19,8 @@ SERVICE_RULES: dict[str, set[str]] = {
     | {"service.process", "service.runtime", "service.settings"},
     "service.server": {"service.app", "service.api", "service.models", "service.observability", "service.process"}
     | {"service.settings"},
-    "service.app": {"service.api", "service.models", "service.scheduling", "service.runtime", "service.observability"}
-    | {"service.process", "service.settings"},
+    "service.app": {"service.api", "service.models", "service.tasks", "service.scheduling", "service.runtime"}
+    | {"service.observability", "service.process", "service.settings"},
     "service.api": set(),
     "service.observability": set(),
     "service.models": {"service.tasks", "service.scheduling", "service.sequences", "service.runtime"},
@@ -33,13 +33,13 @@ SERVICE_RULES: dict[str, set[str]] = {
 }
 TRAINING_RULES: dict[str, set[str]] = {
     "training.__main__": {"training.runs", "training.importers", "training.summary", "training.reporting", "training.export"}
-    | {"training.fitting", "training.layers", "training.network", "training.data", "training.recipe"},
-    "training.summary": {"training.runs", "training.importers", "training.network", "training.layers", "training.data"}
-    | {"training.recipe"},
+    | {"training.data", "training.recipe"},
+    "training.summary": {"training.runs", "training.importers", "training.network", "training.layers", "training.recipe"},
     "training.runs": {"training.export", "training.fitting", "training.scoring", "training.reporting", "training.network"}
     | {"training.layers", "training.data", "training.recipe"},
-    "training.importers": {"training.export", "training.scoring", "training.network", "training.layers", "training.recipe"},
-    "training.reporting": {"training.export", "training.fitting", "training.scoring", "training.network"},
+    "training.importers": {"training.export", "training.scoring", "training.network", "training.layers"},
+    "training.reporting": {"training.export", "training.fitting", "training.scoring", "training.network", "training.data"}
+    | {"training.recipe"},
     "training.export": {"training.scoring", "training.network", "training.graph", "training.data", "training.recipe"},
     "training.fitting": {"training.network", "training.recipe"},
     "training.scoring": {"training.data", "training.recipe"},
@@ -172,6 +172,13 @@ def test_the_front_imports_the_packages_in_functions_only_and_no_outside_library
             packages = {"service", "training"} if node in in_functions else set()
             for name in names:
                 assert name.split(".")[0] in sys.stdlib_module_names | {"sluice"} | packages, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", SERVICE)
+def test_the_file_of_a_task_is_known_in_its_folder_only(module: str) -> None:
+    if folder_of(module) != "service.tasks":
+        known = {imported for imported in imports_of(SERVICE[module]) if folder_of(imported) == "service.tasks"}
+        assert known <= {"service.tasks.base", "service.tasks.registry"}
 
 
 def test_the_service_starts_where_torch_cannot_be_imported() -> None:

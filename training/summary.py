@@ -13,19 +13,13 @@ from pathlib import Path
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
-from tokenizers import Tokenizer
 
-from training.data.rows import read_rows
-from training.data.series import read_series
-from training.data.texts import learn_tokenizer, read_texts
 from training.importers.keras.importer import read_network
 from training.layers.registry import Layer, Shape
-from training.network.heads.classify import ClassifySpec
 from training.network.heads.registry import read_spec
 from training.network.network import Network
-from training.network.spec import NetworkSpec
-from training.recipe import Recipe, RecipeError, find_recipe, read_recipe
-from training.runs import forecast, tabular
+from training.recipe import RecipeError, find_recipe, read_recipe, recipe_of_json
+from training.runs.registry import TASKS
 
 KERAS_FILES = (".keras", ".h5", ".hdf5")
 # Where a class is not called as in Keras.
@@ -49,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the table says."""
+    """The table of a network."""
 
     name: str
     rows: tuple[Row, ...]
@@ -69,7 +63,7 @@ def summarize(what: str, data: Path | None) -> Summary:
     if path.is_dir():
         return summary_of(path.parent.name, network_of_folder(path))
     recipe = read_recipe(find_recipe(what))
-    spec, notes = spec_of_recipe(recipe, data)
+    spec, notes = TASKS[recipe.task].spec_of_recipe(recipe, data)
     return summary_of(recipe.name, Network(spec), notes)
 
 
@@ -98,56 +92,16 @@ def show(summary: Summary, console: Console) -> None:
 
 
 def network_of_folder(folder: Path) -> Network:
-    """The network of a published folder, by the recipe in its manifest. Raises RecipeError if there is none."""
+    """The network of a published folder, by its manifest. Raises RecipeError if there is none."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        training, task = manifest["training"], manifest["task"]
+        training = manifest["training"]
         if "network" in training:  # as folders have it that no recipe made
             return Network(read_spec(training["network"]))
-        recipe = Recipe.model_validate(training["recipe"])
-    except (OSError, ValueError, KeyError) as exc:
+        recipe = recipe_of_json(training["recipe"])
+    except (OSError, ValueError, KeyError, TypeError, RecipeError) as exc:
         raise RecipeError(f"{folder}: there is no manifest.json with a recipe: {exc}") from exc
-    match task:
-        case "forecast":
-            face = manifest["forecast"]
-            targets = tuple(face["features"].index(target) for target in face["targets"])
-            return Network(forecast.network_spec_of(recipe, len(face["features"]), targets))
-        case "classify":
-            face = manifest["classify"]
-            tokenizer = Tokenizer.from_file(str(folder / face["tokenizer"]))
-            return Network(_classify_spec(recipe, tokenizer.get_vocab_size(), tuple(face["labels"])))
-        case _:
-            return Network(tabular.network_spec(recipe, manifest["inputs"][0]["shape"][-1]))
-
-
-def spec_of_recipe(recipe: Recipe, data: Path | None) -> tuple[NetworkSpec, tuple[str, ...]]:
-    """What a recipe's network is, and what is not certain before the run. Reads the data where it must."""
-    source = recipe.data.train[0]
-    if recipe.task == "forecast":
-        assert recipe.forecast is not None
-        features = source.values or (["y"] if source.builtin or source.format in ("wide", "long") else [])
-        if features:
-            targets = [features.index(target) for target in recipe.data.targets or features if target in features]
-            return forecast.network_spec_of(recipe, len(features), tuple(targets)), ()
-        return forecast.network_spec(recipe, read_series(recipe.data, recipe.forecast, data)), ()
-    if recipe.task == "tensor":
-        num_features = len(source.values) or len(read_rows(recipe.data, data, recipe.seed).features)
-        return tabular.network_spec(recipe, num_features), ()
-    given = recipe.data.labels
-    labels = tuple(dict.fromkeys(given.values() if isinstance(given, dict) else given))
-    most = recipe.tokenizer.most_tokens
-    if labels and most is not None:
-        embedding = next((table for table in recipe.layers if table.get("type") == "embedding"), {})
-        is_fixed = embedding.get("input_dim") is not None
-        note = f"The vocabulary is learned from the texts: {most:,} tokens at most, and so many are counted here."
-        return _classify_spec(recipe, most, labels), () if is_fixed else (note,)
-    split = read_texts(recipe.data, data, recipe.seed)
-    tokenizer = learn_tokenizer(split.train.texts, recipe.tokenizer)
-    return _classify_spec(recipe, tokenizer.get_vocab_size(), split.labels), ()
-
-
-def _classify_spec(recipe: Recipe, vocabulary_size: int, labels: tuple[str, ...]) -> NetworkSpec:
-    return ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=vocabulary_size, labels=labels)
+    return Network(TASKS[recipe.task].spec_of_manifest(recipe, manifest, folder))
 
 
 def _names(layers: list[Layer]) -> Iterator[tuple[str, str]]:
@@ -162,11 +116,11 @@ def _names(layers: list[Layer]) -> Iterator[tuple[str, str]]:
 
 
 def _shape(layer: Layer) -> str:
-    def told(shape: Shape) -> str:
+    def format_shape(shape: Shape) -> str:
         axes = ["None", *("None" if isinstance(axis, str) else str(axis) for axis in shape.axes)]
         return f"({', '.join(axes)})"
 
-    return ", ".join([told(layer.output), *(told(shape) for _, shape in layer.others)])
+    return ", ".join([format_shape(layer.output), *(format_shape(shape) for _, shape in layer.others)])
 
 
 def _size(num_bytes: float) -> str:

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 Prediction = dict[str, Any]
-"""One row of each output of the graph by its name: {"mean": [..], "quantiles": [..]} or {"probabilities": [..]}."""
+"""One row of each output of the graph by its name: {"forecast": [..], "quantiles": [..]} or {"probabilities": [..]}."""
 
 
 class Graph:

@@ -6,7 +6,7 @@ Reads the catalog of models and the metrics; changes nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from fastapi import APIRouter, Request
@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from service import __version__
 from service.api.openapi import list_endpoints
 from service.api.page import PageResponse, index_page, page_router
-from service.api.schemas import Index, Live, ModelDescription, ModelList, Readiness
+from service.api.schemas import Index, Live, ModelList, Readiness, model_description
 
 
 class Catalog(Protocol):
@@ -51,8 +51,13 @@ class _Route(NamedTuple):
     options: dict[str, Any]
 
 
-def operations_router(catalog: Catalog, render_metrics: Callable[[str], tuple[bytes, str]]) -> APIRouter:
-    """`/`, `/models`, `/health`, `/metrics` and the pages. `render_metrics` gets the Accept header."""
+def operations_router(
+    catalog: Catalog, render_metrics: Callable[[str], tuple[bytes, str]], descriptions: Mapping[str, Any] | None = None
+) -> APIRouter:
+    """`/`, `/models`, `/health`, `/metrics` and the pages. `render_metrics` gets the Accept header.
+
+    `descriptions` are the types of what each task says of its models in `GET /models/{name}`, for the OpenAPI document.
+    """
 
     async def index(request: Request) -> Response:
         """The server's version and its endpoints: a page, or JSON for `Accept: application/json`."""
@@ -105,7 +110,12 @@ def operations_router(catalog: Catalog, render_metrics: Callable[[str], tuple[by
         _Route(
             "/models/{name}",
             describe_model,
-            {"tags": ["models"], "summary": "Describe a model", "response_model": ModelDescription, "responses": no_model},
+            {
+                "tags": ["models"],
+                "summary": "Describe a model",
+                "response_model": model_description(descriptions or {}),
+                "responses": no_model,
+            },
         ),
         _Route(
             "/health/live",

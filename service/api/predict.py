@@ -7,24 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
 from service.api.parsing import ParsedRequest, parse
 from service.api.request import Answer, ClientDisconnected, HttpRequest, json_answer, read_body
-from service.api.schemas import (
-    ForecastRequest,
-    ForecastResponse,
-    PredictRequest,
-    PredictResponse,
-    SentimentRequest,
-    SentimentResponse,
-)
+from service.api.schemas import PredictRequest, PredictResponse, predict_models
 from service.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -37,7 +29,6 @@ from service.errors import (
     RequestError,
     ServiceError,
 )
-from service.manifest import Task
 from service.wire import is_plain, write
 
 UNKNOWN = "_unknown"
@@ -58,7 +49,7 @@ class ServedModel(Protocol):
     def version(self) -> str: ...
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> str: ...
 
     async def predict(
         self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool
@@ -70,7 +61,45 @@ class Models(Protocol):
 
     def get(self, name: str, version: str | None = None) -> ServedModel: ...
 
-    def default_for(self, task: Task) -> ServedModel: ...
+    def choose(
+        self, task: str, instances: Sequence[Any], parameters: Mapping[str, Any], *, purpose: str | None = None
+    ) -> ServedModel:
+        """The model for a request that names none."""
+        ...
+
+
+class TaskEndpoint(Protocol):
+    """One endpoint of a task, and what OpenAPI says of it."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def purpose(self) -> str | None: ...
+
+    @property
+    def summary(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def instance(self) -> Any: ...
+
+    @property
+    def examples(self) -> Sequence[Mapping[str, Any]]: ...
+
+    @property
+    def parameters(self) -> Any: ...
+
+    @property
+    def prediction(self) -> Any: ...
 
 
 class RequestObserver(Protocol):
@@ -96,7 +125,7 @@ class RequestLimits(NamedTuple):
 
 
 class PredictEndpoint:
-    """One endpoint that predicts. With `task`, the model may be left out and must be of that task."""
+    """One endpoint that predicts. With `task`, the model may be left out, and must be of that task and fit the `purpose`."""
 
     def __init__(
         self,
@@ -104,13 +133,15 @@ class PredictEndpoint:
         observer: RequestObserver,
         limits: RequestLimits,
         *,
-        task: Task | None = None,
+        task: str | None = None,
+        purpose: str | None = None,
         disconnects: DisconnectMonitor | None = None,
     ) -> None:
         self._models = models
         self._observer = observer
         self._limits = limits
         self._task = task
+        self._purpose = purpose
         self._disconnects = disconnects or DisconnectMonitor()
 
     async def answer(self, request: HttpRequest) -> Answer:
@@ -159,11 +190,11 @@ class PredictEndpoint:
                 raise MalformedRequest('"model" is missing; GET /models lists what there is', where="model")
             if parsed.version is not None:
                 raise MalformedRequest('"version" needs "model" beside it', where="version")
-            return self._models.default_for(self._task)
+            return self._models.choose(self._task, parsed.instances, parsed.parameters, purpose=self._purpose)
         model = self._models.get(parsed.model, parsed.version)
         if self._task is not None and model.task != self._task:
             raise InvalidInput(
-                f'model "{model.name}" is a {model.task} model, expected one for {self._task}; POST /predict takes any',
+                f'model "{model.name}" is a {model.task} model, expected one for {self._task}; POST /predict accepts any',
                 where="model",
                 found=model.task,
                 expected=self._task,
@@ -202,65 +233,58 @@ async def _write(name: str, version: str, predictions: Sequence[Any]) -> bytes:
 
 # ----------------------------------------------------------------------------------------------------------- the routes
 
+PREDICT_PATH = "/predict"
 
-class PredictRoute(NamedTuple):
-    """One endpoint that predicts, as the router and the documentation know it."""
 
-    path: str
-    task: Task | None
-    """None for any."""
-    summary: str
-    documented: Callable[..., Awaitable[BaseModel]]
-    """Its name, docstring and types are what OpenAPI says. It is never called: the gateway answers before the router."""
+def predict_endpoints(
+    models: Models, observer: RequestObserver, limits: RequestLimits, task_endpoints: Iterable[TaskEndpoint]
+) -> dict[str, PredictEndpoint]:
+    """What answers at each path: `/predict`, and the endpoints of the tasks."""
+    disconnects = DisconnectMonitor()
+
+    def endpoint(task: str | None, purpose: str | None) -> PredictEndpoint:
+        return PredictEndpoint(models, observer, limits, task=task, purpose=purpose, disconnects=disconnects)
+
+    return {PREDICT_PATH: endpoint(None, None), **{each.path: endpoint(each.task, each.purpose) for each in task_endpoints}}
+
+
+def documented_routes(task_endpoints: Iterable[TaskEndpoint]) -> list[APIRoute]:
+    """The same paths as FastAPI documents them, and refuses other methods there. Their functions are never called."""
+    options: dict[str, Any] = {"methods": ["POST"], "tags": ["predict"], "responses": _PROBLEMS}
+    return [
+        APIRoute(PREDICT_PATH, predict, summary="Predict with any model", **options),
+        *(APIRoute(each.path, _document(each), summary=each.summary, **options) for each in task_endpoints),
+    ]
 
 
 async def predict(request: PredictRequest) -> PredictResponse:
-    """Ask one model, of whatever task, for one prediction per instance. Requests of all clients share batches."""
+    """Predict with one model, of whatever task: one prediction per instance. Requests of all clients share batches."""
     raise NotImplementedError
 
 
-async def predict_forecast(request: ForecastRequest) -> ForecastResponse:
-    """Continue series. Without `model`, the default forecasting model answers."""
-    raise NotImplementedError
+def _document(endpoint: TaskEndpoint) -> Callable[..., Any]:
+    """A function whose name, docstring and types are what OpenAPI says of an endpoint."""
+    request_type, response_type = predict_models(endpoint)
 
+    async def documented(request: Any) -> Any:
+        raise NotImplementedError
 
-async def predict_sentiment(request: SentimentRequest) -> SentimentResponse:
-    """Classify texts. Without `model`, the default text model answers."""
-    raise NotImplementedError
+    documented.__name__, documented.__doc__ = f"predict_{endpoint.name}", endpoint.description
+    documented.__annotations__ = {"request": request_type, "return": response_type}
+    return documented
 
-
-PREDICT_ROUTES = (
-    PredictRoute("/predict", None, "Predict with any model", predict),
-    PredictRoute("/predict/forecast", "forecast", "Forecast series", predict_forecast),
-    PredictRoute("/predict/sentiment", "classify", "Classify texts", predict_sentiment),
-)
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for status, text in {
         400: "Not JSON, or unknown fields or wrong types",
         404: "No such model",
+        409: "No model is named, and several fit",
         413: "Too many bytes or instances",
         415: "The body is not declared as JSON",
-        422: "Well-formed, but not what the model takes; says which instance, where, what was found and what expected",
+        422: "Well-formed, but not what the model accepts; names the instance, the place in it, what was found and expected",
         500: "The model failed",
-        503: "The queue is full or the model is loading; Retry-After says when to come back",
+        503: "The queue is full or the model is loading; Retry-After says when to try again",
         504: "No answer in time",
     }.items()
 }
-
-
-def predict_endpoints(
-    routes: Iterable[PredictRoute], models: Models, observer: RequestObserver, limits: RequestLimits
-) -> dict[str, PredictEndpoint]:
-    """The endpoint at each path."""
-    disconnects = DisconnectMonitor()
-    return {route.path: PredictEndpoint(models, observer, limits, task=route.task, disconnects=disconnects) for route in routes}
-
-
-def documented_routes(routes: Iterable[PredictRoute]) -> list[APIRoute]:
-    """The routes as FastAPI documents them, and refuses other methods there."""
-    return [
-        APIRoute(route.path, route.documented, methods=["POST"], summary=route.summary, tags=["predict"], responses=_PROBLEMS)
-        for route in routes
-    ]

@@ -8,21 +8,13 @@ hold both to the same verdict on generated bodies. What depends on the model, an
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from service.api.errors import TABLE
 
-# Bounds of the tasks, repeated because this folder imports leaves only; a test compares them.
-FLOAT32_MAX = 3.4028234663852886e38
-MAX_HISTORY_VALUES = 1_000_000
-MAX_CHARACTERS = 100_000
-MAX_QUANTILES = 99
-# The longest name of a frequency is six digits, `annually` and an anchor such as `-SUN`.
-MAX_FREQUENCY_LENGTH = 20
-
-Number = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] | None
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 AnsweringModel = Annotated[str, Field(description="Name of the model that answered.", examples=["forecast-hourly"])]
 AnsweringVersion = Annotated[str, Field(description="Version of the model that answered.", examples=["1"])]
@@ -33,35 +25,8 @@ Version = Annotated[
         examples=["1"],
     ),
 ]
-Horizon = Annotated[
-    Annotated[int, Field(ge=1)] | None,
-    Field(
-        description="Number of steps to forecast; the model's own horizon if absent. Beyond it, forecasts are fed back as "
-        "history, up to the `max_horizon` of `GET /models/{name}`.",
-        examples=[24],
-    ),
-]
-Quantiles = Annotated[
-    Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=MAX_QUANTILES)] | None,
-    Field(
-        description="Quantile levels to return; all of the model's if absent, none if empty. Levels between two of the model's "
-        "are interpolated.",
-        examples=[[0.1, 0.5, 0.9]],
-    ),
-]
-Frequency = Annotated[
-    Annotated[str, Field(pattern=r"^([1-9][0-9]{0,5})?[A-Za-z]+(-[A-Z]{3})?$", max_length=MAX_FREQUENCY_LENGTH)] | None,
-    Field(
-        description="Distance between two steps: S, T, H, D, W, M, Q or Y, or a name such as `min`, `hourly` or `MS`, with a "
-        "count in front where it is more than one, such as `15T`.",
-        examples=["H"],
-    ),
-]
-Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
-
-# A week of hourly values, the shortest history of the bundled model: a daily wave, lower at the weekend, with one gap.
+# A week of hourly values, the shortest history of the bundled model: a daily wave, lower at the weekend.
 _WEEK: list[Any] = [round(300 + 80 * math.sin(math.tau * (hour - 9) / 24) - 60 * (hour >= 120)) for hour in range(168)]
-_HISTORY: list[Any] = [*_WEEK[:30], None, *_WEEK[31:]]
 
 
 class _Strict(BaseModel):
@@ -116,176 +81,65 @@ class PredictResponse(BaseModel):
     )
 
 
-# --------------------------------------------------------------------------------------------------- /predict/forecast
-
-Values = Annotated[list[Number], Field(min_length=1, max_length=MAX_HISTORY_VALUES)]
-Rows = Annotated[list[Annotated[list[Number], Field(min_length=1)]], Field(min_length=1, max_length=MAX_HISTORY_VALUES)]
+# ------------------------------------------------------------------------------------------ the endpoints of the tasks
 
 
-class ForecastInstance(_Strict):
-    """One series to be continued."""
+class EndpointTypes(Protocol):
+    """What OpenAPI says of an endpoint for one task."""
 
-    history: Values | Rows = Field(
-        description="Past values, oldest first, in their own units: numbers, or one row of numbers per step where the model has "
-        "several features. `null` is a gap and is interpolated. Of a history longer than the model reads, the last part counts; "
-        "at most 1,000,000 values.",
-        examples=[_HISTORY],
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def instance(self) -> Any: ...
+
+    @property
+    def parameters(self) -> Any: ...
+
+    @property
+    def prediction(self) -> Any: ...
+
+    @property
+    def examples(self) -> Sequence[Mapping[str, Any]]: ...
+
+
+def predict_models(endpoint: EndpointTypes) -> tuple[type[BaseModel], type[BaseModel]]:
+    """The models of a request to this endpoint and of its response, called `NameRequest` and `NameResponse`."""
+    name = endpoint.name.capitalize()
+    examples = [dict(example) for example in endpoint.examples]
+    extra: dict[str, Any] = {"examples": examples} if examples else {}
+    config = ConfigDict(extra="forbid", json_schema_extra=extra)
+    request = create_model(
+        f"{name}Request",
+        __config__=config,
+        __doc__="Instances for one model, which may be left out.",
+        model=(
+            ModelName | None,
+            Field(
+                default=None,
+                description="Name of the model, as `GET /models` lists it; if absent, the one that fits the request answers.",
+                examples=[example["model"] for example in examples if "model" in example] or ["my-model"],
+            ),
+        ),
+        version=(Version, None),
+        instances=(
+            list[endpoint.instance],  # type: ignore[name-defined]
+            Field(
+                min_length=1,
+                description="One entry per prediction; at most SLUICE_MAX_INSTANCES of them, 10,000 by default.",
+                examples=[example["instances"] for example in examples] or None,
+            ),
+        ),
+        parameters=(endpoint.parameters | None, Field(default=None, description="Defaults for every instance.", examples=[{}])),
     )
-    horizon: Horizon = None
-    quantiles: Quantiles = None
-    frequency: Frequency = None
-    start: str | None = Field(
-        default=None,
-        description="ISO 8601 time of the first value of `history`. With a frequency, the prediction holds timestamps.",
-        examples=["2026-01-05T00:00:00"],
+    response = create_model(
+        f"{name}Response",
+        __doc__="Predictions in the order of the instances.",
+        model=(AnsweringModel, ...),
+        version=(AnsweringVersion, ...),
+        predictions=(list[endpoint.prediction], Field(description="One per instance, in order.")),  # type: ignore[name-defined]
     )
-
-
-class ForecastParameters(_Strict):
-    """Defaults for every instance of the request."""
-
-    horizon: Horizon = None
-    quantiles: Quantiles = None
-    frequency: Frequency = None
-
-
-class ForecastRequest(_Strict):
-    """Series to be continued by one forecasting model."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"instances": [{"history": _HISTORY, "start": "2026-01-05T00:00:00", "frequency": "H", "horizon": 6}]},
-                {
-                    "model": "forecast-hourly",
-                    "instances": [{"history": _WEEK}, {"history": _WEEK[::-1], "horizon": 3}],
-                    "parameters": {"horizon": 6, "quantiles": [0.1, 0.9]},
-                },
-            ]
-        }
-    )
-
-    model: ModelName | None = Field(
-        default=None,
-        description="Name of the model, as `GET /models` lists it; the default forecasting model if absent.",
-        examples=["forecast-hourly"],
-    )
-    version: Version = None
-    instances: list[ForecastInstance] = Field(
-        min_length=1,
-        description="The series, one prediction each; at most SLUICE_MAX_INSTANCES of them, 10,000 by default.",
-    )
-    parameters: ForecastParameters | None = Field(default=None, description="Defaults for every instance.")
-
-
-class Forecast(BaseModel):
-    """The continuation of one series."""
-
-    forecast: list[float] | list[list[float]] = Field(
-        description="The point forecast, step by step, in the units of the history; one row per step where the model has several "
-        "targets. It is the mean or the median of the model's distribution: `forecast.point` of `GET /models/{name}` says which.",
-        examples=[[140.2, 138.9, 131.0]],
-    )
-    quantiles: dict[str, list[float] | list[list[float]]] | None = Field(
-        default=None,
-        description="Level → values as in `forecast`; absent for models without quantiles. Beyond the model's own horizon they "
-        "do not widen with the uncertainty of what was fed back.",
-        examples=[{"0.1": [121.0, 119.5, 111.8], "0.9": [158.8, 159.0, 151.3]}],
-    )
-    timestamps: list[str] | None = Field(
-        default=None,
-        description="ISO 8601 times of the forecast steps; present if `start` and a frequency were given.",
-        examples=[["2026-01-12T00:00:00", "2026-01-12T01:00:00", "2026-01-12T02:00:00"]],
-    )
-    num_interpolated: int | None = Field(
-        default=None,
-        description="Number of gaps that were filled, of the steps that the model reads; absent if there were none.",
-        examples=[1],
-    )
-
-
-class ForecastResponse(BaseModel):
-    """Forecasts in the order of the instances."""
-
-    model: AnsweringModel
-    version: AnsweringVersion
-    predictions: list[Forecast] = Field(description="One per instance, in order.")
-
-
-# ------------------------------------------------------------------------------- /predict/classify, /predict/sentiment
-
-
-class ClassifyInstance(_Strict):
-    """One text."""
-
-    text: Text = Field(
-        description="The text, in any characters; at most 100,000 of them, and not only white space.",
-        examples=["A quiet, moving film."],
-    )
-
-
-class ClassifyParameters(_Strict):
-    """A classification has no parameters yet."""
-
-
-class ClassifyRequest(_Strict):
-    """Texts to be classified by one model."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"instances": ["A quiet, moving film.", {"text": "A dull plot, badly acted."}]}],
-        }
-    )
-
-    model: ModelName | None = Field(
-        default=None,
-        description="Name of the model, as `GET /models` lists it; the default text classifier if absent.",
-        examples=["sentiment-en"],
-    )
-    version: Version = None
-    instances: list[Text | ClassifyInstance] = Field(
-        min_length=1,
-        description="The texts, one prediction each; at most SLUICE_MAX_INSTANCES of them, 10,000 by default.",
-        examples=[["A quiet, moving film.", {"text": "A dull plot, badly acted."}]],
-    )
-    parameters: ClassifyParameters | None = Field(default=None, description="None yet.", examples=[{}])
-
-
-class Classification(BaseModel):
-    """The labels of one text with their probabilities."""
-
-    label: str = Field(description="The most probable label.", examples=["positive"])
-    score: float = Field(description="Its probability, 0 to 1.", examples=[0.97])
-    probabilities: dict[str, float] = Field(
-        description="Label → probability; they sum to 1.", examples=[{"negative": 0.03, "positive": 0.97}]
-    )
-    truncated: bool | None = Field(
-        default=None,
-        description="True if the text was too long and only its beginning and end were read; else absent.",
-        examples=[True],
-    )
-
-
-class ClassifyResponse(BaseModel):
-    """Classifications in the order of the texts."""
-
-    model: str = Field(description="Name of the model that answered.", examples=["sentiment-en"])
-    version: AnsweringVersion
-    predictions: list[Classification] = Field(description="One per instance, in order.")
-
-
-class SentimentRequest(ClassifyRequest):
-    """Texts to be classified by one model of sentiment."""
-
-    model: ModelName | None = Field(
-        default=None,
-        description="Name of the model, as `GET /models` lists it; the default model of sentiment if absent.",
-        examples=["sentiment-en"],
-    )
-
-
-class SentimentResponse(ClassifyResponse):
-    """Sentiments in the order of the texts."""
+    return request, response
 
 
 # ------------------------------------------------------------------------------------------------------------ /models
@@ -370,28 +224,6 @@ class ModelState(_Open):
     versions: list[VersionState] | None = Field(default=None, description="Every version in the folder, in ascending order.")
 
 
-class ForecastDescription(_Open):
-    """What a forecasting model accepts and returns. Lengths count time steps."""
-
-    horizon: int = Field(description="Steps forecast in one run; the default `horizon` of a request.", examples=[48])
-    max_horizon: int = Field(description="Largest `horizon` of a request.", examples=[480])
-    min_length: int = Field(description="Shortest history.", examples=[24])
-    context_length: int = Field(description="Longest part of a history that the network reads.", examples=[336])
-    frequencies: list[str] = Field(description="Frequencies it was trained for; empty: any.", examples=[["H"]])
-    quantiles: list[float] = Field(description="Its own quantile levels, ascending; empty: none.", examples=[[0.1, 0.5, 0.9]])
-    point: Literal["mean", "median"] = Field(description="What the point forecast is.", examples=["median"])
-    features: list[str] = Field(description="Names of the values of one step, in the order of a row.", examples=[["value"]])
-    targets: list[str] = Field(description="The features that are forecast, in the order of a row.", examples=[["value"]])
-
-
-class ClassifyDescription(_Open):
-    """What a text classifier accepts and returns."""
-
-    labels: list[str] = Field(description="Every label, in the order of the output.", examples=[["negative", "positive"]])
-    max_length: int = Field(description="Number of tokens read of one text.", examples=[256])
-    language: str = Field(description="BCP 47 tag of the texts, or `und`.", examples=["en"])
-
-
 class TensorDescription(_Open):
     """A named tensor of the graph."""
 
@@ -415,9 +247,19 @@ class ModelDescription(ModelState):
     precision: str | None = Field(default=None, description="Precision of the graph that runs.", examples=["fp32", "int8"])
     inputs: list[TensorDescription] | None = Field(default=None, description="Inputs of the graph.")
     outputs: list[TensorDescription] | None = Field(default=None, description="Outputs of the graph.")
-    forecast: ForecastDescription | None = Field(default=None, description="Present for a forecasting model.")
-    classify: ClassifyDescription | None = Field(default=None, description="Present for a text classifier.")
     batching: Batching | None = Field(default=None, description="How its requests are put together.")
+
+
+def model_description(tasks: Mapping[str, Any]) -> type[BaseModel]:
+    """The description of a model, with what each task says of its own: name of the task → type."""
+    fields: dict[str, Any] = {
+        name: (about | None, Field(default=None, description=f"Present for a model of the task {name}."))
+        for name, about in tasks.items()
+    }
+    made: type[BaseModel] = create_model(
+        "ModelDescription", __base__=ModelDescription, __doc__=ModelDescription.__doc__, **fields
+    )
+    return made
 
 
 class ModelList(BaseModel):

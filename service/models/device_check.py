@@ -1,6 +1,6 @@
-"""Whether a graph on a device answers as it must: each row of a ragged batch as alone, and as on the CPU.
+"""The device check: each row of a ragged batch must come out of a GPU as it does alone, and as it does on the CPU.
 
-Runs made-up rows, before the model is READY. Decides nothing: it says what differs.
+Runs made-up rows, before the model is READY. Decides nothing: it finds what differs.
 
 onnxruntime's recurrent kernels for CUDA keep to `sequence_lens` in some cases only. As read in its `cudnn_rnn_base.cc`: the
 plain RNN is run over the padding and masked afterwards, which a backward direction cannot repair, and `direction="reverse"`
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from service.errors import InferenceFailed, InvalidInput
-from service.runtime.onnx_runtime import Runtime
+from service.runtime.base import Runtime
 from service.runtime.synthetic import MAX_ROWS, USUAL_STEPS, synthetic
 from service.runtime.tensors import Array, Signature, Tensors, collate, split
 
@@ -22,8 +22,8 @@ from service.runtime.tensors import Array, Signature, Tensors, collate, split
 TOLERANCE = 1e-3
 
 
-def disagreement(runtime: Runtime, reference: Runtime, signature: Signature, num_steps: int | None = None) -> str | None:
-    """Where the runtime's answers differ from the reference's, or a row's in company from its own alone; None if nowhere.
+def find_difference(runtime: Runtime, reference: Runtime, signature: Signature, num_steps: int | None = None) -> str | None:
+    """Where the runtime's answers differ from the reference's, or a row's in a batch from its own alone; None if nowhere.
 
     `num_steps` is the longest row, None where the model does not say. A difference is one of more than `TOLERANCE` of the
     largest number of that output.
@@ -41,16 +41,16 @@ def disagreement(runtime: Runtime, reference: Runtime, signature: Signature, num
         together = split(runtime.run(collate(items, signature)), items, signature)
         alone = [runtime.run(item) for item in items]
     except (InferenceFailed, InvalidInput) as exc:
-        return f"the rows that would prove it are refused: {str(exc.__cause__ or exc.message)[:300]}"
-    for in_company, by_itself, wanted, length in zip(together, alone, expected, mixed, strict=True):
-        if found := _difference(in_company, by_itself):
+        return f"the rows of the device check are refused: {str(exc.__cause__ or exc.message)[:300]}"
+    for in_batch, by_itself, wanted, length in zip(together, alone, expected, mixed, strict=True):
+        if found := _compare(in_batch, by_itself):
             return f"{found} between a row of {length} steps in a batch of lengths {mixed} and the same row alone"
-        if found := _difference(by_itself, wanted):
+        if found := _compare(by_itself, wanted):
             return f"{found} between its answer to a row of {length} steps and the CPU's"
     return None
 
 
-def _difference(found: Mapping[str, Array], expected: Tensors) -> str | None:
+def _compare(found: Mapping[str, Array], expected: Tensors) -> str | None:
     for name, wanted in expected.items():
         got = found[name]
         if got.shape != wanted.shape:

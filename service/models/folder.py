@@ -1,32 +1,31 @@
-"""What a version folder holds, opened: its manifest held against its files and its graph. Runs nothing but a proof on a GPU.
+"""What a version folder holds: its manifest compared with its files and its graph. Runs nothing but the device check of a GPU.
 
 Reads the folder it is given and nothing else. Knows nothing of event loops, batches or HTTP.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from service.errors import FolderError
-from service.manifest import MANIFEST_FILE, Graph, Manifest, read_manifest
-from service.manifest import Tensor as TensorEntry
-from service.models.device_check import disagreement
-from service.models.precision import Wish, choose, precision_of
-from service.runtime.onnx_runtime import CPU, Device, FallenBack, Runtime, open_runtime
+from service.manifest import MANIFEST_FILE, Graph, Manifest, TensorEntry
+from service.models.device_check import find_difference
+from service.models.precision import RequestedPrecision, choose_graph, precision_of
+from service.runtime.base import CPU, Device, FallbackRuntime, OpenRuntime, Runtime
+from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import Signature, TensorSpec
-from service.scheduling.planning import Limits
-from service.scheduling.tuning import Tuning, settled
-from service.tasks.base import ItemLimits, Task
-from service.tasks.classify import Classify
-from service.tasks.forecast import Forecast
-from service.tasks.tensor import TensorRows
-from service.tasks.tokenization import load_tokenizer
+from service.scheduling.planning import RequestedLimits
+from service.scheduling.tuning import Tuning
+from service.tasks.base import Task, TaskDefinition
+from service.tasks.registry import TaskRegistry, built_in_tasks
 
 log = logging.getLogger(__name__)
 
@@ -38,53 +37,62 @@ class ModelOptions:
     device: Device = "auto"
     num_workers: int = 1
     """Threads that run this model's graph, each on one core."""
-    limits: Limits = field(default_factory=Limits)
-    """A bound of 0 is chosen by what the graph costs; where that is not measured, it is the default one."""
-    max_horizon_multiple: int = 10
-    """The longest forecast, in horizons of the model."""
+    limits: RequestedLimits = field(default_factory=RequestedLimits)
     latency_target_ms: float = 50.0
     """How long a batch of chosen size may take, by the cost that was measured."""
     measure_s: float = 0.0
     """How long the cost of the graph may be measured at load. 0: not at all, it is taken for a small LSTM."""
-    precision: Wish = "auto"
+    precision: RequestedPrecision = "auto"
     """Which of a folder's graphs runs."""
+    tasks: TaskRegistry = field(default_factory=built_in_tasks)
+    """What folders may be for."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a sound folder holds, opened."""
+    """What a valid folder holds, opened."""
 
     manifest: Manifest
     graph: Graph
     runtime: Runtime
     signature: Signature
+    definition: TaskDefinition
     task: Task
     precision_note: str | None = None
     """Why another graph runs than could be expected."""
     tuning: Tuning | None = None
-    """What its graph costs, where that was measured already (see `measured`)."""
+    """What its graph costs, where that was measured already (see `loading.with_tuning`)."""
+
+    @property
+    def longest_row(self) -> int | None:
+        """How many time steps a row may have; None where the manifest does not say."""
+        return self.definition.longest_row(self.manifest)
 
 
-Examined = tuple[Parts | None, list[str]]
-"""What could be opened of a folder, and what is wrong with it."""
-OpenRuntime = Callable[[bytes, Device], Runtime]
-"""(graph, device) → runtime. Raises FolderError for a graph that cannot be opened, StartError for a missing device."""
+class Examination(NamedTuple):
+    """What could be opened of a folder, None where that is nothing, and what is wrong with it, in sentences."""
+
+    parts: Parts | None
+    findings: list[str]
 
 
-def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Examined:
-    """Open a version folder and hold its manifest against its files and its graph. A graph on the CPU is not run yet.
+def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Examination:
+    """Open a version folder and compare its manifest with its files and its graph. A graph on the CPU is not run yet.
 
-    Returns what could be opened (None where the graph is not what the manifest says) and what is wrong.
+    Raises StartError where the device cannot be had.
     """
     try:
-        manifest = read_manifest(folder)
+        manifest = options.tasks.read_manifest(folder)
     except FolderError as exc:
-        return None, manifest_findings(exc)
-    findings = _misnamed(folder, manifest)
+        return Examination(None, manifest_findings(exc))
+    definition = options.tasks[manifest.task]
+    findings = _name_mismatches(folder, manifest)
+    if mismatches := definition.mismatches(manifest):
+        return Examination(None, [*findings, *mismatches])
     try:
-        choice = choose(manifest.graphs, options.precision)
+        choice = choose_graph(manifest.graphs, options.precision)
     except FolderError as exc:
-        return None, [*findings, exc.message]
+        return Examination(None, [*findings, exc.message])
     chosen = manifest.graphs[choice.index]
     graph: bytes | None = None
     for number, entry in enumerate(manifest.graphs):
@@ -101,35 +109,37 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
             findings.append(f"{entry.file}: it is an {precision} graph, the manifest says {entry.precision}")
         graph = content if number == choice.index else graph
     runtime: Runtime | None = None
-    signature = _signature(manifest)
+    signature = _signature_of(manifest)
     if graph is not None:
         try:
             runtime = open_graph(graph, options.device)
         except FolderError as exc:
             findings.append(f"{chosen.file}: {exc.message}")
         else:
-            lies = _lies("input", signature.inputs, runtime.inputs) + _lies("output", signature.outputs, runtime.outputs)
-            lies += _state_lies(manifest)
-            findings += lies
-            runtime = None if lies else runtime
+            mismatches = _tensor_mismatches("input", signature.inputs, runtime.inputs)
+            mismatches += _tensor_mismatches("output", signature.outputs, runtime.outputs)
+            mismatches += _state_mismatches(manifest)
+            findings += mismatches
+            runtime = None if mismatches else runtime
     if graph is not None and runtime is not None and runtime.provider != CPU:
         if chosen.precision == "int8" and any(entry.precision == "fp32" for entry in manifest.graphs):
             note = f"int8 operators run on the CPU alone, this graph runs on {runtime.provider}"
             parts, findings = examine(folder, replace(options, precision="fp32"), open_graph)
-            return parts and replace(parts, precision_note=note), findings
+            return Examination(parts and replace(parts, precision_note=note), findings)
         try:
-            runtime = _proven(runtime, graph, signature, num_steps(manifest), open_graph)
+            runtime = _check_device(runtime, graph, signature, definition.longest_row(manifest), open_graph)
         except FolderError as exc:
             findings.append(f"{chosen.file}: {exc.message}")
             runtime = None
     task: Task | None = None
     try:
-        task = _task(folder, manifest, signature, options)
+        task = definition.build(manifest, signature, functools.partial(read_file, folder))
     except FolderError as exc:
         findings.append(exc.message)
     if runtime is None or task is None:
-        return None, findings
-    return Parts(manifest, chosen, runtime, signature, task, precision_note=choice.note), findings
+        return Examination(None, findings)
+    parts = Parts(manifest, chosen, runtime, signature, definition, task, precision_note=choice.note)
+    return Examination(parts, findings)
 
 
 def read_file(folder: Path, name: str) -> bytes:
@@ -144,6 +154,7 @@ def read_file(folder: Path, name: str) -> bytes:
 
 
 def manifest_findings(exc: FolderError) -> list[str]:
+    """All that is wrong with a manifest that could not be read."""
     cause = exc.__cause__
     if not isinstance(cause, ValidationError):
         return [exc.message]
@@ -153,7 +164,7 @@ def manifest_findings(exc: FolderError) -> list[str]:
     ]
 
 
-def _misnamed(folder: Path, manifest: Manifest) -> list[str]:
+def _name_mismatches(folder: Path, manifest: Manifest) -> list[str]:
     findings = []
     folder = folder.resolve()
     if manifest.version != folder.name:
@@ -163,7 +174,7 @@ def _misnamed(folder: Path, manifest: Manifest) -> list[str]:
     return findings
 
 
-def _signature(manifest: Manifest) -> Signature:
+def _signature_of(manifest: Manifest) -> Signature:
     def specs(tensors: Sequence[TensorEntry]) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
 
@@ -171,32 +182,34 @@ def _signature(manifest: Manifest) -> Signature:
     return Signature(specs(manifest.inputs), specs(manifest.outputs), state)
 
 
-def _lies(kind: str, promised: Sequence[TensorSpec], real: Sequence[TensorSpec]) -> list[str]:
+def _tensor_mismatches(kind: str, expected: Sequence[TensorSpec], real: Sequence[TensorSpec]) -> list[str]:
     """Where the manifest says something else than the graph."""
-    lies = []
-    there = {spec.name: spec for spec in real}
-    for spec in promised:
-        found = there.pop(spec.name, None)
+    mismatches = []
+    remaining = {spec.name: spec for spec in real}
+    for spec in expected:
+        found = remaining.pop(spec.name, None)
         if found is None:
             names = [other.name for other in real]
-            lies.append(f'{kind} "{spec.name}": the manifest says {spec}, the graph has no such {kind}, only {names}')
-        elif found.datatype != spec.datatype or not _may_be(spec.shape, found.shape):
-            lies.append(f'{kind} "{spec.name}": the manifest says {spec}, the graph has {found}')
-    lies += [f'{kind} "{name}": the graph has it as {spec}, the manifest does not name it' for name, spec in there.items()]
-    return lies
+            mismatches.append(f'{kind} "{spec.name}": the manifest says {spec}, the graph has no such {kind}, only {names}')
+        elif found.datatype != spec.datatype or not _can_have_shape(found.shape, spec.shape):
+            mismatches.append(f'{kind} "{spec.name}": the manifest says {spec}, the graph has {found}')
+    mismatches += [
+        f'{kind} "{name}": the graph has it as {spec}, the manifest does not name it' for name, spec in remaining.items()
+    ]
+    return mismatches
 
 
-def _may_be(promised: Sequence[int | str], real: Sequence[int | str]) -> bool:
+def _can_have_shape(real: Sequence[int | str], expected: Sequence[int | str]) -> bool:
     """An open axis must be open in the graph too; a fixed one may be open there: then the example has to show it."""
-    return len(promised) == len(real) and all(
-        isinstance(found, str) or said == found for said, found in zip(promised, real, strict=True)
+    return len(expected) == len(real) and all(
+        isinstance(found, str) or wanted == found for wanted, found in zip(expected, real, strict=True)
     )
 
 
-def _state_lies(manifest: Manifest) -> list[str]:
+def _state_mismatches(manifest: Manifest) -> list[str]:
     inputs = {tensor.name: tensor for tensor in manifest.inputs}
     outputs = {tensor.name: tensor for tensor in manifest.outputs}
-    lies = []
+    mismatches = []
     for pair in manifest.state:
         before, after = inputs[pair.input], outputs[pair.output]
         if (
@@ -204,40 +217,23 @@ def _state_lies(manifest: Manifest) -> list[str]:
             or before.shape != after.shape
             or not all(isinstance(size, int) for size in before.shape[1:])
         ):
-            lies.append(
+            mismatches.append(
                 f'state "{pair.input}" → "{pair.output}": expected FP32 ["batch", units] on both sides, '
                 f"got {before.datatype} {before.shape} and {after.datatype} {after.shape}"
             )
-    return lies
+    return mismatches
 
 
-def _proven(runtime: Runtime, graph: bytes, signature: Signature, num_steps: int | None, open_graph: OpenRuntime) -> Runtime:
+def _check_device(
+    runtime: Runtime, graph: bytes, signature: Signature, longest_row: int | None, open_graph: OpenRuntime
+) -> Runtime:
     """The runtime, if it answers ragged batches as it should; under `auto` else the CPU's. Raises FolderError otherwise."""
     reference = open_graph(graph, "cpu")
-    found = disagreement(runtime, reference, signature, num_steps)
+    found = find_difference(runtime, reference, signature, longest_row)
     if found is None:
         return runtime
     reason = f"{runtime.provider} answers wrongly: {found}"
     if runtime.requested != "auto":
         raise FolderError(reason)
     log.warning("the device is not used for this model, the CPU is: %s", reason)
-    return FallenBack(reference, runtime.requested, reason)
-
-
-def num_steps(manifest: Manifest) -> int | None:
-    """How long a row may be; None where the manifest does not say."""
-    if manifest.forecast is not None:
-        return manifest.forecast.context_length
-    return manifest.classify.max_length if manifest.classify is not None else None
-
-
-def _task(folder: Path, manifest: Manifest, signature: Signature, options: ModelOptions) -> Task:
-    bounds = settled(options.limits)
-    limits = ItemLimits(bounds.max_batch_size, bounds.max_padded_steps)
-    if manifest.forecast is not None:
-        return Forecast(manifest.forecast, signature, options.max_horizon_multiple, limits)
-    if manifest.classify is not None:
-        name = manifest.classify.tokenizer
-        read_file(folder, name)
-        return Classify(manifest.classify, signature, load_tokenizer(folder / name), limits)
-    return TensorRows(signature, limits)
+    return FallbackRuntime(reference, runtime.requested, reason)

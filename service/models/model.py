@@ -1,4 +1,4 @@
-"""One loaded model: its instances in, its predictions out, by way of its task and its batcher.
+"""One loaded model: instances in, predictions out (`predict`), or tensors in, tensors out (`infer`), through one batcher.
 
 Knows nothing of folders, HTTP, other models or Prometheus.
 """
@@ -6,29 +6,42 @@ Knows nothing of folders, HTTP, other models or Prometheus.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from service.clock import Clock
 from service.errors import InferenceFailed
 from service.models.folder import ModelOptions, Parts
-from service.runtime.tensors import Item, Tensors, collate, split
-from service.scheduling.batching import Batcher, BatchObserver, SilentObserver, Work
-from service.scheduling.loop_budget import Turns
-from service.scheduling.planning import Limits
+from service.runtime.tensors import (
+    Array,
+    Item,
+    Tensors,
+    check,
+    collate,
+    make_item,
+    num_steps,
+    put_rows,
+    row_lengths,
+    split,
+    take_rows,
+)
+from service.scheduling.batching import Batcher, BatchObserver, SilentObserver, Submission
+from service.scheduling.loop_budget import LoopBudget
+from service.scheduling.planning import Limits, group_rows
 from service.scheduling.tuning import Tuning
-from service.tasks.base import Dialogue, Prediction
-from service.tasks.forecast import Forecast
+from service.tasks.base import IS_FINITE, Prediction, advance, expect_finite, with_finite_rows
 
 log = logging.getLogger(__name__)
 
+HEAVY_TENSOR_SIZE = 200_000
+"""Numbers of one request beyond which its tensors are checked and cut on a thread: some 0.2 ms."""
+
 
 class ModelObserver(BatchObserver, Protocol):
-    """What one model tells about itself, always on the event loop. Its example is not told: nobody asked for it."""
+    """Events of one model, always reported on the event loop. The replay of its example is not reported."""
 
     def encoded(self, duration_s: float, lengths: Sequence[int]) -> None:
         """The instances of one request were checked and turned into rows of these lengths, in no order."""
@@ -40,7 +53,7 @@ class ModelObserver(BatchObserver, Protocol):
 
 
 class SilentModelObserver(SilentObserver):
-    """Hears everything, says nothing."""
+    """Ignores every event."""
 
     def encoded(self, duration_s: float, lengths: Sequence[int]) -> None:
         pass
@@ -50,38 +63,49 @@ class SilentModelObserver(SilentObserver):
 
 
 class Model:
-    """One version of a model, ready to be asked between `start` and `stop`."""
+    """One version of a model, which takes requests between `start` and `stop`."""
 
     def __init__(
         self,
         parts: Parts,
         options: ModelOptions,
+        limits: Limits,
         *,
         observer: ModelObserver | None = None,
         clock: Clock | None = None,
         tuning: Tuning | None = None,
+        loop_budget: LoopBudget | None = None,
     ) -> None:
+        """`loop_budget` is the one of the event loop that runs the model; None: the model has it to itself."""
         self.manifest = parts.manifest
         self.name = parts.manifest.name
         self.version = parts.manifest.version
         self.task = parts.manifest.task
+        self.definition = parts.definition
         self.graph = parts.graph
         self.precision_note = parts.precision_note
         self.runtime = parts.runtime
         self.signature = parts.signature
         self.options = options
+        self.limits = limits
+        """How large its batches and its queue may grow."""
         self.tuning = tuning
         self._task = parts.task
-        self._turns = Turns()
+        self._group = functools.partial(group_rows, limits=limits)
+        self._loop_budget = loop_budget or LoopBudget()
         self._observer: ModelObserver = observer or SilentModelObserver()
         self.batcher: Batcher[Tensors, Tensors] = Batcher(
-            self._run, options.limits, options.num_workers, clock, self._observer, name=f"{self.name}/{self.version}"
+            self._run, limits, options.num_workers, clock, self._observer, name=f"{self.name}/{self.version}"
         )
 
     @property
-    def limits(self) -> Limits:
-        """How large its batches and its queue may grow."""
-        return self.options.limits
+    def horizon(self) -> int | None:
+        """How many steps of a series one run forecasts; None where there is no such thing."""
+        return self._task.horizon
+
+    def describe_task(self) -> dict[str, Any]:
+        """What its task says of it, as `GET /models/{name}` shows it; empty where there is nothing to say."""
+        return self._task.describe()
 
     @property
     def oldest_wait_s(self) -> float | None:
@@ -106,105 +130,104 @@ class Model:
     ) -> list[Prediction]:
         """The predictions of JSON instances, in order; `deadline` in seconds of the batcher's clock (monotonic).
 
-        Lists of numbers in them are arrays that `wire.write` takes. `is_plain` as in `Task.dialogue`. Raises
-        MalformedRequest and InvalidInput for what the caller sent, Overloaded and DeadlineExceeded, and InferenceFailed
+        Lists of numbers in them are arrays that `wire.write` takes. `is_plain` as in `Task.run_steps`. Raises
+        MalformedRequest and InvalidInput for what the request holds, Overloaded and DeadlineExceeded, and InferenceFailed
         when the graph fails or an output is not finite. One bad instance refuses the whole request before anything runs.
         """
         parameters = parameters or {}
-        dialogue = self._task.dialogue(instances, parameters, is_plain=is_plain)
+        steps = self._task.run_steps(instances, parameters, self._group, is_plain=is_plain)
         # A large request would hold up every other one while its numbers are read: it is read on a thread.
         is_heavy = self._task.is_heavy(instances, parameters)
-        if not is_heavy and self._turns.is_over():
-            await self._turns.next()
+        if not is_heavy and self._loop_budget.is_spent():
+            await self._loop_budget.renewal()
         started = time.perf_counter()
-        said = await asyncio.to_thread(_say, dialogue, None) if is_heavy else _say(dialogue, None)
-        self._observer.encoded(time.perf_counter() - started, [n for item in said.items or () for n in item.lengths])
+        step = await asyncio.to_thread(advance, steps, None) if is_heavy else advance(steps, None)
+        self._observer.encoded(time.perf_counter() - started, [n for item in step.items or () for n in item.lengths])
         decode_s = 0.0
-        while said.items is not None:
-            outputs = await self._submit(said.items, deadline)
+        while step.items is not None:
+            outputs = await self._submit(step.items, deadline)
             started = time.perf_counter()
             try:
-                said = await asyncio.to_thread(_say, dialogue, outputs) if is_heavy else _say(dialogue, outputs)
+                step = await asyncio.to_thread(advance, steps, outputs) if is_heavy else advance(steps, outputs)
             except InferenceFailed as exc:
-                # What the graph itself raises is logged with its batch; this is only seen row by row.
-                log.warning("the answer is not finite", extra={"model": self.name, "version": self.version, **exc.facts})
+                self._log_failure(exc)
                 raise
             decode_s += time.perf_counter() - started
         self._observer.decoded(decode_s)
-        return said.predictions
+        return step.predictions
 
-    @cached_property
-    def summary(self) -> dict[str, Any]:
-        """What `GET /models` says of this version."""
-        manifest = self.manifest
-        return {
-            "name": self.name,
-            "version": self.version,
-            "task": manifest.task,
-            "description": manifest.description,
-            "provider": self.runtime.provider,
-            "device": self.runtime.requested,
-            "precision": self.graph.precision,
-            **({"precision_note": self.precision_note} if self.precision_note else {}),
-            **({"fallback": self.runtime.fallback} if self.runtime.fallback else {}),
-        }
+    async def infer(self, tensors: Tensors, *, deadline: float | None = None) -> Tensors:
+        """All outputs of the graph for named inputs, a row of axis 0 each, in order: `predict` without the task.
 
-    def describe(self) -> dict[str, Any]:
-        """What `GET /models/{name}` says: the manifest's promises and how this server keeps them."""
-        manifest, limits = self.manifest, self.options.limits
-        training = manifest.training.model_dump(exclude_none=True)
-        about: dict[str, Any] = {
-            **self.summary,
-            "licence": manifest.licence,
-            "graph": self.graph.model_dump(exclude_none=True),
-            "inputs": [tensor.model_dump() for tensor in manifest.inputs],
-            "outputs": [tensor.model_dump() for tensor in manifest.outputs],
-            "recurrent_state": [pair.model_dump() for pair in manifest.state],
-            "training": training,
-            "batching": {
-                "max_batch_size": limits.max_batch_size,
-                "max_padded_steps": limits.max_padded_steps,
-                "max_queue_size": limits.max_queue_size,
-                "max_queue_delay_ms": limits.max_queue_delay_s * 1000,
-                "num_workers": self.options.num_workers,
-                "latency_target_ms": self.options.latency_target_ms,
-                "cost": asdict(limits.cost) | {"is_measured": self.tuning is not None},
-                **({} if self.tuning is None else {"best": self.tuning.best.describe()}),
-            },
-        }
-        if isinstance(self._task, Forecast):
-            about["forecast"] = self._task.face.model_dump() | {"max_horizon": self._task.max_horizon}
-        if manifest.classify is not None:
-            about["classify"] = manifest.classify.model_dump()
-        return about
+        `lengths` may be missing where all rows are of full length, and a recurrent state where it begins with zeros. Rows
+        are grouped by their cost and share batches with all other requests. An output with a `time` axis is as long as the
+        inputs, and means nothing beyond a row's own length. Raises InvalidInput for tensors that are not the model's, and
+        what `predict` raises.
+        """
+        is_heavy = sum(array.size for array in tensors.values()) > HEAVY_TENSOR_SIZE
+        if not is_heavy and self._loop_budget.is_spent():
+            await self._loop_budget.renewal()
+        started = time.perf_counter()
+        groups, items = await asyncio.to_thread(self._cut, tensors) if is_heavy else self._cut(tensors)
+        self._observer.encoded(time.perf_counter() - started, [n for item in items for n in item.lengths])
+        parts = await self._submit(items, deadline)
+        started = time.perf_counter()
+        outputs = await asyncio.to_thread(self._join, parts, groups, tensors) if is_heavy else self._join(parts, groups, tensors)
+        self._observer.decoded(time.perf_counter() - started)
+        return outputs
 
     def __repr__(self) -> str:
         return f"<Model {self.name}/{self.version} {self.manifest.task} on {self.runtime.provider}: {self.batcher!r}>"
 
+    def _cut(self, tensors: Tensors) -> tuple[list[list[int]], list[Item]]:
+        """Check the tensors of a request; cut them into items that are worth a run each, and the rows of each."""
+        check(tensors, self.signature)
+        lengths = row_lengths(tensors, self.signature)
+        groups = self._group(lengths)
+        if len(groups) == 1 and max(lengths) == num_steps(tensors, self.signature):
+            return [list(range(len(lengths)))], [make_item(_GraphInputs(tensors), self.signature)]
+        parts = [take_rows(tensors, rows, max(lengths[row] for row in rows), self.signature) for rows in groups]
+        return groups, [make_item(_GraphInputs(part), self.signature) for part in parts]
+
+    def _join(self, parts: Sequence[Tensors], groups: Sequence[Sequence[int]], tensors: Tensors) -> Tensors:
+        """The outputs of the items in the order of the request's rows. Raises InferenceFailed where one is not finite."""
+        for part, rows in zip(parts, groups, strict=True):
+            try:
+                expect_finite(part, rows)
+            except InferenceFailed as exc:
+                self._log_failure(exc)
+                raise
+        outputs = [{name: array for name, array in part.items() if name != IS_FINITE} for part in parts]
+        steps = num_steps(tensors, self.signature)
+        if len(outputs) == 1 and all(
+            outputs[0][name].shape[axis] == steps for name, axis in self.signature.time_outputs.items() if name in outputs[0]
+        ):
+            return outputs[0]
+        return put_rows(outputs, groups, steps, self.signature)
+
+    def _log_failure(self, exc: InferenceFailed) -> None:
+        # What the graph itself raises is logged with its batch; this is only seen row by row.
+        log.warning("the answer is not finite", extra={"model": self.name, "version": self.version, **exc.facts})
+
     def _run(self, items: Sequence[Tensors]) -> list[Tensors]:
         """One batch, on a worker thread: collate, run, prepare, split."""
         outputs = self.runtime.run(collate(items, self.signature))
-        return split(self._task.prepare(outputs), items, self.signature)
+        if _GraphInputs not in map(type, items):
+            return split(self._task.prepare(outputs), items, self.signature)
+        parts = split(with_finite_rows(outputs, list(outputs.values())), items, self.signature)
+        if any(type(item) is not _GraphInputs for item in items):
+            prepared = split(self._task.prepare(outputs), items, self.signature)
+            return [part if type(item) is _GraphInputs else own for item, part, own in zip(items, parts, prepared, strict=True)]
+        return parts
 
     async def _submit(self, items: Sequence[Item], deadline: float | None) -> list[Tensors]:
         if len(items) > 1:
-            works = [Work(item.tensors, item.rows, item.steps, sum(item.lengths), item.key) for item in items]
-            return await self.batcher.submit_all(works, deadline=deadline)
+            submissions = [Submission(item.tensors, item.rows, item.steps, sum(item.lengths), item.key) for item in items]
+            return await self.batcher.submit_all(submissions, deadline=deadline)
         tensors, rows, steps, lengths, key = items[0]
-        answer = await self.batcher.submit(tensors, rows=rows, steps=steps, true_steps=sum(lengths), deadline=deadline, key=key)
-        return [answer]
+        output = await self.batcher.submit(tensors, rows=rows, steps=steps, true_steps=sum(lengths), deadline=deadline, key=key)
+        return [output]
 
 
-class _Said(NamedTuple):
-    """What a task said in its turn: items to run, or the predictions."""
-
-    items: list[Item] | None
-    predictions: list[Prediction]
-
-
-def _say(dialogue: Dialogue, outputs: list[Tensors] | None) -> _Said:
-    try:
-        # A generator that has not begun takes only None.
-        return _Said(next(dialogue) if outputs is None else dialogue.send(outputs), [])
-    except StopIteration as stop:
-        return _Said(None, stop.value)
+class _GraphInputs(dict[str, Array]):
+    """Tensors whose outputs are wanted as the graph gives them, in a batch with others that `Task.prepare` is for."""

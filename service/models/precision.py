@@ -12,7 +12,7 @@ from typing import Literal
 from service.errors import FolderError
 from service.manifest import Graph, Precision
 
-Wish = Literal["auto", "fp32", "int8"]
+RequestedPrecision = Literal["auto", "fp32", "int8"]
 
 # ONNX's and onnxruntime's operators that compute with, or unpack, integers of 8 bits and less.
 INT8_OPERATORS = frozenset(
@@ -38,33 +38,33 @@ _MODEL_GRAPH, _GRAPH_NODE, _NODE_OPERATOR = 7, 1, 4
 
 
 @dataclass(frozen=True)
-class Choice:
+class GraphChoice:
     """The graph that runs, by its place in the manifest; `note` says why it is another than could be expected."""
 
     index: int
     note: str | None = None
 
 
-def choose(graphs: Sequence[Graph], wish: Wish) -> Choice:
-    """The first graph that fits: `auto` takes int8 only where every loss that the manifest tells is inside its bound.
+def choose_graph(graphs: Sequence[Graph], requested: RequestedPrecision) -> GraphChoice:
+    """The first graph that fits: `auto` takes int8 only where every loss that the manifest gives is inside its bound.
 
     Raises FolderError where there is none.
     """
     first = {graph.precision: index for index, graph in reversed(list(enumerate(graphs)))}
-    if wish in first:
-        return Choice(first[wish])
-    if wish == "int8":
-        return Choice(first["fp32"], "int8 was asked for, the folder has no int8 graph")
-    if wish == "auto" and "int8" in first:
-        why_not = _objection(graphs[first["int8"]])
-        if why_not is None:
-            return Choice(first["int8"])
+    if requested in first:
+        return GraphChoice(first[requested])
+    if requested == "int8":
+        return GraphChoice(first["fp32"], "int8 was asked for, the folder has no int8 graph")
+    if requested == "auto" and "int8" in first:
+        objection = _find_objection(graphs[first["int8"]])
+        if objection is None:
+            return GraphChoice(first["int8"])
         if "fp32" in first:
-            return Choice(first["fp32"], why_not)
-        raise FolderError(f"the folder has no fp32 graph, and {why_not}; SLUICE_PRECISION=int8 serves it all the same")
+            return GraphChoice(first["fp32"], objection)
+        raise FolderError(f"the folder has no fp32 graph, and {objection}; SLUICE_PRECISION=int8 serves it all the same")
     if "fp32" not in first:
         raise FolderError("the folder has no fp32 graph; SLUICE_PRECISION=int8 serves the int8 one")
-    return Choice(first["fp32"])
+    return GraphChoice(first["fp32"])
 
 
 def precision_of(graph: bytes) -> Precision | None:
@@ -83,9 +83,9 @@ def precision_of(graph: bytes) -> Precision | None:
     return "int8" if operators & INT8_OPERATORS else "fp32"
 
 
-def _objection(graph: Graph) -> str | None:
+def _find_objection(graph: Graph) -> str | None:
     if not graph.loss:
-        return f"the manifest does not tell what {graph.file} loses"
+        return f"the manifest does not say what {graph.file} loses"
     worst = [loss for loss in graph.loss if not loss.is_within]
     if not worst:
         return None

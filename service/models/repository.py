@@ -1,4 +1,4 @@
-"""All model folders: which are there, which are READY, and which one answers a request.
+"""All model folders: which are there, which are READY, and which model answers a request.
 
 Reads below its own folder only. A broken folder is shown with its reason and never stops the others.
 """
@@ -9,38 +9,44 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from service.clock import Clock
-from service.errors import FolderError, ModelNotFound, ModelNotReady, StartError
+from service.errors import AmbiguousModel, FolderError, InvalidInput, ModelNotFound, ModelNotReady, StartError
 from service.manifest import MANIFEST_FILE
-from service.models.folder import Examined, ModelOptions, OpenRuntime, examine
-from service.models.loading import load_model, measured
+from service.models.description import describe_model, summarize_model
+from service.models.folder import Examination, ModelOptions, examine
+from service.models.loading import load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
+from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
+from service.scheduling.loop_budget import LoopBudget
+from service.tasks.base import Criterion, Endpoint
 
 log = logging.getLogger(__name__)
 
-State = Literal["LOADING", "READY", "UNAVAILABLE"]
+ModelState = Literal["LOADING", "READY", "UNAVAILABLE"]
+Defaults = Mapping[tuple[str, str | None], str]
+"""(task, purpose) → the model for requests that name none."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 GRAPH_FILE = "model.onnx"
-# Of unknown names that callers send, so much is told back.
+# Of unknown names that requests hold, so much is shown in the answer.
 SHOWN_NAME_LENGTH = 128
 
 
 class RepositoryObserver(Protocol):
-    """What the repository tells, always on the event loop."""
+    """Events of a repository, always reported on the event loop."""
 
     def observer_of(self, name: str, version: str) -> ModelObserver:
-        """Who hears the model that is about to be loaded."""
+        """The observer of the model that is about to be loaded."""
         ...
 
     def loaded(self, model: Model, duration_s: float) -> None:
-        """The model answered its example and is READY."""
+        """The model is READY."""
         ...
 
     def unavailable(self, name: str, version: str, reason: str, duration_s: float) -> None:
@@ -49,7 +55,7 @@ class RepositoryObserver(Protocol):
 
 
 class SilentRepositoryObserver:
-    """Hears everything, says nothing."""
+    """Ignores every event."""
 
     def observer_of(self, name: str, version: str) -> ModelObserver:
         return SilentModelObserver()
@@ -62,12 +68,12 @@ class SilentRepositoryObserver:
 
 
 @dataclass
-class Entry:
+class ModelVersion:
     """One version of one model. `version` is "" for a folder that holds none."""
 
     name: str
     version: str
-    state: State = "LOADING"
+    state: ModelState = "LOADING"
     reason: str | None = None
     model: Model | None = None
 
@@ -75,16 +81,29 @@ class Entry:
     def order(self) -> int:
         return int(self.version or 0)
 
+    @property
+    def path(self) -> str:
+        """Its folder below the models folder."""
+        return f"{self.name}/{self.version}" if self.version else self.name
+
 
 @dataclass(frozen=True)
-class Opened:
-    """The model folders as one process found and opened them, for others that it forks: what is read is then shared."""
+class Preload:
+    """The model folders as one process examined them, for others that it forks: what is read is then shared."""
 
-    entries: list[Entry]
+    entries: list[ModelVersion]
     reason: str | None
     """Why there are none."""
-    folders: dict[tuple[str, str], tuple[Examined, float]]
-    """By name and version: what opening found, and the seconds it took."""
+    examinations: dict[tuple[str, str], tuple[Examination, float]]
+    """By name and version: what was found, and the seconds it took."""
+
+
+@dataclass(frozen=True)
+class ExampleRequest:
+    """A request that one of the models answers, as the start message prints it."""
+
+    path: str
+    body: dict[str, Any]
 
 
 class Repository:
@@ -95,31 +114,40 @@ class Repository:
         models_dir: Path,
         options: ModelOptions | None = None,
         *,
-        defaults: Mapping[str, str] | None = None,
+        defaults: Defaults | None = None,
+        strict_readiness: bool = True,
         observer: RepositoryObserver | None = None,
         clock: Clock | None = None,
+        loop_budget: LoopBudget | None = None,
         open_graph: OpenRuntime = open_runtime,
-        opened: Opened | None = None,
+        preload: Preload | None = None,
     ) -> None:
-        """`defaults` maps a task to the model that answers where a request names none; `opened` is what `open_folders` found."""
+        """`strict_readiness`: ready is when every folder is READY, else when one is. All models share the `loop_budget` of the
+        event loop. `preload` is what `preload_folders` found.
+        """
         self.models_dir = models_dir
         self.options = options or ModelOptions()
+        self._tasks = self.options.tasks
         self._defaults = dict(defaults or {})
+        self._strict_readiness = strict_readiness
         self._observer: RepositoryObserver = observer or SilentRepositoryObserver()
         self._clock = clock
+        self._loop_budget = loop_budget or LoopBudget()
         self._open_graph = open_graph
-        self._opened = opened
-        self._entries: dict[str, list[Entry]] = {}
+        self._preload = preload
+        self._entries: dict[str, list[ModelVersion]] = {}
         self._serving: dict[str, Model] = {}
+        self._candidates: dict[tuple[str, str | None], list[Model]] = {}
         self._is_started = False
         self._reason: str | None = "the models are still loading"
+        """Why nothing is served, where no folder is to blame."""
 
     async def start(self) -> None:
         """Load every folder, on threads. Raises StartError, and nothing else: a missing runtime or GPU concerns them all."""
-        if self._opened is None:
-            entries, self._reason = await asyncio.to_thread(_scan, self.models_dir)
+        if self._preload is None:
+            entries, reason = await asyncio.to_thread(_scan, self.models_dir)
         else:
-            entries, self._reason = self._opened.entries, self._opened.reason
+            entries, reason = self._preload.entries, self._preload.reason
         for entry in entries:
             self._entries.setdefault(entry.name, []).append(entry)
         failures = await asyncio.gather(*(self._load(entry) for entry in entries), return_exceptions=True)
@@ -127,15 +155,14 @@ class Repository:
             if failure is not None:
                 await self.stop()
                 raise failure
-        self._is_started = True
-        if entries and not self._serving:
-            self._reason = f"none of the {len(entries)} model folders in {self.models_dir} can be served"
+        self._is_started, self._reason = True, reason
 
     async def stop(self) -> None:
         """Let every model answer what waits, then end its threads."""
         models = [entry.model for entries in self._entries.values() for entry in entries if entry.model is not None]
         self._serving.clear()
-        self._reason = "the service is stopping"
+        self._candidates.clear()
+        self._is_started, self._reason = False, "the service is stopping"
         await asyncio.gather(*(model.stop() for model in models))
 
     def get(self, name: str, version: str | None = None) -> Model:
@@ -169,46 +196,86 @@ class Repository:
             )
         return entry.model
 
-    def default_for(self, task: str) -> Model:
-        """The model for requests that name none: the configured one, else the first by name that is READY for the task.
+    def choose(
+        self, task: str, instances: Sequence[object], parameters: Mapping[str, object], *, purpose: str | None = None
+    ) -> Model:
+        """The model for a request that names none: the only READY one for the task and the purpose that fits the request.
 
-        Raises ModelNotFound when there is none, ModelNotReady when the configured one is not READY.
+        What of a request decides, such as a frequency, is the task's affair. Where nothing decides, or several fit, the model
+        that the operator configured is taken. Raises AmbiguousModel that lists the models where several are left,
+        InvalidInput where none fits, ModelNotFound where there is none, and ModelNotReady while the models are loading and
+        where the configured one is not READY.
         """
-        name = self._defaults.get(task)
-        if name is not None:
-            model = self.get(name)
-            if model.manifest.task != task:
-                raise ModelNotFound(
-                    f'the default model "{name}" is for {model.manifest.task}, not for {task}', model=name, task=task
-                )
-            return model
-        for name in sorted(self._serving):
-            if self._serving[name].manifest.task == task:
-                return self._serving[name]
-        if not self._is_started:
-            raise ModelNotReady("the models are still loading", task=task)
-        raise ModelNotFound(f"there is no model for {task}", task=task, models=sorted(self._entries))
+        key = (task, purpose)
+        default = self._defaults.get(key)
+        criterion = None
+        if default is not None:
+            criterion = self._tasks[task].criterion(instances, parameters)
+            if criterion is None:
+                return self._get_default(default, task)
+        candidates = self._candidates.get(key)
+        if candidates is None:
+            candidates = self._candidates[key] = self._find_candidates(task, purpose)
+        if len(candidates) == 1:
+            return candidates[0]  # which refuses by itself what it does not fit
+        if not candidates:
+            models = sorted(self._entries)
+            raise ModelNotFound(f"there is no model for {purpose or task}; there are {models}", task=task, models=models)
+        if default is None:
+            criterion = self._tasks[task].criterion(instances, parameters)
+        return self._choose_by(criterion, candidates, default, task)
+
+    def example_request(self) -> ExampleRequest | None:
+        """A request that shows what the models are for; None where none has a short one."""
+        for definition in self._tasks:
+            models = [model for _, model in sorted(self._serving.items()) if model.task == definition.name]
+            for model in models:
+                instance = definition.example_instance(model.manifest)
+                if instance is None:
+                    continue
+                for endpoint in definition.endpoints:
+                    if self._answers(endpoint, model, instance):
+                        return ExampleRequest(endpoint.path, {"instances": [instance]})
+                return ExampleRequest("/predict", {"model": model.name, "instances": [instance]})
+        return None
 
     def describe(self) -> list[dict[str, Any]]:
         """What `GET /models` lists: every name with its versions, and the state of the version that answers."""
-        return [self._summary(name) for name in sorted(self._entries)]
+        return [self._summarize(name) for name in sorted(self._entries)]
 
     def describe_model(self, name: str) -> dict[str, Any]:
         """What `GET /models/{name}` says, also of a model that is not READY. Raises ModelNotFound."""
         self._named(name)
-        summary = self._summary(name)
+        summary = self._summarize(name)
         model = self._serving.get(name)
-        return summary if model is None else summary | model.describe()
+        return summary if model is None else summary | describe_model(model)
 
     @property
     def is_ready(self) -> bool:
-        """Whether loading is over and at least one model is READY."""
-        return self._is_started and bool(self._serving)
+        """Whether loading is over and every folder is READY, without `strict_readiness` one of them."""
+        if not self._is_started or not self._serving:
+            return False
+        return not self._strict_readiness or not self._broken
 
     @property
     def reason(self) -> str | None:
         """Why it is not ready; None if it is."""
-        return None if self.is_ready else self._reason
+        if self.is_ready:
+            return None
+        if self._reason is not None:
+            return self._reason
+        broken = self._broken
+        num_folders = sum(map(len, self._entries.values()))
+        if not self._serving:
+            return f"none of the {num_folders} model folders in {self.models_dir} can be served"
+        first = broken[0]
+        others = f"; {len(broken)} of {num_folders} folders cannot be served" if len(broken) > 1 else ""
+        return f"model folder {first.path} is {first.state}: {first.reason or 'it is still loading'}{others}"
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether any model is READY, whatever the others are."""
+        return bool(self._serving)
 
     @property
     def models(self) -> list[Model]:
@@ -219,24 +286,25 @@ class Repository:
         states = {f"{entry.name}/{entry.version}": entry.state for entries in self._entries.values() for entry in entries}
         return f"<Repository {self.models_dir} {states}>"
 
-    async def _load(self, entry: Entry) -> None:
+    async def _load(self, entry: ModelVersion) -> None:
         if entry.state == "UNAVAILABLE":
             self._refuse(entry, entry.reason or "", 0.0)
             return
         started = time.perf_counter()
         folder = self.models_dir / entry.name / entry.version
         observer = self._observer.observer_of(entry.name, entry.version)
-        opened = self._opened.folders.get((entry.name, entry.version)) if self._opened is not None else None
-        examined, opened_s = opened or (None, 0.0)
-        started -= opened_s
+        preloaded = self._preload.examinations.get((entry.name, entry.version)) if self._preload is not None else None
+        examination, examine_s = preloaded or (None, 0.0)
+        started -= examine_s
         try:
             model = await load_model(
                 folder,
                 self.options,
                 observer=observer,
                 clock=self._clock,
+                loop_budget=self._loop_budget,
                 open_graph=self._open_graph,
-                examined=examined,
+                examination=examination,
             )
         except FolderError as exc:
             self._refuse(entry, exc.message, time.perf_counter() - started)
@@ -244,7 +312,7 @@ class Repository:
         except StartError:
             raise
         except Exception as exc:
-            # A folder that breaks the reader in a way nobody thought of must not take the others with it.
+            # A folder that breaks the reader in an unforeseen way must not take the others with it.
             log.exception("model folder failed to load", extra={"model": entry.name, "version": entry.version})
             self._refuse(entry, f"loading failed: {type(exc).__name__}", time.perf_counter() - started)
             return
@@ -252,6 +320,7 @@ class Repository:
         serving = self._serving.get(entry.name)
         if serving is None or int(serving.version) < entry.order:
             self._serving[entry.name] = model
+            self._candidates.clear()
         duration_s = time.perf_counter() - started
         self._observer.loaded(model, duration_s)
         log.info(
@@ -267,19 +336,68 @@ class Repository:
             },
         )
 
-    def _refuse(self, entry: Entry, reason: str, duration_s: float) -> None:
+    def _find_candidates(self, task: str, purpose: str | None) -> list[Model]:
+        """The READY models of a task that answer for a purpose, by name. Raises ModelNotReady while there may be more."""
+        if not self._is_started:
+            # Else the same request would be answered by one model now, and by another when that is loaded.
+            raise ModelNotReady(self._reason or "the models are still loading", task=task)
+        definition = self._tasks[task]
+        models = [model for _, model in sorted(self._serving.items()) if model.task == task]
+        return [model for model in models if purpose is None or definition.serves(model.manifest, purpose)]
+
+    def _get_default(self, name: str, task: str) -> Model:
+        model = self.get(name)
+        if model.task != task:
+            raise ModelNotFound(f'the default model "{name}" is for {model.task}, not for {task}', model=name, task=task)
+        return model
+
+    def _choose_by(self, criterion: Criterion | None, candidates: Sequence[Model], default: str | None, task: str) -> Model:
+        fitting = candidates
+        if criterion is not None:
+            fitting = [model for model in candidates if model.definition.fits(model.manifest, criterion)]
+        if len(fitting) == 1:
+            return fitting[0]
+        names = [model.name for model in (fitting or candidates)]
+        if not fitting:
+            assert criterion is not None
+            raise InvalidInput(
+                f"{criterion}: no model for {task} takes it; there are {names}",
+                reason=criterion.reason,
+                where=criterion.field,
+                found=[value[:SHOWN_NAME_LENGTH] for value in criterion.values[:10]],
+                expected=names,
+            )
+        if default in names:
+            return next(model for model in fitting if model.name == default)
+        of = "" if criterion is None else f" of {criterion}"
+        raise AmbiguousModel(f'several models for {task}{of} fit, "model" names one of {names}', candidates=names, task=task)
+
+    def _answers(self, endpoint: Endpoint, model: Model, instance: object) -> bool:
+        """Whether this model is chosen for the instance where a request to the endpoint names none."""
+        try:
+            return self.choose(endpoint.task, [instance], {}, purpose=endpoint.purpose) is model
+        except (AmbiguousModel, InvalidInput, ModelNotFound, ModelNotReady):
+            return False
+
+    @property
+    def _broken(self) -> list[ModelVersion]:
+        """The folders that are not READY, by name and version."""
+        entries = [entry for name in sorted(self._entries) for entry in self._entries[name]]
+        return [entry for entry in entries if entry.state != "READY"]
+
+    def _refuse(self, entry: ModelVersion, reason: str, duration_s: float) -> None:
         entry.state, entry.reason = "UNAVAILABLE", reason
         self._observer.unavailable(entry.name, entry.version, reason, duration_s)
         log.warning("model is unavailable", extra={"model": entry.name, "version": entry.version, "reason": reason})
 
-    def _named(self, name: str) -> list[Entry]:
+    def _named(self, name: str) -> list[ModelVersion]:
         entries = self._entries.get(name)
         if entries is None:
             models = sorted(self._entries)
             raise ModelNotFound(f'there is no model "{name[:SHOWN_NAME_LENGTH]}"; there are {models}', models=models)
         return entries
 
-    def _summary(self, name: str) -> dict[str, Any]:
+    def _summarize(self, name: str) -> dict[str, Any]:
         entries = sorted(self._entries[name], key=lambda entry: entry.order)
         model = self._serving.get(name)
         entry = next((entry for entry in entries if entry.model is model), entries[-1]) if model is not None else entries[-1]
@@ -287,7 +405,7 @@ class Repository:
         if entry.reason is not None:
             about["reason"] = entry.reason
         if model is not None:
-            about |= model.summary
+            about |= summarize_model(model)
         about["versions"] = [
             {"version": entry.version, "state": entry.state} | ({"reason": entry.reason} if entry.reason else {})
             for entry in entries
@@ -296,32 +414,32 @@ class Repository:
         return about
 
 
-def open_folders(models_dir: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Opened:
-    """Find, open and measure every model folder; no thread is started. Raises StartError like `Repository.start`."""
+def preload_folders(models_dir: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Preload:
+    """Find, examine and measure every model folder; no thread is started. Raises StartError like `Repository.start`."""
     entries, reason = _scan(models_dir)
-    folders = {}
+    examinations = {}
     for entry in entries:
         if entry.state == "UNAVAILABLE":
             continue
         started = time.perf_counter()
         try:
-            examined = measured(examine(models_dir / entry.name / entry.version, options, open_graph), options)
+            examination = with_tuning(examine(models_dir / entry.name / entry.version, options, open_graph), options)
         except StartError:
             raise
-        except Exception:  # whoever loads it meets it again, and says so
+        except Exception:  # the process that loads it meets the same error, and reports it
             continue
-        folders[entry.name, entry.version] = examined, time.perf_counter() - started
-    return Opened(entries, reason, folders)
+        examinations[entry.name, entry.version] = examination, time.perf_counter() - started
+    return Preload(entries, reason, examinations)
 
 
-def _scan(models_dir: Path) -> tuple[list[Entry], str | None]:
+def _scan(models_dir: Path) -> tuple[list[ModelVersion], str | None]:
     """What lies in the folder, nothing opened yet: entries that are LOADING, or UNAVAILABLE with the reason."""
     try:
         folders = sorted(path for path in models_dir.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
         root = models_dir.resolve(strict=True)
     except OSError as exc:
         return [], f"the models folder {models_dir} cannot be read: {exc.strerror}"
-    entries: list[Entry] = []
+    entries: list[ModelVersion] = []
     for folder in folders:
         if NAME.fullmatch(folder.name) is None:
             log.warning("folder is no model: its name", extra={"folder": folder.name, "expected": NAME.pattern})
@@ -330,23 +448,25 @@ def _scan(models_dir: Path) -> tuple[list[Entry], str | None]:
     return entries, None if entries else f"the models folder {models_dir} holds no model folder"
 
 
-def _scan_model(folder: Path, root: Path) -> list[Entry]:
+def _scan_model(folder: Path, root: Path) -> list[ModelVersion]:
     if not folder.resolve().is_relative_to(root):
-        return [Entry(folder.name, "", "UNAVAILABLE", "the folder is a link that leads out of the models folder")]
+        return [ModelVersion(folder.name, "", "UNAVAILABLE", "the folder is a link that leads out of the models folder")]
     try:
         versions = [path for path in folder.iterdir() if VERSION.fullmatch(path.name) and path.is_dir()]
     except OSError as exc:
-        return [Entry(folder.name, "", "UNAVAILABLE", f"the folder cannot be read: {exc.strerror}")]
+        return [ModelVersion(folder.name, "", "UNAVAILABLE", f"the folder cannot be read: {exc.strerror}")]
     if not versions:
-        return [Entry(folder.name, "", "UNAVAILABLE", "the folder holds no version: expected a folder named 1, 2, … in it")]
+        return [
+            ModelVersion(folder.name, "", "UNAVAILABLE", "the folder holds no version: expected a folder named 1, 2, … in it")
+        ]
     return [_scan_version(path, root) for path in sorted(versions, key=lambda path: int(path.name))]
 
 
-def _scan_version(folder: Path, root: Path) -> Entry:
+def _scan_version(folder: Path, root: Path) -> ModelVersion:
     name, version = folder.parent.name, folder.name
     if not folder.resolve().is_relative_to(root):
-        return Entry(name, version, "UNAVAILABLE", "the folder is a link that leads out of the models folder")
+        return ModelVersion(name, version, "UNAVAILABLE", "the folder is a link that leads out of the models folder")
     if not (folder / MANIFEST_FILE).exists() and (folder / GRAPH_FILE).exists():
         reason = f"a plain graph: there is {GRAPH_FILE} but no {MANIFEST_FILE}, which this release needs to serve it"
-        return Entry(name, version, "UNAVAILABLE", reason)
-    return Entry(name, version)
+        return ModelVersion(name, version, "UNAVAILABLE", reason)
+    return ModelVersion(name, version)

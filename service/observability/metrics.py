@@ -33,7 +33,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from service.errors import InvalidReason, Outcome, RateScope, RestartReason
-from service.manifest import Graph, Manifest, Task
+from service.manifest import Graph
 
 FLUSH_INTERVAL_S = 0.25
 UNKNOWN = "_unknown"
@@ -123,10 +123,10 @@ class LoadedModel(Protocol):
     def version(self) -> str: ...
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> str: ...
 
     @property
-    def manifest(self) -> Manifest: ...
+    def horizon(self) -> int | None: ...
 
     @property
     def graph(self) -> Graph: ...
@@ -481,8 +481,7 @@ class ModelMeter:
         """The model is READY."""
         metrics, labels = self._metrics, self._labels
         graph = model.graph
-        forecast = model.manifest.forecast
-        horizon = "" if forecast is None else str(forecast.horizon)
+        horizon = "" if model.horizon is None else str(model.horizon)
         # The provider that really runs the graph, not the one that was requested.
         about = (model.task, model.runtime.provider, graph.precision, str(graph.opset), graph.sha256, horizon)
         metrics.model_info.labels(*labels, *about).set(1)

@@ -1,4 +1,4 @@
-"""What runs a graph, and on what: the only file that imports onnxruntime.
+"""Graphs that onnxruntime runs, and on what: the only file that imports it.
 
 Knows nothing of asyncio, HTTP or model folders. The provider is always the real one: onnxruntime falls back to the CPU
 without a word when CUDA is asked for and absent.
@@ -14,19 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from service.errors import FolderError, InferenceFailed, InvalidInput, StartError
+from service.runtime.base import CPU, CUDA, TENSORRT, Device, Runtime
 from service.runtime.tensors import Tensors, TensorSpec
 
 log = logging.getLogger(__name__)
 
-Device = Literal["cpu", "cuda", "tensorrt", "auto"]
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
 # What a graph may run on when a device is asked for, the best first. What TensorRT does not take, CUDA runs.
 PROVIDERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"cuda": (CUDA, CPU), "tensorrt": (TENSORRT, CUDA, CPU)})
 
@@ -43,35 +40,6 @@ _DATATYPES: Mapping[str, str] = MappingProxyType(
         "tensor(string)": "BYTES",
     }
 )
-
-
-class Runtime(Protocol):
-    """A loaded graph. `run` may be called from several threads at once and releases the GIL while it computes."""
-
-    @property
-    def requested(self) -> Device:
-        """The device that was asked for."""
-        ...
-
-    @property
-    def provider(self) -> str:
-        """The provider that really runs the graph, by onnxruntime's name."""
-        ...
-
-    @property
-    def fallback(self) -> str | None:
-        """Why the graph runs on the CPU although this onnxruntime has CUDA and the CPU was not asked for; else None."""
-        ...
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
-
-    def run(self, tensors: Tensors) -> Tensors:
-        """All outputs by name. Raises InvalidInput for an empty dimension, InferenceFailed when the graph raises."""
-        ...
 
 
 class Binding(Protocol):
@@ -165,7 +133,7 @@ def open_runtime(
 def require_runtime() -> Any:
     """The module onnxruntime. Raises StartError that says how to install it."""
     # onnxruntime 1.29 and later report to their maker and leave an identifier under ~/.cache, from the import on. A server
-    # tells nobody anything unasked; who wants to report sets ORT_DISABLE_TELEMETRY=0.
+    # sends nothing unasked; ORT_DISABLE_TELEMETRY=0 turns the reports on.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module("onnxruntime")
@@ -224,20 +192,7 @@ class OnnxRuntime:
         return binding.copy_outputs_to_cpu()
 
     def __repr__(self) -> str:
-        return f"<OnnxRuntime {self.provider} (asked: {self.requested}) {[spec.name for spec in self.inputs]}>"
-
-
-class FallenBack:
-    """A Runtime that stands in for one that could not be used, and says why."""
-
-    def __init__(self, real: Runtime, requested: Device, fallback: str) -> None:
-        self._real = real
-        self.requested: Device = requested
-        self.provider = real.provider
-        self.fallback: str | None = fallback
-        self.inputs = real.inputs
-        self.outputs = real.outputs
-        self.run = real.run
+        return f"<OnnxRuntime {self.provider} (requested: {self.requested}) {[spec.name for spec in self.inputs]}>"
 
 
 def _options(provider: str, gpu: GpuOptions, graph: bytes) -> dict[str, str]:
@@ -247,13 +202,13 @@ def _options(provider: str, gpu: GpuOptions, graph: bytes) -> dict[str, str]:
     options = {"device_id": str(gpu.device_id)}
     if provider == CUDA:
         # Ragged batches have ever new sizes: an arena that grows by powers of two would soon hold several times what one
-        # needs. Copies on the stream of the kernels wait for nobody. TF32 would round products to 10 bits.
+        # needs. Copies on the stream of the kernels wait for no other. TF32 would round products to 10 bits.
         options |= {"arena_extend_strategy": "kSameAsRequested", "do_copy_in_default_stream": "1", "use_tf32": "0"}
         if gpu.memory_limit_bytes:
             options["gpu_mem_limit"] = str(gpu.memory_limit_bytes)
     else:
         # No shapes of a profile: they would have to be given for every open input of every part that TensorRT is handed,
-        # and a longer row would then be an error. The proof before READY shows it the smallest and the largest instead.
+        # and a longer row would then be an error. The device check before READY shows it the smallest and the largest instead.
         options |= {"trt_fp16_enable": "False"}
         if gpu.memory_limit_bytes:
             options["trt_max_workspace_size"] = str(gpu.memory_limit_bytes)

@@ -1,4 +1,4 @@
-"""Rows made up from a signature, to measure and to prove a graph with: the right shapes and types, no meaning. Pure."""
+"""Rows made up from a signature, to measure a graph and to check a device with: the right shapes and types, no meaning. Pure."""
 
 from __future__ import annotations
 

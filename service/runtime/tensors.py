@@ -1,4 +1,4 @@
-"""Named tensors: parse one row, check against a signature, collate several items into one batch, split the answer again.
+"""Named tensors: check against a signature, collate several items into one batch, split its outputs again.
 
 Pure functions of their arguments: no clock, no disk, no threads, no logs.
 """
@@ -65,7 +65,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a graph eats and gives; `state` pairs the input that is fed a recurrent state with the output that returns it."""
+    """The inputs and outputs of a graph; `state` pairs an input that takes a recurrent state with the output that returns it."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -81,6 +81,16 @@ class Signature:
     def state_inputs(self) -> frozenset[str]:
         """The inputs that are fed a recurrent state."""
         return frozenset(name for name, _ in self.state)
+
+    @cached_property
+    def state_outputs(self) -> frozenset[str]:
+        """The outputs that return a recurrent state."""
+        return frozenset(name for _, name in self.state)
+
+    @cached_property
+    def output_names(self) -> frozenset[str]:
+        """The names of all outputs."""
+        return frozenset(spec.name for spec in self.outputs)
 
     @cached_property
     def first_input(self) -> str:
@@ -136,7 +146,7 @@ def check(tensors: Tensors, signature: Signature) -> int:
         if spec.dtype.kind == "f" and spec.name in tensors:
             array = tensors[spec.name]
             if not np.isfinite(array).all():
-                raise _nonfinite(array, spec)
+                raise refuse_nonfinite(array, spec)
     if signature.is_ragged and LENGTHS in tensors:
         _check_lengths(tensors[LENGTHS], sizes[TIME])
     return int(tensors[signature.first_input].shape[0])
@@ -146,16 +156,16 @@ def collate(items: Sequence[Tensors], signature: Signature) -> Tensors:
     """Concatenate checked items along the batch; where their `time` differs, zeros fill up to the longest.
 
     Zeros are safe: the graph reads only the first `lengths` steps of each row. An item without `lengths` has rows of full
-    length; one without a state begins with zeros, as a caller without a sequence does. Items have the same `batch_key`.
+    length; one without a state begins with zeros, as a sequence does. Items have the same `batch_key`.
     """
     rows = [len(item[signature.first_input]) for item in items]
     batch: Tensors = {}
     for spec in signature.inputs:
         name = spec.name
         if name == LENGTHS and signature.is_ragged:
-            batch[name] = _lengths(items, rows, signature)
+            batch[name] = _collate_lengths(items, rows, signature)
         elif name in signature.state_inputs:
-            batch[name] = _states(items, rows, spec)
+            batch[name] = _collate_states(items, rows, spec)
         elif len(items) == 1:
             batch[name] = items[0][name]
         else:
@@ -218,11 +228,10 @@ class Item(NamedTuple):
     """Only items with equal keys may share a batch."""
 
 
-def item_of(tensors: Tensors, signature: Signature) -> Item:
+def make_item(tensors: Tensors, signature: Signature) -> Item:
     """An item of checked tensors, whatever they are."""
-    rows, steps = len(tensors[signature.first_input]), num_steps(tensors, signature)
-    lengths = tensors[LENGTHS].tolist() if signature.is_ragged and LENGTHS in tensors else [steps] * rows
-    return Item(tensors, rows, steps, lengths, batch_key(tensors, signature))
+    lengths = row_lengths(tensors, signature)
+    return Item(tensors, len(lengths), num_steps(tensors, signature), lengths, batch_key(tensors, signature))
 
 
 def batch_key(tensors: Tensors, signature: Signature) -> tuple[int, ...]:
@@ -230,35 +239,61 @@ def batch_key(tensors: Tensors, signature: Signature) -> tuple[int, ...]:
     return tuple([tensors[name].shape[axis] for name, axis in signature.rigid_axes])
 
 
-def parse_row(values: object, spec: TensorSpec, *, instance: int | None = None) -> Array:
-    """One row of JSON values (nested lists without the batch axis, or a number) as an array of shape (1, ...).
-
-    Strict in types: FP wants numbers, INT whole numbers within range, BOOL true or false, BYTES strings. Raises
-    InvalidInput for other types, ragged lists, another number of axes and values beyond the datatype (1e39 in FP32).
-    """
-    name, expected = spec.name, str(spec)
-    try:
-        array = np.array(values, dtype=object if spec.datatype == "BYTES" else None)
-    except OverflowError as exc:
-        message = f'tensor "{name}": a number is too large for {spec.datatype}'
-        raise InvalidInput(message, reason="nonfinite", instance=instance, where=name, expected=expected) from exc
-    except ValueError as exc:
-        message = f'tensor "{name}": the nested lists have different lengths; expected {expected}'
-        raise InvalidInput(message, instance=instance, where=name, expected=expected) from exc
-    if array.ndim != len(spec.shape) - 1:
-        message = f'tensor "{name}": expected {len(spec.shape) - 1} axes in one row of {expected}, got {array.ndim}'
-        raise InvalidInput(message, instance=instance, where=name, found=list(array.shape), expected=expected)
-    if array.size and not _fits(array, spec):
-        message = f'tensor "{name}": expected values of {spec.datatype}, got {_describe(array)}'
-        raise InvalidInput(message, reason="dtype", instance=instance, where=name, expected=expected)
-    with np.errstate(over="ignore"):
-        row = array.astype(spec.dtype)[np.newaxis]
-    if spec.dtype.kind == "f" and not np.isfinite(row).all():
-        raise _nonfinite(row, spec, instance=instance)
-    return row
+def row_lengths(tensors: Tensors, signature: Signature) -> list[int]:
+    """The true length of every row of checked tensors; without `lengths` all are as long as the time axis."""
+    if signature.is_ragged and LENGTHS in tensors:
+        lengths: list[int] = tensors[LENGTHS].tolist()
+        return lengths
+    return [num_steps(tensors, signature)] * len(tensors[signature.first_input])
 
 
-def _lengths(items: Sequence[Tensors], rows: Sequence[int], signature: Signature) -> Array:
+def take_rows(tensors: Tensors, rows: Sequence[int], longest: int, signature: Signature) -> Tensors:
+    """These rows of checked tensors, of a ragged model cut to the longest of them."""
+    taken: Tensors = {}
+    for spec in signature.inputs:
+        if (array := tensors.get(spec.name)) is None:
+            continue
+        if spec.time_axis is not None and signature.is_ragged and longest < array.shape[spec.time_axis]:
+            array = array[(slice(None),) * spec.time_axis + (slice(0, longest),)]
+        taken[spec.name] = array[np.array(rows)]
+    return taken
+
+
+def put_rows(parts: Sequence[Tensors], groups: Sequence[Sequence[int]], steps: int, signature: Signature) -> Tensors:
+    """The outputs of groups of rows in the order of the rows; a time axis is filled up with zeros to `steps`."""
+    outputs: Tensors = {}
+    for name, first in parts[0].items():
+        axis = signature.time_outputs.get(name)
+        shape = [sum(map(len, groups)), *first.shape[1:]]
+        if axis is not None:
+            shape[axis] = steps
+        whole = outputs[name] = _blank(shape, first.dtype)
+        for part, rows in zip(parts, groups, strict=True):
+            array = part[name]
+            place: tuple[Any, ...] = (np.array(rows),)
+            if axis is not None:
+                place += (slice(None),) * (axis - 1) + (slice(0, array.shape[axis]),)
+            whole[place] = array
+    return outputs
+
+
+def refuse_nonfinite(array: Array, spec: TensorSpec, *, instance: int | None = None) -> InvalidInput:
+    """A number of the tensor is not finite; its row is the instance, unless that is given."""
+    row, *place = (int(index) for index in np.argwhere(~np.isfinite(array))[0])
+    where = f"{spec.name}[{']['.join(str(index) for index in place)}]" if place else spec.name
+    value = float(array[(row, *place)])
+    number = row if instance is None else instance
+    return InvalidInput(
+        f"instance {number}: {where} is {value}, which is not a finite {spec.datatype} number",
+        reason="nonfinite",
+        instance=number,
+        where=where,
+        found=str(value),
+        expected=f"a finite {spec.datatype} number",
+    )
+
+
+def _collate_lengths(items: Sequence[Tensors], rows: Sequence[int], signature: Signature) -> Array:
     parts: list[int] = []
     for item, num_rows in zip(items, rows, strict=True):
         given = item.get(LENGTHS)
@@ -266,7 +301,7 @@ def _lengths(items: Sequence[Tensors], rows: Sequence[int], signature: Signature
     return np.array(parts, np.int64)
 
 
-def _states(items: Sequence[Tensors], rows: Sequence[int], spec: TensorSpec) -> Array:
+def _collate_states(items: Sequence[Tensors], rows: Sequence[int], spec: TensorSpec) -> Array:
     states = np.zeros((sum(rows), *(int(size) for size in spec.shape[1:])), spec.dtype)
     start = 0
     for item, num_rows in zip(items, rows, strict=True):
@@ -311,7 +346,7 @@ def _pad(arrays: Sequence[Array], axis: int, longest: int) -> Array:
     first = arrays[0]
     shape = [sum(array.shape[0] for array in arrays), *first.shape[1:]]
     shape[axis] = longest
-    padded = np.full(shape, "", first.dtype) if first.dtype == object else np.zeros(shape, first.dtype)
+    padded = _blank(shape, first.dtype)
     between = (slice(None),) * (axis - 1)
     start = 0
     for array in arrays:
@@ -321,24 +356,8 @@ def _pad(arrays: Sequence[Array], axis: int, longest: int) -> Array:
     return padded
 
 
-def _fits(array: Array, spec: TensorSpec) -> bool:
-    kind = array.dtype.kind
-    match spec.dtype.kind:
-        case "f":
-            return kind in "iuf"
-        case "i" | "u":
-            limits = np.iinfo(spec.dtype)
-            return kind in "iu" and int(array.min()) >= limits.min and int(array.max()) <= limits.max
-        case "b":
-            return kind == "b"
-        case _:
-            return all(isinstance(value, str | bytes) for value in array.flat)
-
-
-def _describe(array: Array) -> str:
-    if array.dtype.kind == "O":
-        return "mixed types, null or a number too large"
-    return {"U": "strings", "b": "true or false", "f": "numbers with a fraction"}.get(array.dtype.kind, str(array.dtype))
+def _blank(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    return np.full(shape, "", dtype) if dtype.kind == "O" else np.zeros(shape, dtype)
 
 
 def _mismatch(array: Array, spec: TensorSpec, why: str = "", *, reason: InvalidReason = "shape") -> InvalidInput:
@@ -346,18 +365,3 @@ def _mismatch(array: Array, spec: TensorSpec, why: str = "", *, reason: InvalidR
     found = f"{datatype} {list(array.shape)}"
     message = f'tensor "{spec.name}": expected {spec}, got {found}' + (f": {why}" if why else "")
     return InvalidInput(message, reason=reason, where=spec.name, found=found, expected=str(spec))
-
-
-def _nonfinite(array: Array, spec: TensorSpec, *, instance: int | None = None) -> InvalidInput:
-    row, *place = (int(index) for index in np.argwhere(~np.isfinite(array))[0])
-    where = f"{spec.name}[{']['.join(str(index) for index in place)}]" if place else spec.name
-    value = float(array[(row, *place)])
-    number = row if instance is None else instance
-    return InvalidInput(
-        f"instance {number}: {where} is {value}, which is not a finite {spec.datatype} number",
-        reason="nonfinite",
-        instance=number,
-        where=where,
-        found=str(value),
-        expected=f"a finite {spec.datatype} number",
-    )

@@ -1,4 +1,4 @@
-"""The queue in front of one model: batches are run, everyone gets their own answer, and some are told to come back later.
+"""The queue in front of one model: items are run in batches, each gets its own result, and what is too much is refused.
 
 Knows nothing of HTTP, onnxruntime or Prometheus; time comes from the clock it is given. The event loop owns the queue and
 the futures; worker threads get values and give values back.
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-Reason = Literal["taken", "expired", "cancelled", "stopped"]
-"""Why items left the queue: into a batch, past their deadline, the caller gave up, the batcher stopped."""
+DequeueReason = Literal["taken", "expired", "cancelled", "stopped"]
+"""Why items left the queue: into a batch, past their deadline, their request was given up, the batcher stopped."""
 
 
 class BatchObserver(Protocol):
-    """What the batcher tells about itself, once per event, always on the event loop."""
+    """Events of a batcher, each reported once, always on the event loop."""
 
     def enqueued(self, rows: int) -> None:
         """One item was admitted to the queue."""
@@ -39,7 +39,7 @@ class BatchObserver(Protocol):
         """One item was refused: the queue is full."""
         ...
 
-    def left_queue(self, num_items: int, rows: int, reason: Reason) -> None:
+    def left_queue(self, num_items: int, rows: int, reason: DequeueReason) -> None:
         """Items that had been enqueued are no longer waiting."""
         ...
 
@@ -48,13 +48,13 @@ class BatchObserver(Protocol):
     ) -> None:
         """A batch ran. `steps` are true ones, `padded_steps` are rows x longest; `queue_s` holds each item's wait.
 
-        A failed batch of several items is told with `is_ok=False`; its items are then run, and told, alone.
+        A failed batch of several items is reported with `is_ok=False`; its items are then run, and reported, alone.
         """
         ...
 
 
 class SilentObserver:
-    """Hears everything, says nothing."""
+    """Ignores every event."""
 
     def enqueued(self, rows: int) -> None:
         pass
@@ -62,7 +62,7 @@ class SilentObserver:
     def refused(self, rows: int) -> None:
         pass
 
-    def left_queue(self, num_items: int, rows: int, reason: Reason) -> None:
+    def left_queue(self, num_items: int, rows: int, reason: DequeueReason) -> None:
         pass
 
     def batch_executed(
@@ -71,7 +71,7 @@ class SilentObserver:
         pass
 
 
-class Work(NamedTuple, Generic[T]):
+class Submission(NamedTuple, Generic[T]):
     """One item of `submit_all`: the payload and what the plan must know about it (see `Batcher.submit`)."""
 
     payload: T
@@ -82,7 +82,7 @@ class Work(NamedTuple, Generic[T]):
 
 
 @dataclass(slots=True, eq=False)
-class _Item(Generic[T, R]):
+class _QueuedItem(Generic[T, R]):
     payload: T
     rows: int
     steps: int
@@ -90,24 +90,24 @@ class _Item(Generic[T, R]):
     key: Hashable
     deadline: float | None
     enqueued_at: float
-    answer: asyncio.Future[R]
+    result: asyncio.Future[R]
     runs_alone: bool = False
 
     @property
-    def has_left(self) -> bool:
-        return self.answer.done()
+    def is_cancelled(self) -> bool:
+        return self.result.done()
 
 
 @dataclass(slots=True, eq=False)
 class _Batch(Generic[T, R]):
-    items: list[_Item[T, R]]
+    items: list[_QueuedItem[T, R]]
     taken_at: float
 
 
 class _Outcome(NamedTuple, Generic[R]):
-    """What a worker gives back: the answers, or why there are none."""
+    """What a worker gives back: the results, or why there are none."""
 
-    answers: Sequence[R]
+    results: Sequence[R]
     error: BaseException | None
     compute_s: float
 
@@ -115,7 +115,7 @@ class _Outcome(NamedTuple, Generic[R]):
 class Batcher(Generic[T, R]):
     """Gathers items into batches and runs them on `num_workers` threads.
 
-    `run` gets the payloads of one batch and returns one answer each, in order; it must be thread-safe. All methods belong
+    `run` gets the payloads of one batch and returns one result each, in order; it must be thread-safe. All methods belong
     to the event loop that called `start`.
     """
 
@@ -135,7 +135,7 @@ class Batcher(Generic[T, R]):
         self._run = run
         self._clock = clock or MonotonicClock()
         self._observer: BatchObserver = observer or SilentObserver()
-        self._queue: dict[_Item[T, R], None] = {}  # an ordered set: the oldest first, and anyone can leave at once
+        self._queue: dict[_QueuedItem[T, R], None] = {}  # an ordered set: the oldest first, and each is removed at once
         self._queued_rows = 0
         self._running: dict[int, _Batch[T, R]] = {}
         self._num_batches = 0
@@ -161,10 +161,10 @@ class Batcher(Generic[T, R]):
         self._is_open = True
 
     async def stop(self, *, drain: bool = True, grace_s: float = 30.0) -> None:
-        """Refuse new items, answer the queued ones (with `drain=False`: fail them), wait for what runs, end the threads.
+        """Refuse new items, run the queued ones (with `drain=False`: fail them), wait for what runs, end the threads.
 
-        After `grace_s` whoever still waits gets ModelNotReady. A graph that runs cannot be interrupted: its thread is then
-        left to end by itself.
+        After `grace_s` all that still waits fails with ModelNotReady. A graph that runs cannot be interrupted: its thread is
+        then left to end by itself.
         """
         if self._loop is None or not self._is_open:
             return
@@ -195,7 +195,7 @@ class Batcher(Generic[T, R]):
         deadline: float | None = None,
         key: Hashable = None,
     ) -> R:
-        """The answer to one item of `rows` rows of `steps` steps each, of which `true_steps` in all are no padding.
+        """The result of one item of `rows` rows of `steps` steps each, of which `true_steps` in all are no padding.
 
         `deadline` is in the clock's seconds; only items with equal `key` share a batch. Raises Overloaded at once when the
         queue is full, DeadlineExceeded at the deadline even if the batch runs on, InferenceFailed (or the ServiceError
@@ -203,36 +203,36 @@ class Batcher(Generic[T, R]):
         """
         item = self._admit(payload, rows, steps, true_steps, key, deadline)
         try:
-            return await item.answer
+            return await item.result
         except asyncio.CancelledError:
-            self._leave(item)
+            self._discard(item)
             raise
 
-    async def submit_all(self, items: Sequence[Work[T]], *, deadline: float | None = None) -> list[R]:
-        """The answers to the items of one request, in order; raises what `submit` raises, and gives up the other items.
+    async def submit_all(self, items: Sequence[Submission[T]], *, deadline: float | None = None) -> list[R]:
+        """The results of the items of one request, in order; raises what `submit` raises, and gives up the other items.
 
         Only as many are under way at once as keep the workers busy, so that a request may have more rows than the queue.
         """
         window = min(2 * self.num_workers * self.limits.max_batch_size, self.limits.max_queue_size)
-        admitted: list[_Item[T, R]] = []
-        answers: list[R] = []
+        admitted: list[_QueuedItem[T, R]] = []
+        results: list[R] = []
         rows_under_way = 0
         try:
-            while len(answers) < len(items):
+            while len(results) < len(items):
                 while len(admitted) < len(items):
-                    work = items[len(admitted)]
-                    is_first = len(admitted) == len(answers)
-                    if not is_first and (rows_under_way + work.rows > window or not self._has_room(work.rows)):
+                    submission = items[len(admitted)]
+                    is_first = len(admitted) == len(results)
+                    if not is_first and (rows_under_way + submission.rows > window or not self._has_room(submission.rows)):
                         break
-                    admitted.append(self._admit(*work, deadline))
-                    rows_under_way += work.rows
-                oldest = admitted[len(answers)]
-                answers.append(await oldest.answer)
+                    admitted.append(self._admit(*submission, deadline))
+                    rows_under_way += submission.rows
+                oldest = admitted[len(results)]
+                results.append(await oldest.result)
                 rows_under_way -= oldest.rows
         finally:
-            for item in admitted[len(answers) :]:
-                self._leave(item)
-        return answers
+            for item in admitted[len(results) :]:
+                self._discard(item)
+        return results
 
     @property
     def num_queued(self) -> int:
@@ -259,26 +259,26 @@ class Batcher(Generic[T, R]):
 
     def _admit(
         self, payload: T, rows: int, steps: int, true_steps: int | None, key: Hashable, deadline: float | None
-    ) -> _Item[T, R]:
+    ) -> _QueuedItem[T, R]:
         if not self._is_open or self._loop is None:
             raise self._not_running()
         now = self._clock.now()
         if deadline is not None:
             if deadline <= now:
-                raise self._too_late()
+                raise self._deadline_exceeded()
             if deadline < self._alarm_at:
                 self._set_alarm(deadline)
         if not self._has_room(rows):
             self._observer.refused(rows)
             raise self._overloaded()
-        answer: asyncio.Future[R] = self._loop.create_future()
-        item = _Item(payload, rows, steps, rows * steps if true_steps is None else true_steps, key, deadline, now, answer)
+        result: asyncio.Future[R] = self._loop.create_future()
+        item = _QueuedItem(payload, rows, steps, rows * steps if true_steps is None else true_steps, key, deadline, now, result)
         self._queue[item] = None
         self._queued_rows += rows
         self._observer.enqueued(rows)
         if not self._is_dispatch_due and len(self._running) < self.num_workers:
-            # Not at once: whoever else is ready in this turn of the loop joins the same batch. A few µs for a lone item; with
-            # 64 callers and 80 µs of Python for each request 5 to 10 % more answers, two workers: 32 rows a batch, not 15.
+            # Not at once: what else arrives in this turn of the loop joins the same batch. It costs a lone item a few µs; with
+            # 64 clients and 80 µs of Python a request it brings 5 to 10 % more answers (two workers: 32 rows a batch, not 15).
             self._is_dispatch_due = True
             self._loop.call_soon(self._dispatch)
         return item
@@ -289,7 +289,7 @@ class Batcher(Generic[T, R]):
             return True
         if len(self._running) >= self.num_workers:
             return False
-        self._dispatch()  # a worker is free: those in the queue wait for nothing but their turn of the loop
+        self._dispatch()  # a worker is free: what is queued waits for nothing but the next turn of the loop
         return self._queued_rows + rows <= self.limits.max_queue_size or not self._queue
 
     def _dispatch(self) -> None:
@@ -300,12 +300,12 @@ class Batcher(Generic[T, R]):
             decision = plan(self._queue, now, self.limits)
             if decision.expired:
                 self._fail(decision.expired, "expired")
-            if decision.left:
-                self._remove(decision.left, "cancelled")
+            if decision.cancelled:
+                self._remove(decision.cancelled, "cancelled")
             if decision.batch:
                 self._remove(decision.batch, "taken")
                 number = self._num_batches = self._num_batches + 1
-                is_inline = self._is_worth_no_thread(decision.batch)
+                is_inline = self._should_run_inline(decision.batch)
                 self._running[number] = _Batch(decision.batch, now)
                 payloads = [item.payload for item in decision.batch]
                 if is_inline:
@@ -313,30 +313,30 @@ class Batcher(Generic[T, R]):
                 else:
                     self._todo.put((number, payloads))
             elif decision.wait_until is not None:
-                self._wait_for_company(decision.wait_until)
+                self._dispatch_at(decision.wait_until)
                 break
         if self._finished is not None and not self._queue and not self._running and not self._finished.done():
             self._finished.set_result(None)
 
-    def _is_worth_no_thread(self, batch: Sequence[_Item[T, R]]) -> bool:
-        """Whether to run it here: the way to a thread and back costs a lone caller 0.1 ms and more, most of it waking up.
+    def _should_run_inline(self, batch: Sequence[_QueuedItem[T, R]]) -> bool:
+        """Whether to run it here: the way to a thread and back costs a lone item 0.1 ms and more, most of it waking up.
 
-        Only where nobody else waits or runs, so that under load the loop is free for callers while threads compute.
+        Only where nothing else waits or runs, so that under load the loop is free for requests while threads compute.
         """
         if len(batch) > 1 or self._running or self._queue or not self.limits.max_inline_ms:
             return False
         return self.limits.cost.predict_ms(batch[0].rows, batch[0].steps) <= self.limits.max_inline_ms
 
     def _attempt(self, payloads: list[T]) -> _Outcome[R]:
-        answers: Sequence[R] = ()
+        results: Sequence[R] = ()
         error: BaseException | None = None
         started_at = self._clock.now()
         try:
-            answers = self._run(payloads)
-            assert len(answers) == len(payloads), f"{len(answers)} answers for {len(payloads)} items"
-        except BaseException as exc:  # whatever it is, somebody waits for the answer
+            results = self._run(payloads)
+            assert len(results) == len(payloads), f"{len(results)} results for {len(payloads)} items"
+        except BaseException as exc:  # whatever it is, a request waits for the result
             error = exc
-        return _Outcome(answers, error, self._clock.now() - started_at)
+        return _Outcome(results, error, self._clock.now() - started_at)
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """The life of a worker thread: values in, values out."""
@@ -345,29 +345,29 @@ class Batcher(Generic[T, R]):
             outcome = self._attempt(payloads)
             try:
                 loop.call_soon_threadsafe(self._deliver, number, outcome)
-            except RuntimeError:  # the loop is closed: there is nobody left to tell
+            except RuntimeError:  # the loop is closed, and with it every request
                 return
             # Or the last batch would stay in memory until the next one comes.
             del todo, payloads, outcome
 
     def _deliver(self, number: int, outcome: _Outcome[R]) -> None:
-        """Back on the loop: answer whoever still waits."""
+        """Back on the loop: hand each item that still waits its result."""
         batch = self._running.pop(number)
         self._observe(batch, outcome)
         if outcome.error is None:
-            self._dispatch()  # first of all, so that the worker computes while the answers go out
-            for item, answer in zip(batch.items, outcome.answers, strict=True):
-                if not item.answer.done():
-                    item.answer.set_result(answer)
+            self._dispatch()  # first of all, so that the worker computes while the results go out
+            for item, result in zip(batch.items, outcome.results, strict=True):
+                if not item.result.done():
+                    item.result.set_result(result)
             return
-        waiting = [item for item in batch.items if not item.answer.done()]
+        waiting = [item for item in batch.items if not item.result.done()]
         if len(batch.items) > 1:
             log.warning("batch of %d items failed, each is tried alone: %s", len(batch.items), self.name, exc_info=outcome.error)
             self._retry_alone(waiting)
         else:
             failure = self._failure(outcome.error)
             for item in waiting:
-                item.answer.set_exception(failure)
+                item.result.set_exception(failure)
         self._dispatch()
 
     def _observe(self, batch: _Batch[T, R], outcome: _Outcome[R]) -> None:
@@ -383,8 +383,8 @@ class Batcher(Generic[T, R]):
         row_s = outcome.compute_s / rows
         self._row_s = row_s if self._row_s == 0.0 else 0.9 * self._row_s + 0.1 * row_s
 
-    def _retry_alone(self, items: Sequence[_Item[T, R]]) -> None:
-        """Put them back before all others: they were first."""
+    def _retry_alone(self, items: Sequence[_QueuedItem[T, R]]) -> None:
+        """Put them back before all others, which came later."""
         now = self._clock.now()
         for item in items:
             item.runs_alone, item.enqueued_at = True, now
@@ -402,13 +402,13 @@ class Batcher(Generic[T, R]):
         failure.__cause__ = error
         return failure
 
-    def _leave(self, item: _Item[T, R]) -> None:
-        """The caller gave up: take the item out of the queue, or let its answer pass unheard."""
+    def _discard(self, item: _QueuedItem[T, R]) -> None:
+        """Its request is given up: take the item out of the queue, or ignore its result."""
         if item in self._queue:
             self._remove([item], "cancelled")
-        item.answer.cancel()  # of a failure that is already there, asyncio then no longer complains that nobody saw it
+        item.result.cancel()  # of a failure that is already there, asyncio then no longer logs that it was never retrieved
 
-    def _remove(self, items: Sequence[_Item[T, R]], reason: Reason) -> None:
+    def _remove(self, items: Sequence[_QueuedItem[T, R]], reason: DequeueReason) -> None:
         rows = 0
         for item in items:
             del self._queue[item]
@@ -416,13 +416,13 @@ class Batcher(Generic[T, R]):
         self._queued_rows -= rows
         self._observer.left_queue(len(items), rows, reason)
 
-    def _fail(self, items: Sequence[_Item[T, R]], reason: Literal["expired", "stopped"]) -> None:
-        """Take items out of the queue and tell their callers why."""
+    def _fail(self, items: Sequence[_QueuedItem[T, R]], reason: Literal["expired", "stopped"]) -> None:
+        """Take items out of the queue; their requests fail for this reason."""
         if items:
             self._remove(items, reason)
         for item in items:
-            if not item.answer.done():
-                item.answer.set_exception(self._too_late() if reason == "expired" else self._not_running())
+            if not item.result.done():
+                item.result.set_exception(self._deadline_exceeded() if reason == "expired" else self._not_running())
 
     def _set_alarm(self, when: float) -> None:
         """One alarm for all deadlines: timeouts are mostly equal, so it goes off rarely and is almost never moved."""
@@ -432,34 +432,34 @@ class Batcher(Generic[T, R]):
         self._alarm = self._clock.call_at(when, self._expire)
 
     def _expire(self) -> None:
-        """Tell everyone whose deadline has passed, queued or running, and set the alarm for the next one."""
+        """Fail all whose deadline has passed, queued or running, and set the alarm for the next one."""
         now = self._clock.now()
         self._fail([item for item in self._queue if item.deadline is not None and item.deadline <= now], "expired")
-        running = [item for batch in self._running.values() for item in batch.items if not item.answer.done()]
+        running = [item for batch in self._running.values() for item in batch.items if not item.result.done()]
         following = math.inf
         for item in [*running, *self._queue]:
             if item.deadline is None:
                 continue
             if item.deadline <= now:
-                item.answer.set_exception(self._too_late())
+                item.result.set_exception(self._deadline_exceeded())
             else:
                 following = min(following, item.deadline)
         self._alarm, self._alarm_at = None, math.inf
         if following < math.inf:
             self._set_alarm(following)
 
-    def _wait_for_company(self, until: float) -> None:
+    def _dispatch_at(self, until: float) -> None:
         if self._delay is not None:
             self._delay.cancel()
         self._delay = self._clock.call_at(until, self._dispatch)
 
     def _give_up(self) -> None:
-        """The grace of `stop` is over: nobody waits any longer."""
+        """The grace of `stop` is over: all that waits fails."""
         self._fail(list(self._queue), "stopped")
         for batch in self._running.values():
             for item in batch.items:
-                if not item.answer.done():
-                    item.answer.set_exception(self._not_running())
+                if not item.result.done():
+                    item.result.set_exception(self._not_running())
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
 
@@ -473,7 +473,7 @@ class Batcher(Generic[T, R]):
             limit=self.limits.max_queue_size,
         )
 
-    def _too_late(self) -> DeadlineExceeded:
+    def _deadline_exceeded(self) -> DeadlineExceeded:
         return DeadlineExceeded("the answer was not there before the deadline", model=self.name or None)
 
     def _not_running(self) -> ModelNotReady:

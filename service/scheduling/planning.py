@@ -1,4 +1,4 @@
-"""Who goes into the next batch: a pure decision about those who wait, the time and the bounds.
+"""Which rows run together: a pure decision about the items in a queue, or the rows of one request, and the limits.
 
 Knows nothing of event loops, threads or what is computed.
 """
@@ -11,31 +11,61 @@ from typing import Generic, Protocol, TypeVar
 
 from service.scheduling.costs import HANDOVER_MS, SMALL_LSTM, CostModel
 
-W = TypeVar("W", bound="Waiting")
+W = TypeVar("W", bound="QueuedItem")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of a batch and of the queue. An item that alone is larger than a batch may be runs alone."""
+    """The bounds of a batch and of the queue, all of them numbers. An item that alone is larger than a batch runs alone."""
 
     max_batch_size: int = 32
     """Rows of a batch."""
     max_padded_steps: int = 16384
-    """Rows x longest: what the batch costs, so that one long series does not make everyone pay.
+    """Rows x longest: what the batch costs, so that one long series does not delay every other row.
 
     Beyond about 16,000 a row-step costs more, not less: the batch leaves the processor's cache (LSTM of 64 and 128 units).
     """
     max_queue_size: int = 1024
     """Rows that may wait."""
     max_queue_delay_s: float = 0.0
-    """How long an unfilled batch waits for company. 0: a free worker takes what is there."""
+    """How long an unfilled batch waits for more rows. 0: a free worker takes what is there."""
     cost: CostModel = SMALL_LSTM
-    """What a run of the graph costs: it decides whose company is worth the padding."""
+    """What a run of the graph costs: it decides which rows are worth their padding."""
     max_inline_ms: float = 0.0
     """An item that is alone, and whose run costs no more than this, runs on the event loop itself. 0: on a thread, always."""
 
 
-class Waiting(Protocol):
+DEFAULTS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedLimits:
+    """What an operator asks of the limits; None: the number that the cost of the graph suggests (`tuning.py`)."""
+
+    max_batch_size: int | None = None
+    max_padded_steps: int | None = None
+    max_queue_size: int = DEFAULTS.max_queue_size
+    max_queue_delay_s: float = DEFAULTS.max_queue_delay_s
+
+    def with_defaults(self) -> Limits:
+        """The limits of a graph that is not measured, or not yet."""
+        return self.resolve(DEFAULTS.max_batch_size, DEFAULTS.max_padded_steps)
+
+    def resolve(
+        self, max_batch_size: int, max_padded_steps: int, *, cost: CostModel = SMALL_LSTM, max_inline_ms: float = 0.0
+    ) -> Limits:
+        """The limits, with these bounds in place of those that are not asked for."""
+        return Limits(
+            max_batch_size if self.max_batch_size is None else self.max_batch_size,
+            max_padded_steps if self.max_padded_steps is None else self.max_padded_steps,
+            self.max_queue_size,
+            self.max_queue_delay_s,
+            cost,
+            max_inline_ms,
+        )
+
+
+class QueuedItem(Protocol):
     """What `plan` sees of an item in the queue."""
 
     @property
@@ -59,25 +89,25 @@ class Waiting(Protocol):
 
     @property
     def runs_alone(self) -> bool:
-        """It was in a batch that failed, and is tried once more without company."""
+        """It was in a batch that failed, and is tried once more by itself."""
         ...
 
     @property
-    def has_left(self) -> bool:
-        """Nobody waits for the answer any more."""
+    def is_cancelled(self) -> bool:
+        """Its request was given up; the outputs would go nowhere."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Plan(Generic[W]):
-    """A decision: `batch` is to be run now, `expired` and `left` are to be dropped, everything else stays in its order.
+    """A decision: `batch` is to be run now, `expired` and `cancelled` are to be dropped, all else stays in its order.
 
-    When `batch` is empty and `wait_until` is set, there are items, but they may still wait for company until then.
+    When `batch` is empty and `wait_until` is set, there are items, but they may still wait for more rows until then.
     """
 
     batch: list[W] = field(default_factory=list)
     expired: list[W] = field(default_factory=list)
-    left: list[W] = field(default_factory=list)
+    cancelled: list[W] = field(default_factory=list)
     wait_until: float | None = None
 
 
@@ -85,19 +115,19 @@ class Plan(Generic[W]):
 LOOKAHEAD = 4
 
 
-def plan(waiting: Iterable[W], now: float, limits: Limits) -> Plan[W]:
-    """Choose the next batch; drop who left or came too late. Pure.
+def plan(queue: Iterable[W], now: float, limits: Limits) -> Plan[W]:
+    """Choose the next batch; drop the items that are cancelled or past their deadline. Pure.
 
-    The oldest item always goes, so nobody starves. Company is chosen among the next in line, those nearest to it in
-    length first, as long as the batch stays within its bounds and costs no more than running the newcomer by itself.
+    The oldest item always goes, so none starves. Others join it from among the next in line, those nearest to it in length
+    first, as long as the batch stays within its bounds and costs no more than running the newcomer by itself.
     """
     result: Plan[W] = Plan()
     live: list[W] = []
     lookahead = 0
     is_even = True
-    for item in waiting:
-        if item.has_left:
-            result.left.append(item)
+    for item in queue:
+        if item.is_cancelled:
+            result.cancelled.append(item)
         elif item.deadline is not None and item.deadline <= now:
             result.expired.append(item)
         else:
@@ -111,22 +141,54 @@ def plan(waiting: Iterable[W], now: float, limits: Limits) -> Plan[W]:
                 break
     if not live:
         return result
-    batch, is_full = _first_of_equals(live, limits) if is_even else _choose(live, limits)
+    batch, is_full = _fill_evenly(live, limits) if is_even else _fill(live, limits)
     ready_at = batch[0].enqueued_at + limits.max_queue_delay_s
     if not is_full and now < ready_at and all(item.deadline is None or item.deadline > ready_at for item in batch):
-        return Plan([], result.expired, result.left, ready_at)
+        return Plan([], result.expired, result.cancelled, ready_at)
     result.batch.extend(batch)
     return result
 
 
-def _first_of_equals(live: list[W], limits: Limits) -> tuple[list[W], bool]:
-    """As `_choose`, of items that differ in nothing: the usual traffic, and a tenth of the work."""
+def group_rows(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
+    """Cut the rows of one request into groups that are worth a run each: lists of row numbers, none above the limits.
+
+    A group has at least one row. Beginning with the longest, rows join it as long as all its padding costs no more than one
+    run more. Such groups cost up to 5 % more than the cheapest partition on random lengths, 40 % on the worst that a search
+    found, and take one pass.
+    """
+    num = len(lengths)
+    if num == 1:
+        return [[0]]
+    longest = max(lengths)
+    if longest == min(lengths):
+        size = max(1, min(limits.max_batch_size, limits.max_padded_steps // longest))
+        return [list(range(start, min(start + size, num))) for start in range(0, num, size)]
+    cost = limits.cost
+    run_ms, step_ms, row_step_ms = cost.overhead_ms + HANDOVER_MS, cost.step_ms, cost.row_step_ms
+    groups: list[list[int]] = []
+    group: list[int] = []
+    num_padded = 0
+    for row in sorted(range(num), key=lengths.__getitem__, reverse=True):
+        steps = lengths[row]
+        if group:
+            num_padded += longest - steps
+            is_full = len(group) >= limits.max_batch_size or (len(group) + 1) * longest > limits.max_padded_steps
+            if not is_full and num_padded * row_step_ms <= run_ms + steps * step_ms:
+                group.append(row)
+                continue
+            groups.append(sorted(group))
+        group, longest, num_padded = [row], steps, 0
+    return [*groups, sorted(group)]
+
+
+def _fill_evenly(live: list[W], limits: Limits) -> tuple[list[W], bool]:
+    """As `_fill`, of items that differ in nothing: the usual traffic, and a tenth of the work."""
     num = max(1, min(limits.max_batch_size, limits.max_padded_steps // live[0].steps))
     return live[:num], len(live) >= num
 
 
-def _choose(live: Sequence[W], limits: Limits) -> tuple[list[W], bool]:
-    """The oldest and its company, and whether waiting for more company is pointless."""
+def _fill(live: Sequence[W], limits: Limits) -> tuple[list[W], bool]:
+    """The oldest item and those that join it, and whether waiting for more is pointless."""
     oldest = live[0]
     if oldest.runs_alone:
         return [oldest], True

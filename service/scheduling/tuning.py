@@ -1,6 +1,6 @@
 """How large a batch of one graph should be: its cost is measured on the provider that runs it, and the bounds follow.
 
-`measure` runs the graph, within a bound of time; `fit` and `choose` are pure. Time comes from the clock that is given.
+`measure` runs the graph, within a bound of time; `fit_cost` and `choose_limits` are pure. Time comes as an argument.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from service.errors import ServiceError
-from service.runtime.onnx_runtime import CPU, CUDA, Runtime
+from service.runtime.base import CPU, CUDA, Runtime
 from service.runtime.synthetic import MAX_ROWS, USUAL_STEPS, synthetic
 from service.runtime.tensors import Signature, Tensors
 from service.scheduling.costs import BATCH_MS, CostModel
-from service.scheduling.planning import Limits
+from service.scheduling.planning import DEFAULTS, Limits, RequestedLimits
 
 log = logging.getLogger(__name__)
 
-# More rows are taken only for what they bring: a batch within 5 % of the best rate is as good, and its callers wait less.
+# More rows are taken only for what they bring: a batch within 5 % of the best rate is as good, and its rows wait less.
 GOOD_ENOUGH = 0.95
 # A GPU still gains where a core has long been full. TensorRT would build another engine for more than it was shown.
 MAX_ROWS_ON_CUDA = 1024
@@ -33,12 +33,12 @@ MAX_VAIN = 3
 NUM_ROUNDS = 6
 # How much longer than its budget measuring may take where other processes have the core.
 PATIENCE = 3
-# The event loop may be held up by a lone caller's run for so long: a tenth of what would be noticed.
+# A lone item's run may hold up the event loop for so long: a tenth of what would be noticed.
 MAX_INLINE_MS = 1.0
 # The least that a run is taken to cost: below it a clock tells nothing.
 TICK_MS = 1e-4
 
-Clock = Callable[[], float]
+TimeSource = Callable[[], float]
 """Seconds that only go forward."""
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -57,10 +57,6 @@ class Point:
         """What a server gets out of such runs: what each batch costs it beside the graph is in it."""
         return self.rows / (self.ms + BATCH_MS) * 1000
 
-    def describe(self) -> dict[str, float]:
-        """What `GET /models/{name}` says of it."""
-        return {"rows": self.rows, "steps": self.steps, "ms": round(self.ms, 4), "rows_per_s": round(self.rows_per_s)}
-
 
 @dataclass(frozen=True)
 class Tuning:
@@ -75,21 +71,21 @@ class Tuning:
 def tune(
     runtime: Runtime,
     signature: Signature,
-    limits: Limits,
+    requested: RequestedLimits,
     *,
     num_steps: int | None,
     latency_target_ms: float,
     budget_s: float,
-    clock: Clock = time.perf_counter,
-    stopwatch: Clock | None = None,
+    clock: TimeSource = time.perf_counter,
+    stopwatch: TimeSource | None = None,
 ) -> Tuning | None:
-    """Measure the graph and fill in the limits that are 0; None where the graph refuses made-up rows.
+    """Measure the graph and choose the limits that are not asked for; None where the graph refuses made-up rows.
 
     `num_steps` is the length of a long row, None where the model does not say. Graphs of one process are measured one at
     a time, or they would measure each other.
     """
     if stopwatch is None:
-        # On the CPU a graph runs on the thread that asks (`runtime.py`), whose own time does not pass while another
+        # On the CPU a graph runs on the thread that calls it, whose own time does not pass while another
         # process has the core: beside three busy processes on two cores, wall-clock minima were still up to 8 times off.
         stopwatch = time.thread_time if runtime.provider == CPU else clock
     has_time = any(spec.time_axis is not None for spec in signature.inputs)
@@ -108,20 +104,10 @@ def tune(
         except ServiceError as exc:
             log.info("the graph takes no made-up rows, its cost is assumed: %s", exc.message)
             return None
-    cost = fit(points, has_time=has_time)
-    chosen = choose(points, cost, limits, num_steps=num_steps, latency_target_ms=latency_target_ms)
-    chosen = replace(chosen, max_inline_ms=MAX_INLINE_MS if runtime.provider == CPU else 0.0)
-    return Tuning(chosen, tuple(points), _good_enough(_longest(points)))
-
-
-def settled(limits: Limits) -> Limits:
-    """The limits with defaults in place of the 0s: for a graph that is not measured, or not yet."""
-    default = Limits()
-    return replace(
-        limits,
-        max_batch_size=limits.max_batch_size or default.max_batch_size,
-        max_padded_steps=limits.max_padded_steps or default.max_padded_steps,
-    )
+    cost = fit_cost(points, has_time=has_time)
+    limits = choose_limits(points, cost, requested, num_steps=num_steps, latency_target_ms=latency_target_ms)
+    limits = replace(limits, max_inline_ms=MAX_INLINE_MS if runtime.provider == CPU else 0.0)
+    return Tuning(limits, tuple(points), _smallest_good_enough(_longest_rows(points)))
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
@@ -134,8 +120,8 @@ def measure(
     num_steps: int,
     budget_s: float,
     max_rows: int = MAX_ROWS,
-    clock: Clock = time.perf_counter,
-    stopwatch: Clock = time.perf_counter,
+    clock: TimeSource = time.perf_counter,
+    stopwatch: TimeSource = time.perf_counter,
 ) -> list[Point]:
     """Run made-up rows, from cheap to dear: short ones in ever larger batches, then rows of up to `num_steps`.
 
@@ -201,7 +187,7 @@ def _powers(base: int, limit: int) -> Iterator[int]:
 # ------------------------------------------------------------------------------------------------------------ deciding
 
 
-def fit(points: Sequence[Point], *, has_time: bool = True) -> CostModel:
+def fit_cost(points: Sequence[Point], *, has_time: bool = True) -> CostModel:
     """The cost model nearest to the points in relative terms, none of its parts negative.
 
     Non-negative least squares (Lawson and Hanson, 1974) by trying every set of parts, of which there are 15: the optimum is
@@ -227,42 +213,42 @@ def fit(points: Sequence[Point], *, has_time: bool = True) -> CostModel:
     return CostModel(overhead_ms, row_ms, step_ms, row_step_ms)
 
 
-def choose(points: Sequence[Point], cost: CostModel, limits: Limits, *, num_steps: int, latency_target_ms: float) -> Limits:
-    """The limits with the measured cost, and with bounds in place of the 0s; a number that the operator gave stays.
+def choose_limits(
+    points: Sequence[Point], cost: CostModel, requested: RequestedLimits, *, num_steps: int, latency_target_ms: float
+) -> Limits:
+    """The limits with the measured cost, and the bounds that it suggests; a number that the operator asked for stays.
 
     Long rows decide on the padded steps, short ones on the rows. No batch that the chosen bounds allow is predicted to
     take longer than `latency_target_ms`, or than twice the longest row alone where that is more: a large graph gains most
-    by batches, and who waits for it waits anyway.
+    by batches, and its requests take long anyway.
     """
     bound_ms = max(latency_target_ms, 2 * cost.predict_ms(1, num_steps))
-    longest = _longest(points)
     shortest = [point for point in points if point.steps == points[0].steps]
-    long_rows = _most(_wanted(longest), lambda rows: cost.predict_ms(rows, num_steps) <= bound_ms)
-    max_padded_steps = limits.max_padded_steps or long_rows * num_steps
+    long_rows = _most(_best_rows(_longest_rows(points)), lambda rows: cost.predict_ms(rows, num_steps) <= bound_ms)
+    max_padded_steps = requested.max_padded_steps or long_rows * num_steps
     # Among all shapes of equal padded steps, one of the two ends costs most: the longest rows, or the most rows.
     short_rows = _most(
-        _wanted(shortest),
+        _best_rows(shortest),
         lambda rows: cost.predict_ms(rows, min(num_steps, max_padded_steps / rows)) <= bound_ms,
     )
-    max_batch_size = limits.max_batch_size or max(short_rows, long_rows)
-    return replace(limits, max_batch_size=max_batch_size, max_padded_steps=max_padded_steps, cost=cost)
+    return requested.resolve(max(short_rows, long_rows), max_padded_steps, cost=cost)
 
 
-def _longest(points: Sequence[Point]) -> list[Point]:
+def _longest_rows(points: Sequence[Point]) -> list[Point]:
     steps = max(point.steps for point in points)
     return [point for point in points if point.steps == steps]
 
 
-def _good_enough(points: Sequence[Point]) -> Point:
+def _smallest_good_enough(points: Sequence[Point]) -> Point:
     """The smallest batch whose rate is near the best."""
     best = max(point.rows_per_s for point in points)
     return next(point for point in points if point.rows_per_s >= GOOD_ENOUGH * best)
 
 
-def _wanted(points: Sequence[Point]) -> int:
+def _best_rows(points: Sequence[Point]) -> int:
     """The rows that the graph runs best together; where larger batches were still gaining when time was up, the usual ones."""
-    enough = _good_enough(points)
-    return max(enough.rows, Limits().max_batch_size) if enough is points[-1] else enough.rows
+    enough = _smallest_good_enough(points)
+    return max(enough.rows, DEFAULTS.max_batch_size) if enough is points[-1] else enough.rows
 
 
 def _most(rows: int, is_allowed: Callable[[int], bool]) -> int:

@@ -1,4 +1,4 @@
-"""What all tasks have in common: the dialogue with whoever runs the graph, how rows are grouped, how a refusal is worded.
+"""What a task is: instances ↔ tensors of one model (`Task`), and all else that the service knows of it (`TaskDefinition`).
 
 Pure: no clock, no disk, no threads. A task never runs a graph; it yields what should be run and is sent the outputs, so
 that a forecast beyond the model's horizon, which needs several runs, reads from top to bottom and is tested without one.
@@ -6,79 +6,190 @@ that a forecast beyond the model's horizon, which needs several runs, reads from
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+from pydantic import BaseModel
 
-from service.errors import InferenceFailed, InvalidInput, InvalidReason, MalformedRequest
-from service.runtime.tensors import Array, Item, Signature, Tensors
+from service.errors import InferenceFailed, InvalidInput, InvalidReason
+from service.manifest import Manifest, Spec
+from service.runtime.tensors import Array, Item, Signature, Tensors, TensorSpec
 
 Prediction = Any
 """A JSON value, as POST /predict answers it; lists of numbers may be arrays (C-contiguous, finite)."""
 
-Dialogue = Generator[list[Item], list[Tensors], list[Prediction]]
+Steps = Generator[list[Item], list[Tensors], list[Prediction]]
 """Yields items to run, is sent their prepared outputs in order, perhaps several times; returns the predictions in order."""
+
+GroupRows = Callable[[Sequence[int]], list[list[int]]]
+"""The lengths of a request's rows → groups of row numbers; each group is worth a run of its own, and fits into a batch."""
+
+ReadFile = Callable[[str], bytes]
+"""The content of a file of the model folder. Raises FolderError when it cannot be read, or lies outside."""
 
 IS_FINITE = "/is_finite"
 """What `prepare` adds to the outputs of a batch in which something is not finite: BOOL [batch]."""
-
-STEPS_PER_RUN = 64
-"""What a run costs as such, in time steps: rows whose lengths differ by less are not worth a run of their own."""
 
 # Above these, encoding takes milliseconds and belongs on a thread: 64 histories of 336 values need about 0.5 ms.
 HEAVY_NUM_INSTANCES = 64
 HEAVY_SIZE = 20_000
 
 
-@dataclass(frozen=True)
-class ItemLimits:
-    """How large one item may be: the rows of a request are cut into items that fit into a batch."""
+class Step(NamedTuple):
+    """Where a request stands: the items to run next, or None and its predictions."""
 
-    max_rows: int = 32
-    max_padded_steps: int = 1 << 16
+    items: list[Item] | None
+    predictions: list[Prediction]
 
 
-class Task(Protocol):
+def advance(steps: Steps, outputs: list[Tensors] | None) -> Step:
+    """Take a task one step on with the outputs of the items that it yielded last, None at the beginning."""
+    try:
+        # A generator that has not begun takes only None.
+        return Step(next(steps) if outputs is None else steps.send(outputs), [])
+    except StopIteration as stop:
+        return Step(None, stop.value)
+
+
+class Task(ABC):
     """What instances mean to one model."""
 
-    @property
-    def signature(self) -> Signature: ...
+    horizon: int | None = None
+    """How many steps of a series one run forecasts; None where there is no such thing."""
 
-    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False) -> Dialogue:
-        """Predict all instances. Nothing is checked before the first `send`.
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
 
-        `is_plain` says that the instances hold no true, false and null (`wire.is_plain`): they need not be looked for.
-        Raises InvalidInput that names the instance and the place in it, MalformedRequest for unknown fields, and
-        InferenceFailed when an output is not finite.
+    @abstractmethod
+    def run_steps(
+        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+    ) -> Steps:
+        """Predict all instances. Nothing is checked before the first step.
+
+        `group` says which rows share an item. `is_plain` says that the instances hold no true, false and null
+        (`wire.is_plain`): they need not be looked for. Raises InvalidInput that names the instance and the place in it,
+        MalformedRequest for unknown fields, and InferenceFailed when an output is not finite.
         """
-        ...
 
     def prepare(self, outputs: Tensors) -> Tensors:
         """What can be done to the outputs of a whole batch at once, on the thread that ran it."""
-        ...
+        return with_finite_rows(outputs, list(outputs.values()))
 
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
         """Whether encoding or decoding these would hold up an event loop."""
-        ...
+        return len(instances) > HEAVY_NUM_INSTANCES
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /models/{name}` says under the name of the task; empty where there is nothing to say."""
+        return {}
+
+    def check_graph(self, run: Callable[[Tensors], Tensors]) -> list[str]:
+        """What is wrong with the graph by this task's own runs, which the example need not show; `run` raises ServiceError."""
+        return []
 
 
-def grouped(lengths: Sequence[int], limits: ItemLimits) -> list[list[int]]:
-    """Cut rows into groups of similar length, none above the limits (but at least one row each): lists of row numbers."""
-    if len(lengths) == 1:
-        return [[0]]
-    groups: list[list[int]] = []
-    group: list[int] = []
-    # Ascending: the row that is looked at is the longest of its group, the first one the shortest.
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if group:
-            is_full = len(group) == limits.max_rows or (len(group) + 1) * lengths[row] > limits.max_padded_steps
-            if is_full or lengths[row] + STEPS_PER_RUN > 2 * (lengths[group[0]] + STEPS_PER_RUN):
-                groups.append(group)
-                group = []
-        group.append(row)
-    return [*groups, group]
+@dataclass(frozen=True)
+class Endpoint:
+    """A route for one task, whose requests may leave the model out. What OpenAPI says of it stands here too."""
+
+    path: str
+    task: str
+    summary: str
+    description: str
+    purpose: str | None = None
+    """Which models of the task may answer where none is named (see `TaskDefinition.serves`); None: all."""
+    default_setting: str | None = None
+    """The field of the settings that names the model for requests that name none."""
+    instance: Any = Any
+    """The type of one instance, for OpenAPI; the task itself checks field by field."""
+    parameters: Any = dict[str, Any]
+    prediction: Any = Any
+    examples: tuple[Mapping[str, Any], ...] = ()
+    """Whole requests, for OpenAPI."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What of a request decides which model answers it: the values of one field, such as `frequency`."""
+
+    field: str
+    values: tuple[str, ...]
+    reason: InvalidReason = "shape"
+    """What is wrong with a request that no model fits."""
+
+    def __str__(self) -> str:
+        return f"{self.field} {', '.join(repr(value[:60]) for value in self.values[:3])}"
+
+
+@dataclass(frozen=True)
+class PublicTensors:
+    """What protocols of named tensors show of a model, in place of its graph's own inputs and outputs."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class TaskDefinition:
+    """All that the service knows of one task. A file of this folder defines one as `TASK`; `registry.py` gathers them."""
+
+    name: ClassVar[str]
+    """As manifests, requests and metrics call it."""
+    spec: ClassVar[type[Spec] | None] = None
+    """The manifest's block of this name; None: the task has none."""
+    endpoints: ClassVar[tuple[Endpoint, ...]] = ()
+    description: ClassVar[type[BaseModel] | None] = None
+    """What `Task.describe` returns, for OpenAPI."""
+
+    def configure(self, settings: Mapping[str, object]) -> Self:
+        """This definition under an operator's settings, by the names of their fields."""
+        return self
+
+    def mismatches(self, manifest: Manifest) -> list[str]:
+        """Where the tensors of a manifest are not what the task needs, in sentences."""
+        return []
+
+    def build(self, manifest: Manifest, signature: Signature, read_file: ReadFile) -> Task:
+        """The task of one model. Raises FolderError for a file that it needs and cannot use."""
+        raise NotImplementedError
+
+    def longest_row(self, manifest: Manifest) -> int | None:
+        """How many time steps a row may have; None where the manifest does not say."""
+        return None
+
+    def public_tensors(self, manifest: Manifest, signature: Signature) -> PublicTensors:
+        """The tensors that a client names: without recurrent state, and in the task's own terms."""
+        return PublicTensors(
+            tuple(spec for spec in signature.inputs if spec.name not in signature.state_inputs),
+            tuple(spec for spec in signature.outputs if spec.name not in signature.state_outputs),
+        )
+
+    def example_instance(self, manifest: Manifest) -> object | None:
+        """An instance that shows what the model is for, as the start message prints it; None: there is nothing short to show."""
+        return None
+
+    def upgrade_predictions(self, predictions: list[Any]) -> list[Any]:
+        """The predictions of a folder's `example.json` as they are written today."""
+        return predictions
+
+    def serves(self, manifest: Manifest, purpose: str) -> bool:
+        """Whether a model of this task is meant for the purpose of an endpoint."""
+        return True
+
+    def criterion(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Criterion | None:
+        """What of a request decides which model answers it; None: nothing. Takes any JSON, and refuses none."""
+        return None
+
+    def fits(self, manifest: Manifest, criterion: Criterion) -> bool:
+        """Whether the model can answer requests of this criterion."""
+        return True
 
 
 def finite_rows(arrays: Sequence[Array]) -> Array | None:
@@ -88,6 +199,12 @@ def finite_rows(arrays: Sequence[Array]) -> Array | None:
     rows = [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays if array.dtype.kind == "f"]
     is_finite: Array = np.logical_and.reduce(rows)
     return is_finite
+
+
+def with_finite_rows(outputs: Tensors, checked: Sequence[Array]) -> Tensors:
+    """The outputs, with `IS_FINITE` beside them where one of the checked arrays holds a number that is not finite."""
+    is_finite = finite_rows(checked)
+    return outputs if is_finite is None else {**outputs, IS_FINITE: is_finite}
 
 
 def expect_finite(output: Tensors, instances: Sequence[int]) -> None:
@@ -103,57 +220,6 @@ def expect_finite(output: Tensors, instances: Sequence[int]) -> None:
 
 
 def expect_instances(instances: Sequence[object]) -> None:
+    """Raise InvalidInput where there are none."""
     if not instances:
         raise InvalidInput("instances: expected at least one, got none", where="instances", found=0, expected="at least one")
-
-
-def unknown_parameters(unknown: Sequence[str], known: Sequence[str]) -> MalformedRequest:
-    expected = f"this model takes {list(known)}" if known else "this model takes none"
-    return MalformedRequest(f"parameters: unknown {shown(unknown[0])}; {expected}", where="parameters", expected=list(known))
-
-
-def unknown_fields(index: int, unknown: Iterable[object], known: Iterable[str]) -> MalformedRequest:
-    first, expected = min(map(str, unknown)), sorted(known)
-    return MalformedRequest(
-        f"instance {index}: unknown field {shown(first)}; expected {expected}", instance=index, where=first, expected=expected
-    )
-
-
-def missing(index: int, field: str) -> InvalidInput:
-    return InvalidInput(f"instance {index}: {field} is missing", instance=index, where=field)
-
-
-def wrong_type(index: int | None, where: str, expected: str, found: object, *, reason: InvalidReason = "dtype") -> InvalidInput:
-    return InvalidInput(
-        f"{place(index, where)}: expected {expected}, got {shown(found)}",
-        reason=reason,
-        instance=index,
-        where=where or None,
-        found=shown(found),
-        expected=expected,
-    )
-
-
-def place(index: int | None, where: str) -> str:
-    if index is None:
-        return f"parameters: {where}"
-    return f"instance {index}: {where}" if where else f"instance {index}"
-
-
-def shown(value: object) -> str:
-    """A value as it stood in the JSON, cut short; never the whole of what a caller sent."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, int) and abs(value) >= 10**20:
-        return "an integer of more than 20 digits"
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, str):
-        return f'"{value[:60]}"' + ("…" if len(value) > 60 else "")
-    return str(value)[:60]

@@ -2,37 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from service.errors import InvalidInput
-from service.manifest import Classify as ClassifyFace
-from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors
+from service.errors import InvalidInput, ServiceError
+from service.manifest import FileName, Manifest, Spec, StrictModel
+from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors, TensorSpec
 from service.tasks.base import (
     HEAVY_NUM_INSTANCES,
-    IS_FINITE,
-    Dialogue,
-    ItemLimits,
+    Endpoint,
+    GroupRows,
     Prediction,
+    PublicTensors,
+    ReadFile,
+    Steps,
+    Task,
+    TaskDefinition,
     expect_finite,
     expect_instances,
-    finite_rows,
-    grouped,
-    missing,
-    unknown_fields,
-    unknown_parameters,
-    wrong_type,
+    with_finite_rows,
 )
+from service.tasks.classify_schema import (
+    EXAMPLES,
+    MAX_CHARACTERS,
+    Classification,
+    ClassifyDescription,
+    ClassifyInstance,
+    ClassifyParameters,
+    Text,
+)
+from service.tasks.refusals import refuse_fields, refuse_missing, refuse_parameters, refuse_type
+from service.tasks.tokenization import parse_tokenizer
 
-TOKENS = "tokens"
+TOKENS, PROBABILITIES = "tokens", "probabilities"
+SENTIMENT = "sentiment"
+SENTIMENT_LABELS = {"negative", "positive"}
+"""What tells a sentiment model whose manifest was written before it said so."""
 HEAVY_CHARACTERS = 8_000
 """Beyond so many, splitting takes 2 ms and more, and belongs on a thread."""
 
-MAX_CHARACTERS = 100_000
-"""The longest text. Only its head and tail are read, but all of it is split into tokens first: 60 ms and 10 MB."""
+
+class Truncation(StrictModel):
+    """Which tokens of an over-long text are read: the first `head` and the last `tail`."""
+
+    head: Annotated[int, Field(ge=0)]
+    tail: Annotated[int, Field(ge=0)]
+
+
+class ClassifySpec(Spec):
+    """What a text classifier reads and predicts."""
+
+    labels: Annotated[list[str], Field(min_length=2)]
+    subject: str | None = Field(None, description="what the labels tell of a text, such as `sentiment`")
+    tokenizer: FileName = "tokenizer.json"
+    max_length: Annotated[int, Field(ge=1, description="tokens read of one text")]
+    truncation: Truncation
+    language: Annotated[str, Field(description="BCP 47 tag of the texts, or `und`")]
+
+    @model_validator(mode="after")
+    def _truncation_keeps_max_length(self) -> ClassifySpec:
+        if self.truncation.head + self.truncation.tail != self.max_length:
+            raise ValueError(
+                f"truncation keeps {self.truncation.head} + {self.truncation.tail} tokens, max_length is {self.max_length}"
+            )
+        return self
 
 
 class Encoder(Protocol):
@@ -46,14 +82,13 @@ class Encoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Classify:
+class ClassifyTask(Task):
     """Texts in, a label and the probability of every label out."""
 
-    face: ClassifyFace
-    signature: Signature
-    tokenizer: Encoder
-    limits: ItemLimits = field(default_factory=ItemLimits)
+    def __init__(self, spec: ClassifySpec, signature: Signature, tokenizer: Encoder) -> None:
+        super().__init__(signature)
+        self.spec = spec
+        self.tokenizer = tokenizer
 
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
         if len(instances) > HEAVY_NUM_INSTANCES:
@@ -61,48 +96,60 @@ class Classify:
         texts = [instance.get("text") if isinstance(instance, dict) else instance for instance in instances]
         return sum(len(text) for text in texts if isinstance(text, str)) > HEAVY_CHARACTERS
 
-    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False) -> Dialogue:
+    def describe(self) -> dict[str, Any]:
+        return self.spec.model_dump(exclude_none=True)
+
+    def run_steps(
+        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+    ) -> Steps:
         encoded = self.encode(instances, parameters)
-        groups = grouped([len(ids) for ids, _ in encoded], self.limits)
+        groups = group([len(ids) for ids, _ in encoded])
         predictions: list[Prediction] = [None] * len(encoded)
-        outputs = yield [self._item([encoded[index][0] for index in group]) for group in groups]
-        for group, output in zip(groups, outputs, strict=True):
-            expect_finite(output, group)
-            for index, probabilities in zip(group, output["probabilities"], strict=True):
+        outputs = yield [self._collate([encoded[index][0] for index in indices]) for indices in groups]
+        for indices, output in zip(groups, outputs, strict=True):
+            expect_finite(output, indices)
+            for index, probabilities in zip(indices, output[PROBABILITIES], strict=True):
                 predictions[index] = self.decode(probabilities, encoded[index][1])
         return predictions
 
     def prepare(self, outputs: Tensors) -> Tensors:
-        probabilities = outputs["probabilities"]
-        is_finite = finite_rows([probabilities])
-        return {"probabilities": probabilities} if is_finite is None else {"probabilities": probabilities, IS_FINITE: is_finite}
+        probabilities = outputs[PROBABILITIES]
+        return with_finite_rows({PROBABILITIES: probabilities}, [probabilities])
 
     def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[tuple[Sequence[int], bool]]:
         """Check every instance; per text its token ids and whether it was truncated."""
         expect_instances(instances)
         if parameters:
-            raise unknown_parameters(list(parameters), ())
-        texts = [_text(instance, index) for index, instance in enumerate(instances)]
-        truncation = self.face.truncation
-        return list(self.tokenizer.encode(texts, self.face.max_length, truncation.head, truncation.tail))
+            raise refuse_parameters(list(parameters), ())
+        texts = [_read_text(instance, index) for index, instance in enumerate(instances)]
+        truncation = self.spec.truncation
+        return list(self.tokenizer.encode(texts, self.spec.max_length, truncation.head, truncation.tail))
 
     def decode(self, probabilities: Array, is_truncated: bool) -> Prediction:
         """The prediction of one text from the probabilities of the labels, FP32 (labels,)."""
         winner = int(probabilities.argmax())
         prediction: dict[str, object] = {
-            "label": self.face.labels[winner],
+            "label": self.spec.labels[winner],
             "score": probabilities[winner],
-            "probabilities": dict(zip(self.face.labels, probabilities, strict=True)),
+            "probabilities": dict(zip(self.spec.labels, probabilities, strict=True)),
         }
         if is_truncated:
             prediction["truncated"] = True
         return prediction
 
-    def last_token(self) -> Item:
-        """An item of one row, which holds only the last token of the vocabulary: a sound graph takes it."""
-        return self._item([[self.tokenizer.largest_id]])
+    def check_graph(self, run: Callable[[Tensors], Tensors]) -> list[str]:
+        """Whether the tokenizer has ids beyond the graph's embedding, which would fail in the middle of a batch.
 
-    def _item(self, rows: Sequence[Sequence[int]]) -> Item:
+        onnxruntime checks ids on the CPU; a GPU need not, and then nothing is found.
+        """
+        largest = self.tokenizer.largest_id
+        try:
+            run(self._collate([[largest]]).tensors)
+        except ServiceError:
+            return [f"{self.spec.tokenizer} has token ids up to {largest}, the graph does not take them"]
+        return []
+
+    def _collate(self, rows: Sequence[Sequence[int]]) -> Item:
         lengths = [len(ids) for ids in rows]
         if len(rows) == 1:
             return Item({TOKENS: np.array(rows, np.int64)}, 1, lengths[0], lengths)
@@ -113,17 +160,83 @@ class Classify:
         return Item({TOKENS: padded, LENGTHS: np.array(lengths, np.int64)}, len(rows), longest, lengths)
 
 
-def _text(instance: object, index: int) -> str:
+class ClassifyDefinition(TaskDefinition):
+    """The task `classify`: `tokens` INT64 [batch, time] → `probabilities` FP32 [batch, labels]."""
+
+    name: ClassVar = "classify"
+    spec: ClassVar = ClassifySpec
+    description: ClassVar = ClassifyDescription
+    endpoints: ClassVar = (
+        Endpoint(
+            "/predict/sentiment",
+            "classify",
+            "Classify texts by sentiment",
+            "The sentiment of texts. Without `model`, the one that SLUICE_DEFAULT_SENTIMENT_MODEL names answers, or the only one "
+            "whose manifest says that it classifies sentiment. Where several fit: 409.",
+            purpose=SENTIMENT,
+            default_setting="default_sentiment_model",
+            instance=Text | ClassifyInstance,
+            parameters=ClassifyParameters,
+            prediction=Classification,
+            examples=EXAMPLES,
+        ),
+        Endpoint(
+            "/predict/classify",
+            "classify",
+            "Classify texts",
+            "Classify texts by any text model. Without `model`, the only one answers. Where there are several: 409.",
+            instance=Text | ClassifyInstance,
+            parameters=ClassifyParameters,
+            prediction=Classification,
+            examples=EXAMPLES,
+        ),
+    )
+
+    def mismatches(self, manifest: Manifest) -> list[str]:
+        spec = manifest.spec_of(ClassifySpec)
+        return [
+            *manifest.mismatch("inputs", TOKENS, "INT64", ["batch", "time"]),
+            *manifest.mismatch("outputs", PROBABILITIES, "FP32", ["batch", len(spec.labels)]),
+        ]
+
+    def build(self, manifest: Manifest, signature: Signature, read_file: ReadFile) -> ClassifyTask:
+        spec = manifest.spec_of(ClassifySpec)
+        return ClassifyTask(spec, signature, parse_tokenizer(read_file(spec.tokenizer), spec.tokenizer))
+
+    def longest_row(self, manifest: Manifest) -> int:
+        return manifest.spec_of(ClassifySpec).max_length
+
+    def public_tensors(self, manifest: Manifest, signature: Signature) -> PublicTensors:
+        num_labels = len(manifest.spec_of(ClassifySpec).labels)
+        return PublicTensors(
+            (TensorSpec("text", "BYTES", ("batch",)),),
+            (TensorSpec("label", "BYTES", ("batch",)), TensorSpec(PROBABILITIES, "FP32", ("batch", num_labels))),
+        )
+
+    def example_instance(self, manifest: Manifest) -> object:
+        return "A quiet, moving film."
+
+    def serves(self, manifest: Manifest, purpose: str) -> bool:
+        spec = manifest.spec_of(ClassifySpec)
+        if spec.subject is not None:
+            return spec.subject == purpose
+        return purpose == SENTIMENT and set(spec.labels) == SENTIMENT_LABELS
+
+
+TASK = ClassifyDefinition()
+
+
+def _read_text(instance: object, index: int) -> str:
     text = instance
     if isinstance(instance, dict):
         if instance.keys() != {"text"}:
             if "text" not in instance:
-                raise missing(index, "text")
-            raise unknown_fields(index, set(instance) - {"text"}, {"text"})
+                raise refuse_missing(index, "text")
+            raise refuse_fields(index, set(instance) - {"text"}, {"text"})
         text = instance["text"]
     where = "text" if isinstance(instance, dict) else ""
     if not isinstance(text, str):
-        raise wrong_type(index, where, "a string", text)
+        raise refuse_type(index, where, "a string", text)
     if len(text) > MAX_CHARACTERS:
         raise InvalidInput(
             f"instance {index}: the text has {len(text)} characters, expected at most {MAX_CHARACTERS}",

@@ -1,6 +1,6 @@
 """A history as JSON values → an array of numbers, with the place of the first value that is none.
 
-Pure. What a history is for, and how long it may be, is the forecast's affair.
+Pure. What a history is for, and how long it may be, is decided in `forecast_request.py`.
 """
 
 from __future__ import annotations
@@ -15,27 +15,25 @@ import numpy as np
 
 from service.errors import InvalidInput, InvalidReason
 from service.runtime.tensors import Array
-from service.tasks.base import shown, wrong_type
+from service.tasks.refusals import refuse_type, show
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 NUMBERS_AT_ONCE = 20_000
 """Numbers of a history that are converted by one call, which keeps the GIL: 1 ms; a million in one call took 43."""
 
 
-def numbers(given: list[Any], num_features: int, index: int, *, is_plain: bool = False) -> tuple[Array, bool]:
+def read_numbers(given: list[Any], num_features: int, index: int, *, is_plain: bool = False) -> tuple[Array, bool]:
     """A history as FP32 (T, F) with NaN for null, and whether there are nulls. All of it is checked, also what is not read.
 
     Raises InvalidInput that names the first value of instance `index` that is no finite float32 number or null.
     """
     if len(given) * num_features > NUMBERS_AT_ONCE:
         step = max(1, NUMBERS_AT_ONCE // num_features)
-        parts = [
-            _numbers_at_once(given[start : start + step], given, num_features, index) for start in range(0, len(given), step)
-        ]
+        parts = [_read_at_once(given[start : start + step], given, num_features, index) for start in range(0, len(given), step)]
         return np.concatenate([values for values, _ in parts]), any(has_gaps for _, has_gaps in parts)
     if num_features == 1:
         try:
-            # The quick way, 3 µs for 336 numbers: it takes numbers and booleans, and makes inf of what is beyond float32.
+            # The fast path, 3 µs for 336 numbers: it takes numbers and booleans, and makes inf of what is beyond float32.
             packed = _packer(len(given)).pack(*given)
         except (struct.error, OverflowError):
             pass
@@ -43,7 +41,7 @@ def numbers(given: list[Any], num_features: int, index: int, *, is_plain: bool =
             values = np.frombuffer(packed, np.float32).reshape(-1, 1)
             if np.isfinite(values).all() and (is_plain or bool not in set(map(type, given))):
                 return values, False
-    return _numbers_at_once(given, given, num_features, index)
+    return _read_at_once(given, given, num_features, index)
 
 
 @lru_cache(maxsize=2048)
@@ -51,12 +49,12 @@ def _packer(num: int) -> struct.Struct:
     return struct.Struct(f"{num}f")
 
 
-def _numbers_at_once(part: list[Any], given: list[Any], num_features: int, index: int) -> tuple[Array, bool]:
-    """A part of a history. The fast path only learns that something is wrong, and has all of it searched for what."""
+def _read_at_once(part: list[Any], given: list[Any], num_features: int, index: int) -> tuple[Array, bool]:
+    """A part of a history. Where something is wrong in it, all of the history is searched for the first such value."""
     has_rows = num_features > 1 or isinstance(given[0], list)
     try:
         if has_rows and set(map(len, part)) != {num_features}:
-            raise _misfit(given, num_features, index)
+            raise _find_misfit(given, num_features, index)
         types = set(map(type, itertools.chain.from_iterable(part) if has_rows else part))
         if types <= _NUMBER_OR_NULL:
             values = np.array(part, np.float64).reshape(len(part), num_features)
@@ -68,23 +66,23 @@ def _numbers_at_once(part: list[Any], given: list[Any], num_features: int, index
                 return values.astype(np.float32), True
     except (TypeError, OverflowError):
         pass  # a row that is no list, or an integer of 400 digits
-    raise _misfit(given, num_features, index)
+    raise _find_misfit(given, num_features, index)
 
 
 _NUMBER_OR_NULL = {int, float, type(None)}
 
 
-def _misfit(given: list[Any], num_features: int, index: int) -> InvalidInput:
+def _find_misfit(given: list[Any], num_features: int, index: int) -> InvalidInput:
     """The slow path: find the first value that cannot be read."""
     has_rows = num_features > 1 or isinstance(given[0], list)
     for step, entry in enumerate(given):
         where = f"history[{step}]"
         if not has_rows:
-            if (why := _why_not(entry)) is not None:
+            if (why := _objection(entry)) is not None:
                 return _bad_value(index, where, entry, *why)
             continue
         if not isinstance(entry, list):
-            return wrong_type(index, where, f"a row of {num_features} numbers", entry)
+            return refuse_type(index, where, f"a row of {num_features} numbers", entry)
         if len(entry) != num_features:
             return InvalidInput(
                 f"instance {index}: {where}: expected a row of {num_features} numbers, got {len(entry)}",
@@ -94,12 +92,12 @@ def _misfit(given: list[Any], num_features: int, index: int) -> InvalidInput:
                 expected=num_features,
             )
         for feature, value in enumerate(entry):
-            if (why := _why_not(value)) is not None:
+            if (why := _objection(value)) is not None:
                 return _bad_value(index, f"{where}[{feature}]", value, *why)
     raise AssertionError("every value can be read")
 
 
-def _why_not(value: object) -> tuple[InvalidReason, str] | None:
+def _objection(value: object) -> tuple[InvalidReason, str] | None:
     """(reason, words) if the value cannot be a step of a history."""
     if value is None:
         return None
@@ -112,10 +110,10 @@ def _why_not(value: object) -> tuple[InvalidReason, str] | None:
 
 def _bad_value(index: int, where: str, value: object, reason: InvalidReason, why: str) -> InvalidInput:
     return InvalidInput(
-        f"instance {index}: {where}: expected a finite number or null, got {shown(value)}{why}",
+        f"instance {index}: {where}: expected a finite number or null, got {show(value)}{why}",
         reason=reason,
         instance=index,
         where=where,
-        found=shown(value),
+        found=show(value),
         expected="a finite number or null",
     )

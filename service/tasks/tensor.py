@@ -1,17 +1,16 @@
-"""Nested lists ↔ tensors, for graphs that no richer face describes. Pure."""
+"""Nested lists ↔ tensors, for graphs that no richer task describes. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from service.errors import InvalidInput
+from service.manifest import Manifest
 from service.runtime.tensors import (
-    LENGTHS,
     Array,
     Item,
     Signature,
@@ -20,54 +19,45 @@ from service.runtime.tensors import (
     batch_key,
     check,
     collate,
-    item_of,
+    make_item,
     num_steps,
-    parse_row,
 )
 from service.tasks.base import (
     HEAVY_NUM_INSTANCES,
     HEAVY_SIZE,
-    IS_FINITE,
-    Dialogue,
-    ItemLimits,
+    GroupRows,
     Prediction,
+    ReadFile,
+    Steps,
+    Task,
+    TaskDefinition,
     expect_finite,
     expect_instances,
-    finite_rows,
-    grouped,
-    missing,
-    unknown_fields,
-    unknown_parameters,
-    wrong_type,
+    with_finite_rows,
 )
+from service.tasks.nested_lists import parse_row
+from service.tasks.refusals import refuse_fields, refuse_missing, refuse_parameters, refuse_type
 
 
-@dataclass(frozen=True)
-class TensorRows:
-    """Nested lists in, nested lists out: for graphs that no richer face describes. One instance is one row of the batch."""
-
-    signature: Signature
-    limits: ItemLimits = field(default_factory=ItemLimits)
+class TensorTask(Task):
+    """Nested lists in, nested lists out. One instance is one row of the batch."""
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What a caller gives: `lengths` follows from the rows, state begins with zeros."""
-        states = {name for name, _ in self.signature.state}
-        return tuple(
-            spec
-            for spec in self.signature.inputs
-            if spec.name not in states and not (spec.name == LENGTHS and self.signature.is_ragged)
-        )
+        """What a request gives: `lengths` follows from the rows, state begins with zeros."""
+        return tuple(spec for spec in self.signature.inputs if not self.signature.may_lack(spec.name))
 
     @cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        states = {name for _, name in self.signature.state}
-        return tuple(spec for spec in self.signature.outputs if spec.name not in states)
+        """What a prediction holds: no state."""
+        return tuple(spec for spec in self.signature.outputs if spec.name not in self.signature.state_outputs)
 
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
-        return len(instances) > HEAVY_NUM_INSTANCES or sum(map(_approximate_size, instances)) > HEAVY_SIZE
+        return len(instances) > HEAVY_NUM_INSTANCES or sum(map(_estimate_size, instances)) > HEAVY_SIZE
 
-    def dialogue(self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False) -> Dialogue:
+    def run_steps(
+        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+    ) -> Steps:
         rows = self.encode(instances, parameters)
         lengths = [num_steps(row, self.signature) for row in rows]
         alike: dict[tuple[int, ...], list[int]] = {}
@@ -75,34 +65,33 @@ class TensorRows:
             key = batch_key(row, self.signature) or ((lengths[index],) if not self.signature.is_ragged else ())
             alike.setdefault(key, []).append(index)
         groups = [
-            [indices[place] for place in group]
+            [indices[number] for number in numbers]
             for indices in alike.values()
-            for group in grouped([lengths[index] for index in indices], self.limits)
+            for numbers in group([lengths[index] for index in indices])
         ]
-        outputs = yield [self._item([rows[index] for index in group]) for group in groups]
+        outputs = yield [self._collate([rows[index] for index in indices]) for indices in groups]
         predictions: list[Prediction] = [None] * len(rows)
-        for group, output in zip(groups, outputs, strict=True):
-            expect_finite(output, group)
-            for place, index in enumerate(group):
-                predictions[index] = self.decode({name: array[place] for name, array in output.items()}, lengths[index])
+        for indices, output in zip(groups, outputs, strict=True):
+            expect_finite(output, indices)
+            for number, index in enumerate(indices):
+                predictions[index] = self.decode({name: array[number] for name, array in output.items()}, lengths[index])
         return predictions
 
     def prepare(self, outputs: Tensors) -> Tensors:
-        """The outputs that are answered, without the states."""
-        answered = {spec.name: outputs[spec.name] for spec in self.outputs}
-        is_finite = finite_rows(list(answered.values()))
-        return answered if is_finite is None else {**answered, IS_FINITE: is_finite}
+        """The outputs of a prediction, without the states."""
+        kept = {spec.name: outputs[spec.name] for spec in self.outputs}
+        return with_finite_rows(kept, list(kept.values()))
 
     def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[Tensors]:
         """Every instance as a checked item of one row."""
         expect_instances(instances)
         if parameters:
-            raise unknown_parameters(list(parameters), ())
-        return [self._row(instance, index) for index, instance in enumerate(instances)]
+            raise refuse_parameters(list(parameters), ())
+        return [self._read_row(instance, index) for index, instance in enumerate(instances)]
 
-    def decode(self, answer: Tensors, length: int) -> Prediction:
+    def decode(self, output: Tensors, length: int) -> Prediction:
         """The prediction of one row of the outputs; time is cut to the row's own length."""
-        values = {spec.name: _json(self._cut(answer[spec.name], spec, length)) for spec in self.outputs}
+        values = {spec.name: _to_json(self._cut(output[spec.name], spec, length)) for spec in self.outputs}
         return values if len(values) != 1 else next(iter(values.values()))
 
     def _cut(self, row: Array, spec: TensorSpec, length: int) -> Array:
@@ -111,33 +100,45 @@ class TensorRows:
             return row
         return row[(slice(None),) * (spec.time_axis - 1) + (slice(0, length),)]
 
-    def _item(self, rows: Sequence[Tensors]) -> Item:
-        return item_of(collate(rows, self.signature), self.signature)
+    def _collate(self, rows: Sequence[Tensors]) -> Item:
+        return make_item(collate(rows, self.signature), self.signature)
 
-    def _row(self, instance: object, index: int) -> Tensors:
+    def _read_row(self, instance: object, index: int) -> Tensors:
         names = [spec.name for spec in self.inputs]
         if isinstance(instance, dict):
             given: dict[str, object] = instance
             if not given.keys() <= set(names):
-                raise unknown_fields(index, set(given) - set(names), names)
+                raise refuse_fields(index, set(given) - set(names), names)
         elif len(names) == 1:
             given = {names[0]: instance}
         else:
-            raise wrong_type(index, "", f"an object with {names}", instance)
+            raise refuse_type(index, "", f"an object with {names}", instance)
         try:
             tensors: Tensors = {}
             for spec in self.inputs:
                 if spec.name not in given:
-                    raise missing(index, spec.name)
+                    raise refuse_missing(index, spec.name)
                 tensors[spec.name] = parse_row(given[spec.name], spec, instance=index)
             check(tensors, self.signature)
         except InvalidInput as exc:
-            raise _of_instance(exc, index) from exc
+            raise _name_instance(exc, index) from exc
         return tensors
 
 
-def _of_instance(exc: InvalidInput, index: int) -> InvalidInput:
-    """The same complaint, about an instance by its number in the request."""
+class TensorDefinition(TaskDefinition):
+    """The task `tensor`: whatever tensors the manifest names."""
+
+    name: ClassVar = "tensor"
+
+    def build(self, manifest: Manifest, signature: Signature, read_file: ReadFile) -> TensorTask:
+        return TensorTask(signature)
+
+
+TASK = TensorDefinition()
+
+
+def _name_instance(exc: InvalidInput, index: int) -> InvalidInput:
+    """The same refusal, of an instance by its number in the request."""
     message = exc.message if exc.message.startswith(f"instance {index}") else f"instance {index}: {exc.message}"
     facts = exc.facts
     where = facts.get("where")
@@ -151,7 +152,7 @@ def _of_instance(exc: InvalidInput, index: int) -> InvalidInput:
     )
 
 
-def _json(values: Any) -> Prediction:
+def _to_json(values: Any) -> Prediction:
     """One row of an output, without its batch axis, as what can be written as JSON."""
     if not isinstance(values, np.ndarray | np.number | np.bool_):
         return values  # one string
@@ -160,10 +161,10 @@ def _json(values: Any) -> Prediction:
     return np.ascontiguousarray(values) if values.ndim else values
 
 
-def _approximate_size(value: object) -> int:
+def _estimate_size(value: object) -> int:
     size = 1
     if isinstance(value, dict):
-        return sum(map(_approximate_size, value.values()))
+        return sum(map(_estimate_size, value.values()))
     while isinstance(value, list) and value:
         size *= len(value)
         value = value[0]

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from service.errors import FolderError, InvalidInput
 
-UNKNOWN_TOKENS = ("[UNK]", "<unk>")
+UNKNOWN_TOKENS = ("[UNK]", "<unk>", "<UNK>", "UNK")
+"""The names of the unknown token where the tokenizer names none that it has, in the order in which they are tried: training's."""
 # From here on, a text is split without the GIL: `encode` of tokenizers 0.23 keeps it, and 100,000 characters take 27 ms in
 # which no other thread of the process moves.
 LONG_TEXT = 2000
@@ -75,20 +76,31 @@ class TextTokenizer:
 
 
 def load_tokenizer(path: Path) -> TextTokenizer:
-    """Read a tokenizer.json. Raises FolderError when it cannot be read, truncates or pads by itself, or has no unknown token."""
+    """Read a tokenizer.json. Raises FolderError when it cannot be read, and as `parse_tokenizer` does."""
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        return parse_tokenizer(path.read_bytes(), path.name)
     except OSError as exc:
         raise FolderError(f"{path.name} cannot be read: {exc.strerror}") from exc
+
+
+def parse_tokenizer(content: bytes, name: str) -> TextTokenizer:
+    """The tokenizer that a file holds. Raises FolderError, which names the file, for one that the library does not
+    understand, that truncates or pads by itself, or that has no unknown token.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
     except Exception as exc:  # the library raises plain Exception for a file it does not understand
-        raise FolderError(f"{path.name} is no tokenizer: {exc}") from exc
+        raise FolderError(f"{name} is no tokenizer: {exc}") from exc
     if tokenizer.truncation is not None or tokenizer.padding is not None:
-        raise FolderError(f"{path.name}: truncation and padding must be off, the manifest says how texts are cut")
+        raise FolderError(f"{name}: truncation and padding must be off, the manifest says how texts are cut")
     unknown = getattr(tokenizer.model, "unk_token", None)
     for token in (unknown, *UNKNOWN_TOKENS):
         if token is not None and (unknown_id := tokenizer.token_to_id(token)) is not None:
+            if token != unknown is not None:
+                # The library's own default, which is not in the vocabulary: it would raise at the first unknown word.
+                tokenizer.model.unk_token = token
             return TextTokenizer(tokenizer, unknown_id)
-    raise FolderError(f"{path.name}: there is no unknown token; tried {[unknown, *UNKNOWN_TOKENS]}")
+    raise FolderError(f"{name}: there is no unknown token; tried {[unknown, *UNKNOWN_TOKENS]}")
 
 
 def portions(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import max_steps, measure_device, signature_of, time_runs
-from service.manifest import read_manifest
-from service.runtime.onnx_runtime import CUDA, open_runtime, require_runtime
+from service.runtime.base import CUDA
+from service.runtime.onnx_runtime import open_runtime, require_runtime
 from service.runtime.tensors import Tensors
+from service.tasks.registry import built_in_tasks
 from tests.fakes import SUM_SIGNATURE, FakeRuntime, ManualClock
 from tests.folders import write_forecast_folder, write_text_folder
 
@@ -29,7 +30,7 @@ def test_rows_per_second_and_latencies_are_those_of_the_runs() -> None:
 
 def test_each_batch_size_of_a_device_is_a_row(tmp_path: Path) -> None:
     folder = write_forecast_folder(tmp_path, context_length=24)
-    manifest = read_manifest(folder)
+    manifest = built_in_tasks().read_manifest(folder)
     reference = open_runtime(folder / "model.onnx")
     table = measure_device("cpu", folder / "model.onnx", reference, signature_of(manifest), max_steps(manifest), (1, 4), 0.0, 0)
     assert [row.split(" | ")[:2] for row in table] == [["| cpu", "1"], ["| cpu", "4"]]
@@ -39,7 +40,7 @@ def test_an_unavailable_device_is_listed_with_the_reason(tmp_path: Path) -> None
     if CUDA in require_runtime().get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     folder = write_text_folder(tmp_path)
-    manifest = read_manifest(folder)
+    manifest = built_in_tasks().read_manifest(folder)
     reference = open_runtime(folder / "model.onnx")
     [row] = measure_device("cuda", folder / "model.onnx", reference, signature_of(manifest), max_steps(manifest), (1,), 0.0, 0)
     assert row.startswith("| cuda | | not measured: device cuda was asked for, but this onnxruntime only has")

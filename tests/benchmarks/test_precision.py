@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.precision import measure, rows_of
-from service.runtime.onnx_runtime import Runtime, open_runtime
+from service.runtime.base import Runtime
+from service.runtime.onnx_runtime import open_runtime
 from tests.folders import add_int8_graph, write_forecast_folder, write_tensor_folder, write_text_folder
 
 

@@ -32,7 +32,7 @@ def test_a_trained_recipe_is_served_with_the_numbers_that_training_saw(tmp_path:
         served = answer.json()["predictions"]
         assert len(served) == len(example["response"]["predictions"])
         for prediction, expected in zip(served, example["response"]["predictions"], strict=True):
-            assert prediction["mean"] == pytest.approx(expected["mean"], rel=1e-3)
+            assert prediction["forecast"] == pytest.approx(expected["forecast"], rel=1e-3)
             assert prediction["quantiles"].keys() == expected["quantiles"].keys()
 
         year = httpx.post(
@@ -40,5 +40,5 @@ def test_a_trained_recipe_is_served_with_the_numbers_that_training_saw(tmp_path:
             json={"instances": [{"history": list(range(100, 136)), "start": "1958-01-31", "frequency": "M", "horizon": 24}]},
             timeout=30,
         ).json()["predictions"][0]
-        assert len(year["mean"]) == 24
+        assert len(year["forecast"]) == 24
         assert year["timestamps"][:2] == ["1961-01-31", "1961-02-28"]

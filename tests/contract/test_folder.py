@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.manifest import read_manifest
 from service.models.loading import check_folder
-from training.__main__ import run
+from service.tasks.registry import built_in_tasks
 from training.recipe import parse_recipe
+from training.runs.train import train
 
 FORECAST = """
 task = "forecast"
@@ -125,7 +125,7 @@ epochs = 1
     ],
     ids=["forecast", "streaming", "classify", "texts in two graphs", "rows in two graphs"],
 )
-def test_a_published_folder_is_sound_to_the_service(tmp_path: Path, text: str, facts: dict[str, Any]) -> None:
+def test_a_published_folder_is_valid_to_the_service(tmp_path: Path, text: str, facts: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     rows = [
         f"{'good' if i % 2 else 'bad'} film<br />{' '.join(rng.choice(['a', 'the', 'of'], i % 9))} {i},{i % 2}" for i in range(60)
@@ -133,9 +133,9 @@ def test_a_published_folder_is_sound_to_the_service(tmp_path: Path, text: str, f
     (tmp_path / "texts.csv").write_text("text,label\n" + "\n".join(rows))
     changes = ["data.drop_shared_texts=false"] if facts["task"] == "classify" else []
     recipe = parse_recipe(text, changes)
-    folder = run(recipe, tmp_path / "toy.toml", data=tmp_path, models=tmp_path / "models", runs=tmp_path / "runs")
+    folder = train(recipe, tmp_path / "toy.toml", data=tmp_path, models=tmp_path / "models", runs=tmp_path / "runs")
 
-    manifest = read_manifest(folder)
+    manifest = built_in_tasks().read_manifest(folder)
     assert manifest.task == facts["task"]
     assert len(manifest.state) == facts["state"]
     assert manifest.training.seed == recipe.seed

@@ -16,16 +16,18 @@ import pytest
 from rich.console import Console
 
 from service.errors import FolderError
+from service.models.example import find_differences
 from service.models.folder import ModelOptions
-from service.models.loading import check_folder, differences, load_model
+from service.models.loading import check_folder, load_model
 from service.models.model import Model
-from service.models.precision import Wish, precision_of
-from service.runtime.onnx_runtime import CUDA, Device, Runtime, open_runtime
+from service.models.precision import RequestedPrecision, precision_of
+from service.runtime.base import CUDA, Device, Runtime
+from service.runtime.onnx_runtime import open_runtime
 from service.wire import read, write
 from tests.folders import add_int8_graph, edit_manifest, write_forecast_folder
 from tests.serving import client_of, server_process
-from training.__main__ import run
 from training.recipe import parse_recipe
+from training.runs.train import train
 
 RECIPE = """
 task = "forecast"
@@ -59,7 +61,7 @@ max_error_gained = 10.0
 CPU = ModelOptions(device="cpu")
 
 
-def wished(wish: Wish) -> ModelOptions:
+def wished(wish: RequestedPrecision) -> ModelOptions:
     return replace(CPU, precision=wish)
 
 
@@ -68,7 +70,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with one trained model of two graphs."""
     path = tmp_path_factory.mktemp("int8")
     recipe = parse_recipe(RECIPE)
-    run(recipe, path / "toy.toml", data=None, models=path / "models", runs=path / "runs", console=Console(quiet=True))
+    train(recipe, path / "toy.toml", data=None, models=path / "models", runs=path / "runs", console=Console(quiet=True))
     return path / "models"
 
 
@@ -91,11 +93,11 @@ async def test_the_int8_graph_answers_near_the_first_and_alike_alone_and_in_comp
         for exponent, length in zip((0, 5, -3, 2, 8), (24, 12, 40, 13, 12), strict=True)
     ]
     alone = [(await ask(int8, [instance]))[0] for instance in instances]
-    assert differences(await ask(int8, instances), alone, 1e-5, 1e-5) == []
-    assert differences([r[0] for r in await asyncio.gather(*(ask(int8, [i]) for i in instances))], alone, 1e-5, 1e-5) == []
+    assert find_differences(await ask(int8, instances), alone, 1e-5, 1e-5) == []
+    assert find_differences([r[0] for r in await asyncio.gather(*(ask(int8, [i]) for i in instances))], alone, 1e-5, 1e-5) == []
     expected = await ask(fp32, instances)
-    assert differences(alone, expected, 0, 0.1) == []
-    assert differences(alone, expected, 0, 1e-6) != []
+    assert find_differences(alone, expected, 0, 0.1) == []
+    assert find_differences(alone, expected, 0, 1e-6) != []
     await fp32.stop()
     await int8.stop()
 
@@ -110,8 +112,8 @@ def test_a_real_server_runs_the_graph_that_is_wished_and_says_so(models: Path) -
         answer = httpx.post(f"{server.url}/predict", json=example["request"], timeout=30)
         assert answer.status_code == 200
         for found, expected in zip(answer.json()["predictions"], example["response"]["predictions"], strict=True):
-            assert found["mean"] == pytest.approx(expected["mean"], rel=0.1)
-            assert found["mean"] != expected["mean"]
+            assert found["forecast"] == pytest.approx(expected["forecast"], rel=0.1)
+            assert found["forecast"] != expected["forecast"]
         about = httpx.get(f"{server.url}/models/toy", timeout=30).json()
         assert (about["precision"], about["graph"]["precision"], about["graph"]["sha256"]) == ("int8", "int8", digests["int8"])
         assert "precision_note" not in about
@@ -137,7 +139,7 @@ def test_a_real_server_runs_the_graph_that_is_wished_and_says_so(models: Path) -
     ],
 )
 async def test_the_models_page_says_which_graph_runs_and_why(
-    tmp_path: Path, wish: Wish, change: dict[str, Any], precision: str, note: str | None
+    tmp_path: Path, wish: RequestedPrecision, change: dict[str, Any], precision: str, note: str | None
 ) -> None:
     add_int8_graph(write_forecast_folder(tmp_path), **change)
     async with client_of(tmp_path, precision=wish) as client:
@@ -197,7 +199,7 @@ def say(number: int, precision: str) -> Callable[[Path], None]:
     ids=["swapped", "fp32 as int8", "int8 as fp32"],
 )
 async def test_a_manifest_that_lies_about_precision_is_refused(
-    tmp_path: Path, wish: Wish, lie: Callable[[Path], None], sentences: list[str]
+    tmp_path: Path, wish: RequestedPrecision, lie: Callable[[Path], None], sentences: list[str]
 ) -> None:
     folder = write_forecast_folder(tmp_path)
     add_int8_graph(folder)

@@ -21,7 +21,8 @@ from service.models.folder import ModelOptions
 from service.models.loading import check_folder, load_model
 from tests.keras_models import QUIET, functional, keras, predicted, saved, saved_by_keras_2, sequential
 from tests.serving import server_process
-from training.importers.keras.importer import import_keras, read_options
+from training.importers.importer import read_options
+from training.importers.keras.importer import import_keras
 
 pytestmark = QUIET
 L = keras.layers
@@ -288,17 +289,17 @@ async def test_an_instance_may_name_the_input(tmp_path: Path) -> None:
     np.testing.assert_allclose(answers[0], predicted(model, row[None])[0], rtol=0, atol=TOLERANCE)
 
 
-# ------------------------------------------------------------------------------------------------------ the richer faces
+# ------------------------------------------------------------------------------------------------------ other tasks
 
 
 @pytest.mark.parametrize("steps", [STEPS, None], ids=["fixed", "open"])
 async def test_a_model_of_one_series_forecasts(tmp_path: Path, steps: int | None) -> None:
     model = sequential((steps, 1), L.LSTM(5, return_sequences=True), L.LSTM(4), L.Dense(3))
-    options: dict[str, Any] = {"horizon": 3, "frequencies": ("M",)} | ({} if steps else {"context_length": 12})
+    options: dict[str, Any] = {"horizon": 3, "frequency": ("M",)} | ({} if steps else {"context_length": 12})
     folder = published(model, tmp_path, task="forecast", **options)
     history = np.random.default_rng(0).normal(size=STEPS).astype(np.float32)
     (answer,) = await served(folder, [{"history": history.tolist()}])
-    np.testing.assert_allclose(answer["mean"], predicted(model, history[None, :, None])[0], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(answer["forecast"], predicted(model, history[None, :, None])[0], rtol=0, atol=TOLERANCE)
     face = json.loads((folder / "manifest.json").read_text())["forecast"]
     assert (face["min_length"], face["context_length"]) == ((STEPS, STEPS) if steps else (1, 12))
     assert await asyncio.to_thread(check_folder, folder) == []
@@ -309,7 +310,7 @@ async def test_a_model_of_several_features_forecasts_the_one_that_is_named(tmp_p
     folder = published(model, tmp_path, task="forecast", horizon=2, features=("load", "heat", "wind"), targets=("heat",))
     history = np.random.default_rng(0).normal(size=(STEPS, 3)).astype(np.float32)
     (answer,) = await served(folder, [{"history": history.tolist()}])
-    np.testing.assert_allclose(answer["mean"], predicted(model, history[None])[0], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(answer["forecast"], predicted(model, history[None])[0], rtol=0, atol=TOLERANCE)
 
 
 async def test_a_decoder_that_repeats_a_vector_forecasts_every_feature(tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ async def test_a_decoder_that_repeats_a_vector_forecasts_every_feature(tmp_path:
     folder = published(model, tmp_path, task="forecast", horizon=5)
     history = np.random.default_rng(0).normal(size=(STEPS, 2)).astype(np.float32)
     (answer,) = await served(folder, [{"history": history.tolist()}])
-    np.testing.assert_allclose(answer["mean"], predicted(model, history[None])[0], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(answer["forecast"], predicted(model, history[None])[0], rtol=0, atol=TOLERANCE)
 
 
 WORDS = ["a", "good", "bad", "film", "plot", "never", "always", "dull", "fine", "very"]

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from service.models.loading import check_folder
 from service.tasks.tokenization import load_tokenizer
-from training.__main__ import run
 from training.layers.preprocessing import Normalization
 from training.network.network import Network
 from training.recipe import RECIPES, read_recipe
+from training.runs.train import train as train_recipe
 from training.summary import network_of_folder
 
 SHORT = {
@@ -48,7 +48,7 @@ def data_folder() -> Path:
 def train(name: str, tmp_path: Path, data: Path | None) -> Path:
     path = RECIPES / f"{name}.toml"
     recipe = read_recipe(path, SHORT[name])
-    return run(recipe, path, data=data, models=tmp_path / "models", runs=tmp_path / "runs", console=Console(quiet=True))
+    return train_recipe(recipe, path, data=data, models=tmp_path / "models", runs=tmp_path / "runs", console=Console(quiet=True))
 
 
 def trained_network(folder: Path, tmp_path: Path) -> Network:
@@ -97,7 +97,7 @@ def test_a_recipe_publishes_a_sound_folder_that_answers_as_torch_does(
     expected = answers(trained_network(folder, tmp_path), folder, given)
     for prediction, values in zip(predictions, expected, strict=True):
         if isinstance(prediction, dict):
-            prediction = prediction["mean"] if "mean" in prediction else list(prediction["probabilities"].values())
+            prediction = prediction["forecast"] if "forecast" in prediction else list(prediction["probabilities"].values())
         np.testing.assert_allclose(np.array(prediction), values.reshape(np.shape(prediction)), rtol=1e-4, atol=1e-5)
 
 

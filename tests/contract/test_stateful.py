@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
 
 from service.models.loading import check_folder
-from training.__main__ import run
 from training.layers.recurrent import Recurrent
 from training.recipe import RecipeError, parse_recipe
+from training.runs.train import train as train_recipe
 
 FORECAST = """\
 task = "forecast"
@@ -157,7 +157,7 @@ def train(folder: Path, text: str, *changes: str) -> Path:
     path = folder / "toy.toml"
     path.write_text(text)
     recipe = parse_recipe(text, changes)
-    return run(recipe, path, data=folder, models=folder / "models", runs=folder / "runs", console=Console(quiet=True))
+    return train_recipe(recipe, path, data=folder, models=folder / "models", runs=folder / "runs", console=Console(quiet=True))
 
 
 @pytest.mark.parametrize(("text", "line", "told_by", "order"), TASKS)

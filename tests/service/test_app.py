@@ -18,7 +18,11 @@ from service.errors import StartError
 from service.models.repository import Repository
 from service.observability.metrics import Metrics
 from service.process.machine import num_cores
+from service.scheduling.planning import RequestedLimits
+from service.server import greeting
 from service.settings import Settings
+from service.tasks.forecast import ForecastDefinition
+from service.tasks.registry import built_in_tasks
 from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import PATIENCE_S, client_of, lifespan
 
@@ -35,7 +39,7 @@ def test_settings_become_the_options_of_the_models() -> None:
     )
     options = model_options(settings)
     limits = options.limits
-    assert (options.device, options.num_workers, options.max_horizon_multiple) == ("cpu", 3, 8)
+    assert (options.device, options.num_workers, options.tasks["forecast"]) == ("cpu", 3, ForecastDefinition(8))
     assert (limits.max_batch_size, limits.max_padded_steps, limits.max_queue_size, limits.max_queue_delay_s) == (4, 5, 6, 0.007)
 
 
@@ -44,10 +48,15 @@ def test_threads_are_the_cores_shared_by_the_workers() -> None:
     assert model_options(Settings(workers=256)).num_workers == 1
 
 
-def test_a_default_model_is_named_per_task() -> None:
-    assert default_models(Settings()) == {}
-    found = default_models(Settings(default_forecast_model="a", default_sentiment_model="b"))
-    assert found == {"forecast": "a", "classify": "b"}
+def test_a_limit_of_0_is_left_to_what_is_measured() -> None:
+    assert model_options(Settings()).limits == RequestedLimits()
+
+
+def test_a_default_model_is_named_per_endpoint() -> None:
+    tasks = built_in_tasks()
+    assert default_models(Settings(), tasks) == {}
+    found = default_models(Settings(default_forecast_model="a", default_sentiment_model="b"), tasks)
+    assert found == {("forecast", None): "a", ("classify", "sentiment"): "b"}
 
 
 async def test_the_server_answers_before_its_models_are_loaded(tmp_path: Path) -> None:
@@ -127,3 +136,15 @@ async def test_an_unexpected_error_of_a_documented_route_is_a_problem_too(caplog
     assert answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text
     assert "secret" in caplog.text
+
+
+async def test_the_start_message_says_what_keeps_the_server_from_being_ready(tmp_path: Path) -> None:
+    write_text_folder(tmp_path)
+    (write_forecast_folder(tmp_path, "broken") / "example.json").unlink()
+    repository = Repository(tmp_path)
+    await repository.start()
+    first, _, command = greeting(repository, "http://host").splitlines()
+    assert "is not ready (model folder broken/1 is UNAVAILABLE: example.json" in first
+    assert "and answers at http://host (documentation at http://host/docs)" in first
+    assert command.startswith("  curl -s http://host/predict/sentiment -H")
+    await repository.stop()

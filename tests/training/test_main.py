@@ -216,6 +216,8 @@ def test_a_run_that_fails_in_its_first_epoch_leaves_nothing_of_the_older_run_to_
         (["--set", "data.train.0.path=gone.csv"], "gone.csv (nor .xz, .gz)"),
         (["--set", "forecast.context_length=200", "--set", "forecast.min_length=200"], "no series is long enough"),
         (["--set", "forecast.quantiles=[0.1,0.9]"], "quantiles must hold 0.5"),
+        (["--set", "data.targets=['load','load']"], "targets must differ"),
+        (["--set", "scaling.length=3"], 'length is for kind "window"'),
         (["--resume"], "nothing to resume"),
         (["--set", "layers.1.units=7"], 'layers[1] (dense): option "units": the forecast needs 4 steps'),
     ],
@@ -259,8 +261,26 @@ def test_without_its_libraries_it_says_what_to_install(missing: str) -> None:
     script += "runpy.run_module('training', run_name='__main__')"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("training needs more than the service does: pip install 'sluice-serving[cpu,train]' (")
+    assert "needs more than the service does: pip install 'sluice-serving[cpu,train]' (" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
     assert "Traceback" not in ended.stderr
+
+
+def test_an_import_needs_none_of_the_libraries_that_only_training_needs(tmp_path: Path) -> None:
+    libraries = ["lightning", "polars", "statsforecast", "utilsforecast", "sklearn", "matplotlib", "torchmetrics"]
+    script = f"import runpy, sys; sys.modules |= dict.fromkeys({libraries})\n"
+    script += f"sys.argv = ['training', 'import-keras', {str(tmp_path / 'absent.keras')!r}, '--name', 'toy']\n"
+    script += "runpy.run_module('training', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "absent.keras: no such file" in ended.stderr
+
+
+def test_without_its_libraries_an_import_says_what_to_install() -> None:
+    script = "import runpy, sys; sys.modules['h5py'] = None; sys.argv = ['training', 'import-keras', 'x', '--name', 'toy']\n"
+    script += "runpy.run_module('training', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.stderr.startswith("this command needs more than the service does: pip install 'sluice-serving[cpu,import]' (")
 
 
 def test_recipes_and_sets_are_listed() -> None:
@@ -271,7 +291,7 @@ def test_recipes_and_sets_are_listed() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["fetch", "m5"], 'no set "m5"; there are m4-hourly, ett'), (["fetch", "ett"], "Give --data FOLDER, or set SLUICE_DATA")],
+    [(["fetch", "m5"], 'no set "m5"; there are m4-hourly, ett'), (["fetch", "ett"], "give --data FOLDER, or set SLUICE_DATA")],
 )
 def test_fetch_says_what_it_lacks(arguments: list[str], message: str) -> None:
     result = CliRunner(env={"SLUICE_DATA": None}).invoke(app, arguments)

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from training.__main__ import app, run
+from training.__main__ import app
 from training.recipe import RECIPES, RecipeError, read_recipe
+from training.runs.train import train
 from training.summary import summarize
 
 ALL = sorted(file.stem for file in RECIPES.glob("*.toml"))
@@ -53,7 +54,7 @@ def test_shapes_and_parameters_are_those_of_keras() -> None:
 def test_a_folder_is_summarized_by_what_it_holds(tmp_path: Path) -> None:
     path = RECIPES / "feature-vectors.toml"
     recipe = read_recipe(path, ["fit.epochs=1", "fit.steps_per_epoch=1"])
-    folder = run(recipe, path, data=None, models=tmp_path / "models", runs=tmp_path / "runs", console=Console(quiet=True))
+    folder = train(recipe, path, data=None, models=tmp_path / "models", runs=tmp_path / "runs", console=Console(quiet=True))
     assert summarize(str(folder), None) == summarize("feature-vectors", None)
 
 

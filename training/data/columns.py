@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from training.data.sources import DataError
-from training.recipe import Data
+from training.recipe.base import Labels
 
 
 def expect_rows(table: pl.DataFrame, name: str) -> None:
@@ -19,22 +19,24 @@ def expect_rows(table: pl.DataFrame, name: str) -> None:
 
 
 def expect_columns(table: pl.DataFrame, columns: Sequence[str], name: str, option: str) -> None:
-    """Raises DataError naming the first column that the table `name` lacks; `option` is the recipe's key that asked for it."""
+    """Raises DataError naming the first column that the table `name` lacks; `option` is the recipe's key that names it."""
     for column in columns:
         if column not in table.columns:
             raise DataError(f'{name}: has no column "{column}"; there are {", ".join(table.columns)}', option=option)
 
 
-def classes(data: Data, labels: pl.Series) -> tuple[dict[str, int], tuple[str, ...]]:
+def read_classes(names_given: Labels, labels: pl.Series) -> tuple[dict[str, int], tuple[str, ...]]:
     """Value in the files → index of the class, and the classes' names: the recipe's, or else the distinct labels in order."""
-    if isinstance(data.labels, dict):
-        names = tuple(dict.fromkeys(data.labels.values()))
-        values = {value: names.index(name) for value, name in data.labels.items()}
+    if isinstance(names_given, dict):
+        names = tuple(dict.fromkeys(names_given.values()))
+        values = {value: names.index(name) for value, name in names_given.items()}
     else:
-        names = tuple(data.labels) or tuple(sorted(labels.cast(pl.String).drop_nulls().unique().to_list()))
+        names = tuple(names_given) or tuple(sorted(labels.cast(pl.String).drop_nulls().unique().to_list()))
         values = {name: index for index, name in enumerate(names)}
-        if data.labels:  # names given for 0, 1, 2, …
+        if names_given:  # names given for 0, 1, 2, …
             values |= {str(index): index for index in range(len(names)) if str(index) not in values}
+    if len(set(names)) < len(names):
+        raise DataError(f"the labels must differ, got {list(names)}", location=("data", "labels"))
     if len(names) < 2:
         raise DataError(f"a classifier needs two labels at least, got {list(names)}", location=("data", "labels"))
     return values, names

@@ -1,4 +1,4 @@
-"""Downloads a data set from its public origin: with progress, resumed where it broke off, believed only by its sha256.
+"""Downloads a data set from its public origin: with progress, resumed where it broke off, accepted by its sha256 alone.
 
 Files appear under their final name complete and checked, or not at all.
 """
@@ -17,29 +17,33 @@ import polars as pl
 
 from training.data.sets import DataSet, Download, File
 from training.data.sources import COMPRESSIONS, decompress, fingerprint
+from training.errors import TrainingError
 
 BLOCK_BYTES = 1 << 16
 
 Progress = Callable[[str, int, int | None], None]  # name, bytes so far, bytes in all where the server tells
 
 
-class FetchError(RuntimeError):
-    """A set cannot be had: names the address and the reason."""
+class FetchError(TrainingError):
+    """A set cannot be downloaded: names the address and the reason."""
 
 
 def fetch(entry: DataSet, folder: Path, *, progress: Progress | None = None, timeout_s: float = 30.0) -> list[Path]:
     """Bring all files of a set under `folder`; those that are there and right are left alone. Returns their paths.
 
-    Raises FetchError: no connection, an answer other than success, or another content than the catalogue promises
-    (which is deleted).
+    Raises FetchError: no connection, an answer other than success, another content than the catalogue names (which is
+    deleted), or a folder that cannot be written.
     """
     paths: list[Path] = []
-    for download in entry.downloads:
-        there = [_present(folder, file) for file in download.files]
-        if None in there:
-            _bring(download, folder, progress or _silent, timeout_s)
-            there = [folder / file.path for file in download.files]
-        paths.extend(path for path in there if path is not None)
+    try:
+        for download in entry.downloads:
+            present = [_present(folder, file) for file in download.files]
+            if None in present:
+                _bring(download, folder, progress or _silent, timeout_s)
+                present = [folder / file.path for file in download.files]
+            paths.extend(path for path in present if path is not None)
+    except OSError as exc:
+        raise FetchError(f"{folder}: cannot be written: {exc}") from exc
     return paths
 
 

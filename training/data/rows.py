@@ -1,4 +1,4 @@
-"""Rows of features with a label or numbers to predict: read from tables, cut at random, each label in its share.
+"""Rows of features with a label or numbers to predict: read from tables, split at random, each label in its share.
 
 Values stay raw: scaling is part of the network. Nothing here knows torch.
 """
@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from training.data.columns import class_indices, classes, expect_columns, expect_rows
+from training.data.columns import class_indices, expect_columns, expect_rows, read_classes
 from training.data.series import Float32, Int64, numbers
-from training.data.sources import Content, DataError, about, read
-from training.recipe import Data, Source
+from training.data.sources import Content, DataError, read_table, with_location
+from training.recipe import RowData, RowSource
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of features, and what each has to be answered with."""
+    """Rows of features, and the label or the numbers of each."""
 
     values: Float32  # (N, F)
     answers: npt.NDArray[Any]  # labels as int64 (N,), or numbers as float32 (N, targets)
@@ -37,7 +37,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowSplit:
-    """A recipe's rows: what is learned from, what chooses the epoch, what is scored."""
+    """A recipe's rows: the training part, the validation part (which chooses the epoch), and the test part."""
 
     features: tuple[str, ...]
     labels: tuple[str, ...]  # empty where numbers are predicted
@@ -53,44 +53,46 @@ class RowSplit:
         return len(self.labels) or len(self.targets)
 
 
-def read_rows(data: Data, folder: Path | None, seed: int) -> RowSplit:
-    """The rows of a recipe: with `data.targets` numbers are predicted, else labels. The same seed cuts the same way.
+def read_rows(data: RowData, folder: Path | None, seed: int) -> RowSplit:
+    """The rows of a recipe: with `data.targets` numbers are predicted, else labels. The same seed splits the same way.
 
     Raises DataError: a missing file or column, a value that is missing or no number, a label outside the classes, or an
     empty part.
     """
     contents: list[Content] = []
-    parts: dict[str, list[tuple[pl.DataFrame, str, Source]]] = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[tuple[pl.DataFrame, str, RowSource]]] = {"train": [], "validation": [], "test": []}
     for role, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         for number, source in enumerate(sources):
-            with about("data", role, number):
-                parts[role].append((*_table(source, folder, contents), source))
+            with with_location("data", role, number):
+                table, name = read_table(source, folder, contents)
+                expect_rows(table, name)
+                parts[role].append((table, name, source))
     first, name, source = parts["train"][0]
     own = set(data.targets) if data.targets else {source.label}
     features = source.values or [column for column in first.columns if column not in own]
     labels: tuple[str, ...] = ()
     values: dict[str, int] = {}
     if not data.targets:
-        with about("data", "train", 0):
+        with with_location("data", "train", 0):
             expect_columns(first, [source.label], name, "label")
-        values, labels = classes(data, first[source.label])
+        values, labels = read_classes(data.labels, first[source.label])
     found: dict[str, list[Rows]] = {}
     for role, entries in parts.items():
         found[role] = []
         for number, (table, name, source) in enumerate(entries):
-            with about("data", role, number):
+            with with_location("data", role, number):
                 found[role].append(_rows(table, name, source, features, data.targets, values))
     rng = np.random.default_rng(seed)
-    train = _joined(found["train"])
+    train = _concatenate(found["train"])
     by_label = None if data.targets else train.answers
     test_share = 0.2 if data.test_share is None else data.test_share
     validation_share = 0.1 if data.validation_share is None else data.validation_share
-    kept, back = cut(len(train), by_label, 0.0 if found["test"] else test_share, rng)
-    test = _joined(found["test"]) if found["test"] else train.take(back)
+    kept, back = hold_back(len(train), by_label, 0.0 if found["test"] else test_share, rng)
+    test = _concatenate(found["test"]) if found["test"] else train.take(back)
     train = train.take(kept)
     by_label = None if data.targets else train.answers
-    kept, back = cut(len(train), by_label, 0.0 if found["validation"] else validation_share, rng)
-    validation = _joined(found["validation"]) if found["validation"] else train.take(back)
+    kept, back = hold_back(len(train), by_label, 0.0 if found["validation"] else validation_share, rng)
+    validation = _concatenate(found["validation"]) if found["validation"] else train.take(back)
     split = RowSplit(tuple(features), labels, tuple(data.targets), train.take(kept), validation, test, tuple(contents))
     for role, part in (("learn from", split.train), ("validate with", validation), ("test with", test)):
         if not len(part):
@@ -98,7 +100,7 @@ def read_rows(data: Data, folder: Path | None, seed: int) -> RowSplit:
     return split
 
 
-def cut(num_rows: int, labels: Int64 | None, share: float, rng: np.random.Generator) -> tuple[Int64, Int64]:
+def hold_back(num_rows: int, labels: Int64 | None, share: float, rng: np.random.Generator) -> tuple[Int64, Int64]:
     """Indices to keep and to hold back, both in their old order; of each label about `share` is held back."""
     groups = np.zeros(num_rows, np.int64) if labels is None else labels
     back = [
@@ -109,24 +111,10 @@ def cut(num_rows: int, labels: Int64 | None, share: float, rng: np.random.Genera
     return np.setdiff1d(np.arange(num_rows), held), held
 
 
-def _table(source: Source, folder: Path | None, contents: list[Content]) -> tuple[pl.DataFrame, str]:
-    if source.builtin == "breast-cancer":
-        from sklearn.datasets import load_breast_cancer
-
-        found = load_breast_cancer()
-        columns = {str(name): found.data[:, index] for index, name in enumerate(found.feature_names)}
-        return pl.DataFrame(columns | {"label": [str(found.target_names[label]) for label in found.target]}), "breast-cancer"
-    content = read(source, folder)
-    contents.append(content)
-    table = content.table()
-    expect_rows(table, content.name)
-    return table, content.name
-
-
 def _rows(
     table: pl.DataFrame,
     name: str,
-    source: Source,
+    source: RowSource,
     features: Sequence[str],
     targets: Sequence[str],
     values: Mapping[str, int],
@@ -147,5 +135,5 @@ def _complete(table: pl.DataFrame, columns: Sequence[str], name: str) -> Float32
     return found.astype(np.float32)
 
 
-def _joined(parts: Sequence[Rows]) -> Rows:
+def _concatenate(parts: Sequence[Rows]) -> Rows:
     return Rows(np.concatenate([part.values for part in parts]), np.concatenate([part.answers for part in parts]))

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import polars as pl
 
 from training.data.columns import expect_columns, expect_rows
-from training.data.sources import Content, DataError, about, read
-from training.recipe import Data, Forecast, Source
+from training.data.sources import Content, DataError, read_table, with_location
+from training.recipe import ForecastSettings, SeriesData, SeriesSource
 
 Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -64,7 +64,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Windows:
-    """A batch of questions and answers: histories padded with zeros at the end, and what came after each."""
+    """A batch of windows: histories padded with zeros at the end, and the future of each."""
 
     history: Float32  # (B, T, F)
     lengths: Int64  # (B,)
@@ -79,7 +79,7 @@ class Windows:
         return Windows(self.history[part, : lengths.max()], lengths, self.future[part])
 
 
-def read_series(data: Data, forecast: Forecast, folder: Path | None) -> Series:
+def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | None) -> Series:
     """The series of a recipe. Series too short for one training window are left out and counted.
 
     Raises DataError: a missing file or column, a value that is no number, or nothing long enough to learn from.
@@ -92,8 +92,8 @@ def read_series(data: Data, forecast: Forecast, folder: Path | None) -> Series:
     dates: list[pl.Series] = []
     for role, sources in (("train", data.train), ("test", data.test)):
         for number, source in enumerate(sources):
-            with about("data", role, number):
-                table, name = _table(source, folder, contents)
+            with with_location("data", role, number):
+                table, name = read_table(source, folder, contents)
                 found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name)
             if features and columns != features:
                 raise DataError(
@@ -175,7 +175,7 @@ def interpolate(values: Array) -> tuple[Array, int]:
 
 def sample_windows(
     series: Series,
-    forecast: Forecast,
+    forecast: ForecastSettings,
     *,
     batch_size: int,
     num_batches: int | None,
@@ -205,7 +205,7 @@ def sample_windows(
         yield _gather(series, flat, origins, lengths, forecast.horizon)
 
 
-def windows_in_order(series: Series, forecast: Forecast, *, batch_size: int) -> Iterator[Windows]:
+def windows_in_order(series: Series, forecast: ForecastSettings, *, batch_size: int) -> Iterator[Windows]:
     """Batches of all training windows in time order, one step apart, series after series; the last may be smaller."""
     flat, starts = _flatten(series)
     order = _places(*_training_bounds(series, forecast, starts))
@@ -215,13 +215,13 @@ def windows_in_order(series: Series, forecast: Forecast, *, batch_size: int) -> 
         yield _gather(series, flat, origins, lengths, forecast.horizon)
 
 
-def num_windows(series: Series, forecast: Forecast) -> int:
+def num_windows(series: Series, forecast: ForecastSettings) -> int:
     """Places of training windows in all series."""
     ends = (series.training_end(i) for i in range(len(series.ids)))
     return sum(end - forecast.horizon - forecast.shortest + 1 for end in ends)
 
 
-def evaluation_windows(series: Series, forecast: Forecast, part: str, stride: int | None = None) -> Windows:
+def evaluation_windows(series: Series, forecast: ForecastSettings, part: str, stride: int | None = None) -> Windows:
     """The windows whose futures tile the validation or test part, `stride` (default one horizon) apart.
 
     Rows are ordered by series, then by time; histories may reach back into earlier parts, as they do in real use.
@@ -239,7 +239,7 @@ def evaluation_windows(series: Series, forecast: Forecast, part: str, stride: in
     return _gather(series, flat, np.array(origins), np.array(lengths), forecast.horizon)
 
 
-def evaluation_origins(series: Series, forecast: Forecast, stride: int | None = None) -> list[tuple[int, int]]:
+def evaluation_origins(series: Series, forecast: ForecastSettings, stride: int | None = None) -> list[tuple[int, int]]:
     """(series index, first step forecast) of each test window, in the order of `evaluation_windows`."""
     return [
         (i, origin)
@@ -254,7 +254,7 @@ def _flatten(series: Series) -> tuple[Float32, Int64]:
     return np.concatenate(series.values).astype(np.float32), starts
 
 
-def _training_bounds(series: Series, forecast: Forecast, starts: Int64) -> tuple[Int64, Int64]:
+def _training_bounds(series: Series, forecast: ForecastSettings, starts: Int64) -> tuple[Int64, Int64]:
     """First and last place of a training future in each series, counted over all series."""
     ends = np.array([series.training_end(i) for i in range(len(series.ids))])
     return starts + forecast.shortest, starts + ends - forecast.horizon
@@ -277,18 +277,6 @@ def _gather(series: Series, flat: Float32, origins: Int64, lengths: Int64, horiz
     return Windows(history, lengths.astype(np.int64), future)
 
 
-def _table(source: Source, folder: Path | None, contents: list[Content]) -> tuple[pl.DataFrame, str]:
-    if source.builtin == "air-passengers":
-        from statsforecast.utils import AirPassengersDF
-
-        return pl.DataFrame(
-            {"unique_id": ["air-passengers"] * len(AirPassengersDF), "y": AirPassengersDF["y"].to_numpy()}
-        ), "air-passengers"
-    content = read(source, folder)
-    contents.append(content)
-    return content.table(), content.name
-
-
 def _dates(columns: Sequence[pl.Series], num_steps: int) -> npt.NDArray[np.datetime64] | None:
     """The columns as one array of times; None if they are none, or not of every step."""
     if sum(map(len, columns)) != num_steps:
@@ -301,7 +289,7 @@ def _dates(columns: Sequence[pl.Series], num_steps: int) -> npt.NDArray[np.datet
     return None if times.null_count() else times.to_numpy()
 
 
-def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, Array], tuple[str, ...]]:
+def _arrays(table: pl.DataFrame, source: SeriesSource, name: str) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Each series of a table as an array (time, features), and the features' names."""
     expect_rows(table, name)
     kind = source.format if source.format != "auto" else _guess(table, source)
@@ -324,8 +312,6 @@ def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, A
             _expect_time_order(part, source, f'{name}: series "{key}"')
             found[key] = numbers(part.select(columns), name)
         return found, tuple(columns)
-    if kind == "lines":
-        raise DataError(f'{name}: format "lines" is for texts')
     columns = source.values or [c for c in table.columns if c != source.time and table[c].dtype.is_numeric()]
     expect_columns(table, columns, name, "values")
     if not columns:
@@ -334,14 +320,14 @@ def _arrays(table: pl.DataFrame, source: Source, name: str) -> tuple[dict[str, A
     return {Path(name).name.split(".")[0]: numbers(table.select(columns), name)}, tuple(columns)
 
 
-def _guess(table: pl.DataFrame, source: Source) -> str:
+def _guess(table: pl.DataFrame, source: SeriesSource) -> str:
     if source.id in table.columns and set(source.values or ["y"]) <= set(table.columns):
         return "long"
     is_wide = not source.values and table.width > 30 and not table.to_series(0).dtype.is_numeric()
     return "wide" if is_wide else "table"
 
 
-def _expect_time_order(table: pl.DataFrame, source: Source, name: str) -> None:
+def _expect_time_order(table: pl.DataFrame, source: SeriesSource, name: str) -> None:
     """Raises DataError where the rows go back in time, for they are read as they stand.
 
     Times that are no number, date or ISO text are not compared; of dates only the day is, as clocks are put back in autumn.

@@ -17,16 +17,18 @@ from pathlib import Path
 
 import polars as pl
 
+from training.data.builtin import read_builtin
+from training.errors import TrainingError
 from training.recipe import Source
 
 COMPRESSIONS = ("", ".xz", ".gz")
 
 
-class DataError(ValueError):
+class DataError(TrainingError):
     """Data cannot be used: names the file and what is wrong with it, and says what to do where that is known.
 
-    `location` is the recipe's key that it is about, as ("data", "train", 0, "text"); `option` is its last part where the
-    rest is not known yet (see `about`).
+    `location` is the recipe's key at fault, as ("data", "train", 0, "text"); `option` is its last part where the rest is
+    not known yet (see `with_location`).
     """
 
     def __init__(self, message: str, *, option: str = "", location: tuple[str | int, ...] = ()) -> None:
@@ -36,8 +38,8 @@ class DataError(ValueError):
 
 
 @contextmanager
-def about(*location: str | int) -> Iterator[None]:
-    """What is wrong with data inside is about this table of the recipe."""
+def with_location(*location: str | int) -> Iterator[None]:
+    """A DataError raised inside gets this table of the recipe as its location."""
     try:
         yield
     except DataError as exc:
@@ -59,7 +61,7 @@ class Content:
         return self.payload[:4] == b"PAR1"
 
     def table(self) -> pl.DataFrame:
-        """The rows as a table with a header. Raises DataError if they are none."""
+        """The content as a table with a header. Raises DataError if it is none."""
         try:
             if self.is_parquet:
                 return pl.read_parquet(io.BytesIO(self.payload))
@@ -71,6 +73,15 @@ class Content:
             )
         except (pl.exceptions.PolarsError, ValueError) as exc:
             raise DataError(f"{self.name}: cannot be read as a table: {exc}", option="path") from exc
+
+
+def read_table(source: Source, folder: Path | None, contents: list[Content]) -> tuple[pl.DataFrame, str]:
+    """The table of a source and the name of its file; what was read from disk is appended to `contents`. Raises DataError."""
+    if source.builtin_set is not None:
+        return read_builtin(source.builtin_set), source.builtin_set
+    content = read(source, folder)
+    contents.append(content)
+    return content.table(), content.name
 
 
 def read(source: Source, folder: Path | None) -> Content:
@@ -98,7 +109,7 @@ def read(source: Source, folder: Path | None) -> Content:
 
 
 def locate(source: Source, folder: Path | None) -> Path:
-    """The file of a source, or the one there with .xz or .gz added: in the data folder, or else from where one stands.
+    """The file of a source, or the one there with .xz or .gz added: in the data folder, or else in the working directory.
 
     Raises DataError if there is none.
     """

@@ -15,11 +15,10 @@ import numpy.typing as npt
 import polars as pl
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from training import recipe as recipes
-from training.data.columns import class_indices, classes, expect_columns, expect_rows, first_row
-from training.data.sources import Content, DataError, about, read
+from training.data.columns import class_indices, expect_columns, expect_rows, first_row, read_classes
+from training.data.sources import Content, DataError, read, with_location
 from training.data.word_index import learn_word_index
-from training.recipe import Data, Source
+from training.recipe import TextData, TextSource, TokenizerSettings
 
 Int64 = npt.NDArray[np.int64]
 
@@ -43,7 +42,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class TextSplit:
-    """A recipe's texts: what is learned from, what chooses the epoch, and the test files by name."""
+    """A recipe's texts: the training part, the validation parts (which choose the epoch) and the test parts by name."""
 
     labels: tuple[str, ...]
     train: Texts
@@ -65,50 +64,53 @@ class Tokens:
         return len(self.lengths)
 
 
-def read_texts(data: Data, folder: Path | None, seed: int) -> TextSplit:
+def read_texts(data: TextData, folder: Path | None, seed: int) -> TextSplit:
     """The texts of a recipe, cut by groups. The same seed cuts the same way.
 
     Raises DataError: a missing file or column, an empty text, a label outside the classes, or an empty part.
     """
     contents: list[Content] = []
-    frames: dict[str, list[tuple[str, Source, pl.DataFrame]]] = {"train": [], "validation": [], "test": []}
+    frames: dict[str, list[tuple[str, TextSource, pl.DataFrame]]] = {"train": [], "validation": [], "test": []}
     for role, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         for number, source in enumerate(sources):
-            with about("data", role, number):
+            with with_location("data", role, number):
                 frames[role].append((_name(source), source, _frame(source, folder, contents)))
-    values, labels = classes(data, pl.concat([frame["label"] for _, _, frame in frames["train"]]))
+    values, labels = read_classes(data.labels, pl.concat([frame["label"] for _, _, frame in frames["train"]]))
+    for index, (name, source, frame) in enumerate(list(frames["train"])):
+        with with_location("data", "train", index):
+            class_indices(frame["label"], values, name)  # before any cut, so that the row is the file's
+        if data.test_share:
+            test, rest = cut_by_group(frame, data.test_share, np.random.default_rng([seed, index, 1]))
+            frames["test"].append((name, source, test))
+            frames["train"][index] = (name, source, rest)
     held_out = [frame["text"] for role in ("validation", "test") for _, _, frame in frames[role]]
     shared = pl.concat(held_out).str.strip_chars().str.to_lowercase().unique() if held_out else pl.Series("text", [], pl.String)
     default_share = data.validation_share if data.validation_share is not None else (0.0 if data.validation else 0.1)
     train: list[Texts] = []
     validation: dict[str, Texts] = {}
+    tests: dict[str, Texts] = {}
     num_shared = 0
     for index, (name, source, frame) in enumerate(frames["train"]):
-        with about("data", "train", index):
-            class_indices(frame["label"], values, name)  # before the cut, so that the row is the file's
         if data.drop_shared_texts:
             kept = frame.filter(~frame["text"].str.strip_chars().str.to_lowercase().is_in(shared.to_list()))
             num_shared += frame.height - kept.height
             frame = kept
         share = source.validation_share if source.validation_share is not None else default_share
         back, rest = cut_by_group(frame, share, np.random.default_rng([seed, index]))
-        with about("data", "train", index):
+        with with_location("data", "train", index):
             if back.height:
                 validation[_free(name, validation)] = _texts(back, values, name)
             train.extend([_texts(rest, values, name)] * source.repeat)
-    tests: dict[str, Texts] = {}
     for role, parts in (("validation", validation), ("test", tests)):
         for index, (name, _, frame) in enumerate(frames[role]):
-            with about("data", role, index):
+            with with_location("data", role, index):
                 parts[_free(name, parts)] = _texts(frame, values, name)
     learned = Texts(
         tuple(text for part in train for text in part.texts), np.concatenate([part.labels for part in train], dtype=np.int64)
     )
-    if not len(learned) or not validation:
-        raise DataError(
-            f"nothing left to {'learn from' if not len(learned) else 'validate with'}: see data.validation_share",
-            location=("data",),
-        )
+    for use, is_empty in (("learn from", not len(learned)), ("validate with", not validation)):
+        if is_empty:
+            raise DataError(f"nothing left to {use}: see data.validation_share", location=("data",))
     return TextSplit(labels, learned, validation, tests, num_shared, tuple(contents))
 
 
@@ -129,7 +131,7 @@ def cut_by_group(frame: pl.DataFrame, share: float, rng: np.random.Generator) ->
     return frame.filter(is_back), frame.filter(~is_back)
 
 
-def learn_tokenizer(texts: Sequence[str], settings: recipes.Tokenizer) -> Tokenizer:
+def learn_tokenizer(texts: Sequence[str], settings: TokenizerSettings) -> Tokenizer:
     """A tokenizer learned from `texts`; id 0 is padding, `unknown_id` the unknown token. It truncates and pads nothing."""
     if settings.kind == "keras":
         return learn_word_index(texts, settings)
@@ -242,7 +244,7 @@ def _drop_words(batch: Tokens, share: float, unknown: int, rng: np.random.Genera
     return batch
 
 
-def _name(source: Source) -> str:
+def _name(source: TextSource) -> str:
     return source.name or Path(source.path).name.split(".")[0]
 
 
@@ -250,7 +252,7 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
     return name if name not in taken else f"{name}_{len(taken) + 1}"
 
 
-def _frame(source: Source, folder: Path | None, contents: list[Content]) -> pl.DataFrame:
+def _frame(source: TextSource, folder: Path | None, contents: list[Content]) -> pl.DataFrame:
     """Columns text, label, group, all strings; without a group column each distinct text is its own group."""
     content = read(source, folder)
     contents.append(content)

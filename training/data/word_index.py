@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from training import recipe as recipes
+from training.recipe import TokenizerSettings
 
 # Id 0 is padding in Keras. The server sends it for a text of which nothing is left, and finds it by this name.
 NOTHING = "[UNK]"
@@ -20,7 +20,7 @@ NOTHING = "[UNK]"
 ENDS, CONTINUES = "\ue000", "\ue001"
 
 
-def learn_word_index(texts: Sequence[str], settings: recipes.Tokenizer) -> Tokenizer:
+def learn_word_index(texts: Sequence[str], settings: TokenizerSettings) -> Tokenizer:
     """The tokenizer that keras.preprocessing.text.Tokenizer would be after `fit_on_texts(texts)`.
 
     Ids from 1 by falling frequency, ties by first appearance; an `oov_token` is number 1. Only ids below `num_words` are

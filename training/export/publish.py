@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from training.data.sources import Content
 from training.errors import TrainingError
 from training.graph.builder import OPSET
 from training.recipe import Source
 from training.scoring.evaluate import Scores
+
+if TYPE_CHECKING:  # an import publishes too, and reads no tables
+    from training.data.sources import Content
 
 SCHEMA_VERSION = 1
 GRAPH_FILE = "model.onnx"

@@ -1,1 +1,1 @@
-"""What a run shows to people: tables and pictures."""
+"""What a run prints and draws: tables and pictures."""

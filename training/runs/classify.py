@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,44 +27,53 @@ from training.data.texts import (
     unknown_id,
 )
 from training.export.answers import format_classify
-from training.export.graph import graph_tensors, write_graph
-from training.export.publish import Publication, describe_data, example_instances
-from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
-from training.export.verify import verify
-from training.fitting.checkpoints import begin
-from training.fitting.fit import FitResult, fit
+from training.export.publish import Publication, example_instances
+from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
+from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, classify_loss
 from training.network.heads.classify import ClassifySpec
 from training.network.network import Network
-from training.recipe import Recipe
-from training.reporting.report import Report, counted
-from training.scoring import baselines
-from training.scoring.evaluate import Graph, Scores, confusion_counts, score_classify
+from training.network.spec import NetworkSpec
+from training.recipe import ClassifyRecipe
+from training.reporting.progress import progress_line
+from training.reporting.report import Report
+from training.runs.steps import (
+    Outcome,
+    check_network,
+    fit_network,
+    on_device_of,
+    prepare_publication,
+    trial_parts,
+    write_verified_graph,
+)
+from training.runs.task import LayerTables, Task
+from training.scoring.baselines import score_baselines
+from training.scoring.classify import classify_baseline, classify_rows
+from training.scoring.evaluate import Graph, Scores
+from training.scoring.labels import confusion_counts, score_labels
 
 TOKENIZER_FILE = "tokenizer.json"
 
 
-def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
-    """Load → cut by group → learn the tokenizer on the training part → build → fit → score beside baselines → verify.
+def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
+    """Load → split by group → learn the tokenizer on the training part → build → fit → verify → score beside baselines.
 
     Checkpoints go to `folder`; nothing is published yet.
     """
-    settings, (head, tail) = recipe.fit, recipe.cut
+    settings, (head, tail) = recipe.fit, recipe.truncation
 
     split = read_texts(recipe.data, data, recipe.seed)
     console.print(f"data        {_describe(split)}", highlight=False)
 
-    with counted(console, "learning the tokenizer and reading the texts", 1):
+    with progress_line(console, "learning the tokenizer and encoding the texts"):
         tokenizer = learn_tokenizer(split.train.texts, recipe.tokenizer)
         rows = encode(tokenizer, split.train.texts, head, tail)
         validation = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.validation.items()}
         tests = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.tests.items()}
 
     torch.manual_seed(recipe.seed)
-    network = Network(_spec(recipe, split, tokenizer))
-    console.print(f"network     {network.num_parameters:,} parameters, {tokenizer.get_vocab_size():,} tokens", highlight=False)
-    if recipe.quantize is not None:
-        require_quantizable(network)
+    network = Network(network_spec(recipe, tokenizer.get_vocab_size(), split.labels))
+    check_network(network, recipe, console)
 
     def batches(epoch: int) -> Iterator[Batch]:
         rng = np.random.default_rng([recipe.seed, epoch])
@@ -84,81 +92,90 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
 
     num_batches = num_batches_by_length(len(rows), settings.batch_size)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
-    network.check_batches(min(len(rows), num_batches * settings.batch_size), settings.batch_size)
-    begin(recipe, folder, resume=resume)
-    fitted = fit(
+    fitted = fit_network(
         network,
+        recipe,
         classify_loss(settings.loss, settings.label_smoothing),
         batches,
+        len(rows),
         num_batches,
         validate,
-        settings,
-        seed=recipe.seed,
+        "validation error",
         folder=folder,
         resume=resume,
         console=console,
-        score_name="validation error",
     )
 
-    payload = write_graph(network).SerializeToString()
-    verification = verify(network, payload, recipe.seed)
+    graph = write_verified_graph(network, recipe.seed)
 
-    graph = Graph(payload)
-    answers = {name: graph.classify(tests[name], recipe.evaluate.batch_size) for name in tests}
-    metrics = _score(split.tests, answers)
-    compared = _score_baselines(recipe, split, folder, console)
-
+    answers = {name: classify_rows(graph.session, tests[name], recipe.evaluate.batch_size) for name in tests}
     results = _write_results(folder, split, answers)
     console.print(f"results     {results}", highlight=False, soft_wrap=True)
-
-    max_length = head + tail
-    instances = _example_texts(split.tests, tests, max_length)
-    trial = _trial(recipe, split, tokenizer, network, rows, tests, instances)
-    predictions = trial.answer(graph)
-    second = None
-    if recipe.quantize is not None:
-        second = second_graph(payload, trial, metrics, predictions, recipe.quantize, recipe.seed)
-    publication = Publication(
-        recipe=recipe,
-        graph=payload,
-        tensors=graph_tensors(network),
-        spec={
+    instances = _example_texts(split.tests, tests, head + tail)
+    outcome = Outcome(
+        metrics=_score(split.tests, answers),
+        baselines=_score_baselines(recipe, split, folder, console),
+        contents=split.contents,
+        instances=instances,
+        block={
             "labels": list(split.labels),
             "tokenizer": TOKENIZER_FILE,
-            "max_length": max_length,
+            "max_length": head + tail,
             "truncation": {"head": head, "tail": tail},
             "language": recipe.language,
         },
-        instances=instances,
-        predictions=predictions,
-        metrics=metrics,
-        baselines=compared,
-        data=describe_data([*recipe.data.train, *recipe.data.validation, *recipe.data.test], split.contents),
-        facts={"epochs": len(fitted.epochs), "best_epoch": fitted.best.number, "num_parameters": network.num_parameters},
         files={TOKENIZER_FILE: tokenizer.to_str()},
         pictures=_pictures(recipe, split, fitted, answers),
-        second=second,
     )
-    return publication, Report(fitted, metrics, compared, verification, second)
+    trial = _trial(recipe, split, tokenizer, network, rows, tests, instances)
+    return prepare_publication(recipe, network, graph, fitted, trial, outcome)
 
 
-def open_trial(recipe: Recipe, folder: Path, data: Path | None) -> Trial:
+def open_trial(recipe: ClassifyRecipe, folder: Path, data: Path | None) -> Trial:
     """What a further graph of a published folder is measured with."""
-    split, (head, tail) = read_texts(recipe.data, data, recipe.seed), recipe.cut
+    split, (head, tail) = read_texts(recipe.data, data, recipe.seed), recipe.truncation
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
     some = np.random.default_rng(recipe.seed).permutation(len(split.train))[: TRIAL_ROWS * TRIAL_BATCHES]
     rows = encode(tokenizer, [split.train.texts[index] for index in some], head, tail)
     tests = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.tests.items()}
-    return _trial(recipe, split, tokenizer, Network(_spec(recipe, split, tokenizer)), rows, tests, example_instances(folder))
+    network = Network(network_spec(recipe, tokenizer.get_vocab_size(), split.labels))
+    return _trial(recipe, split, tokenizer, network, rows, tests, example_instances(folder))
 
 
-def _spec(recipe: Recipe, split: TextSplit, tokenizer: Tokenizer) -> ClassifySpec:
-    size = tokenizer.get_vocab_size()
-    return ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
+def network_spec(recipe: ClassifyRecipe, vocabulary_size: int, labels: Sequence[str]) -> NetworkSpec:
+    """The recipe's network for ids below `vocabulary_size`, and these labels."""
+    return ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=vocabulary_size, labels=tuple(labels))
+
+
+def spec_of_recipe(recipe: ClassifyRecipe, data: Path | None) -> tuple[NetworkSpec, tuple[str, ...]]:
+    """The network of a recipe. Reads the texts only where the recipe names no labels, or bounds no vocabulary."""
+    given = recipe.data.labels
+    labels = tuple(dict.fromkeys(given.values() if isinstance(given, dict) else given))
+    most = recipe.tokenizer.max_tokens
+    if labels and most is not None:
+        embedding = next((table for table in recipe.layers if table.get("type") == "embedding"), {})
+        is_fixed = embedding.get("input_dim") is not None
+        note = f"The vocabulary is learned from the texts: {most:,} tokens at most, and so many are counted here."
+        return network_spec(recipe, most, labels), () if is_fixed else (note,)
+    split = read_texts(recipe.data, data, recipe.seed)
+    tokenizer = learn_tokenizer(split.train.texts, recipe.tokenizer)
+    return network_spec(recipe, tokenizer.get_vocab_size(), split.labels), ()
+
+
+def spec_of_manifest(recipe: ClassifyRecipe, manifest: Mapping[str, Any], folder: Path) -> NetworkSpec:
+    """The network of a published folder."""
+    block = manifest["classify"]
+    tokenizer = Tokenizer.from_file(str(folder / block["tokenizer"]))
+    return network_spec(recipe, tokenizer.get_vocab_size(), block["labels"])
+
+
+def layers_without_steps(recipe: ClassifyRecipe) -> LayerTables:
+    """Of texts of any length the mean of the steps; of padded ones all steps, one after the other."""
+    return [{"type": "flatten"}] if recipe.layers[0].get("type") == "pad_sequences" else [{"type": "global_average_pooling1d"}]
 
 
 def _trial(
-    recipe: Recipe,
+    recipe: ClassifyRecipe,
     split: TextSplit,
     tokenizer: Tokenizer,
     network: Network,
@@ -166,20 +183,19 @@ def _trial(
     tests: Mapping[str, Sequence[Int64]],
     instances: Sequence[str],
 ) -> Trial:
-    head, tail = recipe.cut
-    chosen = np.random.default_rng(recipe.seed).permutation(len(rows))[: TRIAL_ROWS * TRIAL_BATCHES]
-    parts = [chosen[start : start + TRIAL_ROWS] for start in range(0, len(chosen), TRIAL_ROWS)]
+    head, tail = recipe.truncation
+    parts = trial_parts(len(rows), recipe.seed)
     batches = [collate([rows[index] for index in part], np.zeros(len(part), np.int64)) for part in parts]
 
     def score(graph: Graph) -> Scores:
-        return _score(split.tests, {name: graph.classify(tests[name], recipe.evaluate.batch_size) for name in tests})
+        return _score(split.tests, {name: classify_rows(graph, tests[name], recipe.evaluate.batch_size) for name in tests})
 
     def answer(graph: Graph) -> list[Any]:
         predictions = []
         for text in instances:
             ids = encode(tokenizer, [text], head, tail)
             is_truncated = len(tokenizer.encode(text, add_special_tokens=False).ids) > head + tail
-            predictions.append(format_classify(graph.classify(ids, 1)[0], split.labels, is_truncated))
+            predictions.append(format_classify(classify_rows(graph, ids, 1)[0], split.labels, is_truncated))
         return predictions
 
     return Trial(network, [{"tokens": batch.tokens, "lengths": batch.lengths} for batch in batches], score, answer)
@@ -193,19 +209,18 @@ def _tensors(batch: Tokens) -> Batch:
     }
 
 
-def _error(network: Network, rows: Sequence[Int64], labels: Int64, recipe: Recipe) -> float:
-    device = next(network.parameters()).device
+def _error(network: Network, rows: Sequence[Int64], labels: Int64, recipe: ClassifyRecipe) -> float:
     order = np.argsort([len(row) for row in rows], kind="stable")
     num_wrong = 0
     for start in range(0, len(order), recipe.evaluate.batch_size):
         chosen = order[start : start + recipe.evaluate.batch_size]
-        batch = _tensors(collate([rows[i] for i in chosen], labels[chosen]))
-        probabilities = network({name: batch[name].to(device) for name in ("tokens", "lengths")})["probabilities"]
-        num_wrong += int((probabilities.argmax(1).cpu() != batch["labels"]).sum())
+        batch = on_device_of(network, _tensors(collate([rows[i] for i in chosen], labels[chosen])))
+        probabilities = network({name: batch[name] for name in ("tokens", "lengths")})["probabilities"]
+        num_wrong += int((probabilities.argmax(1) != batch["labels"]).sum())
     return num_wrong / len(rows)
 
 
-def _pictures(recipe: Recipe, split: TextSplit, fitted: FitResult, answers: Mapping[str, Any]) -> dict[str, bytes]:
+def _pictures(recipe: ClassifyRecipe, split: TextSplit, fitted: FitResult, answers: Mapping[str, Any]) -> dict[str, bytes]:
     from training.reporting import plots
 
     pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted, "share of wrong answers")}
@@ -238,25 +253,20 @@ def _score(tests: Mapping[str, Texts], answers: Mapping[str, Any]) -> Scores:
     scores: Scores = {}
     for name, part in tests.items():
         prefix = f"{name}_" if len(tests) > 1 else ""
-        scores |= {f"{prefix}{measure}": score for measure, score in score_classify(part.labels, answers[name]).items()}
+        scores |= {f"{prefix}{measure}": score for measure, score in score_labels(part.labels, answers[name]).items()}
     return scores
 
 
-def _score_baselines(recipe: Recipe, split: TextSplit, folder: Path, console: Console) -> dict[str, Scores]:
+def _score_baselines(recipe: ClassifyRecipe, split: TextSplit, folder: Path, console: Console) -> dict[str, Scores]:
     replacements = recipe.tokenizer.replacements
 
     def score(name: str) -> Scores:
-        with counted(console, f"baseline {name}", 1):
-            given = baselines.classify_baseline(name, split.train, split.tests, len(split.labels), replacements)
-        return _score(split.tests, given)
+        with progress_line(console, f"baseline {name}"):
+            answers = classify_baseline(name, split.train, split.tests, len(split.labels), replacements)
+        return _score(split.tests, answers)
 
     facts = [recipe.data.model_dump(mode="json"), recipe.seed, replacements, [content.sha256 for content in split.contents]]
-    compared: dict[str, Scores] = {}
-    for name in recipe.evaluate.baselines or baselines.CLASSIFIERS:
-        scores = baselines.remembered(folder / "baselines.json", name, facts, partial(score, name))
-        assert scores is not None
-        compared[name] = dict(scores)
-    return compared
+    return score_baselines(recipe.baselines, score, folder / "baselines.json", facts)
 
 
 def _example_texts(tests: Mapping[str, Texts], rows: Mapping[str, Sequence[Int64]], max_length: int) -> list[str]:
@@ -277,3 +287,14 @@ def _describe(split: TextSplit) -> str:
     if split.num_shared:
         notes.append(f"{split.num_shared:,} left out that stand in validation or test too")
     return "; ".join(notes)
+
+
+TASK = Task(
+    recipe_type=ClassifyRecipe,
+    run=run,
+    open_trial=open_trial,
+    spec_of_recipe=spec_of_recipe,
+    spec_of_manifest=spec_of_manifest,
+    layers_without_steps=layers_without_steps,
+    larger_is_better=("accuracy", "f1", "auroc"),
+)

@@ -1,12 +1,12 @@
-"""The same recipe with other cells: which one is better, on this data, by how much, and beyond the luck of the seed?
+"""The same recipe with other cells: which one is better, on this data, by how much, and beyond the spread of the seeds?
 
-Runs the recipe's own run for each cell and seed, publishes nothing, and gathers scores, times and parameters.
+Runs the task's own run for each cell and seed, publishes nothing, and gathers scores, times and parameters.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from training.export.publish import Publication
 from training.layers.registry import options_of
 from training.recipe import Recipe, RecipeError
-from training.reporting.report import Report
+from training.runs.task import LayerTables, Task
 from training.scoring.evaluate import Scores
-
-Layers = list[dict[str, Any]]
-Run = Callable[..., tuple[Publication, Report]]
 
 # name → the layer's type, and whether it reads in both directions
 RECURRENT = {
@@ -34,14 +30,13 @@ RECURRENT = {
     "bilstm": ("lstm", True),
 }
 CELLS = (*RECURRENT, "mlp")
-# What only a sequence can go through: behind a dense layer in the place of a recurrent one it has no work.
+# Layers of sequences: behind a dense layer in the place of a recurrent one there is no sequence.
 OVER_STEPS = ("concat_pooling", "recent", "flatten", "repeat_vector", "masking")
-LARGER_IS_BETTER = ("accuracy", "f1", "auroc", "r2")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One run."""
+class CellRun:
+    """One run of one cell."""
 
     cell: str
     seed: int
@@ -56,8 +51,9 @@ class Comparison:
     """All runs of a recipe, and the baselines' scores (mean over the seeds, which may cut the data differently)."""
 
     recipe: str
-    runs: tuple[Trained, ...]
+    runs: tuple[CellRun, ...]
     baselines: Mapping[str, Scores]
+    larger_is_better: tuple[str, ...] = ()
 
     @property
     def cells(self) -> list[str]:
@@ -67,63 +63,67 @@ class Comparison:
     def measures(self) -> list[str]:
         return list(self.runs[0].scores)
 
-    def of(self, cell: str) -> list[Trained]:
+    def runs_of(self, cell: str) -> list[CellRun]:
         return [run for run in self.runs if run.cell == cell]
 
     def scores(self, cell: str, measure: str) -> list[float]:
-        return [run.scores[measure] for run in self.of(cell) if measure in run.scores]
+        return [run.scores[measure] for run in self.runs_of(cell) if measure in run.scores]
+
+    def is_larger_better(self, measure: str) -> bool:
+        """Whether a larger score is better; of several test sets each measure begins with its set's name."""
+        return measure.split("_")[-1] in self.larger_is_better
 
 
-def with_cell(recipe: Recipe, cell: str) -> Recipe:
-    """The recipe with every recurrent layer replaced. Raises RecipeError for an unknown cell, or where none is to replace.
+def with_cell(recipe: Recipe, task: Task[Any], cell: str) -> Recipe:
+    """The recipe with every recurrent layer replaced. Raises RecipeError for an unknown cell, or where there is none to replace.
 
-    Options that the new cell knows are kept. mlp: the first recurrent layer becomes the steps flattened into one vector
-    (of a forecast the last `min_length` of them beside their mean, of texts of any length the mean of the embeddings) and
-    a dense layer with relu, further ones dense layers with relu alone; layers over steps are left out behind it.
+    Options that the new cell has are kept. mlp: the first recurrent layer becomes the steps as one vector, in the way of
+    the task, and a dense layer with relu, further ones dense layers with relu alone; layers over steps are left out behind
+    it.
     """
     if cell not in CELLS:
         raise RecipeError(f'no cell "{cell}"; there are {", ".join(CELLS)}')
     places = [index for index, table in enumerate(recipe.layers) if _recurrent(table)]
     if not places:
         raise RecipeError(f'"{recipe.name}" has no recurrent layer that could be replaced')
-    layers: Layers = []
+    layers: LayerTables = []
     for index, table in enumerate(recipe.layers):
         inner = _recurrent(table)
         if cell == "mlp":
             if inner:
-                layers += _flattened(recipe) if index == places[0] else []
+                layers += task.layers_without_steps(recipe) if index == places[0] else []
                 layers.append({"type": "dense", "units": inner["units"], "activation": "relu"})
             elif index < places[0] or not _is_over_steps(table):
                 layers.append(table)
         elif inner:
-            layers.append(_replaced(inner, table, *RECURRENT[cell]))
+            layers.append(_replace_cell(inner, table, *RECURRENT[cell]))
         else:
             layers.append(table)
     return recipe.model_copy(update={"layers": layers})
 
 
 def compare(
-    recipe: Recipe, run: Run, cells: Sequence[str], num_seeds: int, *, data: Path | None, folder: Path, console: Console
+    recipe: Recipe, task: Task[Any], cells: Sequence[str], num_seeds: int, *, data: Path | None, folder: Path, console: Console
 ) -> Comparison:
-    """Train every cell with `num_seeds` seeds from the recipe's own on. Checkpoints go to `folder`, which is used again."""
-    recipes = {cell: with_cell(recipe, cell) for cell in cells}
-    trained: list[Trained] = []
+    """Train every cell with `num_seeds` seeds from the recipe's own on. All runs write their checkpoints to `folder`."""
+    recipes = {cell: with_cell(recipe, task, cell) for cell in cells}
+    runs: list[CellRun] = []
     baselines: dict[str, list[Scores]] = {}
     quiet = Console(quiet=True)
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(recipe.seed, recipe.seed + num_seeds):
         for cell, changed in recipes.items():
             seeded = changed.model_copy(update={"seed": seed})
-            publication, report = run(seeded, data=data, folder=folder, resume=False, console=quiet)
+            publication, report = task.run(seeded, data=data, folder=folder, resume=False, console=quiet)
             fitted = report.fitted
             num_parameters = int(publication.facts["num_parameters"])
-            trained.append(Trained(cell, seed, report.metrics, num_parameters, fitted.duration_s, len(fitted.epochs)))
+            runs.append(CellRun(cell, seed, report.metrics, num_parameters, fitted.duration_s, len(fitted.epochs)))
             first = next(iter(report.metrics.items()))
             console.print(f"seed {seed}  {cell:11} {first[0]} {first[1]:.4g}  {fitted.duration_s:.0f} s", highlight=False)
         for name, scores in report.baselines.items():
             baselines.setdefault(name, []).append(scores)
     means = {name: {key: float(np.mean([s[key] for s in found])) for key in found[0]} for name, found in baselines.items()}
-    return Comparison(recipe.name, tuple(trained), means)
+    return Comparison(recipe.name, tuple(runs), means, task.larger_is_better)
 
 
 def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -131,10 +131,10 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     header = ["cell", "parameters", "s per epoch", "epochs", *comparison.measures]
     body = []
     for cell in comparison.cells:
-        runs = comparison.of(cell)
+        runs = comparison.runs_of(cell)
         per_epoch = np.mean([run.duration_s / run.num_epochs for run in runs])
         epochs = np.mean([run.num_epochs for run in runs])
-        scores = [told(comparison.scores(cell, measure)) for measure in comparison.measures]
+        scores = [format_scores(comparison.scores(cell, measure)) for measure in comparison.measures]
         body.append([cell, f"{runs[0].num_parameters:,}", f"{per_epoch:.2f}", f"{epochs:.0f}", *scores])
     for name, found in comparison.baselines.items():
         scores = [f"{found[measure]:.4g}" if measure in found else "" for measure in comparison.measures]
@@ -142,40 +142,41 @@ def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return header, body
 
 
-def told(scores: Sequence[float]) -> str:
+def format_scores(scores: Sequence[float]) -> str:
     """Mean ± sample standard deviation; without it where there is one seed."""
     mean = f"{np.mean(scores):.4g}"
     return mean if len(scores) < 2 else f"{mean} ± {np.std(scores, ddof=1):.2g}"
 
 
-def verdicts(comparison: Comparison, measure: str | None = None) -> list[str]:
-    """For the LSTM (or else the first cell) against each other cell: who is better in the first measure, and surely so?
+def conclusions(comparison: Comparison, measure: str | None = None) -> list[str]:
+    """One sentence for the LSTM (or else the first cell) against each other cell, by `measure` or else the first one.
 
-    Surely: the means differ by more than twice the standard error of their difference. With one seed nothing is sure.
+    One cell is called better where the means differ by more than twice the standard error of their difference; with one
+    seed none is.
     """
     measure = measure or comparison.measures[0]
-    champion = "lstm" if "lstm" in comparison.cells else comparison.cells[0]
-    own = np.array(comparison.scores(champion, measure))
+    reference = "lstm" if "lstm" in comparison.cells else comparison.cells[0]
+    own = np.array(comparison.scores(reference, measure))
     sentences = []
     for other in comparison.cells:
-        if other == champion:
+        if other == reference:
             continue
         found = np.array(comparison.scores(other, measure))
-        gain = float(own.mean() - found.mean()) * (1 if measure.split("_")[-1] in LARGER_IS_BETTER else -1)
+        gain = float(own.mean() - found.mean()) * (1 if comparison.is_larger_better(measure) else -1)
         error = float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in (own, found)))) if len(own) > 1 else float("inf")
-        numbers = f"{measure} {told(own.tolist())} against {told(found.tolist())}"
+        numbers = f"{measure} {format_scores(own.tolist())} against {format_scores(found.tolist())}"
         if abs(gain) <= 2 * error:
-            reason = "one seed tells nothing" if len(own) < 2 else "no more than the seeds' own spread"
-            sentences.append(f"{champion} and {other}: no difference to be sure of ({numbers}; {reason})")
+            reason = "one seed has no spread" if len(own) < 2 else "within the spread of the seeds"
+            sentences.append(f"{reference} and {other}: no clear difference ({numbers}; {reason})")
         else:
-            winner, loser = (champion, other) if gain > 0 else (other, champion)
+            winner, loser = (reference, other) if gain > 0 else (other, reference)
             share = 100 * abs(gain) / max(abs(float(found.mean() if gain > 0 else own.mean())), 1e-12)
             sentences.append(f"{winner} beats {loser} by {share:.1f} % ({numbers})")
     return sentences
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print the tables, of so many columns that a narrow terminal holds them, and the verdicts."""
+    """Print the tables, of so many columns that a narrow terminal holds them, and the conclusions."""
     header, body = rows(comparison)
     starts = [1, *range(4, len(header), 4)]
     for start, end in zip(starts, [*starts[1:], len(header)], strict=True):
@@ -186,7 +187,7 @@ def show(comparison: Comparison, console: Console) -> None:
             if any(row[start:end]):
                 table.add_row(row[0], *row[start:end])
         console.print(table)
-    for sentence in verdicts(comparison):
+    for sentence in conclusions(comparison):
         console.print(sentence, markup=False, highlight=False)
 
 
@@ -196,12 +197,13 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
     groups, lines = {}, {}
     for measure in comparison.measures[:5]:
-        title = f"{measure} ({_direction(measure)})" if _direction(measure) else measure
+        direction = _direction(comparison, measure)
+        title = f"{measure} ({direction})" if direction else measure
         groups[title] = [plots.Group(cell, comparison.scores(cell, measure)) for cell in comparison.cells]
         lines[title] = {name: found[measure] for name, found in comparison.baselines.items() if measure in found}
-    times = {cell: [run.duration_s / run.num_epochs for run in comparison.of(cell)] for cell in comparison.cells}
+    times = {cell: [run.duration_s / run.num_epochs for run in comparison.runs_of(cell)] for cell in comparison.cells}
     groups["seconds per epoch"] = [plots.Group(cell, found) for cell, found in times.items()]
-    num_seeds = len(comparison.of(comparison.cells[0]))
+    num_seeds = len(comparison.runs_of(comparison.cells[0]))
     seeds = f"{num_seeds} seeds" if num_seeds > 1 else "one seed"
     picture = plots.comparison(groups, f"{comparison.recipe}: test scores of each cell, {seeds}", lines)
     header, body = rows(comparison)
@@ -209,14 +211,16 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     text = "\n".join(f"| {' | '.join(row)} |" for row in table)
     paths = [folder / name for name in ("compare.png", "compare.md", "compare.json")]
     paths[0].write_bytes(picture)
-    paths[1].write_text(text + "\n\n" + "\n".join(f"* {sentence}" for sentence in verdicts(comparison)) + "\n", encoding="utf-8")
+    paths[1].write_text(
+        text + "\n\n" + "\n".join(f"* {sentence}" for sentence in conclusions(comparison)) + "\n", encoding="utf-8"
+    )
     found = {"runs": [vars(run) for run in comparison.runs], "baselines": comparison.baselines}
     paths[2].write_text(json.dumps(found, indent=2), encoding="utf-8")
     return paths
 
 
-def _direction(measure: str) -> str:
-    if measure.split("_")[-1] in LARGER_IS_BETTER:
+def _direction(comparison: Comparison, measure: str) -> str:
+    if comparison.is_larger_better(measure):
         return "higher is better"
     return "" if measure.startswith("coverage") else "lower is better"
 
@@ -227,20 +231,12 @@ def _recurrent(table: Mapping[str, Any]) -> dict[str, Any]:
     return dict(inner) if inner.get("type") in ("simple_rnn", "gru", "lstm") else {}
 
 
-def _replaced(inner: Mapping[str, Any], table: Mapping[str, Any], kind: str, is_bidirectional: bool) -> dict[str, Any]:
+def _replace_cell(inner: Mapping[str, Any], table: Mapping[str, Any], kind: str, is_bidirectional: bool) -> dict[str, Any]:
     known = {option: value for option, value in inner.items() if option in options_of(kind)} | {"type": kind}
     if not is_bidirectional:
         return known
     outer = {option: table[option] for option in ("merge_mode",) if table["type"] == "bidirectional" and option in table}
     return {"type": "bidirectional", "layer": known, **outer}
-
-
-def _flattened(recipe: Recipe) -> Layers:
-    if recipe.forecast is not None:
-        # The mean comes first because `recent` appends to a vector.
-        return [{"type": "global_average_pooling1d"}, {"type": "recent", "n": recipe.forecast.shortest}]
-    is_open = recipe.task == "classify" and recipe.layers[0].get("type") != "pad_sequences"
-    return [{"type": "global_average_pooling1d"}] if is_open else [{"type": "flatten"}]
 
 
 def _is_over_steps(table: Mapping[str, Any]) -> bool:

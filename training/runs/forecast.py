@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,41 +21,47 @@ from training.data.series import (
     windows_in_order,
 )
 from training.export.answers import format_forecast
-from training.export.graph import graph_tensors, write_graph
-from training.export.publish import Publication, describe_data, example_instances
-from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
-from training.export.verify import verify
-from training.fitting.checkpoints import begin
-from training.fitting.fit import FitResult, fit
-from training.fitting.losses import Batch, forecast_loss
+from training.export.publish import Publication, example_instances
+from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
+from training.fitting.losses import Batch, LossFunction, forecast_loss
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
-from training.recipe import Recipe, RecipeError, Scaling
-from training.reporting.report import Report, counted
-from training.scoring import baselines
-from training.scoring.evaluate import Graph, Scores, score_forecast
+from training.network.spec import NetworkSpec
+from training.recipe import ForecastRecipe, RecipeError
+from training.reporting.forecast import forecast_pictures
+from training.reporting.progress import progress_line
+from training.reporting.report import Report
+from training.runs.steps import (
+    Outcome,
+    check_network,
+    fit_network,
+    on_device_of,
+    prepare_publication,
+    write_verified_graph,
+)
+from training.runs.task import LayerTables, Task
+from training.scoring.baselines import score_baselines
+from training.scoring.evaluate import Graph, Scores
+from training.scoring.forecast import forecast_baseline, forecast_windows, score_forecast
 
 
-def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
-    """Load → split → fit the scaling on the training part → build → fit → score beside baselines → verify.
+def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
+    """Load → split → fit the scaling on the training part → build → fit → verify → score beside baselines.
 
     Checkpoints go to `folder`; nothing is published yet.
     """
     forecast, settings = recipe.forecast, recipe.fit
-    assert forecast is not None
 
     series = read_series(recipe.data, forecast, data)
     console.print(f"data        {_describe(series)}", highlight=False)
 
     torch.manual_seed(recipe.seed)
-    spec = network_spec(recipe, series)
+    spec = network_spec(recipe, len(series.features), series.target_indices)
     network = Network(spec)
     if network.min_length > forecast.shortest:
         raise RecipeError(f"forecast.min_length: these layers need {network.min_length} steps at least, got {forecast.shortest}")
     network.set_statistics(torch.from_numpy(series.training_values()).float())
-    console.print(f"network     {network.num_parameters:,} parameters", highlight=False)
-    if recipe.quantize is not None:
-        require_quantizable(network)
+    check_network(network, recipe, console)
 
     def batches(epoch: int) -> Iterator[Batch]:
         if network.is_stateful:
@@ -78,46 +83,36 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     def validate(network: Network) -> float:
         return _mean_loss(network, loss, validation, recipe.evaluate.batch_size)
 
-    whole = -(-num_windows(series, forecast) // settings.batch_size)
-    num_batches = settings.steps_per_epoch or whole
+    num_rows = num_windows(series, forecast)
+    one_pass = -(-num_rows // settings.batch_size)
+    num_batches = settings.steps_per_epoch or one_pass
     if network.is_stateful:
-        num_batches = min(num_batches, whole)
-        network.check_batches(min(num_windows(series, forecast), num_batches * settings.batch_size), settings.batch_size)
-    begin(recipe, folder, resume=resume)
-    fitted = fit(
+        num_batches = min(num_batches, one_pass)
+    fitted = fit_network(
         network,
+        recipe,
         loss,
         batches,
+        num_rows,
         num_batches,
         validate,
-        settings,
-        seed=recipe.seed,
+        "validation loss",
         folder=folder,
         resume=resume,
         console=console,
-        score_name="validation loss",
     )
 
-    payload = write_graph(network).SerializeToString()
-    verification = verify(network, payload, recipe.seed)
+    graph = write_verified_graph(network, recipe.seed)
 
-    graph = Graph(payload)
     test = evaluation_windows(series, forecast, "test", recipe.evaluate.stride)
-    answers = graph.forecast(test, recipe.evaluate.batch_size)
-    metrics = score_forecast(series, forecast, recipe.evaluate, test, answers["forecast"], answers.get("quantiles"))
-    compared = _score_baselines(recipe, series, test, folder, console)
-
+    answers = forecast_windows(graph.session, test, recipe.evaluate.batch_size)
     instances = _example(test, forecast.shortest)
-    trial = _trial(recipe, series, network, instances)
-    predictions = trial.answer(graph)
-    second = None
-    if recipe.quantize is not None:
-        second = second_graph(payload, trial, metrics, predictions, recipe.quantize, recipe.seed)
-    publication = Publication(
-        recipe=recipe,
-        graph=payload,
-        tensors=graph_tensors(network),
-        spec={
+    outcome = Outcome(
+        metrics=score_forecast(series, forecast, recipe.evaluate, test, answers["forecast"], answers.get("quantiles")),
+        baselines=_score_baselines(recipe, series, test, folder, console),
+        contents=series.contents,
+        instances=instances,
+        block={
             "context_length": forecast.context_length,
             "min_length": forecast.shortest,
             "horizon": forecast.horizon,
@@ -128,30 +123,59 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
             "features": list(series.features),
             "targets": list(series.targets),
         },
-        instances=instances,
-        predictions=predictions,
-        metrics=metrics,
-        baselines=compared,
-        data=describe_data([*recipe.data.train, *recipe.data.test], series.contents),
-        facts={"epochs": len(fitted.epochs), "best_epoch": fitted.best.number, "num_parameters": network.num_parameters},
-        pictures=_pictures(recipe, series, fitted, answers),
-        second=second,
+        pictures=forecast_pictures(recipe, series, fitted, answers),
     )
-    return publication, Report(fitted, metrics, compared, verification, second)
+    return prepare_publication(recipe, network, graph, fitted, _trial(recipe, series, network, instances), outcome)
 
 
-def open_trial(recipe: Recipe, folder: Path, data: Path | None) -> Trial:
+def open_trial(recipe: ForecastRecipe, folder: Path, data: Path | None) -> Trial:
     """What a further graph of a published folder is measured with."""
-    assert recipe.forecast is not None
     series = read_series(recipe.data, recipe.forecast, data)
-    network = Network(network_spec(recipe, series))
+    network = Network(network_spec(recipe, len(series.features), series.target_indices))
     network.set_statistics(torch.from_numpy(series.training_values()).float())
     return _trial(recipe, series, network, example_instances(folder))
 
 
-def _trial(recipe: Recipe, series: Series, network: Network, instances: Sequence[Any]) -> Trial:
+def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[int]) -> ForecastSpec:
+    """The recipe's network for so many features, of which those at `targets` are forecast."""
+    forecast = recipe.forecast
+    return ForecastSpec(
+        layers=tuple(recipe.layers),
+        num_features=num_features,
+        targets=tuple(targets),
+        horizon=forecast.horizon,
+        quantiles=tuple(forecast.quantiles),
+        scaling=recipe.scaling.model_dump(exclude_none=True),  # type: ignore[arg-type]  # pydantic reads the table
+        step=forecast.step,
+        seasonal_lag=forecast.seasonal_lag or None,
+    )
+
+
+def spec_of_recipe(recipe: ForecastRecipe, data: Path | None) -> tuple[NetworkSpec, tuple[str, ...]]:
+    """The network of a recipe. Reads the data only where the recipe does not name the features."""
+    source = recipe.data.train[0]
+    features = source.values or (["y"] if source.builtin or source.format in ("wide", "long") else [])
+    if features:
+        targets = [features.index(target) for target in recipe.data.targets or features if target in features]
+        return network_spec(recipe, len(features), targets), ()
+    series = read_series(recipe.data, recipe.forecast, data)
+    return network_spec(recipe, len(series.features), series.target_indices), ()
+
+
+def spec_of_manifest(recipe: ForecastRecipe, manifest: Mapping[str, Any], folder: Path) -> ForecastSpec:
+    """The network of a published folder."""
+    block = manifest["forecast"]
+    return network_spec(recipe, len(block["features"]), [block["features"].index(target) for target in block["targets"]])
+
+
+def layers_without_steps(recipe: ForecastRecipe) -> LayerTables:
+    """The last `min_length` steps beside the mean of all."""
+    # The mean comes first because `recent` appends to a vector.
+    return [{"type": "global_average_pooling1d"}, {"type": "recent", "n": recipe.forecast.shortest}]
+
+
+def _trial(recipe: ForecastRecipe, series: Series, network: Network, instances: Sequence[Any]) -> Trial:
     forecast, evaluate = recipe.forecast, recipe.evaluate
-    assert forecast is not None
     test = evaluation_windows(series, forecast, "test", evaluate.stride)
     rng = np.random.default_rng(recipe.seed)
     windows = sample_windows(
@@ -159,7 +183,7 @@ def _trial(recipe: Recipe, series: Series, network: Network, instances: Sequence
     )
 
     def score(graph: Graph) -> Scores:
-        answers = graph.forecast(test, evaluate.batch_size)
+        answers = forecast_windows(graph, test, evaluate.batch_size)
         return score_forecast(series, forecast, evaluate, test, answers["forecast"], answers.get("quantiles"))
 
     def answer(graph: Graph) -> list[Any]:
@@ -171,28 +195,6 @@ def _trial(recipe: Recipe, series: Series, network: Network, instances: Sequence
     return Trial(network, [{"history": part.history, "lengths": part.lengths} for part in windows], score, answer)
 
 
-def network_spec(recipe: Recipe, series: Series) -> ForecastSpec:
-    """What the recipe's network is for these series."""
-    return network_spec_of(recipe, len(series.features), tuple(series.target_indices))
-
-
-def network_spec_of(recipe: Recipe, num_features: int, targets: tuple[int, ...]) -> ForecastSpec:
-    """What the recipe's network is for so many features, of which `targets` are forecast."""
-    forecast = recipe.forecast
-    assert forecast is not None
-    scaling = (recipe.scaling or Scaling()).model_dump(exclude_none=True)
-    return ForecastSpec(
-        layers=tuple(recipe.layers),
-        num_features=num_features,
-        targets=targets,
-        horizon=forecast.horizon,
-        quantiles=tuple(forecast.quantiles),
-        scaling=scaling,  # type: ignore[arg-type]  # pydantic reads the table
-        step=forecast.step,
-        seasonal_lag=forecast.seasonal_lag or None,
-    )
-
-
 def _tensors(windows: Windows) -> Batch:
     return {
         "history": torch.from_numpy(windows.history),
@@ -201,24 +203,25 @@ def _tensors(windows: Windows) -> Batch:
     }
 
 
-def _mean_loss(network: Network, loss: Any, windows: Windows, batch_size: int) -> float:
-    device = next(network.parameters()).device
+def _mean_loss(network: Network, loss: LossFunction, windows: Windows, batch_size: int) -> float:
     total = 0.0
     for start in range(0, len(windows), batch_size):
         part = windows.rows(slice(start, start + batch_size))
-        batch = {name: tensor.to(device) for name, tensor in _tensors(part).items()}
+        batch = on_device_of(network, _tensors(part))
         total += float(loss(network, network.predict(batch), batch)) * len(part)
     return total / len(windows)
 
 
-def _score_baselines(recipe: Recipe, series: Series, test: Windows, folder: Path, console: Console) -> dict[str, Scores]:
+def _score_baselines(recipe: ForecastRecipe, series: Series, test: Windows, folder: Path, console: Console) -> dict[str, Scores]:
     forecast, stride = recipe.forecast, recipe.evaluate.stride
-    assert forecast is not None
 
     def score(name: str) -> Scores | None:
-        with counted(console, f"baseline {name}", len(test)) as advance:
-            answer = baselines.forecast_baseline(name, series, forecast, stride, advance)
-        return None if answer is None else score_forecast(series, forecast, recipe.evaluate, test, answer)
+        with progress_line(console, f"baseline {name}", len(test)) as advance:
+            answer = forecast_baseline(name, series, forecast, stride, advance)
+        if answer is None:
+            console.print(f"baseline {name} left out: {len(test):,} windows are too many to fit one by one", highlight=False)
+            return None
+        return score_forecast(series, forecast, recipe.evaluate, test, answer)
 
     facts = [
         recipe.data.model_dump(mode="json"),
@@ -226,74 +229,7 @@ def _score_baselines(recipe: Recipe, series: Series, test: Windows, folder: Path
         [forecast.horizon, forecast.season_length, list(series.ids)],
         [content.sha256 for content in series.contents],
     ]
-    compared: dict[str, Scores] = {}
-    for name in recipe.evaluate.baselines or baselines.FORECASTERS:
-        scores = baselines.remembered(folder / "baselines.json", name, facts, partial(score, name))
-        if scores is None:
-            console.print(f"baseline {name} left out: {len(test):,} windows are too many to fit one by one", highlight=False)
-        else:
-            compared[name] = dict(scores)
-    return compared
-
-
-def _pictures(recipe: Recipe, series: Series, fitted: FitResult, answers: Mapping[str, Any]) -> dict[str, bytes]:
-    from training.reporting import plots
-
-    forecast = recipe.forecast
-    assert forecast is not None
-    pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted)}
-    per_series = len(answers["forecast"]) // len(series.ids)
-    # Windows that follow one another without a gap; of those that overlap, and never meet, the first alone.
-    stride = recipe.evaluate.stride or forecast.horizon
-    every = forecast.horizon // stride if forecast.horizon % stride == 0 else per_series
-    places = [(index, column) for index in range(len(series.ids)) for column in range(len(series.targets))]
-    chosen = [places[round(at)] for at in np.linspace(0, len(places) - 1, min(3, len(places)))]
-    panels = []
-    for index, column in chosen:
-        rows = np.arange(index * per_series, (index + 1) * per_series, max(1, every))
-        mean = answers["forecast"][rows, :, column].reshape(-1)
-        quantiles = answers["quantiles"][rows, :, column].reshape(len(mean), -1) if forecast.quantiles else None
-        start = series.test_start(index)
-        shown = max(3 * forecast.season_length, len(mean) // 4, min(forecast.context_length, 4 * forecast.horizon))
-        first = max(0, start - shown)
-        values = series.values[index][first : start + len(mean), series.target_indices[column]]
-        times = None if series.times is None else series.times[first : start + len(mean)]
-        names = [series.ids[index]] * (len(series.ids) > 1) + [series.targets[column]] * (len(series.targets) > 1)
-        past, truth = values[: start - first], values[start - first :]
-        bands = _bands(quantiles, forecast.quantiles)
-        panels.append(plots.Panel(", ".join(names), past, truth, mean, bands, times))
-        if len(mean) > 200 and len(chosen) == 1:
-            panels.append(panels[0].last(100))
-    steps = {
-        "S": "seconds",
-        "T": "minutes",
-        "H": "hours",
-        "D": "days",
-        "W": "weeks",
-        "M": "months",
-        "Q": "quarters",
-        "Y": "years",
-    }
-    step = steps[forecast.frequencies[0]] if len(forecast.frequencies) == 1 else "steps"
-    ahead = f"{forecast.horizon} {step if forecast.horizon > 1 else step[:-1]} ahead"
-    # "y" is what a series without a name is called.
-    names = (
-        [name for name in (*series.targets[:2], recipe.data.unit) if name not in ("", "y")] if len(series.targets) == 1 else []
-    )
-    ylabel = ", ".join(names) or recipe.data.unit or "value"
-    title = f"{recipe.name}: the test part, forecast {ahead}"
-    pictures["forecast.png"] = plots.forecasts(panels, title, ylabel, f"{step} from the start of the test part")
-    return pictures
-
-
-def _bands(quantiles: Any, levels: list[float]) -> list[tuple[str, Any, Any]]:
-    """The widest band, and one about half as wide where there are levels for it."""
-    if len(levels) < 3:
-        return []
-    pairs = [(0, len(levels) - 1)] + ([(len(levels) // 4, len(levels) - 1 - len(levels) // 4)] if len(levels) > 4 else [])
-    return [
-        (f"{100 * levels[low]:.3g} to {100 * levels[high]:.3g} %", quantiles[:, low], quantiles[:, high]) for low, high in pairs
-    ]
+    return score_baselines(recipe.baselines, score, folder / "baselines.json", facts)
 
 
 def _example(test: Windows, shortest: int) -> list[Any]:
@@ -307,14 +243,14 @@ def _example(test: Windows, shortest: int) -> list[Any]:
         # Short decimals, which JSON gives back exactly; the graph then answers those.
         values = np.array([[float(f"{value:.6g}") for value in row] for row in history])
         rows = values[:, 0] if values.shape[1] == 1 else values
-        instances.append({"history": [_whole(value) for value in rows.tolist()]})
+        instances.append({"history": [_without_zeros(value) for value in rows.tolist()]})
     return instances
 
 
-def _whole(value: Any) -> Any:
-    """119.0 as 119, for people."""
+def _without_zeros(value: Any) -> Any:
+    """119.0 as 119, which is easier to read."""
     if isinstance(value, list):
-        return [_whole(entry) for entry in value]
+        return [_without_zeros(entry) for entry in value]
     return int(value) if value == int(value) else value
 
 
@@ -331,3 +267,13 @@ def _describe(series: Series) -> str:
     if series.num_left_out:
         notes.append(f"{series.num_left_out:,} series too short, left out")
     return "; ".join(notes)
+
+
+TASK = Task(
+    recipe_type=ForecastRecipe,
+    run=run,
+    open_trial=open_trial,
+    spec_of_recipe=spec_of_recipe,
+    spec_of_manifest=spec_of_manifest,
+    layers_without_steps=layers_without_steps,
+)

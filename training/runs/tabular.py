@@ -1,9 +1,8 @@
-"""A run on rows of features, from the recipe to the published folder, as one page. The folder's task is `tensor`."""
+"""A run on rows of features, from the recipe to the published folder, as one page. The task's name is `tensor`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,38 @@ import torch
 from rich.console import Console
 
 from training.data.rows import Rows, RowSplit, read_rows
-from training.export.graph import graph_tensors, write_graph
-from training.export.publish import Publication, describe_data, example_instances
-from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
-from training.export.verify import verify
-from training.fitting.checkpoints import begin
-from training.fitting.fit import FitResult, fit
+from training.export.publish import Publication, example_instances
+from training.export.quantize import Trial
+from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, tensor_loss
 from training.layers.preprocessing import Normalization
 from training.layers.registry import Layer, LayerError
 from training.network.heads.tensor import TensorInput, TensorSpec
 from training.network.network import Network
-from training.recipe import Recipe
-from training.reporting.report import Report, counted
-from training.scoring import baselines
-from training.scoring.evaluate import Graph, Scores, confusion_counts, score_classify, score_numbers
+from training.network.spec import NetworkSpec
+from training.recipe import TabularRecipe
+from training.reporting.progress import progress_line
+from training.reporting.report import Report
+from training.runs.steps import (
+    Outcome,
+    check_network,
+    fit_network,
+    on_device_of,
+    prepare_publication,
+    trial_parts,
+    write_verified_graph,
+)
+from training.runs.task import LayerTables, Task
+from training.scoring.baselines import score_baselines
+from training.scoring.evaluate import Graph, Scores
+from training.scoring.labels import confusion_counts, score_labels
+from training.scoring.tabular import row_baseline, score_numbers
 
 INPUT = "features"
 
 
-def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
-    """Load → cut → fit the normalizations on the training part → build → fit → score beside baselines → verify.
+def run(recipe: TabularRecipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
+    """Load → split → fit the normalizations on the training part → build → fit → verify → score beside baselines.
 
     Checkpoints go to `folder`; nothing is published yet.
     """
@@ -47,9 +57,7 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     network = Network(network_spec(recipe, len(split.features)))
     _check_head(network, recipe, split)
     _adapt(network, split.train)
-    console.print(f"network     {network.num_parameters:,} parameters", highlight=False)
-    if recipe.quantize is not None:
-        require_quantizable(network)
+    check_network(network, recipe, console)
 
     def batches(epoch: int) -> Iterator[Batch]:
         order = np.arange(len(split.train))
@@ -61,71 +69,72 @@ def run(recipe: Recipe, *, data: Path | None, folder: Path, resume: bool, consol
     loss = tensor_loss(settings.loss)
 
     def validate(network: Network) -> float:
-        batch = {name: tensor.to(next(network.parameters()).device) for name, tensor in _tensors(split.validation).items()}
+        batch = on_device_of(network, _tensors(split.validation))
         return float(loss(network, network.predict(batch), batch))
 
     num_batches = -(-len(split.train) // settings.batch_size)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
-    network.check_batches(min(len(split.train), num_batches * settings.batch_size), settings.batch_size)
-    begin(recipe, folder, resume=resume)
-    fitted = fit(
+    fitted = fit_network(
         network,
+        recipe,
         loss,
         batches,
+        len(split.train),
         num_batches,
         validate,
-        settings,
-        seed=recipe.seed,
+        "validation loss",
         folder=folder,
         resume=resume,
         console=console,
-        score_name="validation loss",
     )
 
-    payload = write_graph(network).SerializeToString()
-    verification = verify(network, payload, recipe.seed)
+    graph = write_verified_graph(network, recipe.seed)
 
-    graph = Graph(payload)
-    answers = graph.run({INPUT: split.test.values})[recipe.output]
-    metrics = _score(split, answers)
-    compared = _score_baselines(recipe, split, folder, console)
-
+    answers = graph.session.run({INPUT: split.test.values})[recipe.output]
     instances = split.test.values[:2].astype(np.float64).round(6).tolist()
-    trial = _trial(recipe, split, network, instances)
-    predictions = trial.answer(graph)
-    second = None
-    if recipe.quantize is not None:
-        second = second_graph(payload, trial, metrics, predictions, recipe.quantize, recipe.seed)
-    publication = Publication(
-        recipe=recipe,
-        graph=payload,
-        tensors=graph_tensors(network),
-        spec={},
+    outcome = Outcome(
+        metrics=_score(split, answers),
+        baselines=_score_baselines(recipe, split, folder, console),
+        contents=split.contents,
         instances=instances,
+        facts={"features": list(split.features), "answers": list(split.labels or split.targets)},
         pictures=_pictures(recipe, split, fitted, answers),
-        predictions=predictions,
-        metrics=metrics,
-        baselines=compared,
-        data=describe_data([*recipe.data.train, *recipe.data.validation, *recipe.data.test], split.contents),
-        facts={
-            "epochs": len(fitted.epochs),
-            "best_epoch": fitted.best.number,
-            "num_parameters": network.num_parameters,
-            "features": list(split.features),
-            "answers": list(split.labels or split.targets),
-        },
-        second=second,
     )
-    return publication, Report(fitted, metrics, compared, verification, second)
+    return prepare_publication(recipe, network, graph, fitted, _trial(recipe, split, network, instances), outcome)
 
 
-def open_trial(recipe: Recipe, folder: Path, data: Path | None) -> Trial:
+def open_trial(recipe: TabularRecipe, folder: Path, data: Path | None) -> Trial:
     """What a further graph of a published folder is measured with."""
     split = read_rows(recipe.data, data, recipe.seed)
     return _trial(recipe, split, Network(network_spec(recipe, len(split.features))), example_instances(folder))
 
 
-def _trial(recipe: Recipe, split: RowSplit, network: Network, instances: Sequence[Any]) -> Trial:
+def network_spec(recipe: TabularRecipe, num_features: int) -> NetworkSpec:
+    """The recipe's network for rows of so many features."""
+    return TensorSpec(
+        layers=tuple(recipe.layers),
+        input=TensorInput(name=INPUT, shape=(num_features,)),
+        output=recipe.output,
+    )
+
+
+def spec_of_recipe(recipe: TabularRecipe, data: Path | None) -> tuple[NetworkSpec, tuple[str, ...]]:
+    """The network of a recipe. Reads the rows only where the recipe does not name the features."""
+    num_features = len(recipe.data.train[0].values) or len(read_rows(recipe.data, data, recipe.seed).features)
+    return network_spec(recipe, num_features), ()
+
+
+def spec_of_manifest(recipe: TabularRecipe, manifest: Mapping[str, Any], folder: Path) -> NetworkSpec:
+    """The network of a published folder."""
+    return network_spec(recipe, manifest["inputs"][0]["shape"][-1])
+
+
+def layers_without_steps(recipe: TabularRecipe) -> LayerTables:
+    """All steps, one after the other."""
+    return [{"type": "flatten"}]
+
+
+def _trial(recipe: TabularRecipe, split: RowSplit, network: Network, instances: Sequence[Any]) -> Trial:
     def answers(graph: Graph, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return graph.run({INPUT: values.astype(np.float32)})[recipe.output]
 
@@ -135,26 +144,16 @@ def _trial(recipe: Recipe, split: RowSplit, network: Network, instances: Sequenc
     def answer(graph: Graph) -> list[Any]:
         return [[float(f"{value:.7g}") for value in row] for row in answers(graph, np.array(instances))]
 
-    chosen = np.random.default_rng(recipe.seed).permutation(len(split.train))[: TRIAL_ROWS * TRIAL_BATCHES]
-    parts = [chosen[start : start + TRIAL_ROWS] for start in range(0, len(chosen), TRIAL_ROWS)]
+    parts = trial_parts(len(split.train), recipe.seed)
     return Trial(network, [{INPUT: split.train.take(part).values} for part in parts], score, answer)
 
 
-def network_spec(recipe: Recipe, num_features: int) -> TensorSpec:
-    """What the recipe's network is for rows of so many features."""
-    return TensorSpec(
-        layers=tuple(recipe.layers),
-        input=TensorInput(name=INPUT, shape=(num_features,)),
-        output=recipe.output,
-    )
-
-
-def _pictures(recipe: Recipe, split: RowSplit, fitted: FitResult, answers: npt.NDArray[Any]) -> dict[str, bytes]:
+def _pictures(recipe: TabularRecipe, split: RowSplit, fitted: FitResult, answers: npt.NDArray[Any]) -> dict[str, bytes]:
     from training.reporting import plots
 
     pictures = {"loss.png": plots.loss_picture(recipe.name, recipe.fit.loss, fitted)}
     if split.labels:
-        counts = confusion_counts(split.test.answers, probabilities(answers))
+        counts = confusion_counts(split.test.answers, _probabilities(answers))
         pictures["confusion.png"] = plots.confusion(counts, split.labels, f"{recipe.name}: {len(split.test):,} test rows")
     return pictures
 
@@ -166,16 +165,17 @@ def _adapt(network: Network, train: Rows) -> None:
             layer.adapt(torch.from_numpy(values))
 
 
-def _check_head(network: Network, recipe: Recipe, split: RowSplit) -> None:
+def _check_head(network: Network, recipe: TabularRecipe, split: RowSplit) -> None:
     """Raise LayerError unless the last layer gives what the loss compares."""
     head, where = network.layers[-1], f"layers[{len(network.layers) - 1}]"
     assert isinstance(head, Layer)
     found = network.outputs[recipe.output]
     loss = recipe.fit.loss
-    owed = 1 if loss == "binary_crossentropy" else split.num_answers
-    if found.axes != (owed,):
+    num_units = 1 if loss == "binary_crossentropy" else split.num_answers
+    if found.axes != (num_units,):
         what = f"{len(split.labels)} labels" if split.labels else f"the targets {list(split.targets)}"
-        raise LayerError(where, head.config.type, None, f'loss "{loss}" and {what} need the answer (batch, {owed}), got {found}')
+        message = f'loss "{loss}" and {what} need the answer (batch, {num_units}), got {found}'
+        raise LayerError(where, head.config.type, None, message)
     wanted = {"binary_crossentropy": "sigmoid", "categorical_crossentropy": "softmax"}.get(loss)
     activation = getattr(getattr(head.config, "activation", None), "name", None)
     if wanted is not None and activation not in (wanted, None):
@@ -188,28 +188,32 @@ def _tensors(rows: Rows) -> Batch:
     return {INPUT: torch.from_numpy(rows.values), "answers": torch.from_numpy(rows.answers)}
 
 
-def probabilities(answers: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(N, labels), also where the network gives the second of two alone."""
+def _probabilities(answers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(N, labels), also where the network gives the probability of the second of two alone."""
     return np.concatenate([1 - answers, answers], 1) if answers.shape[1] == 1 else answers
 
 
 def _score(split: RowSplit, answers: npt.NDArray[Any]) -> Scores:
     if split.labels:
-        return score_classify(split.test.answers, probabilities(answers))
+        return score_labels(split.test.answers, _probabilities(answers))
     return score_numbers(split.test.answers, answers, split.targets)
 
 
-def _score_baselines(recipe: Recipe, split: RowSplit, folder: Path, console: Console) -> dict[str, Scores]:
-    names = recipe.evaluate.baselines or (baselines.ROW_CLASSIFIERS if split.labels else baselines.ROW_REGRESSORS)
-
+def _score_baselines(recipe: TabularRecipe, split: RowSplit, folder: Path, console: Console) -> dict[str, Scores]:
     def score(name: str) -> Scores:
-        with counted(console, f"baseline {name}", 1):
-            return _score(split, baselines.row_baseline(name, split))
+        with progress_line(console, f"baseline {name}"):
+            return _score(split, row_baseline(name, split))
 
     facts = [recipe.data.model_dump(mode="json"), recipe.seed, [content.sha256 for content in split.contents]]
-    compared: dict[str, Scores] = {}
-    for name in names:
-        scores = baselines.remembered(folder / "baselines.json", name, facts, partial(score, name))
-        assert scores is not None
-        compared[name] = dict(scores)
-    return compared
+    return score_baselines(recipe.baselines, score, folder / "baselines.json", facts)
+
+
+TASK = Task(
+    recipe_type=TabularRecipe,
+    run=run,
+    open_trial=open_trial,
+    spec_of_recipe=spec_of_recipe,
+    spec_of_manifest=spec_of_manifest,
+    layers_without_steps=layers_without_steps,
+    larger_is_better=("accuracy", "f1", "auroc", "r2"),
+)

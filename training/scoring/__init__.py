@@ -1,1 +1,1 @@
-"""What a model is worth: scores of the graph, and the baselines that they stand beside."""
+"""What a model is worth: scores of the graph, and the baselines beside them."""

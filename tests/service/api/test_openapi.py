@@ -16,13 +16,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from service.api import schemas as api_schemas
 from service.api.errors import TABLE
 from service.api.openapi import BEYOND_SCHEMA, describe_errors, list_endpoints
 from service.app import create_app
 from service.settings import Settings
-from service.tasks import classify, frequencies, history
-from service.tasks import forecast as forecast_task
+from service.tasks.classify_schema import MAX_CHARACTERS
+from service.tasks.history import FLOAT32_MAX
 from tests.folders import write_forecast_folder, write_tensor_folder, write_text_folder
 from tests.json_schemas import damaged, validator, values
 from tests.serving import client_of, server_process
@@ -97,14 +96,6 @@ def test_every_schema_accepts_its_own_examples() -> None:
     assert len(checked) > 60
     for name, schema, example in checked:
         assert [error.message for error in validator(schema, COMPONENTS).iter_errors(example)] == [], name
-
-
-def test_the_bounds_of_the_schemas_are_those_of_the_tasks() -> None:
-    assert api_schemas.FLOAT32_MAX == history.FLOAT32_MAX
-    assert api_schemas.MAX_HISTORY_VALUES == forecast_task.MAX_HISTORY_VALUES
-    assert api_schemas.MAX_QUANTILES == forecast_task.MAX_LEVELS
-    assert api_schemas.MAX_FREQUENCY_LENGTH == frequencies.MAX_LENGTH
-    assert api_schemas.MAX_CHARACTERS == classify.MAX_CHARACTERS
 
 
 def test_a_point_forecast_is_called_so_and_may_be_a_median() -> None:
@@ -233,15 +224,7 @@ def test_every_documented_example_is_accepted_by_the_bundled_models(server: http
         assert answer.status_code == 200, (body, answer.text)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=pytest.mark.xfail(strict=True, reason="predictions still say `mean` for `forecast`"))
-        if path == "/predict/forecast"
-        else path
-        for path in POSTS
-    ],
-)
+@pytest.mark.parametrize("path", POSTS)
 def test_the_answers_to_the_examples_are_what_the_document_says(server: httpx.Client, path: str) -> None:
     schema = DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
     prediction = resolve(resolve(schema)["properties"]["predictions"]["items"])
@@ -354,15 +337,15 @@ def test_a_body_that_the_schema_refuses_is_refused(server: httpx.Client, path: s
 
 LONG = 168
 LIMITS = [
-    ("/predict/sentiment", {"instances": ["a" * api_schemas.MAX_CHARACTERS]}, True),
-    ("/predict/sentiment", {"instances": ["a" * (api_schemas.MAX_CHARACTERS + 1)]}, False),
-    ("/predict/sentiment", {"instances": [{"text": "a" * (api_schemas.MAX_CHARACTERS + 1)}]}, False),
+    ("/predict/sentiment", {"instances": ["a" * MAX_CHARACTERS]}, True),
+    ("/predict/sentiment", {"instances": ["a" * (MAX_CHARACTERS + 1)]}, False),
+    ("/predict/sentiment", {"instances": [{"text": "a" * (MAX_CHARACTERS + 1)}]}, False),
     ("/predict/sentiment", {"instances": [""]}, False),
     ("/predict/sentiment", {"instances": [" \n\t"]}, False),
     ("/predict/sentiment", {"instances": ["a"], "parameters": {}}, True),
     ("/predict/sentiment", {"instances": ["a"], "parameters": {"top": 1}}, False),
-    ("/predict/forecast", {"instances": [{"history": [api_schemas.FLOAT32_MAX] * LONG, "horizon": 1}]}, None),
-    ("/predict/forecast", {"instances": [{"history": [2 * api_schemas.FLOAT32_MAX] + [1] * LONG}]}, False),
+    ("/predict/forecast", {"instances": [{"history": [FLOAT32_MAX] * LONG, "horizon": 1}]}, None),
+    ("/predict/forecast", {"instances": [{"history": [2 * FLOAT32_MAX] + [1] * LONG}]}, False),
     ("/predict/forecast", {"instances": [{"history": [1.0] * LONG, "quantiles": [0.5] * 99}]}, True),
     ("/predict/forecast", {"instances": [{"history": [1.0] * LONG, "quantiles": [0.5] * 100}]}, False),
     ("/predict/forecast", {"instances": [{"history": [1.0] * LONG, "quantiles": [1]}]}, False),

@@ -25,7 +25,6 @@ from service.errors import (
     PayloadTooLarge,
     ServiceError,
 )
-from service.manifest import Task
 
 
 class Echo:
@@ -55,7 +54,8 @@ class Models:
             raise ModelNotFound("no")
         return self.model
 
-    def default_for(self, task: Task) -> Any:
+    def choose(self, task: str, instances: Sequence[Any], parameters: Mapping[str, Any], *, purpose: str | None = None) -> Any:
+        self.chosen = (task, instances, parameters, purpose)
         return self.model
 
 
@@ -82,7 +82,7 @@ async def post(endpoint: PredictEndpoint, content: object) -> Any:
     return json.loads(answer.body)
 
 
-def endpoint_of(model: Echo, observer: RecordingObserver, task: Task | None = None) -> PredictEndpoint:
+def endpoint_of(model: Echo, observer: RecordingObserver, task: str | None = None) -> PredictEndpoint:
     return PredictEndpoint(Models(model), observer, RequestLimits(10.0, 10_000, 1_000_000), task=task)
 
 

@@ -84,7 +84,7 @@ def test_without_httptools_the_server_is_built_on_what_uvicorn_has() -> None:
 def test_the_versions_that_are_installed_are_tested_ones() -> None:
     """The lowest that the package accepts, the one that is pinned, and the one that runs here."""
     needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    [lowest] = [found[1] for need in needs if (found := re.fullmatch(r"uvicorn\[standard\]>=([\d.]+).*", need))]
+    [lowest] = [found[1] for need in needs if (found := re.fullmatch(r"uvicorn>=([\d.]+).*", need))]
     [pinned] = re.findall(r"^uvicorn==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert [version for version in (lowest, pinned, uvicorn.__version__) if not is_tested(version)] == []
     assert lowest == ".".join(map(str, TESTED_UVICORN[0]))

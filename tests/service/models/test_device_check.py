@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from service.errors import InferenceFailed
-from service.models.device_check import disagreement
-from service.runtime.onnx_runtime import CUDA, Runtime, open_runtime
+from service.models.device_check import find_difference
+from service.runtime.base import CUDA, Runtime
+from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import LENGTHS, Signature, Tensors, TensorSpec
 from tests.fakes import SUM_SIGNATURE, FakeRuntime, recurrent_graph, recurrent_signature
 
@@ -26,7 +27,7 @@ def on_device(kind: str, bend: float = 0.0) -> FakeRuntime:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_steps", [1, 2, 30, None])
 def test_a_device_that_answers_as_the_cpu_does_is_believed(kind: str, num_steps: int | None) -> None:
-    assert disagreement(on_device(kind, 1e-6), KINDS[kind], recurrent_signature(kind), num_steps) is None
+    assert find_difference(on_device(kind, 1e-6), KINDS[kind], recurrent_signature(kind), num_steps) is None
 
 
 def test_a_device_that_reads_the_padding_is_not() -> None:
@@ -35,7 +36,7 @@ def test_a_device_that_reads_the_padding_is_not() -> None:
         return KINDS["LSTM"].run({**tensors, LENGTHS: np.full(len(tensors[LENGTHS]), time)})
 
     runtime = FakeRuntime(recurrent_signature("LSTM"), answer, provider=CUDA)
-    found = disagreement(runtime, KINDS["LSTM"], recurrent_signature("LSTM"), 30)
+    found = find_difference(runtime, KINDS["LSTM"], recurrent_signature("LSTM"), 30)
     assert found is not None
     assert found.startswith(('output "sequence" differs by ', 'output "h1" differs by '))
     assert "in a batch of lengths [" in found
@@ -47,13 +48,13 @@ def test_a_device_that_swaps_rows_of_a_batch_is_not() -> None:
         return {name: array[::-1] for name, array in KINDS["GRU"].run(tensors).items()}
 
     runtime = FakeRuntime(recurrent_signature("GRU"), answer, provider=CUDA)
-    found = disagreement(runtime, KINDS["GRU"], recurrent_signature("GRU"), 30)
+    found = find_difference(runtime, KINDS["GRU"], recurrent_signature("GRU"), 30)
     assert found is not None
     assert "the same row alone" in found
 
 
 def test_a_device_that_answers_every_row_alike_but_not_as_the_cpu_is_not() -> None:
-    found = disagreement(on_device("LSTM", 0.1), KINDS["LSTM"], recurrent_signature("LSTM"), 30)
+    found = find_difference(on_device("LSTM", 0.1), KINDS["LSTM"], recurrent_signature("LSTM"), 30)
     assert found is not None
     assert found.startswith('output "sequence" differs by 0.1 between its answer to a row of ')
     assert found.endswith("and the CPU's")
@@ -67,30 +68,30 @@ def test_an_answer_that_is_not_finite_differs_unless_the_cpu_says_so_too() -> No
         return {"mean": np.ones((len(tensors[LENGTHS]), 1, 1), np.float32)}
 
     device = FakeRuntime(SUM_SIGNATURE, nan, provider=CUDA)
-    assert disagreement(device, FakeRuntime(SUM_SIGNATURE, one), SUM_SIGNATURE) is not None
-    assert disagreement(device, FakeRuntime(SUM_SIGNATURE, nan), SUM_SIGNATURE) is None
+    assert find_difference(device, FakeRuntime(SUM_SIGNATURE, one), SUM_SIGNATURE) is not None
+    assert find_difference(device, FakeRuntime(SUM_SIGNATURE, nan), SUM_SIGNATURE) is None
 
 
-def test_a_graph_that_cannot_be_proven_is_not_believed() -> None:
+def test_a_device_that_refuses_the_rows_fails_the_check() -> None:
     def answer(tensors: Tensors) -> Tensors:
         raise InferenceFailed("out of memory")
 
-    found = disagreement(FakeRuntime(SUM_SIGNATURE, answer, provider=CUDA), KINDS["LSTM"], SUM_SIGNATURE)
+    found = find_difference(FakeRuntime(SUM_SIGNATURE, answer, provider=CUDA), KINDS["LSTM"], SUM_SIGNATURE)
     assert found is not None
-    assert found.startswith("the rows that would prove it are refused: ")
+    assert found.startswith("the rows of the device check are refused: ")
 
 
-def test_a_model_whose_rows_cannot_be_padded_is_proven_with_rows_of_one_length() -> None:
+def test_a_model_whose_rows_cannot_be_padded_is_checked_with_rows_of_one_length() -> None:
     signature = Signature((TensorSpec("x", "FP32", ("batch", 3)),), (TensorSpec("y", "FP32", ("batch", 3)),))
     device = FakeRuntime(signature, lambda tensors: {"y": tensors["x"]}, provider=CUDA)
-    assert disagreement(device, device, signature) is None
+    assert find_difference(device, device, signature) is None
     assert max(len(call["x"]) for call in device.calls) > 1
 
 
 def test_the_smallest_and_the_largest_shape_come_first() -> None:
     device = on_device("LSTM")
     reference: Runtime = KINDS["LSTM"]
-    disagreement(device, reference, recurrent_signature("LSTM"), 30)
+    find_difference(device, reference, recurrent_signature("LSTM"), 30)
     shapes = [call["history"].shape[:2] for call in device.calls]
     assert shapes[0] == (1, 1)
     assert shapes[1][1] == 30

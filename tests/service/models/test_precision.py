@@ -1,4 +1,4 @@
-"""Which graph runs, by wish and promise; and what precision a file has, whatever the manifest says."""
+"""Which graph runs, by requested and promise; and what precision a file has, whatever the manifest says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service.errors import FolderError
 from service.manifest import Graph
-from service.models.precision import INT8_OPERATORS, Wish, choose, precision_of
+from service.models.precision import INT8_OPERATORS, RequestedPrecision, choose_graph, precision_of
 
 
 def graph(precision: str, *losses: tuple[float, float]) -> Graph:
@@ -21,11 +21,12 @@ def graph(precision: str, *losses: tuple[float, float]) -> Graph:
 
 
 FP32 = graph("fp32")
-GOOD, BAD, UNTOLD = graph("int8", (0.001, 0.005), (-0.01, 0.005)), graph("int8", (0.001, 0.005), (0.02, 0.005)), graph("int8")
+GOOD, BAD = graph("int8", (0.001, 0.005), (-0.01, 0.005)), graph("int8", (0.001, 0.005), (0.02, 0.005))
+WITHOUT_LOSS = graph("int8")
 
 
 @pytest.mark.parametrize(
-    ("graphs", "wish", "chosen", "note"),
+    ("graphs", "requested", "chosen", "note"),
     [
         ([FP32], "auto", FP32, None),
         ([FP32], "fp32", FP32, None),
@@ -35,22 +36,24 @@ GOOD, BAD, UNTOLD = graph("int8", (0.001, 0.005), (-0.01, 0.005)), graph("int8",
         ([FP32, GOOD], "int8", GOOD, None),
         ([FP32, BAD], "auto", FP32, "int8.onnx loses more than its bound: accuracy 2 points (bound 0.5 points)"),
         ([FP32, BAD], "int8", BAD, None),
-        ([FP32, UNTOLD], "auto", FP32, "the manifest does not tell what int8.onnx loses"),
+        ([FP32, WITHOUT_LOSS], "auto", FP32, "the manifest does not say what int8.onnx loses"),
         ([FP32, BAD, GOOD], "int8", BAD, None),
         ([GOOD], "auto", GOOD, None),
     ],
     ids=str,
 )
-def test_the_graph_is_chosen_by_wish_and_loss(graphs: list[Graph], wish: Wish, chosen: Graph, note: str | None) -> None:
-    choice = choose(graphs, wish)
+def test_the_graph_is_chosen_by_request_and_loss(
+    graphs: list[Graph], requested: RequestedPrecision, chosen: Graph, note: str | None
+) -> None:
+    choice = choose_graph(graphs, requested)
     assert graphs[choice.index] is chosen
     assert choice.note == note
 
 
-@pytest.mark.parametrize(("graphs", "wish"), [([GOOD], "fp32"), ([BAD], "auto")], ids=str)
-def test_a_folder_without_a_graph_that_fits_is_refused(graphs: list[Graph], wish: Wish) -> None:
+@pytest.mark.parametrize(("graphs", "requested"), [([GOOD], "fp32"), ([BAD], "auto")], ids=str)
+def test_a_folder_without_a_graph_that_fits_is_refused(graphs: list[Graph], requested: RequestedPrecision) -> None:
     with pytest.raises(FolderError, match=r"no fp32 graph.*SLUICE_PRECISION=int8"):
-        choose(graphs, wish)
+        choose_graph(graphs, requested)
 
 
 def model(operator: str) -> bytes:

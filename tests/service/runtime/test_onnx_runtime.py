@@ -18,19 +18,8 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from service.errors import FolderError, InferenceFailed, InvalidInput, StartError
-from service.runtime.onnx_runtime import (
-    CPU,
-    CUDA,
-    TENSORRT,
-    Device,
-    FallenBack,
-    GpuOptions,
-    OnnxRuntime,
-    Provider,
-    may_use_gpu,
-    open_runtime,
-    require_runtime,
-)
+from service.runtime.base import CPU, CUDA, TENSORRT, Device, FallbackRuntime
+from service.runtime.onnx_runtime import GpuOptions, OnnxRuntime, Provider, may_use_gpu, open_runtime, require_runtime
 from service.runtime.tensors import Tensors, collate, split
 from tests.fakes import SUM_SIGNATURE, recurrent_graph, recurrent_signature, sum_graph
 
@@ -97,7 +86,7 @@ def test_names_types_and_axes_are_read_from_the_graph() -> None:
     runtime = open_runtime(sum_graph())
     assert (runtime.inputs, runtime.outputs) == (SUM_SIGNATURE.inputs, SUM_SIGNATURE.outputs)
     assert (runtime.requested, runtime.provider) == ("cpu", CPU)
-    assert repr(runtime) == "<OnnxRuntime CPUExecutionProvider (asked: cpu) ['history', 'lengths']>"
+    assert repr(runtime) == "<OnnxRuntime CPUExecutionProvider (requested: cpu) ['history', 'lengths']>"
 
 
 def test_a_graph_is_opened_from_its_file(tmp_path: Path) -> None:
@@ -351,7 +340,7 @@ def test_on_a_gpu_inputs_and_outputs_are_bound_to_the_card_that_was_asked_for() 
 
 def test_a_stand_in_answers_and_says_for_what_and_why() -> None:
     real = open_runtime(sum_graph())
-    runtime = FallenBack(real, "auto", "wrong answers")
+    runtime = FallbackRuntime(real, "auto", "wrong answers")
     assert (runtime.requested, runtime.provider, runtime.fallback) == ("auto", CPU, "wrong answers")
     assert (runtime.inputs, runtime.outputs) == (real.inputs, real.outputs)
     tensors: Tensors = {"history": np.ones((1, 2, 1), np.float32), "lengths": np.array([2])}

@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 
 from service.errors import InferenceFailed, InvalidInput
 from service.runtime.tensors import (
-    DATATYPES,
     Signature,
     Tensors,
     TensorSpec,
     batch_key,
     check,
     collate,
-    item_of,
-    parse_row,
+    make_item,
+    put_rows,
+    row_lengths,
     split,
+    take_rows,
 )
 from tests.fakes import SUM_SIGNATURE, lstm_signature
 
@@ -152,19 +153,19 @@ def test_outputs_with_other_rows_than_the_items_are_a_failure_of_the_model() -> 
 
 
 def test_an_item_knows_its_rows_its_steps_and_their_true_lengths() -> None:
-    assert item_of(item(rows=3, steps=7, lengths=[7, 2, 1]), RAGGED)[1:] == (3, 7, [7, 2, 1], ())
+    assert make_item(item(rows=3, steps=7, lengths=[7, 2, 1]), RAGGED)[1:] == (3, 7, [7, 2, 1], ())
     without = item(rows=2, steps=4)
     del without["lengths"]
-    assert item_of(without, RAGGED).lengths == [4, 4]
+    assert make_item(without, RAGGED).lengths == [4, 4]
     flat = Signature((TensorSpec("x", "FP32", ("batch", 3)),), ())
-    assert item_of({"x": np.zeros((2, 3))}, flat)[1:] == (2, 1, [1, 1], ())
+    assert make_item({"x": np.zeros((2, 3))}, flat)[1:] == (2, 1, [1, 1], ())
 
 
 def test_axes_that_cannot_be_padded_keep_items_apart() -> None:
     assert batch_key(item(steps=3), RAGGED) == batch_key(item(steps=9), RAGGED) == ()
-    untold = Signature((TensorSpec("x", "FP32", ("batch", "time", "channels")),), ())
-    assert not untold.is_ragged
-    assert batch_key({"x": np.zeros((2, 5, 3))}, untold) == (5, 3)
+    without_lengths = Signature((TensorSpec("x", "FP32", ("batch", "time", "channels")),), ())
+    assert not without_lengths.is_ragged
+    assert batch_key({"x": np.zeros((2, 5, 3))}, without_lengths) == (5, 3)
 
 
 def test_without_lengths_the_time_axis_of_outputs_is_left_alone() -> None:
@@ -174,7 +175,7 @@ def test_without_lengths_the_time_axis_of_outputs_is_left_alone() -> None:
     assert [part["y"].shape for part in parts] == [(1, 2), (2, 2)]
 
 
-def test_a_caller_without_a_sequence_begins_with_zeros_beside_one_who_has_a_state() -> None:
+def test_an_item_without_a_state_begins_with_zeros_beside_one_that_has_one() -> None:
     signature = lstm_signature(units=4)
     with_state: Tensors = {
         "history": np.ones((2, 3, 1), np.float32),
@@ -197,59 +198,7 @@ def test_rows_without_lengths_are_as_long_as_their_item() -> None:
     assert collate([without], RAGGED)["lengths"].tolist() == [3, 3]
 
 
-@pytest.mark.parametrize(
-    ("values", "datatype", "shape"),
-    [
-        ([[1, 2.5], [3, -4]], "FP32", ("batch", "time", 2)),
-        ([1, 2, 3], "INT64", ("batch", "time")),
-        ([0, 255], "UINT8", ("batch", 2)),
-        ([True, False], "BOOL", ("batch", 2)),
-        (["a", "ü"], "BYTES", ("batch", 2)),
-        (7, "INT32", ("batch",)),
-        ([1e300], "FP64", ("batch", 1)),
-    ],
-)
-def test_one_row_is_parsed_into_a_batch_of_one(values: Any, datatype: str, shape: tuple[int | str, ...]) -> None:
-    row = parse_row(values, TensorSpec("x", datatype, shape))
-    assert row.dtype == DATATYPES[datatype]
-    assert row[0].tolist() == values
-
-
-@pytest.mark.parametrize(
-    ("values", "datatype", "shape", "words"),
-    [
-        ([1.0, 1e39], "FP32", ("batch", "time"), r"instance 3: x\[1\] is inf, which is not a finite FP32"),
-        ([1.0, float("nan")], "FP32", ("batch", "time"), r"x\[1\] is nan"),
-        ([10**400, 1.0], "FP32", ("batch", "time"), "too large"),
-        ([10**400], "FP32", ("batch", "time"), "too large"),
-        ([10**400], "INT64", ("batch", "time"), "too large"),
-        ([2**63], "INT64", ("batch", "time"), "expected values of INT64"),
-        ([256], "UINT8", ("batch", 1), "expected values of UINT8"),
-        ([-1], "UINT8", ("batch", 1), "expected values of UINT8"),
-        ([1.5], "INT64", ("batch", "time"), "numbers with a fraction"),
-        (["1"], "FP32", ("batch", "time"), "got strings"),
-        ([None], "FP32", ("batch", "time"), "null"),
-        ([True], "FP32", ("batch", "time"), "true or false"),
-        ([1], "BOOL", ("batch", "time"), "expected values of BOOL"),
-        ([1], "BYTES", ("batch", "time"), "expected values of BYTES"),
-        ([[1.0], [1.0, 2.0]], "FP32", ("batch", "time", 2), "different lengths"),
-        ([1.0], "FP32", ("batch", "time", 2), r"expected 2 axes in one row of FP32 \[batch, time, 2\], got 1"),
-        ({"a": 1}, "FP32", ("batch", "time"), "expected 1 axes"),
-    ],
-)
-def test_a_row_of_other_values_is_refused(values: Any, datatype: str, shape: tuple[int | str, ...], words: str) -> None:
-    with pytest.raises(InvalidInput, match=words) as caught:
-        parse_row(values, TensorSpec("x", datatype, shape), instance=3)
-    assert caught.value.facts["instance"] == 3
-
-
-def test_an_empty_row_is_parsed_and_refused_by_the_check() -> None:
-    row = parse_row([], TensorSpec("x", "FP32", ("batch", "time")))
-    with pytest.raises(InvalidInput, match="is empty"):
-        check({"x": row}, Signature((TensorSpec("x", "FP32", ("batch", "time")),), ()))
-
-
-def test_a_thousand_rows_of_odd_lengths_survive_the_journey() -> None:
+def test_a_thousand_rows_of_odd_lengths_are_whole_after_collating() -> None:
     lengths = np.random.default_rng(0).integers(1, 50, 1000)
     items: list[Tensors] = [
         {"history": np.full((1, length, 1), length, np.float32), "lengths": np.array([length])} for length in lengths
@@ -257,3 +206,28 @@ def test_a_thousand_rows_of_odd_lengths_survive_the_journey() -> None:
     batch = collate(items, SUM_SIGNATURE)
     assert check(batch, SUM_SIGNATURE) == 1000
     np.testing.assert_array_equal(batch["history"].sum(axis=(1, 2)), (lengths**2).astype(np.float32))
+
+
+def test_rows_that_are_taken_apart_come_back_in_their_order() -> None:
+    lengths = [2, 5, 1, 4]
+    tensors = item(rows=4, steps=6, lengths=lengths)
+    assert row_lengths(tensors, RAGGED) == lengths
+    groups = [[1, 3], [0, 2]]
+    parts = [take_rows(tensors, rows, max(lengths[row] for row in rows), RAGGED) for rows in groups]
+    assert [part["history"].shape for part in parts] == [(2, 5, 2), (2, 2, 2)]
+    assert [part["lengths"].tolist() for part in parts] == [[5, 4], [2, 1]]
+    outputs = [{"mean": part["kind"], "sequence": part["history"]} for part in parts]
+    whole = put_rows(outputs, groups, 6, RAGGED)
+    np.testing.assert_array_equal(whole["mean"], tensors["kind"])
+    assert whole["sequence"].shape == (4, 6, 2)
+    for row, length in enumerate(lengths):
+        np.testing.assert_array_equal(whole["sequence"][row, :length], tensors["history"][row, :length])
+        assert not whole["sequence"][row, 5 if row in groups[0] else 2 :].any()
+
+
+def test_rows_of_a_model_without_time_are_taken_whole() -> None:
+    signature = Signature((TensorSpec("x", "BYTES", ("batch", 2)),), (TensorSpec("y", "BYTES", ("batch", 2)),))
+    tensors: Tensors = {"x": np.array([["a", "b"], ["c", "d"], ["e", "f"]], object)}
+    parts = [take_rows(tensors, rows, 1, signature) for rows in ([2], [0, 1])]
+    assert [part["x"].tolist() for part in parts] == [[["e", "f"]], [["a", "b"], ["c", "d"]]]
+    assert put_rows([{"y": part["x"]} for part in parts], [[2], [0, 1]], 1, signature)["y"].tolist() == tensors["x"].tolist()

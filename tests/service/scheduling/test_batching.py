@@ -16,7 +16,7 @@ import pytest
 
 from service.clock import MonotonicClock
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, ModelNotReady, Overloaded
-from service.scheduling.batching import Batcher, Work
+from service.scheduling.batching import Batcher, Submission
 from service.scheduling.costs import CostModel
 from service.scheduling.planning import Limits
 from tests.fakes import PATIENCE_S, Gate, ManualClock, RecordingObserver
@@ -445,14 +445,14 @@ async def test_before_start_nothing_is_taken() -> None:
 
 async def test_a_request_of_many_items_is_answered_in_order() -> None:
     async with batching(lambda payloads: [payload * 10 for payload in payloads], num_workers=2) as batcher:
-        assert await batcher.submit_all([Work(number) for number in range(1000)]) == [number * 10 for number in range(1000)]
+        assert await batcher.submit_all([Submission(number) for number in range(1000)]) == [number * 10 for number in range(1000)]
         assert await batcher.submit_all([]) == []
 
 
 async def test_a_request_may_have_more_rows_than_the_queue_and_leaves_room_for_others() -> None:
     gate: Gate[Any] = Gate()
     async with batching(gate, Limits(max_batch_size=4, max_queue_size=10)) as batcher:
-        large = asyncio.create_task(batcher.submit_all([Work(number, rows=4) for number in range(20)]))
+        large = asyncio.create_task(batcher.submit_all([Submission(number, rows=4) for number in range(20)]))
         await gate.entered()
         await turns()
         assert batcher.queued_rows <= 8
@@ -465,11 +465,11 @@ async def test_a_request_under_way_waits_for_room_instead_of_being_refused() -> 
     async with batching(gate, Limits(max_batch_size=4, max_queue_size=4)) as batcher:
         await busy(batcher, gate)
         (other,) = await begin(batcher, "other", rows=3)
-        large = asyncio.create_task(batcher.submit_all([Work(number) for number in range(8)]))
+        large = asyncio.create_task(batcher.submit_all([Submission(number) for number in range(8)]))
         await turns()
         assert batcher.queued_rows == 4
         with pytest.raises(Overloaded):
-            await batcher.submit_all([Work("nothing of this one is under way")])
+            await batcher.submit_all([Submission("nothing of this one is under way")])
         gate.open()
         assert await large == list(range(8))
         assert await other == "other"
@@ -478,7 +478,7 @@ async def test_a_request_under_way_waits_for_room_instead_of_being_refused() -> 
 async def test_a_large_request_fills_its_batches() -> None:
     gate: Gate[int] = Gate(is_open=True)
     async with batching(gate, Limits(max_batch_size=4)) as batcher:
-        assert await batcher.submit_all([Work(number) for number in range(24)]) == list(range(24))
+        assert await batcher.submit_all([Submission(number) for number in range(24)]) == list(range(24))
         assert [len(batch) for batch in gate.batches] == [4] * 6
 
 
@@ -487,7 +487,7 @@ async def test_when_one_item_of_a_request_fails_the_others_are_given_up() -> Non
     observer = RecordingObserver()
     poison = InvalidInput("poison")
     async with batching(gate, Limits(max_batch_size=1), observer=observer) as batcher:
-        request = asyncio.create_task(batcher.submit_all([Work(poison), Work("b"), Work("c")]))
+        request = asyncio.create_task(batcher.submit_all([Submission(poison), Submission("b"), Submission("c")]))
         await gate.entered()
         gate.let()
         with pytest.raises(InvalidInput):
@@ -513,7 +513,7 @@ async def test_failures_that_nobody_waits_for_are_not_complained_about() -> None
 
     async with batching(run, Limits(max_batch_size=1), num_workers=2) as batcher:
         # The worker that takes the third is told so only after the second has failed.
-        request = asyncio.create_task(batcher.submit_all([Work("first"), Work("second"), Work("third")]))
+        request = asyncio.create_task(batcher.submit_all([Submission("first"), Submission("second"), Submission("third")]))
         await asyncio.wait([request])
         assert repr(request.exception()) == "InvalidInput('first')"
         del request
@@ -525,7 +525,7 @@ async def test_a_cancelled_request_takes_all_its_items_along() -> None:
     gate: Gate[Any] = Gate()
     async with batching(gate, Limits(max_batch_size=1)) as batcher:
         await busy(batcher, gate)
-        request = asyncio.create_task(batcher.submit_all([Work("a"), Work("b")]))
+        request = asyncio.create_task(batcher.submit_all([Submission("a"), Submission("b")]))
         await turns()
         assert batcher.num_queued == 2
         request.cancel()
@@ -538,7 +538,9 @@ async def test_the_deadline_of_a_request_is_that_of_each_item() -> None:
     gate: Gate[Any] = Gate()
     clock = ManualClock()
     async with batching(gate, Limits(max_batch_size=1), clock=clock) as batcher:
-        request = asyncio.create_task(batcher.submit_all([Work("a"), Work("b"), Work("c")], deadline=clock.now() + 1))
+        request = asyncio.create_task(
+            batcher.submit_all([Submission("a"), Submission("b"), Submission("c")], deadline=clock.now() + 1)
+        )
         await gate.entered()
         clock.advance(1)
         with pytest.raises(DeadlineExceeded):

@@ -1,33 +1,33 @@
-"""A turn of the event loop is over once those who asked have computed for long, and the next one begins anew."""
+"""The budget of a turn of the event loop is spent once requests have computed for long, and the next turn has a new one."""
 
 from __future__ import annotations
 
 import asyncio
 
-from service.scheduling.loop_budget import Turns
+from service.scheduling.loop_budget import LoopBudget
 from tests.fakes import ManualClock
 
 
-async def test_a_turn_is_over_when_it_has_been_long_and_the_next_begins_anew() -> None:
+async def test_a_budget_is_spent_when_a_turn_has_been_long_and_renewed_by_the_next() -> None:
     clock = ManualClock()
-    turns = Turns(0.004, clock.now)
-    assert not turns.is_over()
+    budget = LoopBudget(0.004, clock.now)
+    assert not budget.is_spent()
     clock.advance(0.004)
-    assert not turns.is_over()
+    assert not budget.is_spent()
     clock.advance(0.001)
-    assert turns.is_over()
+    assert budget.is_spent()
     await asyncio.sleep(0)
-    assert not turns.is_over()
+    assert not budget.is_spent()
 
 
-async def test_whoever_waits_computes_in_a_later_turn_in_the_order_of_arrival() -> None:
+async def test_what_waits_computes_in_a_later_turn_in_the_order_of_arrival() -> None:
     clock = ManualClock()
-    turns = Turns(0.004, clock.now)
+    budget = LoopBudget(0.004, clock.now)
     turn = 0
     computed: list[tuple[int, int]] = []
 
     async def compute(number: int) -> None:
-        await turns.next()
+        await budget.renewal()
         clock.advance(0.003)
         computed.append((turn, number))
 

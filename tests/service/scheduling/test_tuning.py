@@ -12,15 +12,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from service.errors import InferenceFailed
-from service.runtime.onnx_runtime import CPU, CUDA
+from service.runtime.base import CPU, CUDA
 from service.runtime.synthetic import MAX_ROWS
 from service.runtime.tensors import LENGTHS, Signature, Tensors, TensorSpec
 from service.scheduling.costs import CostModel
-from service.scheduling.planning import Limits
-from service.scheduling.tuning import PATIENCE, Point, choose, fit, measure, settled, tune
+from service.scheduling.planning import Limits, RequestedLimits
+from service.scheduling.tuning import PATIENCE, Point, choose_limits, fit_cost, measure, tune
 from tests.fakes import SUM_SIGNATURE, FakeRuntime, ManualClock
 
-AUTO = Limits(max_batch_size=0, max_padded_steps=0)
+AUTO = RequestedLimits()
 FLAT = Signature((TensorSpec("x", "FP32", ("batch", 3)),), (TensorSpec("y", "FP32", ("batch", 3)),))
 Cost = Callable[[int, int], float]
 """(rows, steps) → milliseconds."""
@@ -52,12 +52,12 @@ class Timed(FakeRuntime):
         now = self.clock.now
         return measure(self, signature, num_steps=num_steps, budget_s=budget_s, clock=now, stopwatch=now)
 
-    def limits(self, limits: Limits = AUTO, *, num_steps: int = 168, target_ms: float = 50.0) -> Limits:
+    def limits(self, requested: RequestedLimits = AUTO, *, num_steps: int = 168, target_ms: float = 50.0) -> Limits:
         signature = Signature(self.inputs, self.outputs)
         tuning = tune(
             self,
             signature,
-            limits,
+            requested,
             num_steps=num_steps,
             latency_target_ms=target_ms,
             budget_s=0.1,
@@ -73,14 +73,14 @@ class Timed(FakeRuntime):
 
 @pytest.mark.parametrize("cost", [LSTM, CostModel(0.0, 0.0, 0.0, 0.002), CostModel(0.04, 0.007, 0.0001, 0.0001)])
 def test_planted_costs_are_found_again(cost: CostModel) -> None:
-    found = fit(Timed(cost.predict_ms).measured())
+    found = fit_cost(Timed(cost.predict_ms).measured())
     for rows, steps in [(1, 1), (3, 50), (64, 8), (30, 168), (200, 400)]:
         assert found.predict_ms(rows, steps) == pytest.approx(cost.predict_ms(rows, steps), rel=1e-3)
 
 
 def test_a_model_without_time_is_measured_by_rows_alone() -> None:
     runtime = Timed(CostModel(overhead_ms=0.2, row_ms=0.05).predict_ms, FLAT)
-    found = fit(runtime.measured(num_steps=1), has_time=False)
+    found = fit_cost(runtime.measured(num_steps=1), has_time=False)
     assert {steps for _, steps in runtime.sizes} == {1}
     assert astuple(found) == pytest.approx((0.2, 0.05, 0.0, 0.0))
 
@@ -94,7 +94,7 @@ def test_noise_that_only_adds_changes_little(seed: int) -> None:
         # A third of the runs are held up, by up to ten times what they cost.
         return LSTM.predict_ms(rows, steps) * (1 + 10 * draw.random() * (draw.random() < 0.33))
 
-    found = fit(Timed(noisy).measured())
+    found = fit_cost(Timed(noisy).measured())
     assert found.predict_ms(8, 100) == pytest.approx(LSTM.predict_ms(8, 100), rel=0.5)
 
 
@@ -162,8 +162,8 @@ def test_a_batch_that_the_device_cannot_hold_ends_the_climb_and_not_the_load() -
 
 
 def test_fit_is_never_negative_and_puts_unknown_time_down_to_steps() -> None:
-    assert astuple(fit([Point(1, 8, 4.0)])) == pytest.approx((0.0, 0.0, 0.0, 0.5))
-    cost = fit([Point(1, 8, 4.0), Point(4, 8, 5.0), Point(16, 8, 3.0)])
+    assert astuple(fit_cost([Point(1, 8, 4.0)])) == pytest.approx((0.0, 0.0, 0.0, 0.5))
+    cost = fit_cost([Point(1, 8, 4.0), Point(4, 8, 5.0), Point(16, 8, 3.0)])
     assert min(cost.overhead_ms, cost.row_ms, cost.step_ms, cost.row_step_ms) >= 0
 
 
@@ -172,7 +172,7 @@ times = st.floats(1e-4, 1e3)
 
 @given(st.lists(st.builds(Point, st.integers(1, 256), st.integers(1, 400), times), min_size=1, max_size=12))
 def test_whatever_was_measured_the_cost_never_falls(points: list[Point]) -> None:
-    cost = fit(points)
+    cost = fit_cost(points)
     assert cost.predict_ms(2, 10) >= cost.predict_ms(1, 10) >= 0
     assert cost.predict_ms(2, 11) >= cost.predict_ms(2, 10)
 
@@ -216,8 +216,8 @@ def test_a_lower_target_makes_smaller_batches() -> None:
     assert padded[0] < padded[-1]
 
 
-@pytest.mark.parametrize("given", [Limits(7, 0), Limits(0, 99), Limits(7, 99)])
-def test_a_number_of_the_operator_wins(given: Limits) -> None:
+@pytest.mark.parametrize("given", [RequestedLimits(7), RequestedLimits(None, 99), RequestedLimits(7, 99)])
+def test_a_number_of_the_operator_wins(given: RequestedLimits) -> None:
     limits = Timed(LSTM.predict_ms).limits(given)
     assert limits.max_batch_size == 7 if given.max_batch_size else limits.max_batch_size > 7
     assert limits.max_padded_steps == 99 if given.max_padded_steps else limits.max_padded_steps > 99
@@ -225,7 +225,7 @@ def test_a_number_of_the_operator_wins(given: Limits) -> None:
 
 
 def test_other_limits_stay() -> None:
-    limits = Timed(LSTM.predict_ms).limits(Limits(0, 0, max_queue_size=5, max_queue_delay_s=0.25))
+    limits = Timed(LSTM.predict_ms).limits(RequestedLimits(max_queue_size=5, max_queue_delay_s=0.25))
     assert (limits.max_queue_size, limits.max_queue_delay_s) == (5, 0.25)
 
 
@@ -242,7 +242,7 @@ def test_on_cuda_larger_batches_are_tried() -> None:
 
 def test_when_time_was_up_before_the_best_batch_was_seen_the_usual_one_is_taken() -> None:
     points = [Point(1, 10, 5.0)]
-    limits = choose(points, CostModel(overhead_ms=5.0), AUTO, num_steps=10, latency_target_ms=50.0)
+    limits = choose_limits(points, CostModel(overhead_ms=5.0), AUTO, num_steps=10, latency_target_ms=50.0)
     assert (limits.max_batch_size, limits.max_padded_steps) == (Limits().max_batch_size, Limits().max_batch_size * 10)
 
 
@@ -252,8 +252,3 @@ def test_a_graph_that_refuses_made_up_rows_is_not_tuned() -> None:
 
     runtime = Timed(refuse)
     assert tune(runtime, SUM_SIGNATURE, AUTO, num_steps=8, latency_target_ms=50, budget_s=0.1) is None
-
-
-def test_where_nothing_is_measured_the_defaults_hold() -> None:
-    assert settled(AUTO) == Limits()
-    assert settled(Limits(3, 0)) == Limits(max_batch_size=3)

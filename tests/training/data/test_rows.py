@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from training.__main__ import run
-from training.data.rows import RowSplit, cut, read_rows
+from training.data.rows import RowSplit, hold_back, read_rows
 from training.data.sources import DataError
 from training.layers.registry import LayerError
-from training.recipe import Data, RecipeError, Source, parse_recipe
-from training.runs.tabular import run as run_rows
+from training.recipe import RecipeError, RowData, RowSource, TabularRecipe, parse_recipe
+from training.runs import tabular
+from training.runs.train import train
 
 RECIPE = """\
 task = "tensor"
@@ -67,15 +67,15 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, **options: Any) -> RowSplit:
     data = options.pop("data", {})
-    return read_rows(Data.model_validate({"train": [{"path": "rows.csv", "label": "kind", **options}], **data}), folder, 1)
+    return read_rows(RowData.model_validate({"train": [{"path": "rows.csv", "label": "kind", **options}], **data}), folder, 1)
 
 
 def test_each_label_keeps_its_share_on_both_sides_of_a_cut() -> None:
     labels = np.array([0] * 50 + [1] * 20)
-    kept, back = cut(70, labels, 0.2, np.random.default_rng(0))
+    kept, back = hold_back(70, labels, 0.2, np.random.default_rng(0))
     assert np.bincount(labels[back]).tolist() == [10, 4]
     assert sorted([*kept, *back]) == list(range(70))
-    assert [len(part) for part in cut(70, None, 0.0, np.random.default_rng(0))] == [70, 0]
+    assert [len(part) for part in hold_back(70, None, 0.0, np.random.default_rng(0))] == [70, 0]
 
 
 def test_all_columns_but_the_answer_are_features(folder: Path) -> None:
@@ -125,7 +125,7 @@ def test_rows_are_answered_with_labels_or_numbers(
     last = '[[layers]]\ntype = "normalization"\ninvert = true\n' if loss == "mse" else ""
     recipe = parse_recipe(RECIPE.format(data=data, units=units, activation=activation, loss=loss, last=last))
     path = folder / "toy.toml"
-    published = run(recipe, path, data=folder, models=folder / "models", runs=folder / "runs", console=Console(quiet=True))
+    published = train(recipe, path, data=folder, models=folder / "models", runs=folder / "runs", console=Console(quiet=True))
     manifest = json.loads((published / "manifest.json").read_text())
     assert manifest["task"] == "tensor"
     assert manifest["inputs"] == [{"name": "features", "datatype": "FP32", "shape": ["batch", 2]}]
@@ -139,7 +139,7 @@ def test_a_run_on_rows_is_resumed_only_by_the_recipe_that_began_it(folder: Path)
 
     def go(changes: list[str], *, resume: bool = False) -> None:
         recipe, path, console = parse_recipe(text, changes), folder / "toy.toml", Console(quiet=True)
-        run(recipe, path, data=folder, models=folder / "models", runs=folder / "runs", resume=resume, console=console)
+        train(recipe, path, data=folder, models=folder / "models", runs=folder / "runs", resume=resume, console=console)
 
     go(["fit.epochs=1"])
     with pytest.raises(RecipeError, match="the recipe has changed since that run: seed"):
@@ -163,17 +163,20 @@ def test_a_last_layer_that_does_not_fit_the_loss_is_refused(
     folder: Path, units: int, activation: str, loss: str, message: str
 ) -> None:
     recipe = parse_recipe(RECIPE.format(data="", units=units, activation=activation, loss=loss, last=""))
+    assert isinstance(recipe, TabularRecipe)
     with pytest.raises(LayerError, match=message):
-        run_rows(recipe, data=folder, folder=folder / "runs", resume=False, console=Console(quiet=True))
+        tabular.run(recipe, data=folder, folder=folder / "runs", resume=False, console=Console(quiet=True))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (['scaling.kind="minmax"'], r"\[scaling\] is for task \"forecast\"; task \"tensor\" has the layer normalization"),
-        (['fit.loss="mse"'], 'loss "mse" does not fit task "tensor"'),
-        (['evaluate.baselines=["theta"]'], 'task "tensor" has the baselines .*, not "theta"'),
-        (['data.train.0.path=""', 'data.train.0.builtin="air-passengers"'], 'builtin "air-passengers" is for task "forecast"'),
+        (['scaling.kind="minmax"'], "unknown key \"scaling\"; it is for task 'forecast'"),
+        (["fit.word_dropout=0.1"], "unknown key \"fit.word_dropout\"; it is for task 'classify'"),
+        (['fit.loss="mse"'], 'loss "mse" does not fit: labels need a crossentropy'),
+        (['fit.loss="quantile"'], '"fit.loss": Input should be .*categorical_crossentropy'),
+        (['evaluate.baselines=["theta"]'], r'"evaluate.baselines.0": Input should be .*, got .theta.'),
+        (['data.train.0.path=""', 'data.train.0.builtin="air-passengers"'], "Input should be 'breast-cancer'"),
     ],
 )
 def test_parts_that_do_not_fit_the_task_are_refused(changes: list[str], message: str) -> None:
@@ -184,4 +187,4 @@ def test_parts_that_do_not_fit_the_task_are_refused(changes: list[str], message:
 
 def test_a_source_is_a_file_or_builtin() -> None:
     with pytest.raises(ValueError, match="either `path` or `builtin`"):
-        Source.model_validate({"path": "a", "builtin": "breast-cancer"})
+        RowSource.model_validate({"path": "a", "builtin": "breast-cancer"})

@@ -20,11 +20,11 @@ from training.data.series import (
     windows_in_order,
 )
 from training.data.sources import DataError
-from training.recipe import Data, Forecast, Source
+from training.recipe import ForecastSettings, SeriesData, SeriesSource
 
 
-def forecast(context_length: int = 6, horizon: int = 2, min_length: int = 3) -> Forecast:
-    return Forecast(context_length=context_length, horizon=horizon, min_length=min_length)
+def forecast(context_length: int = 6, horizon: int = 2, min_length: int = 3) -> ForecastSettings:
+    return ForecastSettings(context_length=context_length, horizon=horizon, min_length=min_length)
 
 
 def counting(num_series: int = 2, length: int = 20) -> Series:
@@ -36,7 +36,7 @@ def counting(num_series: int = 2, length: int = 20) -> Series:
 
 def read(folder: Path, text: str, **options: object) -> Series:
     (folder / "a.csv").write_text(text)
-    return read_series(Data(train=[Source.model_validate({"path": "a.csv", **options})]), forecast(), folder)
+    return read_series(SeriesData(train=[SeriesSource.model_validate({"path": "a.csv", **options})]), forecast(), folder)
 
 
 LONG = "unique_id,ds,y\n" + "".join(f"{key},{t},{10 * k + t}\n" for k, key in enumerate("ab") for t in range(12))
@@ -72,7 +72,7 @@ def test_packed_files_are_read_as_they_are_and_beside_their_plain_name(tmp_path:
     packed = gzip.compress(LONG.encode()) if ending == ".gz" else lzma.compress(LONG.encode())
     (tmp_path / f"a.csv{ending}").write_bytes(packed)
     for path in ("a.csv", f"a.csv{ending}"):
-        assert read_series(Data(train=[Source(path=path)]), forecast(), tmp_path).ids == ("a", "b")
+        assert read_series(SeriesData(train=[SeriesSource(path=path)]), forecast(), tmp_path).ids == ("a", "b")
 
 
 @pytest.mark.parametrize("ending", [".gz", ".xz"])
@@ -80,20 +80,24 @@ def test_a_packed_file_that_is_broken_is_refused(tmp_path: Path, ending: str) ->
     packed = gzip.compress(LONG.encode()) if ending == ".gz" else lzma.compress(LONG.encode())
     (tmp_path / f"a.csv{ending}").write_bytes(packed[:40] + b"x" * 20)
     with pytest.raises(DataError, match="cannot be read"):
-        read_series(Data(train=[Source(path="a.csv")]), forecast(), tmp_path)
+        read_series(SeriesData(train=[SeriesSource(path="a.csv")]), forecast(), tmp_path)
 
 
 def test_a_test_file_goes_on_where_the_training_file_ends(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(LONG)
     (tmp_path / "test.csv").write_text("unique_id,ds,y\nb,12,22\nb,13,23\na,12,12\na,13,13\n")
-    series = read_series(Data(train=[Source(path="train.csv")], test=[Source(path="test.csv")]), forecast(), tmp_path)
+    series = read_series(
+        SeriesData(train=[SeriesSource(path="train.csv")], test=[SeriesSource(path="test.csv")]), forecast(), tmp_path
+    )
     assert series.test_length == 2
     assert series.values[0][-3:, 0].tolist() == [11, 12, 13]
     assert series.values[1][-3:, 0].tolist() == [21, 22, 23]
 
 
 def test_the_airline_passengers_need_no_file() -> None:
-    series = read_series(Data(train=[Source(builtin="air-passengers")]), Forecast(context_length=24, horizon=12), None)
+    series = read_series(
+        SeriesData(train=[SeriesSource(builtin="air-passengers")]), ForecastSettings(context_length=24, horizon=12), None
+    )
     assert len(series.values[0]) == 144
     assert series.values[0][0, 0] == 112
 
@@ -120,7 +124,6 @@ def test_short_series_are_left_out_and_counted(tmp_path: Path) -> None:
         (LONG.replace("a,3,3", "a,3,x"), {}, "'x' is not a number"),
         ("unique_id,ds,y\na,1,1\na,2,2\n", {}, 'the longest, "a", has 2 steps; 9 are needed'),
         (LONG, {"sha256": "0" * 64}, "expected sha256 0000"),
-        (LONG, {"format": "lines"}, "is for texts"),
         (NEWEST_FIRST, {"time": "date"}, 'a.csv: column "date" goes back in time, from 2020-01-12 to 2020-01-11: sort the rows'),
         (LONG + "b,3,1\n", {}, 'a.csv: series "b": column "ds" goes back in time, from 11 to 3'),
         (TABLE, {"time": "datum"}, 'has no column "datum"; there are '),
@@ -150,9 +153,9 @@ def test_rows_whose_times_do_not_go_back_are_read_as_they_stand(tmp_path: Path, 
     ("folder", "message"), [(None, "$SLUICE_DATA is not set"), (Path("nowhere"), "no file nowhere/m4/a.csv")]
 )
 def test_a_missing_file_names_its_origin_and_how_to_fetch_it(folder: Path | None, message: str) -> None:
-    source = Source(path="m4/a.csv", origin="https://example.org/a.csv", catalogue="m4-hourly")
+    source = SeriesSource(path="m4/a.csv", origin="https://example.org/a.csv", catalogue="m4-hourly")
     with pytest.raises(DataError) as caught:
-        read_series(Data(train=[source]), forecast(), folder)
+        read_series(SeriesData(train=[source]), forecast(), folder)
     assert message in str(caught.value)
     assert "https://example.org/a.csv" in str(caught.value)
     assert "python -m training fetch m4-hourly" in str(caught.value)
@@ -213,18 +216,20 @@ def test_rows_are_padded_no_further_than_they_need() -> None:
 
 def test_targets_may_be_some_of_the_features(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(TABLE)
-    data = Data(train=[Source(path="a.csv")], targets=["heat"])
+    data = SeriesData(train=[SeriesSource(path="a.csv")], targets=["heat"])
     windows = evaluation_windows(read_series(data, forecast(), tmp_path), forecast(), "test")
     assert windows.history.shape[2] == 2
     assert windows.future[0, :, 0].tolist() == [5, 5.5]
     with pytest.raises(DataError, match='target "cold" is not among'):
-        read_series(Data(train=[Source(path="a.csv")], targets=["cold"]), forecast(), tmp_path)
+        read_series(SeriesData(train=[SeriesSource(path="a.csv")], targets=["cold"]), forecast(), tmp_path)
 
 
 @pytest.mark.data
 def test_the_m4_hourly_series_are_as_published(data_folder: Path) -> None:
-    data = Data(train=[Source(path="m4-hourly/Hourly-train.csv")], test=[Source(path="m4-hourly/Hourly-test.csv")])
-    series = read_series(data, Forecast(context_length=336, horizon=48), data_folder)
+    data = SeriesData(
+        train=[SeriesSource(path="m4-hourly/Hourly-train.csv")], test=[SeriesSource(path="m4-hourly/Hourly-test.csv")]
+    )
+    series = read_series(data, ForecastSettings(context_length=336, horizon=48), data_folder)
     assert len(series.ids) == 414
     assert {len(values) for values in series.values} == {748, 1008}
     assert series.test_length == 48

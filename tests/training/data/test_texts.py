@@ -20,7 +20,7 @@ from training.data.texts import (
     num_batches_by_length,
     read_texts,
 )
-from training.recipe import Data, Source, Tokenizer
+from training.recipe import TextData, TextSource, TokenizerSettings
 
 LINES = "".join(f"{i % 2} sentence number {i} is {'good' if i % 2 else 'bad'}\n" for i in range(40))
 TEST_LINES = "1 a good one\n0 a bad one\n"
@@ -29,8 +29,8 @@ TEST_LINES = "1 a good one\n0 a bad one\n"
 def read(folder: Path, train: str | bytes, name: str = "train.txt", **options: object) -> TextSplit:
     (folder / name).write_bytes(train if isinstance(train, bytes) else train.encode())
     (folder / "test.txt").write_text(TEST_LINES)
-    source = Source.model_validate({"path": name, **options})
-    data = Data(train=[source], test=[Source(path="test.txt")], labels=["negative", "positive"])
+    source = TextSource.model_validate({"path": name, **options})
+    data = TextData(train=[source], test=[TextSource(path="test.txt")], labels=["negative", "positive"])
     return read_texts(data, folder, seed=1)
 
 
@@ -51,9 +51,9 @@ def test_latin_1_is_understood_and_splits_no_line(tmp_path: Path) -> None:
 def test_tables_name_their_columns(tmp_path: Path) -> None:
     rows = "\n".join(f'text {i} "quoted\t{"neg" if i % 2 else "pos"}' for i in range(30))
     (tmp_path / "a.tsv").write_text(f"sentence\tmood\n{rows}\n")
-    data = Data(
-        train=[Source(path="a.tsv", text="sentence", label="mood")],
-        test=[Source(path="a.tsv", text="sentence", label="mood")],
+    data = TextData(
+        train=[TextSource(path="a.tsv", text="sentence", label="mood")],
+        test=[TextSource(path="a.tsv", text="sentence", label="mood")],
         labels={"neg": "negative", "pos": "positive"},
         drop_shared_texts=False,
     )
@@ -68,8 +68,10 @@ def test_a_group_never_stands_on_both_sides_of_the_cut(tmp_path: Path) -> None:
     )
     frame.write_parquet(tmp_path / "a.parquet")
     (tmp_path / "test.txt").write_text(TEST_LINES)
-    data = Data(
-        train=[Source(path="a.parquet", group="movie", validation_share=0.2)], test=[Source(path="test.txt")], labels=["0", "1"]
+    data = TextData(
+        train=[TextSource(path="a.parquet", group="movie", validation_share=0.2)],
+        test=[TextSource(path="test.txt")],
+        labels=["0", "1"],
     )
     split = read_texts(data, tmp_path, 3)
     movies = [{int(text.split()[1]) // 7 for text in part.texts} for part in (split.train, split.validation["a"])]
@@ -89,6 +91,32 @@ def test_training_texts_that_stand_in_the_test_file_are_left_out(tmp_path: Path)
     split = read(tmp_path, LINES + "1 A GOOD one \n")
     assert split.num_shared == 1
     assert "A GOOD one" not in split.train.texts
+
+
+def test_without_test_files_a_share_of_the_texts_is_the_test_part(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(LINES + LINES.upper())
+    data = TextData(train=[TextSource(path="train.txt")], test_share=0.25)
+    split = read_texts(data, tmp_path, 3)
+    parts = [split.train, split.validation["train"], split.tests["train"]]
+    assert len(split.tests["train"]) == 20
+    assert sum(map(len, parts)) + split.num_shared == 80
+    texts = [{text.lower() for text in part.texts} for part in parts]
+    assert not texts[0] & texts[2]
+    assert not texts[1] & texts[2]
+    assert read_texts(data, tmp_path, 3).tests["train"].texts == split.tests["train"].texts
+    assert read_texts(data, tmp_path, 4).tests["train"].texts != split.tests["train"].texts
+
+
+@pytest.mark.parametrize("data", [{}, {"test": [{"path": "b.txt"}], "test_share": 0.2}, {"test_share": 0.0}])
+def test_a_test_part_comes_from_files_or_from_a_share(data: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"give \[\[data.test\]\] or data.test_share"):
+        TextData.model_validate({"train": [{"path": "a.txt"}], **data})
+
+
+def test_labels_that_repeat_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(LINES)
+    with pytest.raises(DataError, match="the labels must differ"):
+        read_texts(TextData(train=[TextSource(path="train.txt")], test_share=0.2, labels=["a", "a"]), tmp_path, 0)
 
 
 def test_a_file_may_be_seen_several_times(tmp_path: Path) -> None:
@@ -124,7 +152,7 @@ TEXTS = ["The film is good.", "the plot is bad, the film is not", "good plot<br 
 
 @pytest.mark.parametrize("kind", ["words", "wordpiece", "bpe", "characters"])
 def test_a_tokenizer_has_padding_and_unknown_first_and_survives_its_file(kind: str) -> None:
-    settings = Tokenizer.model_validate({"kind": kind, "vocabulary": 60, "replacements": {"<br />": " "}})
+    settings = TokenizerSettings.model_validate({"kind": kind, "vocabulary": 60, "replacements": {"<br />": " "}})
     tokenizer = learn_tokenizer(TEXTS, settings)
     assert [tokenizer.id_to_token(i) for i in range(2)] == ["[PAD]", "[UNK]"]
     assert tokenizer.get_vocab_size() <= 60
@@ -136,7 +164,7 @@ def test_a_tokenizer_has_padding_and_unknown_first_and_survives_its_file(kind: s
 
 
 def test_of_a_long_text_the_head_and_the_tail_are_read() -> None:
-    tokenizer = learn_tokenizer(["a b c d e f"] * 2, Tokenizer(kind="words"))
+    tokenizer = learn_tokenizer(["a b c d e f"] * 2, TokenizerSettings(kind="words"))
     whole = encode(tokenizer, ["a b c d e f"], 10, 0)[0].tolist()
     assert encode(tokenizer, ["a b c d e f"], 2, 1)[0].tolist() == [*whole[:2], whole[-1]]
     assert encode(tokenizer, ["a b c d e f"], 2, 0)[0].tolist() == whole[:2]
@@ -198,10 +226,10 @@ def test_a_parquet_files_fingerprint_is_of_its_content(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_the_stanford_sentences_are_as_published(data_folder: Path) -> None:
-    data = Data(
-        train=[Source(path="sst2/train.txt", name="sst2")],
-        validation=[Source(path="sst2/dev.txt", name="sst2")],
-        test=[Source(path="sst2/test.txt", name="sst2")],
+    data = TextData(
+        train=[TextSource(path="sst2/train.txt", name="sst2")],
+        validation=[TextSource(path="sst2/dev.txt", name="sst2")],
+        test=[TextSource(path="sst2/test.txt", name="sst2")],
     )
     split = read_texts(data, data_folder, 0)
     assert len(split.train) + split.num_shared == 6920

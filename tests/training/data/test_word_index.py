@@ -10,7 +10,7 @@ import pytest
 
 from service.tasks.tokenization import load_tokenizer
 from training.data.texts import encode, learn_tokenizer, unknown_id
-from training.recipe import Tokenizer
+from training.recipe import TokenizerSettings
 
 TEXTS = (
     "The cat sat on the mat, and the dog sat (too)!",
@@ -44,7 +44,7 @@ def keras_tokenizer() -> Any:
 def test_ids_are_those_of_keras(options: dict[str, Any], keras_tokenizer: Any) -> None:
     oracle = keras_tokenizer(**options)
     oracle.fit_on_texts(TEXTS)
-    tokenizer = learn_tokenizer(TEXTS, Tokenizer(kind="keras", **options))
+    tokenizer = learn_tokenizer(TEXTS, TokenizerSettings(kind="keras", **options))
     texts = [*TEXTS, *OTHERS]
     found = [tokenizer.encode(text).ids for text in texts]
     assert found == oracle.texts_to_sequences(texts)
@@ -52,7 +52,7 @@ def test_ids_are_those_of_keras(options: dict[str, Any], keras_tokenizer: Any) -
 
 
 def test_the_server_reads_the_same_ids_and_cuts_the_same_way(tmp_path: Path) -> None:
-    tokenizer = learn_tokenizer(TEXTS, Tokenizer(kind="keras", num_words=9))
+    tokenizer = learn_tokenizer(TEXTS, TokenizerSettings(kind="keras", num_words=9))
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     served = load_tokenizer(tmp_path / "tokenizer.json")
     texts = [*TEXTS, *OTHERS, "!!!"]
@@ -62,13 +62,13 @@ def test_the_server_reads_the_same_ids_and_cuts_the_same_way(tmp_path: Path) -> 
 
 
 def test_the_name_of_nothing_is_no_word() -> None:
-    tokenizer = learn_tokenizer(["[UNK] is [UNK]"], Tokenizer(kind="keras", filters="", lower=False))
+    tokenizer = learn_tokenizer(["[UNK] is [UNK]"], TokenizerSettings(kind="keras", filters="", lower=False))
     assert tokenizer.encode("[UNK] is [UNK] a[UNK]").ids == [1]
 
 
 @pytest.mark.parametrize(("oov_token", "expected"), [(None, 0), ("<OOV>", 1)])
 def test_a_text_of_which_nothing_is_left_is_one_unknown_token(oov_token: str | None, expected: int) -> None:
-    tokenizer = learn_tokenizer(TEXTS, Tokenizer(kind="keras", num_words=9, oov_token=oov_token))
+    tokenizer = learn_tokenizer(TEXTS, TokenizerSettings(kind="keras", num_words=9, oov_token=oov_token))
     assert unknown_id(tokenizer) == expected
     assert [ids.tolist() for ids in encode(tokenizer, ["?!"], 5, 0)] == [[expected]]
 
@@ -76,4 +76,4 @@ def test_a_text_of_which_nothing_is_left_is_one_unknown_token(oov_token: str | N
 @pytest.mark.parametrize(("kind", "option"), [("keras", {"vocabulary": 50}), ("words", {"num_words": 50})])
 def test_options_of_another_kind_are_refused(kind: str, option: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f'{next(iter(option))} is not for kind "{kind}"'):
-        Tokenizer.model_validate({"kind": kind, **option})
+        TokenizerSettings.model_validate({"kind": kind, **option})

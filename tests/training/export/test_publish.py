@@ -11,7 +11,7 @@ import pytest
 
 from training.data.sources import Content
 from training.export.publish import Publication, PublishError, describe_data, next_version, publish
-from training.recipe import Recipe, Source
+from training.recipe import ForecastRecipe, SeriesSource
 
 RECIPE = {
     "task": "forecast",
@@ -25,7 +25,7 @@ RECIPE = {
 
 def make_publication(**changes: Any) -> Publication:
     fields: dict[str, Any] = {
-        "recipe": Recipe.model_validate(RECIPE),
+        "recipe": ForecastRecipe.model_validate(RECIPE),
         "graph": b"graph",
         "tensors": {"inputs": [], "outputs": [], "state": []},
         "spec": {"horizon": 2},
@@ -39,8 +39,8 @@ def make_publication(**changes: Any) -> Publication:
     return Publication(**{**fields, **changes})
 
 
-def with_version(version: int) -> Recipe:
-    return Recipe.model_validate({**RECIPE, "version": version})
+def with_version(version: int) -> ForecastRecipe:
+    return ForecastRecipe.model_validate({**RECIPE, "version": version})
 
 
 def test_a_folder_holds_the_graph_and_what_describes_it(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_what_fails_midway_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_files_are_described_by_what_was_read() -> None:
-    read, unread = Source(path="a.csv", origin="https://example.org", licence="free"), Source(path="b.csv")
+    read, unread = SeriesSource(path="a.csv", origin="https://example.org", licence="free"), SeriesSource(path="b.csv")
     content = Content(read, "a.csv", b"x", "f" * 64)
     assert describe_data([read, unread], [content]) == [
         {"name": "a.csv", "origin": "https://example.org", "licence": "free", "sha256": "f" * 64},

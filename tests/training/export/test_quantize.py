@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from training.__main__ import app, run
+from training.__main__ import app
 from training.export.graph import write_graph
 from training.export.quantize import (
     MARGIN,
@@ -27,7 +27,8 @@ from training.export.quantize import (
 )
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
-from training.recipe import Quantize, Recipe, parse_recipe
+from training.recipe import ForecastRecipe, Quantize, parse_recipe
+from training.runs.train import train
 from training.scoring.evaluate import Graph
 
 CLI = CliRunner()
@@ -61,7 +62,7 @@ def published(tmp_path: Path, text: str = RECIPE) -> Path:
     tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "toy.toml"
     path.write_text(text)
-    return run(parse_recipe(text), path, data=None, models=tmp_path / "models", runs=tmp_path / "runs", console=QUIET)
+    return train(parse_recipe(text), path, data=None, models=tmp_path / "models", runs=tmp_path / "runs", console=QUIET)
 
 
 def graphs_of(folder: Path) -> list[dict[str, Any]]:
@@ -209,4 +210,4 @@ def test_a_folder_of_a_gru_is_refused_and_left_alone(tmp_path: Path) -> None:
 def test_bounds_are_not_below_zero() -> None:
     recipe = json.loads(parse_recipe(RECIPE).model_dump_json())
     with pytest.raises(ValueError, match="greater than or equal to 0"):
-        Recipe.model_validate_json(json.dumps({**recipe, "quantize": {"max_points_lost": -1}}))
+        ForecastRecipe.model_validate_json(json.dumps({**recipe, "quantize": {"max_points_lost": -1}}))

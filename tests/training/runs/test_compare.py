@@ -1,4 +1,4 @@
-"""Which layers stand in the place of recurrent ones, and what is said of the scores."""
+"""Which layers stand in the place of recurrent ones, and what is concluded from the scores."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.console import Console
 
 from training.network.network import Network
 from training.recipe import RECIPES, Recipe, RecipeError, parse_recipe, read_recipe
-from training.runs import tabular
-from training.runs.compare import CELLS, Comparison, Trained, compare, rows, told, verdicts, with_cell, write
-from training.summary import spec_of_recipe
+from training.runs import forecast, tabular
+from training.runs.compare import CELLS, CellRun, Comparison, compare, conclusions, format_scores, rows, with_cell, write
+from training.runs.registry import TASKS
 
 
 def kinds(recipe: Recipe) -> list[Any]:
@@ -25,8 +25,10 @@ def kinds(recipe: Recipe) -> list[Any]:
 )
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_bundled_recipe_can_be_built_with_every_cell(name: str, cell: str) -> None:
-    changed = with_cell(read_recipe(RECIPES / f"{name}.toml"), cell)
-    spec, _ = spec_of_recipe(changed, None)
+    recipe = read_recipe(RECIPES / f"{name}.toml")
+    task = TASKS[recipe.task]
+    changed = with_cell(recipe, task, cell)
+    spec, _ = task.spec_of_recipe(changed, None)
     assert Network(spec).num_parameters > 0
     is_recurrent = {"lstm", "gru", "simple_rnn"} & set(kinds(changed))
     assert is_recurrent == {"bilstm": {"lstm"}, "bigru": {"gru"}, "birnn": {"simple_rnn"}, "mlp": set()}.get(cell, {cell})
@@ -34,22 +36,22 @@ def test_every_bundled_recipe_can_be_built_with_every_cell(name: str, cell: str)
 
 def test_options_that_the_new_cell_knows_are_kept() -> None:
     recipe = read_recipe(RECIPES / "close-price.toml", ["layers.0.unit_forget_bias=false", "layers.0.dropout=0.5"])
-    first = with_cell(recipe, "gru").layers[0]
+    first = with_cell(recipe, forecast.TASK, "gru").layers[0]
     assert first == {"type": "gru", "units": 50, "return_sequences": True, "dropout": 0.5}
-    assert with_cell(recipe, "bilstm").layers[0]["layer"]["unit_forget_bias"] is False
+    assert with_cell(recipe, forecast.TASK, "bilstm").layers[0]["layer"]["unit_forget_bias"] is False
 
 
 @pytest.mark.parametrize(("cell", "message"), [("lstmm", 'no cell "lstmm"; there are simple_rnn'), ("gru", "no recurrent layer")])
-def test_what_cannot_be_compared_is_said(cell: str, message: str) -> None:
+def test_a_comparison_that_cannot_be_made_is_refused(cell: str, message: str) -> None:
     recipe = read_recipe(RECIPES / "feature-vectors.toml")
     dense = recipe.model_copy(update={"layers": [{"type": "dense", "units": 1, "activation": "sigmoid"}]})
     with pytest.raises(RecipeError, match=message):
-        with_cell(dense, cell)
+        with_cell(dense, tabular.TASK, cell)
 
 
 def comparison(measure: str, **scores: list[float]) -> Comparison:
-    runs = [Trained(cell, i, {measure: score}, 10, 2.0, 4) for cell, found in scores.items() for i, score in enumerate(found)]
-    return Comparison("toy", tuple(runs), {"naive": {measure: 2.0}})
+    runs = [CellRun(cell, i, {measure: score}, 10, 2.0, 4) for cell, found in scores.items() for i, score in enumerate(found)]
+    return Comparison("toy", tuple(runs), {"naive": {measure: 2.0}}, ("accuracy",))
 
 
 @pytest.mark.parametrize(
@@ -57,12 +59,12 @@ def comparison(measure: str, **scores: list[float]) -> Comparison:
     [
         (comparison("mae", lstm=[1.0, 1.01], mlp=[2.0, 2.02]), "lstm beats mlp by 50.0 %"),
         (comparison("accuracy", lstm=[0.80, 0.81], mlp=[0.90, 0.91]), "mlp beats lstm by 12.4 %"),
-        (comparison("mae", lstm=[1.0, 2.0], mlp=[1.4, 2.4]), "no difference to be sure of"),
-        (comparison("mae", lstm=[1.0], mlp=[2.0]), "one seed tells nothing"),
+        (comparison("mae", lstm=[1.0, 2.0], mlp=[1.4, 2.4]), "no clear difference"),
+        (comparison("mae", lstm=[1.0], mlp=[2.0]), "one seed has no spread"),
     ],
 )
 def test_a_difference_is_claimed_only_beyond_the_spread_of_the_seeds(found: Comparison, sentence: str) -> None:
-    assert sentence in verdicts(found)[0]
+    assert sentence in conclusions(found)[0]
 
 
 def test_the_table_has_mean_and_spread_of_cells_and_baselines() -> None:
@@ -70,12 +72,12 @@ def test_the_table_has_mean_and_spread_of_cells_and_baselines() -> None:
     assert header == ["cell", "parameters", "s per epoch", "epochs", "mae"]
     assert body[0] == ["lstm", "10", "0.50", "4", "2 ± 1.4"]
     assert body[2] == ["naive", "", "", "", "2"]
-    assert told([1.5]) == "1.5"
+    assert format_scores([1.5]) == "1.5"
 
 
 def test_a_comparison_trains_every_cell_and_writes_its_results(tmp_path: Path) -> None:
     recipe = parse_recipe((RECIPES / "feature-vectors.toml").read_text(), ["fit.epochs=1"])
-    found = compare(recipe, tabular.run, ["lstm", "mlp"], 2, data=None, folder=tmp_path / "c", console=Console(quiet=True))
+    found = compare(recipe, tabular.TASK, ["lstm", "mlp"], 2, data=None, folder=tmp_path / "c", console=Console(quiet=True))
     assert [(run.cell, run.seed) for run in found.runs] == [("lstm", 1), ("mlp", 1), ("lstm", 2), ("mlp", 2)]
     assert set(found.baselines) == {"majority", "logistic"}
     picture, table, numbers = write(found, tmp_path / "c")

@@ -18,7 +18,9 @@ from typer.testing import CliRunner, Result
 
 from tests.keras_models import QUIET, functional, keras, saved, sequential
 from training.__main__ import app
-from training.importers.keras.importer import ImportFailed, import_keras, read_network, read_options
+from training.importers.importer import read_options
+from training.importers.keras.importer import import_keras, read_network
+from training.importers.model import ModelImportError
 
 pytestmark = QUIET
 L = keras.layers
@@ -279,5 +281,5 @@ def test_an_instance_that_does_not_fit_is_named(tmp_path: Path, build: Callable[
 
 
 def test_options_are_checked_without_a_file() -> None:
-    with pytest.raises(ImportFailed, match="--name"):
+    with pytest.raises(ModelImportError, match="--name"):
         read_options(name="")

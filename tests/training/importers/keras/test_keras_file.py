@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from tests.keras_models import QUIET, functional, keras, saved, saved_by_keras_2, sequential
-from training.importers.keras.keras_file import KerasFileError, read_keras_file
+from training.importers.keras.entry import KerasFileError
+from training.importers.keras.keras_file import read_keras_file
 
 pytestmark = QUIET
 L = keras.layers

@@ -1,4 +1,4 @@
-"""A recipe says what it wants, and a wrong one is told where it is wrong."""
+"""A recipe is read strictly, and every fault is named with its line and key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.recipe import RECIPES, RecipeError, find_recipe, line_of, parse_recipe, read_recipe
+from training.recipe import RECIPES, ForecastRecipe, RecipeError, find_recipe, line_of, parse_recipe, read_recipe
 
 FORECAST = """\
 task = "forecast"
@@ -39,8 +39,8 @@ def test_every_bundled_recipe_can_be_read_and_bears_its_files_name(path: Path) -
 def test_defaults_are_filled_in() -> None:
     recipe = parse_recipe(FORECAST)
     assert recipe.fit.optimizer == "adam"
+    assert isinstance(recipe, ForecastRecipe)
     assert recipe.data.train[0].builtin == "air-passengers"
-    assert recipe.forecast is not None
     assert recipe.forecast.shortest == 1
 
 
@@ -60,11 +60,31 @@ def test_the_manifests_recipe_gives_the_same_recipe_again() -> None:
             'path = "a"\nformt = "wide"',
             'line 6: unknown key "data.train.0.formt"; did you mean "format"',
         ),
+        (
+            'builtin = "air-passengers"',
+            'path = "a"\nformat = "lines"',
+            "Input should be 'auto', 'wide', 'long' or 'table', got 'lines'",
+        ),
         ('name = "toy"', 'name = "a b"', 'recipe, line 2: "name"'),
         ("horizon = 12", 'horizon = "12"', "recipe, line 9: \"forecast.horizon\": Input should be a valid integer, got '12'"),
         ("horizon = 12", "horizon = 0", "greater than or equal to 1, got 0"),
         ('loss = "mse"', 'loss = "quantile"', "forecast.quantiles need each other"),
-        ('loss = "mse"', 'loss = "binary_crossentropy"', 'does not fit task "forecast"'),
+        (
+            'loss = "mse"',
+            'loss = "binary_crossentropy"',
+            "line 19: \"fit.loss\": Input should be 'mse', 'mae', 'huber' or 'quantile'",
+        ),
+        ("horizon = 12", "horizon = 12\noutput = 1", 'line 10: unknown key "forecast.output"; there are: context_length'),
+        ('name = "toy"', 'name = "toy"\nlanguage = "en"', "line 3: unknown key \"language\"; it is for task 'classify'"),
+        ('task = "forecast"', 'task = "forcast"', 'recipe, line 1: "task": no task \'forcast\'; did you mean "forecast"?'),
+        ('task = "forecast"', "task = 3", 'recipe, line 1: "task": no task 3; there are forecast, classify, tensor'),
+        ('task = "forecast"\n', "", 'recipe: "task" is missing; there are forecast, classify, tensor'),
+        (
+            "horizon = 12",
+            "horizon = 12\n[scaling]\nfloor = 1.0",
+            'line 10: "scaling": floor is for kind "window", not "standard"',
+        ),
+        ("[[data.train]]", '[data]\ntargets = ["y", "y"]\n[[data.train]]', "targets must differ"),
         ('loss = "mse"', 'loss = "mse"\noptimizer = "rmsprop"\nweight_decay = 0.1', "weight_decay is for sgd, adam and adamw"),
         ("horizon = 12", "horizon = 12\nmin_length = 30", "min_length 30 is above context_length 24"),
         ("horizon = 12", "horizon = 12\nquantiles = [0.9, 0.1]", "must ascend"),
@@ -92,10 +112,10 @@ def test_a_change_is_typed_by_the_recipe(change: str, key: str, value: object) -
 
 
 def test_a_change_reaches_into_lists_and_a_number_can_be_a_text() -> None:
-    recipe = parse_recipe(FORECAST, ["layers.0.units=64", "description=5", "data.train.0.name=x"])
+    recipe = parse_recipe(FORECAST, ["layers.0.units=64", "description=5", "data.train.0.licence=x"])
     assert recipe.layers[0]["units"] == 64
     assert recipe.description == "5"
-    assert recipe.data.train[0].name == "x"
+    assert recipe.data.sources[0].licence == "x"
 
 
 @pytest.mark.parametrize(
@@ -105,10 +125,11 @@ def test_a_change_reaches_into_lists_and_a_number_can_be_a_text() -> None:
         ("fit.epochs", "expected key=value"),
         ("fit.epochs=many", "--set fit.epochs"),
         ("layers.7.units=1", "expected an index below 2, got 7"),
-        ("name.first=a", "name is a value, not a table"),
+        ("name.first=a", "--set name.first=a: name is a value, not a table"),
+        ("task=forcast", '--set task: "task": no task'),
     ],
 )
-def test_a_wrong_change_is_told_as_a_change(change: str, message: str) -> None:
+def test_a_fault_of_a_change_names_the_change(change: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe(FORECAST, [change])
     assert message in str(caught.value)

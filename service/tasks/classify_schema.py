@@ -1,0 +1,63 @@
+"""What the endpoints for texts accept and return, for the OpenAPI document: every field with its description and bounds.
+
+Requests are not parsed with these models: `classify.py` checks them, and tests hold both to the same verdict.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_CHARACTERS = 100_000
+"""The longest text. Only its head and tail are read, but all of it is split into tokens first: 60 ms and 10 MB."""
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
+
+
+class ClassifyInstance(BaseModel):
+    """One text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Text = Field(
+        description="The text, in any characters; at most 100,000 of them, and not only white space.",
+        examples=["A quiet, moving film."],
+    )
+
+
+class ClassifyParameters(BaseModel):
+    """A classification has no parameters yet."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Classification(BaseModel):
+    """The labels of one text with their probabilities."""
+
+    label: str = Field(description="The most probable label.", examples=["positive"])
+    score: float = Field(description="Its probability, 0 to 1.", examples=[0.97])
+    probabilities: dict[str, float] = Field(
+        description="Label → probability; they sum to 1.", examples=[{"negative": 0.03, "positive": 0.97}]
+    )
+    truncated: bool | None = Field(
+        default=None,
+        description="True if the text was too long and only its beginning and end were read; else absent.",
+        examples=[True],
+    )
+
+
+class ClassifyDescription(BaseModel):
+    """What a text classifier accepts and returns."""
+
+    model_config = ConfigDict(extra="allow")
+
+    labels: list[str] = Field(description="Every label, in the order of the output.", examples=[["negative", "positive"]])
+    max_length: int = Field(description="Number of tokens read of one text.", examples=[256])
+    language: str = Field(description="BCP 47 tag of the texts, or `und`.", examples=["en"])
+
+
+EXAMPLES = (
+    {"instances": ["A quiet, moving film.", {"text": "A dull plot, badly acted."}]},
+    {"model": "sentiment-en", "instances": ["A quiet, moving film."]},
+)

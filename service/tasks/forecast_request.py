@@ -1,0 +1,237 @@
+"""What a request for forecasts holds, checked field by field: histories without gaps, horizons, levels, timestamps. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from service.errors import InvalidInput
+from service.runtime.tensors import Array
+from service.tasks.forecast_spec import ForecastSpec
+from service.tasks.frequencies import Frequency, read_frequency, timestamps
+from service.tasks.history import read_numbers
+from service.tasks.refusals import locate, refuse_fields, refuse_missing, refuse_parameters, refuse_type, show
+
+MAX_LEVELS = 99
+"""Quantile levels of one instance: every percentile."""
+MAX_HISTORY_VALUES = 1_000_000
+"""The longest history, in steps times features: hourly values of a century."""
+
+
+@dataclass(frozen=True)
+class CheckedInstance:
+    """One instance, checked: raw values FP32 (T, F) without gaps, and what is to be forecast from them."""
+
+    history: Array
+    horizon: int
+    levels: tuple[float, ...]
+    num_interpolated: int = 0
+    start: str | None = None
+    frequency: Frequency | None = None
+    num_given: int = 0
+    """Steps of the history as it was sent, of which `history` is the last part."""
+
+
+class RequestDefaults:
+    """The parameters of a request, which hold for each instance that does not say otherwise; checks both."""
+
+    PARAMETERS: ClassVar = ("horizon", "quantiles", "frequency")
+    FIELDS: ClassVar = frozenset(("history", "start", *PARAMETERS))
+
+    def __init__(self, spec: ForecastSpec, max_horizon: int, can_feed_back: bool, parameters: Mapping[str, object]) -> None:
+        """Raises MalformedRequest for unknown parameters and InvalidInput for what they may not be."""
+        unknown = [name for name in parameters if name not in self.PARAMETERS]
+        if unknown:
+            raise refuse_parameters(unknown, self.PARAMETERS)
+        self.spec, self.can_feed_back, self.max_horizon = spec, can_feed_back, max_horizon
+        self._levels: dict[tuple[object, ...], tuple[float, ...]] = {}
+        self._frequencies = [(name, read_frequency(name)) for name in spec.frequencies]
+        given = {name: value for name, value in parameters.items() if value is not None}
+        self.horizon = self._check_horizon(given["horizon"]) if "horizon" in given else spec.horizon
+        self.levels = self._check_levels(given["quantiles"]) if "quantiles" in given else tuple(spec.quantiles)
+        self.frequency = self._check_frequency(given["frequency"]) if "frequency" in given else None
+
+    def read_instance(self, instance: object, index: int, is_plain: bool) -> CheckedInstance:
+        """Check one instance; fill gaps and cut the history to what the network reads.
+
+        Raises MalformedRequest for unknown fields and InvalidInput that names the place of what cannot be used.
+        """
+        spec = self.spec
+        if not isinstance(instance, dict):
+            raise refuse_type(index, "", "an object with a history", instance)
+        if not instance.keys() <= self.FIELDS:
+            raise refuse_fields(index, set(instance) - self.FIELDS, self.FIELDS)
+        given = instance.get("history")
+        if not isinstance(given, list):
+            raise (
+                refuse_type(index, "history", "a list of numbers", given)
+                if "history" in instance
+                else refuse_missing(index, "history")
+            )
+        if len(given) < spec.min_length:
+            raise InvalidInput(
+                f"instance {index}: history: expected at least {spec.min_length} steps, got {len(given)}",
+                reason="length",
+                instance=index,
+                where="history",
+                found=len(given),
+                expected=f"at least {spec.min_length}",
+            )
+        num_values = len(given) * len(spec.features)
+        if num_values > MAX_HISTORY_VALUES:
+            raise InvalidInput(
+                f"instance {index}: history: expected at most {MAX_HISTORY_VALUES} values, got {num_values}; the model reads "
+                f"the last {spec.context_length} steps",
+                reason="length",
+                instance=index,
+                where="history",
+                found=num_values,
+                expected=f"at most {MAX_HISTORY_VALUES}",
+            )
+        values, has_gaps = read_numbers(given, len(spec.features), index, is_plain=is_plain)
+        num_interpolated = 0
+        if has_gaps:
+            values, num_interpolated = self._interpolate(values, index)
+        # A null is a field left out: clients with optional fields send it so.
+        value = instance.get("horizon")
+        horizon = self.horizon if value is None else self._check_horizon(value, index)
+        value = instance.get("quantiles")
+        levels = self.levels if value is None else self._check_levels(value, index)
+        value = instance.get("frequency")
+        frequency = self.frequency if value is None else self._check_frequency(value, index)
+        start = instance.get("start")
+        if start is not None:
+            frequency = frequency or self._only_frequency(index)
+            _check_start(start, frequency, len(given) + horizon, index)
+        history = values[-spec.context_length :]
+        return CheckedInstance(history, horizon, levels, num_interpolated, start, frequency, len(given))
+
+    def _interpolate(self, values: Array, index: int) -> tuple[Array, int]:
+        """Fill the gaps (NaN) of every feature; count those among the steps that the network reads."""
+        values = values.copy()
+        is_missing = np.isnan(values)
+        read = is_missing[-self.spec.context_length :]
+        for feature, name in enumerate(self.spec.features):
+            if read[:, feature].all():
+                which = f'feature "{name}" ' if len(self.spec.features) > 1 else ""
+                raise InvalidInput(
+                    f"instance {index}: history: {which}has no number among the last {len(read)} steps, expected at least one",
+                    reason="nonfinite",
+                    instance=index,
+                    where="history",
+                    found="null only",
+                    expected="at least one number",
+                )
+            gaps = is_missing[:, feature]
+            if gaps.any():
+                places = np.arange(len(values))
+                values[gaps, feature] = np.interp(places[gaps], places[~gaps], values[~gaps, feature])
+        return values, int(read.sum())
+
+    def _check_horizon(self, value: object, index: int | None = None) -> int:
+        if type(value) is not int:
+            raise refuse_type(index, "horizon", "a whole number", value)
+        if not 1 <= value <= self.max_horizon:
+            why = "" if self.can_feed_back else ", for some of its features are not forecast and cannot be fed back"
+            raise InvalidInput(
+                f"{locate(index, 'horizon')}: expected 1 to {self.max_horizon} steps (one run of this model forecasts "
+                f"{self.spec.horizon}){why}, got {show(value)}",
+                reason="length",
+                instance=index,
+                where="horizon",
+                found=show(value),
+                expected=f"1 to {self.max_horizon}",
+            )
+        return value
+
+    def _check_levels(self, value: object, index: int | None = None) -> tuple[float, ...]:
+        """The levels of a request, once each, in its order."""
+        if not isinstance(value, list) or not all(type(level) in (int, float) for level in value):
+            raise refuse_type(index, "quantiles", "a list of numbers between 0 and 1", value)
+        if len(value) > MAX_LEVELS:
+            raise InvalidInput(
+                f"{locate(index, 'quantiles')}: expected at most {MAX_LEVELS} levels, got {len(value)}",
+                reason="length",
+                instance=index,
+                where="quantiles",
+                found=len(value),
+                expected=f"at most {MAX_LEVELS}",
+            )
+        key = tuple(value)
+        known = self._levels.get(key)
+        if known is not None:
+            return known
+        own = self.spec.quantiles
+        outside = [level for level in value if not (own and own[0] <= level <= own[-1])]
+        if outside:
+            expected = (
+                f"levels from {own[0]:g} to {own[-1]:g} (the model's are {own})" if own else "none: this model has no quantiles"
+            )
+            raise InvalidInput(
+                f"{locate(index, 'quantiles')}: expected {expected}, got {show(outside[0])}",
+                instance=index,
+                where="quantiles",
+                found=show(outside[0]),
+                expected=own,
+            )
+        if len(self._levels) > 100:
+            self._levels.clear()  # a request may hold any levels, and these defaults may serve all requests
+        self._levels[key] = tuple(dict.fromkeys(float(level) for level in value))
+        return self._levels[key]
+
+    def _check_frequency(self, value: object, index: int | None = None) -> Frequency | None:
+        if not isinstance(value, str):
+            raise refuse_type(index, "frequency", "a string", value)
+        found = read_frequency(value)
+        if found is None or not takes_frequency(self.spec, found):
+            expected = self.spec.frequencies or ["S", "T", "H", "D", "W", "M", "Q", "Y"]
+            raise InvalidInput(
+                f"{locate(index, 'frequency')}: expected one of {expected}, got {show(value)}",
+                reason="timestamp",
+                instance=index,
+                where="frequency",
+                found=show(value),
+                expected=expected,
+            )
+        return found
+
+    def _only_frequency(self, index: int) -> Frequency:
+        """The frequency of a model that has just one; raises InvalidInput for the others."""
+        if len(self._frequencies) == 1 and self._frequencies[0][1] is not None:
+            return self._frequencies[0][1]
+        listed = self.spec.frequencies
+        raise InvalidInput(
+            f"instance {index}: frequency: expected beside start, " + (f"one of {listed}" if listed else "such as H or D"),
+            reason="timestamp",
+            instance=index,
+            where="frequency",
+            expected=listed or None,
+        )
+
+
+def takes_frequency(spec: ForecastSpec, frequency: Frequency) -> bool:
+    """Whether the model lists this frequency, by whatever name, or lists none, which means any."""
+    if not spec.frequencies:
+        return True
+    listed = map(read_frequency, spec.frequencies)
+    return any(own is not None and (own.code, own.count) == (frequency.code, frequency.count) for own in listed)
+
+
+def _check_start(start: object, frequency: Frequency, num_steps: int, index: int) -> None:
+    if not isinstance(start, str):
+        raise refuse_type(index, "start", "an ISO 8601 timestamp as a string", start, reason="timestamp")
+    try:
+        timestamps(start, frequency, (0, num_steps))
+    except ValueError as exc:
+        raise InvalidInput(
+            f"instance {index}: start: expected an ISO 8601 timestamp such as 2024-01-31T00:00:00+01:00, whose forecast "
+            f"ends before the year 10000, got {show(start)}",
+            reason="timestamp",
+            instance=index,
+            where="start",
+            found=show(start),
+            expected="an ISO 8601 timestamp",
+        ) from exc

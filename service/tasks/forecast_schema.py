@@ -1,0 +1,133 @@
+"""What the forecast endpoint accepts and returns, for the OpenAPI document: every field with its description and bounds.
+
+Requests are not parsed with these models: `forecast_request.py` checks them field by field, and tests hold both to the same
+verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.tasks.forecast_request import MAX_HISTORY_VALUES, MAX_LEVELS
+from service.tasks.frequencies import MAX_LENGTH
+from service.tasks.history import FLOAT32_MAX
+
+Number = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] | None
+Values = Annotated[list[Number], Field(min_length=1, max_length=MAX_HISTORY_VALUES)]
+Rows = Annotated[list[Annotated[list[Number], Field(min_length=1)]], Field(min_length=1, max_length=MAX_HISTORY_VALUES)]
+
+
+Horizon = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    Field(
+        description="Number of steps to forecast; the model's own horizon if absent. Beyond it, forecasts are fed back as "
+        "history, up to the `max_horizon` of `GET /models/{name}`.",
+        examples=[24],
+    ),
+]
+Quantiles = Annotated[
+    Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=MAX_LEVELS)] | None,
+    Field(
+        description="Quantile levels to return; all of the model's if absent, none if empty. Levels between two of the model's "
+        "are interpolated.",
+        examples=[[0.1, 0.5, 0.9]],
+    ),
+]
+Frequency = Annotated[
+    Annotated[str, Field(pattern=r"^([1-9][0-9]{0,5})?[A-Za-z]+(-[A-Z]{3})?$", max_length=MAX_LENGTH)] | None,
+    Field(
+        description="Distance between two steps: S, T, H, D, W, M, Q or Y, or a name such as `min`, `hourly` or `MS`, with a "
+        "count in front where it is more than one, such as `15T`.",
+        examples=["H"],
+    ),
+]
+
+# A week of hourly values, the shortest history of the bundled model: a daily wave, lower at the weekend, with one gap.
+WEEK: list[Any] = [round(300 + 80 * math.sin(math.tau * (hour - 9) / 24) - 60 * (hour >= 120)) for hour in range(168)]
+HISTORY: list[Any] = [*WEEK[:30], None, *WEEK[31:]]
+
+
+class ForecastInstance(BaseModel):
+    """One series to be continued."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    history: Values | Rows = Field(
+        description="Past values, oldest first, in their own units: numbers, or one row of numbers per step where the model has "
+        "several features. `null` is a gap and is interpolated. Of a history longer than the model reads, the last part counts; "
+        "at most 1,000,000 values.",
+        examples=[HISTORY],
+    )
+    horizon: Horizon = None
+    quantiles: Quantiles = None
+    frequency: Frequency = None
+    start: str | None = Field(
+        default=None,
+        description="ISO 8601 time of the first value of `history`. With a frequency, the prediction holds timestamps.",
+        examples=["2026-01-05T00:00:00"],
+    )
+
+
+class ForecastParameters(BaseModel):
+    """Defaults for every instance of the request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    horizon: Horizon = None
+    quantiles: Quantiles = None
+    frequency: Frequency = None
+
+
+class Forecast(BaseModel):
+    """The continuation of one series."""
+
+    forecast: list[float] | list[list[float]] = Field(
+        description="The point forecast, step by step, in the units of the history; one row per step where the model has several "
+        "targets. It is the mean or the median of the model's distribution: `forecast.point` of `GET /models/{name}` says which.",
+        examples=[[140.2, 138.9, 131.0]],
+    )
+    quantiles: dict[str, list[float] | list[list[float]]] | None = Field(
+        default=None,
+        description="Level → values as in `forecast`; absent for models without quantiles. Beyond the model's own horizon they "
+        "do not widen with the uncertainty of what was fed back.",
+        examples=[{"0.1": [121.0, 119.5, 111.8], "0.9": [158.8, 159.0, 151.3]}],
+    )
+    timestamps: list[str] | None = Field(
+        default=None,
+        description="ISO 8601 times of the forecast steps; present if `start` and a frequency were given.",
+        examples=[["2026-01-12T00:00:00", "2026-01-12T01:00:00", "2026-01-12T02:00:00"]],
+    )
+    num_interpolated: int | None = Field(
+        default=None,
+        description="Number of gaps that were filled, of the steps that the model reads; absent if there were none.",
+        examples=[1],
+    )
+
+
+class ForecastDescription(BaseModel):
+    """What a forecasting model accepts and returns. Lengths count time steps."""
+
+    model_config = ConfigDict(extra="allow")
+
+    horizon: int = Field(description="Steps forecast in one run; the default `horizon` of a request.", examples=[48])
+    max_horizon: int = Field(description="Largest `horizon` of a request.", examples=[480])
+    min_length: int = Field(description="Shortest history.", examples=[24])
+    context_length: int = Field(description="Longest part of a history that the network reads.", examples=[336])
+    frequencies: list[str] = Field(description="Frequencies it was trained for; empty: any.", examples=[["H"]])
+    quantiles: list[float] = Field(description="Its own quantile levels, ascending; empty: none.", examples=[[0.1, 0.5, 0.9]])
+    point: Literal["mean", "median"] = Field(description="What the point forecast is.", examples=["median"])
+    features: list[str] = Field(description="Names of the values of one step, in the order of a row.", examples=[["value"]])
+    targets: list[str] = Field(description="The features that are forecast, in the order of a row.", examples=[["value"]])
+
+
+EXAMPLES = (
+    {"instances": [{"history": HISTORY, "start": "2026-01-05T00:00:00", "frequency": "H", "horizon": 6}]},
+    {
+        "model": "forecast-hourly",
+        "instances": [{"history": WEEK}, {"history": WEEK[::-1], "horizon": 3}],
+        "parameters": {"horizon": 6, "quantiles": [0.1, 0.9]},
+    },
+)

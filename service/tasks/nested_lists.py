@@ -1,0 +1,56 @@
+"""One row of JSON values, as nested lists → a tensor of one row. Strict in types. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.errors import InvalidInput
+from service.runtime.tensors import Array, TensorSpec, refuse_nonfinite
+
+
+def parse_row(values: object, spec: TensorSpec, *, instance: int | None = None) -> Array:
+    """One row of JSON values (nested lists without the batch axis, or a number) as an array of shape (1, ...).
+
+    Strict in types: FP wants numbers, INT whole numbers within range, BOOL true or false, BYTES strings. Raises
+    InvalidInput for other types, ragged lists, another number of axes and values beyond the datatype (1e39 in FP32).
+    """
+    name, expected = spec.name, str(spec)
+    try:
+        array = np.array(values, dtype=object if spec.datatype == "BYTES" else None)
+    except OverflowError as exc:
+        message = f'tensor "{name}": a number is too large for {spec.datatype}'
+        raise InvalidInput(message, reason="nonfinite", instance=instance, where=name, expected=expected) from exc
+    except ValueError as exc:
+        message = f'tensor "{name}": the nested lists have different lengths; expected {expected}'
+        raise InvalidInput(message, instance=instance, where=name, expected=expected) from exc
+    if array.ndim != len(spec.shape) - 1:
+        message = f'tensor "{name}": expected {len(spec.shape) - 1} axes in one row of {expected}, got {array.ndim}'
+        raise InvalidInput(message, instance=instance, where=name, found=list(array.shape), expected=expected)
+    if array.size and not _fits(array, spec):
+        message = f'tensor "{name}": expected values of {spec.datatype}, got {_describe(array)}'
+        raise InvalidInput(message, reason="dtype", instance=instance, where=name, expected=expected)
+    with np.errstate(over="ignore"):
+        row = array.astype(spec.dtype)[np.newaxis]
+    if spec.dtype.kind == "f" and not np.isfinite(row).all():
+        raise refuse_nonfinite(row, spec, instance=instance)
+    return row
+
+
+def _fits(array: Array, spec: TensorSpec) -> bool:
+    kind = array.dtype.kind
+    match spec.dtype.kind:
+        case "f":
+            return kind in "iuf"
+        case "i" | "u":
+            limits = np.iinfo(spec.dtype)
+            return kind in "iu" and int(array.min()) >= limits.min and int(array.max()) <= limits.max
+        case "b":
+            return kind == "b"
+        case _:
+            return all(isinstance(value, str | bytes) for value in array.flat)
+
+
+def _describe(array: Array) -> str:
+    if array.dtype.kind == "O":
+        return "mixed types, null or a number too large"
+    return {"U": "strings", "b": "true or false", "f": "numbers with a fraction"}.get(array.dtype.kind, str(array.dtype))

@@ -1,0 +1,156 @@
+"""Texts in, labels out: what is checked, what the graph is fed, what is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.errors import InferenceFailed, InvalidInput, MalformedRequest
+from service.manifest import manifest_type
+from service.runtime.tensors import Signature, Tensors, TensorSpec
+from service.tasks.classify import TASK, ClassifySpec, ClassifyTask, Truncation
+from service.tasks.classify_schema import MAX_CHARACTERS
+from service.tasks.tokenization import load_tokenizer
+from tests.fakes import run_task
+from tests.folders import write_text_folder
+
+LENGTHS = TensorSpec("lengths", "INT64", ("batch",))
+
+
+@pytest.fixture
+def classify(tmp_path: Path) -> ClassifyTask:
+    folder = write_text_folder(tmp_path)
+    spec = ClassifySpec(
+        labels=["negative", "positive"], subject=None, max_length=4, truncation=Truncation(head=1, tail=3), language="en"
+    )
+    signature = Signature(
+        (TensorSpec("tokens", "INT64", ("batch", "time")), LENGTHS),
+        (TensorSpec("probabilities", "FP32", ("batch", 2)),),
+    )
+    return ClassifyTask(spec, signature, load_tokenizer(folder / "tokenizer.json"))
+
+
+def by_first_token(item: Tensors) -> Tensors:
+    """Positive if a text begins with `good`, which is token 1."""
+    positive = np.where(item["tokens"][:, 0] == 1, 0.75, 0.25).astype(np.float32)
+    return {"probabilities": np.stack((1 - positive, positive), axis=1)}
+
+
+def test_texts_get_labels_in_their_order(classify: ClassifyTask) -> None:
+    texts = ["good film", "the bad plot", {"text": "good"}, "it was not a very good film"]
+    predictions = run_task(classify, by_first_token, texts)
+    assert predictions == [
+        {"label": "positive", "score": 0.75, "probabilities": {"negative": 0.25, "positive": 0.75}},
+        {"label": "negative", "score": 0.75, "probabilities": {"negative": 0.75, "positive": 0.25}},
+        {"label": "positive", "score": 0.75, "probabilities": {"negative": 0.25, "positive": 0.75}},
+        {"label": "negative", "score": 0.75, "probabilities": {"negative": 0.75, "positive": 0.25}, "truncated": True},
+    ]
+
+
+def test_a_long_text_keeps_its_head_and_its_tail(classify: ClassifyTask) -> None:
+    seen: list[Tensors] = []
+    run_task(classify, by_first_token, ["good bad film a very not the was"], seen)
+    assert seen[0]["tokens"].tolist() == [[1, 6, 7, 8]]
+    assert seen[0]["lengths"].tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("instance", "message"),
+    [
+        ("", "instance 1: the text is empty"),
+        (" \t\n", "instance 1: the text is empty"),
+        ({"text": ""}, "instance 1: the text is empty"),
+        ({"text": 5}, "instance 1: text: expected a string, got 5"),
+        ({"text": None}, "instance 1: text: expected a string, got null"),
+        ({}, "instance 1: text is missing"),
+        (5, "instance 1: expected a string, got 5"),
+        (["good"], "instance 1: expected a string, got a list of 1"),
+        ("half \ud800 pair", "instance 1: the text has a lone surrogate"),
+    ],
+)
+def test_a_text_that_cannot_be_read_is_named(classify: ClassifyTask, instance: object, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        run_task(classify, by_first_token, ["good", instance])
+    assert caught.value.message.startswith(message)
+    assert caught.value.facts["instance"] == 1
+
+
+@pytest.mark.parametrize("is_object", [False, True])
+def test_a_text_beyond_the_limit_is_refused_before_it_is_split(classify: ClassifyTask, is_object: bool) -> None:
+    def instance(text: str) -> object:
+        return {"text": text} if is_object else text
+
+    assert run_task(classify, by_first_token, [instance("good ".ljust(MAX_CHARACTERS, "!"))])[0]["label"] == "positive"
+    with pytest.raises(InvalidInput, match="instance 1: the text has 100001 characters, expected at most 100000") as caught:
+        run_task(classify, by_first_token, ["good", instance("!" * (MAX_CHARACTERS + 1))])
+    assert (caught.value.reason, caught.value.facts["instance"]) == ("length", 1)
+
+
+def test_classification_takes_no_parameters_and_no_other_fields(classify: ClassifyTask) -> None:
+    with pytest.raises(MalformedRequest, match='parameters: unknown "horizon"; this model takes none'):
+        run_task(classify, by_first_token, ["good"], horizon=1)
+    with pytest.raises(MalformedRequest, match='instance 0: unknown field "txt"'):
+        run_task(classify, by_first_token, [{"text": "good", "txt": "bad"}])
+
+
+def test_an_output_that_is_not_finite_names_its_instance(classify: ClassifyTask) -> None:
+    def run(item: Tensors) -> Tensors:
+        return {"probabilities": np.where(item["tokens"][:, :1] == 1, [[np.nan, 1]], [[0.5, 0.5]]).astype(np.float32)}
+
+    with pytest.raises(InferenceFailed, match=r"^instance 3: ") as caught:
+        run_task(classify, run, ["bad", "not a very", "the plot", "good"])
+    assert caught.value.facts["instance"] == 3
+
+
+def test_only_large_requests_are_heavy(classify: ClassifyTask) -> None:
+    small, large = "good film", {"text": "good " * 10_000}
+    assert not classify.is_heavy([small], {})
+    assert classify.is_heavy([small] * 100, {})
+    assert classify.is_heavy([small, large], {})
+    assert not classify.is_heavy([None, 5, {}], {})
+
+
+def test_a_graph_that_does_not_take_the_last_token_is_found(classify: ClassifyTask) -> None:
+    def small_embedding(tensors: Tensors) -> Tensors:
+        if tensors["tokens"].max() > 3:
+            raise InferenceFailed("no such token")
+        return {}
+
+    assert classify.check_graph(lambda tensors: {}) == []
+    assert classify.check_graph(small_embedding) == [
+        f"tokenizer.json has token ids up to {classify.tokenizer.largest_id}, the graph does not take them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "subject", "purpose", "serves"),
+    [
+        (["negative", "positive"], "sentiment", "sentiment", True),
+        (["bad", "good"], "sentiment", "sentiment", True),
+        (["negative", "positive"], "toxicity", "sentiment", False),
+        # As folders were written before manifests had a subject.
+        (["positive", "negative"], None, "sentiment", True),
+        (["negative", "neutral", "positive"], None, "sentiment", False),
+        (["a", "b"], None, "sentiment", False),
+        (["negative", "positive"], None, "topic", False),
+        (["a", "b"], "topic", "topic", True),
+    ],
+)
+def test_a_classifier_serves_its_subject(labels: list[str], subject: str | None, purpose: str, serves: bool) -> None:
+    spec = ClassifySpec(labels=labels, subject=subject, max_length=4, truncation=Truncation(head=1, tail=3), language="en")
+    tensor = {"name": "x", "datatype": "FP32", "shape": ["batch"]}
+    manifest = manifest_type("classify", ClassifySpec).model_validate(
+        {
+            "schema_version": 1,
+            "name": "toy",
+            "version": "1",
+            "task": "classify",
+            "graphs": [{"file": "model.onnx", "sha256": "0" * 64, "opset": 17}],
+            "inputs": [tensor],
+            "outputs": [tensor],
+            "classify": spec.model_dump(),
+        }
+    )
+    assert TASK.serves(manifest, purpose) is serves

@@ -1,0 +1,52 @@
+"""A model of another library in our terms: the tables of its layers, where their weights are, and how long rows may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from training.errors import TrainingError
+from training.layers.registry import Layer
+
+
+class ModelImportError(TrainingError):
+    """The model cannot become a folder as asked: names the option, the layer or the instance."""
+
+
+@dataclass(frozen=True)
+class SourceLayer:
+    """One layer: its table as a recipe has it, its name for messages, and what the importer loads its weights from."""
+
+    table: Mapping[str, Any]
+    place: str
+    weights: Any = None  # None: the layer stands for none of the file
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A chain of layers. `origin` is what the manifest says of the file."""
+
+    origin: Mapping[str, Any]
+    layers: tuple[SourceLayer, ...]
+    input_name: str
+    input_shape: tuple[int | None, ...]  # of a row; None where an axis is open
+    is_open: bool  # whether rows may be shorter than the first axis, or of any length
+
+    @property
+    def tables(self) -> tuple[dict[str, Any], ...]:
+        """The layers as a recipe would list them."""
+        return tuple(dict(layer.table) for layer in self.layers)
+
+    @property
+    def max_length(self) -> int | None:
+        """Steps of the longest row; None: rows may have any number."""
+        return self.input_shape[0]
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether rows are token ids, not numbers."""
+        return bool(self.layers[0].table["type"] == "embedding")
+
+
+LoadWeights = Callable[[Layer, SourceLayer], None]

@@ -1,0 +1,167 @@
+"""What every recipe has: the strict tables that all tasks share, and the base class that a task's own recipe extends.
+
+Reads no files (`reading.py`), loads no data and knows no network: the layers check their own options.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from training.errors import TrainingError
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Labels = dict[str, str] | list[str]
+Loss = Literal["mse", "mae", "huber", "quantile", "binary_crossentropy", "categorical_crossentropy"]
+
+
+class RecipeError(TrainingError):
+    """A recipe cannot be read: names the file and line, the dotted key, what was found and what was expected."""
+
+
+class RecipeTable(BaseModel):
+    """One table of a recipe: unknown keys are refused, and no value is converted to another type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(RecipeTable):
+    """One file of data, and how to read it."""
+
+    path: str = Field(description="the file, under `$SLUICE_DATA` or else the working directory; `.gz` and `.xz` are found too")
+    catalogue: str = Field(default="", description="name of the set in `python -m training fetch`")
+    origin: str = Field(default="", description="where the public can get the file")
+    licence: str = Field(default="", description="licence of the file")
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = Field(
+        default="", description="of the content: of the bytes after decompression, or of a parquet file's columns; empty: any"
+    )
+
+    @property
+    def builtin_set(self) -> str | None:
+        """The set without a file that is read instead of `path`; None: there is a file."""
+        return None
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class FileOrBuiltin(Source):
+    """A source that may also be a set which a library ships; a subclass lists those as the values of `builtin`."""
+
+    path: str = Field(
+        default="", description="the file, under `$SLUICE_DATA` or else the working directory; `.gz` and `.xz` are found too"
+    )
+    builtin: str | None = Field(default=None, description="a set that needs no file, instead of `path`")
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if bool(self.path) == (self.builtin is not None):
+            raise ValueError("give either `path` or `builtin`")
+        return self
+
+    @property
+    def builtin_set(self) -> str | None:
+        return self.builtin
+
+    def __str__(self) -> str:
+        return self.path or f"builtin {self.builtin}"
+
+
+class Data(RecipeTable):
+    """The files of a run; a task adds how they are split into training, validation and test parts."""
+
+    train: Annotated[Sequence[Source], Field(min_length=1)]
+    test: Sequence[Source] = ()
+
+    @property
+    def sources(self) -> list[Source]:
+        """All files."""
+        return [*self.train, *self.test]
+
+
+class Fit(RecipeTable):
+    """The training loop. Names and defaults are Keras's where Keras has them."""
+
+    loss: str
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = Field(default="adam", description="the optimizer, by Keras's name")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="the learning rate; left out: 0.01 for `sgd`, else 0.001"
+    )
+    momentum: Share = Field(default=0.0, description="momentum of `sgd` and `rmsprop`")
+    weight_decay: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="decay of the weights, not for `rmsprop`; left out: 0.004 for `adamw`, else 0"
+    )
+    schedule: Literal["none", "cosine", "onecycle"] = Field(
+        default="none", description="the learning rate over the run: constant, cosine to zero, or one cycle"
+    )
+    clip_norm: Annotated[float, Field(ge=0)] = Field(default=0.0, description="bound of the gradients' global norm; 0: none")
+    epochs: Count = Field(default=10, description="epochs at most")
+    batch_size: Count = Field(default=32, description="rows per batch")
+    steps_per_epoch: Count | None = Field(
+        default=None, description="batches per epoch; left out: one pass over the training part"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="epochs without a better validation score before stopping; left out: none stops early"
+    )
+    average: Share = Field(
+        default=0.0, description="decay of a moving average of the weights, which is then validated and published; 0: none"
+    )
+
+    @model_validator(mode="after")
+    def _check_optimizer_options(self) -> Self:
+        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
+            raise ValueError(f'momentum is for sgd and rmsprop, not "{self.optimizer}"')
+        if self.weight_decay and self.optimizer == "rmsprop":
+            raise ValueError("weight_decay is for sgd, adam and adamw")
+        return self
+
+
+class Evaluation(RecipeTable):
+    """How the test part is scored, and beside what."""
+
+    baselines: Sequence[str] | None = None
+    batch_size: Count = Field(default=256, description="rows that the graph answers at a time")
+
+
+class Quantize(RecipeTable):
+    """A second graph with 8-bit weights. `SLUICE_PRECISION=auto` serves it where it loses no more than this on the test part."""
+
+    max_points_lost: Annotated[float, Field(ge=0)] = Field(default=0.5, description="of each accuracy, in percentage points")
+    max_error_gained: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="of OWA, MAE and pinball loss each, in percent"
+    )
+
+
+class Recipe(RecipeTable):
+    """A whole training run. Each task has a subclass with its own tables, registered in `training/recipe/registry.py`."""
+
+    default_baselines: ClassVar[tuple[str, ...]] = ()
+
+    task: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] = Field(
+        description="name of the model: letters, digits, dots, underscores and hyphens"
+    )
+    version: Count | None = Field(default=None, description="version that is published; left out: the next free number")
+    description: str = Field(default="", description="one sentence about the model, for `GET /models`")
+    licence: str = Field(default="", description="licence of the data; empty: the licences of the sources")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of all random numbers: splits, initial weights, batches")
+    data: Data
+    layers: Annotated[list[dict[str, Any]], Field(min_length=1)] = Field(
+        description="the layers in their order, each with `type` and the options of that layer (docs/layers.md)"
+    )
+    fit: Fit
+    evaluate: Evaluation = Evaluation()
+    quantize: Quantize | None = Field(default=None, description="a second graph with 8-bit weights; left out: none")
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The baselines that are scored beside the model: those that the recipe names, or else the task's own."""
+        return self.default_baselines if self.evaluate.baselines is None else tuple(self.evaluate.baselines)
+
+    def as_json(self) -> dict[str, Any]:
+        """The recipe as it goes into the manifest: what differs from the defaults, plain JSON."""
+        return json.loads(self.model_dump_json(exclude_defaults=True))  # type: ignore[no-any-return]

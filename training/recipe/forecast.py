@@ -1,0 +1,143 @@
+"""The recipe of a forecasting model: series cut by time, lengths in time steps, and the scaling of raw values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from training.recipe.base import Count, Data, Evaluation, FileOrBuiltin, Fit, Recipe, RecipeTable, Share
+
+Frequency = Literal["S", "T", "H", "D", "W", "M", "Q", "Y"]
+
+
+class SeriesSource(FileOrBuiltin):
+    """One file of time series, or a set that a library ships."""
+
+    builtin: Literal["air-passengers"] | None = Field(default=None, description="a set that needs no file, instead of `path`")
+    format: Literal["auto", "wide", "long", "table"] = Field(
+        default="auto",
+        description="`wide`: one series per row; `long`: one row per series and time; `table`: one series",
+    )
+    id: str = Field(default="unique_id", description="long: the column that names the series")
+    time: str = Field(default="ds", description="long, table: the column of time; rows must be in its order")
+    values: list[str] = Field(
+        default_factory=list, description="the columns of features; left out: `y`, or all columns of numbers of a table"
+    )
+
+
+class SeriesData(Data):
+    """The series of a run. The last steps of each are the test part, those before them the validation part."""
+
+    train: Annotated[Sequence[SeriesSource], Field(min_length=1)] = Field(description="files to learn from")
+    test: Sequence[SeriesSource] = Field(
+        default=(), description="files that continue the training files' series; left out: the last steps are the test part"
+    )
+    targets: list[str] = Field(default_factory=list, description="features that are forecast; left out: all")
+    rows: int | None = Field(default=None, ge=1, description="rows read of each file, from the first; left out: all")
+    unit: str = Field(default="", description="unit of the targets, for the pictures")
+    validation_length: int | None = Field(default=None, ge=1, description="steps before the test part; left out: one horizon")
+    test_length: int | None = Field(
+        default=None, ge=1, description="last steps, where no test file is given; left out: one horizon"
+    )
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> Self:
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets must differ, got {self.targets}")
+        return self
+
+
+class ForecastSettings(RecipeTable):
+    """Lengths in time steps of the series, and what is forecast."""
+
+    context_length: Count = Field(description="steps of history that the model reads at most")
+    min_length: Count | None = Field(default=None, description="fewest steps of history; left out: one season (or step)")
+    horizon: Count = Field(description="steps that are forecast")
+    season_length: Count = Field(default=1, description="steps in a season, for MASE and the seasonal baselines")
+    frequencies: list[Frequency] = Field(
+        default_factory=list, description="frequencies of the series that the model takes; left out: any"
+    )
+    quantiles: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=list, description="levels, ascending, with 0.5; left out: the mean alone. They need the loss `quantile`"
+    )
+    step: Count = Field(default=1, description="values per recurrent step, as 24 hours make one step of a day")
+    seasonal_lag: int = Field(default=0, ge=0, description="the forecast corrects the value this many steps earlier; 0: none")
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        if self.quantiles != sorted(set(self.quantiles)):
+            raise ValueError(f"quantiles must ascend without repetition, got {self.quantiles}")
+        if self.quantiles and 0.5 not in self.quantiles:
+            raise ValueError(f"quantiles must hold 0.5, the point forecast, got {self.quantiles}")
+        if self.shortest > self.context_length:
+            raise ValueError(f"min_length {self.shortest} is above context_length {self.context_length}")
+        return self
+
+    @property
+    def shortest(self) -> int:
+        """The fewest steps of history that the model takes."""
+        return self.min_length if self.min_length is not None else max(self.season_length, self.step, self.seasonal_lag, 1)
+
+
+class ScalingSettings(RecipeTable):
+    """What the graph does to raw values before the layers read them, and undoes at the end."""
+
+    kind: Literal["none", "minmax", "standard", "window"] = Field(
+        default="standard",
+        description="`minmax`, `standard`: fitted on the training part; `window`: each history by its own last part",
+    )
+    length: Count | None = Field(default=None, description="window: last steps whose mean divides the history; left out: all")
+    transform: Literal["none", "log", "asinh"] | None = Field(
+        default=None, description="window: applied after the division; left out: none"
+    )
+    floor: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="window with log: added to the scaled values, so that zero has a logarithm; left out: 0.01"
+    )
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        for option in ("length", "transform", "floor"):
+            if self.kind != "window" and getattr(self, option) is not None:
+                raise ValueError(f'{option} is for kind "window", not "{self.kind}"')
+        return self
+
+
+class ForecastFit(Fit):
+    """The training loop of a forecasting model."""
+
+    loss: Literal["mse", "mae", "huber", "quantile"] = Field(description="the loss, of scaled values; `quantile` with quantiles")
+    short_share: Share = Field(default=0.2, description="share of the training windows that are cut to a random shorter history")
+
+
+class ForecastEvaluation(Evaluation):
+    """Which windows of the test part are scored, and beside what."""
+
+    baselines: Sequence[Literal["last_value", "seasonal_naive", "linear", "theta", "auto_ets"]] | None = Field(
+        default=None, description="baselines beside the model; left out: `seasonal_naive` and `theta`"
+    )
+    stride: int | None = Field(default=None, ge=1, description="steps between two forecasts; left out: one horizon")
+    naive2_smape: float | None = Field(
+        default=None, gt=0, description="sMAPE of the M4 competition's Naive2; with `naive2_mase`, OWA is scored too"
+    )
+    naive2_mase: float | None = Field(default=None, gt=0, description="MASE of the M4 competition's Naive2")
+
+
+class ForecastRecipe(Recipe):
+    """A run of task `forecast`: the next steps of a series from its history."""
+
+    default_baselines: ClassVar[tuple[str, ...]] = ("seasonal_naive", "theta")
+
+    task: Literal["forecast"]
+    data: SeriesData
+    forecast: ForecastSettings
+    scaling: ScalingSettings = ScalingSettings()
+    fit: ForecastFit
+    evaluate: ForecastEvaluation = ForecastEvaluation()
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> Self:
+        if (self.fit.loss == "quantile") != bool(self.forecast.quantiles):
+            raise ValueError('loss "quantile" and forecast.quantiles need each other')
+        return self

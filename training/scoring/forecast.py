@@ -1,0 +1,173 @@
+"""Forecasts of the test windows, by the graph and by baselines without any network, and their scores.
+
+The measures are utilsforecast's, the models statsforecast's; all see only what comes before each window.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from statsforecast.models import AutoETS, DynamicOptimizedTheta, SeasonalNaive
+from utilsforecast import losses
+
+from training.data.series import Array, Float32, Series, Windows, evaluation_origins
+from training.recipe import ForecastEvaluation, ForecastSettings
+from training.scoring.evaluate import Graph, Scores
+
+# The strong baselines take some 0.04 s (theta) to 3 s (auto_ets) per forecast of a thousand hourly values.
+MAX_WINDOWS = 2000
+
+Advance = Callable[[], None]
+
+
+def forecast_windows(graph: Graph, windows: Windows, batch_size: int) -> dict[str, Float32]:
+    """`forecast` (N, horizon, targets) and, with quantiles, `quantiles` (N, horizon, targets, Q) of all windows."""
+    parts = []
+    for start in range(0, len(windows), batch_size):
+        part = windows.rows(slice(start, start + batch_size))
+        parts.append(graph.run({"history": part.history, "lengths": part.lengths}))
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("forecast", "quantiles") if name in parts[0]}
+
+
+def score_forecast(
+    series: Series,
+    forecast: ForecastSettings,
+    evaluate: ForecastEvaluation,
+    truth: Windows,
+    mean: npt.NDArray[Any],
+    quantiles: npt.NDArray[Any] | None = None,
+) -> Scores:
+    """Measures of forecasts of the test windows, each the mean over series and targets.
+
+    smape in percent (0 to 200) and mase as the M4 competition takes them; mae and rmse in the series' own units; with the
+    official Naive2 totals also owa; pinball is the mean quantile loss, coverage the share of values between the
+    outermost quantiles. Measures that are undefined (mase of constant series) are left out.
+    """
+    num_windows, horizon, num_targets = truth.future.shape
+    per_series = num_windows // len(series.ids)
+    names = np.array([f"{index}/{target}" for index in range(len(series.ids)) for target in range(num_targets)])
+    ids = np.repeat(names.reshape(len(series.ids), 1, 1, num_targets), per_series, axis=1)
+    ids = np.broadcast_to(ids, (len(series.ids), per_series, horizon, num_targets)).reshape(-1)
+    # The futures come from float32: what is scored are the values of the files.
+    columns: dict[str, Any] = {"unique_id": ids, "y": _futures(series, truth, evaluate.stride or forecast.horizon), "model": mean}
+    levels = list(forecast.quantiles)
+    if quantiles is not None:
+        columns |= {f"q{level}": quantiles[..., i] for i, level in enumerate(levels)}
+    frame = pl.DataFrame({name: np.asarray(v).reshape(-1) for name, v in columns.items()})
+    scores = {
+        "smape": 200 * _mean(losses.smape(frame, ["model"])),
+        "mae": _mean(losses.mae(frame, ["model"])),
+        "rmse": _mean(losses.rmse(frame, ["model"])),
+    }
+    insample = _insample(series, names, num_targets)
+    scores["mase"] = _mean(losses.mase(frame, ["model"], forecast.season_length, insample))
+    if evaluate.naive2_smape and evaluate.naive2_mase:
+        scores["owa"] = (scores["smape"] / evaluate.naive2_smape + scores["mase"] / evaluate.naive2_mase) / 2
+    if quantiles is not None:
+        models = {"model": [f"q{level}" for level in levels]}
+        scores["pinball"] = _mean(losses.mqloss(frame, models, np.array(levels)))
+        inside = (frame["y"] >= frame[f"q{levels[0]}"]) & (frame["y"] <= frame[f"q{levels[-1]}"])
+        scores[f"coverage_{round(100 * (levels[-1] - levels[0]))}"] = float(inside.to_numpy().mean())
+    return {name: float(score) for name, score in scores.items() if np.isfinite(score)}
+
+
+def forecast_baseline(
+    name: str, series: Series, forecast: ForecastSettings, stride: int | None = None, advance: Advance | None = None
+) -> npt.NDArray[np.float64] | None:
+    """The baseline's forecasts of all test windows, (N, horizon, targets), in the order of `evaluation_windows`.
+
+    None where a strong baseline would have to be fitted more than `MAX_WINDOWS` times.
+    """
+    origins = evaluation_origins(series, forecast, stride)
+    if name == "linear":
+        return _linear(series, forecast, origins)
+    if name not in ("seasonal_naive", "last_value") and len(origins) * len(series.targets) > MAX_WINDOWS:
+        return None
+    forecasts = np.empty((len(origins), forecast.horizon, len(series.targets)))
+    for row, (index, origin) in enumerate(origins):
+        for column, feature in enumerate(series.target_indices):
+            past = series.values[index][:origin, feature]
+            forecasts[row, :, column] = _forecast(name, past, forecast.horizon, forecast.season_length)
+        if advance is not None:
+            advance()
+    return forecasts
+
+
+def _forecast(name: str, past: npt.NDArray[np.float64], horizon: int, season_length: int) -> npt.NDArray[np.float64]:
+    naive = SeasonalNaive(1 if name == "last_value" else season_length)
+    if name in ("seasonal_naive", "last_value"):
+        return np.asarray(naive.forecast(y=past, h=horizon)["mean"], dtype=np.float64)
+    model = {"theta": DynamicOptimizedTheta, "auto_ets": AutoETS}[name](season_length)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # optimizers that do not converge on one series
+        try:
+            answer = model.forecast(y=past, h=horizon)["mean"]
+        except Exception:  # statsforecast's models raise all kinds of errors on series too short or too constant
+            answer = None
+        if answer is None or not np.isfinite(answer).all():
+            answer = naive.forecast(y=past, h=horizon)["mean"]
+    return np.asarray(answer, dtype=np.float64)
+
+
+def _linear(series: Series, forecast: ForecastSettings, origins: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
+    """Least squares from a window, less its last value, to what follows, less that value (NLinear, Zeng et al. 2023)."""
+    length, horizon = forecast.context_length, forecast.horizon
+
+    def window(index: int, origin: int) -> npt.NDArray[np.float64]:
+        history = series.values[index][max(0, origin - length) : origin]
+        history = np.concatenate([np.repeat(history[:1], length - len(history), axis=0), history])
+        return np.append((history[:-1] - history[-1]).ravel(), 1.0)
+
+    def last(index: int, origin: int) -> npt.NDArray[np.float64]:
+        return series.values[index][origin - 1, series.target_indices]
+
+    places = [
+        (index, origin)
+        for index in range(len(series.ids))
+        for origin in range(min(length, series.training_end(index) - horizon), series.training_end(index) - horizon + 1)
+    ]
+    places = places[:: 1 + len(places) // 50_000]
+    x = np.stack([window(*place) for place in places])
+    y = np.stack([(series.values[i][o : o + horizon][:, series.target_indices] - last(i, o)).ravel() for i, o in places])
+    weights, *_ = np.linalg.lstsq(x, y, rcond=1e-6)
+    answers = np.stack([window(*place) for place in origins]) @ weights
+    levels = np.stack([last(*place) for place in origins])
+    found: npt.NDArray[np.float64] = answers.reshape(len(origins), horizon, -1) + levels[:, None, :]
+    return found
+
+
+def _futures(series: Series, truth: Windows, stride: int) -> Array:
+    """The windows' futures in float64, (N, horizon, targets)."""
+    horizon = truth.future.shape[1]
+    futures = [
+        values[origin : origin + horizon][:, series.target_indices]
+        for index, values in enumerate(series.values)
+        for origin in range(series.test_start(index), len(values) - horizon + 1, stride)
+    ]
+    return np.stack(futures)
+
+
+def _insample(series: Series, names: npt.NDArray[Any], num_targets: int) -> pl.DataFrame:
+    """What came before the test part, by the same ids as the forecasts: mase divides by its seasonal changes."""
+    parts = [
+        (names[index * num_targets + column], values[: series.test_start(index), feature])
+        for index, values in enumerate(series.values)
+        for column, feature in enumerate(series.target_indices)
+    ]
+    return pl.DataFrame(
+        {
+            "unique_id": np.concatenate([np.full(len(values), name) for name, values in parts]),
+            "y": np.concatenate([values for _, values in parts]),
+        }
+    )
+
+
+def _mean(scores: pl.DataFrame) -> float:
+    values = scores["model"].to_numpy()
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")
