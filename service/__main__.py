@@ -74,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     key.add_argument("name", help="of its holder, as logs and metrics call it")
     key.add_argument("--scope", action="append", choices=SCOPES, help="what it opens; may be repeated [predict]")
     key.add_argument("--model", action="append", default=[], help="a model that it may use; may be repeated [all]")
-    key.add_argument(
-        "--expires", type=datetime.date.fromisoformat, metavar="DATE", help="the first day without it [never]"
-    )
+    key.add_argument("--expires", type=datetime.date.fromisoformat, metavar="DATE", help="the first day without it [never]")
     key.add_argument("--rate-limit", metavar="RATE", help='its own rate, such as 100/s, or "none" [SLUICE_RATE_LIMIT]')
     settings = commands.add_parser("settings", help="print every setting as a table in Markdown")
     settings.set_defaults(run=_settings)

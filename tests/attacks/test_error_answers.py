@@ -8,6 +8,7 @@ import platform
 import re
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -19,11 +20,30 @@ from onnx import TensorProto, helper
 
 from service.api.access.keys import describe_entry, new_key
 from service.api.errors import TABLE
-from tests.folders import build_graph, edit_manifest, write_forecast_folder, write_graph, write_tensor_folder, write_text_folder
+from tests.folders import (
+    build_graph,
+    edit_example,
+    edit_manifest,
+    write_forecast_folder,
+    write_graph,
+    write_tensor_folder,
+    write_text_folder,
+)
 from tests.serving import ROOT, ServerProcess, server_process
 
-LIBRARIES = ("fastapi", "httptools", "numpy", "onnxruntime", "orjson", "pydantic", "pydantic_core", "starlette", "tokenizers")
-LIBRARIES += ("uvicorn", "uvloop")
+LIBRARIES = [
+    "fastapi",
+    "httptools",
+    "numpy",
+    "onnxruntime",
+    "orjson",
+    "pydantic",
+    "pydantic_core",
+    "starlette",
+    "tokenizers",
+    "uvicorn",
+    "uvloop",
+]
 STACK = re.compile(r'Traceback|File "|line \d+, in|\.py\b|\.cc?\b|\.pyx\b|0x[0-9a-f]{6}')
 # A path has two parts at least; those of our own routes are written in full in the table of errors and in the requests here.
 PATH = re.compile(r"(?<![\w.:/])(?:/[\w.-]+){2,}")
@@ -31,6 +51,7 @@ OWN_PATHS = ("/docs/errors", "/no/such/path", "/predict/forecast")
 TOO_LARGE = 1e6
 """Beyond it the graph of `fails` looks for a row that its table does not have."""
 BUG = "instances of a bug"
+CLIENT = httpx.Client(timeout=30)
 
 # A server with a bug in it, which shows what it should not.
 BUGGY = f"""
@@ -57,7 +78,7 @@ class Given(NamedTuple):
     def post(self, body: Any = None, *, key: str = "predict", path: str = "/predict", **options: Any) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"content-type": "application/json", "x-api-key": self.keys[key], **options.pop("headers", {})}
-        return httpx.post(self.server.url + path, content=content, headers=headers, timeout=30, **options)
+        return CLIENT.post(self.server.url + path, content=content, headers=headers, **options)
 
 
 def write_failing_folder(models: Path) -> None:
@@ -78,7 +99,12 @@ def write_failing_folder(models: Path) -> None:
         helper.make_node("Gather", ["table", "row"], ["y"]),
     ]
     write_graph(folder, build_graph(manifest, nodes, {"bound": np.array(TOO_LARGE), "table": np.array([0.5])}, {"nine": [9]}))
-    (folder / "example.json").write_text(json.dumps({"instances": [{"x": [1.0]}], "predictions": [{"y": [0.5]}]}))
+
+    def answer(example: dict[str, Any]) -> None:
+        example["request"]["instances"] = [{"x": [1.0]}]
+        example["response"]["predictions"] = [[0.5]]
+
+    edit_example(folder, answer)
 
 
 @pytest.fixture(scope="module")
@@ -98,23 +124,45 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Given]:
             for name, key in keys.items()
         )
     )
-    environ = {"SLUICE_API_KEYS_FILE": str(keys_file), "SLUICE_STRICT_READINESS": "false"}
     with (
-        server_process(models, code=BUGGY, SLUICE_MAX_QUEUE_SIZE="2", SLUICE_MAX_BODY_BYTES="50000", **environ) as server,
-        server_process(models, SLUICE_REQUEST_TIMEOUT_MS="0.001", **environ) as hurried,
+        server_process(
+            models,
+            code=BUGGY,
+            SLUICE_API_KEYS_FILE=str(keys_file),
+            SLUICE_STRICT_READINESS="false",
+            SLUICE_MAX_QUEUE_SIZE="2",
+            SLUICE_MAX_QUEUE_DELAY_MS="200",
+            SLUICE_MAX_BODY_BYTES="50000",
+        ) as server,
+        server_process(
+            models,
+            SLUICE_API_KEYS_FILE=str(keys_file),
+            SLUICE_STRICT_READINESS="false",
+            SLUICE_REQUEST_TIMEOUT_MS="0.001",
+        ) as hurried,
     ):
         yield Given(server, hurried, keys)
         assert "RuntimeError" in server.log, "the log says what the answer does not"
 
 
+def overload(given: Given) -> httpx.Response:
+    """The first refusal among several requests at once to a queue of two rows, which waits for more before it runs."""
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            answers = list(pool.map(given.post, [FORECAST] * 8))
+            if refused := [answer for answer in answers if answer.status_code == 503]:
+                break
+    return refused[0]
+
+
 FORECAST: dict[str, Any] = {"model": "toy-forecast", "instances": [{"history": [1, 2, 3]}]}
 PROVOCATIONS: dict[str, Callable[[Given], httpx.Response]] = {
     "malformed_request": lambda given: given.post(b'{"instances": [}'),
-    "unauthorized": lambda given: httpx.get(given.server.url + "/models"),
+    "unauthorized": lambda given: CLIENT.get(given.server.url + "/models"),
     "forbidden": lambda given: given.post(FORECAST, key="admin"),
     "model_not_found": lambda given: given.post(FORECAST | {"model": "../../etc/passwd"}),
     "not_found": lambda given: given.post({}, path="/no/such/path"),
-    "method_not_allowed": lambda given: httpx.put(given.server.url + "/predict", headers={"x-api-key": given.keys["predict"]}),
+    "method_not_allowed": lambda given: CLIENT.put(given.server.url + "/predict", headers={"x-api-key": given.keys["predict"]}),
     "ambiguous_model": lambda given: given.post({"instances": [{"history": [1, 2, 3]}]}, path="/predict/forecast"),
     "payload_too_large": lambda given: given.post(b" " * 50_001),
     "unsupported_media_type": lambda given: given.post(FORECAST, headers={"content-type": "text/plain"}),
@@ -123,7 +171,7 @@ PROVOCATIONS: dict[str, Callable[[Given], httpx.Response]] = {
     "inference_failed": lambda given: given.post({"model": "fails", "instances": [{"x": [2 * TOO_LARGE]}]}),
     "internal_error": lambda given: given.post({"model": BUG, "instances": [1]}),
     "model_not_ready": lambda given: given.post({"model": "broken", "instances": ["a"]}),
-    "overloaded": lambda given: given.post(FORECAST | {"instances": FORECAST["instances"] * 50}),
+    "overloaded": overload,
     "deadline_exceeded": lambda given: given._replace(server=given.hurried).post(FORECAST),
 }
 

@@ -168,7 +168,7 @@ def test_a_new_certificate_is_shown_without_a_restart_and_a_bad_one_is_not(model
         SLUICE_TLS_KEYFILE=str(shown.keyfile),
     ) as server:
         encrypted = Encrypted(server, shown)
-        older = shutil.copy(shown.certfile, tmp_path / "older.pem")
+        older = Path(shutil.copy(shown.certfile, tmp_path / "older.pem"))
 
         def is_shown_by_all(trusted: Path) -> bool:
             for _ in range(6):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 from service.api.access.addresses import ClientAddresses
 from service.api.access.keys import ApiKey, KeyRing, Scope
@@ -145,10 +145,21 @@ def _bearer_token(value: bytes) -> bytes:
     return token.strip() if scheme.lower() == b"bearer" else b""
 
 
-def visible_models(state: Mapping[str, Any]) -> frozenset[str] | None:
-    """The models that a request may use and see; None for all."""
-    found: frozenset[str] | None = state.get(VISIBLE_MODELS)
-    return found
+class Models(Protocol):
+    """Models by their names."""
+
+    def restricted_to(self, names: frozenset[str]) -> Self:
+        """Those of these names."""
+        ...
+
+
+_Models = TypeVar("_Models", bound=Models)
+
+
+def visible_models(models: _Models, state: Mapping[str, Any]) -> _Models:
+    """The models that a request may use and see, by its state. Every endpoint that reads models does so through it."""
+    names: frozenset[str] | None = state.get(VISIBLE_MODELS)
+    return models if names is None else models.restricted_to(names)
 
 
 def _unauthorized(presented: bytes | None, key: ApiKey | None) -> Unauthorized:
