@@ -110,7 +110,7 @@ def create_app(
     descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
     api.include_router(operations_router(repository, metrics.render, descriptions))
     add_error_handlers(api)
-    complete_openapi(api)
+    complete_openapi(api, access.refusals)
     limits = RequestLimits(settings.request_timeout_ms / 1000, settings.max_instances, settings.max_body_bytes)
     return Gateway(
         access.wrap(api),

@@ -1,8 +1,9 @@
-"""Requests for tests of what looks at their heads alone."""
+"""Heads of requests, for tests of what decides by them alone, and an observer of the refusals."""
 
 from __future__ import annotations
 
 from service.api.request import Address, AsgiRequest, HttpRequest
+from service.errors import RateScope
 
 
 async def _never() -> dict[str, object]:
@@ -20,3 +21,13 @@ def request(
     made = AsgiRequest(scope, _never)
     made.route = route
     return made
+
+
+class RecordingObserver:
+    """Records which requests were beyond their rate."""
+
+    def __init__(self) -> None:
+        self.limited: list[tuple[str, str]] = []
+
+    def rate_limited(self, scope: RateScope, key: str) -> None:
+        self.limited.append((scope, key))

@@ -127,6 +127,17 @@ def route_scopes(protects_operations: bool) -> Mapping[str, frozenset[Scope]]:
     return scopes | dict.fromkeys(("/", *PAGES), _ANY if protects_operations else _NONE)
 
 
+def describe_refusals(route: str, *, has_keys: bool, protects_operations: bool, has_rates: bool) -> dict[int, str]:
+    """Status → when a request to this route is refused with it; what is switched off refuses nothing."""
+    scopes = route_scopes(protects_operations).get(route, _PREDICT) if has_keys else _NONE
+    refusals = {401: "No API key, or one that is not valid"} if scopes else {}
+    if scopes and scopes != _ANY:
+        refusals[403] = f"The API key has not the scope {' or '.join(sorted(scopes))}"
+    if has_rates and route not in OPERATIONS:
+        refusals[429] = "More requests than the rate of the key or address; Retry-After says when to try again"
+    return refusals
+
+
 def find_presented(headers: Headers) -> bytes | None:
     """What the request presents as its key; None for nothing, empty where that is no single key."""
     presented = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from starlette.types import ASGIApp
 
 from service.api.access.addresses import ClientAddresses, parse_networks
-from service.api.access.control import AccessControl, AccessObserver
+from service.api.access.control import AccessControl, AccessObserver, describe_refusals
 from service.api.access.cors import Cors, parse_origins
 from service.api.access.keys import KeyRing, read_keys
 from service.api.access.rates import RateTable, parse_rate
@@ -51,6 +51,8 @@ class Access(NamedTuple):
     cors: Cors | None
     watches: Sequence[FileWatch]
     """Of files that are read again when they change."""
+    refusals: Callable[[str], Mapping[int, str]]
+    """Route template → the statuses with which requests to it are refused, and when."""
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """The app, with answers to the preflights of other origins where there are any."""
@@ -91,7 +93,13 @@ def open_access(options: AccessOptions, observer: AccessObserver, tables: RateTa
                 protects_operations=options.protect_operations,
             )
         )
-    return Access(hooks, cors, watches)
+    refusals = functools.partial(
+        describe_refusals,
+        has_keys=keys is not None,
+        protects_operations=options.protect_operations,
+        has_rates=tables is not None,
+    )
+    return Access(hooks, cors, watches, refusals)
 
 
 def _reload_keys(file: Path, keys: KeyRing) -> None:

@@ -13,24 +13,13 @@ from service.api.access.keys import ApiKey, KeyRing
 from service.api.access.rates import WAYS, RateTable, parse_rate
 from service.api.errors import Forbidden, RateLimited, Unauthorized, problem
 from service.api.request import HttpRequest
-from service.errors import RateScope
-from tests.heads import request
+from tests.heads import RecordingObserver, request
 
 NOW = 1_000_000.0
 OPEN = ("/", "/docs", "/docs/errors", "/openapi.json", "/static/{file}")
 OPERATIONS = ("/health/live", "/health/ready", "/metrics")
 MODELS = ("/models", "/models/{name}")
 PREDICT = ("/predict", "/predict/forecast", "/predict/sentiment", "_unknown", "/added/later")
-
-
-class RecordingObserver:
-    """Notes which requests were beyond their rate."""
-
-    def __init__(self) -> None:
-        self.limited: list[tuple[str, str]] = []
-
-    def rate_limited(self, scope: RateScope, key: str) -> None:
-        self.limited.append((scope, key))
 
 
 def key(name: str, **options: Any) -> ApiKey:
