@@ -75,14 +75,12 @@ class AccessControl:
         if request.method == "OPTIONS":
             return  # a preflight, which browsers send without a key; no endpoint has this method
         keys = self._keys
-        presented = key = None
-        if keys is not None:
-            presented = find_presented(request.headers)
-            if presented is not None:
-                key = keys.find(presented)
-        self._check_rate(request, key)
         if keys is None:
+            self._check_rate(request, None)
             return
+        presented = find_presented(request.headers)
+        key = None if presented is None else keys.find(presented)
+        self._check_rate(request, key)
         scopes = self._scopes.get(request.route, _PREDICT)
         if key is None or (key.expires_at is not None and key.expires_at <= self._wall_time()):
             if scopes:
@@ -105,8 +103,9 @@ class AccessControl:
         if key is None:
             rate, table = self._rate, self._address_rates
         else:
-            rate = key.rate or (None if key.is_unlimited else self._rate)
-            table = self._key_rates
+            rate, table = key.rate, self._key_rates
+            if rate is None and not key.is_unlimited:
+                rate = self._rate
         if rate is None or table is None or request.route in OPERATIONS:
             return
         client = self._addresses.find(request) if key is None else key.name

@@ -93,32 +93,34 @@ class RateTable:
         """Count one request: 0 where it is within the rate, else the seconds until one would be, and nothing is counted."""
         fingerprint = self._fingerprint(client)
         lock = self._lock
-        if lock is None:
-            return self._take(fingerprint, rate, now)
-        if not lock.acquire(True, self._max_wait_s):
+        if lock is not None and not (lock.acquire(False) or lock.acquire(True, self._max_wait_s)):
             # The lock is whole again once this process releases it.
             log.warning("the lock of the rate limits is taken over from a worker that was ended or stopped within it")
         try:
-            return self._take(fingerprint, rate, now)
+            clients, due_at = self._views
+            row = fingerprint % self._num_sets * WAYS
+            if clients[row] != fingerprint:
+                row = self._find_row(fingerprint, row)
+            owed_s = due_at[row] - now
+            if owed_s > rate.most_owed_s:
+                return owed_s - (rate.num_requests - 1) * rate.interval_s
+            due_at[row] = now + rate.interval_s if owed_s < 0 else due_at[row] + rate.interval_s
+            return 0.0
         finally:
-            try:
-                lock.release()
-            except ValueError:  # released already, by the holder or by another process that took over
-                log.debug("the lock of the rate limits was released twice")
+            if lock is not None:
+                try:
+                    lock.release()
+                except ValueError:  # released already, by the holder or by another process that took over
+                    log.debug("the lock of the rate limits was released twice")
 
-    def _take(self, fingerprint: int, rate: Rate, now: float) -> float:
+    def _find_row(self, fingerprint: int, first: int) -> int:
+        """The row of a client in its set; where it has none, the one of which least is owed."""
         clients, due_at = self._views
-        first = fingerprint % self._num_sets * WAYS
-        for row in range(first, first + WAYS):
+        rows = range(first, first + WAYS)
+        for row in rows:
             if clients[row] == fingerprint:
-                break
-        else:
-            row = min(range(first, first + WAYS), key=due_at.__getitem__)
-            clients[row] = fingerprint
-            due_at[row] = 0.0
-        due = max(due_at[row], now)
-        owed_s = due - now
-        if owed_s > rate.most_owed_s:
-            return owed_s - (rate.num_requests - 1) * rate.interval_s
-        due_at[row] = due + rate.interval_s
-        return 0.0
+                return row
+        row = min(rows, key=due_at.__getitem__)
+        clients[row] = fingerprint
+        due_at[row] = 0.0
+        return row
