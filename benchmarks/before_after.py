@@ -101,7 +101,7 @@ class Comparison:
         return [after / before if before else 0.0 for after, before in pairs]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Measure, and print the table."""
     options = _parser().parse_args(arguments)
     checkouts = {"before": verify_checkout(options.before), "after": verify_checkout(options.after)}
@@ -290,4 +290,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -44,9 +44,9 @@ GRAPH_SECONDS = 0.25
 """For each batch size."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Measure, and write the results so far after each round."""
-    options = _parser().parse_args()
+    options = _parser().parse_args(arguments)
     is_whole = not (options.quick or options.cases or options.targets)
     rounds, seconds = options.rounds or (1 if options.quick else 3), options.seconds or (1 if options.quick else 3)
     cases = select_cases(options.cases or (QUICK if options.quick else [case.name for case in CASES]))
@@ -65,7 +65,7 @@ def main() -> None:
         targets.append(echo(write_canned_responses(cases, folders, workloads, Path(name))))
         results = Results(
             created=datetime.now(UTC).isoformat(timespec="minutes"),
-            command=shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),
+            command=shlex.join(["python", "-m", "benchmarks.compare", *arguments]),
             machine=machine(),
             versions=versions(),
             seconds=seconds,
@@ -191,4 +191,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.servers import ROOT
 from training.export.answers import format_forecast
-from training.export.graph import graph_tensors, write_graph
+from training.export.graph import describe_tensors, write_graph
 from training.export.publish import Publication, publish
 from training.export.verify import verify
 from training.network.heads.forecast import ForecastSpec
@@ -79,7 +79,7 @@ def reference_folder(models: Path = MODELS) -> Path:
     publication = Publication(
         recipe=Subject(),
         graph=graph,
-        tensors=graph_tensors(network),
+        tensors=describe_tensors(network),
         spec=forecast_spec,
         instances=instances,
         predictions=predictions,

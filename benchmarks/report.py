@@ -23,7 +23,7 @@ are medians of the rounds (least to largest); ratios are computed within each ro
 
 * *× hand-written*: to the [hand-written](rivals/handwritten.py) FastAPI endpoint with the same number of processes.
 * *× tuned*: to the [well-tuned hand-written](rivals/handwritten_tuned.py) one, with the number of processes that was fastest in
-  that round, since it uses one core per process where others use more.
+  that round, since it has one graph thread per process where others have more.
 * *× packaged*: to the fastest packaged server of that round.
 * *Efficiency*: the share of the ceiling, processes ÷ (1 / canned responses per second + 1 / rows per second of the bare graph),
   measured in the same round.

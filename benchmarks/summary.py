@@ -61,7 +61,7 @@ class Summary:
     def ratio_to_tuned(self, target: TargetSpec, case: Case) -> float | None:
         """Rate over that of the tuned hand-written server, with the number of processes that was fastest in the round.
 
-        It uses one core per process, where other servers use more: with equal processes it would be at a disadvantage.
+        It has one graph thread per process, where other servers have more: with equal processes it would be at a disadvantage.
         """
         return self._ratio(target, case, lambda other: other.family == "hand-written tuned")
 

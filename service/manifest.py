@@ -71,7 +71,7 @@ class Tolerance(StrictModel):
 
 
 class Graph(StrictModel):
-    """One ONNX file of the folder; the first that fits the asked precision is served."""
+    """One ONNX file of the folder; the first of the requested precision is served."""
 
     file: FileName
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -37,7 +37,7 @@ from service.settings import Settings
 BACKLOG = 2048
 # Longer than the 60 s after which load balancers drop idle connections, so that none is closed here just as it is used.
 KEEP_ALIVE_S = 75
-# Requests leave few cycles behind: the collector runs every 5,000 objects rather than every 700, which costs 5 % of a request.
+# Requests leave few cycles behind: the collector runs every 5,000 objects rather than every 700, which saves 5 % of a request.
 GC_THRESHOLDS = (5000, 20, 20)
 # How often the event loop of a worker counts a heartbeat, and how many connections it receives in one turn.
 HEARTBEAT_INTERVAL_S = 0.25
@@ -104,7 +104,7 @@ class Service:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        self._on_loaded(greeting(repository, self._url, self._curl))
+        self._on_loaded(startup_message(repository, self._url, self._curl))
 
     def _stop_with(self, exc: StartError) -> None:
         assert self._server is not None
@@ -259,8 +259,8 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         ) from exc
 
 
-def greeting(repository: Repository, url: str, curl: str = "curl -s") -> str:
-    """What the operator reads when loading is over: where the server is, and what to try."""
+def startup_message(repository: Repository, url: str, curl: str = "curl -s") -> str:
+    """What the operator reads when loading is over: the address of the server, and a command to try."""
     if not repository.is_serving:
         return f"Sluice {__version__} listens on {url}, but no model is ready: {repository.reason}"
     state = "is ready:" if repository.is_ready else f"is not ready ({repository.reason}), and answers at"
@@ -269,7 +269,7 @@ def greeting(repository: Repository, url: str, curl: str = "curl -s") -> str:
 
 
 def command_to_try(repository: Repository, curl: str) -> str:
-    """One curl that these models answer; `curl` is the command with the URL of the server."""
+    """One curl command that these models answer; `curl` is the command up to the URL of the server."""
     request = repository.example_request()
     if request is None:
         return f"{curl}/models"

@@ -245,7 +245,7 @@ def environment_name(field: str) -> str:
 
 
 def settings_table() -> str:
-    """The configuration table in Markdown, as the README holds it."""
+    """The configuration table in Markdown, as docs/reference/settings.md holds it."""
     lines = ["| Name | Default | What it does |", "|---|---|---|"]
     for field, about in Settings.model_fields.items():
         lines.append(f"| `{environment_name(field)}` | {_shown(about.default)} | {about.description} |")

@@ -31,6 +31,7 @@ COMMANDS = {
     "check": Command("service", "check", "cpu", "say what is wrong with a model folder"),
     "key": Command("service", "key", "cpu", "make an API key, and its entry for the keys file"),
     "settings": Command("service", "settings", "cpu", "list every SLUICE_ setting with its default"),
+    "init": Command("training", "init", "cpu,train", "write a commented recipe for a CSV file"),
     "train": Command("training", "run", "cpu,train", "train by a recipe and publish the model folder"),
     "import": Command("training", "import-keras", "cpu,import", "publish a finished model as a model folder"),
     "summary": Command("training", "summary", "cpu,train", "print the layers of a recipe or model with their parameters"),

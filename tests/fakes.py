@@ -53,7 +53,7 @@ class ManualClock:
         self._now = end
 
     def stall(self, seconds: float) -> None:
-        """Let time pass in which nobody sets off alarms: those that it passes are late."""
+        """Let time pass without setting off alarms: those that it passes are late."""
         self._now += seconds
 
     @property
@@ -86,7 +86,7 @@ class Gate(Generic[T]):
         self.batches.append(list(payloads))
         self._entered.release()
         if not self._is_open and not self._passes.acquire(timeout=PATIENCE_S):
-            raise TimeoutError("the test let nobody through")
+            raise TimeoutError("the test let no batch through")
         for payload in payloads:
             if isinstance(payload, BaseException):
                 raise payload

@@ -33,7 +33,8 @@ SERVICE_RULES: dict[str, set[str]] = {
 }
 TRAINING_RULES: dict[str, set[str]] = {
     "training.__main__": {"training.runs", "training.importers", "training.summary", "training.reporting", "training.export"}
-    | {"training.data", "training.recipe"},
+    | {"training.starter", "training.data", "training.recipe"},
+    "training.starter": {"training.data", "training.recipe"},
     "training.summary": {"training.runs", "training.importers", "training.network", "training.layers", "training.recipe"},
     "training.runs": {"training.export", "training.fitting", "training.scoring", "training.reporting", "training.network"}
     | {"training.layers", "training.data", "training.recipe"},
@@ -147,6 +148,28 @@ def test_on_the_network_side_of_training_only_the_builder_imports_onnx() -> None
     sides = ("training.graph", "training.layers", "training.network")
     found = {name for name, path in TRAINING.items() if name.startswith(sides) and "onnx" in imports_of(path)}
     assert found == {"training.graph.builder"}
+
+
+def test_a_single_layer_is_imported_by_the_layers_alone() -> None:
+    shared = {"registry", "base", "activations", "named", "ragged", "scaling", "weights"}
+    layers = {name for name in TRAINING if name.startswith("training.layers.") and name.rpartition(".")[2] not in shared}
+    assert "training.layers.lstm" in layers
+    for name, path in TRAINING.items():
+        assert name.startswith("training.layers") or not imports_of(path) & layers, name
+
+
+def test_of_the_network_the_heads_alone_differ_by_task() -> None:
+    heads = {"training.network.heads.forecast", "training.network.heads.classify", "training.network.heads.tensor"}
+    assert heads <= TRAINING.keys()
+    folders = ("training.network", "training.export", "training.fitting", "training.layers", "training.graph")
+    for name, path in TRAINING.items():
+        if name.startswith(folders) and name not in {*heads, "training.network.heads.registry"}:
+            assert not imports_of(path) & heads, name
+
+
+def test_training_has_lightning_in_one_file() -> None:
+    found = {name for name, path in TRAINING.items() if any(i.split(".")[0] == "lightning" for i in imports_of(path))}
+    assert found == {"training.fitting.fit"}
 
 
 @pytest.mark.parametrize("place", WITHOUT)

@@ -213,6 +213,46 @@ def import_keras_command(
         show_import(result.network, result.verification, result.notes, result.folder, console)
 
 
+@app.command("init")
+def init_command(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A CSV, TSV or parquet file with a header.")],
+    time: Annotated[str | None, typer.Option(help="forecast: the column of times, in ISO 8601.")] = None,
+    value: Annotated[str | None, typer.Option(help="forecast: the column of values; several separated by commas.")] = None,
+    frequency: Annotated[
+        str | None, typer.Option(help="forecast: one step between rows: S T H D W M Q Y (second to year, T minute).")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="forecast: the column that names the series, if there are several.")] = None,
+    horizon: Annotated[int | None, typer.Option(help="forecast: steps ahead; chosen by the frequency if left out.")] = None,
+    text: Annotated[str | None, typer.Option(help="classify: the column of texts.")] = None,
+    label: Annotated[str | None, typer.Option(help="classify: the column of labels.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model and of the recipe; the file's own if left out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the recipe.")] = False,
+    data: DataOption = None,
+) -> None:
+    """Write a commented recipe for a CSV file: a forecast (--time, --value, --frequency) or a classifier (--text, --label)."""
+    console = Console()
+    with _errors_as_messages(console):
+        from training.starter.options import read_starter
+        from training.starter.recipe_file import write_starter
+
+        starter = read_starter(
+            time=time, value=_parts(value), frequency=frequency, series=series, horizon=horizon, text=text, label=label
+        )
+        command = "sluice train" if context.command_path.startswith("sluice") else "python -m training run"
+        path = write_starter(file, starter, name=name, replace=force, data=data, command=command)
+        console.print(f"written     {path}", highlight=False, soft_wrap=True)
+        console.print(f"next        {command} {path}", highlight=False, soft_wrap=True)
+
+
+@app.command("recipe-reference", hidden=True)
+def recipe_reference_command() -> None:
+    """Print the reference of every recipe key, in Markdown."""
+    from training.recipe.reference import recipe_reference
+
+    print(recipe_reference(), end="")
+
+
 @app.command("list")
 def list_command() -> None:
     """Show the bundled recipes and the sets that can be fetched."""

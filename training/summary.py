@@ -22,13 +22,6 @@ from training.recipe import RecipeError, find_recipe, read_recipe, recipe_of_jso
 from training.runs.registry import TASKS
 
 KERAS_FILES = (".keras", ".h5", ".hdf5")
-# Where a class is not called as in Keras.
-KERAS_NAMES = {
-    "ActivationLayer": "Activation",
-    "SpatialDropout": "SpatialDropout1D",
-    "GlobalMaxPooling": "GlobalMaxPooling1D",
-    "GlobalAveragePooling": "GlobalAveragePooling1D",
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ def summarize(what: str, data: Path | None) -> Summary:
 
 def summary_of(name: str, network: Network, notes: tuple[str, ...] = ()) -> Summary:
     """The summary of any network."""
-    layers = [layer for layer in network.layers if isinstance(layer, Layer)]
+    layers = network.stack
     rows = tuple(
         Row(layer_name, kind, _shape(layer), layer.num_parameters + layer.num_fixed_parameters)
         for layer, (layer_name, kind) in zip(layers, _names(layers), strict=True)
@@ -108,11 +101,10 @@ def _names(layers: list[Layer]) -> Iterator[tuple[str, str]]:
     """Name and class of each layer: Keras counts the layers of a class, and does not number the first."""
     counts: dict[str, int] = {}
     for layer in layers:
-        kind = type(layer).__name__
         base = layer.config.type
         count = counts.get(base, 0)
         counts[base] = count + 1
-        yield layer.config.name or (f"{base}_{count}" if count else base), KERAS_NAMES.get(kind, kind)
+        yield layer.config.name or (f"{base}_{count}" if count else base), layer.keras_class or type(layer).__name__
 
 
 def _shape(layer: Layer) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import InternalError, NotFound, problem
+from service.api.errors import InternalError, NotFound, find_row, problem
 from service.api.request import Address, Answer, AsgiRequest, BodyTooLarge, ClientDisconnected, Endpoint, Hook, HttpRequest
 from service.errors import ServiceError
 
@@ -175,8 +175,8 @@ class Gateway:
 
 
 def _describe(exc: Exception, request: HttpRequest) -> Answer:
-    """The answer that says what went wrong; what is not a ServiceError is logged, and its message is not sent."""
-    if not isinstance(exc, ServiceError):
+    """The answer to a request that failed; an error that is not for clients is logged, and its message is not sent."""
+    if not isinstance(exc, ServiceError) or (find_row(type(exc)).error is InternalError and not isinstance(exc, InternalError)):
         log.error("unexpected error", exc_info=exc, extra={"path": request.path})
         exc = InternalError("an unexpected error; the log says more")
     answer = Answer(*problem(exc))

@@ -1,1 +1,1 @@
-"""From a model folder to a model that answers: which are there, what they hold, which one is asked."""
+"""From a model folder to a model that answers: which are there, what they hold, which one answers a request."""

@@ -8,20 +8,19 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 from service.clock import Clock
 from service.errors import AmbiguousModel, FolderError, InvalidInput, ModelNotFound, ModelNotReady, StartError
-from service.manifest import MANIFEST_FILE
 from service.models.description import describe_model, summarize_model
 from service.models.folder import Examination, ModelOptions, examine
 from service.models.loading import load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
+from service.models.scanning import ModelVersion, scan_models
 from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.loop_budget import LoopBudget
@@ -29,12 +28,8 @@ from service.tasks.base import Criterion, Endpoint
 
 log = logging.getLogger(__name__)
 
-ModelState = Literal["LOADING", "READY", "UNAVAILABLE"]
 Defaults = Mapping[tuple[str, str | None], str]
 """(task, purpose) → the model for requests that name none."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-VERSION = re.compile(r"[1-9][0-9]{0,8}")
-GRAPH_FILE = "model.onnx"
 # Of unknown names that requests hold, so much is shown in the answer.
 SHOWN_NAME_LENGTH = 128
 
@@ -66,26 +61,6 @@ class SilentRepositoryObserver:
 
     def unavailable(self, name: str, version: str, reason: str, duration_s: float) -> None:
         pass
-
-
-@dataclass
-class ModelVersion:
-    """One version of one model. `version` is "" for a folder that holds none."""
-
-    name: str
-    version: str
-    state: ModelState = "LOADING"
-    reason: str | None = None
-    model: Model | None = None
-
-    @property
-    def order(self) -> int:
-        return int(self.version or 0)
-
-    @property
-    def path(self) -> str:
-        """Its folder below the models folder."""
-        return f"{self.name}/{self.version}" if self.version else self.name
 
 
 @dataclass(frozen=True)
@@ -146,7 +121,7 @@ class Repository:
     async def start(self) -> None:
         """Load every folder, on threads. Raises StartError, and nothing else: a missing runtime or GPU concerns them all."""
         if self._preload is None:
-            entries, reason = await asyncio.to_thread(_scan, self.models_dir)
+            entries, reason = await asyncio.to_thread(scan_models, self.models_dir)
         else:
             entries, reason = self._preload.entries, self._preload.reason
         for entry in entries:
@@ -426,7 +401,7 @@ class Repository:
 
 def preload_folders(models_dir: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Preload:
     """Find, examine and measure every model folder; no thread is started. Raises StartError like `Repository.start`."""
-    entries, reason = _scan(models_dir)
+    entries, reason = scan_models(models_dir)
     examinations = {}
     for entry in entries:
         if entry.state == "UNAVAILABLE":
@@ -440,43 +415,3 @@ def preload_folders(models_dir: Path, options: ModelOptions, open_graph: OpenRun
             continue
         examinations[entry.name, entry.version] = examination, time.perf_counter() - started
     return Preload(entries, reason, examinations)
-
-
-def _scan(models_dir: Path) -> tuple[list[ModelVersion], str | None]:
-    """What lies in the folder, nothing opened yet: entries that are LOADING, or UNAVAILABLE with the reason."""
-    try:
-        folders = sorted(path for path in models_dir.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
-        root = models_dir.resolve(strict=True)
-    except OSError as exc:
-        return [], f"the models folder {models_dir} cannot be read: {exc.strerror}"
-    entries: list[ModelVersion] = []
-    for folder in folders:
-        if NAME.fullmatch(folder.name) is None:
-            log.warning("folder is no model: its name", extra={"folder": folder.name, "expected": NAME.pattern})
-            continue
-        entries += _scan_model(folder, root)
-    return entries, None if entries else f"the models folder {models_dir} holds no model folder"
-
-
-def _scan_model(folder: Path, root: Path) -> list[ModelVersion]:
-    if not folder.resolve().is_relative_to(root):
-        return [ModelVersion(folder.name, "", "UNAVAILABLE", "the folder is a link that leads out of the models folder")]
-    try:
-        versions = [path for path in folder.iterdir() if VERSION.fullmatch(path.name) and path.is_dir()]
-    except OSError as exc:
-        return [ModelVersion(folder.name, "", "UNAVAILABLE", f"the folder cannot be read: {exc.strerror}")]
-    if not versions:
-        return [
-            ModelVersion(folder.name, "", "UNAVAILABLE", "the folder holds no version: expected a folder named 1, 2, … in it")
-        ]
-    return [_scan_version(path, root) for path in sorted(versions, key=lambda path: int(path.name))]
-
-
-def _scan_version(folder: Path, root: Path) -> ModelVersion:
-    name, version = folder.parent.name, folder.name
-    if not folder.resolve().is_relative_to(root):
-        return ModelVersion(name, version, "UNAVAILABLE", "the folder is a link that leads out of the models folder")
-    if not (folder / MANIFEST_FILE).exists() and (folder / GRAPH_FILE).exists():
-        reason = f"a plain graph: there is {GRAPH_FILE} but no {MANIFEST_FILE}, which this release needs to serve it"
-        return ModelVersion(name, version, "UNAVAILABLE", reason)
-    return ModelVersion(name, version)

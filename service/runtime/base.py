@@ -22,7 +22,7 @@ class Runtime(Protocol):
 
     @property
     def requested(self) -> Device:
-        """The device that was asked for."""
+        """The device that was requested."""
         ...
 
     @property
@@ -32,7 +32,7 @@ class Runtime(Protocol):
 
     @property
     def fallback(self) -> str | None:
-        """Why the graph runs on the CPU although this onnxruntime has CUDA and the CPU was not asked for; else None."""
+        """Why the graph runs on the CPU although this onnxruntime has CUDA and the CPU was not requested; else None."""
         ...
 
     @property

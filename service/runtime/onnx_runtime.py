@@ -1,7 +1,7 @@
 """Graphs that onnxruntime runs, and on what: the only file that imports it.
 
 Knows nothing of asyncio, HTTP or model folders. The provider is always the real one: onnxruntime falls back to the CPU
-without a word when CUDA is asked for and absent.
+without a word when CUDA is requested and absent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from service.runtime.tensors import Tensors, TensorSpec
 
 log = logging.getLogger(__name__)
 
-# What a graph may run on when a device is asked for, the best first. What TensorRT does not take, CUDA runs.
+# What a graph may run on when a device is requested, the best first. What TensorRT does not take, CUDA runs.
 PROVIDERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"cuda": (CUDA, CPU), "tensorrt": (TENSORRT, CUDA, CPU)})
 
 _DATATYPES: Mapping[str, str] = MappingProxyType(
@@ -97,7 +97,7 @@ def open_runtime(
     """Open an ONNX graph, given as its path or its bytes.
 
     `device="cuda"` and `"tensorrt"` are strict and raise StartError where they cannot be had; `"auto"` takes CUDA if it
-    can be had, else the CPU, and `provider` tells which. Raises FolderError when onnxruntime does not take the graph.
+    can be had, else the CPU, and `provider` is which. Raises FolderError when onnxruntime does not take the graph.
     `open_session` and `available` (the providers of this machine) stand in for onnxruntime in tests.
     """
     if isinstance(graph, Path):
@@ -117,7 +117,7 @@ def open_runtime(
     try:
         session = open_session(graph, [(name, _options(name, gpu, graph)) for name in providers], num_threads)
     except Exception as exc:  # onnxruntime's exceptions have no common class but Exception
-        # The CPU tells whether it is the device that fails or the graph.
+        # On the CPU it shows whether the device fails or the graph.
         session = _open(open_session, graph, [(CPU, {})], num_threads)
         reason = _first_line(exc)
     runtime = OnnxRuntime(session, device, gpu.device_id)

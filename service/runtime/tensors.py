@@ -73,7 +73,7 @@ class Signature:
 
     @cached_property
     def is_ragged(self) -> bool:
-        """Whether rows of different length may share a batch: there is a `time` axis, and `lengths` tells the truth."""
+        """Whether rows of different length may share a batch: there is a `time` axis, and `lengths` holds each row's own."""
         has_time = any(spec.time_axis is not None for spec in self.inputs)
         return has_time and any(spec.name == LENGTHS for spec in self.inputs)
 
@@ -94,7 +94,7 @@ class Signature:
 
     @cached_property
     def first_input(self) -> str:
-        """An input that every item has: its axis 0 tells how many rows there are."""
+        """An input that every item has: its axis 0 is the number of rows."""
         return next((spec.name for spec in self.inputs if not self.may_lack(spec.name)), self.inputs[0].name)
 
     def may_lack(self, name: str) -> bool:

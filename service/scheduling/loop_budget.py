@@ -16,7 +16,7 @@ LONGEST_S = 0.004
 class LoopBudget:
     """How long the turns of one event loop may be; there is one for each loop, which all its models share.
 
-    It sees no other work than what asks first.
+    Only what asks `is_spent` first counts; all other work on the loop is not seen.
     """
 
     def __init__(self, longest_s: float = LONGEST_S, now: Callable[[], float] = time.perf_counter) -> None:

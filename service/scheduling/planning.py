@@ -40,7 +40,7 @@ DEFAULTS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class RequestedLimits:
-    """What an operator asks of the limits; None: the number that the cost of the graph suggests (`tuning.py`)."""
+    """The limits as an operator requests them; None: the number that the cost of the graph suggests (`tuning.py`)."""
 
     max_batch_size: int | None = None
     max_padded_steps: int | None = None
@@ -54,7 +54,7 @@ class RequestedLimits:
     def resolve(
         self, max_batch_size: int, max_padded_steps: int, *, cost: CostModel = SMALL_LSTM, max_inline_ms: float = 0.0
     ) -> Limits:
-        """The limits, with these bounds in place of those that are not asked for."""
+        """The limits, with these bounds in place of those that are not requested."""
         return Limits(
             max_batch_size if self.max_batch_size is None else self.max_batch_size,
             max_padded_steps if self.max_padded_steps is None else self.max_padded_steps,

@@ -35,7 +35,7 @@ NUM_ROUNDS = 6
 PATIENCE = 3
 # A lone item's run may hold up the event loop for so long: a tenth of what would be noticed.
 MAX_INLINE_MS = 1.0
-# The least that a run is taken to cost: below it a clock tells nothing.
+# The least that a run is taken to cost: below it a clock is too coarse.
 TICK_MS = 1e-4
 
 TimeSource = Callable[[], float]
@@ -79,7 +79,7 @@ def tune(
     clock: TimeSource = time.perf_counter,
     stopwatch: TimeSource | None = None,
 ) -> Tuning | None:
-    """Measure the graph and choose the limits that are not asked for; None where the graph refuses made-up rows.
+    """Measure the graph and choose the limits that are not requested; None where the graph refuses made-up rows.
 
     `num_steps` is the length of a long row, None where the model does not say. Graphs of one process are measured one at
     a time, or they would measure each other.
@@ -191,7 +191,7 @@ def fit_cost(points: Sequence[Point], *, has_time: bool = True) -> CostModel:
     """The cost model nearest to the points in relative terms, none of its parts negative.
 
     Non-negative least squares (Lawson and Hanson, 1974) by trying every set of parts, of which there are 15: the optimum is
-    the plain least squares of the parts that it does not set to 0. Where the points do not tell parts apart, time is put
+    the plain least squares of the parts that it does not set to 0. Where the points do not separate the parts, time is put
     down to rows and steps rather than to overhead.
     """
     rows, steps, ms = (np.array(column, np.float64) for column in zip(*((p.rows, p.steps, p.ms) for p in points), strict=True))
@@ -216,7 +216,7 @@ def fit_cost(points: Sequence[Point], *, has_time: bool = True) -> CostModel:
 def choose_limits(
     points: Sequence[Point], cost: CostModel, requested: RequestedLimits, *, num_steps: int, latency_target_ms: float
 ) -> Limits:
-    """The limits with the measured cost, and the bounds that it suggests; a number that the operator asked for stays.
+    """The limits with the measured cost, and the bounds that it suggests; a number that the operator requested stays.
 
     Long rows decide on the padded steps, short ones on the rows. No batch that the chosen bounds allow is predicted to
     take longer than `latency_target_ms`, or than twice the longest row alone where that is more: a large graph gains most

@@ -40,7 +40,7 @@ from service.tasks.tokenization import parse_tokenizer
 TOKENS, PROBABILITIES = "tokens", "probabilities"
 SENTIMENT = "sentiment"
 SENTIMENT_LABELS = {"negative", "positive"}
-"""What tells a sentiment model whose manifest was written before it said so."""
+"""The labels of a sentiment model whose manifest has no `subject`, as those of the first release."""
 HEAVY_CHARACTERS = 8_000
 """Beyond so many, splitting takes 2 ms and more, and belongs on a thread."""
 
@@ -56,7 +56,7 @@ class ClassifySpec(Spec):
     """What a text classifier reads and predicts."""
 
     labels: Annotated[list[str], Field(min_length=2)]
-    subject: str | None = Field(None, description="what the labels tell of a text, such as `sentiment`")
+    subject: str | None = Field(None, description="what the labels are about, such as `sentiment`")
     tokenizer: FileName = "tokenizer.json"
     max_length: Annotated[int, Field(ge=1, description="tokens read of one text")]
     truncation: Truncation

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
+
 from benchmarks.bare_graph import BareGraph
+from benchmarks.batch_invariance import TOLERANCE
 from benchmarks.cases import select_cases
-from benchmarks.compare import copy_model_folders, measure_graphs, rotate
+from benchmarks.compare import copy_model_folders, main, measure_graphs, rotate
+from benchmarks.report import PAGE, PICTURE, RESULTS
+from benchmarks.results import read_results
 from benchmarks.targets import echo, sluice
 from benchmarks.workloads import Workload
 
 HISTORY = {"history": [float(hour % 24) for hour in range(336)]}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_a_short_run_measures_every_target_and_writes_its_page(tmp_path: Path) -> None:
+    targets = ["sluice, 1 process", "hand-written, 1 process", "hand-written tuned, 1 process"]
+    main(["--targets", *targets, "--cases", "c64", "texts", "--rounds", "1", "--seconds", "1", "--results", str(tmp_path)])
+    results = read_results(tmp_path / RESULTS)
+    assert results.failures == ()
+    measured = {(one.target.lower(), one.case) for one in results.measurements}
+    assert measured == {(target, case) for target in [*targets, "echo"] for case in ("c64", "texts")}
+    assert {(one.target.lower(), one.case) for one in results.invariances} == {(target, "texts") for target in targets}
+    assert all(one.worst_difference <= TOLERANCE for one in results.invariances)
+    assert "| Sluice, 1 process |" in (tmp_path / PAGE).read_text()
+    assert (tmp_path / PICTURE).exists()
 
 
 def test_each_round_begins_with_the_next_target(tmp_path: Path) -> None:

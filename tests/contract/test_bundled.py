@@ -1,4 +1,4 @@
-"""The models that come with Sluice: sound, small, and better than what they stand beside, by the scores they carry."""
+"""The models that come with Sluice: valid, small, and better than the baselines, by the scores in their manifests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_both_models_are_there() -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
-def test_a_bundled_folder_is_sound(folder: Path) -> None:
+def test_a_bundled_folder_is_valid(folder: Path) -> None:
     assert check_folder(folder) == []
 
 

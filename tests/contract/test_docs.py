@@ -1,36 +1,77 @@
-"""The docs are read and held against the code: settings, routes, metrics, errors, commands, and every curl with its answer."""
+"""The README and the page of the HTTP API are held against a running server: every endpoint, and every curl with its answer."""
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from service.api.openapi import describe_errors
+from service.api.openapi import describe_errors, list_endpoints
 from service.observability.metrics import Metrics
-from service.settings import settings_table
+from service.settings import Settings
+from tests.docs.pages import Curl, assert_shows, curls
+from tests.docs.test_links import PAGES
+from tests.folders import write_tensor_folder
 from tests.serving import server_process
 
 ROOT = Path(__file__).parent.parent.parent
+REFERENCE = ROOT / "docs" / "reference"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-METRICS = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+API = (REFERENCE / "http-api.md").read_text(encoding="utf-8")
+METRICS = (REFERENCE / "metrics.md").read_text(encoding="utf-8")
+CURLS = [*curls(README), *curls(API)]
 
 
-def test_the_configuration_table_is_the_settings_own() -> None:
-    begin, end = "<!-- settings:begin -->\n", "<!-- settings:end -->"
-    assert README[README.index(begin) + len(begin) : README.index(end)] == settings_table()
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled models, and beside them `mine` of the page."""
+    folder = tmp_path_factory.mktemp("documented") / "models"
+    shutil.copytree(ROOT / "models", folder)
+    write_tensor_folder(folder, "mine")
+    return folder
 
 
-@pytest.mark.parametrize("error", describe_errors(), ids=lambda error: str(error["code"]))
-def test_every_error_is_in_the_readme_with_its_status(error: dict[str, Any]) -> None:
-    assert re.search(rf"^\| `{error['code']}` \| {error['status']} \|", README, re.MULTILINE)
+@pytest.fixture(scope="module")
+def server(models: Path) -> Iterator[str]:
+    with server_process(models) as process:
+        yield process.url
+
+
+def test_every_endpoint_is_on_the_page(server: str) -> None:
+    endpoints = httpx.get(f"{server}/", headers={"accept": "application/json"}).json()["endpoints"]
+    assert {"/predict", "/models", "/metrics"} <= endpoints.keys()
+    for path, about in endpoints.items():
+        assert f"`{about.split(':')[0]} {path}`" in API, path
+
+
+def test_every_endpoint_that_predicts_is_shown_with_request_and_response(server: str) -> None:
+    document = httpx.get(f"{server}/openapi.json").json()
+    predicting = {path for path, about in list_endpoints(document).items() if about.startswith("POST")}
+    assert predicting <= {curl.path for curl in curls(API) if curl.method == "POST"}
+
+
+@pytest.mark.parametrize("curl", CURLS, ids=lambda curl: f"{curl.method} {curl.path}")
+def test_a_curl_of_a_page_gives_the_answer_of_the_page(curl: Curl, server: str) -> None:
+    answer = httpx.request(curl.method, server + curl.path, content=curl.body, headers=curl.headers, timeout=30)
+    assert curl.answer
+    assert_shows(curl.answer, answer.text)
+
+
+def test_the_readme_shows_a_forecast_and_a_sentiment_with_the_body_in_sight() -> None:
+    bodies = {curl.path: curl.body for curl in curls(README)}
+    assert bodies.keys() == {"/predict/forecast", "/predict/sentiment"}
+    assert all(body and body in README for body in bodies.values())
+
+
+def test_every_member_of_an_error_on_the_page_belongs_to_an_error_that_there_is() -> None:
+    page = (REFERENCE / "errors.md").read_text(encoding="utf-8")
+    codes = {str(error["code"]) for error in describe_errors()}
+    members = page.split("## What stands beside")[1]
+    assert set(re.findall(r"^\| [^|]*\| `(\w+)` \|", members, re.MULTILINE)) <= codes
 
 
 def test_every_metric_is_in_the_docs_and_no_other() -> None:
@@ -40,93 +81,32 @@ def test_every_metric_is_in_the_docs_and_no_other() -> None:
     assert documented == written
 
 
-def test_every_make_target_of_the_docs_exists() -> None:
+def test_every_metric_that_a_page_asks_prometheus_for_exists() -> None:
+    text = Metrics(version="0", onnxruntime="0").render("")[0].decode()
+    known = set(re.findall(r"^# TYPE (sluice_\w+)", text, re.MULTILINE))
+    for page in PAGES:
+        for block in re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for name in re.findall(r"\b(sluice_\w+)", block):
+                assert name in known or re.sub(r"_(bucket|count|sum)$", "", name) in known, f"{page}: {name}"
+
+
+def test_every_setting_that_a_page_names_exists() -> None:
+    settings = {f"SLUICE_{field.upper()}" for field in Settings.model_fields} | {"SLUICE_DATA"}
+    for page in PAGES:
+        if page.name != "CHANGELOG.md":
+            named = set(re.findall(r"\bSLUICE_[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")))
+            assert named <= settings, f"{page}: {named - settings}"
+
+
+def test_every_make_target_of_the_pages_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    asked = {target for page in (README, METRICS) for target in re.findall(r"make ([a-z]+(?:-[a-z]+)*)`", page)}
-    asked |= set(re.findall(r"^\$ make ([a-z-]+)$", README, re.MULTILINE))
-    assert asked
-    assert asked <= targets
+    named = {
+        target for page in PAGES for target in re.findall(r"(?:`|^\$ )make ([a-z]+(?:-[a-z]+)*)", page.read_text(), re.MULTILINE)
+    }
+    assert {"serve", "test", "docs"} <= named <= targets
 
 
-@dataclass(frozen=True)
-class Curl:
-    """One `$ curl` of the README with the answer that stands under it; `…` in it stands for anything."""
-
-    method: str
-    path: str
-    body: str | None
-    answer: str
-
-
-def curls(text: str) -> Iterator[Curl]:
-    for block in re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        if not block.startswith("$ curl"):
-            continue
-        lines = block.splitlines()
-        end = next(index for index, line in enumerate(lines) if not line.endswith("\\"))
-        words = shlex.split("\n".join(lines[: end + 1]).replace("\\\n", " ").removeprefix("$ "))
-        url = next(word for word in words if word.startswith("http://"))
-        body = words[words.index("-d") + 1] if "-d" in words else None
-        if body is not None and body.startswith("@"):
-            body = (ROOT / body[1:]).read_text(encoding="utf-8")
-        path = "/" + url.split("/", 3)[3] if url.count("/") > 2 else "/"
-        yield Curl("GET" if body is None else "POST", path, body, "\n".join(lines[end + 1 :]).strip())
-
-
-CURLS = list(curls(README))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with server_process(ROOT / "models") as process:
-        yield process.url
-
-
-def endpoints_of(server: str) -> dict[str, str]:
-    found: dict[str, str] = httpx.get(server, headers={"accept": "application/json"}).json()["endpoints"]
-    return found
-
-
-def test_every_endpoint_is_in_the_readme(server: str) -> None:
-    paths = [*endpoints_of(server), "/docs", "/docs/errors", "/openapi.json"]
-    assert [path for path in paths if f"`{path}`" not in README] == []
-
-
-def test_the_readme_calls_every_endpoint_that_predicts(server: str) -> None:
-    predicting = {path for path, summary in endpoints_of(server).items() if summary.startswith("POST")}
-    assert predicting <= {curl.path for curl in CURLS}
-
-
-@pytest.mark.parametrize("curl", CURLS, ids=lambda curl: f"{curl.method} {curl.path}")
-def test_a_curl_of_the_readme_gives_the_answer_of_the_readme(curl: Curl, server: str) -> None:
-    headers = {"content-type": "application/x-www-form-urlencoded"} if curl.body else {}  # as curl -d declares it
-    answer = httpx.request(curl.method, server + curl.path, content=curl.body, headers=headers, timeout=30)
-    if curl.answer.startswith("{"):
-        assert_agrees(answer.json(), json.loads(curl.answer), "answer")
-    else:
-        for line in curl.answer.splitlines():
-            pattern = ".*".join(re.escape(part) for part in line.split("…"))
-            assert re.search(pattern, answer.text), line
-
-
-def assert_agrees(found: Any, written: Any, where: str) -> None:
-    """Numbers may differ in the last digits that another processor rounds elsewhere; "…" stands for anything."""
-    if written == "…":
-        return
-    if isinstance(written, dict):
-        assert isinstance(found, dict), where
-        if "…" not in written:
-            assert found.keys() == written.keys(), where
-        for key in written.keys() - {"…"}:
-            assert_agrees(found[key], written[key], f"{where}.{key}")
-    elif isinstance(written, list):
-        assert isinstance(found, list), where
-        cut = written.index("…") if "…" in written else None
-        if cut is None:
-            assert len(found) == len(written), where
-        for index, value in enumerate(written[:cut]):
-            assert_agrees(found[index], value, f"{where}[{index}]")
-    elif isinstance(written, float):
-        assert found == pytest.approx(written, rel=1e-3, abs=1e-4), where
-    else:
-        assert found == written, where
+def test_the_readme_is_short_and_in_its_order() -> None:
+    titles = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    assert titles == ["Run it", "Bring your model", "Train", "Operate", "Speed", "Scores", "Limits", "Links"]
+    assert len(README.splitlines()) <= 140

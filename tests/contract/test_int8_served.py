@@ -133,7 +133,7 @@ def test_a_real_server_runs_the_graph_that_is_wished_and_says_so(models: Path) -
         ("int8", {}, "int8", None),
         ("auto", {"loss": 0.02}, "fp32", "model.int8.onnx loses more than its bound: mae 2 % (bound 1 %)"),
         ("int8", {"loss": 0.02}, "int8", None),
-        ("auto", {"loss": None}, "fp32", "the manifest does not tell what model.int8.onnx loses"),
+        ("auto", {"loss": None}, "fp32", "the manifest does not say what model.int8.onnx loses"),
         # An answer beyond its tolerance, as on a processor that computes otherwise.
         ("auto", {"tolerance": 1e-9}, "fp32", "model.int8.onnx does not answer the example on this machine: example.json: "),
     ],

@@ -27,7 +27,7 @@ from service.tasks.registry import TaskRegistry, built_in_tasks
 from tests.fakes import graph
 from tests.serving import PATIENCE_S, lifespan
 
-# ----------------------------------------------------------------------- the file that would lie in service/tasks/toy.py
+# ----------------------------------------------------------------------- as the file service/tasks/sum.py
 
 
 class SumSpec(Spec):

@@ -16,6 +16,7 @@ from service.api.openapi import describe_errors
 from service.settings import settings_table
 from sluice.__main__ import COMMANDS
 from training.__main__ import app
+from training.recipe.reference import recipe_reference
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -49,6 +50,9 @@ SERVICE_OPTIONS: Mapping[str, str] = {
     "serve": "Takes every [setting](settings.md) as an option, `SLUICE_MAX_BATCH_SIZE` as `--max-batch-size`.",
     "check": "`sluice check FOLDER`: `models/<name>/<version>`, `models/<name>` for all its versions, or `models` for all. "
     "Exit status 1 if there are findings.",
+    "key": "`sluice key NAME`, with `--scope predict`, `--scope admin` or both (`predict`), `--model NAME` for each model that it "
+    "may use (all), `--expires DATE` (never) and `--rate-limit RATE` (that of the server). The key goes to the terminal, its entry for the "
+    "[keys file](../how-to/access.md#api-keys) to standard output.",
     "settings": "Prints the [table of settings](settings.md).",
 }
 
@@ -79,6 +83,7 @@ PARTS: Mapping[str, Part] = {
     "settings": Part("settings.md", settings_table),
     "errors": Part("errors.md", errors_table),
     "commands": Part("command-line.md", commands_text),
+    "recipes": Part("recipe.md", recipe_reference),
 }
 
 

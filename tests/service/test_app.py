@@ -19,7 +19,7 @@ from service.models.repository import Repository
 from service.observability.metrics import Metrics
 from service.process.machine import num_cores
 from service.scheduling.planning import RequestedLimits
-from service.server import greeting
+from service.server import startup_message
 from service.settings import Settings
 from service.tasks.forecast import ForecastDefinition
 from service.tasks.registry import built_in_tasks
@@ -143,7 +143,7 @@ async def test_the_start_message_says_what_keeps_the_server_from_being_ready(tmp
     (write_forecast_folder(tmp_path, "broken") / "example.json").unlink()
     repository = Repository(tmp_path)
     await repository.start()
-    first, _, command = greeting(repository, "http://host").splitlines()
+    first, _, command = startup_message(repository, "http://host").splitlines()
     assert "is not ready (model folder broken/1 is UNAVAILABLE: example.json" in first
     assert "and answers at http://host (documentation at http://host/docs)" in first
     assert command.startswith("  curl -s http://host/predict/sentiment -H")

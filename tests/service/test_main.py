@@ -65,7 +65,7 @@ def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
 # ------------------------------------------------------------------------------------------------- the command line
 
 
-def test_settings_prints_the_table_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_prints_the_table_of_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["settings"]) == 0
     assert capsys.readouterr().out == settings_table()
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from tests.toy_task.head import SumHead, SumSpec
 from tests.toy_task.recipe import SumRecipe
 from training.data.series import Float32, numbers
 from training.data.sources import Content, read_table
-from training.export.publish import Publication, example_instances
+from training.export.publish import Publication, read_example_instances
 from training.export.quantize import Trial
 from training.fitting.losses import Batch, tensor_loss
-from training.network.heads.tensor import TensorInput, TensorSpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
 from training.reporting.report import Report
@@ -53,13 +53,12 @@ def run(recipe: SumRecipe, *, data: Path | None, folder: Path, resume: bool, con
 
 def open_trial(recipe: SumRecipe, folder: Path, data: Path | None) -> Trial:
     """What a further graph of a published folder is measured with."""
-    return _trial(Network(network_spec(recipe)), _read(recipe, data, []), example_instances(folder))
+    return _trial(Network(network_spec(recipe)), _read(recipe, data, []), read_example_instances(folder))
 
 
 def network_spec(recipe: SumRecipe) -> NetworkSpec:
     """The recipe's network."""
-    given = TensorInput(name="row", shape=(recipe.sum.num_columns,))
-    return TensorSpec(layers=tuple(recipe.layers), input=given, output="sum")
+    return SumSpec(layers=tuple(recipe.layers), num_columns=recipe.sum.num_columns)
 
 
 def layers_without_steps(recipe: SumRecipe) -> LayerTables:
@@ -97,6 +96,7 @@ def _spec_of_manifest(recipe: SumRecipe, manifest: Mapping[str, Any], folder: Pa
 
 TASK = Task(
     recipe_type=SumRecipe,
+    head=SumHead,
     run=run,
     open_trial=open_trial,
     spec_of_recipe=_spec_of_recipe,

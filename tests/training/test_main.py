@@ -120,7 +120,7 @@ def words(result: Result) -> str:
     return " ".join(result.output.split())
 
 
-def test_a_forecasting_run_tells_scores_equalities_and_folder_and_publishes(workplace: Path) -> None:
+def test_a_forecasting_run_prints_scores_checks_and_folder_and_publishes(workplace: Path) -> None:
     result = train(workplace, "toy.toml")
     assert result.exit_code == 0, result.output
     for part in ("epoch 3/3", "seasonal_naive", "theta", "mase", "graph vs torch", "streamed vs whole", "published"):

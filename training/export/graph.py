@@ -17,7 +17,7 @@ def write_graph(network: Network) -> ModelProto:
     Raises NetworkError when the scaling has no statistics yet. Serialise with `model.SerializeToString()`.
     """
     graph = GraphBuilder(network.spec.task)
-    tensors = graph_tensors(network)
+    tensors = describe_tensors(network)
     for tensor in tensors["inputs"]:
         graph.input(tensor["name"], tensor["datatype"], tensor["shape"])
     # A layer may well be called "output".
@@ -28,7 +28,7 @@ def write_graph(network: Network) -> ModelProto:
     return graph.build()
 
 
-def graph_tensors(network: Network) -> dict[str, list[dict[str, Any]]]:
+def describe_tensors(network: Network) -> dict[str, list[dict[str, Any]]]:
     """The graph's `inputs`, `outputs` and `state` pairs as the manifest lists them."""
     source = network.head.source
     inputs = [_tensor(network.head.input_name, "INT64" if source.is_tokens else "FP32", "batch", *source.axes)]

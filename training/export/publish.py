@@ -152,13 +152,13 @@ def add_graph(folder: Path, file: str, payload: bytes, entry: Mapping[str, Any])
         raise
 
 
-def example_instances(folder: Path) -> list[Any]:
+def read_example_instances(folder: Path) -> list[Any]:
     """The instances of a published folder's example."""
     example = json.loads((folder / "example.json").read_text(encoding="utf-8"))
     return list(example["request"]["instances"])
 
 
-def graph_entry(file: str, payload: bytes, precision: str, score: Scores, **more: Any) -> dict[str, Any]:
+def describe_graph(file: str, payload: bytes, precision: str, score: Scores, **more: Any) -> dict[str, Any]:
     """A graph as the manifest lists it."""
     entry = {"file": file, "sha256": hashlib.sha256(payload).hexdigest(), "precision": precision, "opset": OPSET}
     return {**entry, "score": dict(score), **more}
@@ -201,7 +201,7 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
         "description": recipe.description,
         "licence": recipe.licence or "; ".join(licences),
         "graphs": [
-            graph_entry(GRAPH_FILE, publication.graph, "fp32", publication.metrics),
+            describe_graph(GRAPH_FILE, publication.graph, "fp32", publication.metrics),
             *([publication.second.entry] if publication.second else []),
         ],
         **publication.tensors,
@@ -212,7 +212,7 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
             "metrics": dict(publication.metrics),
             "baselines": {name: dict(scores) for name, scores in publication.baselines.items()},
             "seed": recipe.seed,
-            "versions": library_versions(),
+            "versions": find_versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             **({"plots": [f"{PLOTS}/{name}" for name in publication.pictures]} if publication.pictures else {}),
             **publication.facts,
@@ -230,7 +230,7 @@ def describe_data(sources: Sequence[Source], contents: Sequence[Content]) -> lis
     return entries
 
 
-def library_versions() -> dict[str, str]:
+def find_versions() -> dict[str, str]:
     """Python's version, and those of the libraries that a run uses."""
     versions = {"python": platform.python_version()}
     for library in LIBRARIES:

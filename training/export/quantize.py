@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import TrainingError
-from training.export.graph import write_graph
+from training.export.graph import describe_tensors, write_graph
 from training.export.int8_graph import NotQuantizable, Range, find_ranged_tensors, quantize_graph, with_outputs
-from training.export.publish import GRAPH_FILE, INT8_FILE, TOLERANCE, add_graph, graph_entry
+from training.export.publish import GRAPH_FILE, INT8_FILE, TOLERANCE, add_graph, describe_graph
 from training.export.verify import Verification, verify
 from training.network.network import Network
 from training.recipe import Quantize
@@ -86,7 +86,7 @@ class SecondGraph:
     def entry(self) -> dict[str, Any]:
         """As the manifest lists it."""
         losses = [asdict(degradation) for degradation in self.degradations]
-        return graph_entry(INT8_FILE, self.payload, "int8", self.score, loss=losses, tolerance=dict(self.tolerance))
+        return describe_graph(INT8_FILE, self.payload, "int8", self.score, loss=losses, tolerance=dict(self.tolerance))
 
 
 def require_quantizable(network: Network) -> None:
@@ -98,7 +98,7 @@ def require_quantizable(network: Network) -> None:
         raise QuantizeError(f"the recipe asks for an int8 graph, but {exc}") from exc
 
 
-def second_graph(
+def make_second_graph(
     first: bytes, trial: Trial, scores: Scores, predictions: Sequence[Any], bounds: Quantize, seed: int
 ) -> SecondGraph:
     """Quantise `first`, verify the result, and measure what it loses on the test part.
@@ -184,6 +184,13 @@ def quantize_folder(folder: Path, trial: Trial, bounds: Quantize, seed: int) -> 
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     first = (folder / GRAPH_FILE).read_bytes()
     entry = next(entry for entry in manifest["graphs"] if entry["file"] == GRAPH_FILE)
+    found = [output["name"] for output in manifest["outputs"]]
+    expected = [output["name"] for output in describe_tensors(trial.network)["outputs"]]
+    if found != expected:
+        raise QuantizeError(
+            f"{folder}: its graph gives {', '.join(found)}, the recipe's network now gives {', '.join(expected)}: "
+            "another version wrote it; train it again, or leave it as it is"
+        )
     scores = trial.score(Graph(first))
     for measure, score in entry["score"].items():
         if abs(scores.get(measure, np.inf) - score) > SAME_SCORE * max(1.0, abs(score)):
@@ -192,7 +199,7 @@ def quantize_folder(folder: Path, trial: Trial, bounds: Quantize, seed: int) -> 
                 "what int8 loses would be measured on other data"
             )
     predictions = json.loads((folder / "example.json").read_text(encoding="utf-8"))["response"]["predictions"]
-    second = second_graph(first, trial, entry["score"], predictions, bounds, seed)
+    second = make_second_graph(first, trial, entry["score"], predictions, bounds, seed)
     add_graph(folder, INT8_FILE, second.payload, second.entry)
     return second
 

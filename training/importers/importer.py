@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.export.graph import graph_tensors, write_graph
+from training.export.graph import describe_tensors, write_graph
 from training.export.publish import Publication, publish, require_free
 from training.export.verify import Verification, verify
 from training.importers.adapters.base import SEED
@@ -28,7 +28,7 @@ from training.scoring.evaluate import Graph
 
 @dataclass(frozen=True)
 class ImportResult:
-    """The folder that was published, the largest error of each equality, and the notes of layers and adapter."""
+    """The folder that was published, the largest error of each check, and the notes of layers and adapter."""
 
     folder: Path
     network: Network
@@ -105,7 +105,7 @@ def import_model(
     publication = Publication(
         recipe=ImportSubject(options, target.model),
         graph=payload,
-        tensors=graph_tensors(network),
+        tensors=describe_tensors(network),
         spec=adapter.manifest_block(network),
         instances=instances,
         predictions=[adapter.format_prediction(network, graph.run(row.inputs), row) for row in rows],

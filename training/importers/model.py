@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.errors import TrainingError
-from training.layers.registry import Layer
+from training.layers.registry import LAYERS, Layer
 
 
 class ModelImportError(TrainingError):
@@ -46,7 +46,7 @@ class SourceModel:
     @property
     def has_tokens(self) -> bool:
         """Whether rows are token ids, not numbers."""
-        return bool(self.layers[0].table["type"] == "embedding")
+        return LAYERS[self.layers[0].table["type"]].reads_tokens
 
 
 LoadWeights = Callable[[Layer, SourceLayer], None]

@@ -169,6 +169,8 @@ class Layer(nn.Module):
     Config: ClassVar[type[LayerConfig]]
     # Of the class in Keras; None: Keras has no such layer.
     keras_class: ClassVar[str | None] = None
+    # Reads a sequence step by step, with a state.
+    is_recurrent: ClassVar[bool] = False
     # Reads the network's own input too, past the layers before.
     reads_source: ClassVar[bool] = False
     # Reads token ids, so that it may be the first layer of a network whose input they are.
@@ -214,7 +216,7 @@ class Layer(nn.Module):
 
     @property
     def state(self) -> tuple[StatePart, ...]:
-        """What the layer remembers from one piece of a sequence to the next."""
+        """What goes from one piece of a sequence to the next."""
         return ()
 
     @property
@@ -239,7 +241,7 @@ class Layer(nn.Module):
 
     @property
     def can_stream(self) -> bool:
-        """Whether feeding a sequence in pieces, with state, gives the same as feeding it whole."""
+        """Whether a sequence in pieces, with state, gives the same as the whole."""
         return not self.reads_whole_sequence
 
     @property
@@ -294,7 +296,8 @@ class Layer(nn.Module):
 
     def penalty(self, activity: Sequence[Tensor] = ()) -> Tensor | None:
         """What all regularizers add to the loss of a batch that gave `activity`; None if there are none."""
-        return sum_of([*(weight.regularizer(weight.read()) for weight in self.weights if weight.regularizer), *activity])
+        terms = [weight.regularizer(weight.read()) for weight in self.weights if weight.regularizer is not None]
+        return sum_of([*terms, *activity])
 
     @torch.no_grad()
     def constrain(self) -> None:

@@ -105,6 +105,7 @@ class Recurrent(Layer):
     """
 
     config: RecurrentConfig
+    is_recurrent = True
     is_about_steps = True
     hands_mask_on = True
     operator: ClassVar[str]  # in ONNX

@@ -151,7 +151,7 @@ class Recipe(RecipeTable):
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of all random numbers: splits, initial weights, batches")
     data: Data
     layers: Annotated[list[dict[str, Any]], Field(min_length=1)] = Field(
-        description="the layers in their order, each with `type` and the options of that layer (docs/layers.md)"
+        description="the layers in their order, each with `type` and the options of that layer ([layers](layers.md))"
     )
     fit: Fit
     evaluate: Evaluation = Evaluation()

@@ -123,7 +123,7 @@ class ClassifyRecipe(Recipe):
 
     default_baselines: ClassVar[tuple[str, ...]] = ("majority", "tfidf_logistic")
 
-    task: Literal["classify"]
+    task: Literal["classify"] = Field(description="the task")
     language: str = Field(default="und", description="language of the texts, a BCP 47 tag")
     data: TextData
     tokenizer: TokenizerSettings = TokenizerSettings()

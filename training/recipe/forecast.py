@@ -129,7 +129,7 @@ class ForecastRecipe(Recipe):
 
     default_baselines: ClassVar[tuple[str, ...]] = ("seasonal_naive", "theta")
 
-    task: Literal["forecast"]
+    task: Literal["forecast"] = Field(description="the task")
     data: SeriesData
     forecast: ForecastSettings
     scaling: ScalingSettings = ScalingSettings()

@@ -68,7 +68,7 @@ class TabularRecipe(Recipe):
     label_baselines: ClassVar[tuple[str, ...]] = ("majority", "logistic")
     number_baselines: ClassVar[tuple[str, ...]] = ("average", "linear")
 
-    task: Literal["tensor"]
+    task: Literal["tensor"] = Field(description="the task")
     output: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = Field(
         default="output", description="name of the output tensor in the graph"
     )

@@ -1,4 +1,4 @@
-"""What an import prints: the network, its notes, the verification, the folder. Needs none of what only training needs."""
+"""What an import prints: the network, its notes, the four checks, the folder. Needs none of what only training needs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def show_import(network: Network, verification: Verification, notes: Sequence[st
     console.print(f"network     {len(network.layer_names)} layers, {num_parameters:,} parameters", highlight=False)
     for note in notes:
         console.print(f"note        {escape(note)}", highlight=False, soft_wrap=True)
-    console.print(equalities_table(verification))
+    console.print(verification_table(verification))
     console.print(f"published   {folder}", highlight=False, soft_wrap=True)
 
 
-def equalities_table(verification: Verification) -> Table:
-    """The largest error of each equality that was verified."""
-    table = Table("equality", "largest error")
-    for equality, error in asdict(verification).items():
-        table.add_row(equality.replace("_", " "), "cannot stream" if error is None else f"{error:.1e}")
+def verification_table(verification: Verification) -> Table:
+    """The largest error of each check."""
+    table = Table("check", "largest error")
+    for check, error in asdict(verification).items():
+        table.add_row(check.replace("_", " "), "cannot stream" if error is None else f"{error:.1e}")
     return table

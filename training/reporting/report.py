@@ -1,4 +1,4 @@
-"""What a run prints: scores beside baselines, the four verification, the folder. Computes nothing."""
+"""What a run prints: scores beside baselines, the four checks, the folder. Computes nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from training.export.quantize import SPEED_ROWS, SecondGraph
 from training.export.verify import Verification
 from training.fitting.fit import FitResult
-from training.reporting.imports import equalities_table
+from training.reporting.imports import verification_table
 from training.scoring.evaluate import Scores
 
 
@@ -37,7 +37,7 @@ def show(report: Report, name: str, folder: Path, console: Console) -> None:
         others = [baseline.get(measure) for baseline in report.baselines.values()]
         scores.add_row(measure, f"[bold]{score:.4g}[/]", *("" if other is None else f"{other:.4g}" for other in others))
     console.print(scores)
-    console.print(equalities_table(report.verification))
+    console.print(verification_table(report.verification))
     if report.second is not None:
         show_second(report.second, console)
     fitted = report.fitted
@@ -48,14 +48,14 @@ def show(report: Report, name: str, folder: Path, console: Console) -> None:
 def show_second(second: SecondGraph, console: Console) -> None:
     """Print the results of an int8 graph."""
     table = Table("int8", "test score", "lost", "bound")
-    for loss in second.degradations:
-        unit = " points" if loss.kind == "absolute" else " %"
-        mark = "" if loss.is_within else "[bold red]"
+    for found in second.degradations:
+        unit = " points" if found.kind == "absolute" else " %"
+        mark = "" if found.is_within else "[bold red]"
         table.add_row(
-            loss.measure,
-            f"{second.score[loss.measure]:.4g}",
-            f"{mark}{100 * loss.value:+.3f}{unit}",
-            f"{100 * loss.bound:g}{unit}",
+            found.measure,
+            f"{second.score[found.measure]:.4g}",
+            f"{mark}{100 * found.value:+.3f}{unit}",
+            f"{100 * found.bound:g}{unit}",
         )
     console.print(table)
     rows = asdict(second.verification)
@@ -71,5 +71,5 @@ def show_second(second: SecondGraph, console: Console) -> None:
     console.print(
         f"speed       {second.speed:.2f} times the rows per second of fp32, {SPEED_ROWS} at a time{slower}", highlight=False
     )
-    if not all(loss.is_within for loss in second.degradations):
+    if not all(found.is_within for found in second.degradations):
         console.print("            a loss is beyond its bound: SLUICE_PRECISION=auto will not serve it", highlight=False)

@@ -27,11 +27,11 @@ from training.data.texts import (
     unknown_id,
 )
 from training.export.answers import format_classify
-from training.export.publish import Publication, example_instances
+from training.export.publish import Publication, read_example_instances
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
 from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, classify_loss
-from training.network.heads.classify import ClassifySpec
+from training.network.heads.classify import ClassifyHead, ClassifySpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
 from training.recipe import ClassifyRecipe
@@ -139,7 +139,7 @@ def open_trial(recipe: ClassifyRecipe, folder: Path, data: Path | None) -> Trial
     rows = encode(tokenizer, [split.train.texts[index] for index in some], head, tail)
     tests = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.tests.items()}
     network = Network(network_spec(recipe, tokenizer.get_vocab_size(), split.labels))
-    return _trial(recipe, split, tokenizer, network, rows, tests, example_instances(folder))
+    return _trial(recipe, split, tokenizer, network, rows, tests, read_example_instances(folder))
 
 
 def network_spec(recipe: ClassifyRecipe, vocabulary_size: int, labels: Sequence[str]) -> NetworkSpec:
@@ -291,6 +291,7 @@ def _describe(split: TextSplit) -> str:
 
 TASK = Task(
     recipe_type=ClassifyRecipe,
+    head=ClassifyHead,
     run=run,
     open_trial=open_trial,
     spec_of_recipe=spec_of_recipe,

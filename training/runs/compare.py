@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from training.layers.registry import options_of
+from training.layers.registry import LAYERS, options_of
 from training.recipe import Recipe, RecipeError
 from training.runs.task import LayerTables, Task
 from training.scoring.evaluate import Scores
@@ -30,8 +30,6 @@ RECURRENT = {
     "bilstm": ("lstm", True),
 }
 CELLS = (*RECURRENT, "mlp")
-# Layers of sequences: behind a dense layer in the place of a recurrent one there is no sequence.
-OVER_STEPS = ("concat_pooling", "recent", "flatten", "repeat_vector", "masking")
 
 
 @dataclass(frozen=True)
@@ -93,8 +91,8 @@ def with_cell(recipe: Recipe, task: Task[Any], cell: str) -> Recipe:
             if inner:
                 layers += task.layers_without_steps(recipe) if index == places[0] else []
                 layers.append({"type": "dense", "units": inner["units"], "activation": "relu"})
-            elif index < places[0] or not _is_over_steps(table):
-                layers.append(table)
+            elif index < places[0] or not _is_about_steps(table):
+                layers.append(table)  # behind a dense layer in the place of a recurrent one there are no steps
         elif inner:
             layers.append(_replace_cell(inner, table, *RECURRENT[cell]))
         else:
@@ -227,18 +225,20 @@ def _direction(comparison: Comparison, measure: str) -> str:
 
 def _recurrent(table: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a recurrent layer, be it inside a bidirectional one; empty for another layer."""
-    inner = table.get("layer", {}) if table.get("type") == "bidirectional" else table
-    return dict(inner) if inner.get("type") in ("simple_rnn", "gru", "lstm") else {}
+    kind = LAYERS.get(str(table.get("type")))
+    inner = table if kind is None or kind.is_per_step else table.get("layer", table)
+    found = LAYERS.get(str(inner.get("type")))
+    return dict(inner) if found is not None and found.is_recurrent else {}
 
 
 def _replace_cell(inner: Mapping[str, Any], table: Mapping[str, Any], kind: str, is_bidirectional: bool) -> dict[str, Any]:
     known = {option: value for option, value in inner.items() if option in options_of(kind)} | {"type": kind}
     if not is_bidirectional:
         return known
-    outer = {option: table[option] for option in ("merge_mode",) if table["type"] == "bidirectional" and option in table}
+    outer = {option: table[option] for option in ("merge_mode",) if option in table}
     return {"type": "bidirectional", "layer": known, **outer}
 
 
-def _is_over_steps(table: Mapping[str, Any]) -> bool:
-    kind = str(table.get("type"))
-    return kind in OVER_STEPS or kind.endswith(("1d", "pooling")) or kind in ("spatial_dropout", "time_distributed")
+def _is_about_steps(table: Mapping[str, Any]) -> bool:
+    kind = LAYERS.get(str(table.get("type")))
+    return kind is not None and kind.is_about_steps

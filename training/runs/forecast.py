@@ -21,10 +21,10 @@ from training.data.series import (
     windows_in_order,
 )
 from training.export.answers import format_forecast
-from training.export.publish import Publication, example_instances
+from training.export.publish import Publication, read_example_instances
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
 from training.fitting.losses import Batch, LossFunction, forecast_loss
-from training.network.heads.forecast import ForecastSpec
+from training.network.heads.forecast import ForecastHead, ForecastSpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
 from training.recipe import ForecastRecipe, RecipeError
@@ -133,7 +133,7 @@ def open_trial(recipe: ForecastRecipe, folder: Path, data: Path | None) -> Trial
     series = read_series(recipe.data, recipe.forecast, data)
     network = Network(network_spec(recipe, len(series.features), series.target_indices))
     network.set_statistics(torch.from_numpy(series.training_values()).float())
-    return _trial(recipe, series, network, example_instances(folder))
+    return _trial(recipe, series, network, read_example_instances(folder))
 
 
 def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[int]) -> ForecastSpec:
@@ -271,6 +271,7 @@ def _describe(series: Series) -> str:
 
 TASK = Task(
     recipe_type=ForecastRecipe,
+    head=ForecastHead,
     run=run,
     open_trial=open_trial,
     spec_of_recipe=spec_of_recipe,

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from rich.console import Console
 
 from training.data.sources import Content
-from training.export.graph import graph_tensors, write_graph
+from training.export.graph import describe_tensors, write_graph
 from training.export.publish import Publication, describe_data
-from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, require_quantizable, second_graph
+from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, make_second_graph, require_quantizable
 from training.export.verify import Verification, verify
 from training.fitting.checkpoints import begin
 from training.fitting.fit import Batches, FitResult, Validate, fit
@@ -90,7 +90,7 @@ def fit_network(
 
 
 def write_verified_graph(network: Network, seed: int) -> VerifiedGraph:
-    """The network as a graph. Raises VerificationFailed where the four verification do not hold."""
+    """The network as a graph. Raises VerificationFailed where it fails one of the four checks."""
     payload = write_graph(network).SerializeToString()
     return VerifiedGraph(payload, verify(network, payload, seed), Graph(payload))
 
@@ -102,11 +102,11 @@ def prepare_publication(
     predictions = trial.answer(graph.session)
     second = None
     if recipe.quantize is not None:
-        second = second_graph(graph.payload, trial, outcome.metrics, predictions, recipe.quantize, recipe.seed)
+        second = make_second_graph(graph.payload, trial, outcome.metrics, predictions, recipe.quantize, recipe.seed)
     publication = Publication(
         recipe=recipe,
         graph=graph.payload,
-        tensors=graph_tensors(network),
+        tensors=describe_tensors(network),
         spec=outcome.block,
         instances=outcome.instances,
         predictions=predictions,

@@ -12,13 +12,12 @@ import torch
 from rich.console import Console
 
 from training.data.rows import Rows, RowSplit, read_rows
-from training.export.publish import Publication, example_instances
+from training.export.publish import Publication, read_example_instances
 from training.export.quantize import Trial
 from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, tensor_loss
-from training.layers.preprocessing import Normalization
-from training.layers.registry import Layer, LayerError
-from training.network.heads.tensor import TensorInput, TensorSpec
+from training.layers.registry import LayerError
+from training.network.heads.tensor import TensorHead, TensorInput, TensorSpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
 from training.recipe import TabularRecipe
@@ -106,10 +105,10 @@ def run(recipe: TabularRecipe, *, data: Path | None, folder: Path, resume: bool,
 def open_trial(recipe: TabularRecipe, folder: Path, data: Path | None) -> Trial:
     """What a further graph of a published folder is measured with."""
     split = read_rows(recipe.data, data, recipe.seed)
-    return _trial(recipe, split, Network(network_spec(recipe, len(split.features))), example_instances(folder))
+    return _trial(recipe, split, Network(network_spec(recipe, len(split.features))), read_example_instances(folder))
 
 
-def network_spec(recipe: TabularRecipe, num_features: int) -> NetworkSpec:
+def network_spec(recipe: TabularRecipe, num_features: int) -> TensorSpec:
     """The recipe's network for rows of so many features."""
     return TensorSpec(
         layers=tuple(recipe.layers),
@@ -160,15 +159,16 @@ def _pictures(recipe: TabularRecipe, split: RowSplit, fitted: FitResult, answers
 
 def _adapt(network: Network, train: Rows) -> None:
     """Fit a first normalization to the features, and a last inverse one to the numbers that are predicted."""
-    for layer, values in ((network.layers[0], train.values), (network.layers[-1], train.answers)):
-        if isinstance(layer, Normalization) and not layer.is_given and layer.config.invert == (values is train.answers):
-            layer.adapt(torch.from_numpy(values))
+    first, last = network.stack[0], network.stack[-1]
+    if first.adapts_to == "inputs":
+        first.adapt(torch.from_numpy(train.values))
+    if last.adapts_to == "answers":
+        last.adapt(torch.from_numpy(train.answers))
 
 
 def _check_head(network: Network, recipe: TabularRecipe, split: RowSplit) -> None:
     """Raise LayerError unless the last layer gives what the loss compares."""
-    head, where = network.layers[-1], f"layers[{len(network.layers) - 1}]"
-    assert isinstance(head, Layer)
+    head, where = network.stack[-1], f"layers[{len(network.layers) - 1}]"
     found = network.outputs[recipe.output]
     loss = recipe.fit.loss
     num_units = 1 if loss == "binary_crossentropy" else split.num_answers
@@ -210,6 +210,7 @@ def _score_baselines(recipe: TabularRecipe, split: RowSplit, folder: Path, conso
 
 TASK = Task(
     recipe_type=TabularRecipe,
+    head=TensorHead,
     run=run,
     open_trial=open_trial,
     spec_of_recipe=spec_of_recipe,

@@ -1,4 +1,4 @@
-"""What a task is to training: one object that holds all in which tasks differ, beside the head of the network."""
+"""What a task is to training: one object that holds all in which tasks differ."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from training.export.publish import Publication
 from training.export.quantize import Trial
+from training.network.heads.head import Head
 from training.network.spec import NetworkSpec
 from training.recipe import Recipe
 from training.recipe.registry import task_name
@@ -34,6 +35,7 @@ class Task(Generic[R]):
     """A task of training; `training/runs/registry.py` holds those that there are."""
 
     recipe_type: type[R]
+    head: type[Head]
     run: Run[R]
     # What a further graph of a published folder is measured with: recipe, folder, data folder.
     open_trial: Callable[[R, Path, Path | None], Trial]
@@ -47,5 +49,5 @@ class Task(Generic[R]):
 
     @property
     def name(self) -> str:
-        """As recipes and manifests name it, and the registry of the network's heads."""
+        """As recipes, manifests and the specs of networks name it."""
         return task_name(self.recipe_type)

@@ -122,7 +122,7 @@ BODIES: dict[str, bytes] = {
     "zeros": b"\0" * 50,
     "two values": FORECAST + b"{}",
 }
-PATHS = ("/predict", FORECAST_PATH, "/predict/sentiment")
+PATHS = ("/predict", FORECAST_PATH, "/predict/sentiment", "/predict/classify")
 
 
 def table() -> Iterator[Case]:

@@ -13,7 +13,7 @@ import uvicorn
 
 from service.api.fast_path import MAX_BODY_BYTES, FastPathProtocol, FastRequest
 from service.api.gateway import Gateway
-from service.api.request import Answer, ClientDisconnected, HttpRequest
+from service.api.request import Answer, ClientDisconnected, Headers, Hook, HttpRequest
 from tests.fakes import PATIENCE_S
 
 LARGE = b"x" * 3_000_000
@@ -52,6 +52,25 @@ class EchoEndpoint:
         if body == b"close":
             headers.append((b"connection", b"close"))
         return Answer(422 if body == b"bad" else 200, headers, answer)
+
+
+class RecordingHook:
+    """Remembers what it saw of every request; adds a header to every answer."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[object, ...]] = []
+
+    def before(self, request: HttpRequest) -> None:
+        assert request.client is not None
+        assert request.server is not None
+        self.events.append(("before", request.method, request.path, request.client[0], request.server[0], request.route))
+
+    def after(self, request: HttpRequest, headers: Headers) -> None:
+        headers.append((b"x-hook", b"%d" % request.status))
+        self.events.append(("after", request.status))
+
+    def finished(self, request: HttpRequest) -> None:
+        self.events.append(("finished", request.status, request.request_bytes, request.response_bytes))
 
 
 class SilentObserver:
@@ -96,8 +115,8 @@ class Client:
 
 
 @asynccontextmanager
-async def served(endpoint: EchoEndpoint, **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
-    gateway = Gateway(inner, direct={"/direct": endpoint}, routes=["/direct"], observers=SilentObserver())
+async def served(endpoint: EchoEndpoint, hooks: Sequence[Hook] = (), **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    gateway = Gateway(inner, direct={"/direct": endpoint}, routes=["/direct"], observers=SilentObserver(), hooks=hooks)
     config = uvicorn.Config(
         gateway, http=FastPathProtocol, lifespan="off", log_config=None, access_log=False, proxy_headers=False, **options
     )
@@ -154,6 +173,18 @@ async def test_what_is_not_simple_takes_the_regular_path_and_is_answered_too(req
             assert b"100 Continue" in await client.reader.readuntil(b"\r\n\r\n")
         assert (await client.receive())[2] == answered
     assert "fast" not in endpoint.paths
+
+
+async def test_hooks_see_the_same_on_both_paths() -> None:
+    endpoint, hook = EchoEndpoint(), RecordingHook()
+    async with served(endpoint, hooks=[hook]) as (_, port), connected(port) as client:
+        for path in ("/direct", "/direct?x"):
+            client.send(b"body", path=path)
+            assert (await client.receive())[1]["x-hook"] == "200"
+    assert endpoint.paths == ["fast", "regular"]
+    assert hook.events[:3] == hook.events[3:]
+    assert [event[0] for event in hook.events[:3]] == ["before", "after", "finished"]
+    assert hook.events[2] == ("finished", 200, 4, 6)
 
 
 async def test_a_large_body_and_one_of_unknown_size_take_the_regular_path() -> None:

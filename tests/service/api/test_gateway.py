@@ -11,7 +11,7 @@ import pytest
 
 from service.api.gateway import CLIENT_DISCONNECTED, Gateway
 from service.api.request import Answer, BodyTooLarge, ClientDisconnected, Headers, HttpRequest
-from service.errors import Overloaded
+from service.errors import FolderError, Overloaded
 
 
 class RecordingObservers:
@@ -132,9 +132,12 @@ async def test_a_request_finds_its_endpoint_and_is_counted_by_the_template(
     assert observers.in_flight == 0
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError("/secret"), FolderError("/secret")])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_an_unexpected_error_is_answered_and_logged(method: str, caplog: pytest.LogCaptureFixture) -> None:
-    observers, error = RecordingObservers(), ZeroDivisionError("/secret")
+async def test_an_unexpected_error_is_answered_and_logged(
+    method: str, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    observers = RecordingObservers()
     sent = await send_to(gateway_of(answer_with(b"", error), observers, StubEndpoint(error)), method, "/direct")
     assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (500, "internal_error")
     assert b"secret" not in sent[1]["body"]

@@ -26,7 +26,7 @@ def on_device(kind: str, bend: float = 0.0) -> FakeRuntime:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_steps", [1, 2, 30, None])
-def test_a_device_that_answers_as_the_cpu_does_is_believed(kind: str, num_steps: int | None) -> None:
+def test_a_device_that_answers_as_the_cpu_does_passes_the_check(kind: str, num_steps: int | None) -> None:
     assert find_difference(on_device(kind, 1e-6), KINDS[kind], recurrent_signature(kind), num_steps) is None
 
 

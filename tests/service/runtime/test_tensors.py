@@ -60,7 +60,7 @@ def test_a_good_item_is_counted_in_rows() -> None:
         ({"kind": None}, 'tensor "kind" is missing: expected FP32 [batch, 3]'),
     ],
 )
-def test_a_wrong_shape_or_type_is_told_with_what_was_found_and_expected(changes: dict[str, Any], words: str) -> None:
+def test_a_wrong_shape_or_type_is_refused_with_what_was_found_and_expected(changes: dict[str, Any], words: str) -> None:
     tensors = {name: array for name, array in {**item(), **changes}.items() if array is not None}
     with pytest.raises(InvalidInput) as caught:
         check(tensors, RAGGED)

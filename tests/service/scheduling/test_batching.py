@@ -1,4 +1,4 @@
-"""Who goes into the next batch, and what every caller gets: its own answer, or the reason why not, in time."""
+"""Which items go into the next batch, and what each gets: its own result, or the reason why not, in time."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def busy(batcher: Batcher[Any, Any], gate: Gate[Any]) -> asyncio.Task[Any]
     return task
 
 
-async def test_everyone_gets_their_own_answer() -> None:
+async def test_each_item_gets_its_own_result() -> None:
     async with batching(lambda payloads: [payload * 10 for payload in payloads], num_workers=3) as batcher:
         assert await asyncio.gather(*(batcher.submit(number) for number in range(200))) == [n * 10 for n in range(200)]
 
@@ -89,7 +89,7 @@ async def test_a_free_worker_takes_what_gathered_while_it_was_busy() -> None:
         assert gate.batches[2] == ["d"]
 
 
-async def test_those_who_come_in_the_same_turn_of_the_loop_share_a_batch() -> None:
+async def test_items_of_the_same_turn_of_the_loop_share_a_batch() -> None:
     gate: Gate[str] = Gate(is_open=True)
     async with batching(gate, num_workers=2) as batcher:
         await asyncio.gather(*(batcher.submit(name) for name in "abc"))
@@ -146,14 +146,14 @@ async def test_an_item_larger_than_the_queue_is_taken_when_the_queue_is_empty() 
         assert await batcher.submit("large", rows=100) == "large"
 
 
-async def test_who_meets_a_free_worker_is_not_refused() -> None:
+async def test_an_item_is_not_refused_while_a_worker_is_free() -> None:
     """The queue holds one row, but four come in one turn of the loop and four workers are free."""
     gate: Gate[str] = Gate(is_open=True)
     async with batching(gate, Limits(max_queue_size=1, max_batch_size=1), num_workers=4) as batcher:
         assert await asyncio.gather(*(batcher.submit(name) for name in "abcd")) == list("abcd")
 
 
-async def test_a_cancelled_caller_does_not_disturb_its_batch() -> None:
+async def test_a_cancelled_item_does_not_disturb_its_batch() -> None:
     gate: Gate[str] = Gate()
     async with batching(gate) as batcher:
         first, middle, last = await begin(batcher, *"abc")
@@ -165,7 +165,7 @@ async def test_a_cancelled_caller_does_not_disturb_its_batch() -> None:
         assert middle.cancelled()
 
 
-async def test_who_is_cancelled_while_queued_is_not_computed_and_makes_room_at_once() -> None:
+async def test_an_item_cancelled_in_the_queue_is_not_computed_and_makes_room_at_once() -> None:
     gate: Gate[str] = Gate()
     observer = RecordingObserver()
     async with batching(gate, Limits(max_queue_size=2), observer=observer) as batcher:
@@ -200,7 +200,7 @@ async def test_the_queue_tells_how_long_its_oldest_waits() -> None:
         assert batcher.oldest_wait_s is None
 
 
-async def test_who_is_cancelled_in_the_very_turn_of_its_batch_is_not_computed() -> None:
+async def test_an_item_cancelled_in_the_very_turn_of_its_batch_is_not_computed() -> None:
     gate: Gate[str] = Gate(is_open=True)
     observer = RecordingObserver()
     async with batching(gate, observer=observer) as batcher:
@@ -295,7 +295,7 @@ async def test_one_poisonous_item_does_not_harm_the_others(caplog: pytest.LogCap
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
 
 
-async def test_who_left_a_failed_batch_is_not_tried_again() -> None:
+async def test_a_cancelled_item_of_a_failed_batch_is_not_tried_again() -> None:
     gate: Gate[Any] = Gate()
     poison = ValueError("poison")
     async with batching(gate) as batcher:
@@ -310,7 +310,7 @@ async def test_who_left_a_failed_batch_is_not_tried_again() -> None:
         assert gate.batches == [["a", poison, "b"], [poison], ["b"]]
 
 
-async def test_a_second_try_goes_before_those_who_came_later() -> None:
+async def test_a_second_try_goes_before_later_items() -> None:
     gate: Gate[Any] = Gate()
     poison = ValueError("poison")
     async with batching(gate) as batcher:
@@ -327,13 +327,13 @@ async def test_a_second_try_goes_before_those_who_came_later() -> None:
     ("error", "expected"),
     [
         (InvalidInput("token 9 is unknown"), InvalidInput),
-        (InferenceFailed("told already"), InferenceFailed),
+        (InferenceFailed("already a service error"), InferenceFailed),
         (StopIteration(), InferenceFailed),
         (SystemExit(3), InferenceFailed),
         (asyncio.CancelledError(), InferenceFailed),
     ],
 )
-async def test_whatever_run_raises_its_caller_gets_a_service_error_and_the_worker_lives(
+async def test_whatever_run_raises_becomes_a_service_error_and_the_worker_lives(
     error: BaseException, expected: type[Exception]
 ) -> None:
     async with batching(Gate(is_open=True)) as batcher:
@@ -348,7 +348,7 @@ async def test_a_run_that_loses_answers_is_a_failure_not_a_wait_for_ever() -> No
             await batcher.submit("a")
 
 
-async def test_every_event_is_told_once() -> None:
+async def test_every_event_is_reported_once() -> None:
     gate: Gate[str] = Gate()
     clock, observer = ManualClock(), RecordingObserver()
     async with batching(gate, clock=clock, observer=observer) as batcher:
@@ -365,11 +365,11 @@ async def test_every_event_is_told_once() -> None:
         await asyncio.wait([first, second, third])
         assert (observer.num_queued, observer.queued_rows) == (0, 0)
         assert observer.left == [(1, 1, "taken"), (2, 3, "taken")]
-        told = {"rows": 3, "steps": 33, "padded_steps": 60, "queue_s": [3.0, 3.0], "compute_s": 0.5, "is_ok": True}
-        assert observer.batches[1] == told
+        event = {"rows": 3, "steps": 33, "padded_steps": 60, "queue_s": [3.0, 3.0], "compute_s": 0.5, "is_ok": True}
+        assert observer.batches[1] == event
 
 
-async def test_with_a_delay_an_unfilled_batch_waits_for_company() -> None:
+async def test_with_a_delay_an_unfilled_batch_waits_for_more_rows() -> None:
     gate: Gate[str] = Gate(is_open=True)
     clock = ManualClock()
     async with batching(gate, Limits(max_batch_size=3, max_queue_delay_s=0.5), clock=clock) as batcher:
@@ -385,7 +385,7 @@ async def test_with_a_delay_an_unfilled_batch_waits_for_company() -> None:
         assert clock.num_alarms == 0
 
 
-async def test_stop_answers_everyone_who_was_admitted() -> None:
+async def test_stop_runs_every_item_that_was_admitted() -> None:
     gate: Gate[str] = Gate()
     clock = ManualClock()
     async with batching(gate, clock=clock) as batcher:
@@ -497,7 +497,7 @@ async def test_when_one_item_of_a_request_fails_the_others_are_given_up() -> Non
     assert observer.queued_rows == 0
 
 
-async def test_failures_that_nobody_waits_for_are_not_complained_about() -> None:
+async def test_failures_that_no_request_waits_for_are_not_logged_by_asyncio() -> None:
     """asyncio reports a future's exception that was never looked at, from the garbage collector."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
@@ -512,7 +512,7 @@ async def test_failures_that_nobody_waits_for_are_not_complained_about() -> None
         raise InvalidInput(payloads[0])
 
     async with batching(run, Limits(max_batch_size=1), num_workers=2) as batcher:
-        # The worker that takes the third is told so only after the second has failed.
+        # The worker that takes the third gets it only after the second has failed.
         request = asyncio.create_task(batcher.submit_all([Submission("first"), Submission("second"), Submission("third")]))
         await asyncio.wait([request])
         assert repr(request.exception()) == "InvalidInput('first')"
@@ -549,7 +549,7 @@ async def test_the_deadline_of_a_request_is_that_of_each_item() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_in_any_turmoil_everyone_gets_the_own_answer_or_the_own_reason(seed: int) -> None:
+async def test_in_any_turmoil_each_item_gets_its_own_result_or_reason(seed: int) -> None:
     draw = random.Random(seed)
     observer = RecordingObserver()
     gate: Gate[Any] = Gate(is_open=True)
@@ -648,11 +648,11 @@ async def test_while_a_thread_computes_the_loop_does_not() -> None:
         assert await asyncio.gather(*dear, *cheap) == ["dear", "cheap"]
 
 
-async def test_a_failure_on_the_event_loop_is_told_like_any_other() -> None:
+async def test_a_failure_on_the_event_loop_is_reported_like_any_other() -> None:
     async with batching(WhereItRan(), INLINE) as batcher:
         with pytest.raises(InferenceFailed):
             await batcher.submit("broken")
-        assert await batcher.submit("sound") == "sound"
+        assert await batcher.submit("fine") == "fine"
 
 
 async def test_graphs_that_were_not_measured_run_on_threads() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.errors import InferenceFailed, InvalidInput, MalformedRequest
-from service.manifest import manifest_type
+from service.manifest import Manifest, manifest_type
 from service.runtime.tensors import Signature, Tensors, TensorSpec
 from service.tasks.classify import TASK, ClassifySpec, ClassifyTask, Truncation
 from service.tasks.classify_schema import MAX_CHARACTERS
@@ -124,6 +124,31 @@ def test_a_graph_that_does_not_take_the_last_token_is_found(classify: ClassifyTa
     ]
 
 
+def manifest_of(spec: ClassifySpec) -> Manifest:
+    tensor = {"name": "x", "datatype": "FP32", "shape": ["batch"]}
+    return manifest_type("classify", ClassifySpec).model_validate(
+        {
+            "schema_version": 1,
+            "name": "toy",
+            "version": "1",
+            "task": "classify",
+            "graphs": [{"file": "model.onnx", "sha256": "0" * 64, "opset": 17}],
+            "inputs": [tensor],
+            "outputs": [tensor],
+            "classify": spec.model_dump(),
+        }
+    )
+
+
+def test_the_tensors_that_clients_name_are_texts_and_labels(classify: ClassifyTask) -> None:
+    tensors = TASK.public_tensors(manifest_of(classify.spec), classify.signature)
+    assert [str(spec) for spec in tensors.inputs] == ["BYTES [batch]"]
+    assert [(spec.name, str(spec)) for spec in tensors.outputs] == [
+        ("label", "BYTES [batch]"),
+        ("probabilities", "FP32 [batch, 2]"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("labels", "subject", "purpose", "serves"),
     [
@@ -140,17 +165,4 @@ def test_a_graph_that_does_not_take_the_last_token_is_found(classify: ClassifyTa
 )
 def test_a_classifier_serves_its_subject(labels: list[str], subject: str | None, purpose: str, serves: bool) -> None:
     spec = ClassifySpec(labels=labels, subject=subject, max_length=4, truncation=Truncation(head=1, tail=3), language="en")
-    tensor = {"name": "x", "datatype": "FP32", "shape": ["batch"]}
-    manifest = manifest_type("classify", ClassifySpec).model_validate(
-        {
-            "schema_version": 1,
-            "name": "toy",
-            "version": "1",
-            "task": "classify",
-            "graphs": [{"file": "model.onnx", "sha256": "0" * 64, "opset": 17}],
-            "inputs": [tensor],
-            "outputs": [tensor],
-            "classify": spec.model_dump(),
-        }
-    )
-    assert TASK.serves(manifest, purpose) is serves
+    assert TASK.serves(manifest_of(spec), purpose) is serves

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from service.errors import InferenceFailed, InvalidInput, MalformedRequest
+from service.manifest import manifest_type
 from service.runtime.tensors import Signature, Tensors, TensorSpec
 from service.scheduling.planning import Limits
-from service.tasks.tensor import TensorTask
+from service.tasks.tensor import TASK, TensorTask
 from tests.fakes import run_task
 
 LENGTHS = TensorSpec("lengths", "INT64", ("batch",))
@@ -18,6 +19,9 @@ TENSORS = Signature(
     (TensorSpec("y", "FP32", ("batch", "time", 2)), TensorSpec("h_new", "FP32", ("batch", 3))),
     (("h", "h_new"),),
 )
+
+
+MANIFEST = manifest_type("tensor", None).model_construct()
 
 
 def double(item: Tensors) -> Tensors:
@@ -101,3 +105,9 @@ def test_only_large_requests_are_heavy() -> None:
     assert task.is_heavy([small] * 100, {})
     assert task.is_heavy([small, large], {})
     assert not task.is_heavy([None, 5, {}], {})
+
+
+def test_the_tensors_that_clients_name_are_the_graphs_without_state() -> None:
+    tensors = TASK.public_tensors(MANIFEST, TENSORS)
+    assert [spec.name for spec in tensors.inputs] == ["x", "lengths"]
+    assert [spec.name for spec in tensors.outputs] == ["y"]

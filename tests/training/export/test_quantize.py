@@ -19,11 +19,11 @@ from training.export.quantize import (
     MARGIN,
     QuantizeError,
     Trial,
+    make_second_graph,
     measure_degradations,
     measure_ranges,
     measure_speed,
     require_quantizable,
-    second_graph,
 )
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
@@ -116,13 +116,13 @@ def test_an_answer_with_another_label_is_no_second_graph() -> None:
     net = network()
     payload = write_graph(net).SerializeToString()
     with pytest.raises(QuantizeError, match="answers the example with 'good', the first one with 'bad'"):
-        second_graph(payload, trial(net, lambda _: [{"label": "good"}]), {"mae": 1.0}, [{"label": "bad"}], Quantize(), 0)
+        make_second_graph(payload, trial(net, lambda _: [{"label": "good"}]), {"mae": 1.0}, [{"label": "bad"}], Quantize(), 0)
 
 
 def test_the_tolerance_is_twice_the_distance_from_the_first_answers() -> None:
     net = network()
     payload = write_graph(net).SerializeToString()
-    second = second_graph(
+    second = make_second_graph(
         payload, trial(net, lambda _: [{"forecast": [1.0, 2.25]}]), {"mae": 1.0}, [{"forecast": [1.0, 2.0]}], Quantize(), 0
     )
     assert second.tolerance == {"absolute": 0.5, "relative": 0.01}
@@ -177,6 +177,18 @@ def test_the_command_adds_what_the_run_would_have_published(tmp_path: Path) -> N
     # Again: it replaces its own graph.
     assert CLI.invoke(app, ["quantize", str(folder)]).exit_code == 0
     assert graphs_of(folder) == graphs_of(together)
+
+
+def test_a_folder_that_another_version_wrote_is_refused_by_its_outputs(tmp_path: Path) -> None:
+    folder = published(tmp_path)
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"name": "forecast"', '"name": "mean"'))
+    result = CLI.invoke(app, ["quantize", str(folder)])
+    assert result.exit_code == 1
+    assert "its graph gives mean, lstm_0_hidden_next, lstm_0_cell_next, the recipe's network now gives forecast," in " ".join(
+        result.output.split()
+    )
+    assert len(graphs_of(folder)) == 1
 
 
 def test_other_data_than_the_manifest_was_scored_on_are_refused(tmp_path: Path) -> None:

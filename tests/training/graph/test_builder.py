@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from training.export.graph import graph_tensors, write_graph
+from training.export.graph import describe_tensors, write_graph
 from training.graph.builder import GraphBuilder
 from training.network.heads.classify import ClassifySpec
 from training.network.heads.forecast import ForecastSpec
@@ -73,14 +73,14 @@ def test_a_graph_is_valid_and_old_enough_for_the_runtimes_it_is_for(network: Net
 
 @NETWORKS
 def test_a_graph_declares_the_tensors_that_the_manifest_lists(network: Network) -> None:
-    model, tensors = write_graph(network), graph_tensors(network)
+    model, tensors = write_graph(network), describe_tensors(network)
     types = {"FP32": onnx.TensorProto.FLOAT, "INT64": onnx.TensorProto.INT64}
     for kind, found in (("inputs", model.graph.input), ("outputs", model.graph.output)):
         assert declared(found) == {tensor["name"]: (types[tensor["datatype"]], tensor["shape"]) for tensor in tensors[kind]}
 
 
 def test_the_tensors_of_a_forecast_with_state() -> None:
-    assert graph_tensors(STREAMING) == {
+    assert describe_tensors(STREAMING) == {
         "inputs": [
             {"name": "history", "datatype": "FP32", "shape": ["batch", "time", 1]},
             {"name": "lengths", "datatype": "INT64", "shape": ["batch"]},
@@ -103,11 +103,11 @@ def test_the_tensors_of_a_forecast_with_state() -> None:
 
 
 def test_the_tensors_of_quantiles_and_of_a_text() -> None:
-    assert graph_tensors(QUANTILES)["outputs"] == [
+    assert describe_tensors(QUANTILES)["outputs"] == [
         {"name": "forecast", "datatype": "FP32", "shape": ["batch", 3, 1]},
         {"name": "quantiles", "datatype": "FP32", "shape": ["batch", 3, 1, 3]},
     ]
-    assert graph_tensors(TEXT) == {
+    assert describe_tensors(TEXT) == {
         "inputs": [
             {"name": "tokens", "datatype": "INT64", "shape": ["batch", "time"]},
             {"name": "lengths", "datatype": "INT64", "shape": ["batch"]},

@@ -70,6 +70,13 @@ def test_a_task_that_is_taken_out_is_unknown_again(folder: Path) -> None:
     assert isinstance(parse_recipe(RECIPE), Recipe)
 
 
+def test_a_layer_that_does_not_fit_its_head_is_named_with_its_line(folder: Path) -> None:
+    (folder / "toy.toml").write_text(RECIPE.replace("units = 1", "units = 2"))
+    result = CliRunner().invoke(app, ["run", str(folder / "toy.toml"), "--data", str(folder), "--runs", str(folder / "runs")])
+    assert result.exit_code == 1
+    assert "toy.toml, line 6: layers[0] (dense): a sum is one number per row" in " ".join(result.output.split())
+
+
 def test_a_name_has_one_task(folder: Path) -> None:
     with pytest.raises(ValueError, match='there is a task "sum" already'):
         register(replace(TASK, larger_is_better=("mae",)))

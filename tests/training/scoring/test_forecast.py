@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -75,15 +73,15 @@ def test_several_targets_and_overlapping_windows_are_averaged() -> None:
     assert score_forecast(series, FORECAST, ForecastEvaluation(stride=1), truth, shifted)["mae"] == pytest.approx(2.0, rel=1e-4)
 
 
-def write_payload(**options: Any) -> tuple[Network, bytes]:
+def write_payload(spec: ForecastSpec) -> tuple[Network, bytes]:
     torch.manual_seed(0)
-    network = Network(ForecastSpec(**options)).eval()
+    network = Network(spec).eval()
     return network, write_graph(network).SerializeToString()
 
 
 def test_the_graph_forecasts_all_windows_in_their_order() -> None:
     layers = ({"type": "lstm", "units": 3}, {"type": "dense"})
-    network, graph = write_payload(layers=layers, horizon=2, quantiles=(0.1, 0.5, 0.9))
+    network, graph = write_payload(ForecastSpec(layers=layers, horizon=2, quantiles=(0.1, 0.5, 0.9)))
     windows = evaluation_windows(make_series(), FORECAST, "test")
     whole = forecast_windows(Graph(graph), windows, 100)
     assert whole["forecast"].shape == (6, 2, 1)
@@ -96,7 +94,7 @@ def test_the_graph_forecasts_all_windows_in_their_order() -> None:
 
 def test_a_network_that_streams_is_scored_from_a_state_of_zeros() -> None:
     layers = ({"type": "gru", "units": 3}, {"type": "dense"})
-    network, graph = write_payload(layers=layers, horizon=2)
+    network, graph = write_payload(ForecastSpec(layers=layers, horizon=2))
     assert network.can_stream
     assert forecast_windows(Graph(graph), evaluation_windows(make_series(), FORECAST, "test"), 4)["forecast"].shape == (6, 2, 1)
 

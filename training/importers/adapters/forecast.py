@@ -13,6 +13,7 @@ from training.export.answers import format_forecast
 from training.importers.adapters.base import LENGTHS, SEED, ExampleRow, Target, check_length, example_lengths, read_numbers
 from training.importers.model import ModelImportError, SourceModel
 from training.importers.options import ImportOptions, Name
+from training.layers.registry import LAYERS
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
 
@@ -72,7 +73,7 @@ class ForecastAdapter:
         units = last.table.get("layer", last.table).get("units")
         if num_features == 1 or units in (horizon * num_features, None):
             return self.features
-        if last.table["type"] == "time_distributed" and units == num_features:
+        if LAYERS[last.table["type"]].is_per_step and units == num_features:
             return self.features
         raise ModelImportError(
             f"--targets: which of the features {', '.join(self.features)} are forecast? "

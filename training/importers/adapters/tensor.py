@@ -22,7 +22,6 @@ from training.importers.model import ModelImportError, SourceModel
 from training.importers.options import ImportOptions
 from training.network.heads.tensor import TensorInput, TensorSpec
 from training.network.network import Network
-from training.network.spec import NetworkSpec
 
 
 class TensorOptions(ImportOptions):
@@ -82,7 +81,7 @@ class TensorAdapter:
         return {}
 
 
-def tensor_spec(model: SourceModel) -> NetworkSpec:
+def tensor_spec(model: SourceModel) -> TensorSpec:
     """The network of a model as it is."""
     return TensorSpec(layers=model.tables, input=tensor_input(model))
 

@@ -1,6 +1,6 @@
 """The layers of a saved Keras model in the order in which they follow one another, from its input to its outputs.
 
-Reads the model's configuration alone, of Keras 2 or 3; knows no layer, and no file.
+Reads the model's configuration alone, of Keras 2 or 3, and no file.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.importers.keras.entry import Entry, KerasFileError, name_of, place_of
+from training.importers.keras.layers import hands_mask_on
 
 _MODELS = ("Sequential", "Functional", "Model")
 # How Keras 3 writes the masks of a functional model: as operations beside the layers, NotEqual or Any of NotEqual.
 _MASK_OPERATIONS = ("NotEqual", "Any")
-# Behind these the mask of the layer before is still the mask, so that a layer called with it is called as by itself.
-_HANDS_MASK_ON = (
-    *("SimpleRNN", "LSTM", "GRU", "Bidirectional", "TimeDistributed", "Dense", "Activation"),
-    *("Dropout", "SpatialDropout1D", "GaussianNoise", "LayerNormalization", "BatchNormalization"),
-)
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,7 @@ def _require_own_masks(chain: Sequence[Entry], masks: Mapping[str, Entry]) -> No
             mask = (_source_of(entry, masks)[0], float(config.get("mask_value", 0.0)), True)
         elif kind == "Embedding":
             mask = (_source_of(entry, masks)[0], 0.0, False) if config.get("mask_zero") else None
-        elif kind not in _HANDS_MASK_ON:
+        elif not hands_mask_on(kind):
             mask = None
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.layers.activations import read_activation
-from training.layers.base import LayerConfig
 from training.layers.named import snake_case
 from training.layers.registry import LAYERS, LayerError, options_of, read_config
 from training.layers.weights import read_constraint, read_initializer, read_regularizer
@@ -27,8 +26,6 @@ _ONLY_OFF: dict[str, tuple[Any, ...]] = {
     "fused": (None, True, False),
     "virtual_batch_size": (None,),
 }
-_RECURRENT = ("simple_rnn", "lstm", "gru")
-_OURS = ("recent", "concat_pooling", "pad_sequences")  # layers that Keras has not
 _ACTIVATION_LAYERS = ("re_lu", "leaky_re_lu", "elu", "softmax")
 
 
@@ -45,9 +42,8 @@ def from_keras_config(entry: Mapping[str, Any], *, keras_version: str = "3") -> 
         kept = {key: config[key] for key in ("name", "trainable") if key in config}
         activation = _activation_of_layer(kind, config, where)
         return {"type": "activation", **kept, "activation": activation}
-    if type_ not in LAYERS or type_ in _OURS:
-        known = ", ".join(KERAS_CLASSES)
-        raise LayerError(where, kind, None, f"there is no such layer; there are {known}")
+    if type_ not in LAYERS or LAYERS[type_].keras_class is None:
+        raise LayerError(where, kind, None, f"there is no such layer; there are {', '.join(keras_classes())}")
     table: dict[str, Any] = {"type": type_}
     for option, value in config.items():
         if option == "dtype":
@@ -55,13 +51,13 @@ def from_keras_config(entry: Mapping[str, Any], *, keras_version: str = "3") -> 
         elif option in _ONLY_OFF:
             if value not in _ONLY_OFF[option]:
                 raise LayerError(where, kind, option, f"is not supported, got {value!r}")
-        elif option in _IGNORED or (option == "input_dim" and type_ != "embedding"):
-            continue  # says nothing about the numbers
+        elif option in _IGNORED or (option == "input_dim" and option not in options_of(type_)):
+            continue  # changes no number
         elif option not in options_of(type_) and not (option == "activity_regularizer" and value is None):
             raise LayerError(where, kind, option, f"unknown; there are {', '.join(options_of(type_))}")
         elif option in options_of(type_):
             table[option] = _read_option(option, value, where, kind, keras_version)
-    return _without_defaults(_without_twin(table) if type_ == "bidirectional" else table, where)
+    return _without_defaults(_without_twin(table) if "backward_layer" in options_of(type_) else table, where)
 
 
 def _activation_of_layer(kind: str, config: Mapping[str, Any], where: str) -> str | dict[str, Any]:
@@ -148,12 +144,11 @@ def _without_defaults(table: dict[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def _keras_classes() -> list[str]:
-    upper = {"lstm": "LSTM", "gru": "GRU", "simple_rnn": "SimpleRNN"}
-    names = [name for name in LAYERS if name not in (*_OURS, "spatial_dropout", "max_pooling")]
-    names = [name for name in names if name not in ("global_max_pooling", "global_average_pooling")]
-    return [upper.get(name, "".join(part.capitalize() for part in name.split("_")).replace("1d", "1D")) for name in names]
+def hands_mask_on(class_name: str) -> bool:
+    """Whether the mask of a Keras layer's input is that of its output, so that a call with that mask is a call without."""
+    return any(layer.hands_mask_on for layer in LAYERS.values() if layer.keras_class == class_name)
 
 
-KERAS_CLASSES = tuple(_keras_classes())
-assert LayerConfig.model_fields.keys() == {"type", "name", "trainable"}
+def keras_classes() -> tuple[str, ...]:
+    """Keras's names of the layers that can be read."""
+    return tuple(dict.fromkeys(layer.keras_class for layer in LAYERS.values() if layer.keras_class is not None))

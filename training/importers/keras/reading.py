@@ -10,11 +10,7 @@ from training.importers.keras.entry import KerasFileError
 from training.importers.keras.keras_file import KerasFile, StoredLayer
 from training.importers.keras.layers import from_keras_config
 from training.importers.model import SourceLayer, SourceModel
-
-# Each step of these layers' output depends on that step alone, and a mask goes through them.
-_STEPWISE = ("dense", "activation", "dropout", "spatial_dropout1d", "gaussian_noise", "time_distributed", "masking")
-_NORMALIZING = ("layer_normalization", "batch_normalization")
-_RECURRENT = ("simple_rnn", "lstm", "gru", "bidirectional")
+from training.layers.registry import LAYERS, read_config
 
 
 def source_model(file: KerasFile) -> SourceModel:
@@ -25,7 +21,7 @@ def source_model(file: KerasFile) -> SourceModel:
     place = f"{file.path}: the input {('batch', *shape)}".replace("None", "any")
     if not shape or None in shape[1:]:
         raise KerasFileError(f"{place}: only the first axis behind the batch may be open, and there must be one")
-    if tables[0]["type"] == "embedding":
+    if LAYERS[tables[0]["type"]].reads_tokens:
         if len(shape) != 1:
             raise KerasFileError(f"{place}: an Embedding needs token ids, (batch, time)")
         is_open = shape[0] is None or _masks_padding(tables)
@@ -75,18 +71,9 @@ def _masks_padding(tables: Sequence[Mapping[str, Any]]) -> bool:
     if not tables[0].get("mask_zero"):
         return False
     for table in tables[1:]:
-        kind = table["type"]
-        if kind in _RECURRENT:
-            inner = table["layer"] if kind == "bidirectional" else table
-            if not inner.get("return_sequences"):
-                return True
-        elif kind == "global_average_pooling1d":
-            return True
-        elif kind in _NORMALIZING:
-            if table.get("axis", -1) not in (-1, 2, [-1], [2]):
-                return False
-        elif kind not in _STEPWISE:
-            return False
+        use = LAYERS[table["type"]].mask_use(read_config(table, ""))
+        if use != "carried":
+            return use == "used up"
     return True
 
 

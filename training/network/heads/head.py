@@ -117,8 +117,7 @@ class Head(nn.Module):
     def read(self, inputs: Mapping[str, Tensor]) -> LayerInput:
         """What the layers read of a batch."""
         values = inputs[self.input_name]
-        whole = torch.full((len(values),), values.shape[1], device=values.device)
-        signal = Signal(values, inputs["lengths"] if self.source.is_open else whole)
+        signal = Signal(values, inputs["lengths"] if self.source.is_open else _full_lengths(values))
         return LayerInput(signal, signal)
 
     def predict(self, output: Signal, given: LayerInput) -> Tensor:
@@ -157,6 +156,10 @@ class Head(nn.Module):
     def error_scale(self, name: str, expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """(B,): per row, what an error of the output called `name` is relative to."""
         return np.ones(len(expected))
+
+
+def _full_lengths(values: Tensor) -> Tensor:
+    return torch.full((len(values),), values.shape[1], device=values.device)
 
 
 def require_units_last(tables: Tables) -> None:

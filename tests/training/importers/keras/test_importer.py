@@ -58,7 +58,7 @@ def tokenizer(tmp_path: Path) -> Path:
 # ----------------------------------------------------------------------------------------------------------- what it is
 
 
-def test_the_command_tells_the_network_the_equalities_and_the_folder(tmp_path: Path) -> None:
+def test_the_command_prints_the_network_the_checks_and_the_folder(tmp_path: Path) -> None:
     file = saved(sequential((None, 2), L.LSTM(4, unroll=True), L.Dense(1)), tmp_path / "m.keras")
     result = command(file, "--version", "3", "--description", "a toy", "--licence", "CC0-1.0")
     words = " ".join(result.output.split())

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from tests.training.network.networks import DENSE, LSTM, classify, forecast
-from training.export.graph import graph_tensors, write_graph
+from training.export.graph import describe_tensors, write_graph
 from training.export.verify import verify
 from training.fitting.fit import fit
 from training.graph.builder import GraphBuilder
@@ -89,7 +89,7 @@ def test_a_further_task_is_built_trained_written_and_verified_by_its_head_alone(
     fit(network, loss, lambda _: [batch] * 4, 4, validate, settings, seed=0, folder=tmp_path, console=console, accelerator="cpu")
     assert validate(network) < before / 2
 
-    tensors = graph_tensors(network)
+    tensors = describe_tensors(network)
     assert [tensor["name"] for tensor in tensors["inputs"]] == ["events", "lengths", "lstm_0_hidden", "lstm_0_cell"]
     assert tensors["outputs"][0] == {"name": "rate", "datatype": "FP32", "shape": ["batch", 1]}
     verified = verify(network, write_graph(network).SerializeToString(), seed=1)
