@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import functools
 import logging
+import random
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +33,7 @@ from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.process.machine import num_cores, threads_per_worker
 from service.process.memory import trim_heap_when_idle
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
+from service.scheduling.admission import AdmissionControl, RefusalBudget
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import RequestedLimits
 from service.settings import Settings
@@ -111,13 +114,22 @@ def create_app(
     api.include_router(operations_router(repository, metrics.render, descriptions))
     add_error_handlers(api)
     complete_openapi(api, access.refusals)
-    limits = RequestLimits(settings.request_timeout_ms / 1000, settings.max_instances, settings.max_body_bytes)
+    limits = RequestLimits(settings.max_instances, settings.max_body_bytes)
+    admission = AdmissionControl(
+        time.monotonic,
+        random.random,
+        max_pending_bytes=settings.max_pending_bytes,
+        max_pending_rows=settings.max_queue_size,
+    )
     return Gateway(
         access.wrap(api),
         direct=predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
         routes=[*api.openapi()["paths"], *page.ROUTES],
         observers=metrics,
         hooks=access.hooks,
+        admission=admission,
+        refusals=RefusalBudget(time.monotonic),
+        timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
     )
 

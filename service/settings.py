@@ -145,6 +145,11 @@ class Settings(BaseSettings):
     request_timeout_ms: float = Field(
         default=10_000.0, gt=0, description="Time to answer a request once its body has arrived; after it, 504."
     )
+    max_pending_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1,
+        description="Bytes of bodies that one process has admitted and not answered, at most; beyond them, 503.",
+    )
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1, description="Bytes of a request body at most.")
     max_instances: int = Field(default=10_000, ge=1, description="Instances of a request at most.")
     max_horizon_multiple: int = Field(
