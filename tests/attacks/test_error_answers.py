@@ -51,7 +51,7 @@ OWN_PATHS = ("/docs/errors", "/no/such/path", "/predict/forecast")
 TOO_LARGE = 1e6
 """Beyond it the graph of `fails` looks for a row that its table does not have."""
 BUG = "instances of a bug"
-CLIENT = httpx.Client(timeout=30)
+CLIENT = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=30)
 
 # A server with a bug in it, which shows what it should not.
 BUGGY = f"""

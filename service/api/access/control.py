@@ -72,21 +72,24 @@ class AccessControl:
 
     def before(self, request: HttpRequest) -> None:
         """Let the request pass, or raise."""
-        if request.method == "OPTIONS":
-            return  # a preflight, which browsers send without a key; no endpoint has this method
         keys = self._keys
-        if keys is None:
-            self._check_rate(request, None)
+        presented = key = None
+        if keys is not None:
+            presented = find_presented(request.headers)
+            if presented is not None:
+                key = keys.find(presented)
+        if key is None:
+            self._check_without_key(request, presented)
             return
-        presented = find_presented(request.headers)
-        key = None if presented is None else keys.find(presented)
-        self._check_rate(request, key)
+        rate = key.rate
+        if rate is None and not key.is_unlimited:
+            rate = self._rate
+        if rate is not None:
+            self._count(request, rate, key)
+        if key.expires_at is not None and key.expires_at <= self._wall_time():
+            self._let_in_where_open(request, "the API key has expired", has_credentials=True)
+            return
         scopes = self._scopes.get(request.route, _PREDICT)
-        if key is None or (key.expires_at is not None and key.expires_at <= self._wall_time()):
-            if scopes:
-                raise _unauthorized(presented, key)
-            request.state[VISIBLE_MODELS] = _NO_MODELS
-            return
         if scopes and scopes.isdisjoint(key.scopes):
             raise Forbidden(f'the key "{key.name}" has not the scope {" or ".join(sorted(scopes))}', expected=sorted(scopes))
         request.state[CALLER] = key.name
@@ -99,14 +102,25 @@ class AccessControl:
     def finished(self, request: HttpRequest) -> None:
         """Nothing."""
 
-    def _check_rate(self, request: HttpRequest, key: ApiKey | None) -> None:
-        if key is None:
-            rate, table = self._rate, self._address_rates
-        else:
-            rate, table = key.rate, self._key_rates
-            if rate is None and not key.is_unlimited:
-                rate = self._rate
-        if rate is None or table is None or request.route in OPERATIONS:
+    def _check_without_key(self, request: HttpRequest, presented: bytes | None) -> None:
+        if request.method == "OPTIONS":
+            return  # a preflight, which browsers send without a key; no endpoint has this method
+        if self._rate is not None:
+            self._count(request, self._rate, None)
+        if self._keys is not None:
+            needed = 'an API key is needed, as "Authorization: Bearer KEY" or as "X-API-Key: KEY"'
+            message = needed if presented is None else "the API key is not valid"
+            self._let_in_where_open(request, message, has_credentials=presented is not None)
+
+    def _let_in_where_open(self, request: HttpRequest, message: str, *, has_credentials: bool) -> None:
+        if self._scopes.get(request.route, _PREDICT):
+            raise Unauthorized(message, has_credentials=has_credentials)
+        request.state[VISIBLE_MODELS] = _NO_MODELS
+
+    def _count(self, request: HttpRequest, rate: Rate, key: ApiKey | None) -> None:
+        """Count the request of a key, or of an address; raises RateLimited."""
+        table = self._address_rates if key is None else self._key_rates
+        if table is None or request.route in OPERATIONS:
             return
         client = self._addresses.find(request) if key is None else key.name
         wait_s = table.take(client, rate, self._now())
@@ -170,9 +184,3 @@ def visible_models(models: _Models, state: Mapping[str, Any]) -> _Models:
     """The models that a request may use and see, by its state. Every endpoint that reads models does so through it."""
     names: frozenset[str] | None = state.get(VISIBLE_MODELS)
     return models if names is None else models.restricted_to(names)
-
-
-def _unauthorized(presented: bytes | None, key: ApiKey | None) -> Unauthorized:
-    if presented is None:
-        return Unauthorized('an API key is needed, as "Authorization: Bearer KEY" or as "X-API-Key: KEY"', has_credentials=False)
-    return Unauthorized("the API key is not valid" if key is None else "the API key has expired", has_credentials=True)
