@@ -1,1 +1,1 @@
-"""Sluice's front: the command `sluice`. Imports `service` and `training` only when a command asks for them."""
+"""Sluice's front: the command `sluice`. Imports `service` and `training` only when a command needs them."""

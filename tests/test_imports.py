@@ -217,3 +217,11 @@ def test_the_service_starts_where_torch_cannot_be_imported() -> None:
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert "SLUICE_PORT" in found.stdout
+
+
+def test_a_model_is_imported_where_the_libraries_of_training_alone_cannot_be() -> None:
+    libraries = ("lightning", "torchmetrics", "polars", "statsforecast", "utilsforecast", "sklearn", "matplotlib")
+    code = f"import sys; sys.modules.update(dict.fromkeys({libraries!r}))\n"
+    code += "import training.__main__, training.importers.keras.importer, training.reporting.imports\n"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr

@@ -170,6 +170,7 @@ def import_keras_command(
     ] = None,
     truncating: Annotated[str | None, typer.Option(help="classify: where longer texts were cut: pre (Keras) or post.")] = None,
     language: Annotated[str | None, typer.Option(help="classify: the texts' language, as en.")] = None,
+    subject: Annotated[str | None, typer.Option(help="classify: what the labels are about, as sentiment.")] = None,
     horizon: Annotated[int | None, typer.Option(help="forecast: how many steps the model forecasts.")] = None,
     context_length: Annotated[
         int | None, typer.Option(help="forecast: steps read of a history, if the model reads any number.")
@@ -200,6 +201,7 @@ def import_keras_command(
             padding=padding,
             truncating=truncating,
             language=language,
+            subject=subject,
             horizon=horizon,
             context_length=context_length,
             frequency=_parts(frequency),
