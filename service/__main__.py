@@ -6,8 +6,10 @@ Reads the environment, and hands everything on as arguments; an error is one lin
 from __future__ import annotations
 
 import argparse
+import datetime
 import functools
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service import __version__
+from service.api.access.keys import SCOPES, describe_entry, new_key
 from service.errors import RestartReason, ServiceError, StartError
 from service.observability.logs import set_up_logs
 from service.process.machine import (
@@ -66,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="a version (models/<name>/<version>), a model with its versions, or the models folder",
     )
+    key = commands.add_parser("key", help="make an API key, and its entry for the keys file")
+    key.set_defaults(run=_key)
+    key.add_argument("name", help="of its holder, as logs and metrics call it")
+    key.add_argument("--scope", action="append", choices=SCOPES, help="what it opens; may be repeated [predict]")
+    key.add_argument("--model", action="append", default=[], help="a model that it may use; may be repeated [all]")
+    key.add_argument("--expires", type=datetime.date.fromisoformat, metavar="DATE", help="the first day without it [never]")
+    key.add_argument("--rate-limit", metavar="RATE", help='its own rate, such as 100/s, or "none" [SLUICE_RATE_LIMIT]')
     settings = commands.add_parser("settings", help="print every setting as a table in Markdown")
     settings.set_defaults(run=_settings)
     return parser
@@ -78,7 +88,17 @@ def _with_default_command(argv: list[str]) -> list[str]:
     return ["serve", *argv]
 
 
-# ------------------------------------------------------------------------------------------------- check, settings
+# -------------------------------------------------------------------------------------------- check, key, settings
+
+
+def _key(args: argparse.Namespace) -> int:
+    key = new_key()
+    scopes = args.scope or ["predict"]
+    entry = describe_entry(key, args.name, scopes=scopes, models=args.model, expires=args.expires, rate_limit=args.rate_limit)
+    # So that `>> keys.toml` takes the entry and leaves the key on the terminal.
+    print(f"The key of {args.name}, which is shown this once:\n\n  {key}\n\nIts entry for the keys file:\n", file=sys.stderr)
+    print(entry)
+    return 0
 
 
 def _settings(_: argparse.Namespace) -> int:
@@ -162,7 +182,8 @@ def _serve_alone(settings: Settings) -> int:
 
 
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
-    from service.app import model_options
+    from service.api.access.wiring import make_rate_tables
+    from service.app import access_options, model_options
     from service.models.repository import preload_folders
     from service.observability.metrics import forget_worker, restart_counter
     from service.server import Service, grace_s, run_worker
@@ -183,11 +204,15 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
     service = None
     if shares_models:
-        service = build(preload=preload_folders(settings.models, model_options(settings)))
+        rates = make_rate_tables(access_options(settings), multiprocessing.get_context("fork"))
+        service = build(preload=preload_folders(settings.models, model_options(settings)), rates=rates)
         forget_worker(os.getpid(), metrics_dir)  # its gauges are those of a process that serves nothing
         if not can_fork():
             log.warning("every worker loads the models for itself: a library has started threads, which rules out a fork")
             service = None
+    if service is None:
+        rates = make_rate_tables(access_options(settings), multiprocessing.get_context("spawn"))
+        build = functools.partial(build, rates=rates)
     return Supervisor(
         functools.partial(run_worker, settings, service or build),
         sockets,
@@ -206,7 +231,7 @@ def _listen(settings: Settings) -> tuple[list[socket.socket], str]:
     sockets = [listen(settings.host, settings.port, "SLUICE_PORT")]
     if settings.metrics_port:
         sockets.append(listen(settings.host, settings.metrics_port, "SLUICE_METRICS_PORT"))
-    url = _url(settings.host, sockets[0].getsockname()[1])
+    url = _url("http" if settings.tls_certfile is None else "https", settings.host, sockets[0].getsockname()[1])
     log.info("listening", extra={"url": url, "workers": settings.workers, "threads": settings.num_threads})
     return sockets, url
 
@@ -216,9 +241,9 @@ def print_line(text: str) -> None:
     print(text, flush=True)
 
 
-def _url(host: str, port: int) -> str:
+def _url(scheme: str, host: str, port: int) -> str:
     shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
+    return f"{scheme}://{shown}:{port}"
 
 
 if __name__ == "__main__":

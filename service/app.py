@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.api import page
+from service.api.access.wiring import AccessOptions, RateTables, open_access
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
 from service.api.gateway import Gateway
@@ -55,6 +56,7 @@ def create_app(
     *,
     metrics_dir: Path | None = None,
     preload: Preload | None = None,
+    rates: RateTables | None = None,
     tasks: TaskRegistry | None = None,
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
@@ -63,8 +65,9 @@ def create_app(
 
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
     `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU. `metrics_dir` is shared by
-    the workers of one server, `preload` holds what their parent has read for them. `tasks` are those that folders may be for,
-    None: the built-in ones.
+    the workers of one server, `preload` holds what their parent has read for them, `rates` is where they count requests
+    together. `tasks` are those that folders may be for, None: the built-in ones. Raises StartError for what the settings of
+    access name.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
@@ -79,11 +82,13 @@ def create_app(
         loop_budget=LoopBudget(),
     )
 
+    access = open_access(access_options(settings), metrics, rates)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What is read on threads holds the GIL for the most part: more of them than cores would only delay the event loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, options.num_workers), "reader"))
-        endless = (_flush_regularly(metrics), trim_heap_when_idle())
+        endless = (_flush_regularly(metrics), trim_heap_when_idle(), *(watch.run() for watch in access.watches))
         tasks = [asyncio.create_task(each) for each in (_load(repository, on_loaded, on_failed), *endless)]
         lag_monitor = LoopLagMonitor(metrics.observe_loop_lag)
         lag_monitor.start()
@@ -110,7 +115,7 @@ def create_app(
     descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
     api.include_router(operations_router(repository, metrics.render, descriptions, drain))
     add_error_handlers(api)
-    complete_openapi(api)
+    complete_openapi(api, access.refusals)
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
     admission = AdmissionControl(
         time.monotonic,
@@ -119,10 +124,11 @@ def create_app(
         max_pending_rows=settings.max_queue_size,
     )
     return Gateway(
-        api,
+        access.wrap(api),
         direct=predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
         routes=[*api.openapi()["paths"], *page.ROUTES],
         observers=metrics,
+        hooks=access.hooks,
         admission=admission,
         refusals=RefusalBudget(time.monotonic),
         timeout_s=settings.request_timeout_ms / 1000,
@@ -148,6 +154,17 @@ def model_options(settings: Settings, tasks: TaskRegistry | None = None) -> Mode
         measure_s=MEASURE_S,
         precision=settings.precision,
         tasks=(tasks or built_in_tasks()).configure(settings.model_dump()),
+    )
+
+
+def access_options(settings: Settings) -> AccessOptions:
+    """Who may send requests, and how many."""
+    return AccessOptions(
+        settings.api_keys_file,
+        settings.protect_operations,
+        settings.rate_limit,
+        settings.trusted_proxies,
+        settings.cors_origins,
     )
 
 

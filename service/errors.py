@@ -28,6 +28,8 @@ Outcome = Literal["ok", "invalid", "rejected", "timeout", "cancelled", "error"]
 """How a request to predict ended."""
 InvalidReason = Literal["json", "shape", "dtype", "nonfinite", "length", "timestamp", "payload"]
 """What was wrong with a request that was refused for what it held."""
+RateScope = Literal["key", "address"]
+"""Whose rate a request was beyond."""
 RestartReason = Literal["crashed", "hung", "ended"]
 """Why a worker process was replaced: it failed, its event loop stood still, or a signal from outside ended it."""
 

@@ -23,16 +23,19 @@ from typing import Any
 import uvicorn
 
 from service import __version__
+from service.api.access.wiring import RateTables
 from service.api.gateway import Gateway
 from service.api.transport import choose_protocol
 from service.app import create_app
 from service.errors import ServiceError, StartError
+from service.files import FileWatch
 from service.models.repository import Preload, Repository
 from service.observability.logs import set_up_logs
 from service.process.connections import DrainRequested, Slot, has_waiting, receive_connection, refuse_handshakes
 from service.process.machine import cores_of_worker
 from service.process.memory import configure_malloc
 from service.process.supervisor import CANNOT_START, SIGHUP, WorkerContext, signals_to_handle
+from service.process.tls import Certificate, Tls
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,14 +57,29 @@ FIRST_REQUEST_S = 1.0
 class Service:
     """An app, built and not yet served: in this process, or by the workers that it forks afterwards."""
 
-    def __init__(self, settings: Settings, url: str, *, metrics_dir: Path | None = None, preload: Preload | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        url: str,
+        *,
+        metrics_dir: Path | None = None,
+        preload: Preload | None = None,
+        rates: RateTables | None = None,
+    ) -> None:
         self._url = url
+        self._curl = "curl -s" if settings.api_keys_file is None else "curl -s -H 'X-API-Key: KEY'"
+        self._tls = open_tls(settings)
         self._on_loaded: Callable[[str], None] = lambda _: None
         self._server: uvicorn.Server | None = None
         self._failure: StartError | None = None
         self._drain_s = settings.drain_seconds
         self._app = create_app(
-            settings, metrics_dir=metrics_dir, preload=preload, on_loaded=self._finish_loading, on_failed=self._stop_with
+            settings,
+            metrics_dir=metrics_dir,
+            preload=preload,
+            rates=rates,
+            on_loaded=self._finish_loading,
+            on_failed=self._stop_with,
         )
         self._config = uvicorn_config(self._app, settings)
         # Both import the rest of what serving needs, which a parent does for all its workers.
@@ -81,11 +99,11 @@ class Service:
         """
         self._on_loaded = on_loaded
         if context is None:
-            server: uvicorn.Server = DrainingServer(self._config, self._app, self._drain_s)
+            server: Server = DrainingServer(self._config, self._tls, self._app, self._drain_s)
             if SIGHUP in signals_to_handle():
                 signal.signal(SIGHUP, server.handle_exit)
         else:
-            server = WorkerServer(self._config, self._app, context)
+            server = WorkerServer(self._config, self._tls, self._app, context)
         self._server = server
         server.run(list(sockets))
         if self._failure is not None:
@@ -97,7 +115,7 @@ class Service:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        self._on_loaded(startup_message(repository, self._url))
+        self._on_loaded(startup_message(repository, self._url, self._curl))
 
     def _stop_with(self, exc: StartError) -> None:
         assert self._server is not None
@@ -120,12 +138,52 @@ def run_worker(settings: Settings, service: Service | Callable[[], Service], con
     sys.exit(status)
 
 
-class DrainingServer(uvicorn.Server):
-    """The only process of a server: accepts connections itself, and drains for `drain_s` before it ends."""
+def open_tls(settings: Settings) -> Tls | None:
+    """The certificate of these settings; None for plain HTTP. Raises StartError."""
+    if settings.tls_certfile is None:
+        if settings.tls_keyfile is not None or settings.tls_key_password_file is not None:
+            raise StartError("a TLS key needs its certificate: SLUICE_TLS_CERTFILE names the file")
+        return None
+    certificate = Certificate(settings.tls_certfile, settings.tls_keyfile, settings.tls_key_password_file)
+    return Tls(certificate, settings.tls_handshake_timeout_ms / 1000)
 
-    def __init__(self, config: uvicorn.Config, app: Gateway, drain_s: float) -> None:
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with a bound on the TLS handshake and a certificate that is read again when it changes."""
+
+    def __init__(self, config: uvicorn.Config, tls: Tls | None, app: Gateway) -> None:
         super().__init__(config)
         self._app = app
+        self._tls = tls
+        self._connection_class: Callable[..., asyncio.Protocol] = config.http_protocol_class
+        self._watch: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._tls is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        loop = asyncio.get_running_loop()
+        for listener in sockets or []:
+            server = await loop.create_server(self._make_protocol, sock=listener, backlog=BACKLOG, **self._tls.options)
+            self.servers.append(server)
+        certificate = self._tls.certificate
+        self._watch = loop.create_task(FileWatch(certificate.files, certificate.reload).run())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        await super().shutdown(sockets)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        return self._connection_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+class DrainingServer(Server):
+    """The only process of a server: accepts connections itself, and drains for `drain_s` before it ends."""
+
+    def __init__(self, config: uvicorn.Config, tls: Tls | None, app: Gateway, drain_s: float) -> None:
+        super().__init__(config, tls, app)
         self._drain_s = drain_s
         self._drains_until: float | None = None
 
@@ -158,12 +216,11 @@ class DrainingServer(uvicorn.Server):
             await self.lifespan.shutdown()
 
 
-class WorkerServer(uvicorn.Server):
+class WorkerServer(Server):
     """A worker: receives the connections that its parent accepted until there will be no more, and counts heartbeats."""
 
-    def __init__(self, config: uvicorn.Config, app: Gateway, context: WorkerContext) -> None:
-        super().__init__(config)
-        self._app = app
+    def __init__(self, config: uvicorn.Config, tls: Tls | None, app: Gateway, context: WorkerContext) -> None:
+        super().__init__(config, tls, app)
         self._context = context
         self._connection_class = counted_connection(config.http_protocol_class, context.slot)
         self._connecting: set[asyncio.Task[None]] = set()
@@ -213,14 +270,12 @@ class WorkerServer(uvicorn.Server):
             task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+        options = {} if self._tls is None else self._tls.options
         try:
-            await loop.connect_accepted_socket(self._make_protocol, connection)
+            await loop.connect_accepted_socket(self._make_protocol, connection, **options)
         except OSError:  # the client has disconnected
             connection.close()
             self._context.slot.count_closed()
-
-    def _make_protocol(self) -> asyncio.Protocol:
-        return self._connection_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def counted_connection(protocol: type[asyncio.Protocol], slot: Slot) -> Callable[..., asyncio.Protocol]:
@@ -282,21 +337,21 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         ) from exc
 
 
-def startup_message(repository: Repository, url: str) -> str:
+def startup_message(repository: Repository, url: str, curl: str = "curl -s") -> str:
     """What the operator reads when loading is over: the address of the server, and a command to try."""
     if not repository.is_serving:
         return f"Sluice {__version__} listens on {url}, but no model is ready: {repository.reason}"
     state = "is ready:" if repository.is_ready else f"is not ready ({repository.reason}), and answers at"
     where = f"Sluice {__version__} {state} {url} (documentation at {url}/docs)"
-    return f"{where}\nTry it:\n  {command_to_try(repository, url)}"
+    return f"{where}\nTry it:\n  {command_to_try(repository, f'{curl} {url}')}"
 
 
-def command_to_try(repository: Repository, url: str) -> str:
-    """One curl command that these models answer."""
+def command_to_try(repository: Repository, curl: str) -> str:
+    """One curl command that these models answer; `curl` is the command up to the URL of the server."""
     request = repository.example_request()
     if request is None:
-        return f"curl -s {url}/models"
-    return f"curl -s {url}{request.path} -H 'Content-Type: application/json' -d '{json.dumps(request.body)}'"
+        return f"{curl}/models"
+    return f"{curl}{request.path} -H 'Content-Type: application/json' -d '{json.dumps(request.body)}'"
 
 
 def grace_s(settings: Settings) -> float:

@@ -176,6 +176,47 @@ class Settings(BaseSettings):
         "what it has begun. A second signal ends it at once.",
     )
 
+    # Who may send requests, and how.
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="The TOML file with the hashes of API keys (`sluice key` makes them); it is read again when it changes. "
+        "Predictions and the list of models then need a key. Empty: nothing does. See docs/how-to/access.md.",
+    )
+    protect_operations: bool = Field(
+        default=False,
+        description="Whether metrics and health need a key with the scope `admin`, and the documentation pages any key. Needs "
+        "SLUICE_API_KEYS_FILE.",
+    )
+    rate_limit: str | None = Field(
+        default=None,
+        description="Requests that each key, or without keys each address, may send: `100/s`, `6000/min` or `100000/h`, as many "
+        "at once and then evenly; beyond it they get 429. A key may have a rate of its own. Empty: no limit.",
+    )
+    trusted_proxies: str | None = Field(
+        default=None,
+        description="Networks and addresses of proxies, with commas between them, whose `X-Forwarded-For` says where a request "
+        "comes from. Empty: the peer of the connection counts, whatever it claims.",
+    )
+    cors_origins: str | None = Field(
+        default=None,
+        description="Origins, with commas between them, whose pages may call this server from a browser, such as "
+        "`https://app.example.com`; `*` for any. Empty: none.",
+    )
+    tls_certfile: Path | None = Field(
+        default=None,
+        description="The certificate chain (PEM) with which every port speaks HTTPS; it is read again when it changes. Empty: "
+        "HTTP.",
+    )
+    tls_keyfile: Path | None = Field(
+        default=None, description="The private key of the certificate (PEM). Empty: it stands in the file of the certificate."
+    )
+    tls_key_password_file: Path | None = Field(
+        default=None, description="The file with the password of the private key. Empty: the key is not encrypted."
+    )
+    tls_handshake_timeout_ms: float = Field(
+        default=10_000.0, gt=0, le=60_000, description="A client that has not finished the TLS handshake by then is disconnected."
+    )
+
     # The log.
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level that is logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of a log line: text, or one JSON object.")

@@ -120,7 +120,7 @@ def _wait_for_url(server: ServerProcess) -> str:
     found: list[str] = []
 
     def is_ready() -> bool:
-        found[:] = re.findall(r"(?:is ready:|answers at) (http://\S+)", server.output)
+        found[:] = re.findall(r"(?:is ready:|answers at) (https?://\S+)", server.output)
         assert server.process.poll() is None, f"the server ended: {server.log}"
         return bool(found)
 

@@ -76,6 +76,33 @@ class InternalError(HttpError):
     code = "internal_error"
 
 
+class Unauthorized(HttpError):
+    """The request needs an API key, and has none or one that is not valid."""
+
+    code = "unauthorized"
+
+    def __init__(self, message: str, *, has_credentials: bool) -> None:
+        super().__init__(message)
+        # RFC 6750: which error it was is told to those alone who presented a key.
+        self.challenge = b'Bearer error="invalid_token"' if has_credentials else b"Bearer"
+
+
+class Forbidden(HttpError):
+    """The API key is valid, and has not the scope for this endpoint."""
+
+    code = "forbidden"
+
+
+class RateLimited(HttpError):
+    """The client sends more requests than its rate; this one was not counted."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after_s: float, **facts: object) -> None:
+        super().__init__(message, **facts)
+        self.retry_after_s = retry_after_s
+
+
 class ErrorRow(NamedTuple):
     """One row of the table: what HTTP calls an error."""
 
@@ -87,6 +114,8 @@ class ErrorRow(NamedTuple):
 # The whole table. An error without a row of its own is called by its nearest base, and at last InternalError.
 TABLE: tuple[ErrorRow, ...] = (
     ErrorRow(MalformedRequest, 400, "Request is malformed"),
+    ErrorRow(Unauthorized, 401, "API key needed"),
+    ErrorRow(Forbidden, 403, "API key does not suffice"),
     ErrorRow(ModelNotFound, 404, "No such model"),
     ErrorRow(NotFound, 404, "No such path"),
     ErrorRow(MethodNotAllowed, 405, "Method not allowed"),
@@ -95,6 +124,7 @@ TABLE: tuple[ErrorRow, ...] = (
     ErrorRow(UrlTooLong, 414, "URL is too long"),
     ErrorRow(UnsupportedMediaType, 415, "Body is not JSON"),
     ErrorRow(InvalidInput, 422, "Input does not fit the model"),
+    ErrorRow(RateLimited, 429, "Too many requests"),
     ErrorRow(HeadTooLarge, 431, "Request head is too large"),
     ErrorRow(InferenceFailed, 500, "Model failed"),
     ErrorRow(InternalError, 500, "Unexpected error"),
@@ -141,10 +171,12 @@ def problem(exc: ServiceError) -> Problem:
         members |= {key: fact for key, fact in facts.items() if key not in _RESERVED}
     body = to_json(members, inf_nan_mode="strings", serialize_unknown=True)
     headers = [(b"content-type", PROBLEM_TYPE), (b"content-length", b"%d" % len(body))]
-    if isinstance(exc, CapacityError) and row.status == 503:
+    if isinstance(exc, RateLimited) or (isinstance(exc, CapacityError) and row.status == 503):
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(exc.retry_after_s))))
     elif isinstance(exc, ModelNotReady):
         headers.append((b"retry-after", b"%d" % LOADING_RETRY_AFTER_S))
     elif isinstance(exc, MethodNotAllowed):
         headers.append((b"allow", ", ".join(exc.allowed).encode()))
+    elif isinstance(exc, Unauthorized):
+        headers.append((b"www-authenticate", exc.challenge))
     return Problem(row.status, headers, body)

@@ -130,12 +130,14 @@ class Gateway:
         """The answer of a direct endpoint, an error's too; None when the client has disconnected."""
         route, endpoint = self._direct[request.path]
         self._begin(request, route)
+        has_begun = False
         try:
             try:
                 if request.ticket is None:
                     self._admit(request, route, endpoint)
                 for hook in self._hooks:
                     hook.before(request)
+                has_begun = True
                 answer = await endpoint.answer(request)
             except ClientDisconnected:
                 return None
@@ -148,7 +150,8 @@ class Gateway:
             return answer
         finally:
             if self._admission is not None and request.ticket is not None:
-                is_done = request.status not in (CLIENT_DISCONNECTED, 503, 504)
+                # What a hook refuses costs nothing: counted as done, it would make other requests look cheap.
+                is_done = has_begun and request.status not in (CLIENT_DISCONNECTED, 503, 504)
                 self._admission.finish(request.ticket, request.num_instances, is_done=is_done)
             self._finish(request, route)
 

@@ -6,7 +6,7 @@ Knows the routes of the app it is given, and nothing of models.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -42,8 +42,18 @@ TAGS = (
 )
 
 
-def complete_openapi(api: FastAPI) -> None:
-    """Complete the document of `api`, whose routes must all be there; `/openapi.json` then serves it."""
+# Either of them: `security` lists alternatives.
+SECURITY_SCHEMES: Mapping[str, Mapping[str, str]] = {
+    "BearerKey": {"type": "http", "scheme": "bearer", "description": "An API key as `Authorization: Bearer KEY`."},
+    "HeaderKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key in a header of its own."},
+}
+
+
+def complete_openapi(api: FastAPI, refusals: Callable[[str], Mapping[int, str]] = lambda path: {}) -> None:
+    """Complete the document of `api`, whose routes must all be there; `/openapi.json` then serves it.
+
+    `refusals` are the statuses with which access to a path is refused, and when; where one is 401, the path needs an API key.
+    """
     document: dict[str, Any] = api.openapi()
     document["info"]["description"] = description()
     document["info"]["license"] = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
@@ -58,6 +68,11 @@ def complete_openapi(api: FastAPI) -> None:
             # Left is the function's name: FastAPI appends path and method, and generated clients take the id for a method's name.
             suffix = f"{re.sub(r'[^a-zA-Z0-9]', '_', path)}_{method}"
             operation["operationId"] = operation["operationId"].removesuffix(suffix)
+            refused = refusals(path)
+            operation["responses"] |= {str(status): {"description": text} for status, text in refused.items()}
+            if 401 in refused:
+                operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
+                document["components"]["securitySchemes"] = SECURITY_SCHEMES
             _complete_responses(operation)
 
 

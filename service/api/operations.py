@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from service import __version__
+from service.api.access.control import visible_models
 from service.api.draining import Drain
 from service.api.openapi import list_endpoints
 from service.api.page import PageResponse, index_page, page_router
@@ -28,6 +29,10 @@ class Catalog(Protocol):
     @property
     def reason(self) -> str | None:
         """Why it is not ready; None if it is."""
+        ...
+
+    def restricted_to(self, names: frozenset[str]) -> Self:
+        """Those of these names, for a request that may see no others."""
         ...
 
     def describe(self) -> list[dict[str, Any]]:
@@ -65,6 +70,9 @@ def operations_router(
     """
     drain = drain or Drain()
 
+    def visible(request: Request) -> Catalog:
+        return visible_models(catalog, request.scope.get("state", {}))
+
     async def index(request: Request) -> Response:
         """The server's version and its endpoints: a page, or JSON for `Accept: application/json`."""
         accept = request.headers.get("accept", "")
@@ -72,30 +80,33 @@ def operations_router(
         if "application/json" in accept and "text/html" not in accept:
             content = {"name": "sluice", "version": __version__, "endpoints": endpoints}
             return IndentedJSONResponse(content, headers={"vary": "accept"})
-        return PageResponse(index_page(endpoints, catalog.describe()), headers={"vary": "accept"})
+        return PageResponse(index_page(endpoints, visible(request).describe()), headers={"vary": "accept"})
 
-    async def list_models() -> Response:
+    async def list_models(request: Request) -> Response:
         """Every model of the models folder with its state; a broken folder says why it is not served."""
-        return IndentedJSONResponse({"models": catalog.describe()})
+        return IndentedJSONResponse({"models": visible(request).describe()})
 
-    async def describe_model(name: str) -> Response:
+    async def describe_model(request: Request, name: str) -> Response:
         """One model: what it accepts and returns, its tensors, training and scores, and how its requests are batched."""
-        return IndentedJSONResponse(catalog.describe_model(name))
+        return IndentedJSONResponse(visible(request).describe_model(name))
 
     async def check_live() -> Response:
         """200 as long as the process answers, whatever the state of the models."""
         return IndentedJSONResponse({"status": "live"})
 
-    async def check_ready() -> Response:
-        """200 once every model folder is READY, else 503, as when the server is about to end; the body has the state of each.
+    async def check_ready(request: Request) -> Response:
+        """200 once every model folder is READY, else 503, as when the server is about to end.
 
-        With SLUICE_STRICT_READINESS=false one READY model is enough, once loading is over.
+        The body has the state of each that the request may see. With SLUICE_STRICT_READINESS=false one READY model is enough,
+        once loading is over.
         """
+        seen = visible(request)
         is_ready = catalog.is_ready and not drain.is_active
+        reason = catalog.reason if seen is catalog else None  # which names models
         readiness = {
             "status": "ready" if is_ready else "not ready",
-            "reason": "the server is about to end" if drain.is_active else catalog.reason,
-            "models": catalog.describe(),
+            "reason": "the server is about to end" if drain.is_active else reason,
+            "models": seen.describe(),
         }
         present = {key: value for key, value in readiness.items() if value is not None}
         return IndentedJSONResponse(present, 200 if is_ready else 503)

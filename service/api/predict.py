@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from fastapi.routing import APIRoute
 
+from service.api.access.control import visible_models
 from service.api.deadlines import DeadlineMonitor
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
@@ -62,6 +63,10 @@ class Models(Protocol):
     """What these endpoints need of the repository."""
 
     def get(self, name: str, version: str | None = None) -> ServedModel: ...
+
+    def restricted_to(self, names: frozenset[str]) -> Self:
+        """Of these names, for a request that may see no others."""
+        ...
 
     def choose(
         self, task: str, instances: Sequence[Any], parameters: Mapping[str, Any], *, purpose: str | None = None
@@ -176,7 +181,7 @@ class PredictEndpoint:
             if parsed.timeout_s is not None and parsed.timeout_s < request.timeout_s:
                 deadline = started + parsed.timeout_s
                 self._deadlines.watch(task, deadline, time.monotonic())
-            model = self._resolve(parsed)
+            model = self._resolve(parsed, visible_models(self._models, request.state))
             name, version = model.name, model.version
             predictions = await model.predict(
                 parsed.instances,
@@ -208,14 +213,14 @@ class PredictEndpoint:
             self._deadlines.forget(task)
             self._observer.request_finished(API, name, version, outcome, time.monotonic() - started, reason)
 
-    def _resolve(self, parsed: ParsedRequest) -> ServedModel:
+    def _resolve(self, parsed: ParsedRequest, models: Models) -> ServedModel:
         if parsed.model is None:
             if self._task is None:
                 raise MalformedRequest('"model" is missing; GET /models lists what there is', where="model")
             if parsed.version is not None:
                 raise MalformedRequest('"version" needs "model" beside it', where="version")
-            return self._models.choose(self._task, parsed.instances, parsed.parameters, purpose=self._purpose)
-        model = self._models.get(parsed.model, parsed.version)
+            return models.choose(self._task, parsed.instances, parsed.parameters, purpose=self._purpose)
+        model = models.get(parsed.model, parsed.version)
         if self._task is not None and model.task != self._task:
             raise InvalidInput(
                 f'model "{model.name}" is a {model.task} model, expected one for {self._task}; POST /predict accepts any',

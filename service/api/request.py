@@ -112,7 +112,7 @@ class AsgiRequest(HttpRequest):
         self.headers = scope["headers"]
         self.client = scope.get("client")
         self.server = scope.get("server")
-        self.state = {}
+        self.state = scope.setdefault("state", {})  # what FastAPI's endpoints see as request.state
         self.ticket = None
         self.num_instances = 0
         self._receive = receive

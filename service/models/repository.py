@@ -6,12 +6,13 @@ Reads below its own folder only. A broken folder is shown with its reason and ne
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from service.clock import Clock
 from service.errors import AmbiguousModel, FolderError, InvalidInput, ModelNotFound, ModelNotReady, StartError
@@ -199,6 +200,15 @@ class Repository:
         if default is None:
             criterion = self._tasks[task].criterion(instances, parameters)
         return self._choose_by(criterion, candidates, default, task)
+
+    def restricted_to(self, names: frozenset[str]) -> Self:
+        """The models of these names, to answer one request with: of all others it is as if their folders were not there."""
+        view = copy.copy(self)
+        view._entries = {name: self._entries[name] for name in names if name in self._entries}
+        view._serving = {name: self._serving[name] for name in names if name in self._serving}
+        view._defaults = {key: name for key, name in self._defaults.items() if name in names}
+        view._candidates = {}
+        return view
 
     def example_request(self) -> ExampleRequest | None:
         """A request that shows what the models are for; None where none has a short one."""

@@ -32,7 +32,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from service.errors import InvalidReason, Outcome, RestartReason
+from service.errors import InvalidReason, Outcome, RateScope, RestartReason
 from service.manifest import Graph
 
 FLUSH_INTERVAL_S = 0.25
@@ -49,6 +49,9 @@ TIMESTEPS = tuple(2**n for n in range(13))
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 INVALID_REASONS: tuple[InvalidReason, ...] = get_args(InvalidReason)
+# Keys that were ever limited, by name; those that come later share a name.
+MAX_KEY_SERIES = 1000
+OTHER_KEYS = "_other"
 RESTARTS = ("worker_restarts_total", "Worker processes that were replaced.", "reason")
 RESTART_REASONS: tuple[RestartReason, ...] = get_args(RestartReason)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -296,6 +299,11 @@ class Metrics:
             LOOP_LAG_SECONDS,
         )
         self.fallbacks = counter("provider_fallbacks_total", "Graphs that run on another provider.", "requested", "actual")
+        self.rate_limited_requests = counter(
+            "ratelimit_rejections_total", "Requests beyond the rate of a key, by its name, or of an address.", "scope", "key"
+        )
+        self._rate_limited: dict[tuple[str, str], PendingCounter] = {}
+        self.rate_limited("address", "", 0)
         restarts = counter(*RESTARTS)
         for reason in RESTART_REASONS:
             restarts.labels(reason)
@@ -345,6 +353,15 @@ class Metrics:
             meter.duration.observe(duration_s)
         if reason is not None:
             meter.reasons[reason].pending += 1
+
+    def rate_limited(self, scope: RateScope, key: str, count: int = 1) -> None:
+        """So many requests were beyond the rate of the key of this name, or of an address (`key` is then empty)."""
+        labels = scope, key
+        if labels not in self._rate_limited:
+            if len(self._rate_limited) >= MAX_KEY_SERIES:
+                labels = scope, OTHER_KEYS
+            self._rate_limited.setdefault(labels, self.add_counter(self.rate_limited_requests.labels(*labels)))
+        self._rate_limited[labels].pending += count
 
     def observe_loop_lag(self, lag_s: float) -> None:
         """A timer of the event loop was so much late."""

@@ -50,6 +50,9 @@ SERVICE_OPTIONS: Mapping[str, str] = {
     "serve": "Takes every [setting](settings.md) as an option, `SLUICE_MAX_BATCH_SIZE` as `--max-batch-size`.",
     "check": "`sluice check FOLDER`: `models/<name>/<version>`, `models/<name>` for all its versions, or `models` for all. "
     "Exit status 1 if there are findings.",
+    "key": "`sluice key NAME`, with `--scope predict`, `--scope admin` or both (`predict`), `--model NAME` for each model that "
+    "it may use (all), `--expires DATE` (never) and `--rate-limit RATE` (that of the server). The key goes to the terminal, its "
+    "entry for the [keys file](../how-to/access.md#api-keys) to standard output.",
     "settings": "Prints the [table of settings](settings.md).",
 }
 

@@ -21,6 +21,7 @@ import pytest
 
 from service import __version__
 from service.__main__ import main
+from service.api.access.keys import KeyRing, read_keys
 from service.app import MIN_READERS
 from service.errors import StartError
 from service.observability.metrics import RESTART_REASONS
@@ -73,6 +74,28 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert (caught.value.code, capsys.readouterr().out) == (0, f"sluice {__version__}\n")
+
+
+def test_a_new_key_is_shown_once_apart_from_its_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--scope", "predict", "--scope", "admin", "--model", "m", "--expires", "2030-01-01", "--rate-limit", "5/s"]
+    assert main(["key", "partner", *options]) == 0
+    out, err = capsys.readouterr()
+    [key] = re.findall(r"sluice_\S{43}", err)
+    assert key not in out
+    (tmp_path / "keys.toml").write_text(out)
+    [entry] = read_keys(tmp_path / "keys.toml")
+    assert KeyRing([entry]).find(key.encode()) is entry
+    assert (entry.name, entry.scopes, entry.models) == ("partner", frozenset({"predict", "admin"}), frozenset({"m"}))
+    assert main(["key", "partner"]) == 0
+    assert key not in capsys.readouterr().err
+
+
+def test_no_key_is_made_that_the_file_could_not_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "two words"]) == 3
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), "sluice_" in err) == ("", 1, False)
+    with pytest.raises(SystemExit):
+        main(["key", "a", "--scope", "root"])
 
 
 def test_check_finds_nothing_in_a_valid_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

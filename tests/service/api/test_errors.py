@@ -18,10 +18,13 @@ from service.api.error_handlers import add_error_handlers
 from service.api.errors import (
     TABLE,
     ErrorRow,
+    Forbidden,
     HeadTooLarge,
     InternalError,
     MethodNotAllowed,
     NotFound,
+    RateLimited,
+    Unauthorized,
     UnsupportedMediaType,
     UrlTooLong,
     find_row,
@@ -258,6 +261,9 @@ RAISED: Mapping[type[ServiceError], Callable[[Path], Awaitable[httpx.Response]] 
     ModelNotReady: lambda models: send(models, "POST", "/predict", json={"model": "broken", "instances": [1]}),
     Overloaded: fill_the_queue,
     DeadlineExceeded: lambda models: post(models, request_timeout_ms=0.001),
+    Unauthorized: "tests/attacks/test_error_answers.py::test_an_error_says_no_more_than_it_must",
+    Forbidden: "tests/attacks/test_error_answers.py::test_an_error_says_no_more_than_it_must",
+    RateLimited: "tests/attacks/test_error_answers.py::test_an_error_says_no_more_than_it_must",
 }
 
 
@@ -284,6 +290,10 @@ def sample_of(error: type[ServiceError]) -> ServiceError:
         return error("PUT", "/models", ["GET"])
     if issubclass(error, AmbiguousModel):
         return error("several fit", candidates=["a", "b"])
+    if issubclass(error, Unauthorized):
+        return error("no key", has_credentials=False)
+    if issubclass(error, RateLimited):
+        return error("too many", retry_after_s=2.2, limit="1/s")
     return error("what happened", where="history", found=7)
 
 
@@ -310,6 +320,9 @@ class RaisingModels:
         raise self.exc
 
     def choose(self, *args: Any, **options: Any) -> Any:
+        raise self.exc
+
+    def restricted_to(self, names: frozenset[str]) -> RaisingModels:
         raise self.exc
 
     def render(self, accept: str) -> tuple[bytes, str]:
@@ -397,6 +410,10 @@ def test_an_error_that_should_not_reach_a_client_is_an_internal_error(error: typ
         (ModelNotReady("loading"), 503, (b"retry-after", b"1")),
         (MethodNotAllowed("PUT", "/predict", ["POST"]), 405, (b"allow", b"POST")),
         (DeadlineExceeded("late"), 504, None),
+        (Unauthorized("no key", has_credentials=False), 401, (b"www-authenticate", b"Bearer")),
+        (Unauthorized("no such key", has_credentials=True), 401, (b"www-authenticate", b'Bearer error="invalid_token"')),
+        (Forbidden("no scope"), 403, None),
+        (RateLimited("too many", retry_after_s=2.2), 429, (b"retry-after", b"3")),
         (InferenceFailed("failed"), 500, None),
     ],
 )

@@ -238,3 +238,29 @@ async def test_hooks_hear_of_a_client_that_disconnected() -> None:
 async def test_a_port_of_their_own_keeps_metrics_apart(method: str, port: int, path: str, status: int) -> None:
     sent = await send_to(gateway_of(answer_with(b""), RecordingObservers(), metrics_port=9100), method, path, port=port)
     assert sent[0]["status"] == status
+
+
+@pytest.mark.parametrize(("headers", "is_done"), [([], True), ([(b"x-refuse", b"a")], False)])
+async def test_what_a_hook_refuses_is_not_counted_as_work_that_was_done(
+    headers: list[tuple[bytes, bytes]], is_done: bool
+) -> None:
+    """A flood of requests without a key would else teach the admission control that requests cost nothing."""
+
+    class RecordingAdmission:
+        def __init__(self) -> None:
+            self.finished: list[bool] = []
+
+        def admit(self, endpoint: str, num_bytes: int, timeout_s: float, priority: int = 5) -> object:
+            return object()
+
+        def finish(self, ticket: object, num_rows: int, *, is_done: bool) -> None:
+            self.finished.append(is_done)
+
+        def retry_after_s(self) -> float:
+            raise AssertionError("everything is admitted")
+
+    admission = RecordingAdmission()
+    gateway = gateway_of(answer_with(b""), RecordingObservers(), hooks=[RecordingHook("a", [])], admission=admission)
+    sent = await send_to(gateway, "POST", "/direct", headers=headers)
+    assert (sent[0]["status"] == 200) is is_done
+    assert admission.finished == [is_done]

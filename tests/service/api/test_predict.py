@@ -58,6 +58,9 @@ class Models:
         self.chosen = (task, instances, parameters, purpose)
         return self.model
 
+    def restricted_to(self, names: frozenset[str]) -> Models:
+        raise AssertionError("no request here is restricted")
+
 
 class RecordingObserver:
     """Remembers how every request ended."""

@@ -242,6 +242,33 @@ async def test_a_task_without_a_model_is_not_found(tmp_path: Path) -> None:
     await repository.stop()
 
 
+async def test_a_restricted_view_is_as_if_the_other_folders_were_not_there(tmp_path: Path) -> None:
+    for name in ("a", "b", "hidden"):
+        write_forecast_folder(tmp_path, name)
+    (write_forecast_folder(tmp_path, "broken") / "model.onnx").write_bytes(b"junk")
+    repository = await start(tmp_path, {("forecast", None): "hidden"})
+    view = repository.restricted_to(frozenset({"a", "b", "never-there"}))
+    assert [about["name"] for about in view.describe()] == ["a", "b"]
+    assert view.get("a") is repository.get("a")
+    for name in ("hidden", "broken", "never-there", "elsewhere"):
+        with pytest.raises(ModelNotFound) as caught:
+            view.get(name)
+        assert caught.value.message == f"""there is no model "{name}"; there are ['a', 'b']"""
+        with pytest.raises(ModelNotFound):
+            view.get(name, "1")
+        with pytest.raises(ModelNotFound):
+            view.describe_model(name)
+    with pytest.raises(AmbiguousModel) as several:
+        view.choose("forecast", [], {})
+    assert several.value.facts["candidates"] == ["a", "b"]
+    assert repository.restricted_to(frozenset({"b"})).choose("forecast", [], {}) is repository.get("b")
+    with pytest.raises(ModelNotFound, match=r"there are \[\]"):
+        repository.restricted_to(frozenset()).choose("forecast", [], {})
+    assert repository.choose("forecast", [], {}) is repository.get("hidden")
+    assert len(repository.describe()) == 4
+    await repository.stop()
+
+
 async def test_the_example_request_is_one_that_its_model_answers(tmp_path: Path) -> None:
     repository = await start(tmp_path / "none")
     assert repository.example_request() is None

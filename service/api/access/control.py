@@ -1,0 +1,186 @@
+"""The hook that every request passes first: who sends it, whether it is within their rate, whether their key opens the route.
+
+Finds out nothing itself: keys, rates and addresses are in the files beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self, TypeVar
+
+from service.api.access.addresses import ClientAddresses
+from service.api.access.keys import ApiKey, KeyRing, Scope
+from service.api.access.rates import Rate, RateTable
+from service.api.errors import Forbidden, RateLimited, Unauthorized
+from service.api.page import ROUTES as PAGES
+from service.api.request import Headers, HttpRequest
+from service.errors import RateScope
+
+CALLER = "caller"
+"""In a request's state: the name of its API key. Absent without one."""
+VISIBLE_MODELS = "visible_models"
+"""In a request's state: the models that it may use and see. Absent where that is all of them."""
+OPERATIONS = frozenset(("/metrics", "/health/live", "/health/ready"))
+"""What probes and scrapers ask for: open unless protected, and never limited."""
+_NONE: frozenset[Scope] = frozenset()
+_ANY: frozenset[Scope] = frozenset(("predict", "admin"))
+# A route that is not listed below needs this: who adds one need not think of it.
+_PREDICT: frozenset[Scope] = frozenset(("predict",))
+_ADMIN: frozenset[Scope] = frozenset(("admin",))
+_NO_MODELS: frozenset[str] = frozenset()
+_CREDENTIALS = frozenset((b"authorization", b"x-api-key"))
+
+
+class AccessObserver(Protocol):
+    """Counts requests that were refused."""
+
+    def rate_limited(self, scope: RateScope, key: str) -> None:
+        """A request was beyond the rate of a key, by its name, or of an address (`key` is then empty)."""
+        ...
+
+
+class AccessControl:
+    """Refuses requests with Unauthorized, Forbidden and RateLimited; says in the state of others who sends them.
+
+    A request counts for its key, or without one for its address; so do those that are refused for their key.
+    """
+
+    def __init__(
+        self,
+        observer: AccessObserver,
+        *,
+        keys: KeyRing | None = None,
+        rate: Rate | None = None,
+        key_rates: RateTable | None = None,
+        address_rates: RateTable | None = None,
+        addresses: ClientAddresses | None = None,
+        protects_operations: bool = False,
+        now: Callable[[], float] = time.monotonic,
+        wall_time: Callable[[], float] = time.time,
+    ) -> None:
+        """Without `keys` every route is open. `rate` is for every client; without a table nothing of its kind is limited."""
+        self._observer = observer
+        self._keys = keys
+        self._rate = rate
+        self._key_rates = key_rates
+        self._address_rates = address_rates
+        self._addresses = addresses or ClientAddresses()
+        self._scopes = route_scopes(protects_operations)
+        self._now = now
+        self._wall_time = wall_time
+
+    def before(self, request: HttpRequest) -> None:
+        """Let the request pass, or raise."""
+        keys = self._keys
+        presented = key = None
+        if keys is not None:
+            presented = find_presented(request.headers)
+            if presented is not None:
+                key = keys.find(presented)
+        if key is None:
+            self._check_without_key(request, presented)
+            return
+        rate = key.rate
+        if rate is None and not key.is_unlimited:
+            rate = self._rate
+        if rate is not None:
+            self._count(request, rate, key)
+        if key.expires_at is not None and key.expires_at <= self._wall_time():
+            self._let_in_where_open(request, "the API key has expired", has_credentials=True)
+            return
+        scopes = self._scopes.get(request.route, _PREDICT)
+        if scopes and scopes.isdisjoint(key.scopes):
+            raise Forbidden(f'the key "{key.name}" has not the scope {" or ".join(sorted(scopes))}', expected=sorted(scopes))
+        request.state[CALLER] = key.name
+        if key.models is not None:
+            request.state[VISIBLE_MODELS] = key.models
+
+    def after(self, request: HttpRequest, headers: Headers) -> None:
+        """Nothing."""
+
+    def finished(self, request: HttpRequest) -> None:
+        """Nothing."""
+
+    def _check_without_key(self, request: HttpRequest, presented: bytes | None) -> None:
+        if request.method == "OPTIONS":
+            return  # a preflight, which browsers send without a key; no endpoint has this method
+        if self._rate is not None:
+            self._count(request, self._rate, None)
+        if self._keys is not None:
+            needed = 'an API key is needed, as "Authorization: Bearer KEY" or as "X-API-Key: KEY"'
+            message = needed if presented is None else "the API key is not valid"
+            self._let_in_where_open(request, message, has_credentials=presented is not None)
+
+    def _let_in_where_open(self, request: HttpRequest, message: str, *, has_credentials: bool) -> None:
+        if self._scopes.get(request.route, _PREDICT):
+            raise Unauthorized(message, has_credentials=has_credentials)
+        request.state[VISIBLE_MODELS] = _NO_MODELS
+
+    def _count(self, request: HttpRequest, rate: Rate, key: ApiKey | None) -> None:
+        """Count the request of a key, or of an address; raises RateLimited."""
+        table = self._address_rates if key is None else self._key_rates
+        if table is None or request.route in OPERATIONS:
+            return
+        client = self._addresses.find(request) if key is None else key.name
+        wait_s = table.take(client, rate, self._now())
+        if wait_s > 0:
+            if key is None:
+                self._observer.rate_limited("address", "")
+            else:
+                self._observer.rate_limited("key", key.name)
+            whose = "from this address" if key is None else f'with the key "{key.name}"'
+            raise RateLimited(f"more requests than {rate.text} {whose}", retry_after_s=wait_s, limit=rate.text)
+
+
+def route_scopes(protects_operations: bool) -> Mapping[str, frozenset[Scope]]:
+    """Route template → the scopes of which a key needs one; none for an open route. All others need `predict`."""
+    scopes = dict.fromkeys(("/models", "/models/{name}"), _ANY)
+    scopes |= dict.fromkeys(OPERATIONS, _ADMIN if protects_operations else _NONE)
+    return scopes | dict.fromkeys(("/", *PAGES), _ANY if protects_operations else _NONE)
+
+
+def describe_refusals(route: str, *, has_keys: bool, protects_operations: bool, has_rates: bool) -> dict[int, str]:
+    """Status → when a request to this route is refused with it; what is switched off refuses nothing."""
+    scopes = route_scopes(protects_operations).get(route, _PREDICT) if has_keys else _NONE
+    refusals = {401: "No API key, or one that is not valid"} if scopes else {}
+    if scopes and scopes != _ANY:
+        refusals[403] = f"The API key has not the scope {' or '.join(sorted(scopes))}"
+    if has_rates and route not in OPERATIONS:
+        refusals[429] = "More requests than the rate of the key or address; Retry-After says when to try again"
+    return refusals
+
+
+def find_presented(headers: Headers) -> bytes | None:
+    """What the request presents as its key; None for nothing, empty where that is no single key."""
+    presented = None
+    for name, value in headers:
+        if name in _CREDENTIALS:
+            if presented is not None:
+                return b""  # two of them: neither this server nor a proxy in front shall have to choose
+            presented = value.strip() if name == b"x-api-key" else _bearer_token(value)
+    return presented
+
+
+def _bearer_token(value: bytes) -> bytes:
+    if value.startswith(b"Bearer "):
+        return value[7:].strip()
+    scheme, _, token = value.partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else b""
+
+
+class Models(Protocol):
+    """Models by their names."""
+
+    def restricted_to(self, names: frozenset[str]) -> Self:
+        """Those of these names."""
+        ...
+
+
+_Models = TypeVar("_Models", bound=Models)
+
+
+def visible_models(models: _Models, state: Mapping[str, Any]) -> _Models:
+    """The models that a request may use and see, by its state. Every endpoint that reads models does so through it."""
+    names: frozenset[str] | None = state.get(VISIBLE_MODELS)
+    return models if names is None else models.restricted_to(names)
