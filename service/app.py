@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import functools
 import logging
+import random
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.api import page
+from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
 from service.api.gateway import Gateway
 from service.api.openapi import complete_openapi
@@ -30,6 +33,7 @@ from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.process.machine import num_cores, threads_per_worker
 from service.process.memory import trim_heap_when_idle
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
+from service.scheduling.admission import AdmissionControl, RefusalBudget
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import RequestedLimits
 from service.settings import Settings
@@ -101,20 +105,29 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    drain = Drain()
     api.router.routes.extend(documented_routes(options.tasks.endpoints))
     descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
-    api.include_router(operations_router(repository, metrics.render, descriptions))
+    api.include_router(operations_router(repository, metrics.render, descriptions, drain))
     add_error_handlers(api)
     complete_openapi(api)
-    limits = RequestLimits(
-        settings.request_timeout_ms / 1000, settings.max_instances, settings.max_body_bytes, settings.max_json_values
+    limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
+    admission = AdmissionControl(
+        time.monotonic,
+        random.random,
+        max_pending_bytes=settings.max_pending_bytes,
+        max_pending_rows=settings.max_queue_size,
     )
     return Gateway(
         api,
         direct=predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
         routes=[*api.openapi()["paths"], *page.ROUTES],
         observers=metrics,
+        admission=admission,
+        refusals=RefusalBudget(time.monotonic),
+        timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
+        drain=drain,
     )
 
 

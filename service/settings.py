@@ -145,6 +145,11 @@ class Settings(BaseSettings):
     request_timeout_ms: float = Field(
         default=10_000.0, gt=0, description="Time to answer a request once its body has arrived; after it, 504."
     )
+    max_pending_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1,
+        description="Bytes of bodies that one process has admitted and not answered, at most; beyond them, 503.",
+    )
     max_body_bytes: int = Field(
         default=2 * 1024 * 1024,
         ge=1,
@@ -159,6 +164,16 @@ class Settings(BaseSettings):
     max_instances: int = Field(default=10_000, ge=1, description="Instances of a request at most.")
     max_horizon_multiple: int = Field(
         default=10, ge=1, description="Longest forecast, in horizons of its model; beyond one, forecasts are fed back as history."
+    )
+
+    # How it ends.
+    drain_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=3600,
+        description="Seconds for which a server that is told to end (SIGTERM, SIGINT, SIGHUP) still accepts connections, and "
+        "answers with `Connection: close`, while `/health/ready` is 503 so that balancers stop sending to it. Then it finishes "
+        "what it has begun. A second signal ends it at once.",
     )
 
     # The log.

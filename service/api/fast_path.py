@@ -20,12 +20,14 @@ from starlette.types import Message
 
 from service.api.gateway import Gateway
 from service.api.regular_path import RegularPathProtocol
-from service.api.request import Address, Answer, Headers, HttpRequest
+from service.api.request import Address, Answer, Headers, HttpRequest, read_length
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024
 """A larger body takes the regular path, which stops reading from the socket while its parts are not yet received."""
+REFUSED_S = 1.0
+"""A connection that returns within this time after a refusal did not wait as Retry-After says; its refusal may be held."""
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 # With one of these headers a request is not simple, whatever the value; nor with another value of Connection.
 ODD_HEADERS = frozenset((b"transfer-encoding", b"proxy-connection", b"upgrade"))
@@ -44,6 +46,8 @@ class FastRequest(HttpRequest):
         self.client = client
         self.server = server
         self.state = {}
+        self.ticket = None
+        self.num_instances = 0
         self.keep_alive = keep_alive
         self.body = bytearray()
         self.more_body = True
@@ -83,6 +87,7 @@ class FastPathProtocol(RegularPathProtocol):
         self._gateway = self.app
         self._is_idle = False
         self._idle_since = 0.0
+        self._refused_until = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
     # Callbacks of the parser and of the transport.
@@ -101,6 +106,10 @@ class FastPathProtocol(RegularPathProtocol):
             keep_alive = self.parser.should_keep_alive()
             request = FastRequest(self.url.decode(), self.headers, self.client, self.server, keep_alive)
             self.cycle = self._running = cast(Any, request)
+            refusal = self._gateway.refuse(request)
+            if refusal is not None:
+                self._refuse(request, refusal)
+                return
             # As uvicorn does: what is refused by its head is refused at once. A small body is there before the task begins.
             self.tasks.add(self.loop.create_task(self._answer(request)))
             return
@@ -136,10 +145,24 @@ class FastPathProtocol(RegularPathProtocol):
             if name == b"content-length":
                 if size is not None or not value.isdigit():
                     return False
-                size = int(value)
+                size = read_length(value)
             elif name in ODD_HEADERS or (name == b"connection" and value not in SIMPLE_CONNECTIONS):
                 return False
         return size is not None and size <= MAX_BODY_BYTES
+
+    def _refuse(self, request: FastRequest, answer: Answer) -> None:
+        """Send a refusal, without a task: at once, or a little later where refusals themselves would become the load."""
+        delay_s = self._gateway.refusal_delay_s() if answer.status == 503 and self.loop.time() < self._refused_until else 0.0
+        self._refused_until = self.loop.time() + REFUSED_S
+        if delay_s:
+            self.flow.pause_reading()
+            self.loop.call_later(delay_s, self._send_refusal, request, answer)
+        else:
+            self._send_refusal(request, answer)
+
+    def _send_refusal(self, request: FastRequest, answer: Answer) -> None:
+        if not request.disconnected and not self.transport.is_closing():
+            self._send(request, answer)
 
     async def _answer(self, request: FastRequest) -> None:
         try:

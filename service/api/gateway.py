@@ -7,6 +7,7 @@ forwarded to FastAPI. Knows routes by their template, and nothing of what they d
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +15,21 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.draining import Drain
 from service.api.errors import InternalError, NotFound, find_row, problem
-from service.api.request import Address, Answer, AsgiRequest, BodyTooLarge, ClientDisconnected, Endpoint, Hook, HttpRequest
-from service.errors import ServiceError
+from service.api.request import (
+    Address,
+    Admission,
+    Answer,
+    AsgiRequest,
+    BodyTooLarge,
+    ClientDisconnected,
+    Endpoint,
+    Hook,
+    HttpRequest,
+    read_conditions,
+)
+from service.errors import Overloaded, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +54,12 @@ class HttpObservers(Protocol):
         ...
 
 
+class RefusalBudget(Protocol):
+    """How fast refusals may be sent to clients that do not wait (`scheduling/admission.py`)."""
+
+    def delay_s(self) -> float: ...
+
+
 class _Route(NamedTuple):
     template: str
     observer: HttpObserver
@@ -60,12 +79,20 @@ class Gateway:
         routes: Iterable[str],
         observers: HttpObservers,
         hooks: Sequence[Hook] = (),
+        admission: Admission | None = None,
+        refusals: RefusalBudget | None = None,
+        timeout_s: float = math.inf,
         metrics_port: int = 0,
+        drain: Drain | None = None,
     ) -> None:
         """`direct` maps paths to the endpoints that answer POST there; `routes` are the templates of all routes."""
         self._inner = inner
         self._hooks = tuple(hooks)
+        self._admission = admission
+        self._refusals = refusals
+        self._timeout_s = timeout_s
         self._metrics_port = metrics_port
+        self._drain = drain or Drain()
         self._unknown = _Route(UNKNOWN_ROUTE, observers.http(UNKNOWN_ROUTE))
         self._exact: dict[str, _Route] = {}
         self._patterns: list[tuple[re.Pattern[str], _Route]] = []
@@ -89,6 +116,12 @@ class Gateway:
         else:
             await self._forward(request, scope, receive, send)
 
+    def start_draining(self) -> None:
+        """Answer every request from here on, those that are being answered too, with `Connection: close`."""
+        if not self._drain.is_active:
+            self._drain.start()
+            self._hooks = (*self._hooks, self._drain)
+
     def is_direct(self, path: str, server: Address | None) -> bool:
         """Whether a POST to this path, at this address of ours, is for a direct endpoint: `answer` then takes it."""
         return path in self._direct and self._is_served_at(server, path)
@@ -99,6 +132,8 @@ class Gateway:
         self._begin(request, route)
         try:
             try:
+                if request.ticket is None:
+                    self._admit(request, route, endpoint)
                 for hook in self._hooks:
                     hook.before(request)
                 answer = await endpoint.answer(request)
@@ -112,7 +147,52 @@ class Gateway:
                 hook.after(request, answer.headers)
             return answer
         finally:
+            if self._admission is not None and request.ticket is not None:
+                is_done = request.status not in (CLIENT_DISCONNECTED, 503, 504)
+                self._admission.finish(request.ticket, request.num_instances, is_done=is_done)
             self._finish(request, route)
+
+    def refuse(self, request: HttpRequest) -> Answer | None:
+        """The answer to a request that is not worth beginning, before its body is read; None where it is admitted.
+
+        What is admitted must be answered with `answer`, which gives its place back.
+        """
+        route, endpoint = self._direct[request.path]
+        try:
+            self._admit(request, route, endpoint)
+        except ServiceError as exc:
+            self._begin(request, route)
+            answer = _describe(exc, request)
+            try:
+                for hook in self._hooks:
+                    hook.before(request)
+            except Exception as refusal:  # of a hook, which comes before that of the admission control
+                answer = _describe(refusal, request)
+            request.status, request.response_bytes = answer.status, len(answer.body)
+            for hook in self._hooks:
+                hook.after(request, answer.headers)
+            self._finish(request, route)
+            return answer
+        return None
+
+    def refusal_delay_s(self) -> float:
+        """How long the refusal of a connection that did not wait is to be held: 0 as long as there are few of them."""
+        return self._refusals.delay_s() if self._refusals is not None else 0.0
+
+    def _admit(self, request: HttpRequest, route: _Route, endpoint: Endpoint) -> None:
+        """Set the request's timeout and its ticket. Raises MalformedRequest and Overloaded."""
+        conditions = read_conditions(request, self._timeout_s)
+        request.timeout_s = conditions.timeout_s
+        if self._admission is None:
+            return
+        request.ticket = self._admission.admit(route.template, *conditions)
+        if request.ticket is None:
+            endpoint.refused()
+            raise Overloaded(
+                "the work that is pending would not leave time for an answer",
+                retry_after_s=self._admission.retry_after_s(),
+                timeout_ms=round(1000 * conditions.timeout_s),
+            )
 
     async def _forward(self, request: HttpRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Have FastAPI answer, and see what it sends."""

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from service import __version__
+from service.api.draining import Drain
 from service.api.openapi import list_endpoints
 from service.api.page import PageResponse, index_page, page_router
 from service.api.schemas import Index, Live, ModelList, Readiness, model_description
@@ -52,12 +53,17 @@ class _Route(NamedTuple):
 
 
 def operations_router(
-    catalog: Catalog, render_metrics: Callable[[str], tuple[bytes, str]], descriptions: Mapping[str, Any] | None = None
+    catalog: Catalog,
+    render_metrics: Callable[[str], tuple[bytes, str]],
+    descriptions: Mapping[str, Any] | None = None,
+    drain: Drain | None = None,
 ) -> APIRouter:
     """`/`, `/models`, `/health`, `/metrics` and the pages. `render_metrics` gets the Accept header.
 
     `descriptions` are the types of what each task says of its models in `GET /models/{name}`, for the OpenAPI document.
+    A server that drains is not ready.
     """
+    drain = drain or Drain()
 
     async def index(request: Request) -> Response:
         """The server's version and its endpoints: a page, or JSON for `Accept: application/json`."""
@@ -81,17 +87,18 @@ def operations_router(
         return IndentedJSONResponse({"status": "live"})
 
     async def check_ready() -> Response:
-        """200 once every model folder is READY, else 503; the body has the state of each.
+        """200 once every model folder is READY, else 503, as when the server is about to end; the body has the state of each.
 
         With SLUICE_STRICT_READINESS=false one READY model is enough, once loading is over.
         """
+        is_ready = catalog.is_ready and not drain.is_active
         readiness = {
-            "status": "ready" if catalog.is_ready else "not ready",
-            "reason": catalog.reason,
+            "status": "ready" if is_ready else "not ready",
+            "reason": "the server is about to end" if drain.is_active else catalog.reason,
             "models": catalog.describe(),
         }
         present = {key: value for key, value in readiness.items() if value is not None}
-        return IndentedJSONResponse(present, 200 if catalog.is_ready else 503)
+        return IndentedJSONResponse(present, 200 if is_ready else 503)
 
     async def get_metrics(request: Request) -> Response:
         """The metrics in Prometheus's text format, or in OpenMetrics where `Accept` asks for it."""

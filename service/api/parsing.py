@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from service.errors import InvalidInput, MalformedRequest, PayloadTooLarge, ServiceError
 from service.wire import read
 
-FIELDS = ("model", "version", "instances", "parameters")
+FIELDS = ("model", "version", "instances", "parameters", "timeout_ms")
 _FIELD_SET = frozenset(FIELDS)
 LARGE_BYTES = 64 * 1024
 """What is wrong in a larger body is named by its place in the text: to look for it among millions of values takes seconds."""
@@ -25,6 +25,8 @@ class ParsedRequest(NamedTuple):
     version: str | None
     instances: list[Any]
     parameters: dict[str, Any]
+    timeout_s: float | None = None
+    """How long the answer may take at most."""
 
 
 def parse(body: bytes, max_instances: int) -> ParsedRequest:
@@ -70,6 +72,10 @@ def parse(body: bytes, max_instances: int) -> ParsedRequest:
             limit=max_instances,
             setting="SLUICE_MAX_INSTANCES",
         )
+    if (timeout_ms := content.get("timeout_ms")) is not None:
+        if type(timeout_ms) not in (int, float) or timeout_ms <= 0:
+            raise _wrong_field(content, "timeout_ms", "a number of milliseconds above 0")
+        return ParsedRequest(model, version, instances, parameters, timeout_ms / 1000)
     return ParsedRequest(model, version, instances, parameters)
 
 

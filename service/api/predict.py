@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fastapi.routing import APIRoute
 
+from service.api.deadlines import DeadlineMonitor
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
 from service.api.large_bodies import LargeBodyParser
@@ -118,9 +119,8 @@ class RequestObserver(Protocol):
 
 
 class RequestLimits(NamedTuple):
-    """How much one request may hold, and how long it may take."""
+    """How much one request may hold."""
 
-    timeout_s: float
     max_instances: int
     max_body_bytes: int
     max_json_values: int = 1_000_000
@@ -139,6 +139,7 @@ class PredictEndpoint:
         purpose: str | None = None,
         disconnects: DisconnectMonitor | None = None,
         large_bodies: LargeBodyParser | None = None,
+        deadlines: DeadlineMonitor | None = None,
     ) -> None:
         self._models = models
         self._observer = observer
@@ -147,6 +148,11 @@ class PredictEndpoint:
         self._purpose = purpose
         self._disconnects = disconnects or DisconnectMonitor()
         self._large_bodies = large_bodies or LargeBodyParser(limits.max_json_values)
+        self._deadlines = deadlines or DeadlineMonitor()
+
+    def refused(self) -> None:
+        """A request was refused before it was begun."""
+        self._observer.request_finished(API, UNKNOWN, UNKNOWN, "rejected", 0.0, None)
 
     async def answer(self, request: HttpRequest) -> Answer:
         """The predictions for one request, as JSON. Raises ServiceError, and ClientDisconnected when its client has gone."""
@@ -159,17 +165,23 @@ class PredictEndpoint:
         try:
             body = await read_body(request, self._limits.max_body_bytes)
             started = time.monotonic()  # the time that a client takes to send is not counted
+            deadline = started + request.timeout_s
             self._disconnects.watch(task, request)
+            self._deadlines.watch(task, deadline, started)
             if len(body) <= LARGE_BYTES:
                 parsed = parse(body, self._limits.max_instances)
             else:
                 parsed = await self._large_bodies.parse(body, self._limits.max_instances)
+            request.num_instances = len(parsed.instances)
+            if parsed.timeout_s is not None and parsed.timeout_s < request.timeout_s:
+                deadline = started + parsed.timeout_s
+                self._deadlines.watch(task, deadline, time.monotonic())
             model = self._resolve(parsed)
             name, version = model.name, model.version
             predictions = await model.predict(
                 parsed.instances,
                 parsed.parameters,
-                deadline=started + self._limits.timeout_s,
+                deadline=deadline,
                 is_plain=is_plain(body),
             )
             content = await _write(name, version, predictions)
@@ -183,12 +195,17 @@ class PredictEndpoint:
             raise
         except asyncio.CancelledError:
             outcome = "cancelled"
-            if not self._disconnects.has_cancelled(task):
-                raise
-            task.uncancel()  # it was ours, and the task may end by itself
-            raise ClientDisconnected from None
+            if self._disconnects.has_cancelled(task):
+                task.uncancel()  # it was ours, and the task may end by itself
+                raise ClientDisconnected from None
+            if self._deadlines.has_expired(task):
+                task.uncancel()
+                outcome = "timeout"
+                raise DeadlineExceeded("there was no answer before the deadline") from None
+            raise
         finally:
             self._disconnects.forget(task)
+            self._deadlines.forget(task)
             self._observer.request_finished(API, name, version, outcome, time.monotonic() - started, reason)
 
     def _resolve(self, parsed: ParsedRequest) -> ServedModel:
@@ -247,12 +264,19 @@ def predict_endpoints(
     models: Models, observer: RequestObserver, limits: RequestLimits, task_endpoints: Iterable[TaskEndpoint]
 ) -> dict[str, PredictEndpoint]:
     """What answers at each path: `/predict`, and the endpoints of the tasks."""
-    disconnects = DisconnectMonitor()
+    disconnects, deadlines = DisconnectMonitor(), DeadlineMonitor()
     large_bodies = LargeBodyParser(limits.max_json_values)
 
     def endpoint(task: str | None, purpose: str | None) -> PredictEndpoint:
         return PredictEndpoint(
-            models, observer, limits, task=task, purpose=purpose, disconnects=disconnects, large_bodies=large_bodies
+            models,
+            observer,
+            limits,
+            task=task,
+            purpose=purpose,
+            disconnects=disconnects,
+            deadlines=deadlines,
+            large_bodies=large_bodies,
         )
 
     return {PREDICT_PATH: endpoint(None, None), **{each.path: endpoint(each.task, each.purpose) for each in task_endpoints}}

@@ -5,12 +5,12 @@ The fast path and ASGI both make an `HttpRequest`; endpoints and hooks see nothi
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from starlette.types import Message, Receive, Scope
 
 from service.api.errors import UnsupportedMediaType
-from service.errors import PayloadTooLarge
+from service.errors import MalformedRequest, PayloadTooLarge
 
 Headers = list[tuple[bytes, bytes]]
 """Names are in lower case."""
@@ -20,6 +20,20 @@ Address = tuple[str, int | None]
 # later gets its 413 rather than a broken pipe. Beyond it the connection is closed.
 MAX_DROPPED_BODIES = 4
 _JSON = (b"content-type", b"application/json")
+TIMEOUT_HEADER, PRIORITY_HEADER = b"x-request-timeout-ms", b"x-request-priority"
+MAX_TIMEOUT_MS = 86_400_000
+MAX_LENGTH = 2**62
+DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
+
+
+def read_length(value: bytes) -> int:
+    """The number of bytes that Content-Length declares; what is no such number is taken for the largest there may be.
+
+    Python refuses to read more than 4,300 digits, and no body is that long.
+    """
+    if not value.isdigit():
+        return 0
+    return int(value) if len(value) <= len(str(MAX_LENGTH)) else MAX_LENGTH
 
 
 class ClientDisconnected(Exception):
@@ -38,6 +52,7 @@ class HttpRequest:
         "duration_s",
         "headers",
         "method",
+        "num_instances",
         "path",
         "response_bytes",
         "route",
@@ -45,6 +60,8 @@ class HttpRequest:
         "started_at",
         "state",
         "status",
+        "ticket",
+        "timeout_s",
     )
 
     method: str
@@ -56,6 +73,12 @@ class HttpRequest:
     """The address of ours that the request came to."""
     state: dict[str, object]
     """What hooks and endpoints hand on to hooks."""
+    ticket: Ticket | None
+    """Of the admission control, while the request is pending."""
+    timeout_s: float
+    """How long the answer may take, from the end of the body on."""
+    num_instances: int
+    """0 until the body has been read."""
     # From here on: what the gateway fills in.
     route: str
     """The template of the path, as the metrics call it; `_unknown` where there is none."""
@@ -74,7 +97,7 @@ class HttpRequest:
         """The size of the body as the head declares it; a chunked body counts as 0."""
         for name, value in self.headers:
             if name == b"content-length":
-                return int(value) if value.isdigit() else 0
+                return read_length(value)
         return 0
 
 
@@ -90,6 +113,8 @@ class AsgiRequest(HttpRequest):
         self.client = scope.get("client")
         self.server = scope.get("server")
         self.state = {}
+        self.ticket = None
+        self.num_instances = 0
         self._receive = receive
 
     async def receive(self) -> Message:
@@ -109,8 +134,32 @@ def json_answer(body: bytes) -> Answer:
     return Answer(200, [_JSON, (b"content-length", b"%d" % len(body))], body)
 
 
+class Ticket(Protocol):
+    """The place of an admitted request."""
+
+
+class Admission(Protocol):
+    """Decides by the work that is pending whether a request is begun (`scheduling/admission.py`)."""
+
+    def admit(self, endpoint: str, num_bytes: int, timeout_s: float, priority: int) -> Ticket | None:
+        """None where the answer would come too late; a ticket is given back with `finish`."""
+        ...
+
+    def finish(self, ticket: Any, num_rows: int, *, is_done: bool) -> None:
+        """The request is over; `is_done` where its work was not given up on the way."""
+        ...
+
+    def retry_after_s(self) -> float:
+        """When a refused request may try again."""
+        ...
+
+
 class Endpoint(Protocol):
     """Answers requests without FastAPI in between, on the fast path and on the regular path alike."""
+
+    def refused(self) -> None:
+        """A request to this endpoint was refused before it was begun."""
+        ...
 
     async def answer(self, request: HttpRequest) -> Answer:
         """The answer to one request. Raises ServiceError for the table of errors, and ClientDisconnected."""
@@ -137,6 +186,42 @@ class Hook(Protocol):
         ...
 
 
+class Conditions(NamedTuple):
+    """What the head of a request says about its handling."""
+
+    num_bytes: int
+    timeout_s: float
+    priority: int
+
+
+def read_conditions(request: HttpRequest, timeout_s: float) -> Conditions:
+    """The declared size of the body, the time for an answer, which the client may shorten, and the priority.
+
+    Raises MalformedRequest for a timeout or a priority that is none.
+    """
+    num_bytes, priority = 0, DEFAULT_PRIORITY
+    for name, value in request.headers:
+        if name == b"content-length":
+            num_bytes = read_length(value)
+        elif name == TIMEOUT_HEADER:
+            timeout_s = min(timeout_s, _read_number(name, value, 1, MAX_TIMEOUT_MS, "milliseconds") / 1000)
+        elif name == PRIORITY_HEADER:
+            priority = _read_number(name, value, 1, LEAST_URGENT, "1 is the most urgent")
+    return Conditions(num_bytes, timeout_s, priority)
+
+
+def _read_number(name: bytes, value: bytes, least: int, most: int, unit: str) -> int:
+    if value.isdigit() and len(value) <= len(str(most)) and least <= int(value) <= most:
+        return int(value)
+    found, header = value.decode("latin-1")[:40], name.decode()
+    raise MalformedRequest(
+        f'{header}: expected a whole number from {least} to {most} ({unit}), got "{found}"',
+        where=header,
+        found=found,
+        expected=f"{least} to {most}",
+    )
+
+
 async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
     """The whole body; never holds more than `max_bytes` of it, however it is sent.
 
@@ -152,7 +237,7 @@ async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
                     f'Content-Type is "{found}"; send "application/json"', found=found, expected="application/json"
                 )
         elif name == b"content-length":
-            declared = int(value)
+            declared = read_length(value)
         elif name == b"content-encoding" and value.lower() != b"identity":
             found = value.decode("latin-1")[:100]
             raise UnsupportedMediaType(f'Content-Encoding is "{found}"; send the JSON as it is', found=found, expected="identity")

@@ -25,6 +25,14 @@ Version = Annotated[
         examples=["1"],
     ),
 ]
+TimeoutMs = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="Milliseconds that the answer may take at most, where that is less than the server allows; then 504.",
+        examples=[500],
+    ),
+]
 # A week of hourly values, the shortest history of the bundled model: a daily wave, lower at the weekend.
 _WEEK: list[Any] = [round(300 + 80 * math.sin(math.tau * (hour - 9) / 24) - 60 * (hour >= 120)) for hour in range(168)]
 
@@ -68,6 +76,7 @@ class PredictRequest(_Strict):
         description="Defaults for every instance: `horizon`, `quantiles` and `frequency` for a forecast, none for other tasks.",
         examples=[{"horizon": 6}],
     )
+    timeout_ms: TimeoutMs = None
 
 
 class PredictResponse(BaseModel):
@@ -131,6 +140,7 @@ def predict_models(endpoint: EndpointTypes) -> tuple[type[BaseModel], type[BaseM
             ),
         ),
         parameters=(endpoint.parameters | None, Field(default=None, description="Defaults for every instance.", examples=[{}])),
+        timeout_ms=(TimeoutMs, None),
     )
     response = create_model(
         f"{name}Response",

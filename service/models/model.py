@@ -140,6 +140,7 @@ class Model:
         is_heavy = self._task.is_heavy(instances, parameters)
         if not is_heavy and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
+            self.batcher.expect_time_left(deadline)
         started = time.perf_counter()
         step = await asyncio.to_thread(advance, steps, None) if is_heavy else advance(steps, None)
         self._observer.encoded(time.perf_counter() - started, [n for item in step.items or () for n in item.lengths])
@@ -167,6 +168,7 @@ class Model:
         is_heavy = sum(array.size for array in tensors.values()) > HEAVY_TENSOR_SIZE
         if not is_heavy and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
+            self.batcher.expect_time_left(deadline)
         started = time.perf_counter()
         groups, items = await asyncio.to_thread(self._cut, tensors) if is_heavy else self._cut(tensors)
         self._observer.encoded(time.perf_counter() - started, [n for item in items for n in item.lengths])

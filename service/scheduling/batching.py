@@ -234,6 +234,11 @@ class Batcher(Generic[T, R]):
                 self._discard(item)
         return results
 
+    def expect_time_left(self, deadline: float | None) -> None:
+        """Raise DeadlineExceeded where the deadline has passed, in the clock's seconds: before work that would be for nothing."""
+        if deadline is not None and deadline <= self._clock.now():
+            raise self._deadline_exceeded()
+
     @property
     def num_queued(self) -> int:
         """Items that wait."""

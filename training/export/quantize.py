@@ -95,7 +95,7 @@ def require_quantizable(network: Network) -> None:
     try:
         quantize_graph(payload, {tensor.values: (-1.0, 1.0) for tensor in find_ranged_tensors(payload)})
     except NotQuantizable as exc:
-        raise QuantizeError(f"the recipe asks for an int8 graph, but {exc}") from exc
+        raise QuantizeError(f"the recipe has the table [quantize], but {exc}") from exc
 
 
 def make_second_graph(

@@ -340,7 +340,7 @@ def raising_app() -> tuple[Gateway, RaisingModels, RaisingHook]:
     api.router.routes.extend(documented_routes(endpoints))
     api.include_router(operations_router(models, models.render))
     add_error_handlers(api)
-    direct = predict_endpoints(models, metrics, RequestLimits(10.0, 100, 10_000), endpoints)
+    direct = predict_endpoints(models, metrics, RequestLimits(100, 10_000), endpoints)
     routes = [*api.openapi()["paths"], *page.ROUTES]
     return Gateway(api, direct=direct, routes=routes, observers=metrics, hooks=[hook]), models, hook
 

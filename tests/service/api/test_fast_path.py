@@ -22,6 +22,9 @@ LARGE = b"x" * 3_000_000
 class EchoEndpoint:
     """A direct endpoint that answers with what it read, notes the path, and holds an answer back until the test lets it go."""
 
+    def refused(self) -> None:
+        pass
+
     def __init__(self) -> None:
         self.paths: list[str] = []
         self.gate = asyncio.Event()

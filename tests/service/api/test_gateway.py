@@ -58,6 +58,9 @@ def answer_with(name: bytes, error: Exception | None = None, *, stops_after: str
 class StubEndpoint:
     """A direct endpoint that answers, or raises."""
 
+    def refused(self) -> None:
+        pass
+
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
         self.num_calls = 0

@@ -270,6 +270,9 @@ def test_a_body_that_the_schema_accepts_is_refused_only_for_a_documented_reason(
         @given(values(schema, COMPONENTS))
         def check(body: Any) -> None:
             answer = post(server, path, body)
+            if answer.status_code == 504:
+                assert body["timeout_ms"] < 10_000
+                return
             # The instances of /predict are of any model, so any place in them may be refused.
             if answer.status_code != 200 and path != "/predict":
                 assert refused_field(answer.json()) in BEYOND_SCHEMA, (body, answer.text)

@@ -83,7 +83,7 @@ async def post(endpoint: PredictEndpoint, content: object) -> Any:
 
 
 def endpoint_of(model: Echo, observer: RecordingObserver, task: str | None = None) -> PredictEndpoint:
-    return PredictEndpoint(Models(model), observer, RequestLimits(10.0, 10_000, 1_000_000), task=task)
+    return PredictEndpoint(Models(model), observer, RequestLimits(10_000, 1_000_000), task=task)
 
 
 async def test_the_answer_names_the_model_that_gave_it() -> None:
@@ -150,7 +150,7 @@ async def test_a_client_that_disconnects_while_its_model_runs_is_counted_as_canc
         return next(messages, {"type": "http.disconnect"})
 
     observer = RecordingObserver()
-    limits = RequestLimits(10.0, 10, 1000)
+    limits = RequestLimits(10, 1000)
     endpoint = PredictEndpoint(Models(Slow()), observer, limits, disconnects=DisconnectMonitor(watch_after_s=0.0))
     with pytest.raises(ClientDisconnected):
         await endpoint.answer(AsgiRequest({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive))

@@ -1,4 +1,4 @@
-"""A folder appears whole or not at all, and never takes another's place unasked."""
+"""A folder appears whole or not at all, and replaces another only with `replace`."""
 
 from __future__ import annotations
 
