@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+import math
 from typing import Any, cast
 
 from starlette.types import Message
@@ -47,6 +48,7 @@ class FastRequest(HttpRequest):
         self.server = server
         self.state = {}
         self.ticket = None
+        self.timeout_s = math.inf
         self.num_instances = 0
         self.keep_alive = keep_alive
         self.body = bytearray()

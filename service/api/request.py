@@ -5,6 +5,7 @@ The fast path and ASGI both make an `HttpRequest`; endpoints and hooks see nothi
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 from starlette.types import Message, Receive, Scope
@@ -114,6 +115,7 @@ class AsgiRequest(HttpRequest):
         self.server = scope.get("server")
         self.state = scope.setdefault("state", {})  # what FastAPI's endpoints see as request.state
         self.ticket = None
+        self.timeout_s = math.inf
         self.num_instances = 0
         self._receive = receive
 

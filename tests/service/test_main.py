@@ -212,13 +212,13 @@ def test_many_clients_at_once_get_their_own_answers(server: ServerProcess) -> No
             assert list(pool.map(mean, range(16))) == alone
 
 
-def test_a_body_of_10_mb_and_100000_instances_are_refused(server: ServerProcess) -> None:
+def test_a_body_of_3_mb_and_100000_instances_are_refused(server: ServerProcess) -> None:
     instances = b'{"instances": [' + b'"a",' * 99_999 + b'"a"]}'
     answer = httpx.post(f"{server.url}/predict/sentiment", content=instances)
     assert (answer.status_code, answer.json()["setting"]) == (413, "SLUICE_MAX_INSTANCES")
-    answer = httpx.post(f"{server.url}/predict/sentiment", content=b" " * 10_000_000)
+    answer = httpx.post(f"{server.url}/predict/sentiment", content=b" " * 3_000_000)
     assert (answer.status_code, answer.json()["setting"]) == (413, "SLUICE_MAX_BODY_BYTES")
-    chunks = (b" " * 100_000 for _ in range(100))
+    chunks = (b" " * 100_000 for _ in range(50))
     answer = httpx.post(f"{server.url}/predict/sentiment", content=chunks)
     assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
     assert httpx.post(f"{server.url}/predict/forecast", json=FORECAST).status_code == 200

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from service.api.errors import find_row
 from service.api.large_bodies import LargeBodyParser, count_values
 from service.api.parsing import LARGE_BYTES
 from service.errors import InvalidInput, MalformedRequest, PayloadTooLarge, ServiceError
 from service.settings import Settings
+from tests.folders import write_forecast_folder
+from tests.service.api.test_both_paths import JSON, Connection, request, serving
 
 SETTINGS = Settings()
 
@@ -84,3 +88,22 @@ def test_values_are_counted_by_what_they_take_to_read() -> None:
     assert count_values(b"1") == 1
     assert count_values(b"[1,2,3]") == 13
     assert count_values(b'{"a":[1,2],"b":{}}') == 73
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_a_server_refuses_them_all_at_once_and_goes_on(tmp_path: Path, fast_path: bool) -> None:
+    write_forecast_folder(tmp_path)
+    sent = [make() for make in BODIES.values()]
+    with serving(tmp_path, fast_path=fast_path) as port:
+        connections = [Connection(port) for _ in sent]
+        for connection, (body, _) in zip(connections, sent, strict=True):
+            connection.send(request(body=body))
+        for connection, (_, expected) in zip(connections, sent, strict=True):
+            answer = connection.receive()
+            assert answer is not None
+            assert answer.first_line.split()[1] == b"%d" % find_row(expected).status
+            connection.send(request(headers=[JSON, "Connection: close"]))
+            following = connection.receive()
+            assert following is not None
+            assert following.first_line == b"HTTP/1.1 200 OK"
+            connection.close()

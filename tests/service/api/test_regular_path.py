@@ -198,7 +198,7 @@ def test_a_client_that_closes_its_side_behind_its_requests_gets_their_answers(po
 
 @pytest.mark.parametrize("sent", [b"", b"POST /pre", request()[:-1], request(), request() * 9, request(body=b" " * 900_000)[:-9]])
 def test_a_reset_of_the_client_logs_one_line_at_most(port: int, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.WARNING)
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
         client.sendall(sent)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
