@@ -99,8 +99,7 @@ def end_under_load(server: ServerProcess, number: int, num_clients: int) -> list
 
 @pytest.mark.parametrize(("num_workers", "fast_path"), [("1", "true"), ("1", "false"), ("2", "true")])
 def test_no_request_fails_while_a_server_ends(models: Path, num_workers: str, fast_path: str) -> None:
-    settings = {"SLUICE_WORKERS": num_workers, "SLUICE_FAST_PATH": fast_path, "SLUICE_DRAIN_SECONDS": "0.3"}
-    with server_process(models, **settings) as server:
+    with server_process(models, SLUICE_WORKERS=num_workers, SLUICE_FAST_PATH=fast_path, SLUICE_DRAIN_SECONDS="0.3") as server:
         clients = end_under_load(server, signal.SIGTERM, 16)
     assert [client.failures for client in clients] == [[]] * 16
     assert all(client.num_closed > 0 for client in clients)

@@ -308,7 +308,7 @@ class RaisingModels:
     def choose(self, *args: Any, **options: Any) -> Any:
         raise self.exc
 
-    def render(self, accept: str) -> tuple[bytes, str]:
+    async def render(self, accept: str) -> tuple[bytes, str]:
         raise self.exc
 
 
