@@ -52,7 +52,7 @@ test-oldest: $(OLDEST)/.done  ## the fast tests with the oldest versions that py
 OLDEST_TESTS ?= tests/service tests/contract tests/sluice tests/training
 
 docs: $(VENV)/.test  ## build the site, strictly, into site/
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 reference: $(VENV)/.test  ## write the generated parts of docs/reference from the code
 	$(BIN)/python -m tests.docs.reference

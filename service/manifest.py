@@ -7,6 +7,8 @@ Reads the manifest alone: whether the graph is what it says is checked in `servi
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
@@ -20,6 +22,9 @@ from service.errors import FolderError
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_FILE_BYTES = 2**31
+"""The most that a protobuf message, and so a graph, may have."""
 
 Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP32", "FP64", "BYTES"]
 Precision = Literal["fp32", "int8"]
@@ -134,6 +139,7 @@ class Manifest(StrictModel):
     inputs: Annotated[list[TensorEntry], Field(min_length=1)]
     outputs: Annotated[list[TensorEntry], Field(min_length=1)]
     state: list[StatePair] = Field(default_factory=list)
+    min_length: Annotated[int, Field(ge=1, description="the fewest steps of a row along its open axis")] = 1
     training: Annotated[Training, Field(default_factory=lambda: Training(created=None))]
 
     @model_validator(mode="after")
@@ -190,16 +196,38 @@ def manifest_type(task: str, spec: type[Spec] | None) -> type[Manifest]:
     return made
 
 
+def read_file(folder: Path, name: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """A file of a model folder.
+
+    Raises FolderError when it is missing or too large, a link that leads out of the folder, or no regular file: a FIFO or a
+    device is refused without being waited for.
+    """
+    try:
+        target = (folder / name).resolve(strict=True)
+        if not target.is_relative_to(folder.resolve()):
+            raise FolderError(f"{name} is a link that leads out of the folder")
+        # A FIFO opens without a writer; what became a link since is refused. Windows has neither.
+        number = os.open(target, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+        with open(number, "rb") as file:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise FolderError(f"{name} is not a regular file")
+            content = file.read(max_bytes + 1)
+    except OSError as exc:
+        raise FolderError(f"{name} cannot be read: {exc.strerror}") from exc
+    except RuntimeError as exc:  # Path.resolve of a link to itself, before Python 3.13
+        raise FolderError(f"{name} cannot be read: it is a link to itself") from exc
+    if len(content) > max_bytes:
+        raise FolderError(f"{name} has more than {max_bytes} bytes")
+    return content
+
+
 def read_manifest(folder: Path, types: Mapping[str, type[Manifest]]) -> Manifest:
     """Read `folder/manifest.json`; `types` are the manifests of each task.
 
     Raises FolderError that names the field, what was found and what was expected.
     """
-    path = folder / MANIFEST_FILE
     try:
-        content = from_json(path.read_bytes())
-    except OSError as exc:
-        raise FolderError(f"{MANIFEST_FILE} cannot be read: {exc.strerror}") from exc
+        content = from_json(read_file(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES))
     except ValueError as exc:
         raise FolderError(f"{MANIFEST_FILE} is not JSON: {exc}") from exc
     if not isinstance(content, dict):

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048
 # Longer than the 60 s after which load balancers drop idle connections, so that none is closed here just as it is used.
 KEEP_ALIVE_S = 75
-# Requests leave few cycles behind: the collector runs every 5,000 objects rather than every 700, which costs 5 % of a request.
+# Requests leave few cycles behind: the collector runs every 5,000 objects rather than every 700, which saves 5 % of a request.
 GC_THRESHOLDS = (5000, 20, 20)
 # How often the event loop of a worker counts a heartbeat, and how many connections it receives in one turn.
 HEARTBEAT_INTERVAL_S = 0.25

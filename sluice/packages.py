@@ -1,4 +1,4 @@
-"""Where Sluice's packages `service` and `training` are imported: only when needed, and never somebody else's of the same name."""
+"""Where Sluice's packages `service` and `training` are imported: only when needed, and never other packages of those names."""
 
 from __future__ import annotations
 

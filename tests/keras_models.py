@@ -1,4 +1,4 @@
-"""Keras itself, on torch, and what tests need to build, save and ask its models. Skips where Keras is not installed."""
+"""Keras itself, on torch, and what tests need to build and save its models. Skips where Keras is not installed."""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from service.errors import FolderError
-from service.manifest import MANIFEST_FILE, Graph, Manifest, TensorEntry
+from service.manifest import MANIFEST_FILE, Graph, Manifest, TensorEntry, read_file
 from service.models.device_check import find_difference
+from service.models.external_data import find_external_data
 from service.models.precision import RequestedPrecision, choose_graph, precision_of
 from service.runtime.base import CPU, Device, FallbackRuntime, OpenRuntime, Runtime
 from service.runtime.onnx_runtime import open_runtime
@@ -104,6 +105,14 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
         found = hashlib.sha256(content).hexdigest()
         if found != entry.sha256:
             findings.append(f"{entry.file}: its sha256 is {found}, the manifest says {entry.sha256}")
+        try:
+            external = find_external_data(content)
+        except ValueError:
+            findings.append(f"{entry.file}: it is not an ONNX file")
+            continue
+        if external is not None:
+            findings.append(f'{entry.file}: tensor "{external[:100]}" lies in another file; external data is not read')
+            continue
         precision = precision_of(content)
         if precision not in (entry.precision, None):
             findings.append(f"{entry.file}: it is an {precision} graph, the manifest says {entry.precision}")
@@ -142,17 +151,6 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
     return Examination(parts, findings)
 
 
-def read_file(folder: Path, name: str) -> bytes:
-    """A file of the folder. Raises FolderError when it is missing, or a link that leads out of the folder."""
-    path = folder / name
-    try:
-        if not path.resolve(strict=True).is_relative_to(folder.resolve()):
-            raise FolderError(f"{name} leads out of the folder")
-        return path.read_bytes()
-    except OSError as exc:
-        raise FolderError(f"{name} cannot be read: {exc.strerror}") from exc
-
-
 def manifest_findings(exc: FolderError) -> list[str]:
     """All that is wrong with a manifest that could not be read."""
     cause = exc.__cause__
@@ -179,7 +177,7 @@ def _signature_of(manifest: Manifest) -> Signature:
         return tuple(TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
 
     state = tuple((pair.input, pair.output) for pair in manifest.state)
-    return Signature(specs(manifest.inputs), specs(manifest.outputs), state)
+    return Signature(specs(manifest.inputs), specs(manifest.outputs), state, manifest.min_length)
 
 
 def _tensor_mismatches(kind: str, expected: Sequence[TensorSpec], real: Sequence[TensorSpec]) -> list[str]:

@@ -5,12 +5,13 @@ The manifest says what an int8 graph lost on the test part and what it may lose;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from service.errors import FolderError
 from service.manifest import Graph, Precision
+from service.models.protobuf import read_fields
 
 RequestedPrecision = Literal["auto", "fp32", "int8"]
 
@@ -72,9 +73,9 @@ def precision_of(graph: bytes) -> Precision | None:
     try:
         operators = {
             bytes(operator)
-            for body in _fields(memoryview(graph), _MODEL_GRAPH)
-            for node in _fields(body, _GRAPH_NODE)
-            for operator in _fields(node, _NODE_OPERATOR)
+            for body in read_fields(memoryview(graph), _MODEL_GRAPH)
+            for node in read_fields(body, _GRAPH_NODE)
+            for operator in read_fields(node, _NODE_OPERATOR)
         }
     except (ValueError, IndexError):
         return None
@@ -90,38 +91,3 @@ def _find_objection(graph: Graph) -> str | None:
     if not worst:
         return None
     return f"{graph.file} loses more than its bound: " + ", ".join(str(loss) for loss in worst)
-
-
-def _fields(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    """The values of one field of a protobuf message, of those that have a length; everything else is stepped over."""
-    place = 0
-    while place < len(message):
-        tag, place = _varint(message, place)
-        kind = tag & 7
-        if kind == 0:
-            _, place = _varint(message, place)
-        elif kind == 1:
-            place += 8
-        elif kind == 5:
-            place += 4
-        elif kind == 2:
-            length, place = _varint(message, place)
-            if place + length > len(message):
-                raise ValueError("a field is longer than its message")
-            if tag >> 3 == wanted:
-                yield message[place : place + length]
-            place += length
-        else:
-            raise ValueError(f"no protobuf: a field of kind {kind}")
-
-
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """A number of 7 bits per byte, and the place behind it."""
-    value = shift = 0
-    while True:
-        byte = message[place]
-        value |= (byte & 127) << shift
-        place += 1
-        if byte < 128:
-            return value, place
-        shift += 7

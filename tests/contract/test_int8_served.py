@@ -1,4 +1,4 @@
-"""An int8 graph from training, served: which graph runs, what is told of it, and that a row in a batch is the row alone."""
+"""An int8 graph from training, served: which graph runs, how it is reported, and that a row in a batch is the row alone."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ max_error_gained = 10.0
 CPU = ModelOptions(device="cpu")
 
 
-def wished(wish: RequestedPrecision) -> ModelOptions:
-    return replace(CPU, precision=wish)
+def with_precision(requested: RequestedPrecision) -> ModelOptions:
+    return replace(CPU, precision=requested)
 
 
 @pytest.fixture(scope="module")
@@ -74,35 +74,37 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path / "models"
 
 
-def test_both_graphs_of_a_trained_folder_are_sound(models: Path) -> None:
+def test_both_graphs_of_a_trained_folder_pass_the_check(models: Path) -> None:
     assert check_folder(models / "toy" / "1", CPU) == []
 
 
-async def ask(model: Model, instances: list[Any]) -> Any:
+async def predict(model: Model, instances: list[Any]) -> Any:
     """The predictions as a client reads them."""
     return read(write(await model.predict(instances)))
 
 
-async def test_the_int8_graph_answers_near_the_first_and_alike_alone_and_in_company(models: Path) -> None:
+async def test_the_int8_graph_answers_near_the_first_and_a_row_in_a_batch_as_the_row_alone(models: Path) -> None:
     folder = models / "toy" / "1"
-    fp32, int8 = await load_model(folder, wished("fp32")), await load_model(folder, wished("int8"))
+    fp32, int8 = await load_model(folder, with_precision("fp32")), await load_model(folder, with_precision("int8"))
     assert [model.graph.precision for model in (fp32, int8)] == ["fp32", "int8"]
     random = np.random.default_rng(0)
     instances: list[Any] = [
         {"history": (10.0**exponent * random.uniform(1, 2, length)).tolist()}
         for exponent, length in zip((0, 5, -3, 2, 8), (24, 12, 40, 13, 12), strict=True)
     ]
-    alone = [(await ask(int8, [instance]))[0] for instance in instances]
-    assert find_differences(await ask(int8, instances), alone, 1e-5, 1e-5) == []
-    assert find_differences([r[0] for r in await asyncio.gather(*(ask(int8, [i]) for i in instances))], alone, 1e-5, 1e-5) == []
-    expected = await ask(fp32, instances)
+    alone = [(await predict(int8, [instance]))[0] for instance in instances]
+    assert find_differences(await predict(int8, instances), alone, 1e-5, 1e-5) == []
+    assert (
+        find_differences([r[0] for r in await asyncio.gather(*(predict(int8, [i]) for i in instances))], alone, 1e-5, 1e-5) == []
+    )
+    expected = await predict(fp32, instances)
     assert find_differences(alone, expected, 0, 0.1) == []
     assert find_differences(alone, expected, 0, 1e-6) != []
     await fp32.stop()
     await int8.stop()
 
 
-def test_a_real_server_runs_the_graph_that_is_wished_and_says_so(models: Path) -> None:
+def test_a_real_server_runs_the_requested_graph_and_reports_it(models: Path) -> None:
     example = json.loads((models / "toy" / "1" / "example.json").read_text())
     digests = {
         entry["precision"]: entry["sha256"]
@@ -126,7 +128,7 @@ def test_a_real_server_runs_the_graph_that_is_wished_and_says_so(models: Path) -
 
 
 @pytest.mark.parametrize(
-    ("wish", "change", "precision", "note"),
+    ("requested", "change", "precision", "note"),
     [
         ("auto", {}, "int8", None),
         ("fp32", {}, "fp32", None),
@@ -138,29 +140,29 @@ def test_a_real_server_runs_the_graph_that_is_wished_and_says_so(models: Path) -
         ("auto", {"tolerance": 1e-9}, "fp32", "model.int8.onnx does not answer the example on this machine: example.json: "),
     ],
 )
-async def test_the_models_page_says_which_graph_runs_and_why(
-    tmp_path: Path, wish: RequestedPrecision, change: dict[str, Any], precision: str, note: str | None
+async def test_get_models_reports_which_graph_runs_and_why(
+    tmp_path: Path, requested: RequestedPrecision, change: dict[str, Any], precision: str, note: str | None
 ) -> None:
     add_int8_graph(write_forecast_folder(tmp_path), **change)
-    async with client_of(tmp_path, precision=wish) as client:
+    async with client_of(tmp_path, precision=requested) as client:
         (about,) = (await client.get("/models")).json()["models"]
     assert (about["state"], about["precision"]) == ("READY", precision)
     assert about.get("precision_note", "").startswith(note or "")
     assert ("precision_note" in about) == (note is not None)
 
 
-async def test_int8_is_wished_for_a_folder_without(tmp_path: Path) -> None:
+async def test_int8_is_requested_for_a_folder_without(tmp_path: Path) -> None:
     write_forecast_folder(tmp_path)
     async with client_of(tmp_path, precision="int8") as client:
         (about,) = (await client.get("/models")).json()["models"]
     assert (about["precision"], about["precision_note"]) == ("fp32", "int8 was asked for, the folder has no int8 graph")
 
 
-async def test_an_int8_graph_that_answers_wrongly_is_not_served_to_who_insists(tmp_path: Path) -> None:
+async def test_an_int8_graph_that_answers_wrongly_is_not_served_even_when_requested(tmp_path: Path) -> None:
     folder = write_forecast_folder(tmp_path)
     add_int8_graph(folder, tolerance=1e-9)
     with pytest.raises(FolderError, match=r"predictions\[0\]"):
-        await load_model(folder, wished("int8"))
+        await load_model(folder, with_precision("int8"))
 
 
 def swap_files(folder: Path) -> None:
@@ -175,16 +177,16 @@ def swap_files(folder: Path) -> None:
     edit_manifest(folder, edit)
 
 
-def say(number: int, precision: str) -> Callable[[Path], None]:
+def declare(number: int, precision: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         edit_manifest(folder, lambda manifest: manifest["graphs"][number].update(precision=precision))
 
     return change
 
 
-@pytest.mark.parametrize("wish", ["auto", "fp32", "int8"])
+@pytest.mark.parametrize("requested", ["auto", "fp32", "int8"])
 @pytest.mark.parametrize(
-    ("lie", "sentences"),
+    ("change", "sentences"),
     [
         (
             swap_files,
@@ -193,21 +195,21 @@ def say(number: int, precision: str) -> Callable[[Path], None]:
                 "model.int8.onnx: it is an fp32 graph, the manifest says int8",
             ],
         ),
-        (say(0, "int8"), ["model.onnx: it is an fp32 graph, the manifest says int8"]),
-        (say(1, "fp32"), ["model.int8.onnx: it is an int8 graph, the manifest says fp32"]),
+        (declare(0, "int8"), ["model.onnx: it is an fp32 graph, the manifest says int8"]),
+        (declare(1, "fp32"), ["model.int8.onnx: it is an int8 graph, the manifest says fp32"]),
     ],
     ids=["swapped", "fp32 as int8", "int8 as fp32"],
 )
-async def test_a_manifest_that_lies_about_precision_is_refused(
-    tmp_path: Path, wish: RequestedPrecision, lie: Callable[[Path], None], sentences: list[str]
+async def test_a_manifest_with_the_wrong_precision_is_refused(
+    tmp_path: Path, requested: RequestedPrecision, change: Callable[[Path], None], sentences: list[str]
 ) -> None:
     folder = write_forecast_folder(tmp_path)
     add_int8_graph(folder)
-    lie(folder)
+    change(folder)
     found = await asyncio.to_thread(check_folder, folder, CPU)
     assert [sentence for sentence in sentences if sentence not in found] == []
     with pytest.raises(FolderError):
-        await load_model(folder, wished(wish))
+        await load_model(folder, with_precision(requested))
 
 
 class OnCuda:
@@ -227,7 +229,7 @@ async def test_on_a_gpu_fp32_runs_because_int8_operators_do_not(tmp_path: Path) 
         opened.append(precision_of(graph))
         return OnCuda(open_runtime(graph, "cpu"))
 
-    model = await load_model(folder, wished("int8"), open_graph=open_graph)
+    model = await load_model(folder, with_precision("int8"), open_graph=open_graph)
     assert opened == ["int8", "fp32", "fp32"]  # the last one on the CPU, beside which the GPU is proven
     assert model.graph.precision == "fp32"
     assert model.precision_note == "int8 operators run on the CPU alone, this graph runs on CUDAExecutionProvider"

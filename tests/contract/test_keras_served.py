@@ -300,8 +300,8 @@ async def test_a_model_of_one_series_forecasts(tmp_path: Path, steps: int | None
     history = np.random.default_rng(0).normal(size=STEPS).astype(np.float32)
     (answer,) = await served(folder, [{"history": history.tolist()}])
     np.testing.assert_allclose(answer["forecast"], predicted(model, history[None, :, None])[0], rtol=0, atol=TOLERANCE)
-    face = json.loads((folder / "manifest.json").read_text())["forecast"]
-    assert (face["min_length"], face["context_length"]) == ((STEPS, STEPS) if steps else (1, 12))
+    block = json.loads((folder / "manifest.json").read_text())["forecast"]
+    assert (block["min_length"], block["context_length"]) == ((STEPS, STEPS) if steps else (1, 12))
     assert await asyncio.to_thread(check_folder, folder) == []
 
 

@@ -1,4 +1,4 @@
-"""Every recipe of the tutorials, shortened: one command, a folder that the server calls sound, and torch's own answers."""
+"""Every recipe of the tutorials, shortened: one command, a folder that passes the check, and torch's own answers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def train(name: str, tmp_path: Path, data: Path | None) -> Path:
 def trained_network(folder: Path, tmp_path: Path) -> Network:
     """The torch network of the published folder, with the weights of its run's best epoch."""
     network = network_of_folder(folder)
-    state = torch.load(tmp_path / "runs" / folder.parent.name / "best.ckpt", weights_only=False)["state_dict"]
+    state = torch.load(tmp_path / "runs" / folder.parent.name / "best.ckpt", weights_only=True)["state_dict"]
     network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
     first = network.layers[0]
     assert not isinstance(first, Normalization) or first.is_fitted
@@ -77,9 +77,9 @@ def answers(network: Network, folder: Path, given: list[Any]) -> list[np.ndarray
             history = torch.tensor(instance["history"], dtype=torch.float32).reshape(1, len(instance["history"]), -1)
             inputs = {"history": history, "lengths": torch.tensor([history.shape[1]])}
         else:
-            face = manifest["classify"]
-            tokenizer = load_tokenizer(folder / face["tokenizer"])
-            ids = tokenizer.encode([instance], face["max_length"], **face["truncation"])[0].ids
+            block = manifest["classify"]
+            tokenizer = load_tokenizer(folder / block["tokenizer"])
+            ids = tokenizer.encode([instance], block["max_length"], **block["truncation"])[0].ids
             inputs = {"tokens": torch.tensor([ids]), "lengths": torch.tensor([len(ids)])}
         with torch.no_grad():
             found.append(next(iter(network(inputs).values()))[0].numpy())
@@ -87,7 +87,7 @@ def answers(network: Network, folder: Path, given: list[Any]) -> list[np.ndarray
 
 
 @pytest.mark.parametrize("name", ["passengers", "feature-vectors", *NEEDS_DATA])
-def test_a_recipe_publishes_a_sound_folder_that_answers_as_torch_does(
+def test_a_recipe_publishes_a_folder_that_passes_the_check_and_answers_as_torch_does(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     needs_data = name not in ("passengers", "feature-vectors")

@@ -1,4 +1,4 @@
-"""From a CSV file to a sound folder in three commands: init, run, check."""
+"""From a CSV file to a folder that passes the check in three commands: init, run, check."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sales(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_csv_of_two_series_becomes_a_sound_forecaster(sales: Path) -> None:
+def test_a_csv_of_two_series_becomes_a_forecaster_that_passes_the_check(sales: Path) -> None:
     columns = ("--time", "date", "--value", "sales", "--series", "store", "--frequency", "D")
     assert "next        python -m training run sales.toml" in command(sales, "training", "init", "sales.csv", *columns)
     assert "published" in command(sales, "training", "run", "sales.toml", "--set", "fit.epochs=8")
@@ -46,7 +46,7 @@ def test_a_csv_of_two_series_becomes_a_sound_forecaster(sales: Path) -> None:
     command(sales, "service", "check", str(folder))
 
 
-def test_a_csv_of_texts_becomes_a_sound_classifier(tmp_path: Path) -> None:
+def test_a_csv_of_texts_becomes_a_classifier_that_passes_the_check(tmp_path: Path) -> None:
     words = {"good": ["fine", "great", "lovely"], "bad": ["dull", "poor", "awful"]}
     labels = ["good", "bad"]
     rows = [f"the film number {i} was {words[labels[i % 2]][i % 3]},{labels[i % 2]}" for i in range(120)]

@@ -1,4 +1,4 @@
-"""A stateful network from its recipe to a sound folder: batches in the data's order, and the state that goes with them."""
+"""A stateful network from recipe to folder: batches come in the data's order, and the state goes from one to the next."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ batch_size = 8
 
 NUM_ROWS = 32
 LENGTHS = [1 + 5 * i % 7 for i in range(NUM_ROWS)]  # of the texts, in their file's order
-# recipe, the line of its stateful layer, and what tells the rows' order: a value of each, or its length
+# recipe, the line of its stateful layer, and what shows the rows' order: a value of each, or its length
 TASKS = [
     pytest.param(FORECAST, 8, "values", list(range(NUM_ROWS)), id="forecast"),
     pytest.param(ROWS, 15, "values", list(range(NUM_ROWS)), id="rows"),
@@ -136,7 +136,7 @@ class Call:
 
 
 @contextmanager
-def watched() -> Iterator[list[Call]]:
+def record_calls() -> Iterator[list[Call]]:
     """All batches that recurrent layers read meanwhile."""
     calls: list[Call] = []
 
@@ -160,22 +160,22 @@ def train(folder: Path, text: str, *changes: str) -> Path:
     return train_recipe(recipe, path, data=folder, models=folder / "models", runs=folder / "runs", console=Console(quiet=True))
 
 
-@pytest.mark.parametrize(("text", "line", "told_by", "order"), TASKS)
+@pytest.mark.parametrize(("text", "line", "order_of", "order"), TASKS)
 def test_batches_come_in_the_datas_order_and_are_equal_in_size(
-    folder: Path, text: str, line: int, told_by: str, order: list[int]
+    folder: Path, text: str, line: int, order_of: str, order: list[int]
 ) -> None:
-    with watched() as calls:
+    with record_calls() as calls:
         train(folder, text)
-    batches = [getattr(call, told_by) for call in calls if call.is_training]
+    batches = [getattr(call, order_of) for call in calls if call.is_training]
     assert [len(batch) for batch in batches] == [8] * 4 * 2
     assert [row for batch in batches for row in batch] == order * 2
 
 
-@pytest.mark.parametrize(("text", "line", "told_by", "order"), TASKS)
+@pytest.mark.parametrize(("text", "line", "order_of", "order"), TASKS)
 def test_state_goes_from_batch_to_batch_and_starts_at_zero_in_each_epoch_and_in_validation(
-    folder: Path, text: str, line: int, told_by: str, order: list[int]
+    folder: Path, text: str, line: int, order_of: str, order: list[int]
 ) -> None:
-    with watched() as calls:
+    with record_calls() as calls:
         train(folder, text)
     epochs = [[call for call in calls if call.is_training][at : at + 4] for at in (0, 4)]
     for epoch in epochs:
@@ -188,8 +188,10 @@ def test_state_goes_from_batch_to_batch_and_starts_at_zero_in_each_epoch_and_in_
     assert all(call.initial == () for call in between)
 
 
-@pytest.mark.parametrize(("text", "line", "told_by", "order"), TASKS)
-def test_the_folder_is_sound_and_declares_its_state(folder: Path, text: str, line: int, told_by: str, order: list[int]) -> None:
+@pytest.mark.parametrize(("text", "line", "order_of", "order"), TASKS)
+def test_the_folder_passes_the_check_and_declares_its_state(
+    folder: Path, text: str, line: int, order_of: str, order: list[int]
+) -> None:
     published = train(folder, text)
     assert check_folder(published) == []
     manifest = json.loads((published / "manifest.json").read_text(encoding="utf-8"))
@@ -198,9 +200,9 @@ def test_the_folder_is_sound_and_declares_its_state(folder: Path, text: str, lin
         assert pair["output"] == f"{pair['input']}_next"
 
 
-@pytest.mark.parametrize(("text", "line", "told_by", "order"), TASKS)
+@pytest.mark.parametrize(("text", "line", "order_of", "order"), TASKS)
 def test_rows_that_do_not_divide_are_refused_with_line_layer_and_option(
-    folder: Path, text: str, line: int, told_by: str, order: list[int]
+    folder: Path, text: str, line: int, order_of: str, order: list[int]
 ) -> None:
     index = 0 if text is FORECAST else 1
     kind = {FORECAST: "lstm", ROWS: "gru", TEXTS: "simple_rnn"}[text]
@@ -211,10 +213,10 @@ def test_rows_that_do_not_divide_are_refused_with_line_layer_and_option(
     assert not (folder / "runs").exists()
 
 
-@pytest.mark.parametrize(("text", "line", "told_by", "order"), TASKS)
+@pytest.mark.parametrize(("text", "line", "order_of", "order"), TASKS)
 def test_with_steps_per_epoch_each_epoch_reads_the_first_batches(
-    folder: Path, text: str, line: int, told_by: str, order: list[int]
+    folder: Path, text: str, line: int, order_of: str, order: list[int]
 ) -> None:
-    with watched() as calls:
+    with record_calls() as calls:
         train(folder, text, "fit.batch_size=7", "fit.steps_per_epoch=3")
-    assert [row for call in calls if call.is_training for row in getattr(call, told_by)] == order[:21] * 2
+    assert [row for call in calls if call.is_training for row in getattr(call, order_of)] == order[:21] * 2

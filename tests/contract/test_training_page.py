@@ -18,7 +18,7 @@ def test_every_bundled_recipe_is_in_the_table(name: str) -> None:
     assert f"| `{name}` |" in PAGE
 
 
-@pytest.mark.parametrize("name", ["run", "summary", "compare", "fetch", "quantize"])
+@pytest.mark.parametrize("name", ["run", "init", "summary", "compare", "fetch", "quantize"])
 def test_the_commands_of_the_page_exist(name: str) -> None:
     assert name in {command.name for command in app.registered_commands}
     assert f"python -m training {name}" in PAGE

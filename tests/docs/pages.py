@@ -28,7 +28,7 @@ class Command:
 
 
 def commands(page: str) -> list[Command]:
-    """The commands of all ```console blocks; a command goes on while a quote is open or its line ends with a backslash."""
+    """The commands of all ```console blocks; a command goes on while a quote or here-document is open, or after a backslash."""
     found = []
     for block in re.findall(r"^ *```console\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL):
         lines = [re.sub(r"^ {4}", "", line) if block.startswith("    ") else line for line in block.splitlines()]
@@ -41,6 +41,8 @@ def commands(page: str) -> list[Command]:
 
 
 def _is_whole(text: str) -> bool:
+    if here := re.search(r"<<'(\w+)'\n", f"{text}\n"):
+        return text.endswith(f"\n{here[1]}")
     try:
         shlex.split(text, comments=True)
     except ValueError:

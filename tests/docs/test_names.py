@@ -1,4 +1,4 @@
-"""What pages and messages tell people to install is ours: on the package index `sluice` is somebody else's."""
+"""The distribution that pages and messages name for installing is ours: `sluice` on the package index is another project."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def installed(text: str) -> Iterator[str]:
-    """The name of each distribution that a `pip install` of a text would ask the index for.
+    """The name of each distribution that a `pip install` of a text would fetch from the index.
 
     Beyond the first word that is no option, only quoted words and those with a version count: prose may follow a command.
     """
@@ -66,10 +66,10 @@ def test_names_are_found(text: str, names: list[str]) -> None:
     assert list(installed(text)) == names
 
 
-def test_nobody_is_told_to_install_what_is_not_ours() -> None:
-    told = {name: where for where, text in texts() for name in installed(text)}
-    assert PROJECT["name"] in told
-    assert told.keys() <= {PROJECT["name"]}, told
+def test_only_our_distribution_is_named_for_installing() -> None:
+    named = {name: where for where, text in texts() for name in installed(text)}
+    assert PROJECT["name"] in named
+    assert named.keys() <= {PROJECT["name"]}, named
 
 
 def test_extras_are_named_with_the_distribution() -> None:

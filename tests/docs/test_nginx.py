@@ -90,35 +90,35 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def ask(proxy: Proxy, method: str, path: str, body: bytes | None = None) -> httpx.Response:
+def send(proxy: Proxy, method: str, path: str, body: bytes | None = None) -> httpx.Response:
     headers = {} if body is None else {"content-type": "application/json"}
     request = proxy.client.build_request(method, path, content=body, headers=headers, extensions={"sni_hostname": HOST})
     return proxy.client.send(request)
 
 
 def test_a_prediction_comes_through_tls(proxy: Proxy) -> None:
-    answer = ask(proxy, "POST", "/predict/sentiment", json.dumps({"instances": ["a good film"]}).encode())
+    answer = send(proxy, "POST", "/predict/sentiment", json.dumps({"instances": ["a good film"]}).encode())
     assert answer.status_code == 200, answer.text
     assert answer.json()["model"] == "toy-sentiment"
 
 
 @pytest.mark.parametrize("path", ["/models", "/docs", "/openapi.json", "/health/ready"])
 def test_what_clients_may_see_is_passed_on(proxy: Proxy, path: str) -> None:
-    assert ask(proxy, "GET", path).status_code == 200
+    assert send(proxy, "GET", path).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/", "/anything"])
 def test_what_is_for_the_inside_is_not(proxy: Proxy, path: str) -> None:
-    assert ask(proxy, "GET", path).status_code == 404
+    assert send(proxy, "GET", path).status_code == 404
 
 
 def test_errors_keep_their_bodies(proxy: Proxy) -> None:
-    answer = ask(proxy, "POST", "/predict/sentiment", b'{"instances": [""]}')
+    answer = send(proxy, "POST", "/predict/sentiment", b'{"instances": [""]}')
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
 
 
 def test_a_body_beyond_the_limit_is_refused(proxy: Proxy) -> None:
-    assert ask(proxy, "POST", "/predict", b"[" + b" " * (8 * 1024 * 1024)).status_code == 413
+    assert send(proxy, "POST", "/predict", b"[" + b" " * (8 * 1024 * 1024)).status_code == 413
 
 
 def test_plain_http_is_refused_at_the_port_of_tls(proxy: Proxy) -> None:

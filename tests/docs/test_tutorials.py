@@ -18,7 +18,7 @@ from tests.serving import ServerProcess, server_process
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "docs" / "tutorials"
-# Installing is proven by tests/sluice/test_wheel.py; here the environment is there.
+# Installing is tested by tests/sluice/test_wheel.py; here the environment is there.
 SET_UP = re.compile(r"python3 -m venv|\. \.venv/bin/activate|pip install|cd ")
 SERVE = re.compile(r"sluice serve\b")
 
@@ -68,3 +68,18 @@ def test_the_first_five_minutes_go_as_written(tmp_path: Path, programs: Path) ->
     done = run(commands((TUTORIALS / "first-five-minutes.md").read_text(encoding="utf-8")), folder, programs)
     assert len(done) >= 8
     assert sum(command.text.startswith("curl") for command in done) >= 6
+
+
+@pytest.mark.slow
+def test_a_csv_becomes_a_forecast_endpoint_as_written(tmp_path: Path, programs: Path) -> None:
+    folder = tmp_path / "shops"
+    folder.mkdir()
+    done = run(commands((TUTORIALS / "csv-to-forecast.md").read_text(encoding="utf-8")), folder, programs)
+    begins = [" ".join(command.text.split()[:2]) for command in done]
+    assert [begin for begin in begins if begin.startswith("sluice")] == [
+        "sluice init",
+        "sluice train",
+        "sluice check",
+        "sluice serve",
+    ]
+    assert begins[-1] == "curl -s"

@@ -57,20 +57,30 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_a_help_under_its_own_name(name: str) -> None:
-    found = run(*name.split(), "--help")
-    assert found.returncode == 0, found.stderr
-    assert f"sluice {name} " in " ".join(found.stdout.split())
+def test_every_command_has_a_help_under_its_own_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert ended.value.code == 0
+    assert f"sluice {name} " in " ".join(capsys.readouterr().out.split())
 
 
-def test_exit_statuses_are_those_of_the_packages(tmp_path: Path) -> None:
-    tmp_path.joinpath("empty").mkdir()
-    assert run("settings").returncode == 0
-    assert run("check", str(tmp_path / "empty")).returncode == 1  # findings
-    assert run("check", str(tmp_path / "absent")).returncode == 3  # cannot start
-    assert run("serve", "--no-such-option").returncode == 2  # argparse
-    assert run("summary", "--no-such-option").returncode == 2  # click
-    assert run("summary", "no-such-recipe").returncode == 1
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [
+        (["settings"], 0),
+        (["check", "EMPTY"], 1),  # findings
+        (["check", "no-such-folder"], 3),  # cannot start
+        (["serve", "--no-such-option"], 2),  # argparse
+        (["summary", "--no-such-option"], 2),  # click
+        (["summary", "no-such-recipe"], 1),
+    ],
+)
+def test_exit_statuses_are_those_of_the_packages(args: list[str], status: int, tmp_path: Path) -> None:
+    try:
+        found: object = main([str(tmp_path) if arg == "EMPTY" else arg for arg in args])
+    except SystemExit as ended:
+        found = ended.code
+    assert found == status
 
 
 def test_the_front_imports_neither_package_before_a_command_asks(tmp_path: Path) -> None:
@@ -103,9 +113,9 @@ def test_the_service_is_served_without_the_libraries_of_training() -> None:
 
 @pytest.mark.parametrize("form", ["training/__init__.py", "training.py"])
 def test_a_package_of_the_same_name_is_noticed_before_its_code_runs(form: str, tmp_path: Path) -> None:
-    stranger = tmp_path / form
-    stranger.parent.mkdir(exist_ok=True)
-    stranger.write_text("raise SystemExit('somebody else ran')")
+    other = tmp_path / form
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("raise SystemExit('the other package ran')")
     found = run("train", "passengers", code=f"import sys; sys.path.insert(0, {str(tmp_path)!r})", cwd=tmp_path)
     assert found.returncode == CANNOT_START, found.stderr
     assert len(found.stderr.splitlines()) == 1

@@ -21,7 +21,7 @@ from tests.serving import server_process
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# Training needs these, and who only imports a finished model shall not have to install them.
+# Training needs these; importing a finished model must not.
 ONLY_FOR_TRAINING = ("lightning", "torchmetrics", "polars", "statsforecast", "scikit-learn", "matplotlib", "pandas", "scipy")
 
 

@@ -55,6 +55,7 @@ CLASSIFY = """\
 task = "classify"
 name = "moods"
 language = "en"
+subject = "mood"
 
 [data]
 labels = ["bad", "good"]
@@ -167,6 +168,7 @@ def test_a_classification_run_publishes_its_tokenizer_and_a_text_that_is_cut(wor
     assert (folder / "tokenizer.json").is_file()
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["classify"]["truncation"] == {"head": 5, "tail": 3}
+    assert manifest["classify"]["subject"] == "mood"
     assert manifest["training"]["metrics"]["accuracy"] > 0.8
 
 
@@ -222,7 +224,7 @@ def test_a_run_that_fails_in_its_first_epoch_leaves_nothing_of_the_older_run_to_
         (["--set", "layers.1.units=7"], 'layers[1] (dense): option "units": the forecast needs 4 steps'),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line_and_nothing_is_published(workplace: Path, options: list[str], message: str) -> None:
+def test_a_fault_is_named_in_a_line_and_nothing_is_published(workplace: Path, options: list[str], message: str) -> None:
     result = train(workplace, "toy.toml", *options)
     assert result.exit_code == 1
     assert message in words(result)
@@ -256,7 +258,7 @@ def test_baselines_are_computed_once_for_the_same_data(workplace: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["typer", "polars", "torch"])
-def test_without_its_libraries_it_says_what_to_install(missing: str) -> None:
+def test_without_its_libraries_the_message_names_what_to_install(missing: str) -> None:
     script = f"import runpy, sys; sys.modules[{missing!r}] = None; sys.argv = ['training', 'run', 'passengers']\n"
     script += "runpy.run_module('training', run_name='__main__')"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -276,7 +278,7 @@ def test_an_import_needs_none_of_the_libraries_that_only_training_needs(tmp_path
     assert "absent.keras: no such file" in ended.stderr
 
 
-def test_without_its_libraries_an_import_says_what_to_install() -> None:
+def test_without_its_libraries_an_import_names_what_to_install() -> None:
     script = "import runpy, sys; sys.modules['h5py'] = None; sys.argv = ['training', 'import-keras', 'x', '--name', 'toy']\n"
     script += "runpy.run_module('training', run_name='__main__')"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -293,7 +295,7 @@ def test_recipes_and_sets_are_listed() -> None:
     ("arguments", "message"),
     [(["fetch", "m5"], 'no set "m5"; there are m4-hourly, ett'), (["fetch", "ett"], "give --data FOLDER, or set SLUICE_DATA")],
 )
-def test_fetch_says_what_it_lacks(arguments: list[str], message: str) -> None:
+def test_fetch_names_what_is_missing(arguments: list[str], message: str) -> None:
     result = CliRunner(env={"SLUICE_DATA": None}).invoke(app, arguments)
     assert result.exit_code == 1
     assert message in words(result)
@@ -312,7 +314,7 @@ LABELS = 'labels = ["bad", "good"]'
 
 
 @pytest.mark.parametrize(
-    ("recipe", "old", "new", "said"),
+    ("recipe", "old", "new", "message"),
     [
         ("toy", VALUES, 'values = ["laod"]', 'line 7: "data.train.0.values": series.csv: has no column "laod"'),
         ("toy", "series.csv", "serie.csv", 'line 6: "data.train.0.path": no file'),
@@ -333,14 +335,14 @@ LABELS = 'labels = ["bad", "good"]'
     ],
 )
 def test_what_is_wrong_with_data_names_the_line_of_the_recipe(
-    workplace: Path, recipe: str, old: str, new: str, said: str
+    workplace: Path, recipe: str, old: str, new: str, message: str
 ) -> None:
     text = (workplace / f"{recipe}.toml").read_text()
     assert old in text
     (workplace / f"{recipe}.toml").write_text(text.replace(old, new))
     result = train(workplace, f"{recipe}.toml")
     assert result.exit_code == 1
-    assert said in words(result)
+    assert message in words(result)
     assert f"{recipe}.toml, line " in words(result)
 
 
@@ -348,4 +350,4 @@ def test_an_empty_text_names_the_line_of_the_recipe(workplace: Path) -> None:
     (workplace / "moods.toml").write_text(CLASSIFY.replace('path = "train.txt"', 'path = "train.csv"'))
     (workplace / "train.csv").write_text("text,label\nfine,1\n ,0\n")
     result = train(workplace, "moods.toml")
-    assert 'moods.toml, line 8: "data.train.0.text": train.csv: row 2: the text is empty' in words(result)
+    assert 'moods.toml, line 9: "data.train.0.text": train.csv: row 2: the text is empty' in words(result)

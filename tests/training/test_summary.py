@@ -33,7 +33,7 @@ def test_shapes_and_parameters_are_those_of_keras() -> None:
     os.environ.setdefault("KERAS_BACKEND", "torch")
     keras: Any = pytest.importorskip("keras", reason="Keras is not installed")
     layers = keras.layers
-    oracle = keras.Sequential(
+    reference = keras.Sequential(
         [
             keras.Input((10,)),
             layers.Embedding(100, 50),
@@ -45,10 +45,10 @@ def test_shapes_and_parameters_are_those_of_keras() -> None:
         ]
     )
     found = summarize("sentiments", None)
-    assert [row.num_parameters for row in found.rows[1:]] == [layer.count_params() for layer in oracle.layers]
-    assert [row.shape for row in found.rows[1:]] == [str(layer.output.shape) for layer in oracle.layers]
-    assert [row.kind for row in found.rows[1:]] == [type(layer).__name__ for layer in oracle.layers]
-    assert found.num_trainable == oracle.count_params()
+    assert [row.num_parameters for row in found.rows[1:]] == [layer.count_params() for layer in reference.layers]
+    assert [row.shape for row in found.rows[1:]] == [str(layer.output.shape) for layer in reference.layers]
+    assert [row.kind for row in found.rows[1:]] == [type(layer).__name__ for layer in reference.layers]
+    assert found.num_trainable == reference.count_params()
 
 
 def test_a_folder_is_summarized_by_what_it_holds(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_folder_is_summarized_by_what_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "message"), [("absent", 'no recipe "absent"'), (".", "there is no manifest.json with a recipe")]
 )
-def test_what_has_no_layers_is_said(what: str, message: str) -> None:
+def test_a_path_without_layers_is_refused(what: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         summarize(what, None)
 

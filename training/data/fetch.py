@@ -21,7 +21,7 @@ from training.errors import TrainingError
 
 BLOCK_BYTES = 1 << 16
 
-Progress = Callable[[str, int, int | None], None]  # name, bytes so far, bytes in all where the server tells
+Progress = Callable[[str, int, int | None], None]  # name, bytes so far, bytes in all where the server sends that
 
 
 class FetchError(TrainingError):

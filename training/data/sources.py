@@ -25,7 +25,7 @@ COMPRESSIONS = ("", ".xz", ".gz")
 
 
 class DataError(TrainingError):
-    """Data cannot be used: names the file and what is wrong with it, and says what to do where that is known.
+    """Data cannot be used: names the file, what is wrong with it, and the remedy where there is one.
 
     `location` is the recipe's key at fault, as ("data", "train", 0, "text"); `option` is its last part where the rest is
     not known yet (see `with_location`).
@@ -88,7 +88,7 @@ def read(source: Source, folder: Path | None) -> Content:
     """Find, decompress and check one source. `folder` is where $SLUICE_DATA points, or None.
 
     Raises DataError: no such file (with its origin and the command that fetches it), empty, broken, or another content
-    than the recipe's sha256 promises.
+    than the one with the recipe's sha256.
     """
     path = locate(source, folder)
     try:

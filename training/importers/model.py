@@ -11,7 +11,7 @@ from training.layers.registry import LAYERS, Layer
 
 
 class ModelImportError(TrainingError):
-    """The model cannot become a folder as asked: names the option, the layer or the instance."""
+    """The model cannot become a folder with these options: names the option, the layer or the instance."""
 
 
 @dataclass(frozen=True)

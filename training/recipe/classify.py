@@ -125,6 +125,10 @@ class ClassifyRecipe(Recipe):
 
     task: Literal["classify"] = Field(description="the task")
     language: str = Field(default="und", description="language of the texts, a BCP 47 tag")
+    subject: str = Field(
+        default="",
+        description="what the labels are about: one of subject `sentiment` answers `/predict/sentiment`",
+    )
     data: TextData
     tokenizer: TokenizerSettings = TokenizerSettings()
     fit: ClassifyFit
@@ -133,7 +137,7 @@ class ClassifyRecipe(Recipe):
     @model_validator(mode="after")
     def _check_cut(self) -> Self:
         if self.has_padding and self.tokenizer.model_fields_set & {"head", "tail"}:
-            raise ValueError("tokenizer.head and tail are for recipes without pad_sequences, which says how texts are cut")
+            raise ValueError("tokenizer.head and tail are for recipes without pad_sequences, which cuts texts itself")
         return self
 
     @property

@@ -22,7 +22,7 @@ from training.fitting.fit import FitResult
 
 Floats = npt.NDArray[np.floating[Any]]
 
-# Okabe and Ito's colours, which people with any colour vision tell apart.
+# Okabe and Ito's colours, which differ for any colour vision.
 TRUTH, FORECAST, SECOND = "#333333", "#0072B2", "#D55E00"
 DPI = 120
 STYLE: dict[Any, Any] = {
@@ -82,9 +82,9 @@ class Group:
 
 def loss_picture(name: str, loss: str, fitted: FitResult, validation: str | None = None) -> bytes:
     """The curves of a run; `validation` names its score where that is not the loss itself."""
-    told = LOSSES[loss]
+    measure = LOSSES[loss]
     losses, scores = [epoch.loss for epoch in fitted.epochs], [epoch.validation for epoch in fitted.epochs]
-    return loss_curves(losses, scores, fitted.best.number, f"{name}: learning", (told, validation or told))
+    return loss_curves(losses, scores, fitted.best.number, f"{name}: learning", (measure, validation or measure))
 
 
 def loss_curves(losses: Sequence[float], validation: Sequence[float], best: int, title: str, names: tuple[str, str]) -> bytes:
@@ -165,11 +165,11 @@ def comparison(measures: Mapping[str, Sequence[Group]], title: str, lines: Mappi
             everything = [score for group in groups for score in group.scores]
             span = (max(everything) - min(everything)) or abs(max(everything)) or 1.0
             for style, (name, value) in zip(("--", ":", "-."), lines.get(measure, {}).items(), strict=False):
-                # A baseline far away would press all cells into one line: then it is told, not drawn.
+                # A baseline far away would press all cells into one line: then it is a line of the legend alone.
                 is_near = min(everything) - 2 * span <= value <= max(everything) + 2 * span
                 height = value if is_near else np.nan
-                told = name if is_near else f"{name}: {value:.4g}, off the picture"
-                axes.axhline(height, color=SECOND, lw=1.2, ls=style, label=told)
+                label = name if is_near else f"{name}: {value:.4g}, off the picture"
+                axes.axhline(height, color=SECOND, lw=1.2, ls=style, label=label)
             axes.set_xticks(range(len(groups)), [group.name for group in groups], rotation=20)
             axes.set_xlim(-0.6, len(groups) - 0.4)
             axes.margins(y=0.15)

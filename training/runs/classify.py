@@ -123,6 +123,7 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
             "max_length": head + tail,
             "truncation": {"head": head, "tail": tail},
             "language": recipe.language,
+            **({"subject": recipe.subject} if recipe.subject else {}),
         },
         files={TOKENIZER_FILE: tokenizer.to_str()},
         pictures=_pictures(recipe, split, fitted, answers),

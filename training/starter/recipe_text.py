@@ -17,7 +17,8 @@ class RecipeText:
         self._lines: list[str] = []
 
     def comment(self, text: str) -> None:
-        """A comment of its own lines."""
+        """A comment of its own lines; TOML allows no control characters in it."""
+        text = "".join(character if character.isprintable() else " " for character in text)
         self._lines += textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
     def table(self, header: str) -> None:

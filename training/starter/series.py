@@ -90,6 +90,8 @@ class SeriesStarter:
         frequency = FREQUENCIES[self.frequency]
         for option, columns in (("--time", [self.time]), ("--value", self.values), ("--series", [self.series])):
             expect_columns(table, [column for column in columns if column is not None], f"{option}: {file}", "")
+        if len(set(self.values)) < len(self.values) or self.time in self.values:
+            raise DataError(f"--value: expected different columns beside {self.time}, got {', '.join(self.values)}")
         values = numbers(table.select(self.values), file)
         times = read_times(table[self.time], file)
         parts = _split_by_series(table, self.series, file)

@@ -24,7 +24,7 @@ CONTENT = b"unique_id,ds,y\n" + b"".join(b"a,%d,%d\n" % (i, i) for i in range(20
 
 @dataclass
 class Origin:
-    """What a public server would do, and what it was asked."""
+    """What a public server would do, and the requests it got."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -120,14 +120,14 @@ def test_another_content_is_refused_and_deleted(origin: Origin, tmp_path: Path) 
     assert list((tmp_path / "toy").iterdir()) == []
 
 
-def test_a_missing_file_is_told_by_the_servers_answer(origin: Origin, tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_with_the_servers_answer(origin: Origin, tmp_path: Path) -> None:
     entry = one_file(origin)
     origin.files.clear()
     with pytest.raises(FetchError, match=r"/a.csv: the server answered 404 Not Found"):
         fetch(entry, tmp_path)
 
 
-def test_no_network_is_told_as_such(tmp_path: Path) -> None:
+def test_no_network_is_named_as_the_reason(tmp_path: Path) -> None:
     # Port 0 is no port anybody listens on.
     entry = DataSet("toy", "", "", (Download("http://127.0.0.1:0/a.csv", (File("a.csv", "0" * 64),)),))
     with pytest.raises(FetchError, match=r"http://127.0.0.1:0/a.csv: cannot be reached: "):
@@ -183,6 +183,6 @@ def test_an_archive_that_is_none_is_refused(origin: Origin, tmp_path: Path) -> N
 @pytest.mark.data
 @pytest.mark.parametrize("entry", CATALOGUE.values(), ids=lambda entry: str(entry.name))
 def test_the_catalogues_checksums_are_those_of_the_sets(entry: DataSet, data_folder: Path) -> None:
-    # Nothing is downloaded: what is there is found right, else the address would be asked.
+    # Nothing is downloaded: what is there is found right, else there would be a request.
     offline = DataSet(entry.name, "", "", tuple(Download("http://127.0.0.1:0/", d.files) for d in entry.downloads))
     assert len(fetch(offline, data_folder)) == sum(len(download.files) for download in entry.downloads)

@@ -28,7 +28,7 @@ def forecast(context_length: int = 6, horizon: int = 2, min_length: int = 3) -> 
 
 
 def counting(num_series: int = 2, length: int = 20) -> Series:
-    """Series i counts 1000 i, 1000 i + 1, ...: a value tells its place."""
+    """Series i counts 1000 i, 1000 i + 1, ...: a value shows its place."""
     values = tuple(1000.0 * i + np.arange(length, dtype=np.float64)[:, None] for i in range(num_series))
     ids = tuple(str(i) for i in range(num_series))
     return Series(ids, values, ("y",), ("y",), validation_length=4, test_length=4)

@@ -42,12 +42,12 @@ def keras_tokenizer() -> Any:
     ],
 )
 def test_ids_are_those_of_keras(options: dict[str, Any], keras_tokenizer: Any) -> None:
-    oracle = keras_tokenizer(**options)
-    oracle.fit_on_texts(TEXTS)
+    reference = keras_tokenizer(**options)
+    reference.fit_on_texts(TEXTS)
     tokenizer = learn_tokenizer(TEXTS, TokenizerSettings(kind="keras", **options))
     texts = [*TEXTS, *OTHERS]
     found = [tokenizer.encode(text).ids for text in texts]
-    assert found == oracle.texts_to_sequences(texts)
+    assert found == reference.texts_to_sequences(texts)
     assert sum(map(len, found)) > 0
 
 

@@ -61,7 +61,7 @@ def test_a_fault_in_its_own_table_is_named_with_line_and_key(folder: Path) -> No
         parse_recipe(RECIPE.replace("num_columns = 3", "num_columns = 0"))
 
 
-def test_a_task_that_is_taken_out_is_unknown_again(folder: Path) -> None:
+def test_an_unregistered_task_is_unknown_again(folder: Path) -> None:
     unregister("sum")
     assert "sum" not in TASKS
     with pytest.raises(RecipeError, match="no task 'sum'; there are forecast, classify, tensor"):

@@ -1,4 +1,4 @@
-"""Texts are classified in any batch; baselines answer the same question without any network."""
+"""Texts are classified in any batch; baselines answer the same instances without any network."""
 
 from __future__ import annotations
 

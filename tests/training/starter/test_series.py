@@ -52,7 +52,7 @@ def test_several_series_are_read_in_long_form_and_short_ones_counted(tmp_path: P
     )
 
 
-def test_missing_values_are_told_and_a_horizon_is_kept(tmp_path: Path) -> None:
+def test_missing_values_are_counted_and_a_horizon_is_kept(tmp_path: Path) -> None:
     recipe = recipe_of(write(tmp_path, [f"{day},{i if i % 50 else ''}" for i, day in enumerate(DAYS)]), starter(horizon=3))
     assert recipe.forecast.horizon == 3
     assert "3 values are missing: they are interpolated." in " ".join((tmp_path / "sales.toml").read_text().split())
@@ -99,6 +99,8 @@ REGULAR = [f"{day},1" for day in DAYS]
     [
         (REGULAR, {"time": "day"}, '--time: sales.csv: has no column "day"; there are date, sales'),
         (REGULAR, {"values": ("sold",)}, '--value: sales.csv: has no column "sold"; there are date, sales'),
+        (REGULAR, {"values": ("sales", "sales")}, "--value: expected different columns beside date, got sales, sales"),
+        (REGULAR, {"values": ("date",)}, "--value: expected different columns beside date, got date"),
         (REGULAR, {"series": "shop"}, '--series: sales.csv: has no column "shop"; there are date, sales'),
         (REGULAR, {"frequency": "B"}, '--frequency: there is no "B"; there are S (second), T (minute)'),
         (["yesterday,1", *REGULAR], {}, "column \"date\": row 1: 'yesterday' is no time; expected ISO 8601, as 2024-01-31"),

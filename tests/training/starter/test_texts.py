@@ -35,6 +35,12 @@ def test_two_labels_get_one_sigmoid_unit_and_short_texts_few_tokens(tmp_path: Pa
     assert "The most frequent label alone is right for 67 %" in (tmp_path / "reviews.toml").read_text()
 
 
+def test_labels_with_control_characters_survive_the_recipe(tmp_path: Path) -> None:
+    labels = ["a\x07b", "line\u0085break"]
+    recipe = recipe_of(write(tmp_path, [f"a good film {i},{labels[i % 2]}" for i in range(60)]))
+    assert recipe.data.labels == labels
+
+
 def test_several_labels_get_a_softmax_and_long_texts_a_head_and_a_tail(tmp_path: Path) -> None:
     recipe = recipe_of(write(tmp_path, [f"{'word ' * 900}{i},{i % 3}" for i in range(60)]))
     assert (recipe.fit.loss, recipe.layers[-1]["activation"]) == ("categorical_crossentropy", "softmax")

@@ -33,6 +33,7 @@ class ClassifyOptions(ImportOptions):
     padding: Literal["pre", "post"] = "pre"
     truncating: Literal["pre", "post"] = "pre"
     language: str = "und"
+    subject: str = ""
 
 
 class ClassifyAdapter:
@@ -90,6 +91,7 @@ class ClassifyAdapter:
             "max_length": self.max_length,
             "truncation": {"head": head, "tail": tail},
             "language": self.options.language,
+            **({"subject": self.options.subject} if self.options.subject else {}),
         }
 
     @property

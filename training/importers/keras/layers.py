@@ -10,9 +10,9 @@ from training.layers.named import snake_case
 from training.layers.registry import LAYERS, LayerError, options_of, read_config
 from training.layers.weights import read_constraint, read_initializer, read_regularizer
 
-# What Keras saves of a layer and says nothing about its numbers, or of its input, which the network's own input tells.
+# Saved options that change no number, or that repeat the shape of the input.
 _IGNORED = {"batch_input_shape", "batch_shape", "input_shape", "input_length", "build_config", "autocast"}
-# Options that we have only as Keras's default, which says that they are off.
+# Options that are supported only at Keras's default, which turns them off.
 _ONLY_OFF: dict[str, tuple[Any, ...]] = {
     "lora_rank": (None,),
     "lora_alpha": (None,),

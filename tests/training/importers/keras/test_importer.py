@@ -73,7 +73,7 @@ def test_the_command_prints_the_network_the_checks_and_the_folder(tmp_path: Path
     assert re.fullmatch("[0-9a-f]{64}", source["sha256"])
 
 
-def test_a_version_is_replaced_only_when_that_is_said(tmp_path: Path) -> None:
+def test_a_version_is_replaced_only_with_the_option_for_it(tmp_path: Path) -> None:
     file = saved(series(), tmp_path / "m.keras")
     assert command(file, "--version", "2").exit_code == 0
     again = command(file, "--version", "2")
@@ -144,18 +144,18 @@ LAYERS: dict[str, tuple[Callable[[], Any], list[str]]] = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_is_not_supported_is_refused_by_layer_and_option(tmp_path: Path, name: str, suffix: str) -> None:
     build, words = LAYERS[name]
-    said = refused(saved(build(), tmp_path / f"m{suffix}"))
+    message = refused(saved(build(), tmp_path / f"m{suffix}"))
     for part in words:
-        assert part in said
+        assert part in message
 
 
-def test_a_class_of_ones_own_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_custom_class_is_refused_by_its_name(tmp_path: Path) -> None:
     class Doubling(L.Layer):  # type: ignore[misc, name-defined]
         def call(self, inputs: Any) -> Any:
             return 2 * inputs
 
-    said = refused(saved(sequential((3,), Doubling(name="mine"), L.Dense(1)), tmp_path / "m.keras"))
-    assert 'layer "mine" (Doubling)' in said
+    message = refused(saved(sequential((3,), Doubling(name="mine"), L.Dense(1)), tmp_path / "m.keras"))
+    assert 'layer "mine" (Doubling)' in message
 
 
 def without(file: Path, dataset: str) -> Path:
@@ -183,9 +183,9 @@ def without(file: Path, dataset: str) -> Path:
     ],
 )
 def test_a_weight_that_a_keras_file_lacks_is_named(tmp_path: Path, dataset: str, words: list[str]) -> None:
-    said = refused(without(saved(series(), tmp_path / "m.keras"), dataset))
+    message = refused(without(saved(series(), tmp_path / "m.keras"), dataset))
     for part in words:
-        assert part in said
+        assert part in message
 
 
 def test_a_weight_that_an_h5_file_lacks_is_named(tmp_path: Path) -> None:
@@ -198,9 +198,9 @@ def test_a_weight_that_an_h5_file_lacks_is_named(tmp_path: Path) -> None:
     file = saved(model, tmp_path / "m.h5")
     with h5py.File(file, "r+") as content:
         del content["model_weights/both"]
-    said = refused(file)
-    assert 'layer "both" (Bidirectional): weights are missing: forward kernel' in said
-    assert "backward bias" in said
+    message = refused(file)
+    assert 'layer "both" (Bidirectional): weights are missing: forward kernel' in message
+    assert "backward bias" in message
 
 
 def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path: Path) -> None:
@@ -208,8 +208,8 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path: Path) -> 
     with h5py.File(file, "r+") as content:
         del content["model_weights/cells/cells/lstm_cell/bias"]
         content["model_weights/cells/cells/lstm_cell"].create_dataset("bias", data=np.zeros(12, np.float32))
-    said = refused(file)
-    assert 'layer "cells" (LSTM): weight bias ("cells/lstm_cell/bias"): expected [16], the file holds [12]' in said
+    message = refused(file)
+    assert 'layer "cells" (LSTM): weight bias ("cells/lstm_cell/bias"): expected [16], the file holds [12]' in message
 
 
 def test_no_file_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is read of files that Keras wrote, and what is said of files that cannot be read."""
+"""What is read of files that Keras wrote, and the messages about files that cannot be read."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_every_cut_of_an_archive_is_refused(tmp_path: Path) -> None:
             read_keras_file(tmp_path / "cut.keras")
 
 
-def test_no_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+def test_no_file_and_a_folder_get_different_messages(tmp_path: Path) -> None:
     with pytest.raises(KerasFileError, match="no such file"):
         read_keras_file(tmp_path / "absent.keras")
     with pytest.raises(KerasFileError, match="is a folder"):
