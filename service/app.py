@@ -31,6 +31,7 @@ from service.models.folder import ModelOptions
 from service.models.repository import Preload, Repository
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
+from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
 from service.process.machine import num_cores, threads_per_worker
 from service.process.memory import trim_heap_when_idle
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
@@ -60,6 +61,7 @@ def create_app(
     tasks: TaskRegistry | None = None,
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
+    scrape_interval_s: float = SCRAPE_INTERVAL_S,
 ) -> Gateway:
     """The whole server as one ASGI app.
 
@@ -67,7 +69,8 @@ def create_app(
     `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU. `metrics_dir` is shared by
     the workers of one server, `preload` holds what their parent has read for them, `rates` is where they count requests
     together. `tasks` are those that folders may be for, None: the built-in ones. Raises StartError for what the settings of
-    access name.
+    access name. Scrapes within
+    `scrape_interval_s` get the same metrics.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
@@ -111,9 +114,10 @@ def create_app(
         redirect_slashes=False,
     )
     drain = Drain()
+    scrapes = ScrapeCache(metrics, time.monotonic, scrape_interval_s)
     api.router.routes.extend(documented_routes(options.tasks.endpoints))
     descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
-    api.include_router(operations_router(repository, metrics.render, descriptions, drain))
+    api.include_router(operations_router(repository, scrapes.render, descriptions, drain))
     add_error_handlers(api)
     complete_openapi(api, access.refusals)
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)

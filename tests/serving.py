@@ -45,9 +45,11 @@ async def lifespan(app: Gateway) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def client_of(models: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the whole app, with every model loaded."""
+    """A client of the whole app, with every model loaded; each scrape renders the metrics anew."""
     ready = asyncio.Event()
-    app = create_app(Settings(models=models, device="cpu", num_threads=1, **settings), on_loaded=lambda _: ready.set())
+    app = create_app(
+        Settings(models=models, device="cpu", num_threads=1, **settings), on_loaded=lambda _: ready.set(), scrape_interval_s=0
+    )
     async with lifespan(app):
         await asyncio.wait_for(ready.wait(), PATIENCE_S)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sluice") as client:

@@ -6,7 +6,7 @@ Reads the catalog of models and the metrics; changes nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
 from fastapi import APIRouter, Request
@@ -59,7 +59,7 @@ class _Route(NamedTuple):
 
 def operations_router(
     catalog: Catalog,
-    render_metrics: Callable[[str], tuple[bytes, str]],
+    render_metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
     descriptions: Mapping[str, Any] | None = None,
     drain: Drain | None = None,
 ) -> APIRouter:
@@ -113,7 +113,7 @@ def operations_router(
 
     async def get_metrics(request: Request) -> Response:
         """The metrics in Prometheus's text format, or in OpenMetrics where `Accept` asks for it."""
-        content, content_type = render_metrics(request.headers.get("accept", ""))
+        content, content_type = await render_metrics(request.headers.get("accept", ""))
         return Response(content, headers={"content-type": content_type})
 
     text = {"schema": {"type": "string"}}

@@ -391,6 +391,14 @@ class Metrics:
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The body of a scrape and its content type: OpenMetrics where the scraper accepts it."""
         self.flush()
+        return self.encode(accept)
+
+    def content_type(self, accept: str) -> str:
+        """The content type of a scrape with this Accept header."""
+        return choose_encoder(accept)[1]
+
+    def encode(self, accept: str) -> tuple[bytes, str]:
+        """A scrape without what has been collected since the last flush; may be called on a thread."""
         encode, content_type = choose_encoder(accept)
         return encode(self._scraped), content_type
 

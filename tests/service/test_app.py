@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from service.app import create_app, default_models, model_options
 from service.errors import StartError
 from service.models.repository import Repository
 from service.observability.metrics import Metrics
+from service.observability.scraping import ScrapeCache
 from service.process.machine import num_cores
 from service.scheduling.planning import RequestedLimits
 from service.server import startup_message
@@ -126,10 +128,10 @@ async def test_an_unexpected_error_of_a_documented_route_is_a_problem_too(caplog
         def describe(self) -> list[dict[str, Any]]:
             raise ZeroDivisionError("/secret")
 
-    api = FastAPI()
-    api.include_router(operations_router(Broken(Path("nowhere")), lambda accept: (b"", "text/plain")))
+    api, metrics = FastAPI(), Metrics(version="0", onnxruntime="0")
+    api.include_router(operations_router(Broken(Path("nowhere")), ScrapeCache(metrics, time.monotonic).render))
     add_error_handlers(api)
-    gateway = Gateway(api, direct={}, routes=["/models"], observers=Metrics(version="0", onnxruntime="0"))
+    gateway = Gateway(api, direct={}, routes=["/models"], observers=metrics)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://sluice") as client:
         answer = await client.get("/models")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")

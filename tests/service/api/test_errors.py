@@ -325,7 +325,7 @@ class RaisingModels:
     def restricted_to(self, names: frozenset[str]) -> RaisingModels:
         raise self.exc
 
-    def render(self, accept: str) -> tuple[bytes, str]:
+    async def render(self, accept: str) -> tuple[bytes, str]:
         raise self.exc
 
 
