@@ -33,7 +33,7 @@ from service.process.machine import (
 )
 from service.process.memory import configure_malloc
 from service.process.shared_folder import shared_folder
-from service.process.supervisor import CANNOT_START, STOP_SIGNALS, Supervisor
+from service.process.supervisor import CANNOT_START, Supervisor, signals_to_handle
 from service.settings import Settings, environment_name, read_settings, settings_table
 
 # Read by prometheus_client when it is imported, so it must be set before service.observability.metrics is imported.
@@ -167,7 +167,7 @@ def _serve(args: argparse.Namespace) -> int:
     if workers == 1:
         os.environ.pop(METRICS_DIR_NAME, None)
         return _serve_alone(settings)
-    for number in STOP_SIGNALS:
+    for number in signals_to_handle():
         signal.signal(number, lambda *_: sys.exit(0))  # nothing serves yet, but there is a folder to remove
     with shared_folder("sluice-metrics-", Path(tempfile.gettempdir())) as folder:
         os.environ[METRICS_DIR_NAME] = str(folder)
@@ -219,6 +219,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
         settings.workers,
         observer=Observer(),
         forks=service is not None,
+        drain_s=settings.drain_seconds,
         grace_s=grace_s(settings) + 5,
     ).run()
 

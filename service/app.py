@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from service import __version__
 from service.api import page
 from service.api.access.wiring import AccessOptions, RateTables, open_access
+from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
 from service.api.gateway import Gateway
 from service.api.openapi import complete_openapi
@@ -109,9 +110,10 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    drain = Drain()
     api.router.routes.extend(documented_routes(options.tasks.endpoints))
     descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
-    api.include_router(operations_router(repository, metrics.render, descriptions))
+    api.include_router(operations_router(repository, metrics.render, descriptions, drain))
     add_error_handlers(api)
     complete_openapi(api, access.refusals)
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes)
@@ -131,6 +133,7 @@ def create_app(
         refusals=RefusalBudget(time.monotonic),
         timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
+        drain=drain,
     )
 
 

@@ -139,6 +139,7 @@ class Manifest(StrictModel):
     inputs: Annotated[list[TensorEntry], Field(min_length=1)]
     outputs: Annotated[list[TensorEntry], Field(min_length=1)]
     state: list[StatePair] = Field(default_factory=list)
+    min_length: Annotated[int, Field(ge=1, description="the fewest steps of a row along its open axis")] = 1
     training: Annotated[Training, Field(default_factory=lambda: Training(created=None))]
 
     @model_validator(mode="after")

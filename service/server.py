@@ -8,31 +8,37 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import math
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from service import __version__
 from service.api.access.wiring import RateTables
+from service.api.gateway import Gateway
 from service.api.transport import choose_protocol
 from service.app import create_app
 from service.errors import ServiceError, StartError
 from service.files import FileWatch
 from service.models.repository import Preload, Repository
 from service.observability.logs import set_up_logs
-from service.process.connections import Slot, receive_connection
+from service.process.connections import DrainRequested, Slot, has_waiting, receive_connection, refuse_handshakes
 from service.process.machine import cores_of_worker
 from service.process.memory import configure_malloc
-from service.process.supervisor import CANNOT_START, WorkerContext
+from service.process.supervisor import CANNOT_START, SIGHUP, WorkerContext, signals_to_handle
 from service.process.tls import Certificate, Tls
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 # Longer than the 60 s after which load balancers drop idle connections, so that none is closed here just as it is used.
@@ -42,6 +48,12 @@ GC_THRESHOLDS = (5000, 20, 20)
 # How often the event loop of a worker counts a heartbeat, and how many connections it receives in one turn.
 HEARTBEAT_INTERVAL_S = 0.25
 RECEIVE_AT_ONCE = 16
+# How long a worker that ends waits for TLS handshakes that have begun: some round trips of clients that are there.
+LAST_HANDSHAKE_S = 1.0
+# For so long a server that ends accepts connections that were begun before; what then waits is accepted in any case.
+LAST_ACCEPT_S = 0.05
+# For so long a connection that has just been accepted may wait for its first request when the server ends.
+FIRST_REQUEST_S = 1.0
 
 
 class Service:
@@ -62,7 +74,8 @@ class Service:
         self._on_loaded: Callable[[str], None] = lambda _: None
         self._server: uvicorn.Server | None = None
         self._failure: StartError | None = None
-        app = create_app(
+        self._drain_s = settings.drain_seconds
+        self._app = create_app(
             settings,
             metrics_dir=metrics_dir,
             preload=preload,
@@ -70,30 +83,30 @@ class Service:
             on_loaded=self._finish_loading,
             on_failed=self._stop_with,
         )
-        self._config = uvicorn_config(app, settings)
+        self._config = uvicorn_config(self._app, settings)
         # Both import the rest of what serving needs, which a parent does for all its workers.
         self._config.load()
         self._config.get_loop_factory()
+        self._config.http_protocol_class = patient_connection(self._config.http_protocol_class)
 
     def serve(
         self, sockets: Sequence[socket.socket], *, on_loaded: Callable[[str], None], context: WorkerContext | None = None
     ) -> int:
-        """Serve until SIGTERM or SIGINT; requests that are being answered are finished. Raises StartError.
+        """Serve until SIGTERM, SIGINT or SIGHUP; then drain, and finish the requests that are being answered. Raises StartError.
+
+        A second signal ends it without waiting.
 
         Connections come from the sockets, or to a worker over the channel of its `context`. `on_loaded` gets a message for the
         operator when each model is READY or UNAVAILABLE.
         """
         self._on_loaded = on_loaded
-        server = self._server = (
-            Server(self._config, self._tls) if context is None else WorkerServer(self._config, self._tls, context)
-        )
-
-        def stop(*_: object) -> None:
-            server.should_exit = True
-
-        # uvicorn raises the signal again when it is done; with this handler the process then ends with status 0.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
+        if context is None:
+            server: uvicorn.Server = DrainingServer(self._config, self._tls, self._app, self._drain_s)
+            if SIGHUP in signals_to_handle():
+                signal.signal(SIGHUP, server.handle_exit)
+        else:
+            server = WorkerServer(self._config, self._tls, self._app, context)
+        self._server = server
         server.run(list(sockets))
         if self._failure is not None:
             raise self._failure
@@ -137,7 +150,7 @@ def open_tls(settings: Settings) -> Tls | None:
     return Tls(certificate, settings.tls_handshake_timeout_ms / 1000)
 
 
-class Server(uvicorn.Server):
+class TlsServer(uvicorn.Server):
     """uvicorn's server, with a bound on the TLS handshake and a certificate that is read again when it changes."""
 
     def __init__(self, config: uvicorn.Config, tls: Tls | None) -> None:
@@ -167,11 +180,50 @@ class Server(uvicorn.Server):
         return self._connection_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-class WorkerServer(Server):
-    """A worker: receives the connections that its parent accepted, and counts heartbeats of its event loop."""
+class DrainingServer(TlsServer):
+    """The only process of a server: accepts connections itself, and drains for `drain_s` before it ends."""
 
-    def __init__(self, config: uvicorn.Config, tls: Tls | None, context: WorkerContext) -> None:
+    def __init__(self, config: uvicorn.Config, tls: Tls | None, app: Gateway, drain_s: float) -> None:
         super().__init__(config, tls)
+        self._app = app
+        self._drain_s = drain_s
+        self._drains_until: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """In place of uvicorn's, which ends at the first signal, and raises it again at the end."""
+        if self._drains_until is not None:
+            self.should_exit = self.force_exit = True
+            return
+        log.info("stopping", extra={"signal": signal.Signals(sig).name, "drain_s": self._drain_s})
+        self._drains_until = time.monotonic() + self._drain_s
+        self._app.start_draining()
+
+    async def on_tick(self, counter: int) -> bool:
+        self.should_exit |= self._drains_until is not None and time.monotonic() >= self._drains_until
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.start_draining()
+        for listener in sockets or []:
+            refuse_handshakes(listener)
+        if not self.force_exit:
+            await asyncio.sleep(LAST_ACCEPT_S)
+            for _ in range(BACKLOG):  # each turn of the loop accepts some
+                if self.force_exit or not any(map(has_waiting, sockets or [])):
+                    break
+                await asyncio.sleep(0)
+            await asyncio.sleep(LAST_ACCEPT_S)  # until the connections that were accepted have their protocols
+        await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()
+
+
+class WorkerServer(TlsServer):
+    """A worker: receives the connections that its parent accepted until there will be no more, and counts heartbeats."""
+
+    def __init__(self, config: uvicorn.Config, tls: Tls | None, app: Gateway, context: WorkerContext) -> None:
+        super().__init__(config, tls)
+        self._app = app
         self._context = context
         self._connection_class = counted_connection(config.http_protocol_class, context.slot)
         self._connecting: set[asyncio.Task[None]] = set()
@@ -182,8 +234,17 @@ class WorkerServer(Server):
         loop.add_reader(self._context.channel, self._receive)
         self._count_heartbeat(loop)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Leave at SIGTERM: the parent sends no more connections, and ends the channel. It also sees to other signals."""
+        if sig == signal.SIGTERM:
+            self._context.slot.set_leaving()
+            self._app.start_draining()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.start_draining()
         asyncio.get_running_loop().remove_reader(self._context.channel)
+        if self._connecting:  # the handshakes of TLS; plain connections are there at once
+            await asyncio.wait(self._connecting, timeout=LAST_HANDSHAKE_S)
         await super().shutdown(sockets)
 
     def _count_heartbeat(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -197,7 +258,10 @@ class WorkerServer(Server):
                 connection = receive_connection(self._context.channel)
             except BlockingIOError:
                 return
-            except EOFError:  # the parent was killed: its port is closed, and nobody else would stop this worker
+            except DrainRequested:
+                self._app.start_draining()
+                continue
+            except EOFError:  # the parent has closed its port, or was killed: there will be no more connections
                 loop.remove_reader(self._context.channel)
                 self.should_exit = True
                 return
@@ -229,7 +293,25 @@ def counted_connection(protocol: type[asyncio.Protocol], slot: Slot) -> Callable
     return type(protocol.__name__, (CountedConnection, protocol), {})
 
 
-def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+def patient_connection(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, whichever it is, that does not close a connection before its first request when the server ends."""
+
+    class PatientConnection(asyncio.Protocol):
+        loop: asyncio.AbstractEventLoop
+        # uvicorn's name for the last request of a connection, of its protocols and of the fast path.
+        cycle: Any
+
+        def shutdown(self) -> None:
+            end: Callable[[], None] = super().shutdown  # type: ignore[misc]
+            if self.cycle is None:
+                self.loop.call_later(FIRST_REQUEST_S, end)
+            else:
+                end()
+
+    return type(protocol.__name__, (PatientConnection, protocol), {})
+
+
+def uvicorn_config(app: Gateway, settings: Settings) -> uvicorn.Config:
     """How uvicorn runs the app of these settings."""
     return uvicorn.Config(
         app,

@@ -197,6 +197,16 @@ class Settings(BaseSettings):
         default=10_000.0, gt=0, le=60_000, description="A client that has not finished the TLS handshake by then is disconnected."
     )
 
+    # How it ends.
+    drain_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=3600,
+        description="Seconds for which a server that is told to end (SIGTERM, SIGINT, SIGHUP) still accepts connections, and "
+        "answers with `Connection: close`, while `/health/ready` is 503 so that balancers stop sending to it. Then it finishes "
+        "what it has begun. A second signal ends it at once.",
+    )
+
     # The log.
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level that is logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of a log line: text, or one JSON object.")

@@ -34,6 +34,7 @@ COMMANDS = {
     "init": Command("training", "init", "cpu,train", "write a commented recipe for a CSV file"),
     "train": Command("training", "run", "cpu,train", "train by a recipe and publish the model folder"),
     "import": Command("training", "import-keras", "cpu,import", "publish a finished model as a model folder"),
+    "import-torch": Command("training", "import-torch", "cpu,import", "publish any torch network as a model folder"),
     "summary": Command("training", "summary", "cpu,train", "print the layers of a recipe or model with their parameters"),
     "compare": Command("training", "compare", "cpu,train", "train a recipe with other cells and compare the scores"),
     "quantize": Command("training", "quantize", "cpu,train", "add an int8 graph to a model folder"),
@@ -73,7 +74,7 @@ def help_text() -> str:
     """Every command with its line."""
     lines = ["usage: sluice <command> [options]", ""]
     lines += ["Train recurrent networks or import finished ones, publish them as model folders, and serve them over REST.", ""]
-    lines += [f"  {name:12}{command.about}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:14}{command.about}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "`sluice <command> --help` says more; `sluice --version` names the version."])
 
 

@@ -88,6 +88,7 @@ def server_process(
         folder = Path(name)
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
         env |= {"SLUICE_MODELS": str(models), "SLUICE_PORT": "0", "SLUICE_DEVICE": "cpu", "SLUICE_WORKERS": "1", **environ}
+        env.setdefault("SLUICE_DRAIN_SECONDS", "0")
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
             if command is None:
                 command = [sys.executable, "-m", "service"] if code is None else [sys.executable, "-c", code]

@@ -38,7 +38,7 @@ TRAINING_RULES: dict[str, set[str]] = {
     "training.summary": {"training.runs", "training.importers", "training.network", "training.layers", "training.recipe"},
     "training.runs": {"training.export", "training.fitting", "training.scoring", "training.reporting", "training.network"}
     | {"training.layers", "training.data", "training.recipe"},
-    "training.importers": {"training.export", "training.scoring", "training.network", "training.layers"},
+    "training.importers": {"training.export", "training.scoring", "training.network", "training.layers", "training.graph"},
     "training.reporting": {"training.export", "training.fitting", "training.scoring", "training.network", "training.data"}
     | {"training.recipe"},
     "training.export": {"training.scoring", "training.network", "training.graph", "training.data", "training.recipe"},
@@ -58,7 +58,8 @@ HOMES = {
     "tokenizers": {"service.tasks.tokenization"},
     "prometheus_client": {"service.observability.metrics"},
     "pydantic_settings": {"service.settings"},
-    "uvicorn": {"service.server", "service.api.fast_path"},
+    "uvicorn": {"service.server", "service.api.regular_path"},
+    "httptools": {"service.api.regular_path"},
     "fastapi_swagger": {"service.api.page"},
 }
 # Libraries that a folder does without, though the service has them.

@@ -215,6 +215,57 @@ def import_keras_command(
         show_import(result.network, result.verification, result.notes, result.folder, console)
 
 
+@app.command("import-torch")
+def import_torch_command(
+    source: Annotated[str, typer.Argument(help="What makes the network: package.module:function, a class or a network.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    example: Annotated[Path, typer.Option(help="Rows of at least two lengths: .json (a list), .npz (a row each) or .npy.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="A state_dict, or a checkpoint that holds one; Lightning's .ckpt too.")
+    ] = None,
+    expected: Annotated[
+        Path | None, typer.Option(help="Answers to the example rows, recorded elsewhere; a file as of rows.")
+    ] = None,
+    lengths: Annotated[str | None, typer.Option(help="The argument of forward that takes the rows' lengths.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(metavar="ARGUMENT=OUTPUT", help="What carries a sequence on, as h0=h_n; may be repeated.")
+    ] = None,
+    time_first: Annotated[bool, typer.Option("--time-first", help="The module has its steps before its rows.")] = False,
+    batching: Annotated[str, typer.Option(help="auto, ragged (rows of any length in a batch) or equal.")] = "auto",
+    tolerance: Annotated[float, typer.Option(help="The largest difference from the module, of an answer's size.")] = 1e-4,
+    version: Annotated[int | None, typer.Option(help="Its version; the next free number if left out.")] = None,
+    description: Annotated[str, typer.Option(help="One sentence about the model.")] = "",
+    licence: Annotated[str, typer.Option(help="Of the data that it learned from.")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the version.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    models: ModelsOption = Path("models"),
+) -> None:
+    """Publish any torch network; runs the code that makes it."""
+    console = Console()
+    with _errors_as_messages(console, extra="import"):
+        from training.importers.torch.command import load_network, read_pairs, read_rows_file
+        from training.importers.torch.publishing import publish
+
+        result = publish(
+            load_network(source, weights),
+            name,
+            example=read_rows_file(example, "--example"),
+            expected=None if expected is None else read_rows_file(expected, "--expected"),
+            lengths=lengths,
+            state=read_pairs(state or [], "--state"),
+            batch_first=not time_first,
+            batching=batching,  # type: ignore[arg-type]  # publish refuses any other word
+            tolerance=tolerance,
+            version=version,
+            description=description,
+            licence=licence,
+            replace=replace,
+            dry_run=dry_run,
+            models=models,
+        )
+        console.print(str(result), highlight=False, soft_wrap=True, markup=False)
+
+
 @app.command("init")
 def init_command(
     context: typer.Context,

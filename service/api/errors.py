@@ -58,6 +58,18 @@ class UnsupportedMediaType(HttpError):
     code = "unsupported_media_type"
 
 
+class UrlTooLong(HttpError):
+    """The URL has more bytes than are read; the connection is closed."""
+
+    code = "url_too_long"
+
+
+class HeadTooLarge(HttpError):
+    """The request line and headers have more bytes than are read; the connection is closed."""
+
+    code = "head_too_large"
+
+
 class InternalError(HttpError):
     """An unexpected error; what happened is in the log, not in the message."""
 
@@ -109,9 +121,11 @@ TABLE: tuple[ErrorRow, ...] = (
     ErrorRow(MethodNotAllowed, 405, "Method not allowed"),
     ErrorRow(AmbiguousModel, 409, "Several models fit"),
     ErrorRow(PayloadTooLarge, 413, "Request is too large"),
+    ErrorRow(UrlTooLong, 414, "URL is too long"),
     ErrorRow(UnsupportedMediaType, 415, "Body is not JSON"),
     ErrorRow(InvalidInput, 422, "Input does not fit the model"),
     ErrorRow(RateLimited, 429, "Too many requests"),
+    ErrorRow(HeadTooLarge, 431, "Request head is too large"),
     ErrorRow(InferenceFailed, 500, "Model failed"),
     ErrorRow(InternalError, 500, "Unexpected error"),
     ErrorRow(ModelNotReady, 503, "Model is not ready"),

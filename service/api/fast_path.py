@@ -2,9 +2,9 @@
 
 A transport only: what is answered, and what is counted, logged or refused on the way, is decided by the gateway on both paths.
 Only a request that is simple in every respect takes the fast path (see `_is_simple`); all others take the regular path,
-uvicorn's. What uvicorn does for each request that is saved here, of 22 µs and more: two system calls to send (head and body
-apart, each of which wakes the client), an event and two callbacks, a timer that is set and cancelled, regular expressions over
-the headers that we wrote ourselves.
+uvicorn's with bounds (`regular_path.py`). What uvicorn does for each request that is saved here, of 22 µs and more: two system
+calls to send (head and body apart, each of which wakes the client), an event and two callbacks, a timer that is set and
+cancelled, regular expressions over the headers that we wrote ourselves.
 
 Builds on names that uvicorn keeps private, so it is imported by `transport.py` alone, for the versions that were tested.
 """
@@ -17,9 +17,9 @@ import logging
 from typing import Any, cast
 
 from starlette.types import Message
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.gateway import Gateway
+from service.api.regular_path import RegularPathProtocol
 from service.api.request import Address, Answer, Headers, HttpRequest, read_length
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class FastRequest(HttpRequest):
         return {"type": "http.request", "body": self.body, "more_body": False}
 
 
-class FastPathProtocol(HttpToolsProtocol):
+class FastPathProtocol(RegularPathProtocol):
     """One connection. The app is a Gateway."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -94,15 +94,18 @@ class FastPathProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_idle = False
+        self._begin_head()
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
+        if not self._complete_head():
+            return
         if self._is_simple():
             keep_alive = self.parser.should_keep_alive()
             request = FastRequest(self.url.decode(), self.headers, self.client, self.server, keep_alive)
-            self.cycle = cast(Any, request)
+            self.cycle = self._running = cast(Any, request)
             refusal = self._gateway.refuse(request)
             if refusal is not None:
                 self._refuse(request, refusal)
@@ -111,10 +114,10 @@ class FastPathProtocol(HttpToolsProtocol):
             self.tasks.add(self.loop.create_task(self._answer(request)))
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
+        self._make_scope()
         self.url, self.expect_100_continue = url, expects
         self.headers += headers  # the list that the scope holds
-        super().on_headers_complete()
+        self._start_regular()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -197,7 +200,7 @@ class FastPathProtocol(HttpToolsProtocol):
 
     def _await_next_request(self) -> None:
         """As uvicorn's `on_response_complete`, with one timer for all of a connection's pauses."""
-        if self.pipeline or self.transport.is_closing():
+        if self.pipeline or self._is_ending or self.transport.is_closing():
             self.on_response_complete()
             return
         self.server_state.total_requests += 1

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.draining import Drain
 from service.api.errors import InternalError, NotFound, find_row, problem
 from service.api.request import (
     Address,
@@ -82,6 +83,7 @@ class Gateway:
         refusals: RefusalBudget | None = None,
         timeout_s: float = math.inf,
         metrics_port: int = 0,
+        drain: Drain | None = None,
     ) -> None:
         """`direct` maps paths to the endpoints that answer POST there; `routes` are the templates of all routes."""
         self._inner = inner
@@ -90,6 +92,7 @@ class Gateway:
         self._refusals = refusals
         self._timeout_s = timeout_s
         self._metrics_port = metrics_port
+        self._drain = drain or Drain()
         self._unknown = _Route(UNKNOWN_ROUTE, observers.http(UNKNOWN_ROUTE))
         self._exact: dict[str, _Route] = {}
         self._patterns: list[tuple[re.Pattern[str], _Route]] = []
@@ -112,6 +115,12 @@ class Gateway:
                 await _send(answer, send)
         else:
             await self._forward(request, scope, receive, send)
+
+    def start_draining(self) -> None:
+        """Answer every request from here on, those that are being answered too, with `Connection: close`."""
+        if not self._drain.is_active:
+            self._drain.start()
+            self._hooks = (*self._hooks, self._drain)
 
     def is_direct(self, path: str, server: Address | None) -> bool:
         """Whether a POST to this path, at this address of ours, is for a direct endpoint: `answer` then takes it."""

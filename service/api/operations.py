@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 from service import __version__
 from service.api.access.control import visible_models
+from service.api.draining import Drain
 from service.api.openapi import list_endpoints
 from service.api.page import PageResponse, index_page, page_router
 from service.api.schemas import Index, Live, ModelList, Readiness, model_description
@@ -57,12 +58,17 @@ class _Route(NamedTuple):
 
 
 def operations_router(
-    catalog: Catalog, render_metrics: Callable[[str], tuple[bytes, str]], descriptions: Mapping[str, Any] | None = None
+    catalog: Catalog,
+    render_metrics: Callable[[str], tuple[bytes, str]],
+    descriptions: Mapping[str, Any] | None = None,
+    drain: Drain | None = None,
 ) -> APIRouter:
     """`/`, `/models`, `/health`, `/metrics` and the pages. `render_metrics` gets the Accept header.
 
     `descriptions` are the types of what each task says of its models in `GET /models/{name}`, for the OpenAPI document.
+    A server that drains is not ready.
     """
+    drain = drain or Drain()
 
     def visible(request: Request) -> Catalog:
         return visible_models(catalog, request.scope.get("state", {}))
@@ -89,18 +95,21 @@ def operations_router(
         return IndentedJSONResponse({"status": "live"})
 
     async def check_ready(request: Request) -> Response:
-        """200 once every model folder is READY, else 503; the body has the state of each that the request may see.
+        """200 once every model folder is READY, else 503, as when the server is about to end.
 
-        With SLUICE_STRICT_READINESS=false one READY model is enough, once loading is over.
+        The body has the state of each model that the request may see. With SLUICE_STRICT_READINESS=false one READY model is
+        enough, once loading is over.
         """
+        is_ready = catalog.is_ready and not drain.is_active
         seen = visible(request)
+        reason = catalog.reason if seen is catalog else None  # which names models
         readiness = {
-            "status": "ready" if catalog.is_ready else "not ready",
-            "reason": catalog.reason if seen is catalog else None,  # which names models
+            "status": "ready" if is_ready else "not ready",
+            "reason": "the server is about to end" if drain.is_active else reason,
             "models": seen.describe(),
         }
         present = {key: value for key, value in readiness.items() if value is not None}
-        return IndentedJSONResponse(present, 200 if catalog.is_ready else 503)
+        return IndentedJSONResponse(present, 200 if is_ready else 503)
 
     async def get_metrics(request: Request) -> Response:
         """The metrics in Prometheus's text format, or in OpenMetrics where `Accept` asks for it."""

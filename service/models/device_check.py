@@ -28,15 +28,17 @@ def find_difference(runtime: Runtime, reference: Runtime, signature: Signature, 
     `num_steps` is the longest row, None where the model does not say. A difference is one of more than `TOLERANCE` of the
     largest number of that output.
     """
-    longest = num_steps or USUAL_STEPS
-    lengths = sorted({1, 2, 3, 7, longest // 3, longest // 2, longest - 1, longest} & set(range(1, longest + 1)))
+    shortest = signature.min_length
+    longest = max(num_steps or USUAL_STEPS, shortest)
+    wanted_lengths = {1, 2, 3, 7, shortest, longest // 3, longest // 2, longest - 1, longest}
+    lengths = sorted(wanted_lengths & set(range(shortest, longest + 1)))
     # Long beside short, in no order: a kernel that sorts its rows has to put them back.
     mixed = (lengths[1::2] + lengths[::2][::-1]) if signature.is_ragged else [longest] * len(lengths)
     items = [synthetic(signature, [length], seed=seed) for seed, length in enumerate(mixed)]
     try:
         expected = [reference.run(item) for item in items]
         # First the smallest and the largest: TensorRT builds its engine for the shapes between those that it has seen.
-        for lengths in ([1 if signature.is_ragged else longest], [longest] * MAX_ROWS):
+        for lengths in ([shortest if signature.is_ragged else longest], [longest] * MAX_ROWS):
             runtime.run(synthetic(signature, lengths))
         together = split(runtime.run(collate(items, signature)), items, signature)
         alone = [runtime.run(item) for item in items]

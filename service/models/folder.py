@@ -177,7 +177,7 @@ def _signature_of(manifest: Manifest) -> Signature:
         return tuple(TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
 
     state = tuple((pair.input, pair.output) for pair in manifest.state)
-    return Signature(specs(manifest.inputs), specs(manifest.outputs), state)
+    return Signature(specs(manifest.inputs), specs(manifest.outputs), state, manifest.min_length)
 
 
 def _tensor_mismatches(kind: str, expected: Sequence[TensorSpec], real: Sequence[TensorSpec]) -> list[str]:

@@ -1,6 +1,6 @@
 """One parent, several worker processes: sends them connections, replaces those that crash or hang, stops them all gracefully.
 
-Knows nothing of models or HTTP: a worker is a function that is called in a new process and serves until SIGTERM.
+Knows nothing of models or HTTP: a worker is a function that is called in a new process and serves until its channel ends.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ from service.process.connections import (
     WorkerLoad,
     choose_worker,
     create_slots,
+    has_waiting,
     move_to_high_number,
+    refuse_handshakes,
     send_connection,
+    send_drain,
 )
 
 log = logging.getLogger(__name__)
@@ -46,11 +49,15 @@ UNREADY_AFTER_CHECKS = 2
 HUNG_AFTER_CHECKS = 30
 # A worker that has not loaded yet gets this many times the checks: a device may compile graphs for minutes.
 LOADING_FACTOR = 10
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none
 # At this signal a worker writes the stack of every thread to stderr.
 DUMP_SIGNAL = getattr(signal, "SIGUSR1", signal.SIGTERM)  # Windows has none, and no several workers
 # While no worker can take connections, they wait in the kernel's queue; this is how often it is tried again.
 RETRY_S = 0.01
+# For so long connections that were begun before the end are accepted. Longer only while workers cannot take those that wait.
+LAST_ACCEPT_S = 0.05
+MAX_LAST_ACCEPT_S = 2.0
 # At most so many connections are accepted before signals and deaths are looked at again.
 ACCEPT_AT_ONCE = 64
 
@@ -68,7 +75,7 @@ class WorkerContext:
 
 
 WorkerMain = Callable[[WorkerContext], None]
-"""Runs in a child: serves connections until SIGTERM."""
+"""Runs in a child: serves connections until its channel ends. A signal to end may come as well, and is its own to handle."""
 
 
 class SupervisorObserver(Protocol):
@@ -85,6 +92,11 @@ class SupervisorObserver(Protocol):
     def replaced(self, reason: RestartReason) -> None:
         """A worker that should not have ended did, and gets a successor."""
         ...
+
+
+def signals_to_handle() -> list[signal.Signals]:
+    """The signals that end a server; without SIGHUP where it was started to ignore that, as by nohup."""
+    return [number for number in STOP_SIGNALS if number != SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def replacement_delay_s(uptime_s: float, previous_s: float) -> float:
@@ -106,11 +118,13 @@ class _Worker:
     num_sent: int = 0
     num_heartbeats: int = 0
     num_missed_checks: int = 0
+    is_channel_open: bool = True
 
     @property
     def load(self) -> WorkerLoad:
-        is_ready = self.has_loaded and self.num_missed_checks < UNREADY_AFTER_CHECKS
-        return WorkerLoad(is_ready, self.num_sent - self.slot.num_received, self.num_sent - self.slot.num_closed)
+        is_ready = self.has_loaded and self.num_missed_checks < UNREADY_AFTER_CHECKS and not self.slot.is_leaving
+        num_in_transit = self.num_sent - self.slot.num_received if self.is_channel_open else MAX_IN_TRANSIT
+        return WorkerLoad(is_ready, num_in_transit, self.num_sent - self.slot.num_closed)
 
     @property
     def pid(self) -> int:
@@ -120,6 +134,12 @@ class _Worker:
     def max_missed_checks(self, allowed: int) -> int:
         """How many checks without a heartbeat are too many."""
         return allowed if self.has_loaded else allowed * LOADING_FACTOR
+
+    def end_channel(self) -> None:
+        """Have it end once it has received, and answered, what was sent to it."""
+        self.is_channel_open = False
+        with contextlib.suppress(OSError):
+            self.channel.shutdown(socket.SHUT_WR)
 
     def check_heartbeat(self) -> None:
         """See whether the event loop ran since the last check."""
@@ -138,10 +158,13 @@ class _Vacancy:
 
 
 class Supervisor:
-    """Keeps `num_workers` processes of `worker_main` running until SIGTERM or SIGINT, and sends them the listeners' connections.
+    """Keeps `num_workers` processes of `worker_main` running until a signal to end, and sends them the listeners' connections.
 
     With `forks`, workers are copies of this process as it is, and share its memory until they write to it: it must have no
     other threads. Else they are processes of their own, and `worker_main` is pickled.
+
+    At the signal the workers drain, and connections are accepted and sent for `drain_s` more; after another `grace_s`, or at a
+    second signal, workers that have not ended are killed.
     """
 
     def __init__(
@@ -152,6 +175,7 @@ class Supervisor:
         *,
         observer: SupervisorObserver,
         forks: bool = False,
+        drain_s: float = 0.0,
         grace_s: float = 30.0,
         check_interval_s: float = CHECK_INTERVAL_S,
         hung_after_checks: int = HUNG_AFTER_CHECKS,
@@ -160,6 +184,7 @@ class Supervisor:
         self._listeners = list(listeners)
         self._observer = observer
         self._forks = forks
+        self._drain_s = drain_s
         self._grace_s = grace_s
         self._check_interval_s = check_interval_s
         self._hung_after_checks = hung_after_checks
@@ -174,7 +199,9 @@ class Supervisor:
         self._next_place = 0
         self._is_accepting = False
         self._has_reported = False
+        self._drains_until: float | None = None
         self._is_stopping = False
+        self._is_killing = False
         self._status = 0
 
     def run(self) -> int:
@@ -195,6 +222,7 @@ class Supervisor:
                 self._reap()
                 self._check_heartbeats()
                 self._spawn_due()
+                self._is_stopping |= self._drains_until is not None and time.monotonic() >= self._drains_until
             self._stop()
         return self._status
 
@@ -236,6 +264,8 @@ class Supervisor:
             reports_of_worker.close()
         worker = _Worker(process, ours, vacancy.slot, reports, time.monotonic(), vacancy.delay_s)
         self._workers.append(worker)
+        if self._drains_until is not None:
+            send_drain(worker.channel)
         self._selector.register(process.sentinel, selectors.EVENT_READ, lambda: None)
         self._selector.register(reports, selectors.EVENT_READ, lambda: self._read_report(worker))
 
@@ -291,6 +321,8 @@ class Supervisor:
         self._next_check_at = now + self._check_interval_s
         for worker in self._workers:
             worker.check_heartbeat()
+            if worker.slot.is_leaving and self._drains_until is None:
+                worker.end_channel()
             too_many = worker.max_missed_checks(self._hung_after_checks)
             if worker.num_missed_checks == too_many:
                 silent_s = round(too_many * self._check_interval_s, 1)
@@ -300,36 +332,65 @@ class Supervisor:
                 worker.process.kill()
 
     def _stop(self) -> None:
-        """Have every worker finish the requests that it is answering; kill those that do not end."""
+        """Hand over what the kernel has accepted, and have every worker finish its requests; kill those that do not end."""
+        if self._status == 0:
+            self._accept_the_last()
+        self._pause_accepting()
         for listener in self._listeners:
             listener.close()
         for worker in self._workers:
-            worker.process.terminate()
+            worker.end_channel()
         deadline = time.monotonic() + self._grace_s
+        while self._workers and not self._is_killing and time.monotonic() < deadline:
+            self._select(deadline)
+            self._reap()
         for worker in self._workers:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            if worker.process.exitcode is None:
-                worker.process.kill()
-                worker.process.join()
+            worker.process.kill()
+            worker.process.join()
         self._reap()
+
+    def _accept_the_last(self) -> None:
+        for listener in self._listeners:
+            refuse_handshakes(listener)
+        began_at = time.monotonic()
+        soon, latest = began_at + LAST_ACCEPT_S, began_at + MAX_LAST_ACCEPT_S
+        while self._workers and not self._is_killing:
+            is_any_waiting = any(map(has_waiting, self._listeners))
+            now = time.monotonic()
+            if now >= latest or (now >= soon and not is_any_waiting):
+                return
+            self._resume_accepting()
+            self._select(min(now + RETRY_S, latest))
+            self._reap()
 
     # ------------------------------------------------------------------------------------------------------- events
 
     def _wait(self) -> None:
         """Until something happens: a signal, a report, a death, connections, or the time for a check or a replacement."""
         due_at = min([self._next_check_at, *(vacancy.due_at for vacancy in self._vacancies)])
+        if self._drains_until is not None:
+            due_at = min(due_at, self._drains_until)
+        self._select(due_at)
+
+    def _select(self, due_at: float) -> None:
         timeout_s = max(0.0, due_at - time.monotonic())
         if not self._is_accepting:
             timeout_s = min(timeout_s, RETRY_S)
         events = self._selector.select(timeout_s)
-        self._resume_accepting()
+        if not self._is_stopping:
+            self._resume_accepting()
         for key, _ in events:
             key.data()
 
     def _read_signal(self) -> None:
         number = self._signals[0].recv(1)[0]
-        log.info("stopping", extra={"signal": signal.Signals(number).name})
-        self._is_stopping = True
+        if self._drains_until is not None:
+            self._is_stopping = self._is_killing = True
+            return
+        log.info("stopping", extra={"signal": signal.Signals(number).name, "drain_s": self._drain_s})
+        self._drains_until = time.monotonic() + self._drain_s
+        for worker in self._workers:
+            send_drain(worker.channel)
 
     def _resume_accepting(self) -> None:
         if not self._is_accepting:
@@ -348,7 +409,7 @@ class Supervisor:
         """Send the connections that have come to the workers."""
         loads = [worker.load for worker in self._workers]
         for _ in range(ACCEPT_AT_ONCE):
-            if self._is_stopping or choose_worker(loads, self._next_place) is None:
+            if choose_worker(loads, self._next_place) is None:
                 return self._pause_accepting()
             try:
                 connection, _ = listener.accept()
@@ -379,8 +440,9 @@ def _run_worker(
 ) -> None:
     """The first lines of a worker: close what belongs to its parent, and take signals itself."""
     signal.set_wakeup_fd(-1)
+    # A terminal sends these to the parent and its workers alike, and the parent says when they end.
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     for end in inherited:
         end.close()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -391,10 +453,10 @@ def _run_worker(
 
 @contextlib.contextmanager
 def _signals_as_bytes() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """SIGTERM and SIGINT as bytes on a pair of sockets (reader, writer), so that one `select` waits for them too."""
+    """Signals to end as bytes on a pair of sockets (reader, writer), so that one `select` waits for them too."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    before = {number: signal.signal(number, lambda *_: None) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, lambda *_: None) for number in signals_to_handle()}
     before_fd = signal.set_wakeup_fd(writer.fileno())
     try:
         yield reader, writer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.runtime.tensors import LENGTHS, TIME, Array, Signature, Tensors, TensorSpec
+from service.runtime.tensors import LENGTHS, Array, Signature, Tensors, TensorSpec
 
 MAX_ROWS = 256
 """The largest batch that a graph is shown before it serves."""
@@ -18,7 +18,7 @@ def synthetic(signature: Signature, lengths: Sequence[int], *, seed: int = 0) ->
     """One item of a row per length, as long as the longest.
 
     Numbers lie between 0.5 and 1.5; whole numbers are 0 or 1, which every vocabulary has; open axes other than `batch`
-    and `time` have size 1. Zeros fill the rest of a shorter row where the model is ragged.
+    and `time` are as long as the longest row. Zeros fill the rest of a shorter row where the model is ragged.
     """
     draw = np.random.default_rng(seed)
     tensors = {spec.name: _values(spec, lengths, draw) for spec in signature.inputs}
@@ -34,7 +34,7 @@ def synthetic(signature: Signature, lengths: Sequence[int], *, seed: int = 0) ->
 def _values(spec: TensorSpec, lengths: Sequence[int], draw: np.random.Generator) -> Array:
     if spec.name == LENGTHS:
         return np.array(lengths, spec.dtype)
-    shape = [max(lengths) if size == TIME else 1 if isinstance(size, str) else size for size in spec.shape]
+    shape = [max(lengths) if isinstance(size, str) else size for size in spec.shape]
     shape[0] = len(lengths)
     match spec.dtype.kind:
         case "f":

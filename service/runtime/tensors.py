@@ -70,6 +70,8 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     state: tuple[tuple[str, str], ...] = field(default=())
+    min_length: int = 1
+    """The fewest steps of a row along its open axis."""
 
     @cached_property
     def is_ragged(self) -> bool:
@@ -103,8 +105,9 @@ class Signature:
 
     @cached_property
     def time_input(self) -> tuple[str, int] | None:
-        """The first input with an axis `time`, and which axis that is."""
-        return next(((spec.name, spec.time_axis) for spec in self.inputs if spec.time_axis is not None), None)
+        """The first input with an axis `time`, or else with another open axis beside the batch, and which axis that is."""
+        ragged = next(((spec.name, spec.time_axis) for spec in self.inputs if spec.time_axis is not None), None)
+        return ragged or next(iter(self.rigid_axes), None)
 
     @cached_property
     def time_outputs(self) -> Mapping[str, int]:
@@ -142,6 +145,8 @@ def check(tensors: Tensors, signature: Signature) -> int:
                 continue
             raise InvalidInput(f'tensor "{spec.name}" is missing: expected {spec}', where=spec.name, expected=str(spec))
         _check_shape(array, spec, sizes)
+    if signature.min_length > 1:
+        _check_shortest(tensors, signature)
     for spec in signature.inputs:
         if spec.dtype.kind == "f" and spec.name in tensors:
             array = tensors[spec.name]
@@ -327,6 +332,21 @@ def _check_shape(array: Array, spec: TensorSpec, sizes: dict[str, int]) -> None:
         elif sizes.setdefault("batch" if axis == 0 else wanted, size) != size:
             known = sizes["batch" if axis == 0 else wanted]
             raise _mismatch(array, spec, f'axis {axis} ({wanted}) is {known} in another input, "{spec.name}" has {size}')
+
+
+def _check_shortest(tensors: Tensors, signature: Signature) -> None:
+    """Raise InvalidInput for a row of fewer steps than the network can read."""
+    shortest, steps = signature.min_length, num_steps(tensors, signature)
+    lengths = tensors[LENGTHS] if signature.is_ragged and LENGTHS in tensors else np.array([steps])
+    if lengths.min() < shortest:
+        row = int(lengths.argmin())
+        raise InvalidInput(
+            f"row {row} has {lengths[row]} steps, expected at least {shortest}",
+            reason="length",
+            instance=row,
+            found=int(lengths[row]),
+            expected=f"at least {shortest}",
+        )
 
 
 def _check_lengths(lengths: Array, time: int) -> None:

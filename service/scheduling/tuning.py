@@ -88,8 +88,8 @@ def tune(
         # On the CPU a graph runs on the thread that calls it, whose own time does not pass while another
         # process has the core: beside three busy processes on two cores, wall-clock minima were still up to 8 times off.
         stopwatch = time.thread_time if runtime.provider == CPU else clock
-    has_time = any(spec.time_axis is not None for spec in signature.inputs)
-    num_steps = (num_steps or USUAL_STEPS) if has_time else 1
+    has_time = signature.time_input is not None
+    num_steps = max(num_steps or USUAL_STEPS, signature.min_length) if has_time else 1
     with _ONE_AT_A_TIME:
         try:
             points = measure(
@@ -166,7 +166,7 @@ def measure(
             best_rate = max(best_rate, rate)
             expected_ms = growth * least_ms[size]  # rows side by side cost no more than one after the other
 
-    short = min(SHORT_STEPS, num_steps)
+    short = min(max(SHORT_STEPS, signature.min_length), num_steps)
     climb(short, 4, 0.0)
     # Long enough to see what a step costs, short enough that batches of 16 can be seen several times within the budget.
     batch_ms = next((ms for (rows, _), ms in least_ms.items() if rows >= 16), max(least_ms.values()))

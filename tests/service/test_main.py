@@ -185,7 +185,7 @@ def test_the_server_prints_its_address_and_a_command_to_try(server: ServerProces
 
 
 def test_a_server_without_models_prints_why(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service", "--models", str(tmp_path), "--port", "0"]
+    command = [sys.executable, "-m", "service", "--models", str(tmp_path), "--port", "0", "--drain-seconds", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         assert "but no model is ready: the models folder" in process.stdout.readline()

@@ -104,6 +104,8 @@ class Publication:
     files: Mapping[str, str] = field(default_factory=dict)  # further files by name, as tokenizer.json
     pictures: Mapping[str, bytes] = field(default_factory=dict)  # PNG by name, for the folder plots/
     second: Second | None = None  # a second graph, of another precision
+    opset: int = OPSET
+    min_length: int = 1  # the fewest steps of a row
 
 
 def publish(publication: Publication, models: Path, *, replace: bool = False) -> Path:
@@ -130,7 +132,7 @@ def publish(publication: Publication, models: Path, *, replace: bool = False) ->
             (aside / PLOTS / name).write_bytes(png)
         (aside / "example.json").write_text(_json(_example(publication)), encoding="utf-8")
         (aside / "manifest.json").write_text(_json(manifest(publication, number)), encoding="utf-8")
-        _put_in_place(aside, folder)
+        put_in_place(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -146,7 +148,7 @@ def add_graph(folder: Path, file: str, payload: bytes, entry: Mapping[str, Any])
         content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         content["graphs"] = [*(graph for graph in content["graphs"] if graph["file"] != file), dict(entry)]
         (aside / "manifest.json").write_text(_json(content), encoding="utf-8")
-        _put_in_place(aside, folder)
+        put_in_place(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -164,7 +166,7 @@ def describe_graph(file: str, payload: bytes, precision: str, score: Scores, **m
     return {**entry, "score": dict(score), **more}
 
 
-def _put_in_place(aside: Path, folder: Path) -> None:
+def put_in_place(aside: Path, folder: Path) -> None:
     """Rename, so that no reader finds half of the folder, and remove what was there before."""
     aside.chmod(0o755)
     if not folder.exists():
@@ -201,10 +203,11 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
         "description": recipe.description,
         "licence": recipe.licence or "; ".join(licences),
         "graphs": [
-            describe_graph(GRAPH_FILE, publication.graph, "fp32", publication.metrics),
+            describe_graph(GRAPH_FILE, publication.graph, "fp32", publication.metrics, opset=publication.opset),
             *([publication.second.entry] if publication.second else []),
         ],
         **publication.tensors,
+        **({"min_length": publication.min_length} if publication.min_length > 1 else {}),
         **({recipe.task: dict(publication.spec)} if publication.spec else {}),
         "training": {
             "recipe": recipe.as_json(),

@@ -19,6 +19,8 @@ import pytest
 import uvicorn
 
 from service.api.access.keys import describe_entry, new_key
+from service.api.fast_path import FastPathProtocol
+from service.api.regular_path import RegularPathProtocol
 from service.app import create_app
 from service.server import uvicorn_config
 from service.settings import Settings
@@ -306,10 +308,15 @@ def connections() -> Iterator[Case]:
     yield case("a refusal that closes", request(body=b"{", headers=[JSON, "Connection: close"]))
     yield case("Proxy-Connection", request(headers=[JSON, "Proxy-Connection: close"]))
     upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: eA==", "Sec-WebSocket-Version: 13"]
-    yield case("GET, upgrade", request("/models", b"", method="GET", headers=upgrade, length=None), half_closes=True)
-    yield case("POST, upgrade", request(headers=[JSON, *upgrade]), num_answers=0, half_closes=True)
-    to_http2 = [JSON, "Connection: Upgrade", "Upgrade: h2c"]
-    yield case("POST, upgrade to HTTP/2", request(headers=to_http2), num_answers=0, half_closes=True)
+    yield case("GET, upgrade", request("/models", b"", method="GET", headers=upgrade, length=None))
+    yield case("POST, upgrade", request(headers=[JSON, *upgrade]))
+    to_http2 = request(headers=[JSON, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAA"])
+    yield case("POST, upgrade to HTTP/2", to_http2)
+    yield case("POST, upgrade to HTTP/2, in packets", to_http2[:50], to_http2[50:-20], to_http2[-20:-3], to_http2[-3:])
+    yield case("POST, upgrade, between others", request() + to_http2 + request() + to_http2, num_answers=4)
+    yield case("POST, upgrade and close", request(headers=[JSON, "Connection: close, upgrade", "Upgrade: h2c"]))
+    in_chunks = [JSON, "Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked"]
+    yield case("POST, upgrade, chunked", request(body=chunked(FORECAST), headers=in_chunks, length=None))
     yield case("Upgrade without Connection", request(headers=[JSON, "Upgrade: websocket"]))
     for value, num_answers in (("100-continue", 2), ("100-Continue", 2), ("200-ok", 1), ("100-continue, x", 1), ("", 1)):
         yield case(f"Expect: {value!r}", request(headers=[JSON, f"Expect: {value}"]), num_answers=num_answers)
@@ -370,6 +377,13 @@ def framings() -> Iterator[Case]:
     yield case("carriage returns alone", whole.replace(b"\r\n", b"\r"), half_closes=True, num_answers=1)
     yield case("line end after the request", whole + b"\r\n")
     yield case("garbage after the answer", whole, b"garbage\r\n\r\n", num_answers=2, waits=True)
+    yield case("garbage behind the request", whole + b"garbage\r\n\r\n", num_answers=2)
+    yield case("garbage behind three requests", whole * 3 + b"\0\0\0", num_answers=4)
+    yield case(
+        "a broken body behind a request",
+        whole + request(body=b"zz", headers=["Transfer-Encoding: chunked"], length=None),
+        num_answers=2,
+    )
     yield case("garbage", b"garbage\r\n\r\n")
     yield case("binary garbage", bytes(range(256)))
     yield case("a TLS greeting", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64)
@@ -425,6 +439,8 @@ def half_closed() -> Iterator[Case]:
         yield case(f"half-closed after {place} bytes", whole[:place], num_answers=0, half_closes=True)
     for kind, sent in {"fast": whole, "get": request("/models", b"", method="GET"), "bad": request(body=b"{")}.items():
         yield case(f"half-closed after the answer: {kind}", sent, half_closes=True)
+        yield case(f"half-closed before the answer: {kind}", sent, num_answers=0, half_closes=True)
+    yield case("half-closed after three and a half requests", whole * 3 + whole[:70], num_answers=0, half_closes=True)
 
 
 CASES = list(table())
@@ -434,11 +450,12 @@ CASES = list(table())
 
 
 @contextmanager
-def serving(models: Path, *, fast_path: bool, **settings: Any) -> Iterator[int]:
-    """A real server on a thread, ready; gives its port."""
+def serving(models: Path, *, fast_path: bool, http: Any = None, **settings: Any) -> Iterator[int]:
+    """A real server on a thread, ready; gives its port. `http` serves instead of the protocol that the settings choose."""
     chosen = Settings(models=models, device="cpu", num_threads=1, fast_path=fast_path, **settings)
     is_loaded = threading.Event()
     config = uvicorn_config(create_app(chosen, on_loaded=lambda _: is_loaded.set()), chosen)
+    config.http = http or config.http
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -599,9 +616,12 @@ def test_both_paths_answer_alike_with_keys_and_cors(models: Path, tmp_path: Path
     assert statuses == {b"200", b"401", b"403", b"404", b"400"}
 
 
-@pytest.mark.parametrize("fast_path", [True, False])
-def test_a_client_that_half_closes_while_it_waits_gets_nothing(models: Path, fast_path: bool) -> None:
-    # The end of what a client sends cannot be told from its disconnect: the place in the queue is given up.
-    with serving(models, fast_path=fast_path, max_queue_delay_ms=60_000, request_timeout_ms=120_000) as port:
+@pytest.mark.parametrize("protocol", [FastPathProtocol, RegularPathProtocol])
+def test_a_client_that_closes_its_side_long_after_its_request_gets_nothing(
+    models: Path, protocol: type[RegularPathProtocol]
+) -> None:
+    # It cannot be told from a client that has gone: the place in the queue is given up.
+    impatient = type("Impatient", (protocol,), {"half_close_s": -1.0})
+    with serving(models, fast_path=True, http=impatient, max_queue_delay_ms=60_000, request_timeout_ms=120_000) as port:
         seen = exchange(port, case("half-closed while it waits", request(), num_answers=0, half_closes=True))
     assert seen == Seen((), is_open=False)

@@ -118,11 +118,11 @@ class Client:
 
 
 @asynccontextmanager
-async def served(endpoint: EchoEndpoint, hooks: Sequence[Hook] = (), **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+async def served(
+    endpoint: EchoEndpoint, hooks: Sequence[Hook] = (), http: type[FastPathProtocol] = FastPathProtocol, **options: Any
+) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     gateway = Gateway(inner, direct={"/direct": endpoint}, routes=["/direct"], observers=SilentObserver(), hooks=hooks)
-    config = uvicorn.Config(
-        gateway, http=FastPathProtocol, lifespan="off", log_config=None, access_log=False, proxy_headers=False, **options
-    )
+    config = uvicorn.Config(gateway, http=http, lifespan="off", log_config=None, access_log=False, proxy_headers=False, **options)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         task = asyncio.create_task(server.serve([listening]))
@@ -280,8 +280,11 @@ async def test_a_request_that_is_refused_by_its_head_is_answered_before_its_body
 
 
 async def test_an_endpoint_receives_the_disconnect_of_its_client() -> None:
+    class ImpatientProtocol(FastPathProtocol):
+        half_close_s = -1.0  # as if the client had waited for long
+
     endpoint = EchoEndpoint()
-    async with served(endpoint) as (_, port):
+    async with served(endpoint, http=ImpatientProtocol) as (_, port):
         async with connected(port) as client:
             client.send(b"watch")
             await endpoint.has_entered.wait()

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from service.api.fast_path import FastPathProtocol
+from service.api.regular_path import RegularPathProtocol
 from service.api.transport import TESTED_UVICORN, choose_protocol, is_tested
 
 ROOT = Path(__file__).parents[3]
@@ -23,7 +24,7 @@ def test_the_fast_path_is_taken_with_the_installed_uvicorn() -> None:
 
 
 def test_it_can_be_turned_off(caplog: pytest.LogCaptureFixture) -> None:
-    assert choose_protocol(fast_path=False) == "auto"
+    assert choose_protocol(fast_path=False) is RegularPathProtocol
     assert caplog.records == []
 
 
@@ -78,7 +79,7 @@ def test_without_httptools_the_server_is_built_on_what_uvicorn_has() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout == "H11Protocol\n"
-    assert "the fast path is off" in found.stderr
+    assert "the fast path and the bounds on request heads are off" in found.stderr
 
 
 def test_the_versions_that_are_installed_are_tested_ones() -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from service.process.connections import (
     MAX_IN_TRANSIT,
+    DrainRequested,
     WorkerLoad,
     choose_worker,
     create_slots,
+    has_waiting,
     move_to_high_number,
     receive_connection,
+    refuse_handshakes,
     send_connection,
+    send_drain,
 )
 
 Channel = tuple[socket.socket, socket.socket]
@@ -109,3 +115,38 @@ def test_a_worker_sees_that_its_parent_has_ended(channel: Channel) -> None:
     ours.close()
     with pytest.raises(EOFError):
         receive_connection(theirs)
+
+
+def test_the_order_to_drain_comes_between_the_connections_as_it_was_sent() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    with ours, theirs, socket.create_server(("127.0.0.1", 0)) as listener:
+        assert send_connection(ours, listener)
+        send_drain(ours)
+        assert send_connection(ours, listener)
+        ours.shutdown(socket.SHUT_WR)
+        first = receive_connection(theirs)
+        with pytest.raises(DrainRequested):
+            receive_connection(theirs)
+        second = receive_connection(theirs)
+        with pytest.raises(EOFError):
+            receive_connection(theirs)
+        for received in (first, second):
+            assert received is not None
+            received.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="packets are filtered on Linux only")
+def test_who_begins_to_connect_after_the_refusal_does_not_reach_the_queue_and_who_connected_before_is_served() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as late:
+        early = socket.create_connection(listener.getsockname(), 5)
+        refuse_handshakes(listener)
+        late.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            late.connect(listener.getsockname())
+        assert has_waiting(listener)
+        accepted, _ = listener.accept()
+        with early, accepted:
+            early.sendall(b"x")
+            assert accepted.recv(1) == b"x"
+            assert not has_waiting(listener)

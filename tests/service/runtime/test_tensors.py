@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,24 @@ def test_a_length_outside_the_time_axis_is_refused(length: int) -> None:
     with pytest.raises(InvalidInput, match=f"row 1 is {length}, expected 1 ≤ length ≤ 4") as caught:
         check(item(rows=3, steps=4, lengths=[4, length, 9]), RAGGED)
     assert caught.value.reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "row"), [(item(steps=2), 0), (item(2, steps=4, lengths=[4, 2]), 1), ({**item(steps=2), "lengths": None}, 0)]
+)
+def test_a_row_shorter_than_the_network_can_read_is_refused(tensors: Tensors, row: int) -> None:
+    signature = replace(RAGGED, min_length=3)
+    given = {name: values for name, values in tensors.items() if values is not None}
+    with pytest.raises(InvalidInput, match=f"row {row} has 2 steps, expected at least 3"):
+        check(given, signature)
+    assert check(item(2, steps=4, lengths=[4, 3]), signature) == 2
+
+
+def test_the_steps_of_an_axis_that_cannot_be_padded_are_counted() -> None:
+    signature = Signature((TensorSpec("x", "FP32", ("batch", "steps", 2)),), (), min_length=3)
+    assert make_item({"x": np.zeros((2, 5, 2), np.float32)}, signature).steps == 5
+    with pytest.raises(InvalidInput, match="expected at least 3"):
+        check({"x": np.zeros((2, 2, 2), np.float32)}, signature)
 
 
 def test_every_zero_dimension_of_every_input_is_refused() -> None:

@@ -1,0 +1,27 @@
+"""The last seconds of a server that has been told to end: not ready, all requests answered, clients sent elsewhere."""
+
+from __future__ import annotations
+
+from service.api.request import Headers, HttpRequest
+
+
+class Drain:
+    """Whether the server drains. As a hook, which the gateway runs from `start` on, it closes each connection with its answer."""
+
+    def __init__(self) -> None:
+        self.is_active = False
+
+    def start(self) -> None:
+        """From here on the server drains; there is no way back."""
+        self.is_active = True
+
+    def before(self, request: HttpRequest) -> None:
+        """Requests are answered as ever."""
+
+    def after(self, request: HttpRequest, headers: Headers) -> None:
+        """The client is told to use another connection, for which a balancer chooses another server."""
+        if all(name != b"connection" for name, _ in headers):
+            headers.append((b"connection", b"close"))
+
+    def finished(self, request: HttpRequest) -> None:
+        """Nothing is counted."""

@@ -1,0 +1,282 @@
+"""uvicorn's HTTP protocol with bounds on what a connection may send, and an answer to what it sent before it broke off.
+
+Differs from uvicorn's own in four things, whichever app it serves. Request heads and URLs are bounded (431 and 414). An
+`Upgrade` is ignored, and the request answered as if it were not there (RFC 9110, 7.8; Java's HttpClient sends one). What was
+received whole before bytes that are no HTTP, or before the client closed its side, is answered first. Trailers are dropped.
+
+Builds on names that uvicorn keeps private, so it is imported by `transport.py` and `fast_path.py` alone, for the versions
+that were tested.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.api.errors import HeadTooLarge, UrlTooLong, problem
+from service.errors import MalformedRequest, ServiceError
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a request line and its headers; of a trailer section too."""
+MAX_URL_BYTES = 8 * 1024
+# After the last answer, what still comes is read and dropped for a while: to close at once would make the client's system
+# discard the answer (RFC 9112, 9.6).
+LINGER_S = 1.0
+MAX_DROPPED_BYTES = 8 * 1024 * 1024
+
+
+class RegularPathProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    half_close_s = 0.1
+    """A client that sends a request and closes its side at once waits for the answer; one that closes later has given up."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._running: Any = None  # the request that is being answered; `cycle` is the newest
+        self._num_fed = 0
+        self._fed_at = 0.0
+        self._is_in_head = False
+        # Of the head that is being read: bytes since it began, and those of its first feed, which may be of the request before.
+        self._num_head_bytes = 0
+        self._num_first_bytes = 0
+        self._upgrade_head: bytes | None = None
+        self._refusal: ServiceError | None = None
+        self._is_ending = False
+        self._is_lingering = False
+        self._last_answer: ServiceError | None = None
+        self._num_dropped = 0
+
+    # Callbacks of the transport.
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_ending:
+            self._drop(len(data))
+            return
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        self._fed_at = self.loop.time()
+        try:
+            self._feed(data)
+        except httptools.HttpParserUpgrade as exc:
+            self._feed_without_upgrade(data, exc.args[0])
+        except httptools.HttpParserError:
+            self._refuse_rest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection open for the answers to what was received whole, if the client may still wait for them."""
+        cycle = self.cycle
+        if self.scheme == "https" or self._is_lingering or cycle is None or cycle.response_complete:
+            return False
+        if cycle.more_body and not self._is_queued(cycle):
+            return False
+        if self.loop.time() - self._fed_at > self.half_close_s:
+            return False
+        if not self._is_ending:
+            self._end(None)
+        return True
+
+    # Callbacks of the parser.
+
+    def on_message_begin(self) -> None:
+        self._begin_head()
+        self._make_scope()
+
+    def on_headers_complete(self) -> None:
+        if self._complete_head():
+            self._start_regular()
+
+    def on_body(self, body: bytes) -> None:
+        self._is_in_head = False
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_chunk_header(self) -> None:
+        """What follows is the chunk, or behind the last one a trailer section: it is bounded as a head is."""
+        self._begin_head()
+
+    def on_message_complete(self) -> None:
+        self._is_in_head = False
+        if self._upgrade_head is not None:
+            return
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+
+    def on_response_complete(self) -> None:
+        if self._is_ending and not self.pipeline:
+            self.server_state.total_requests += 1
+            self._finish()
+        else:
+            super().on_response_complete()
+
+    # Heads.
+
+    def _begin_head(self) -> None:
+        self._is_in_head = True
+        self._num_head_bytes = 0
+        self._num_first_bytes = self._num_fed
+
+    def _complete_head(self) -> bool:
+        """Whether a request is to be started. Raises ServiceError, which stops the parser, for a head that is too large."""
+        self._is_in_head = False
+        if self._num_head_bytes + self._num_fed > MAX_URL_BYTES:
+            self._check_head()
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._upgrade_head = self._head_without_upgrade()
+            return False
+        return True
+
+    def _check_head(self) -> None:
+        num_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if len(self.url) > MAX_URL_BYTES:
+            self._refusal = UrlTooLong(
+                f"the URL has {len(self.url)} bytes, at most {MAX_URL_BYTES} are read", limit=MAX_URL_BYTES
+            )
+        elif num_bytes > MAX_HEAD_BYTES:
+            self._refusal = _head_too_large()
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _make_scope(self) -> None:
+        super().on_message_begin()
+
+    def _start_regular(self) -> None:
+        super().on_headers_complete()
+        self.headers = []  # for trailers; the scope holds the headers
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    # What is fed to the parser.
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        self._num_fed = len(data)
+        self.parser.feed_data(data)
+        if self._is_in_head:
+            self._num_head_bytes += len(data)
+            if self._num_head_bytes - self._num_first_bytes > MAX_HEAD_BYTES:
+                # The parser holds a long URL back from nobody, a long header until it ends.
+                self._refusal = (
+                    UrlTooLong(f"the URL has more than {MAX_URL_BYTES} bytes", limit=MAX_URL_BYTES)
+                    if len(self.url) > MAX_URL_BYTES
+                    else _head_too_large()
+                )
+                self._refuse_rest()
+
+    def _feed_without_upgrade(self, data: bytes, end: int) -> None:
+        """The parser stops behind a head that asks for another protocol: feed it the head again, without that, and the rest."""
+        rest = memoryview(data)
+        while True:
+            rest = rest[end:]
+            head, self._upgrade_head = self._upgrade_head, None
+            if head is None:  # CONNECT: what follows is for whoever the client wanted to reach
+                self._end(None)
+                return
+            # A new parser: after `Connection: close, Upgrade` the old one reads nothing more.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            try:
+                self._feed(head)
+                self._feed(rest)
+            except httptools.HttpParserUpgrade as exc:
+                end = exc.args[0]
+            except httptools.HttpParserError:
+                self._refuse_rest()
+                return
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                value = b", ".join(token for token in tokens if token.lower() not in (b"upgrade", b"http2-settings", b""))
+                if not value:
+                    continue
+            if name != b"upgrade":
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join([*lines, b"", b""])
+
+    # The end of a connection.
+
+    def _refuse_rest(self) -> None:
+        refusal, self._refusal = self._refusal, None
+        error = refusal or MalformedRequest("what was sent is not a request by HTTP/1.1")
+        log.warning("invalid HTTP request", extra={"status": problem(error).status})
+        self._end(error)
+
+    def _end(self, last_answer: ServiceError | None) -> None:
+        """Read no further request; send `last_answer` behind the answers to those that were received whole, and close."""
+        self._is_ending = True
+        self._last_answer = last_answer
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._finish()
+        elif cycle.more_body:
+            if self._is_queued(cycle):
+                self.pipeline.popleft()
+                cycle.more_body = False
+                return
+            # It is being answered, and its body will never be whole.
+            has_begun = getattr(cycle, "response_started", False)
+            cycle.disconnected = cycle.response_complete = True
+            cycle.message_event.set()
+            if has_begun:
+                self.transport.close()
+            else:
+                self._finish()
+
+    def _is_queued(self, cycle: object) -> bool:
+        return bool(self.pipeline) and self.pipeline[0][0] is cycle
+
+    def _finish(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._last_answer is None:
+            self.transport.close()
+            return
+        status, headers, body = problem(self._last_answer)
+        lines = [STATUS_LINE[status]]
+        for name, value in (*self.server_state.default_headers, *headers, (b"connection", b"close")):
+            lines += (name, b": ", value, b"\r\n")
+        self.transport.write(b"".join([*lines, b"\r\n", body]))
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._is_lingering = True
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _drop(self, num_bytes: int) -> None:
+        self._num_dropped += num_bytes
+        if self._num_dropped > MAX_DROPPED_BYTES:
+            self.transport.close()
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"the request line and headers have more than {MAX_HEAD_BYTES} bytes", limit=MAX_HEAD_BYTES)

@@ -1,0 +1,95 @@
+"""The ways from a module to a graph, in order: the first whose graph is verified wins. Publishes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.importers.torch.artifact import Artifact, Batching
+from training.importers.torch.checks import Verdict, verify
+from training.importers.torch.errors import ModuleRefused, Untranslatable
+from training.importers.torch.export import EXPORTERS, Exports
+from training.importers.torch.program import unify
+from training.importers.torch.translate import translate
+from training.importers.torch.trial import Trial
+
+Wanted = Literal["auto", "ragged", "equal"]
+
+
+def make_artifact(
+    trial: Trial, batching: Wanted, tolerance: float, expected: Sequence[Mapping[str, NDArray[Any]]] | None
+) -> tuple[Artifact, Verdict, list[str]]:
+    """The first candidate that keeps the contract, and what stood in the way of those before it."""
+    tried: list[str] = []
+    last: Verdict | None = None
+    for make in _candidates(trial, batching):
+        try:
+            artifact = make()
+            verdict = verify(artifact, trial.subject, trial.names, tolerance=tolerance, expected=expected)
+        except Untranslatable as exc:
+            tried.append(f"not translated: {exc}" if not str(exc).startswith(EXPORTERS) else f"not exported: {exc}")
+            continue
+        if not verdict.broken:
+            return artifact, verdict, tried
+        tried.append(f"{route_of(artifact)}, {artifact.batching} batches: {verdict.broken[0]}")
+        last = verdict
+        if any(check.name == "expected answers" for check in verdict.broken) and len(verdict.broken) == 1:
+            raise ModuleRefused(f"the expected answers are not the module's: {verdict.broken[0]}")
+    reason = "no graph keeps the contract" if last else "no way to a graph was found"
+    raise ModuleRefused("\n  ".join([f"{reason}:", *tried]))
+
+
+def _candidates(trial: Trial, batching: Wanted) -> Iterator[Any]:
+    subject = trial.subject
+    exports = Exports(subject, trial.names, trial.outputs)
+    if batching != "equal" or not subject.is_open:
+        yield lambda: _translate(trial)
+    for kind in ("ragged", "equal"):
+        if batching not in ("auto", kind) or (kind == "equal" and not subject.is_open):
+            continue
+        for exporter in EXPORTERS:
+            # Bound now: the loop goes on before the candidate is made.
+            yield lambda exporter=exporter, kind=kind: _export(trial, exports, exporter, kind)
+
+
+def _translate(trial: Trial) -> Artifact:
+    subject = trial.subject
+    program = unify(trial.recordings)
+    translation = translate(program, subject.graph_inputs(), [output.name for output in trial.outputs])
+    model = translation.model
+    opset = max(entry.version for entry in model.opset_import)
+    return Artifact(model.SerializeToString(), translation.inputs, translation.outputs, "translate", "ragged", opset)
+
+
+def _export(trial: Trial, exports: Exports, exporter: Any, batching: Batching) -> Artifact:
+    others = [output.name for output in trial.outputs if "other" in output.shape]
+    if others:
+        raise Untranslatable(
+            f'{exporter} exporter: output "{others[0]}" has an axis whose size is neither the rows nor the steps'
+        )
+    return exports.artifact(exporter, batching)
+
+
+def route_of(artifact: Artifact) -> str:
+    return "translated" if artifact.route == "translate" else f"exported ({', '.join(artifact.notes)})"
+
+
+def read_expected(expected: Sequence[Any], trial: Trial) -> list[dict[str, NDArray[Any]]]:
+    names = [output.name for output in trial.outputs if output.name not in {part.output for part in trial.subject.states}]
+    if len(expected) != len(trial.subject.rows):
+        raise ModuleRefused(f"expected: {len(expected)} answers for {len(trial.subject.rows)} example rows")
+    read = []
+    for answer in expected:
+        given = (
+            answer
+            if isinstance(answer, Mapping)
+            else dict(zip(names, answer if isinstance(answer, tuple) else (answer,), strict=False))
+        )
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            raise ModuleRefused(f'expected: no output is called "{unknown[0]}"; the outputs are {names}')
+        read.append({str(name): np.asarray(value) for name, value in given.items()})
+    return read

@@ -1,0 +1,296 @@
+"""Whether a graph answers as the module does: each row as the module alone answers it, in whatever batch it is run.
+
+Measures and says; publishes nothing. Probes are rows of the example, pieces of them at other lengths, and random rows in the
+range of the example's numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.importers.torch.artifact import Artifact, GraphRun, size
+from training.importers.torch.calling import Arrays, Names, Subject, flatten
+
+TOLERANCE = 1e-4
+NUM_PROBES = 6
+NUM_PIECES = 3
+ROUNDING_FACTOR = 8.0
+"""How many times the module's own rounding an error may be: other orders of summation add up."""
+
+Row = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One equality: its largest error, relative to the size of the row's answer, and where it was."""
+
+    name: str
+    error: float
+    case: str
+    allowed: float
+
+    @property
+    def is_met(self) -> bool:
+        return self.error <= self.allowed
+
+    def __str__(self) -> str:
+        return f"{self.name}: error {self.error:.3g} (allowed {self.allowed:.2g}) at {self.case}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All checks of one candidate, the shortest row that works, and what a row costs."""
+
+    checks: tuple[Check, ...]
+    min_length: int
+    rounding: float
+    ms_per_row: float
+    ms_per_row_torch: float
+
+    @property
+    def broken(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.is_met)
+
+
+Expected = Sequence[Mapping[str, NDArray[Any]]]
+
+
+class Reference:
+    """What the module answers for one row alone, by output name, without a batch axis."""
+
+    def __init__(self, subject: Subject, names: Names, shapes: Mapping[str, tuple[int | str, ...]]) -> None:
+        self.subject = subject
+        self.names = names
+        self.shapes = shapes
+
+    def answer(self, row: Row) -> Arrays:
+        """Raises what the module raises."""
+        arrays = {name: value[None] for name, value in row.items()}
+        for state in self.subject.states:
+            arrays.setdefault(state.input, np.zeros((1, *state.axes), np.float32))
+        result = self.subject.call(arrays, [self.subject.num_steps(row)])
+        return {name: self.shape(name, value.numpy()) for name, value in flatten(self.names, result).items()}
+
+    def shape(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """Without the batch axis of one row, wherever the module has it."""
+        wanted = len(self.shapes[name]) - 1
+        if values.ndim != wanted + 1:
+            return values  # a view made rows and steps into one axis: it is the row's already
+        place = self.subject.batch_places.get(name, 0)
+        first: NDArray[Any] = values.take(0, axis=place)
+        return first
+
+
+def verify(
+    artifact: Artifact,
+    subject: Subject,
+    names: Names,
+    *,
+    tolerance: float = TOLERANCE,
+    expected: Expected | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Measure all checks of a candidate. Raises what onnxruntime raises where the graph does not load."""
+    return _Measurement(artifact, subject, names, tolerance, seed).measure(expected)
+
+
+class _Measurement:
+    def __init__(self, artifact: Artifact, subject: Subject, names: Names, tolerance: float, seed: int) -> None:
+        self.artifact, self.subject = artifact, subject
+        self.graph = GraphRun(artifact, subject)
+        self.reference = Reference(subject, names, {entry.name: entry.shape for entry in artifact.outputs})
+        self.random = np.random.default_rng(seed)
+        self.tolerance = tolerance
+        self.found: dict[str, Check] = {}
+        self.rounding = 0.0
+
+    def measure(self, expected: Expected | None) -> Verdict:
+        min_length = self._find_min_length()
+        rows = [*self.subject.rows, *self._draw(min_length)]
+        answers = [self.reference.answer(row) for row in rows]
+        self.rounding = self._measure_rounding(rows, answers)
+        for row, wanted in zip(rows, answers, strict=True):
+            (found,) = self._answer("graph = module", [row])
+            self._compare("graph = module", found, wanted, self._describe([row]))
+        self._check_batches(rows, answers)
+        if self.artifact.batching == "ragged" and self.subject.is_open:
+            for row, wanted in zip(rows, answers, strict=True):
+                for padding in (0.0, 1e4):
+                    (found,) = self._answer("padding changes nothing", [row], padding, 3)
+                    self._compare("padding changes nothing", found, wanted, self._describe([row]))
+        if self.subject.states:
+            self._check_pieces(min_length)
+        if expected is not None:
+            for number, (row, owed) in enumerate(zip(self.subject.rows, expected, strict=True)):
+                (found,) = self._answer("expected answers", [row])
+                self._compare("expected answers", found, owed, f"example row {number}")
+        return Verdict(tuple(self.found.values()), min_length, self.rounding, *self._measure_time())
+
+    # ------------------------------------------------------------------------------------------------------- checks
+
+    def _check_batches(self, rows: Sequence[Row], answers: Sequence[Arrays]) -> None:
+        """Rows in one batch: of any lengths where the graph takes them, else of equal ones."""
+        if self.artifact.batching == "ragged":
+            groups = [list(range(len(rows))), [len(rows) - 1, 0], list(range(len(rows)))[::-1][:3]]
+        else:
+            by_length: dict[int, list[int]] = {}
+            for number, row in enumerate(rows):
+                by_length.setdefault(self.subject.num_steps(row), []).append(number)
+            groups = [group * 2 for group in by_length.values()]
+        for group in groups:
+            batch = [rows[number] for number in group]
+            found = self._answer("row in a batch = row alone", batch)
+            for number, answer in zip(group, found, strict=True):
+                self._compare("row in a batch = row alone", answer, answers[number], self._describe(batch))
+
+    def _check_pieces(self, min_length: int) -> None:
+        """A row cut into pieces whose state is handed on, against the row whole."""
+        for _ in range(2):
+            length = max(NUM_PIECES * min_length, int(self.random.integers(6, 12)))
+            row = self._row(length)
+            cuts = [0, *sorted(self.random.permutation(np.arange(1, length))[: NUM_PIECES - 1].tolist()), length]
+            state: Arrays = {}
+            for start, end in itertools.pairwise(cuts):
+                piece = {
+                    spec.name: row[spec.name]
+                    if spec.time_axis is None
+                    else row[spec.name].take(np.arange(start, end), axis=spec.time_axis)
+                    for spec in self.subject.inputs
+                }
+                (last,) = self._answer("pieces with state = whole", [piece | state])
+                if not last:
+                    return
+                state = {part.input: last[part.output] for part in self.subject.states}
+            whole = self.reference.answer(row)
+            wanted = {part.output: whole[part.output] for part in self.subject.states}
+            self._compare("pieces with state = whole", {name: last[name] for name in wanted}, wanted, self._describe([row]))
+
+    def _answer(self, name: str, rows: Sequence[Row], padding: float = 0.0, extra: int = 0) -> list[Arrays]:
+        """The graph's answers; a graph that does not run breaks the check, and answers nothing."""
+        try:
+            return self.graph.answer(rows, padding, extra)
+        except Exception as exc:  # onnxruntime's exceptions have no common base
+            text = str(exc).splitlines()[0][:200]
+            self.found[name] = Check(name, math.inf, f"the graph does not run: {text}", self.tolerance)
+            return [{} for _ in rows]
+
+    def _compare(self, name: str, found: Mapping[str, Any], wanted: Mapping[str, Any], case: str) -> None:
+        if name in self.found and math.isinf(self.found[name].error):
+            return
+        allowed = max(self.tolerance, ROUNDING_FACTOR * self.rounding)
+        for output, values in wanted.items():
+            answer = found.get(output)
+            if answer is None:
+                error, where = math.inf, f'output "{output}" is missing'
+            elif answer.size != values.size:
+                error, where = math.inf, f'output "{output}" is {answer.shape}, the module gives {values.shape}: {case}'
+            else:
+                apart = np.abs(answer.reshape(values.shape).astype(np.float64) - values.astype(np.float64))
+                error = float(apart.max(initial=0.0)) / size(values)
+                error, where = (
+                    (math.inf, f'output "{output}" is not finite, {case}')
+                    if math.isnan(error)
+                    else (
+                        error,
+                        f'output "{output}", {case}',
+                    )
+                )
+            if name not in self.found or error > self.found[name].error:
+                self.found[name] = Check(name, error, where, allowed)
+
+    def _measure_rounding(self, rows: Sequence[Row], answers: Sequence[Arrays]) -> float:
+        """How far the module's own answers in float32 are from those in float64."""
+        try:
+            exact = copy.deepcopy(self.subject.model).double()
+        except Exception:  # modules may forbid copies in ways of their own
+            return 0.0
+        subject = copy.copy(self.subject)
+        subject.model = exact
+        subject.is_double = True
+        reference = Reference(subject, self.reference.names, self.reference.shapes)
+        worst = 0.0
+        for row, answer in zip(rows, answers, strict=True):
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float64)  # tensors that the module makes itself
+            try:
+                wanted = reference.answer(row)
+            except Exception:  # a module with float32 written into it
+                return 0.0
+            finally:
+                torch.set_default_dtype(before)
+            for name, values in wanted.items():
+                if values.dtype.kind == "f" and np.isfinite(values).all():
+                    worst = max(worst, float(np.abs(values - answer[name]).max(initial=0.0)) / size(values))
+        return worst
+
+    def _measure_time(self) -> tuple[float, float]:
+        """Milliseconds for the first example row, the best of a few runs: by the graph and by torch."""
+        row = self.subject.rows[0]
+        best = []
+        for run in (lambda: self.graph.answer([row]), lambda: self.reference.answer(row)):
+            seconds = []
+            for _ in range(5):
+                start = time.perf_counter()
+                run()
+                seconds.append(time.perf_counter() - start)
+            best.append(1000 * min(seconds))
+        return best[0], best[1]
+
+    # ------------------------------------------------------------------------------------------------------- probes
+
+    def _find_min_length(self) -> int:
+        """The shortest row that the module and the graph both take, and answer alike."""
+        if not self.subject.is_open:
+            return 1
+        shortest = min(self.subject.num_steps(row) for row in self.subject.rows)
+        lowest = shortest
+        for length in range(shortest, 0, -1):
+            row = self._row(length)
+            try:
+                wanted, found = self.reference.answer(row), self.graph.answer([row])[0]
+            except Exception:  # whatever a module or onnxruntime raises for a row that is too short
+                break
+            if any(
+                found[name].size != values.size
+                or not np.allclose(found[name].reshape(values.shape), values, atol=1e-2 * size(values))
+                for name, values in wanted.items()
+            ):
+                break
+            lowest = length
+        return lowest
+
+    def _draw(self, min_length: int) -> list[Row]:
+        """Rows of other lengths than the example's."""
+        if not self.subject.is_open:
+            return [self._row(None) for _ in range(2)]
+        longest = max(self.subject.num_steps(row) for row in self.subject.rows)
+        lengths = [min_length, min_length + 1, longest + 3]
+        lengths += self.random.integers(min_length, longest + 4, NUM_PROBES - len(lengths)).tolist()
+        return [self._row(int(length)) for length in lengths]
+
+    def _row(self, length: int | None) -> Arrays:
+        """A row of numbers in the range of the example's."""
+        row: Arrays = {}
+        for spec in self.subject.inputs:
+            seen = [example[spec.name] for example in self.subject.rows]
+            shape = tuple(axis if isinstance(axis, int) else length or 1 for axis in spec.axes)
+            if spec.dtype.kind == "f":
+                low, high = min(float(array.min()) for array in seen), max(float(array.max()) for array in seen)
+                row[spec.name] = self.random.uniform(low, high, shape).astype(np.float32)
+            else:
+                row[spec.name] = self.random.choice(np.concatenate([array.ravel() for array in seen]), shape)
+        return row
+
+    def _describe(self, rows: Sequence[Row]) -> str:
+        lengths = [self.subject.num_steps(row) for row in rows]
+        return f"lengths {lengths}" if self.subject.is_open else f"batch {len(rows)}"

@@ -1,0 +1,148 @@
+"""The command line's way to a torch module: a function or class that makes it, its weights, and rows in files."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import pickle
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.importers.torch.errors import ModuleRefused
+
+MAX_NAMED = 5
+
+
+def is_module_source(source: str) -> bool:
+    """Whether a source is `package.module:name`, and no file."""
+    module, separator, name = source.partition(":")
+    return bool(separator) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
+
+
+def load_network(source: str, weights: Path | None) -> nn.Module:
+    """The network that `package.module:name` makes or is, with the weights of a file; of a Lightning checkpoint too.
+
+    Runs the caller's code. Raises ModuleRefused that says what is not there, or which weights do not fit.
+    """
+    module_name, _, name = source.partition(":")
+    working = os.getcwd()
+    if working not in sys.path:
+        sys.path.insert(0, working)  # a program's own folder stands there, not the caller's
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as exc:
+        raise ModuleRefused(f"{source}: {module_name} cannot be imported: {exc}") from exc
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ModuleRefused(f"{source}: {module_name} has no {name}")
+        found = getattr(found, part)
+    content = None if weights is None else _read_weights(weights)
+    if not isinstance(found, nn.Module):
+        found = _make(found, source, content)
+    if not isinstance(found, nn.Module):
+        raise ModuleRefused(f"{source} gives {type(found).__name__}, not a torch.nn.Module")
+    if content is not None:
+        _load(found, _state_dict(content), weights)
+    return found
+
+
+def _make(factory: Any, source: str, content: Any) -> Any:
+    """Call a function or class; a Lightning checkpoint knows its arguments."""
+    if not callable(factory):
+        raise ModuleRefused(f"{source} is {type(factory).__name__}, not a network or a function that makes one")
+    given = content.get("hyper_parameters", {}) if isinstance(content, Mapping) else {}
+    accepted = inspect.signature(factory).parameters
+    arguments = {key: value for key, value in dict(given).items() if key in accepted}
+    try:
+        return factory(**arguments)
+    except TypeError as exc:
+        raise ModuleRefused(f"{source}: {exc}: write a function without arguments that makes the network") from exc
+
+
+def _read_weights(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            raise ModuleRefused(f"{path}: safetensors are not read: load them in the function that makes the network")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as exc:
+        raise ModuleRefused(f"--weights: {path}: {exc.strerror}") from exc
+    except pickle.UnpicklingError as exc:
+        raise ModuleRefused(
+            f"--weights: {path} holds more than tensors, and is not opened: it could run code. "
+            "Save net.state_dict() and give that"
+        ) from exc
+    except Exception as exc:  # torch's reader of untrusted files raises what its bytes lead to
+        what = (str(exc).splitlines() or [type(exc).__name__])[0]
+        raise ModuleRefused(f"--weights: {path} is not a file that torch saved: {what}") from exc
+
+
+def _state_dict(content: Any) -> dict[str, Tensor]:
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ModuleRefused("--weights: expected a state_dict, or a checkpoint that holds one")
+    # Wrappers of torch put a word before every name.
+    for prefix in ("module.", "_orig_mod."):
+        if content and all(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return dict(content)
+
+
+def _load(network: nn.Module, weights: Mapping[str, Tensor], path: Path | None) -> None:
+    own = network.state_dict()
+    shapes = [
+        f"{name} is {list(weights[name].shape)}, the network has {list(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    missing = [f"{name} is missing" for name in own if name not in weights]
+    unknown = [f"{name} is none of the network's" for name in weights if name not in own]
+    faults = [*shapes, *missing, *unknown]
+    if faults:
+        more = f", and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
+        raise ModuleRefused(f"--weights: {path} does not fit: {'; '.join(faults[:MAX_NAMED])}{more}")
+    network.load_state_dict(dict(weights))
+
+
+def read_rows_file(path: Path, option: str) -> list[Any]:
+    """Rows of a file: a JSON list, a .npz of one array for each row, or a .npy of rows that are stacked."""
+    try:
+        if path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8"))
+            rows = content.get("instances") if isinstance(content, Mapping) else content
+            if not isinstance(rows, list):
+                raise ModuleRefused(f"{option}: {path} must be a list of rows")
+            return [_row(row) for row in rows]
+        loaded = np.load(path, allow_pickle=False)
+    except OSError as exc:
+        raise ModuleRefused(f"{option}: {path}: {exc.strerror or exc}") from exc
+    except ValueError as exc:
+        raise ModuleRefused(f"{option}: {path} cannot be read: {exc}") from exc
+    return list(loaded) if isinstance(loaded, np.ndarray) else [loaded[name] for name in loaded.files]
+
+
+def _row(row: Any) -> Any:
+    if isinstance(row, Mapping):
+        return {name: np.asarray(value) for name, value in row.items()}
+    return row if isinstance(row, str) else np.asarray(row)
+
+
+def read_pairs(pairs: list[str], option: str) -> dict[str, str] | None:
+    """`a=b` as a mapping; None where there is none."""
+    found = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not (separator and key and value):
+            raise ModuleRefused(f"{option}: expected ARGUMENT=OUTPUT, got {pair!r}")
+        found[key] = value
+    return found or None

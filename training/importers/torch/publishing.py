@@ -1,0 +1,293 @@
+"""Any torch module as a model folder: `publish(net, "name", example=[row, row])`, one function from top to bottom.
+
+The contract: the answer for a row is `model(row[None])` alone, unpadded, whatever batch the server puts it in. Nothing is
+published that was not measured to keep it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+import training
+from training.export.publish import Publication, next_version, put_in_place, require_free
+from training.export.publish import publish as write
+from training.importers.torch.artifact import Artifact, Batching
+from training.importers.torch.calling import Axis
+from training.importers.torch.candidates import Wanted, make_artifact, read_expected, route_of
+from training.importers.torch.checks import TOLERANCE, Reference, Verdict
+from training.importers.torch.errors import ModuleRefused
+from training.importers.torch.refusals import require_network
+from training.importers.torch.tasks import Classify, Forecast, Task, read_task
+from training.importers.torch.translate import GraphTensor
+from training.importers.torch.trial import Trial, try_module
+from training.importers.torch.wrappers import Scaled, innermost, read_scaler
+from training.scoring.evaluate import Scores
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NUM_EXAMPLES = 4
+CHECK_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Published:
+    """What came of a publication: the folder (None in a dry run), the route, and what was measured."""
+
+    folder: Path | None
+    route: str
+    batching: Batching
+    verdict: Verdict
+    notes: tuple[str, ...]
+    tried: tuple[str, ...]
+    """Routes that came before, and what stood in their way."""
+
+    def __str__(self) -> str:
+        batches = {"ragged": "rows of any length", "equal": "rows of equal length"}[self.batching]
+        lines = [f"{self.folder or 'dry run'}: {self.route}, batches of {batches}"]
+        lines += [f"  {line}" for line in self.tried]
+        lines += [f"  {check.name:32} {check.error:8.1e}  (allowed {check.allowed:.0e})" for check in self.verdict.checks]
+        lines.append(f"  shortest row {self.verdict.min_length}; the module's own rounding {self.verdict.rounding:.0e}")
+        lines.append(f"  one row {self.verdict.ms_per_row:.2f} ms, in torch {self.verdict.ms_per_row_torch:.2f} ms")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the folder is of, in the place of a recipe."""
+
+    name: str
+    version: int | None
+    task: str
+    description: str
+    licence: str
+    options: Mapping[str, Any]
+    seed: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The options that were given."""
+        return dict(self.options)
+
+
+def publish(
+    model: nn.Module,
+    name: str,
+    *,
+    example: Sequence[Any],
+    task: Literal["tensor"] | Task = "tensor",
+    inputs: Mapping[str, Sequence[Axis]] | None = None,
+    lengths: str | None = None,
+    batch_first: bool = True,
+    state: Mapping[str, str] | None = None,
+    scale: Any = None,
+    unscale: Any = None,
+    expected: Sequence[Any] | None = None,
+    scores: Scores | None = None,
+    batching: Wanted = "auto",
+    tolerance: float = TOLERANCE,
+    description: str = "",
+    licence: str = "",
+    version: int | None = None,
+    replace: bool = False,
+    dry_run: bool = False,
+    models: str | Path = "models",
+) -> Published:
+    """Publish a module, unchanged, as `models/<name>/<version>`.
+
+    `example` are rows of at least two lengths, without a batch axis: arrays, tuples of arrays in the order of `forward`'s
+    arguments, or dicts by their names; texts for a classifier. What differs between the rows is time, unless `inputs` gives the
+    axes of a row (numbers, and "time"). `lengths` names the argument that takes the rows' lengths, if there is one. `state` maps
+    an argument to the output that carries it on; `scale` and `unscale` are fitted scalers for the first input and the first
+    output. `expected` are answers that were recorded elsewhere, one for each example row.
+
+    Raises ModuleRefused with the sentence that helps, and PublishError where the version exists. Writes nothing then.
+    """
+    network = require_network(model)
+    _require_options(batching, tolerance)
+    chosen = read_task(task)
+    options = {"inputs": inputs, "lengths": lengths, "batch_first": batch_first, "state": state, "batching": batching}
+    about = description or f"a {type(network).__name__} of torch"
+    form = Form(_require_name(name), version, chosen.name, about, licence, _given(options | {"tolerance": tolerance}))
+    root = Path(models)
+    require_free(form, root, replace=replace)
+    with _one_thread(), _as_served(network) as served:
+        scaled = _scaled(served, scale, unscale)
+        wrapped, parameters, rows = chosen.prepare(scaled, _require_rows(example))
+        wrapped = wrapped if wrapped is network else wrapped.eval()
+        trial = try_module(wrapped, parameters, rows, inputs or chosen.axes(rows), lengths, batch_first, state)
+        answers = None if expected is None else read_expected(expected, trial)
+        artifact, verdict, tried = make_artifact(trial, batching, tolerance, answers)
+        result = Published(None, route_of(artifact), artifact.batching, verdict, artifact.notes, tuple(tried))
+        if dry_run:
+            return result
+        publication = _publication(form, trial, artifact, result, chosen, example, scores or {})
+        return changed(result, folder=_write(publication, form, root, replace=replace))
+
+
+# ------------------------------------------------------------------------------------------------------------ the module
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Rows one by one gain nothing from several threads of torch, and lose much where other processes have the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _as_served(model: nn.Module) -> Iterator[nn.Module]:
+    """The module as it predicts: in eval mode, on the CPU, in float32. The caller's own is as it was afterwards."""
+    parameters = list(model.parameters())
+    if any(parameter.device.type != "cpu" or parameter.dtype == torch.float64 for parameter in parameters):
+        yield copy.deepcopy(model).cpu().float().eval()
+        return
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, was_training in training.items():
+            module.training = was_training
+
+
+def _scaled(model: nn.Module, scale: Any, unscale: Any) -> nn.Module:
+    """The module between its scalers."""
+    if scale is None and unscale is None:
+        return model
+    before = None if scale is None else read_scaler(scale, "scale")
+    after = None if unscale is None else read_scaler(unscale, "unscale").inverse
+    return Scaled(model, before, after).eval()
+
+
+def _require_rows(example: Any) -> Sequence[Any]:
+    if not isinstance(example, list | tuple) or len(example) < 2:
+        raise ModuleRefused("example: expected a list of at least two rows, of different length, each without a batch axis")
+    return example
+
+
+def _require_options(batching: str, tolerance: float) -> None:
+    if batching not in ("auto", "ragged", "equal"):
+        raise ModuleRefused(f'batching: expected "auto", "ragged" or "equal", got {batching!r}')
+    if not 0 < tolerance < 1:
+        raise ModuleRefused(f"tolerance: expected a number between 0 and 1, got {tolerance}")
+
+
+# ------------------------------------------------------------------------------------------------------------ the folder
+
+
+def _require_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ModuleRefused(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
+    return name
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not left at their defaults, as JSON."""
+    defaults = {"batch_first": True, "batching": "auto", "tolerance": TOLERANCE}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(part) for key, part in value.items()}
+        return list(value) if isinstance(value, tuple | list) else value
+
+    return {name: plain(value) for name, value in options.items() if value != defaults.get(name)}
+
+
+def _publication(
+    form: Form, trial: Trial, artifact: Artifact, result: Published, task: Task, example: Sequence[Any], scores: Scores
+) -> Publication:
+    subject, verdict = trial.subject, result.verdict
+    reference = Reference(subject, trial.names, {entry.name: entry.shape for entry in artifact.outputs})
+    states = {part.output for part in subject.states}
+    rows = subject.rows[:NUM_EXAMPLES]
+    answers = [{name: value for name, value in reference.answer(row).items() if name not in states} for row in rows]
+    worded = task.word(example, rows, answers, verdict)
+    network = innermost(subject.model)
+    errors = {check.name: {"error": _short(check.error), "allowed": _short(check.allowed)} for check in verdict.checks}
+    return Publication(
+        recipe=form,
+        graph=artifact.graph,
+        tensors={
+            "inputs": [_entry(tensor) for tensor in artifact.inputs],
+            "outputs": [_entry(tensor) for tensor in artifact.outputs],
+            "state": [{"input": part.input, "output": part.output} for part in subject.states],
+        },
+        spec=worded.block,
+        instances=worded.instances,
+        predictions=worded.predictions,
+        metrics=scores,
+        baselines={},
+        data=[],
+        facts={
+            "import": {
+                "from": "torch",
+                "class": type(network).__name__,
+                "route": result.route,
+                "batching": artifact.batching,
+                "tried": list(result.tried),
+            },
+            "checks": {**errors, "min_length": verdict.min_length, "rounding": _short(verdict.rounding)},
+            "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        },
+        files=worded.files,
+        opset=artifact.opset,
+        min_length=1 if worded.block else verdict.min_length,
+    )
+
+
+def _entry(tensor: GraphTensor) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.3g}")
+
+
+def _write(publication: Publication, form: Form, models: Path, *, replace: bool) -> Path:
+    """Write the folder aside, let it answer its example through the service's own loader, and put it in place."""
+    models.mkdir(parents=True, exist_ok=True)
+    home = models / form.name
+    number = form.version or (next_version(home) if home.exists() else 1)
+    # A name that begins with a dot is no model: whoever lists the folders passes it over.
+    with tempfile.TemporaryDirectory(dir=models, prefix=".new-") as aside:
+        folder = write(changed(publication, recipe=changed(form, version=number)), Path(aside))
+        _check_served(folder)
+        home.mkdir(exist_ok=True)
+        try:
+            require_free(form, models, replace=replace)
+            put_in_place(folder, home / str(number))
+        except BaseException:
+            if not any(home.iterdir()):
+                home.rmdir()
+            raise
+    return home / str(number)
+
+
+def _check_served(folder: Path) -> None:
+    """Raise ModuleRefused unless the service, in a process of its own, serves the folder and answers its example."""
+    home = str(Path(training.__file__).parent.parent)
+    # Without the working folder on the path: a user's own "service" may lie there.
+    command = [sys.executable, "-P", "-m", "service", "check", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH", "")]))}
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=CHECK_TIMEOUT_S, env=environment)
+    if found.returncode:
+        raise ModuleRefused(f"the service does not serve the folder: {(found.stdout + found.stderr).strip()[:500]}")
+
+
+__all__ = ["Classify", "Forecast", "Published", "publish"]
