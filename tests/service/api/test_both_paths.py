@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from service.api.access.keys import describe_entry, new_key
 from service.api.fast_path import FastPathProtocol
 from service.api.regular_path import RegularPathProtocol
 from service.app import create_app
@@ -588,6 +589,31 @@ def test_every_case_has_a_name_of_its_own() -> None:
 def test_both_paths_answer_alike(sent: Case, ports: tuple[int, int]) -> None:
     fast, regular = (exchange(port, sent) for port in ports)
     assert fast == regular
+
+
+def test_both_paths_answer_alike_with_keys_and_cors(models: Path, tmp_path: Path) -> None:
+    keys = {name: new_key() for name in ("predict", "admin", "narrow")}
+    options: dict[str, dict[str, Any]] = {
+        "predict": {"scopes": ["predict"]},
+        "admin": {"scopes": ["admin"]},
+        "narrow": {"scopes": ["predict"], "models": ["toy-sentiment"]},
+    }
+    file = tmp_path / "keys.toml"
+    file.write_text("".join(describe_entry(key, name, **options[name]) for name, key in keys.items()))
+    presented = [f"X-API-Key: {key}" for key in keys.values()] + [f"Authorization: bearer  {key}" for key in keys.values()]
+    headers = [[], ["X-API-Key: wrong"], ["Authorization: Basic x"], presented[:2], *([each] for each in presented)]
+    sent = [
+        case(f"{path} {credentials} {origin}", request(path, headers=[JSON, *credentials, *origin]))
+        for path in (FORECAST_PATH, "/predict")
+        for credentials in headers
+        for origin in ([], ["Origin: https://a.example"], ["Origin: https://b.example"])
+    ]
+    access = {"api_keys_file": file, "cors_origins": "https://a.example"}
+    with serving(models, fast_path=True, **access) as fast, serving(models, fast_path=False, **access) as regular:
+        seen = {each.name: exchange(fast, each) for each in sent}
+        assert seen == {each.name: exchange(regular, each) for each in sent}
+    statuses = {answers.answers[0].first_line[9:12] for answers in seen.values()}
+    assert statuses == {b"200", b"401", b"403", b"404", b"400"}
 
 
 @pytest.mark.parametrize("protocol", [FastPathProtocol, RegularPathProtocol])
