@@ -15,12 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import FolderError, ServiceError
 from service.manifest import Tolerance, read_file
-from service.models.folder import ModelOptions, Parts
+from service.models.folder import EXAMPLE_FILE, ModelOptions, Parts
 from service.models.model import Model
 from service.runtime.tensors import Tensors, collate
 from service.wire import read, write
 
-EXAMPLE_FILE = "example.json"
 MAX_DIFFERENCES = 20
 
 
@@ -52,7 +51,10 @@ class Example(BaseModel):
 async def replay_example(folder: Path, parts: Parts, options: ModelOptions, *, is_strict: bool = False) -> list[str]:
     """Run the task's own checks of the graph, and the example; return what is wrong. Reading happens on a thread."""
     try:
-        example = Example.model_validate(json.loads(await asyncio.to_thread(read_file, folder, EXAMPLE_FILE)))
+        content = parts.example
+        if content is None:
+            content = await asyncio.to_thread(read_file, folder, EXAMPLE_FILE)
+        example = Example.model_validate(json.loads(content))
     except FolderError as exc:
         return [exc.message]
     except ValidationError as exc:

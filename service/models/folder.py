@@ -5,6 +5,7 @@ Reads the folder it is given and nothing else. Knows nothing of event loops, bat
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -29,6 +30,8 @@ from service.tasks.base import Task, TaskDefinition
 from service.tasks.registry import TaskRegistry, built_in_tasks
 
 log = logging.getLogger(__name__)
+
+EXAMPLE_FILE = "example.json"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Parts:
     signature: Signature
     definition: TaskDefinition
     task: Task
+    example: bytes | None = None
+    """`example.json` as it was read with the rest, so that a process that is forked later needs the folder no more."""
     precision_note: str | None = None
     """Why another graph runs than could be expected."""
     tuning: Tuning | None = None
@@ -147,7 +152,10 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
         findings.append(exc.message)
     if runtime is None or task is None:
         return Examination(None, findings)
-    parts = Parts(manifest, chosen, runtime, signature, definition, task, precision_note=choice.note)
+    example: bytes | None = None
+    with contextlib.suppress(FolderError):  # the replay says what is wrong with it
+        example = read_file(folder, EXAMPLE_FILE)
+    parts = Parts(manifest, chosen, runtime, signature, definition, task, example, choice.note)
     return Examination(parts, findings)
 
 

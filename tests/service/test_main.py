@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -465,3 +466,18 @@ def _sum(server: ServerProcess, name: str, **labels: str) -> float:
     lines = re.findall(rf"^{name}(\{{.*\}})? (\S+)$", scrape(server), re.MULTILINE)
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
     return sum(float(value) for found, value in lines if all(label in found for label in wanted))
+
+
+def test_a_worker_that_is_replaced_after_the_folder_has_changed_serves_what_the_others_serve(tmp_path: Path) -> None:
+    removed = write_forecast_folder(tmp_path)
+    with server_process(tmp_path, SLUICE_WORKERS="2") as server:
+        shutil.rmtree(removed.parent)
+        write_forecast_folder(tmp_path, "late")
+        victim = worker_pids(server)[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(set(worker_pids(server)) - {victim}) == 2, "the worker is replaced")
+        wait_until(lambda: server.log.count("model is ready") == 3, "its models are loaded")
+        # Connections go to the workers in turn.
+        answers = [httpx.get(f"{server.url}/models").json()["models"] for _ in range(8)]
+        assert [[(model["name"], model["state"]) for model in models] for models in answers] == [[("toy-forecast", "READY")]] * 8
+        post_often(server, 8)

@@ -438,13 +438,23 @@ async def test_folders_that_were_preloaded_are_not_read_again(tmp_path: Path) ->
 
 async def test_the_example_of_a_preloaded_model_is_still_replayed(tmp_path: Path) -> None:
     folder = write_forecast_folder(tmp_path)
-    preload = preload_folders(tmp_path, CPU)
     example = json.loads((folder / "example.json").read_text())
     example["response"]["predictions"][0]["forecast"][0] += 1
     (folder / "example.json").write_text(json.dumps(example))
+    preload = preload_folders(tmp_path, CPU)
     repository = Repository(tmp_path, CPU, preload=preload)
     await repository.start()
     assert not repository.is_ready
+    await repository.stop()
+
+
+async def test_a_preloaded_model_needs_its_folder_no_more(tmp_path: Path) -> None:
+    folder = write_forecast_folder(tmp_path)
+    preload = preload_folders(tmp_path, CPU)
+    shutil.rmtree(folder.parent)
+    repository = Repository(tmp_path, CPU, preload=preload)
+    await repository.start()
+    assert repository.is_ready
     await repository.stop()
 
 
