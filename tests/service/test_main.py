@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import pytest
 from service import __version__
 from service.__main__ import main
 from service.api.access.keys import KeyRing, read_keys
+from service.api.regular_path import RegularPathProtocol
 from service.app import MIN_READERS
 from service.errors import StartError
 from service.observability.metrics import RESTART_REASONS
@@ -252,7 +254,10 @@ def test_a_client_that_disconnects_is_counted_as_cancelled(models: Path) -> None
         head = b"POST /predict/forecast HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(head % len(body) + body)
+            # A client that closes its side right behind its request may still wait for the answer.
+            given_up_at = time.monotonic() + 2 * RegularPathProtocol.half_close_s
             wait_until(lambda: _sum(server, "sluice_queue_depth_rows") == 1, "the request is queued")
+            wait_until(lambda: time.monotonic() > given_up_at, "it has waited for longer than a half-closed one would")
         wait_until(lambda: _sum(server, "sluice_inference_requests_total", outcome="cancelled") == 1, "it is counted")
         wait_for_sum(server, 0, "sluice_queue_depth_rows")
         wait_for_sum(server, 1, "sluice_http_requests_total", route="/predict/forecast", status="499")
