@@ -46,7 +46,7 @@ def _candidates(trial: Trial, batching: Wanted) -> Iterator[Any]:
     subject = trial.subject
     exports = Exports(subject, trial.names, trial.outputs)
     if batching != "equal" or not subject.is_open:
-        yield lambda: _translate(trial)
+        yield lambda: translate_trial(trial)
     for kind in ("ragged", "equal"):
         if batching not in ("auto", kind) or (kind == "equal" and not subject.is_open):
             continue
@@ -55,7 +55,8 @@ def _candidates(trial: Trial, batching: Wanted) -> Iterator[Any]:
             yield lambda exporter=exporter, kind=kind: _export(trial, exports, exporter, kind)
 
 
-def _translate(trial: Trial) -> Artifact:
+def translate_trial(trial: Trial) -> Artifact:
+    """The graph of the recorded calls, for rows of any lengths. Raises Untranslatable with the line that has no rule."""
     subject = trial.subject
     program = unify(trial.recordings)
     translation = translate(program, subject.graph_inputs(), [output.name for output in trial.outputs])

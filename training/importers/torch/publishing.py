@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import training
-from training.export.publish import Publication, next_version, put_in_place, require_free
+from training.export.publish import Publication, next_version, open_home, put_in_place, require_free
 from training.export.publish import publish as write
 from training.importers.torch.artifact import Artifact, Batching
 from training.importers.torch.calling import Axis
@@ -261,21 +261,14 @@ def _short(number: float) -> float:
 
 def _write(publication: Publication, form: Form, models: Path, *, replace: bool) -> Path:
     """Write the folder aside, let it answer its example through the service's own loader, and put it in place."""
-    models.mkdir(parents=True, exist_ok=True)
-    home = models / form.name
-    number = form.version or (next_version(home) if home.exists() else 1)
-    # A name that begins with a dot is no model: whoever lists the folders passes it over.
-    with tempfile.TemporaryDirectory(dir=models, prefix=".new-") as aside:
-        folder = write(changed(publication, recipe=changed(form, version=number)), Path(aside))
-        _check_served(folder)
-        home.mkdir(exist_ok=True)
-        try:
+    with open_home(form, models) as home:
+        number = form.version or next_version(home)
+        # A name that begins with a dot is no model: whoever lists the folders passes it over.
+        with tempfile.TemporaryDirectory(dir=models, prefix=".new-", ignore_cleanup_errors=True) as aside:
+            folder = write(changed(publication, recipe=changed(form, version=number)), Path(aside))
+            _check_served(folder)
             require_free(form, models, replace=replace)
             put_in_place(folder, home / str(number))
-        except BaseException:
-            if not any(home.iterdir()):
-                home.rmdir()
-            raise
     return home / str(number)
 
 

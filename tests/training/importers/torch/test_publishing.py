@@ -178,7 +178,7 @@ def test_a_version_that_exists_is_refused_and_the_next_free_one_taken(tmp_path: 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "net").write_text("a file where the folder should be")
-    with pytest.raises(OSError, match="net"):
+    with pytest.raises(PublishError, match="net cannot be written"):
         publish(tutorial(), "net", example=ROWS(), version=1, models=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
