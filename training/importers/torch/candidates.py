@@ -16,7 +16,7 @@ from training.importers.torch.program import unify
 from training.importers.torch.translate import translate
 from training.importers.torch.trial import Trial
 
-Wanted = Literal["auto", "ragged", "equal"]
+Wanted = Literal["auto", "ragged", "equal", "none"]
 
 
 def make_artifact(
@@ -45,6 +45,10 @@ def make_artifact(
 def _candidates(trial: Trial, batching: Wanted) -> Iterator[Any]:
     subject = trial.subject
     exports = Exports(subject, trial.names, trial.outputs)
+    if batching == "none":
+        for exporter in EXPORTERS:
+            yield lambda exporter=exporter: _export(trial, exports, exporter, "none")
+        return
     if batching != "equal" or not subject.is_open:
         yield lambda: translate_trial(trial)
     for kind in ("ragged", "equal"):
