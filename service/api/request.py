@@ -243,6 +243,14 @@ async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
         elif name == b"content-encoding" and value.lower() != b"identity":
             found = value.decode("latin-1")[:100]
             raise UnsupportedMediaType(f'Content-Encoding is "{found}"; send the JSON as it is', found=found, expected="identity")
+    return await receive_body(request, max_bytes, declared)
+
+
+async def receive_body(request: HttpRequest, max_bytes: int, declared: int) -> bytes:
+    """The whole body, whatever it is declared as; `declared` is its size by the head, 0 where that says none.
+
+    Raises BodyTooLarge, and ClientDisconnected when the connection closes first.
+    """
     if declared > max_bytes * MAX_DROPPED_BODIES:
         raise _too_large(max_bytes, declared)
     message = await request.receive()
