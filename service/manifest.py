@@ -22,6 +22,7 @@ from service.errors import FolderError
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+EXAMPLE_FILE = "example.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2**31
 """The most that a protobuf message, and so a graph, may have."""

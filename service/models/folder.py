@@ -17,7 +17,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from service.errors import FolderError
-from service.manifest import MANIFEST_FILE, Graph, Manifest, TensorEntry, read_file
+from service.manifest import EXAMPLE_FILE, MANIFEST_FILE, Graph, Manifest, TensorEntry, read_file
 from service.models.device_check import find_difference
 from service.models.external_data import find_external_data
 from service.models.plain_graph import is_plain_folder, open_plain
@@ -31,9 +31,6 @@ from service.tasks.base import Task, TaskDefinition
 from service.tasks.registry import TaskRegistry, built_in_tasks
 
 log = logging.getLogger(__name__)
-
-EXAMPLE_FILE = "example.json"
-
 
 @dataclass(frozen=True)
 class ModelOptions:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from service.errors import FolderError, InvalidInput, ServiceError
-from service.manifest import MANIFEST_FILE, Graph, Manifest, TensorEntry, Training, read_file
+from service.manifest import EXAMPLE_FILE, MANIFEST_FILE, Graph, Manifest, TensorEntry, Training, read_file
 from service.models.external_data import find_external_data
 from service.models.precision import precision_of
 from service.models.protobuf import read_fields, read_numbers
@@ -45,8 +45,8 @@ class PlainGraph(NamedTuple):
 
 
 def is_plain_folder(folder: Path) -> bool:
-    """Whether a version folder holds a graph and no manifest."""
-    return not (folder / MANIFEST_FILE).exists() and (folder / GRAPH_FILE).exists()
+    """Whether a version folder holds a graph, and neither a manifest nor an example: with one, the other has got lost."""
+    return (folder / GRAPH_FILE).exists() and not any((folder / name).exists() for name in (MANIFEST_FILE, EXAMPLE_FILE))
 
 
 def open_plain(folder: Path, device: Device, open_graph: OpenRuntime) -> PlainGraph:
