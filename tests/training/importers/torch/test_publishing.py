@@ -54,6 +54,12 @@ def test_what_the_translator_does_not_know_is_exported_and_served_in_batches_of_
     assert any("row in a batch = row alone" in line or "froze" in line for line in result.tried)
 
 
+def test_the_default_exporter_of_torch_is_tried_before_the_older_one(tmp_path: Path) -> None:
+    (case,) = [case for case in EXPORTED if case.name == "middle-step"]
+    result = publish(case.make(), case.name, example=case.rows(), models=tmp_path, dry_run=True, **case.options)
+    assert result.route == "exported (dynamo exporter)"
+
+
 @pytest.mark.parametrize("case", MODULES, ids=lambda case: case.name)
 def test_a_module_that_no_graph_can_serve_is_refused_with_the_line(case: TorchCase, tmp_path: Path) -> None:
     with pytest.raises(ModuleRefused) as refusal:
