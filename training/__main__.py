@@ -231,7 +231,7 @@ def import_torch_command(
         list[str] | None, typer.Option(metavar="ARGUMENT=OUTPUT", help="What carries a sequence on, as h0=h_n; may be repeated.")
     ] = None,
     time_first: Annotated[bool, typer.Option("--time-first", help="The module has its steps before its rows.")] = False,
-    batching: Annotated[str, typer.Option(help="auto, ragged (rows of any length in a batch) or equal.")] = "auto",
+    batching: Annotated[str, typer.Option(help="auto, ragged (rows of any length in a batch), equal or none.")] = "auto",
     tolerance: Annotated[float, typer.Option(help="The largest difference from the module, of an answer's size.")] = 1e-4,
     version: Annotated[int | None, typer.Option(help="Its version; the next free number if left out.")] = None,
     description: Annotated[str, typer.Option(help="One sentence about the model.")] = "",
