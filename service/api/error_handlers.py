@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.errors import InternalError, MethodNotAllowed, NotFound, problem
+from service.context import CURRENT
 from service.errors import MalformedRequest, ServiceError
 
 
@@ -45,5 +46,6 @@ async def _answer_unexpected_error(_: Request, exc: Exception) -> Response:
 
 
 def _response(exc: ServiceError) -> Response:
-    status, headers, body = problem(exc)
+    context = CURRENT.get()
+    status, headers, body = problem(exc, None if context is None else context.request_id)
     return Response(body, status, {name.decode(): value.decode() for name, value in headers})
