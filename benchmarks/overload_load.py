@@ -51,9 +51,9 @@ JITTER = 0.2
 class OverloadResult:
     """One run. A response counts as goodput when its status is 200 and it came within the deadline.
 
-    `num_good` counts them from the first request on, with the warm-up. `latency_ms` holds p50, p99 and the largest per status. `num_lost` counts requests whose connection was closed by the server,
-    `num_left` those whose client did not wait. `lag_p99_ms` is the generator's delay behind the intended times of an open loop,
-    `busy` its share of a core.
+    `num_good` counts them from the first request on, with the warm-up. `latency_ms` holds p50, p99 and the largest per
+    status. `num_lost` counts requests whose connection was closed by the server, `num_left` those whose client did
+    not wait. `lag_p99_ms` is the generator's delay behind the intended times of an open loop, `busy` its share of a core.
     """
 
     goodput_per_s: float

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from service.api.error_shapes import ErrorShapes
 from service.api.errors import InternalError, MethodNotAllowed, NotFound
+from service.context import CURRENT
 from service.errors import MalformedRequest, ServiceError
 
 
@@ -16,7 +17,9 @@ def add_error_handlers(api: FastAPI, shapes: ErrorShapes | None = None) -> None:
     shapes = shapes or ErrorShapes()
 
     def respond(request: Request, exc: ServiceError) -> Response:
-        status, headers, body = shapes.describe(exc, request.url.path)
+        context = CURRENT.get()
+        request_id = None if context is None else context.request_id
+        status, headers, body = shapes.describe(exc, request.url.path, request_id)
         return Response(body, status, {name.decode(): value.decode() for name, value in headers})
 
     async def answer_service_error(request: Request, exc: Exception) -> Response:

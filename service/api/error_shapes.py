@@ -21,9 +21,9 @@ class ErrorShapes:
         """`by_prefix` maps paths such as "/v2" to what answers there and below."""
         self._by_prefix = sorted((by_prefix or {}).items(), key=lambda item: -len(item[0]))
 
-    def describe(self, exc: ServiceError, path: str) -> Problem:
-        """The answer to a request to this path that ended with `exc`."""
+    def describe(self, exc: ServiceError, path: str, request_id: str | None = None) -> Problem:
+        """The answer to a request to this path that ended with `exc`; the id is in the bodies that have a place for it."""
         for prefix, shape in self._by_prefix:
             if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
                 return shape(exc)
-        return problem(exc)
+        return problem(exc, request_id)

@@ -30,6 +30,8 @@ from service.api.request import (
     HttpRequest,
     read_conditions,
 )
+from service.api.request_ids import add_ids, identify
+from service.context import CURRENT, RequestContext, Timing
 from service.errors import Overloaded, ServiceError
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,18 @@ class HttpObserver(Protocol):
 class HttpObservers(Protocol):
     def http(self, route: str) -> HttpObserver:
         """The observer of one route template."""
+        ...
+
+
+class Tracer(Protocol):
+    """Keeps a span of each request (`observability/tracing.py`)."""
+
+    def start(self, request: HttpRequest, context: RequestContext) -> None:
+        """A request has begun; where its spans are kept, its trace is from now on the tracer's."""
+        ...
+
+    def finish(self, request: HttpRequest, context: RequestContext) -> None:
+        """A request that was started is over."""
         ...
 
 
@@ -86,9 +100,13 @@ class Gateway:
         metrics_port: int = 0,
         drain: Drain | None = None,
         error_shapes: ErrorShapes | None = None,
+        tracer: Tracer | None = None,
+        times_stages: bool = False,
     ) -> None:
         """`direct` maps paths, or templates of paths, to the endpoints that answer POST there; `routes` are the templates of all
         routes.
+
+        `times_stages` where a hook wants to know how long each stage of a request took; a tracer does.
         """
         self._inner = inner
         self._hooks = tuple(hooks)
@@ -97,6 +115,8 @@ class Gateway:
         self._timeout_s = timeout_s
         self._metrics_port = metrics_port
         self._drain = drain or Drain()
+        self._tracer = tracer
+        self._times_stages = times_stages or tracer is not None
         self._unknown = _Route(UNKNOWN_ROUTE, observers.http(UNKNOWN_ROUTE))
         self._exact: dict[str, _Route] = {}
         self._patterns: list[tuple[re.Pattern[str], _Route]] = []
@@ -140,7 +160,7 @@ class Gateway:
     async def answer(self, request: HttpRequest) -> Answer | None:
         """The answer of a direct endpoint, an error's too; None when the client has disconnected."""
         route, endpoint = self._find_direct(request.path)
-        self._begin(request, route)
+        context = self._begin(request, route)
         has_begun = False
         try:
             try:
@@ -156,6 +176,7 @@ class Gateway:
                 answer = self._describe(exc, request)
             request.status = answer.status
             request.response_bytes = len(answer.body)
+            add_ids(context, answer.headers)
             for hook in self._hooks:
                 hook.after(request, answer.headers)
             return answer
@@ -175,7 +196,7 @@ class Gateway:
         try:
             self._admit(request, route, endpoint)
         except ServiceError as exc:
-            self._begin(request, route)
+            context = self._begin(request, route)
             answer = self._describe(exc, request)
             try:
                 for hook in self._hooks:
@@ -183,9 +204,11 @@ class Gateway:
             except Exception as refusal:  # of a hook, which comes before that of the admission control
                 answer = self._describe(refusal, request)
             request.status, request.response_bytes = answer.status, len(answer.body)
+            add_ids(context, answer.headers)
             for hook in self._hooks:
                 hook.after(request, answer.headers)
             self._finish(request, route)
+            CURRENT.set(None)  # there is no task of its own whose end would do it
             return answer
         return None
 
@@ -219,6 +242,7 @@ class Gateway:
                 has_started = True
                 request.status = message["status"]
                 headers = list(message.get("headers", ()))
+                add_ids(context, headers)
                 for hook in self._hooks:
                     hook.after(request, headers)
                 message = {**message, "headers": headers}
@@ -227,7 +251,7 @@ class Gateway:
                 is_complete = not message.get("more_body", False)
             await send(message)
 
-        self._begin(request, route)
+        context = self._begin(request, route)
         try:
             for hook in self._hooks:
                 hook.before(request)
@@ -245,18 +269,27 @@ class Gateway:
         finally:
             self._finish(request, route)
 
-    def _begin(self, request: HttpRequest, route: _Route) -> None:
+    def _begin(self, request: HttpRequest, route: _Route) -> RequestContext:
+        context = request.context = identify(request.headers)
+        CURRENT.set(context)
+        if self._times_stages:
+            context.timing = Timing()
         request.route = route.template
         request.status = CLIENT_DISCONNECTED
         request.response_bytes = 0
         route.observer.started()
-        request.started_at = time.perf_counter()
+        request.started_at = time.monotonic()
+        if self._tracer is not None:
+            self._tracer.start(request, context)
+        return context
 
     def _finish(self, request: HttpRequest, route: _Route) -> None:
-        request.duration_s = time.perf_counter() - request.started_at
+        request.duration_s = time.monotonic() - request.started_at
         route.observer.finished(request.method, request.status, request.duration_s, request.request_bytes, request.response_bytes)
         for hook in self._hooks:
             hook.finished(request)
+        if self._tracer is not None and request.context is not None:
+            self._tracer.finish(request, request.context)
 
     def _find_direct(self, path: str) -> tuple[_Route, Endpoint]:
         """The route of a path that `is_direct`."""
@@ -281,7 +314,8 @@ class Gateway:
             log.error("unexpected error", exc_info=exc, extra={"path": request.path})
             exc = InternalError("an unexpected error; the log says more")
         assert isinstance(exc, ServiceError)
-        answer = Answer(*self._error_shapes.describe(exc, request.path))
+        request_id = None if request.context is None else request.context.request_id
+        answer = Answer(*self._error_shapes.describe(exc, request.path, request_id))
         if isinstance(exc, BodyTooLarge):
             answer.headers.append((b"connection", b"close"))
         return answer

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from starlette.types import Message, Receive, Scope
 
 from service.api.errors import UnsupportedMediaType
+from service.context import RequestContext
 from service.errors import MalformedRequest, PayloadTooLarge
 
 Headers = list[tuple[bytes, bytes]]
@@ -50,6 +51,7 @@ class HttpRequest:
 
     __slots__ = (
         "client",
+        "context",
         "duration_s",
         "headers",
         "method",
@@ -80,6 +82,8 @@ class HttpRequest:
     """How long the answer may take, from the end of the body on."""
     num_instances: int
     """0 until the body has been read."""
+    context: RequestContext | None
+    """Its ids and timing, from the gateway on."""
     # From here on: what the gateway fills in.
     route: str
     """The template of the path, as the metrics call it; `_unknown` where there is none."""
@@ -117,6 +121,7 @@ class AsgiRequest(HttpRequest):
         self.ticket = None
         self.timeout_s = math.inf
         self.num_instances = 0
+        self.context = None
         self._receive = receive
 
     async def receive(self) -> Message:

@@ -32,6 +32,7 @@ from service.tasks.registry import TaskRegistry, built_in_tasks
 
 log = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class ModelOptions:
     """How a model is run: what the operator decides, the same for every folder."""

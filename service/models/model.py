@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from service.clock import Clock
+from service.context import current_timing
 from service.errors import InferenceFailed, InvalidInput
 from service.models.folder import ModelOptions, Parts
 from service.runtime.tensor_data import TensorData, datatype_of, largest_classes, read_tensor, write_bytes, write_values
@@ -187,19 +188,26 @@ class Model:
         if not is_heavy and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
             self.batcher.expect_time_left(deadline)
-        started = time.perf_counter()
+        timing = current_timing()
+        started = time.monotonic()
         step = await asyncio.to_thread(advance, steps, None) if is_heavy else advance(steps, None)
-        self._observer.encoded(time.perf_counter() - started, [n for item in step.items or () for n in item.lengths])
+        ended = time.monotonic()
+        self._observer.encoded(ended - started, [n for item in step.items or () for n in item.lengths])
+        if timing is not None:
+            timing.add("encode", started, ended)
         decode_s = 0.0
         while step.items is not None:
             outputs = await self._submit(step.items, deadline)
-            started = time.perf_counter()
+            started = time.monotonic()
             try:
                 step = await asyncio.to_thread(advance, steps, outputs) if is_heavy else advance(steps, outputs)
             except InferenceFailed as exc:
                 self._log_failure(exc)
                 raise
-            decode_s += time.perf_counter() - started
+            ended = time.monotonic()
+            decode_s += ended - started
+            if timing is not None:
+                timing.add("decode", started, ended)
         self._observer.decoded(decode_s)
         return step.predictions
 
@@ -215,13 +223,20 @@ class Model:
         if not is_heavy and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
             self.batcher.expect_time_left(deadline)
-        started = time.perf_counter()
+        timing = current_timing()
+        started = time.monotonic()
         groups, items = await asyncio.to_thread(self._cut, tensors) if is_heavy else self._cut(tensors)
-        self._observer.encoded(time.perf_counter() - started, [n for item in items for n in item.lengths])
+        ended = time.monotonic()
+        self._observer.encoded(ended - started, [n for item in items for n in item.lengths])
+        if timing is not None:
+            timing.add("encode", started, ended)
         parts = await self._submit(items, deadline)
-        started = time.perf_counter()
+        started = time.monotonic()
         outputs = await asyncio.to_thread(self._join, parts, groups, tensors) if is_heavy else self._join(parts, groups, tensors)
-        self._observer.decoded(time.perf_counter() - started)
+        ended = time.monotonic()
+        self._observer.decoded(ended - started)
+        if timing is not None:
+            timing.add("decode", started, ended)
         return outputs
 
     async def infer_public(
