@@ -218,17 +218,17 @@ class Gateway:
 
     def _admit(self, request: HttpRequest, route: _Route, endpoint: Endpoint) -> None:
         """Set the request's timeout and its ticket. Raises MalformedRequest and Overloaded."""
-        conditions = read_conditions(request, self._timeout_s)
-        request.timeout_s = conditions.timeout_s
+        timeout_s, priority = read_conditions(request, self._timeout_s)
+        request.timeout_s = timeout_s
         if self._admission is None:
             return
-        request.ticket = self._admission.admit(route.template, *conditions)
+        request.ticket = self._admission.admit(route.template, request.request_bytes, timeout_s, priority)
         if request.ticket is None:
             endpoint.refused()
             raise Overloaded(
                 "the work that is pending would not leave time for an answer",
                 retry_after_s=self._admission.retry_after_s(),
-                timeout_ms=round(1000 * conditions.timeout_s),
+                timeout_ms=round(1000 * timeout_s),
             )
 
     async def _forward(self, request: HttpRequest, scope: Scope, receive: Receive, send: Send) -> None:

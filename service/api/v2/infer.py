@@ -19,7 +19,7 @@ from service.api.errors import UnsupportedMediaType
 from service.api.large_bodies import LargeBodyParser
 from service.api.parsing import LARGE_BYTES
 from service.api.predict import RequestLimits, RequestObserver, outcome_of, reason_of
-from service.api.request import Answer, ClientDisconnected, Headers, HttpRequest, read_length, receive_body
+from service.api.request import Answer, ClientDisconnected, Headers, HttpRequest, receive_body
 from service.api.v2.parsing import InferRequest, InputTensor, RawTensor, RequestedOutput, parse, read_json_length
 from service.errors import (
     DeadlineExceeded,
@@ -121,7 +121,6 @@ class TensorModels(Protocol):
 class Head(NamedTuple):
     """What the headers of a request say of its body and of the answer to it."""
 
-    declared: int
     encoding: bytes
     accept_encoding: bytes
 
@@ -160,7 +159,7 @@ class InferEndpoint:
         reason: InvalidReason | None = None
         try:
             head = read_head(request.headers)
-            body = await receive_body(request, self._limits.max_body_bytes, head.declared)
+            body = await receive_body(request, self._limits.max_body_bytes)
             started = time.monotonic()  # the time that a client takes to send is not counted
             deadline = started + request.timeout_s
             self._disconnects.watch(task, request)
@@ -265,11 +264,9 @@ def find_model(path: str) -> tuple[str, str | None]:
 
 def read_head(headers: Headers) -> Head:
     """What the headers say of the body. Raises UnsupportedMediaType for one that is neither JSON nor binary."""
-    declared, encoding, accept = 0, b"", b""
+    encoding = accept = b""
     for name, value in headers:
-        if name == b"content-length":
-            declared = read_length(value)
-        elif name == b"content-encoding":
+        if name == b"content-encoding":
             encoding = value
         elif name == b"accept-encoding":
             accept = value
@@ -282,7 +279,7 @@ def read_head(headers: Headers) -> Head:
                     found=found,
                     expected="application/json or application/octet-stream",
                 )
-    return Head(declared, encoding, accept)
+    return Head(encoding, accept)
 
 
 def _num_rows(parsed: InferRequest, model: TensorModel) -> int:

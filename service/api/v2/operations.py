@@ -205,8 +205,7 @@ def _version(version: str | None) -> str | None:
 
 async def _read_control(request: Request) -> dict[str, Any]:
     """The JSON object that a request holds, empty where there is no body. Raises MalformedRequest and BodyTooLarge."""
-    inner = AsgiRequest(request.scope, request.receive)
-    body = await receive_body(inner, MAX_CONTROL_BYTES, inner.request_bytes)
+    body = await receive_body(AsgiRequest(request.scope, request.receive), MAX_CONTROL_BYTES)
     try:
         content = read(body) if body else {}
     except ValueError as exc:
