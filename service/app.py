@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from service import __version__
 from service.api import page
 from service.api.access.wiring import AccessOptions, RateTables, open_access
+from service.api.access_log import AccessLog
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
 from service.api.gateway import Gateway
@@ -29,6 +30,7 @@ from service.api.predict import RequestLimits, documented_routes, predict_endpoi
 from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.repository import Preload, Repository
+from service.observability.access_log import AccessLogWriter
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
@@ -86,6 +88,11 @@ def create_app(
     )
 
     access = open_access(access_options(settings), metrics, rates)
+    hooks = list(access.hooks)
+    access_log: AccessLogWriter | None = None
+    if settings.access_log != "off":
+        access_log = AccessLogWriter(settings.access_log, metrics.access_log_dropped)
+        hooks.append(AccessLog(access_log.put, access.addresses))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -95,9 +102,13 @@ def create_app(
         tasks = [asyncio.create_task(each) for each in (_load(repository, on_loaded, on_failed), *endless)]
         lag_monitor = LoopLagMonitor(metrics.observe_loop_lag)
         lag_monitor.start()
+        if access_log is not None:
+            access_log.start()
         try:
             yield
         finally:
+            if access_log is not None:
+                await asyncio.to_thread(access_log.stop)
             lag_monitor.stop()
             for task in tasks:
                 task.cancel()
@@ -132,12 +143,13 @@ def create_app(
         direct=predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
         routes=[*api.openapi()["paths"], *page.ROUTES],
         observers=metrics,
-        hooks=access.hooks,
+        hooks=hooks,
         admission=admission,
         refusals=RefusalBudget(time.monotonic),
         timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
         drain=drain,
+        times_stages=access_log is not None,
     )
 
 

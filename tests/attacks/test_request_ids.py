@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -50,13 +51,13 @@ def connect(server: ServerProcess) -> socket.socket:
     return socket.create_connection((where.hostname or "", where.port or 0), timeout=30)
 
 
-def receive(file: socket.SocketIO | object) -> Answer:
+def receive(file: BufferedReader) -> Answer:
     """Read one answer from the file of a socket."""
     lines = []
-    while (line := file.readline()) not in (b"\r\n", b""):  # type: ignore[attr-defined]
+    while (line := file.readline()) not in (b"\r\n", b""):
         lines.append(line.rstrip(b"\r\n"))
     answer = Answer(b"\r\n".join(lines), b"")
-    answer.body = file.read(int(answer.only(b"content-length")))  # type: ignore[attr-defined]
+    answer.body = file.read(int(answer.only(b"content-length")))
     return answer
 
 
