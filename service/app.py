@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -43,6 +44,9 @@ from service.scheduling.planning import RequestedLimits
 from service.settings import Settings
 from service.tasks.registry import TaskRegistry, built_in_tasks
 
+if TYPE_CHECKING:
+    from service.observability.tracing import Tracing
+
 log = logging.getLogger(__name__)
 
 # Time that measuring the cost of one graph may take at load: enough to see every batch size of a small one several times.
@@ -61,6 +65,7 @@ def create_app(
     preload: Preload | None = None,
     rates: RateTables | None = None,
     tasks: TaskRegistry | None = None,
+    tracing: Tracing | None = None,
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
     scrape_interval_s: float = SCRAPE_INTERVAL_S,
@@ -70,9 +75,9 @@ def create_app(
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
     `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU. `metrics_dir` is shared by
     the workers of one server, `preload` holds what their parent has read for them, `rates` is where they count requests
-    together. `tasks` are those that folders may be for, None: the built-in ones. Raises StartError for what the settings of
-    access name. Scrapes within
-    `scrape_interval_s` get the same metrics.
+    together. `tasks` are those that folders may be for, None: the built-in ones. `tracing` keeps the spans of requests, None:
+    what the settings say. Raises StartError for what the settings of access name, and where tracing is not installed. Scrapes
+    within `scrape_interval_s` get the same metrics.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
@@ -93,6 +98,8 @@ def create_app(
     if settings.access_log != "off":
         access_log = AccessLogWriter(settings.access_log, metrics.access_log_dropped)
         hooks.append(AccessLog(access_log.put, access.addresses))
+    if tracing is None and settings.tracing:
+        tracing = require_tracing("http" if settings.tls_certfile is None else "https")
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -104,11 +111,15 @@ def create_app(
         lag_monitor.start()
         if access_log is not None:
             access_log.start()
+        if tracing is not None:
+            tracing.open()
         try:
             yield
         finally:
             if access_log is not None:
                 await asyncio.to_thread(access_log.stop)
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
             lag_monitor.stop()
             for task in tasks:
                 task.cancel()
@@ -149,8 +160,20 @@ def create_app(
         timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
         drain=drain,
+        tracer=tracing,
         times_stages=access_log is not None,
     )
+
+
+def require_tracing(scheme: str) -> Tracing:
+    """What sends spans to a collector. Raises StartError where OpenTelemetry is not installed."""
+    try:
+        from service.observability.tracing import Tracing
+    except ImportError as exc:
+        raise StartError(
+            f"SLUICE_TRACING needs OpenTelemetry, which is not installed ({exc}): pip install 'sluice-serving[otel]'"
+        ) from exc
+    return Tracing(scheme=scheme)
 
 
 def model_options(settings: Settings, tasks: TaskRegistry | None = None) -> ModelOptions:

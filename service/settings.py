@@ -225,6 +225,11 @@ class Settings(BaseSettings):
         description="A line on standard output for every request: its ids, client, model, rows, outcome and the time of each "
         "stage. See docs/how-to/observe.md.",
     )
+    tracing: bool = Field(
+        default=False,
+        description="Send spans of requests to a collector (OpenTelemetry, by OTLP over HTTP). Needs the extra `otel`; the "
+        "collector and the sampling are set by the variables `OTEL_…`. See docs/how-to/observe.md.",
+    )
 
     @classmethod
     def settings_customise_sources(
