@@ -61,7 +61,7 @@ class Timing:
 class RequestContext:
     """What identifies one request, and its timing where somebody wants it."""
 
-    __slots__ = ("is_continued", "request_id", "timing", "traceparent", "tracestate")
+    __slots__ = ("is_continued", "request_id", "span", "timing", "traceparent", "tracestate")
 
     def __init__(self, request_id: str, traceparent: str, tracestate: str | None = None, *, is_continued: bool = False) -> None:
         """`traceparent` as W3C writes it, version 00; `is_continued` where it came with the request."""
@@ -70,6 +70,8 @@ class RequestContext:
         self.tracestate = tracestate
         self.is_continued = is_continued
         self.timing: Timing | None = None
+        self.span: object | None = None
+        """What stands for the request where spans are kept."""
 
     @property
     def trace_id(self) -> str:

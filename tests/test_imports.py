@@ -57,6 +57,7 @@ HOMES = {
     "orjson": {"service.wire"},
     "tokenizers": {"service.tasks.tokenization"},
     "prometheus_client": {"service.observability.metrics"},
+    "opentelemetry": {"service.observability.tracing"},
     "pydantic_settings": {"service.settings"},
     "uvicorn": {"service.server", "service.api.regular_path"},
     "httptools": {"service.api.regular_path"},

@@ -304,6 +304,9 @@ class Metrics:
         self.rate_limited_requests = counter(
             "ratelimit_rejections_total", "Requests beyond the rate of a key, by its name, or of an address.", "scope", "key"
         )
+        self._access_log_drops = self.add_counter(
+            counter("access_log_dropped_lines_total", "Lines of the access log that nobody took in time.")
+        )
         self._rate_limited: dict[tuple[str, str], PendingCounter] = {}
         self.rate_limited("address", "", 0)
         restarts = counter(*RESTARTS)
@@ -364,6 +367,10 @@ class Metrics:
                 labels = scope, OTHER_KEYS
             self._rate_limited.setdefault(labels, self.add_counter(self.rate_limited_requests.labels(*labels)))
         self._rate_limited[labels].pending += count
+
+    def access_log_dropped(self, num_lines: int) -> None:
+        """So many lines of the access log were not written."""
+        self._access_log_drops.pending += num_lines
 
     def observe_loop_lag(self, lag_s: float) -> None:
         """A timer of the event loop was so much late."""

@@ -7,8 +7,8 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import pytest
@@ -51,7 +51,7 @@ def connect(server: ServerProcess) -> socket.socket:
     return socket.create_connection((where.hostname or "", where.port or 0), timeout=30)
 
 
-def receive(file: BinaryIO) -> Answer:
+def receive(file: BufferedReader) -> Answer:
     """Read one answer from the file of a socket."""
     lines = []
     while (line := file.readline()) not in (b"\r\n", b""):
