@@ -26,7 +26,9 @@ RUN /opt/sluice/bin/pip install --no-cache-dir --no-deps --force-reinstall . \
  && /opt/sluice/bin/pip uninstall --yes --quiet pip setuptools
 
 FROM ${BASE}
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sluice
+# SageMaker runs the image with the argument `serve`.
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sluice \
+    && printf '#!/bin/sh\nexec sluice serve "$@"\n' > /usr/local/bin/serve && chmod 755 /usr/local/bin/serve
 COPY --from=build /opt/sluice /opt/sluice
 COPY models /app/models
 WORKDIR /app
@@ -34,10 +36,9 @@ ENV PATH=/opt/sluice/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     SLUICE_HOST=0.0.0.0 \
-    SLUICE_PORT=8000 \
     SLUICE_MODELS=/app/models
 USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ['SLUICE_PORT']}/health/ready\", timeout=2)"]
+    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ.get('SLUICE_PORT') or 8000}/health/ready\", timeout=2)"]
 CMD ["sluice", "serve"]
