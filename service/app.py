@@ -24,10 +24,14 @@ from service.api.access.wiring import AccessOptions, RateTables, open_access
 from service.api.access_log import AccessLog
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
+from service.api.error_shapes import ErrorShapes
 from service.api.gateway import Gateway
 from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
 from service.api.predict import RequestLimits, documented_routes, predict_endpoints
+from service.api.v2.errors import describe_error as describe_v2_error
+from service.api.v2.infer import INFER_ROUTES, InferEndpoint
+from service.api.v2.operations import v2_router, v2_routes
 from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.repository import Preload, Repository
@@ -140,7 +144,10 @@ def create_app(
     api.router.routes.extend(documented_routes(options.tasks.endpoints))
     descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
     api.include_router(operations_router(repository, scrapes.render, descriptions, drain))
-    add_error_handlers(api)
+    v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain)
+    api.include_router(v2_router(v2))
+    error_shapes = ErrorShapes({"/v2": describe_v2_error})
+    add_error_handlers(api, error_shapes)
     complete_openapi(api, access.refusals)
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
     admission = AdmissionControl(
@@ -151,8 +158,11 @@ def create_app(
     )
     return Gateway(
         access.wrap(api),
-        direct=predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
-        routes=[*api.openapi()["paths"], *page.ROUTES],
+        direct={
+            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
+            **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits)),
+        },
+        routes=dict.fromkeys([*api.openapi()["paths"], *page.ROUTES, *(route.path for route in v2)]),
         observers=metrics,
         hooks=hooks,
         admission=admission,
@@ -160,6 +170,7 @@ def create_app(
         timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
         drain=drain,
+        error_shapes=error_shapes,
         tracer=tracing,
         times_stages=access_log is not None,
     )

@@ -9,6 +9,7 @@ as parsing the request; an append costs 0.03, and 0.06 more at the flush.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
 from bisect import bisect_left
@@ -38,6 +39,7 @@ from service.context import CURRENT
 from service.errors import InvalidReason, Outcome, RateScope, RestartReason
 from service.manifest import Graph
 from service.observability.exemplars import Bucket, Exemplar, ExemplarStore, file_of
+from service.observability.statistics import sum_statistics
 
 FLUSH_INTERVAL_S = 0.25
 UNKNOWN = "_unknown"
@@ -411,6 +413,11 @@ class Metrics:
         """The body of a scrape and its content type: OpenMetrics where the scraper accepts it."""
         self.flush()
         return self.encode(accept)
+
+    async def read_statistics(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """(model, version) → counts and times since the start, of all workers."""
+        self.flush()
+        return await asyncio.to_thread(lambda: sum_statistics(self._scraped.collect()))
 
     def content_type(self, accept: str) -> str:
         """The content type of a scrape with this Accept header."""
