@@ -21,6 +21,7 @@ from service.api.parsing import LARGE_BYTES
 from service.api.predict import RequestLimits, RequestObserver, outcome_of, reason_of
 from service.api.request import Answer, ClientDisconnected, Headers, HttpRequest, receive_body
 from service.api.v2.parsing import InferRequest, InputTensor, RawTensor, RequestedOutput, parse, read_json_length
+from service.context import current_timing
 from service.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -170,6 +171,10 @@ class InferEndpoint:
             name, version = model.name, model.version
             parsed = await self._parse(body, request.headers, model)
             request.num_instances = _num_rows(parsed, model)
+            timing = current_timing()
+            if timing is not None:
+                timing.model, timing.version = name, version
+                timing.add("parse", started, time.monotonic())
             if request.num_instances > self._limits.max_instances:
                 raise PayloadTooLarge(
                     f"the request has {request.num_instances} rows; SLUICE_MAX_INSTANCES is {self._limits.max_instances}",
@@ -184,7 +189,10 @@ class InferEndpoint:
             if outputs is None and parsed.is_binary:
                 outputs = [RequestedOutput(spec.name, True) for spec in model.public_tensors.outputs]
             values = await model.infer_public(parsed.inputs, outputs, deadline=deadline)
+            written_from = time.monotonic()
             answer = await self._write(name, version, parsed.id, values, head)
+            if timing is not None:
+                timing.add("write", written_from, time.monotonic())
             outcome = "ok"
             return answer
         except ServiceError as exc:
