@@ -38,7 +38,7 @@ from service.api.v2.operations import v2_router, v2_routes
 from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.repository import Preload, Repository
-from service.observability.access_log import AccessLogWriter
+from service.observability.access_log import AccessLogWriter, Times
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
@@ -104,7 +104,7 @@ def create_app(
     access_log: AccessLogWriter | None = None
     if settings.access_log != "off":
         access_log = AccessLogWriter(settings.access_log, metrics.access_log_dropped)
-        hooks.append(AccessLog(access_log.put, access.addresses))
+        hooks.append(AccessLog(access_log.put, access.addresses, Times().text))
     if tracing is None and settings.tracing:
         tracing = require_tracing("http" if settings.tls_certfile is None else "https")
 

@@ -64,6 +64,11 @@ class Call:
                 setting="SLUICE_MAX_INSTANCES",
             )
 
+    def written(self, started_at: float) -> None:
+        """The answer has been written, since `started_at` of `time.monotonic()`."""
+        if self.timing is not None:
+            self.timing.add("write", started_at, time.monotonic())
+
     def resolved(self, model: NamedModel) -> None:
         """This model answers."""
         self.name, self.version = model.name, model.version

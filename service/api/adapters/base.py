@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -109,7 +110,10 @@ class AdapterEndpoint(InferenceEndpoint):
         call.resolved(model)
         plain = is_plain(body)
         predictions = await model.predict(asked.instances, asked.parameters, deadline=call.deadline, is_plain=plain)
-        return json_answer(write(self._adapter.write(asked, model, predictions)))
+        written_from = time.monotonic()
+        answer = json_answer(write(self._adapter.write(asked, model, predictions)))
+        call.written(written_from)
+        return answer
 
     async def _decompress(self, call: Call) -> bytes:
         for name, value in call.request.headers:

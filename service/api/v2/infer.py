@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -144,7 +145,10 @@ class InferEndpoint(InferenceEndpoint):
         if outputs is None and parsed.is_binary:
             outputs = [RequestedOutput(spec.name, True) for spec in model.public_tensors.outputs]
         values = await model.infer_public(parsed.inputs, outputs, deadline=call.deadline)
-        return await self._write(model, parsed.id, values, head)
+        written_from = time.monotonic()
+        answer = await self._write(model, parsed.id, values, head)
+        call.written(written_from)
+        return answer
 
     async def _decompress(self, body: bytes, head: Head) -> bytes:
         coding = read_coding(head.encoding)
