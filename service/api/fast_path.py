@@ -73,6 +73,7 @@ class FastRequest(HttpRequest):
         self.ticket = None
         self.timeout_s = math.inf
         self.num_instances = 0
+        self.context = None
         self.keep_alive = keep_alive
         self.body = bytearray()
         self.more_body = True

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from starlette.types import Message, Receive, Scope
 
 from service.api.errors import UnsupportedMediaType
+from service.context import RequestContext
 from service.errors import MalformedRequest, PayloadTooLarge
 
 Headers = list[tuple[bytes, bytes]]
@@ -51,6 +52,7 @@ class HttpRequest:
 
     __slots__ = (
         "client",
+        "context",
         "duration_s",
         "headers",
         "method",
@@ -81,6 +83,8 @@ class HttpRequest:
     """How long the answer may take, from the end of the body on."""
     num_instances: int
     """0 until the body has been read."""
+    context: RequestContext | None
+    """Its ids and timing, from the gateway on."""
     # From here on: what the gateway fills in.
     route: str
     """The template of the path, as the metrics call it; `_unknown` where there is none."""
@@ -118,6 +122,7 @@ class AsgiRequest(HttpRequest):
         self.ticket = None
         self.timeout_s = math.inf
         self.num_instances = 0
+        self.context = None
         self._receive = receive
 
     async def receive(self) -> Message:
@@ -231,6 +236,14 @@ async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
         elif name == b"content-encoding" and value.lower() != b"identity":
             found = value.decode("latin-1")[:100]
             raise UnsupportedMediaType(f'Content-Encoding is "{found}"; send the JSON as it is', found=found, expected="identity")
+    return await receive_body(request, max_bytes)
+
+
+async def receive_body(request: HttpRequest, max_bytes: int) -> bytes:
+    """The whole body, whatever it is declared as.
+
+    Raises BodyTooLarge, and ClientDisconnected when the connection closes first.
+    """
     if request.request_bytes > max_bytes * MAX_DROPPED_BODIES:
         raise _too_large(max_bytes, request.request_bytes)
     message = await request.receive()

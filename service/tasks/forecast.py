@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from service.errors import PayloadTooLarge
+from service.errors import InvalidInput, PayloadTooLarge
 from service.manifest import Manifest
 from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors
 from service.tasks.base import (
@@ -156,6 +156,39 @@ class ForecastTask(Task):
         if instance.num_interpolated:
             prediction["num_interpolated"] = instance.num_interpolated
         return prediction
+
+    def encode_tensors(self, tensors: Tensors) -> Tensors:
+        """`history` FP32 (B, T, F) and `lengths`, cut to the steps that the network reads: as `encode` cuts a history."""
+        history, lengths = tensors.get(HISTORY), tensors.get(LENGTHS)
+        if history is None or history.ndim != 3 or (lengths is not None and lengths.shape != history.shape[:1]):
+            return tensors  # which `check` refuses
+        steps, context = history.shape[1], self.spec.context_length
+        shortest = steps if lengths is None else int(lengths.min(initial=steps))
+        if shortest < self.spec.min_length:
+            row = 0 if lengths is None else int(lengths.argmin())
+            raise InvalidInput(
+                f"instance {row}: history: expected at least {self.spec.min_length} steps, got {shortest}",
+                reason="length",
+                instance=row,
+                where=HISTORY,
+                found=shortest,
+                expected=f"at least {self.spec.min_length}",
+            )
+        if steps <= context:
+            return tensors
+        if lengths is None:
+            return {**tensors, HISTORY: history[:, -context:]}
+        if lengths.max() > steps:
+            return tensors  # which `check` refuses
+        cut = np.zeros((len(history), context, history.shape[2]), np.float32)
+        for place, values, length in zip(cut, history, lengths.tolist(), strict=True):
+            kept = values[max(0, length - context) : length]
+            place[: len(kept)] = kept
+        return {**tensors, HISTORY: cut, LENGTHS: np.minimum(lengths, context)}
+
+    def decode_tensors(self, outputs: Tensors) -> Tensors:
+        public = {FORECAST: outputs[self._output]}
+        return public | {QUANTILES: outputs[QUANTILES]} if QUANTILES in outputs else public
 
     def _feed_back(self, history: Array, forecast: Array) -> Array:
         """The history (T, F) for the next run; `forecast` is (H,) or (H, targets)."""
