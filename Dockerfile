@@ -14,7 +14,7 @@ ARG RUNTIME=cpu
 WORKDIR /src
 RUN python3 -m venv /opt/sluice
 # The dependencies first, so that a change of the code does not install them again.
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY service/__init__.py service/__init__.py
 RUN case "${RUNTIME}" in cpu|gpu) ;; *) echo "RUNTIME is cpu or gpu, not '${RUNTIME}'" >&2; exit 1 ;; esac \
  && grep -v '^onnxruntime' constraints.txt > /tmp/constraints-gpu.txt \
