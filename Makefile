@@ -75,10 +75,10 @@ fuzz: $(VENV)/.test  ## 24,000 hostile requests to a real server: changed HTTP, 
 
 # Both run from an environment of their own, so that what they need is not what they look at.
 TOOLS := $(VENV)-tools
-CYCLONEDX := cyclonedx-bom==7.5.0
+TOOL_PACKAGES := pip-audit==2.10.1 cyclonedx-bom==7.5.0
 $(TOOLS)/.done: Makefile
 	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 $(CYCLONEDX)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check $(TOOL_PACKAGES)
 	@touch $@
 
 # Strict: a package that the advisory database does not know, or a database that cannot be reached, is a failure and no "none found".
