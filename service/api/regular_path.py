@@ -250,6 +250,7 @@ class RegularPathProtocol(HttpToolsProtocol):
             # It is being answered, and its body will never be whole.
             has_begun = getattr(cycle, "response_started", False)
             cycle.disconnected = cycle.response_complete = True
+            cycle.waiting_for_100_continue = False  # who asks for the body now would write behind the end
             cycle.message_event.set()
             if has_begun:
                 self.transport.close()
