@@ -25,6 +25,7 @@ from torch import nn
 import training
 from training.export.publish import Publication, next_version, put_in_place, require_free
 from training.export.publish import publish as write
+from training.export.rounding import one_thread
 from training.importers.torch.artifact import Artifact, Batching
 from training.importers.torch.calling import Axis
 from training.importers.torch.candidates import Wanted, make_artifact, read_expected, route_of
@@ -59,7 +60,9 @@ class Published:
         lines = [f"{self.folder or 'dry run'}: {self.route}, batches of {batches}"]
         lines += [f"  {line}" for line in self.tried]
         lines += [f"  {check.name:32} {check.error:8.1e}  (allowed {check.allowed:.0e})" for check in self.verdict.checks]
-        lines.append(f"  shortest row {self.verdict.min_length}; the module's own rounding {self.verdict.rounding:.0e}")
+        lines.append(f"  at {', '.join(self.verdict.rows)}; the module's own rounding {self.verdict.rounding:.0e}")
+        lines += [f"  {note}" for note in self.verdict.notes]
+        lines.append(f"  shortest row {self.verdict.min_length}")
         lines.append(f"  one row {self.verdict.ms_per_row:.2f} ms, in torch {self.verdict.ms_per_row_torch:.2f} ms")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
@@ -122,7 +125,7 @@ def publish(
     form = Form(_require_name(name), version, chosen.name, about, licence, _given(options | {"tolerance": tolerance}))
     root = Path(models)
     require_free(form, root, replace=replace)
-    with _one_thread(), _as_served(network) as served:
+    with one_thread(), _as_served(network) as served:
         scaled = _scaled(served, scale, unscale)
         wrapped, parameters, rows = chosen.prepare(scaled, _require_rows(example))
         wrapped = wrapped if wrapped is network else wrapped.eval()
@@ -137,17 +140,6 @@ def publish(
 
 
 # ------------------------------------------------------------------------------------------------------------ the module
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Rows one by one gain nothing from several threads of torch, and lose much where other processes have the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
