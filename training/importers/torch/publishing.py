@@ -106,6 +106,7 @@ def publish(
     replace: bool = False,
     dry_run: bool = False,
     models: str | Path = "models",
+    origin: Mapping[str, Any] | None = None,
 ) -> Published:
     """Publish a module, unchanged, as `models/<name>/<version>`.
 
@@ -113,7 +114,8 @@ def publish(
     arguments, or dicts by their names; texts for a classifier. What differs between the rows is time, unless `inputs` gives the
     axes of a row (numbers, and "time"). `lengths` names the argument that takes the rows' lengths, if there is one. `state` maps
     an argument to the output that carries it on; `scale` and `unscale` are fitted scalers for the first input and the first
-    output. `expected` are answers that were recorded elsewhere, one for each example row.
+    output. `expected` are answers that were recorded elsewhere, one for each example row. `origin` is what the manifest says
+    of where the module comes from, where that is not its class.
 
     Raises ModuleRefused with the sentence that helps, and PublishError where the version exists. Writes nothing then.
     """
@@ -135,7 +137,7 @@ def publish(
         result = Published(None, route_of(artifact), artifact.batching, verdict, artifact.notes, tuple(tried))
         if dry_run:
             return result
-        publication = _publication(form, trial, artifact, result, chosen, example, scores or {})
+        publication = _publication(form, trial, artifact, result, chosen, example, scores or {}, origin)
         return changed(result, folder=_write(publication, form, root, replace=replace))
 
 
@@ -202,7 +204,14 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _publication(
-    form: Form, trial: Trial, artifact: Artifact, result: Published, task: Task, example: Sequence[Any], scores: Scores
+    form: Form,
+    trial: Trial,
+    artifact: Artifact,
+    result: Published,
+    task: Task,
+    example: Sequence[Any],
+    scores: Scores,
+    origin: Mapping[str, Any] | None,
 ) -> Publication:
     subject, verdict = trial.subject, result.verdict
     reference = Reference(subject, trial.names, {entry.name: entry.shape for entry in artifact.outputs})
@@ -228,8 +237,7 @@ def _publication(
         data=[],
         facts={
             "import": {
-                "from": "torch",
-                "class": type(network).__name__,
+                **(origin or {"from": "torch", "class": type(network).__name__}),
                 "route": result.route,
                 "batching": artifact.batching,
                 "tried": list(result.tried),
