@@ -213,6 +213,20 @@ for name, join in JOINS.items():
     CASES[f"{name}, masked"] = Case(partial(tokens, join))
 
 
+# Of every kind one in the fast tests; each publication runs the service in a process of its own.
+FAST = (
+    "lstm beside gru",
+    "residual, masked",
+    "bahdanau by hand",
+    "several inputs",
+    "several outputs",
+    "decoder",
+    "nested",
+    "Attention",
+)
+NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+
+
 def rows_of(case: Case, model: Any) -> list[dict[str, Array]]:
     """A row of each length, ids from 0 on so that masked steps lie anywhere but in front."""
     rng = np.random.default_rng(7)
@@ -257,7 +271,7 @@ async def assert_served(model: Any, folder: Path, rows: Sequence[dict[str, Array
             np.testing.assert_allclose(np.asarray(part), wanted, rtol=1e-5, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 async def test_models_that_are_no_chain_are_served_as_keras_predicts(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     model = randomized(case.build())
@@ -267,7 +281,7 @@ async def test_models_that_are_no_chain_are_served_as_keras_predicts(name: str, 
     await assert_served(model, result.folder, rows_of(case, model))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_h5_files_of_such_models_hold_the_same(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     model = randomized(case.build())

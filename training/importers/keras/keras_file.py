@@ -197,8 +197,8 @@ def _with_slashes(file: h5py.File) -> h5py.File:
     for name in file:
         group = _subgroup(file, name)
         target = whole.require_group(name.replace("\\", "/"))
-        for part in group if group is not None else ():
-            if _is_here(group, part):
+        for part in group or ():
+            if group is not None and _is_here(group, part):
                 file.copy(group[part], target, name=part)
     return whole
 
@@ -298,8 +298,8 @@ def _weights_of_group(group: h5py.Group | None, entry: Entry) -> tuple[StoredWei
     weights = []
     # The own variables of a layer with a cell are the state of a stateful one, with which a prediction does not begin.
     if own is not None and "cell" not in inner:
-        names = sorted(own, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0))
-        weights += [StoredWeight(name, _values(own, name, entry)) for name in names]
+        numbered = sorted(own, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0))
+        weights += [StoredWeight(name, _values(own, name, entry)) for name in numbered]
     for name, found in inner.items():
         weights += [StoredWeight(f"{name}/{weight.name}", weight.values) for weight in _weights_of_group(found, entry)]
     return tuple(weights)
