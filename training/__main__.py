@@ -160,6 +160,7 @@ def import_keras_command(
     example: Annotated[
         Path | None, typer.Option(help="A JSON list of instances for example.json; random rows if left out.")
     ] = None,
+    architecture: Annotated[Path | None, typer.Option(help="What model.to_json() gave, for a file of weights alone.")] = None,
     labels: Annotated[str | None, typer.Option(help="classify: the labels in the order of the outputs, as bad,good.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="classify: the tokenizer.json that splits texts into the ids.")] = None,
     max_length: Annotated[
@@ -188,6 +189,7 @@ def import_keras_command(
     console = Console()
     with _errors_as_messages(console, extra="import"):
         from training.importers.importer import read_options
+        from training.importers.keras.calls_importer import ImportedCalls
         from training.importers.keras.importer import import_keras
         from training.reporting.imports import show_import
 
@@ -211,8 +213,11 @@ def import_keras_command(
             description=description,
             licence=licence,
         )
-        result = import_keras(file, options, models, example=example, replace_version=replace)
-        show_import(result.network, result.verification, result.notes, result.folder, console)
+        result = import_keras(file, options, models, example=example, architecture=architecture, replace_version=replace)
+        if isinstance(result, ImportedCalls):
+            console.print(str(result.published), highlight=False, soft_wrap=True, markup=False)
+        else:
+            show_import(result.network, result.verification, result.notes, result.folder, console)
 
 
 @app.command("import-torch")
@@ -248,6 +253,7 @@ def import_torch_command(
     season_length: Annotated[int | None, typer.Option(help="forecast: steps in a season.")] = None,
     context_length: Annotated[int | None, typer.Option(help="forecast: steps read of a history.")] = None,
     scaler: Annotated[str | None, typer.Option(help="forecast: the scale of the features, as of --scale.")] = None,
+    architecture: Annotated[Path | None, typer.Option(help="What model.to_json() gave, for a file of weights alone.")] = None,
     labels: Annotated[str | None, typer.Option(help="classify: the labels in the order of the outputs, as bad,good.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="classify: the tokenizer.json that splits texts into the ids.")] = None,
     max_length: Annotated[int | None, typer.Option(help="classify: tokens read of a text.")] = None,

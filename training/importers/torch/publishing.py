@@ -25,6 +25,7 @@ from torch import nn
 import training
 from training.export.publish import Publication, next_version, open_home, put_in_place, require_free
 from training.export.publish import publish as write
+from training.export.rounding import one_thread
 from training.importers.torch.artifact import Artifact, Batching
 from training.importers.torch.calling import Axis
 from training.importers.torch.candidates import Wanted, make_artifact, read_expected, route_of
@@ -68,7 +69,9 @@ class Published:
         lines = [f"{self.folder or 'dry run'}: {self.route}, {batches[self.batching]}"]
         lines += [f"  {line}" for line in self.tried]
         lines += [f"  {check.name:32} {check.error:8.1e}  (allowed {check.allowed:.0e})" for check in self.verdict.checks]
-        lines.append(f"  shortest row {self.verdict.min_length}; the module's own rounding {self.verdict.rounding:.0e}")
+        lines.append(f"  at {', '.join(self.verdict.rows)}; the module's own rounding {self.verdict.rounding:.0e}")
+        lines += [f"  {note}" for note in self.verdict.notes]
+        lines.append(f"  shortest row {self.verdict.min_length}")
         lines.append(f"  one row {self.verdict.ms_per_row:.2f} ms, in torch {self.verdict.ms_per_row_torch:.2f} ms")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
@@ -112,6 +115,7 @@ def publish(
     replace: bool = False,
     dry_run: bool = False,
     models: str | Path = "models",
+    origin: Mapping[str, Any] | None = None,
 ) -> Published:
     """Publish a module, unchanged, as `models/<name>/<version>`.
 
@@ -121,6 +125,7 @@ def publish(
     an argument to the output that carries it on; `scale` and `unscale` are fitted scalers for the first input and the first
     output. `expected` are answers that were recorded elsewhere, one for each example row. `batching` is what is found ("auto"),
     or has to be "ragged", "equal" (rows of one length) or "none": the module takes one row at a time, and the graph too.
+    `origin` is what the manifest says of where the module comes from, where that is not its class.
 
     Raises ModuleRefused with the sentence that helps, and PublishError where the version exists. Writes nothing then.
     """
@@ -132,7 +137,7 @@ def publish(
     form = Form(_require_name(name), version, chosen.name, about, licence, _given(options | {"tolerance": tolerance}))
     root = Path(models)
     require_free(form, root, replace=replace)
-    with _one_thread(), _as_served(network) as served:
+    with one_thread(), _as_served(network) as served:
         scaled = _scaled(served, scale, unscale)
         wrapped, parameters, rows = chosen.prepare(scaled, _require_rows(example))
         wrapped = wrapped if wrapped is network else wrapped.eval()
@@ -144,22 +149,11 @@ def publish(
         result = Published(None, route_of(artifact), artifact.batching, verdict, artifact.notes, tuple(tried))
         if dry_run:
             return result
-        publication = _publication(form, trial, artifact, result, chosen, example, scores or {})
+        publication = _publication(form, trial, artifact, result, chosen, example, scores or {}, origin)
         return changed(result, folder=_write(publication, form, root, replace=replace))
 
 
 # ------------------------------------------------------------------------------------------------------------ the module
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Rows one by one gain nothing from several threads of torch, and lose much where other processes have the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -223,7 +217,14 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _publication(
-    form: Form, trial: Trial, artifact: Artifact, result: Published, task: Task, example: Sequence[Any], scores: Scores
+    form: Form,
+    trial: Trial,
+    artifact: Artifact,
+    result: Published,
+    task: Task,
+    example: Sequence[Any],
+    scores: Scores,
+    origin: Mapping[str, Any] | None,
 ) -> Publication:
     subject, verdict = trial.subject, result.verdict
     reference = Reference(subject, trial.names, {entry.name: entry.shape for entry in artifact.outputs})
@@ -249,8 +250,7 @@ def _publication(
         data=[],
         facts={
             "import": {
-                "from": "torch",
-                "class": type(network).__name__,
+                **(origin or {"from": "torch", "class": type(network).__name__}),
                 "route": result.route,
                 "batching": artifact.batching,
                 "tried": list(result.tried),
