@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from service import __version__
 from service.api import page
 from service.api.access.wiring import AccessOptions, RateTables, open_access
+from service.api.connections import ConnectionLimits, ConnectionMonitor
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
 from service.api.gateway import Gateway
@@ -32,7 +33,7 @@ from service.models.repository import Preload, Repository
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
-from service.process.machine import num_cores, threads_per_worker
+from service.process.machine import max_open_connections, num_cores, threads_per_worker
 from service.process.memory import trim_heap_when_idle
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
 from service.scheduling.admission import AdmissionControl, RefusalBudget
@@ -138,6 +139,17 @@ def create_app(
         timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
         drain=drain,
+        connections=ConnectionMonitor(connection_limits(settings), metrics),
+    )
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """What a connection may take."""
+    return ConnectionLimits(
+        settings.header_timeout_ms / 1000,
+        settings.body_timeout_ms / 1000,
+        settings.send_timeout_ms / 1000,
+        min(settings.max_connections, max_open_connections()),
     )
 
 

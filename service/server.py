@@ -41,8 +41,6 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
-# Longer than the 60 s after which load balancers drop idle connections, so that none is closed here just as it is used.
-KEEP_ALIVE_S = 75
 # Requests leave few cycles behind: the collector runs every 5,000 objects rather than every 700, which saves 5 % of a request.
 GC_THRESHOLDS = (5000, 20, 20)
 # How often the event loop of a worker counts a heartbeat, and how many connections it receives in one turn.
@@ -319,7 +317,7 @@ def uvicorn_config(app: Gateway, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=math.ceil(grace_s(settings)),
     )
 

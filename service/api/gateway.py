@@ -15,8 +15,9 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.connections import ConnectionMonitor
 from service.api.draining import Drain
-from service.api.errors import InternalError, NotFound, find_row, problem
+from service.api.errors import InternalError, NotFound, RequestTimedOut, find_row, problem
 from service.api.request import (
     Address,
     Admission,
@@ -27,6 +28,7 @@ from service.api.request import (
     Endpoint,
     Hook,
     HttpRequest,
+    UnreadRequest,
     read_conditions,
 )
 from service.errors import Overloaded, ServiceError
@@ -84,8 +86,13 @@ class Gateway:
         timeout_s: float = math.inf,
         metrics_port: int = 0,
         drain: Drain | None = None,
+        connections: ConnectionMonitor | None = None,
     ) -> None:
-        """`direct` maps paths to the endpoints that answer POST there; `routes` are the templates of all routes."""
+        """`direct` maps paths to the endpoints that answer POST there; `routes` are the templates of all routes.
+
+        `connections` is for the protocol that brings the requests.
+        """
+        self.connections = connections or ConnectionMonitor()
         self._inner = inner
         self._hooks = tuple(hooks)
         self._admission = admission
@@ -178,6 +185,17 @@ class Gateway:
             return answer
         return None
 
+    def refuse_unread(self, error: ServiceError, client: Address | None, server: Address | None) -> Answer:
+        """The answer to a request that is not read: it counts as one to an unknown route, and hooks see how it ends."""
+        request = UnreadRequest(client, server)
+        self._begin(request, self._unknown)
+        answer = _describe(error, request)
+        request.status, request.response_bytes = answer.status, len(answer.body)
+        for hook in self._hooks:
+            hook.after(request, answer.headers)
+        self._finish(request, self._unknown)
+        return answer
+
     def refusal_delay_s(self) -> float:
         """How long the refusal of a connection that did not wait is to be held: 0 as long as there are few of them."""
         return self._refusals.delay_s() if self._refusals is not None else 0.0
@@ -263,7 +281,7 @@ def _describe(exc: Exception, request: HttpRequest) -> Answer:
         log.error("unexpected error", exc_info=exc, extra={"path": request.path})
         exc = InternalError("an unexpected error; the log says more")
     answer = Answer(*problem(exc))
-    if isinstance(exc, BodyTooLarge):
+    if isinstance(exc, BodyTooLarge | RequestTimedOut):
         answer.headers.append((b"connection", b"close"))
     return answer
 

@@ -32,7 +32,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from service.errors import InvalidReason, Outcome, RateScope, RestartReason
+from service.errors import ConnectionReason, InvalidReason, Outcome, RateScope, RestartReason
 from service.manifest import Graph
 
 FLUSH_INTERVAL_S = 0.25
@@ -49,6 +49,7 @@ TIMESTEPS = tuple(2**n for n in range(13))
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 INVALID_REASONS: tuple[InvalidReason, ...] = get_args(InvalidReason)
+CONNECTION_REASONS: tuple[ConnectionReason, ...] = get_args(ConnectionReason)
 # Keys that were ever limited, by name; those that come later share a name.
 MAX_KEY_SERIES = 1000
 OTHER_KEYS = "_other"
@@ -242,6 +243,13 @@ class Metrics:
         self.http_request_size = histogram("http_request_size_bytes", "Size of request bodies.", "route", buckets=BYTES)
         self.http_response_size = histogram("http_response_size_bytes", "Size of response bodies.", "route", buckets=BYTES)
 
+        self.connections_closed = counter(
+            "http_connections_closed_total", "Connections that the server refused or closed, by the reason.", "reason"
+        )
+        self._connections_closed = {
+            reason: self.add_counter(self.connections_closed.labels(reason)) for reason in CONNECTION_REASONS
+        }
+
         self.requests = counter("inference_requests_total", "Requests to predict, by outcome.", *MODEL, "outcome", "api")
         self.invalid = counter("invalid_inputs_total", "Requests refused for what they held.", *MODEL, "reason")
         self.rows = counter("inference_rows_total", "Rows that graphs ran.", *MODEL)
@@ -362,6 +370,10 @@ class Metrics:
                 labels = scope, OTHER_KEYS
             self._rate_limited.setdefault(labels, self.add_counter(self.rate_limited_requests.labels(*labels)))
         self._rate_limited[labels].pending += count
+
+    def connection_closed(self, reason: ConnectionReason) -> None:
+        """The server refused or closed a connection."""
+        self._connections_closed[reason].pending += 1
 
     def observe_loop_lag(self, lag_s: float) -> None:
         """A timer of the event loop was so much late."""
