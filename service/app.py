@@ -30,6 +30,7 @@ from service.api.predict import RequestLimits, documented_routes, predict_endpoi
 from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.repository import Preload, Repository
+from service.models.verification import Verification
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 
 # Time that measuring the cost of one graph may take at load: enough to see every batch size of a small one several times.
 MEASURE_S = 0.1
+# A run of a graph that takes so many times the time of a request is ended, and its model taken out of service.
+MAX_RUN_FACTOR = 3
 # Two, so that a short body need not wait behind a long one.
 MIN_READERS = 2
 
@@ -58,20 +61,22 @@ def create_app(
     *,
     metrics_dir: Path | None = None,
     preload: Preload | None = None,
+    verification: Verification | None = None,
     rates: RateTables | None = None,
     tasks: TaskRegistry | None = None,
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
+    on_stuck: Callable[[], None] = lambda: None,
     scrape_interval_s: float = SCRAPE_INTERVAL_S,
 ) -> Gateway:
     """The whole server as one ASGI app.
 
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
-    `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU. `metrics_dir` is shared by
-    the workers of one server, `preload` holds what their parent has read for them, `rates` is where they count requests
-    together. `tasks` are those that folders may be for, None: the built-in ones. Raises StartError for what the settings of
-    access name. Scrapes within
-    `scrape_interval_s` get the same metrics.
+    `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU, `on_stuck` when a graph runs
+    that cannot be ended. `metrics_dir` is shared by the workers of one server, `preload` holds what their parent has read for
+    them, `verification` verifies the rest, `rates` is where they count requests together. `tasks` are those that folders may be
+    for, None: the built-in ones. Raises StartError for what the settings of access name. Scrapes within `scrape_interval_s` get
+    the same metrics.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
@@ -83,6 +88,8 @@ def create_app(
         observer=metrics,
         open_graph=functools.partial(open_runtime, gpu=gpu_options(settings)),
         preload=preload,
+        verification=verification,
+        on_stuck=on_stuck,
         loop_budget=LoopBudget(),
     )
 
@@ -168,6 +175,7 @@ def model_options(settings: Settings, tasks: TaskRegistry | None = None) -> Mode
         limits,
         latency_target_ms=settings.latency_target_ms,
         measure_s=MEASURE_S,
+        max_run_s=MAX_RUN_FACTOR * settings.request_timeout_ms / 1000,
         precision=settings.precision,
         tasks=(tasks or built_in_tasks()).configure(settings.model_dump()),
     )

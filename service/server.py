@@ -30,6 +30,7 @@ from service.app import create_app
 from service.errors import ServiceError, StartError
 from service.files import FileWatch
 from service.models.repository import Preload, Repository
+from service.models.verification import Verification
 from service.observability.logs import set_up_logs
 from service.process.connections import DrainRequested, Slot, has_waiting, receive_connection, refuse_handshakes
 from service.process.machine import cores_of_worker
@@ -62,6 +63,7 @@ class Service:
         *,
         metrics_dir: Path | None = None,
         preload: Preload | None = None,
+        verification: Verification | None = None,
         rates: RateTables | None = None,
     ) -> None:
         self._url = url
@@ -75,9 +77,11 @@ class Service:
             settings,
             metrics_dir=metrics_dir,
             preload=preload,
+            verification=verification,
             rates=rates,
             on_loaded=self._finish_loading,
             on_failed=self._stop_with,
+            on_stuck=self._be_replaced,
         )
         self._config = uvicorn_config(self._app, settings)
         # Both import the rest of what serving needs, which a parent does for all its workers.
@@ -114,6 +118,11 @@ class Service:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         self._on_loaded(startup_message(repository, self._url, self._curl))
+
+    def _be_replaced(self) -> None:
+        """A graph takes a core for ever: a worker finishes what it answers and ends, and its parent starts another one."""
+        if isinstance(self._server, WorkerServer):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _stop_with(self, exc: StartError) -> None:
         assert self._server is not None

@@ -114,6 +114,20 @@ class Settings(BaseSettings):
         "`GET /models` give the choice and its reason.",
     )
 
+    load_timeout_ms: float = Field(
+        default=30_000.0,
+        gt=0,
+        le=3_600_000,
+        description="Time to open and verify one model folder, with its example and the measuring of its graph; beyond it the "
+        "model is UNAVAILABLE.",
+    )
+    load_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory that verifying one model folder may take; beyond it the model is UNAVAILABLE. 0: half of what this "
+        "machine or container has.",
+    )
+
     # How rows become batches.
     latency_target_ms: float = Field(
         default=50.0,
@@ -143,7 +157,10 @@ class Settings(BaseSettings):
         default=1024, ge=1, description="Rows that may wait for one model; beyond them a request gets 503 at once."
     )
     request_timeout_ms: float = Field(
-        default=10_000.0, gt=0, description="Time to answer a request once its body has arrived; after it, 504."
+        default=10_000.0,
+        gt=0,
+        description="Time to answer a request once its body has arrived; after it, 504. A graph that runs three times as long is "
+        "stopped, and its model UNAVAILABLE from then on.",
     )
     max_pending_bytes: int = Field(
         default=256 * 1024 * 1024,

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from service.errors import FolderError
 from service.manifest import MANIFEST_FILE, Graph, Manifest, TensorEntry, read_file
+from service.models.control_flow import is_bounded
 from service.models.device_check import find_difference
 from service.models.external_data import find_external_data
 from service.models.precision import RequestedPrecision, choose_graph, precision_of
@@ -48,6 +50,8 @@ class ModelOptions:
     """How long the cost of the graph may be measured at load. 0: not at all, it is taken for a small LSTM."""
     precision: RequestedPrecision = "auto"
     """Which of a folder's graphs runs."""
+    max_run_s: float = math.inf
+    """How long one run of a graph may take before it is ended, and the model with it."""
     tasks: TaskRegistry = field(default_factory=built_in_tasks)
     """What folders may be for."""
 
@@ -68,6 +72,10 @@ class Parts:
     """Why another graph runs than could be expected."""
     tuning: Tuning | None = None
     """What its graph costs, where that was measured already (see `loading.with_tuning`)."""
+    is_bounded: bool = True
+    """The graph has no loops or branches, so the time of a run follows from the size of its inputs."""
+    is_verified: bool = False
+    """Its example was replayed and its graph measured already (see `verification.py`)."""
 
     @property
     def longest_row(self) -> int | None:
@@ -155,7 +163,8 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
     example: bytes | None = None
     with contextlib.suppress(FolderError):  # the replay says what is wrong with it
         example = read_file(folder, EXAMPLE_FILE)
-    parts = Parts(manifest, chosen, runtime, signature, definition, task, example, choice.note)
+    assert graph is not None
+    parts = Parts(manifest, chosen, runtime, signature, definition, task, example, choice.note, is_bounded=is_bounded(graph))
     return Examination(parts, findings)
 
 

@@ -21,6 +21,9 @@ from service.scheduling.planning import Limits, plan
 
 log = logging.getLogger(__name__)
 
+# How often it is seen whether a run that is to end has ended.
+END_CHECK_S = 0.05
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -128,8 +131,14 @@ class Batcher(Generic[T, R]):
         observer: BatchObserver | None = None,
         *,
         name: str = "",
+        max_run_s: float = math.inf,
+        on_overdue: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_overdue` is called once a batch has run for longer than `max_run_s`, or still runs when `stop` gives up."""
         self.name = name
+        self._max_run_s = max_run_s
+        self._on_overdue = on_overdue
+        self._watch: Alarm | None = None
         self.limits = limits
         self.num_workers = num_workers
         self._run = run
@@ -176,7 +185,7 @@ class Batcher(Generic[T, R]):
             grace = self._clock.call_at(self._clock.now() + grace_s, self._give_up)
             await self._finished
             grace.cancel()
-        for alarm in (self._alarm, self._delay):
+        for alarm in (self._alarm, self._delay, self._watch):
             if alarm is not None:
                 alarm.cancel()
         for _ in self._threads:
@@ -238,6 +247,13 @@ class Batcher(Generic[T, R]):
         """Raise DeadlineExceeded where the deadline has passed, in the clock's seconds: before work that would be for nothing."""
         if deadline is not None and deadline <= self._clock.now():
             raise self._deadline_exceeded()
+
+    async def has_ended(self, within_s: float) -> bool:
+        """Whether every run that is under way ends within so many seconds."""
+        last = self._clock.now() + within_s
+        while self._running and self._clock.now() < last:  # noqa: ASYNC110  (rare, and the hot path need not know of it)
+            await asyncio.sleep(END_CHECK_S)
+        return not self._running
 
     @property
     def num_queued(self) -> int:
@@ -316,12 +332,26 @@ class Batcher(Generic[T, R]):
                 if is_inline:
                     self._deliver(number, self._attempt(payloads))
                 else:
+                    if self._watch is None and self._max_run_s < math.inf:
+                        self._watch = self._clock.call_at(now + self._max_run_s, self._check_runs)
                     self._todo.put((number, payloads))
             elif decision.wait_until is not None:
                 self._dispatch_at(decision.wait_until)
                 break
         if self._finished is not None and not self._queue and not self._running and not self._finished.done():
             self._finished.set_result(None)
+
+    def _check_runs(self) -> None:
+        """One alarm for all runs, which is set again only when the last one went off: nearly all runs are over by then."""
+        self._watch = None
+        oldest = min((batch.taken_at for batch in self._running.values()), default=None)
+        if oldest is None:
+            return
+        if self._clock.now() - oldest >= self._max_run_s:
+            log.error("a run of the graph does not end", extra={"model": self.name, "seconds": round(self._max_run_s, 3)})
+            self._on_overdue()
+        else:
+            self._watch = self._clock.call_at(oldest + self._max_run_s, self._check_runs)
 
     def _should_run_inline(self, batch: Sequence[_QueuedItem[T, R]]) -> bool:
         """Whether to run it here: the way to a thread and back costs a lone item 0.1 ms and more, most of it waking up.
@@ -467,6 +497,8 @@ class Batcher(Generic[T, R]):
                     item.result.set_exception(self._not_running())
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
+        if self._running:
+            self._on_overdue()
 
     def _overloaded(self) -> Overloaded:
         retry_after_s = self._queued_rows * self._row_s / self.num_workers if self._row_s else 1.0

@@ -660,3 +660,27 @@ async def test_graphs_that_were_not_measured_run_on_threads() -> None:
     async with batching(run) as batcher:
         await batcher.submit("x")
     assert run.threads == [(["x"], False)]
+
+
+async def test_a_run_that_takes_too_long_is_reported_once_and_quick_ones_are_not() -> None:
+    clock, gate, reports = ManualClock(), Gate[int](), []
+    batcher = Batcher(gate, Limits(), 1, clock, max_run_s=30.0, on_overdue=lambda: reports.append(clock.now()))
+    await batcher.start()
+    for _ in range(3):
+        quick = asyncio.create_task(batcher.submit(1))
+        await gate.entered()
+        clock.advance(20.0)
+        gate.let()
+        await quick
+    assert reports == []
+    endless = asyncio.create_task(batcher.submit(1))
+    await gate.entered()
+    clock.advance(29.0)
+    assert reports == []
+    clock.advance(2.0)
+    assert len(reports) == 1
+    clock.advance(100.0)
+    assert len(reports) == 1
+    gate.open()
+    await endless
+    await batcher.stop()
