@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from service import __version__
 from service.api.access.keys import SCOPES, describe_entry, new_key
 from service.errors import RestartReason, ServiceError, StartError
-from service.observability.logs import set_up_logs
+from service.observability.logs import escape_controls, set_up_logs
 from service.process.machine import (
     can_fork,
     default_workers,
@@ -127,7 +127,7 @@ def _check(args: argparse.Namespace) -> int:
         num_findings += len(findings)
         print(f"{version}: {_count_text(len(findings))}")
         for finding in findings:
-            print(f"  {finding}")
+            print(f"  {escape_controls(finding)}")
     return 1 if num_findings else 0
 
 

@@ -214,7 +214,7 @@ async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: O
             on_failed(exc)
         return
     if not repository.is_ready:
-        log.error("not every model is ready", extra={"reason": repository.reason})
+        log.error("not every model is ready", extra={"reason": repository.reason, "models": str(repository.models_dir)})
     if on_loaded is not None:
         on_loaded(repository)
 

@@ -31,7 +31,7 @@ from service.errors import ServiceError, StartError
 from service.files import FileWatch
 from service.models.repository import Preload, Repository
 from service.models.verification import Verification
-from service.observability.logs import set_up_logs
+from service.observability.logs import escape_controls, set_up_logs
 from service.process.connections import DrainRequested, Slot, has_waiting, receive_connection, refuse_handshakes
 from service.process.machine import cores_of_worker
 from service.process.memory import configure_malloc
@@ -346,9 +346,10 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
 
 def startup_message(repository: Repository, url: str, curl: str = "curl -s") -> str:
     """What the operator reads when loading is over: the address of the server, and a command to try."""
+    reason = escape_controls(repository.reason or "")  # which may hold what a folder says
     if not repository.is_serving:
-        return f"Sluice {__version__} listens on {url}, but no model is ready: {repository.reason}"
-    state = "is ready:" if repository.is_ready else f"is not ready ({repository.reason}), and answers at"
+        return f"Sluice {__version__} listens on {url}, but no model is ready: {reason}"
+    state = "is ready:" if repository.is_ready else f"is not ready ({reason}), and answers at"
     where = f"Sluice {__version__} {state} {url} (documentation at {url}/docs)"
     return f"{where}\nTry it:\n  {command_to_try(repository, f'{curl} {url}')}"
 

@@ -262,7 +262,7 @@ class Repository:
         broken = self._broken
         num_folders = sum(map(len, self._entries.values()))
         if not self._serving:
-            return f"none of the {num_folders} model folders in {self.models_dir} can be served"
+            return f"none of the {num_folders} model folders can be served"
         first = broken[0]
         others = f"; {len(broken)} of {num_folders} folders cannot be served" if len(broken) > 1 else ""
         return f"model folder {first.path} is {first.state}: {first.reason or 'it is still loading'}{others}"

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 # What a graph may run on when a device is requested, the best first. What TensorRT does not take, CUDA runs.
 PROVIDERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"cuda": (CUDA, CPU), "tensorrt": (TENSORRT, CUDA, CPU)})
 
+# A file of its sources, and behind it the function.
+SOURCE_PLACE = re.compile(r"\S*/[\w.+-]+\.(?:cc|cpp|cu|cuh|h|hpp):\d+ (?:[^()]*::[^()]*\(.*?\)(?: const)? )?")
 # What is less is raised as an exception, too. onnxruntime would write it to stderr in colours, with names from the graph.
 FATAL = 4
 
@@ -297,4 +300,5 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def _first_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:500]
+    """What an exception of onnxruntime says, without the place in its sources."""
+    return SOURCE_PLACE.sub("", (str(exc).strip().splitlines() or [type(exc).__name__])[0])[:500]

@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from service.clock import Alarm, Clock, MonotonicClock
@@ -21,6 +21,8 @@ from service.scheduling.planning import Limits, plan
 
 log = logging.getLogger(__name__)
 
+# Of a thousand models most wait: only those that were asked lately have threads.
+THREAD_IDLE_S = 60.0
 # How often it is seen whether a run that is to end has ended.
 END_CHECK_S = 0.05
 
@@ -116,7 +118,7 @@ class _Outcome(NamedTuple, Generic[R]):
 
 
 class Batcher(Generic[T, R]):
-    """Gathers items into batches and runs them on `num_workers` threads.
+    """Gathers items into batches and runs them on at most `num_workers` threads, which end when nothing runs for a while.
 
     `run` gets the payloads of one batch and returns one result each, in order; it must be thread-safe. All methods belong
     to the event loop that called `start`.
@@ -133,8 +135,11 @@ class Batcher(Generic[T, R]):
         name: str = "",
         max_run_s: float = math.inf,
         on_overdue: Callable[[], None] = lambda: None,
+        idle_s: float = THREAD_IDLE_S,
     ) -> None:
-        """`on_overdue` is called once a batch has run for longer than `max_run_s`, or still runs when `stop` gives up."""
+        """A thread that has had nothing to do for `idle_s` ends. `on_overdue` is called once a batch has run for longer than
+        `max_run_s`, or still runs when `stop` gives up.
+        """
         self.name = name
         self._max_run_s = max_run_s
         self._on_overdue = on_overdue
@@ -151,6 +156,8 @@ class Batcher(Generic[T, R]):
         self._row_s = 0.0
         self._todo: SimpleQueue[tuple[int, list[T]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._num_threads = 0  # without those that were told to end
+        self._idle_s = idle_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
         self._is_dispatch_due = False
@@ -160,13 +167,9 @@ class Batcher(Generic[T, R]):
         self._finished: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Start the worker threads."""
+        """Take items from here on, on this event loop. Threads start when there is something to run."""
         assert self._loop is None, "a batcher starts once"
         self._loop = asyncio.get_running_loop()
-        for number in range(self.num_workers):
-            thread = threading.Thread(target=self._work, args=(self._loop,), name=f"{self.name}-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
         self._is_open = True
 
     async def stop(self, *, drain: bool = True, grace_s: float = 30.0) -> None:
@@ -188,7 +191,7 @@ class Batcher(Generic[T, R]):
         for alarm in (self._alarm, self._delay, self._watch):
             if alarm is not None:
                 alarm.cancel()
-        for _ in self._threads:
+        for _ in range(self._num_threads):
             self._todo.put(None)
         if not self._running:
             for thread in self._threads:
@@ -334,6 +337,8 @@ class Batcher(Generic[T, R]):
                 else:
                     if self._watch is None and self._max_run_s < math.inf:
                         self._watch = self._clock.call_at(now + self._max_run_s, self._check_runs)
+                    if self._num_threads < len(self._running):
+                        self._start_thread()
                     self._todo.put((number, payloads))
             elif decision.wait_until is not None:
                 self._dispatch_at(decision.wait_until)
@@ -373,9 +378,31 @@ class Batcher(Generic[T, R]):
             error = exc
         return _Outcome(results, error, self._clock.now() - started_at)
 
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._work, args=(self._loop,), name=self.name, daemon=True)
+        self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+        self._num_threads += 1
+        thread.start()
+
+    def _end_idle_thread(self) -> None:
+        """A thread has had nothing to do for a while: have one end, unless all are needed just now."""
+        if self._num_threads > len(self._running) and self._is_open:
+            self._num_threads -= 1
+            self._todo.put(None)
+
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """The life of a worker thread: values in, values out."""
-        while (todo := self._todo.get()) is not None:
+        while True:
+            try:
+                todo = self._todo.get(timeout=self._idle_s)
+            except Empty:
+                try:
+                    loop.call_soon_threadsafe(self._end_idle_thread)
+                except RuntimeError:  # the loop is closed
+                    return
+                continue
+            if todo is None:
+                break
             number, payloads = todo
             outcome = self._attempt(payloads)
             try:

@@ -49,3 +49,26 @@ def test_what_a_process_says_of_itself_stands_in_every_line_and_wins_nothing() -
     made = record(model="m", worker=7)
     assert AddFacts(worker=8, zone="a").filter(made)
     assert TextFormatter().format(made).endswith("INFO model is ready model=m worker=7 zone=a")
+
+
+HOSTILE = "a\x1b[31mred\r\n2026-01-01T00:00:00.000Z INFO forged\x85\x9b31m\u2028\u202eback\x7f\x00\ud800 ä 日本"
+
+
+def test_nothing_that_is_logged_begins_a_line_of_its_own_or_reaches_the_terminal() -> None:
+    def fail() -> None:
+        raise ValueError(HOSTILE)
+
+    try:
+        fail()
+    except ValueError:
+        made = record(reason=HOSTILE, tight=HOSTILE.replace(" ", ""))
+        made.msg, made.args = "it says %s", (HOSTILE,)
+        made.exc_info = sys.exc_info()
+    for formatter in (TextFormatter(), JsonFormatter()):
+        text = formatter.format(made)
+        assert all(character.isprintable() or character == "\n" for character in text), ascii(text)
+        text.encode()  # and it can be written
+        assert [line for line in text.split("\n")[1:] if not line.startswith("  ")] == []
+        assert "日本" in text
+    line = json.loads(JsonFormatter().format(made))
+    assert (line["reason"], line["event"]) == (HOSTILE, f"it says {HOSTILE}")
