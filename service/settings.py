@@ -159,8 +159,8 @@ class Settings(BaseSettings):
     request_timeout_ms: float = Field(
         default=10_000.0,
         gt=0,
-        description="Time to answer a request once its body has arrived; after it, 504. A graph that runs three times as long is "
-        "stopped, and its model UNAVAILABLE from then on.",
+        description="Time to answer a request once its body has arrived; after it, 504. A graph that runs three times as long, "
+        "and 5 s at least, is stopped, and its model UNAVAILABLE from then on.",
     )
     max_pending_bytes: int = Field(
         default=256 * 1024 * 1024,
@@ -272,6 +272,16 @@ class Settings(BaseSettings):
     # The log.
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level that is logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of a log line: text, or one JSON object.")
+    access_log: Literal["off", "text", "json"] = Field(
+        default="off",
+        description="A line on standard output for every request: its ids, client, model, rows, outcome and the time of each "
+        "stage. See docs/how-to/observe.md.",
+    )
+    tracing: bool = Field(
+        default=False,
+        description="Send spans of requests to a collector (OpenTelemetry, by OTLP over HTTP). Needs the extra `otel`; the "
+        "collector and the sampling are set by the variables `OTEL_…`. See docs/how-to/observe.md.",
+    )
 
     @classmethod
     def settings_customise_sources(

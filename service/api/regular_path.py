@@ -24,6 +24,8 @@ from service.api.connections import Phase
 from service.api.errors import HeadTooLarge, RequestTimedOut, UrlTooLong, problem
 from service.api.gateway import Gateway
 from service.api.request import TIMED_OUT
+from service.api.request_ids import new_context
+from service.context import RequestContext
 from service.errors import ConnectionReason, MalformedRequest, Overloaded, ServiceError
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class RegularPathProtocol(HttpToolsProtocol):
         self._num_first_bytes = 0
         self._upgrade_head: bytes | None = None
         self._refusal: ServiceError | None = None
+        self._refused: RequestContext | None = None
         self._is_ending = False
         self._is_lingering = False
         self._last_answer: ServiceError | None = None
@@ -382,7 +385,8 @@ class RegularPathProtocol(HttpToolsProtocol):
     def _refuse_rest(self) -> None:
         refusal, self._refusal = self._refusal, None
         error = refusal or MalformedRequest("what was sent is not a request by HTTP/1.1")
-        log.warning("invalid HTTP request", extra={"status": problem(error).status})
+        context = self._refused = new_context()
+        log.warning("invalid HTTP request", extra={"status": problem(error).status, "request_id": context.request_id})
         self._gateway.connections.observer.connection_closed(_REASONS.get(type(error), "malformed"))
         self._end(error)
 
@@ -416,7 +420,7 @@ class RegularPathProtocol(HttpToolsProtocol):
         if self._last_answer is None:
             self.transport.close()
             return
-        status, headers, body = self._gateway.refuse_unread(self._last_answer, self.client, self.server)
+        status, headers, body = self._gateway.refuse_unread(self._last_answer, self.client, self.server, self._refused)
         lines = [STATUS_LINE[status]]
         headers = [(name, value) for name, value in headers if name != b"connection"]
         for name, value in (*self.server_state.default_headers, *headers, (b"connection", b"close")):

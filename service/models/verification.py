@@ -44,6 +44,8 @@ class Verdict:
     """Of that graph."""
     precision_note: str | None = None
     tuning: Tuning | None = None
+    is_batched: bool | None = None
+    """As `Parts.is_batched`, for a folder that holds a graph alone."""
 
 
 class Failed(Protocol):
@@ -101,7 +103,8 @@ def _verify(models_dir: Path, options: ModelOptions, name: Name, report: Report)
         return Verdict([f"loading failed: {type(exc).__name__}"])
     if parts is None or findings:
         return Verdict(findings)
-    return Verdict([], parts.graph.precision, parts.graph.sha256, parts.precision_note, parts.tuning)
+    is_batched = parts.is_batched if parts.is_plain else None
+    return Verdict([], parts.graph.precision, parts.graph.sha256, parts.precision_note, parts.tuning, is_batched)
 
 
 def examine_verified(folder: Path, options: ModelOptions, open_graph: OpenRuntime, verdict: Verdict) -> Examination:
@@ -109,7 +112,8 @@ def examine_verified(folder: Path, options: ModelOptions, open_graph: OpenRuntim
     if verdict.findings:
         return Examination(None, verdict.findings)
     assert verdict.precision is not None
-    parts, findings = examine(folder, replace(options, precision=verdict.precision), open_graph)
+    requested = replace(options, precision=verdict.precision)
+    parts, findings = examine(folder, requested, open_graph, is_batched=verdict.is_batched)
     if parts is None or findings:
         return Examination(None, findings)
     if parts.runtime.provider != CPU:  # verified is what it does on the CPU: the device has its own checks, and its own cost
