@@ -6,6 +6,7 @@ Reads the environment, and hands everything on as arguments; an error is one lin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import functools
 import logging
@@ -15,13 +16,14 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service import __version__
 from service.api.access.keys import SCOPES, describe_entry, new_key
 from service.errors import RestartReason, ServiceError, StartError
-from service.observability.logs import set_up_logs
+from service.observability.logs import escape_controls, set_up_logs
 from service.process.machine import (
     can_fork,
     default_workers,
@@ -36,6 +38,11 @@ from service.process.shared_folder import shared_folder
 from service.process.supervisor import CANNOT_START, Supervisor, signals_to_handle
 from service.settings import Settings, environment_name, read_settings, settings_table
 
+if TYPE_CHECKING:
+    from service.models.verification import Verification
+
+# Each verifies one folder after the other.
+MAX_VERIFIERS = 4
 # Read by prometheus_client when it is imported, so it must be set before service.observability.metrics is imported.
 METRICS_DIR_NAME = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -120,7 +127,7 @@ def _check(args: argparse.Namespace) -> int:
         num_findings += len(findings)
         print(f"{version}: {_count_text(len(findings))}")
         for finding in findings:
-            print(f"  {finding}")
+            print(f"  {escape_controls(finding)}")
     return 1 if num_findings else 0
 
 
@@ -177,14 +184,47 @@ def _serve(args: argparse.Namespace) -> int:
 def _serve_alone(settings: Settings) -> int:
     from service.server import Service
 
-    sockets, url = _listen(settings)
-    return Service(settings, url).serve(sockets, on_loaded=print_line)
+    with _verification(settings) as verification:
+        sockets, url = _listen(settings)
+        return Service(settings, url, verification=verification).serve(sockets, on_loaded=print_line)
+
+
+@contextlib.contextmanager
+def _verification(settings: Settings) -> Iterator[Verification | None]:
+    """The folders are verified beside, by a process that is forked now; None where that cannot be."""
+    from service.app import model_options
+    from service.models.verification import Verification, verify_folders
+    from service.process.sandbox import run_beside, run_in_children
+
+    if not can_fork():
+        log.warning("graphs are verified in the server itself: one that never ends would keep it from starting")
+        yield None
+        return
+    run = functools.partial(
+        run_in_children,
+        num_children=min(MAX_VERIFIERS, max(2, num_cores())),
+        timeout_s=settings.load_timeout_ms / 1000,
+        memory_bytes=settings.load_memory_bytes or memory_bytes() // 2,
+    )
+    options = model_options(settings)
+    process, receiver = run_beside(lambda sender: verify_folders(settings.models, options, run, sender.send))
+
+    def kill() -> None:
+        process.kill()
+        process.join()
+
+    verification = Verification(receiver, kill=kill)
+    try:
+        yield verification
+    finally:
+        verification.stop()
 
 
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
     from service.api.access.wiring import make_rate_tables
     from service.app import access_options, model_options
     from service.models.repository import preload_folders
+    from service.models.verification import Verification
     from service.observability.metrics import forget_worker, restart_counter
     from service.server import Service, grace_s, run_worker
 
@@ -201,18 +241,23 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
             self.count_restart(reason)
 
     sockets, url = _listen(settings)
+    with _verification(settings) as verification:
+        if shares_models:
+            preload = preload_folders(settings.models, model_options(settings), verification=verification)
+        elif verification is not None:
+            verification = Verification(known=verification.collect())
     build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
     service = None
     if shares_models:
         rates = make_rate_tables(access_options(settings), multiprocessing.get_context("fork"))
-        service = build(preload=preload_folders(settings.models, model_options(settings)), rates=rates)
+        service = build(preload=preload, rates=rates)
         forget_worker(os.getpid(), metrics_dir)  # its gauges are those of a process that serves nothing
         if not can_fork():
             log.warning("every worker loads the models for itself: a library has started threads, which rules out a fork")
             service = None
     if service is None:
         rates = make_rate_tables(access_options(settings), multiprocessing.get_context("spawn"))
-        build = functools.partial(build, rates=rates)
+        build = functools.partial(build, rates=rates, verification=verification)
     return Supervisor(
         functools.partial(run_worker, settings, service or build),
         sockets,

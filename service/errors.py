@@ -30,6 +30,19 @@ InvalidReason = Literal["json", "shape", "dtype", "nonfinite", "length", "timest
 """What was wrong with a request that was refused for what it held."""
 RateScope = Literal["key", "address"]
 """Whose rate a request was beyond."""
+ConnectionReason = Literal[
+    "too_many",
+    "evicted",
+    "idle",
+    "header_timeout",
+    "body_timeout",
+    "send_timeout",
+    "malformed",
+    "head_too_large",
+    "url_too_long",
+]
+"""Why the server refused or closed a connection: there are too many, it made room for another one, its next request did not
+come, a head, a body or the reading of an answer took too long, or what came is not read."""
 RestartReason = Literal["crashed", "hung", "ended"]
 """Why a worker process was replaced: it failed, its event loop stood still, or a signal from outside ended it."""
 

@@ -58,6 +58,12 @@ class UnsupportedMediaType(HttpError):
     code = "unsupported_media_type"
 
 
+class RequestTimedOut(HttpError):
+    """The head or the body of the request did not come in time; the connection is closed."""
+
+    code = "request_timeout"
+
+
 class UrlTooLong(HttpError):
     """The URL has more bytes than are read; the connection is closed."""
 
@@ -119,6 +125,7 @@ TABLE: tuple[ErrorRow, ...] = (
     ErrorRow(ModelNotFound, 404, "No such model"),
     ErrorRow(NotFound, 404, "No such path"),
     ErrorRow(MethodNotAllowed, 405, "Method not allowed"),
+    ErrorRow(RequestTimedOut, 408, "Request came too slowly"),
     ErrorRow(AmbiguousModel, 409, "Several models fit"),
     ErrorRow(PayloadTooLarge, 413, "Request is too large"),
     ErrorRow(UrlTooLong, 414, "URL is too long"),

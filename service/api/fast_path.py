@@ -19,9 +19,8 @@ from typing import Any, cast
 
 from starlette.types import Message
 
-from service.api.gateway import Gateway
 from service.api.regular_path import RegularPathProtocol
-from service.api.request import Address, Answer, Headers, HttpRequest, read_length
+from service.api.request import Address, Answer, Headers, HttpRequest, body_timed_out, read_length
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +38,7 @@ class FastRequest(HttpRequest):
     """A request on the fast path. uvicorn's protocol takes it for a RequestResponseCycle."""
 
     __slots__ = (
+        "_has_timed_out",
         "_is_read",
         "_waiter",
         "body",
@@ -79,6 +79,7 @@ class FastRequest(HttpRequest):
         self.more_body = True
         self.response_complete = False
         self.disconnected = False
+        self._has_timed_out = False
         self._is_read = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -87,17 +88,29 @@ class FastRequest(HttpRequest):
         """What uvicorn sets when a part of the body or the end of the connection has come."""
         return self
 
+    @property
+    def has_whole_body(self) -> bool:
+        return not self.more_body
+
     def set(self) -> None:
         """As of an asyncio.Event; what matters is the end of the body, and of the connection."""
         is_due = self.disconnected or not (self.more_body or self._is_read)
         if is_due and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def time_out(self) -> None:
+        """The body has not come in time; `receive` then raises RequestTimedOut."""
+        self._has_timed_out = True
+        self.more_body = False
+        self.set()
+
     async def receive(self) -> Message:
         """The whole body at once, and then nothing until the client disconnects."""
         if not self.disconnected and (self.more_body or self._is_read):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        if self._has_timed_out:
+            raise body_timed_out()
         if self.disconnected:
             return {"type": "http.disconnect"}
         self._is_read = True
@@ -109,17 +122,11 @@ class FastPathProtocol(RegularPathProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        assert isinstance(self.app, Gateway), "uvicorn must not wrap the app: proxy_headers=False"
-        self._gateway = self.app
-        self._is_idle = False
-        self._idle_since = 0.0
         self._refused_until = 0.0
-        self._idle_timer: asyncio.TimerHandle | None = None
 
     # Callbacks of the parser and of the transport.
 
     def on_message_begin(self) -> None:
-        self._is_idle = False
         self._begin_head()
         self.url = b""
         self.expect_100_continue = False
@@ -133,7 +140,8 @@ class FastPathProtocol(RegularPathProtocol):
             keep_alive = self.parser.should_keep_alive()
             request = FastRequest(self.url.decode(), self.headers, num_bytes, self.client, self.server, keep_alive)
             self.cycle = self._running = cast(Any, request)
-            refusal = self._gateway.refuse(request)
+            # Behind answers that the client does not read a refusal waits for its turn, as an answer does.
+            refusal = None if self.flow.write_paused else self._gateway.refuse(request)
             if refusal is not None:
                 self._refuse(request, refusal)
                 return
@@ -147,12 +155,19 @@ class FastPathProtocol(RegularPathProtocol):
         self.headers += headers  # the list that the scope holds
         self._start_regular()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-
     # The fast path.
+
+    def _await_body(self) -> None:
+        # At once and not only when its task begins: heads that come together would else be refused for each other's bodies.
+        cycle: Any = self.cycle
+        if isinstance(cycle, FastRequest) and cycle.ticket is not None:
+            cycle.ticket.await_body()
+
+    def _time_out_body(self, cycle: Any) -> None:
+        if isinstance(cycle, FastRequest):
+            cycle.time_out()
+        else:
+            super()._time_out_body(cycle)
 
     def _simple_length(self) -> int | None:
         """The size of the body of a simple request, None where the request is not simple.
@@ -224,29 +239,10 @@ class FastPathProtocol(RegularPathProtocol):
         self.transport.writelines((b"".join(head), body))
         request.response_complete = True
         if request.keep_alive:
-            self._await_next_request()
+            if self.pipeline or self._is_ending or self.flow.is_held or self.transport.is_closing():
+                self.on_response_complete()
+                return
+            self.flow.resume_reading()
         else:
-            self.server_state.total_requests += 1
             self.transport.close()
-
-    def _await_next_request(self) -> None:
-        """As uvicorn's `on_response_complete`, with one timer for all of a connection's pauses."""
-        if self.pipeline or self._is_ending or self.transport.is_closing():
-            self.on_response_complete()
-            return
         self.server_state.total_requests += 1
-        self.flow.resume_reading()
-        self._is_idle = True
-        self._idle_since = self.loop.time()
-        if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
-
-    def _close_if_idle(self) -> None:
-        self._idle_timer = None
-        if self.transport.is_closing() or not self._is_idle:
-            return  # the timer is set again after the next answer; behind the regular path, uvicorn's own counts
-        rest_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if rest_s <= 0:
-            self.transport.close()
-        else:
-            self._idle_timer = self.loop.call_later(rest_s, self._close_if_idle)

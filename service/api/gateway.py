@@ -15,9 +15,10 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.connections import ConnectionMonitor
 from service.api.draining import Drain
 from service.api.error_shapes import ErrorShapes
-from service.api.errors import InternalError, NotFound, find_row
+from service.api.errors import InternalError, NotFound, RequestTimedOut, find_row
 from service.api.request import (
     Address,
     Admission,
@@ -28,6 +29,7 @@ from service.api.request import (
     Endpoint,
     Hook,
     HttpRequest,
+    UnreadRequest,
     read_conditions,
 )
 from service.api.request_ids import add_ids, identify
@@ -102,12 +104,15 @@ class Gateway:
         error_shapes: ErrorShapes | None = None,
         tracer: Tracer | None = None,
         times_stages: bool = False,
+        connections: ConnectionMonitor | None = None,
     ) -> None:
         """`direct` maps paths, or templates of paths, to the endpoints that answer POST there; `routes` are the templates of all
         routes.
 
-        `times_stages` where a hook wants to know how long each stage of a request took; a tracer does.
+        `times_stages` where a hook wants to know how long each stage of a request took; a tracer does. `connections` is
+        for the protocol that brings the requests.
         """
+        self.connections = connections or ConnectionMonitor()
         self._inner = inner
         self._hooks = tuple(hooks)
         self._admission = admission
@@ -211,6 +216,27 @@ class Gateway:
             CURRENT.set(None)  # there is no task of its own whose end would do it
             return answer
         return None
+
+    def refuse_unread(
+        self, error: ServiceError, client: Address | None, server: Address | None, context: RequestContext | None = None
+    ) -> Answer:
+        """The answer to a request that is not read: it counts as one to an unknown route, and hooks see how it ends.
+
+        `context` is what it was logged with before.
+        """
+        request = UnreadRequest(client, server)
+        made = self._begin(request, self._unknown)
+        if context is not None:
+            context.timing = made.timing
+            request.context = made = context
+        answer = self._describe(error, request)
+        request.status, request.response_bytes = answer.status, len(answer.body)
+        add_ids(made, answer.headers)
+        for hook in self._hooks:
+            hook.after(request, answer.headers)
+        self._finish(request, self._unknown)
+        CURRENT.set(None)
+        return answer
 
     def refusal_delay_s(self) -> float:
         """How long the refusal of a connection that did not wait is to be held: 0 as long as there are few of them."""
@@ -316,7 +342,7 @@ class Gateway:
         assert isinstance(exc, ServiceError)
         request_id = None if request.context is None else request.context.request_id
         answer = Answer(*self._error_shapes.describe(exc, request.path, request_id))
-        if isinstance(exc, BodyTooLarge):
+        if isinstance(exc, BodyTooLarge | RequestTimedOut):
             answer.headers.append((b"connection", b"close"))
         return answer
 

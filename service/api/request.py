@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Protocol
 
 from starlette.types import Message, Receive, Scope
 
-from service.api.errors import UnsupportedMediaType
+from service.api.errors import RequestTimedOut, UnsupportedMediaType
 from service.context import RequestContext
-from service.errors import MalformedRequest, PayloadTooLarge
+from service.errors import MalformedRequest, Overloaded, PayloadTooLarge
 
 Headers = list[tuple[bytes, bytes]]
 """Names are in lower case."""
@@ -25,6 +25,8 @@ _JSON = (b"content-type", b"application/json")
 TIMEOUT_HEADER, PRIORITY_HEADER = b"x-request-timeout-ms", b"x-request-priority"
 MAX_TIMEOUT_MS = 86_400_000
 MAX_LENGTH = 2**62
+TIMED_OUT = "sluice.timed_out"
+"""In the ASGI scope of a request whose body did not come in time: what was received of it is not its whole."""
 MAX_LENGTH_DIGITS = len(str(MAX_LENGTH))
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
 
@@ -37,6 +39,10 @@ def read_length(value: bytes) -> int:
     if not value.isdigit():
         return 0
     return int(value) if len(value) <= MAX_LENGTH_DIGITS else MAX_LENGTH
+
+
+def body_timed_out() -> RequestTimedOut:
+    return RequestTimedOut("the body did not come in time", setting="SLUICE_BODY_TIMEOUT_MS")
 
 
 class ClientDisconnected(Exception):
@@ -95,8 +101,13 @@ class HttpRequest:
     duration_s: float
 
     async def receive(self) -> Message:
-        """The next part of the body, or the client's disconnect, as an ASGI message."""
+        """The next part of the body, or the client's disconnect, as an ASGI message. Raises RequestTimedOut."""
         raise NotImplementedError
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether the whole body is known to have come."""
+        return False
 
     @property
     def request_bytes(self) -> int:
@@ -107,10 +118,27 @@ class HttpRequest:
         return 0
 
 
+class UnreadRequest(HttpRequest):
+    """A request of which nothing is known but where it came from."""
+
+    __slots__ = ()
+
+    def __init__(self, client: Address | None, server: Address | None) -> None:
+        self.method = self.path = ""
+        self.headers = []
+        self.client = client
+        self.server = server
+        self.state = {}
+        self.ticket = None
+        self.timeout_s = math.inf
+        self.num_instances = 0
+        self.context = None
+
+
 class AsgiRequest(HttpRequest):
     """A request that came through ASGI."""
 
-    __slots__ = ("_receive",)
+    __slots__ = ("_receive", "_scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.method = scope["method"]
@@ -124,9 +152,13 @@ class AsgiRequest(HttpRequest):
         self.num_instances = 0
         self.context = None
         self._receive = receive
+        self._scope = scope
 
     async def receive(self) -> Message:
-        return await self._receive()
+        message = await self._receive()
+        if TIMED_OUT in self._scope:
+            raise body_timed_out()
+        return message
 
 
 class Answer(NamedTuple):
@@ -144,6 +176,18 @@ def json_answer(body: bytes) -> Answer:
 
 class Ticket(Protocol):
     """The place of an admitted request."""
+
+    def await_body(self) -> None:
+        """Its body has not come yet."""
+        ...
+
+    def receive(self, num_bytes: int) -> bool:
+        """So much more of the body has come; whether there is room for it."""
+        ...
+
+    def complete_body(self) -> None:
+        """The body has come as a whole, whether it was awaited or not."""
+        ...
 
 
 class Admission(Protocol):
@@ -223,8 +267,8 @@ def _read_number(name: bytes, value: bytes, least: int, most: int, unit: str) ->
 async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
     """The whole body; never holds more than `max_bytes` of it, however it is sent.
 
-    Raises BodyTooLarge, UnsupportedMediaType when the body is declared as something other than plain JSON, and
-    ClientDisconnected when the connection closes first.
+    Raises BodyTooLarge, UnsupportedMediaType when the body is declared as something other than plain JSON, RequestTimedOut,
+    Overloaded when too many bodies are being received, and ClientDisconnected when the connection closes first.
     """
     for name, value in request.headers:
         if name == b"content-type":
@@ -242,23 +286,33 @@ async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
 async def receive_body(request: HttpRequest, max_bytes: int) -> bytes:
     """The whole body, whatever it is declared as.
 
-    Raises BodyTooLarge, and ClientDisconnected when the connection closes first.
+    Raises BodyTooLarge, RequestTimedOut, Overloaded when too many bodies are being received, and ClientDisconnected when the
+    connection closes first.
     """
     if request.request_bytes > max_bytes * MAX_DROPPED_BODIES:
         raise _too_large(max_bytes, request.request_bytes)
+    awaited = None if request.has_whole_body else request.ticket
+    if awaited is not None:
+        awaited.await_body()
     message = await request.receive()
     if message["type"] == "http.request" and not message.get("more_body", False) and len(message["body"]) <= max_bytes:
-        return bytes(message["body"])  # the usual case: all of it has arrived
-    return await _read_rest(message, request, max_bytes)
+        body = bytes(message["body"])  # the usual case: all of it has arrived
+    else:
+        body = await _read_rest(message, request, max_bytes, awaited)
+    if request.ticket is not None:
+        request.ticket.complete_body()
+    return body
 
 
-async def _read_rest(message: Message, request: HttpRequest, max_bytes: int) -> bytes:
+async def _read_rest(message: Message, request: HttpRequest, max_bytes: int, awaited: Ticket | None) -> bytes:
     body = bytearray()
     size = 0
     while True:
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         size += len(message.get("body", b""))
+        if awaited is not None and not awaited.receive(len(message.get("body", b""))):
+            raise Overloaded("too many bodies are being received", setting="SLUICE_MAX_PENDING_BYTES")
         if size <= max_bytes:
             body += message.get("body", b"")
         else:

@@ -37,13 +37,15 @@ async def load_model(
     Raises FolderError that says what is wrong with the folder, and StartError where the device cannot be had.
     """
     options = options or ModelOptions()
-    parts, findings = await _open(folder, options, open_graph, examination)
+    parts, findings = await open_and_replay(folder, options, open_graph, examination)
     if findings or parts is None:
         raise FolderError("; ".join(findings[:3]), findings=findings)
     tuning = parts.tuning
-    if tuning is None and options.measure_s:
+    if tuning is None and options.measure_s and not parts.is_verified:
         tuning = await asyncio.to_thread(_tune, parts, options)
     limits = options.limits.with_defaults() if tuning is None else tuning.limits
+    if not parts.is_bounded:
+        limits = replace(limits, max_inline_ms=0.0)  # on the event loop nothing could end it
     if not parts.is_batched:
         limits = replace(limits, max_batch_size=1)
     model = Model(parts, options, limits, observer=observer, clock=clock, tuning=tuning, loop_budget=loop_budget)
@@ -51,20 +53,20 @@ async def load_model(
     return model
 
 
-async def _open(
-    folder: Path, options: ModelOptions, open_graph: OpenRuntime, examination: Examination | None = None
+async def open_and_replay(
+    folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime, examination: Examination | None = None
 ) -> Examination:
     """What `examine` opens, once its example was replayed; for `auto` fp32 where the int8 graph answers wrongly here."""
     if examination is None:
         examination = await asyncio.to_thread(examine, folder, options, open_graph)
     parts, findings = examination
-    if parts is None or findings or parts.is_plain:
+    if parts is None or findings or parts.is_plain or parts.is_verified:
         return examination
     findings = await replay_example(folder, parts, options)
     if not findings or options.precision != "auto" or parts.graph.precision != "int8":
         return Examination(parts, findings)
     note = f"{parts.graph.file} does not answer the example on this machine: {findings[0]}"
-    parts, findings = await _open(folder, replace(options, precision="fp32"), open_graph)
+    parts, findings = await open_and_replay(folder, replace(options, precision="fp32"), open_graph)
     return Examination(parts and replace(parts, precision_note=note), findings)
 
 

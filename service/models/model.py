@@ -9,7 +9,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -141,8 +141,17 @@ class Model:
         self._group = functools.partial(group_rows, limits=limits)
         self._loop_budget = loop_budget or LoopBudget()
         self._observer: ModelObserver = observer or SilentModelObserver()
+        self.on_overdue: Callable[[], None] = lambda: None
+        """Called when a run took longer than it may; the run was ended, and the model answers nothing more."""
         self.batcher: Batcher[Tensors, Tensors] = Batcher(
-            self._run, limits, options.num_workers, clock, self._observer, name=f"{self.name}/{self.version}"
+            self._run,
+            limits,
+            options.num_workers,
+            clock,
+            self._observer,
+            name=f"{self.name}/{self.version}",
+            max_run_s=options.max_run_s,
+            on_overdue=self._end_runs,
         )
 
     @property
@@ -324,6 +333,10 @@ class Model:
         ):
             return outputs[0]
         return put_rows(outputs, groups, steps, self.signature)
+
+    def _end_runs(self) -> None:
+        self.runtime.terminate()
+        self.on_overdue()
 
     def _log_failure(self, exc: InferenceFailed) -> None:
         # What the graph itself raises is logged with its batch; this is only seen row by row.

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from service.errors import FolderError, InvalidInput, ServiceError
 from service.manifest import EXAMPLE_FILE, MANIFEST_FILE, Graph, Manifest, TensorEntry, Training, read_file
+from service.models.control_flow import is_bounded
 from service.models.external_data import find_external_data
 from service.models.precision import precision_of
 from service.models.protobuf import read_fields, read_numbers
@@ -42,6 +43,8 @@ class PlainGraph(NamedTuple):
     manifest: Manifest
     runtime: Runtime
     is_batched: bool
+    is_bounded: bool
+    """As `Parts.is_bounded`."""
 
 
 def is_plain_folder(folder: Path) -> bool:
@@ -49,8 +52,10 @@ def is_plain_folder(folder: Path) -> bool:
     return (folder / GRAPH_FILE).exists() and not any((folder / name).exists() for name in (MANIFEST_FILE, EXAMPLE_FILE))
 
 
-def open_plain(folder: Path, device: Device, open_graph: OpenRuntime) -> PlainGraph:
-    """Open the graph of such a folder. Raises FolderError, and StartError where the device cannot be had."""
+def open_plain(folder: Path, device: Device, open_graph: OpenRuntime, *, is_batched: bool | None = None) -> PlainGraph:
+    """Open the graph of such a folder, and run it to see whether rows can share a batch, unless `is_batched` says it.
+
+    Raises FolderError, and StartError where the device cannot be had."""
     content = read_file(folder, GRAPH_FILE)
     try:
         external = find_external_data(content)
@@ -63,17 +68,19 @@ def open_plain(folder: Path, device: Device, open_graph: OpenRuntime) -> PlainGr
         runtime = open_graph(content, device)
     except FolderError as exc:
         raise FolderError(f"{GRAPH_FILE}: {exc.message}") from exc
-    reason = _find_dependence(runtime)
-    is_batched = reason is None
-    if reason is not None:
-        log.info("the graph runs requests one by one", extra={"model": folder.parent.name, "reason": reason})
+    if is_batched is None:
+        reason = _find_dependence(runtime)
+        is_batched = reason is None
+        if reason is not None:
+            log.info("the graph runs requests one by one", extra={"model": folder.parent.name, "reason": reason})
+    if not is_batched:
         runtime = UnbatchedRuntime(runtime)
     try:
         manifest = _make_manifest(folder, content, opset, runtime)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         raise FolderError(f"{GRAPH_FILE}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
-    return PlainGraph(manifest, runtime, is_batched)
+    return PlainGraph(manifest, runtime, is_batched, is_bounded(content))
 
 
 def _make_manifest(folder: Path, content: bytes, opset: int, runtime: Runtime) -> Manifest:
@@ -108,6 +115,7 @@ class UnbatchedRuntime:
         self.fallback: str | None = inner.fallback
         self.inputs = tuple(_behind_batch(spec) for spec in inner.inputs)
         self.outputs = tuple(_behind_batch(spec) for spec in inner.outputs)
+        self.terminate = inner.terminate
 
     def run(self, tensors: Tensors) -> Tensors:
         """All outputs of one request. Raises InvalidInput for several, and what the graph raises."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -21,6 +22,7 @@ from service.models.folder import Examination, ModelOptions, examine
 from service.models.loading import load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
 from service.models.scanning import ModelVersion, scan_models
+from service.models.verification import UNSEEN, Verification, examine_verified
 from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.loop_budget import LoopBudget
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 Defaults = Mapping[tuple[str, str | None], str]
 """(task, purpose) → the model for requests that name none."""
+# How long the runs of a model that is withdrawn may take to end.
+END_GRACE_S = 5.0
 # Of unknown names that requests hold, so much is shown in the answer.
 SHOWN_NAME_LENGTH = 128
 
@@ -97,9 +101,12 @@ class Repository:
         loop_budget: LoopBudget | None = None,
         open_graph: OpenRuntime = open_runtime,
         preload: Preload | None = None,
+        verification: Verification | None = None,
+        on_stuck: Callable[[], None] = lambda: None,
     ) -> None:
         """`strict_readiness`: ready is when every folder is READY, else when one is. All models share the `loop_budget` of the
-        event loop. `preload` is what `preload_folders` found.
+        event loop. `preload` is what `preload_folders` found; `verification` verifies what was not preloaded, None: nothing does
+        but the load itself. `on_stuck` is called when a graph runs that cannot be ended.
         """
         self.models_dir = models_dir
         self.options = options or ModelOptions()
@@ -111,6 +118,9 @@ class Repository:
         self._loop_budget = loop_budget or LoopBudget()
         self._open_graph = open_graph
         self._preload = preload
+        self._verification = verification
+        self._on_stuck = on_stuck
+        self._withdrawals: set[asyncio.Task[None]] = set()
         self._entries: dict[str, list[ModelVersion]] = {}
         self._serving: dict[str, Model] = {}
         self._candidates: dict[tuple[str, str | None], list[Model]] = {}
@@ -288,7 +298,7 @@ class Repository:
         broken = self._broken
         num_folders = sum(map(len, self._entries.values()))
         if not self._serving:
-            return f"none of the {num_folders} model folders in {self.models_dir} can be served"
+            return f"none of the {num_folders} model folders can be served"
         first = broken[0]
         others = f"; {len(broken)} of {num_folders} folders cannot be served" if len(broken) > 1 else ""
         return f"model folder {first.path} is {first.state}: {first.reason or 'it is still loading'}{others}"
@@ -318,6 +328,9 @@ class Repository:
         examination, examine_s = preloaded or (None, 0.0)
         started -= examine_s
         try:
+            if examination is None and self._verification is not None:
+                verdict = await self._verification.verdict(entry.name, entry.version)
+                examination = await asyncio.to_thread(examine_verified, folder, self.options, self._open_graph, verdict)
             model = await load_model(
                 folder,
                 self.options,
@@ -338,10 +351,8 @@ class Repository:
             self._refuse(entry, f"loading failed: {type(exc).__name__}", time.perf_counter() - started)
             return
         entry.model, entry.state, entry.reason = model, "READY", None
-        serving = self._serving.get(entry.name)
-        if serving is None or int(serving.version) < entry.order:
-            self._serving[entry.name] = model
-            self._candidates.clear()
+        model.on_overdue = functools.partial(self._withdraw, entry, model)
+        self._choose_serving(entry.name)
         duration_s = time.perf_counter() - started
         self._observer.loaded(model, duration_s)
         log.info(
@@ -356,6 +367,35 @@ class Repository:
                 "duration_s": round(duration_s, 3),
             },
         )
+
+    def _choose_serving(self, name: str) -> None:
+        """Have the highest version that is READY answer for this name."""
+        ready = [entry for entry in self._entries[name] if entry.model is not None]
+        if not ready:
+            self._serving.pop(name, None)
+        else:
+            best = max(ready, key=lambda entry: entry.order)
+            assert best.model is not None
+            self._serving[name] = best.model
+        self._candidates.clear()
+
+    def _withdraw(self, entry: ModelVersion, model: Model) -> None:
+        """Take a model out of service whose graph ran for too long."""
+        if entry.model is not model:
+            return
+        entry.model = None
+        self._choose_serving(entry.name)
+        self._refuse(entry, f"a run of its graph took more than {self.options.max_run_s:g} s and was ended", 0.0)
+        task = asyncio.get_running_loop().create_task(self._end_runs(model))
+        self._withdrawals.add(task)
+        task.add_done_callback(self._withdrawals.discard)
+
+    async def _end_runs(self, model: Model) -> None:
+        await model.batcher.stop(drain=False, grace_s=END_GRACE_S)
+        if await model.batcher.has_ended(END_GRACE_S):
+            return
+        log.error("a run of the graph cannot be ended", extra={"model": model.name, "version": model.version})
+        self._on_stuck()
 
     def _find_candidates(self, task: str, purpose: str | None) -> list[Model]:
         """The READY models of a task that answer for a purpose, by name. Raises ModelNotReady while there may be more."""
@@ -435,16 +475,27 @@ class Repository:
         return about
 
 
-def preload_folders(models_dir: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Preload:
-    """Find, examine and measure every model folder; no thread is started. Raises StartError like `Repository.start`."""
+def preload_folders(
+    models_dir: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime, verification: Verification | None = None
+) -> Preload:
+    """Find, examine and measure every model folder; no thread is started. Raises StartError like `Repository.start`.
+
+    With `verification` the graphs are run there and not here.
+    """
+    verdicts = None if verification is None else verification.collect()
     entries, reason = scan_models(models_dir)
     examinations = {}
     for entry in entries:
         if entry.state == "UNAVAILABLE":
             continue
         started = time.perf_counter()
+        folder = models_dir / entry.name / entry.version
         try:
-            examination = with_tuning(examine(models_dir / entry.name / entry.version, options, open_graph), options)
+            if verdicts is None:
+                examination = with_tuning(examine(folder, options, open_graph), options)
+            else:
+                verdict = verdicts.get((entry.name, entry.version), UNSEEN)
+                examination = examine_verified(folder, options, open_graph, verdict)
         except StartError:
             raise
         except Exception:  # the process that loads it meets the same error, and reports it

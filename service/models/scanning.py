@@ -46,14 +46,14 @@ def scan_models(models_dir: Path) -> tuple[list[ModelVersion], str | None]:
         folders = sorted(path for path in models_dir.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
         root = models_dir.resolve(strict=True)
     except OSError as exc:
-        return [], f"the models folder {models_dir} cannot be read: {exc.strerror}"
+        return [], f"the models folder cannot be read: {exc.strerror}"
     entries: list[ModelVersion] = []
     for folder in folders:
         if NAME.fullmatch(folder.name) is None:
             log.warning("folder is no model: its name", extra={"folder": folder.name, "expected": NAME.pattern})
             continue
         entries += _scan_model(folder, root)
-    return entries, None if entries else f"the models folder {models_dir} holds no model folder"
+    return entries, None if entries else "the models folder holds no model folder"
 
 
 def _scan_model(folder: Path, root: Path) -> list[ModelVersion]:

@@ -40,6 +40,32 @@ class Ticket:
 
     endpoint: str
     units: int
+    control: AdmissionControl
+    num_received: int | None = None
+    """Bytes of a body that has not come as a whole; None where nothing more is awaited."""
+
+    def await_body(self) -> None:
+        """The body has not come yet: as long as that is so the request is no work that others wait for.
+
+        Else a few hundred clients that send slowly, or nothing, would have all others refused.
+        """
+        if self.num_received is None:
+            self.control.subtract(self)
+            self.num_received = 0
+
+    def receive(self, num_bytes: int) -> bool:
+        """So much more of the awaited body has come; whether there is room for it."""
+        assert self.num_received is not None
+        self.num_received += num_bytes
+        return self.control.hold_bytes(num_bytes)
+
+    def complete_body(self) -> None:
+        """The awaited body has come as a whole."""
+        if self.num_received is not None:
+            self.control.hold_bytes(-self.num_received)
+            self.units = max(self.units, self.num_received + REQUEST_BYTES)
+            self.num_received = None
+            self.control.add(self)
 
 
 class _Account:
@@ -109,19 +135,36 @@ class AdmissionControl:
             is_full = has_rows or self._pending_bytes + num_bytes > self._max_pending_bytes
             if is_late or is_full:
                 return None
-        account.outstanding += units
-        self._num_pending += 1
-        self._pending_bytes += units
-        return Ticket(endpoint, units)
+        ticket = Ticket(endpoint, units, self)
+        self.add(ticket)
+        return ticket
 
-    def finish(self, ticket: Ticket, num_rows: int = 0, *, is_done: bool) -> None:
-        """The request is over; `is_done` where its work was done, and not given up on the way. 0 rows: not known."""
-        account = self._accounts[ticket.endpoint]
-        account.outstanding -= ticket.units
+    def add(self, ticket: Ticket) -> None:
+        """Count what was admitted as work."""
+        self._accounts[ticket.endpoint].outstanding += ticket.units
+        self._num_pending += 1
+        self._pending_bytes += ticket.units
+
+    def hold_bytes(self, num_bytes: int) -> bool:
+        """Count bytes of bodies that are no work yet; whether there is room for them."""
+        self._pending_bytes += num_bytes
+        return self._pending_bytes <= self._max_pending_bytes
+
+    def subtract(self, ticket: Ticket) -> None:
+        """No longer count it as work."""
+        self._accounts[ticket.endpoint].outstanding -= ticket.units
         self._num_pending -= 1
         self._pending_bytes -= ticket.units
         if self._num_pending < self._fewest_pending:
             self._fewest_pending = self._num_pending
+
+    def finish(self, ticket: Ticket, num_rows: int = 0, *, is_done: bool) -> None:
+        """The request is over; `is_done` where its work was done, and not given up on the way. 0 rows: not known."""
+        account = self._accounts[ticket.endpoint]
+        if ticket.num_received is None:
+            self.subtract(ticket)
+        else:  # its body never came
+            self.hold_bytes(-ticket.num_received)
         if is_done:
             account.finished += ticket.units
             self._num_finished += 1

@@ -183,3 +183,37 @@ def test_refusals_beyond_the_budget_are_held() -> None:
     assert [budget.delay_s() for _ in range(12)] == [0.0] * 10 + [RefusalBudget.HOLD_S] * 2
     clock.advance(0.35)
     assert [budget.delay_s() for _ in range(4)] == [0.0] * 3 + [RefusalBudget.HOLD_S]
+
+
+def test_bodies_that_have_not_come_keep_nobody_else_from_being_admitted() -> None:
+    clock = ManualClock()
+    admission = control(clock, max_pending_bytes=100_000)
+    work(admission, clock, "/predict", 0.01, 2.0)
+    slow = fill(admission, "/predict", MIN_REQUESTS)
+    assert admission.wait_s > 0
+    for ticket in slow:
+        ticket.await_body()
+    assert (admission.num_pending, admission.wait_s) == (0, 0.0)
+    for _ in range(1000):
+        admitted = admission.admit("/predict", 2_000_000, TIMEOUT_S)
+        assert admitted is not None
+        admitted.await_body()
+    slow[0].complete_body()
+    assert admission.num_pending == 1
+    for ticket in slow:
+        admission.finish(ticket, is_done=False)
+    assert admission.num_pending == 0
+
+
+def test_the_bytes_of_bodies_that_are_being_received_are_bounded() -> None:
+    admission = control(ManualClock(), max_pending_bytes=10_000)
+    first, second = fill(admission, "/predict", 2)
+    for ticket in (first, second):
+        ticket.await_body()
+    assert first.receive(8000)
+    assert not second.receive(3000)
+    admission.finish(second, is_done=False)
+    assert first.receive(2000)
+    first.complete_body()
+    admission.finish(first, is_done=True)
+    assert admission._pending_bytes == 0
