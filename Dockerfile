@@ -16,7 +16,7 @@ ARG CYCLONEDX=cyclonedx-bom==7.5.0
 WORKDIR /src
 RUN python3 -m venv /opt/sluice
 # The dependencies first, so that a change of the code does not install them again.
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY service/__init__.py service/__init__.py
 RUN case "${RUNTIME}" in cpu|gpu) ;; *) echo "RUNTIME is cpu or gpu, not '${RUNTIME}'" >&2; exit 1 ;; esac \
  && grep -v '^onnxruntime' constraints.txt > /tmp/constraints-gpu.txt \
@@ -34,7 +34,9 @@ COPY models /app/models
 RUN chmod -R a+rX /app /opt/sluice
 
 FROM ${BASE}
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sluice
+# SageMaker runs the image with the argument `serve`.
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sluice \
+    && printf '#!/bin/sh\nexec sluice serve "$@"\n' > /usr/local/bin/serve && chmod 755 /usr/local/bin/serve
 COPY --from=build /opt/sluice /opt/sluice
 COPY --from=build /app /app
 WORKDIR /app
@@ -42,10 +44,9 @@ ENV PATH=/opt/sluice/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     SLUICE_HOST=0.0.0.0 \
-    SLUICE_PORT=8000 \
     SLUICE_MODELS=/app/models
 USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ['SLUICE_PORT']}/health/ready\", timeout=2)"]
+    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ.get('SLUICE_PORT') or 8000}/health/ready\", timeout=2)"]
 CMD ["sluice", "serve"]
