@@ -99,14 +99,18 @@ def verify(
     tolerance: float = TOLERANCE,
     expected: Expected | None = None,
     seed: int = 0,
+    source: str = "module",
 ) -> Verdict:
-    """Measure all checks of a candidate. Raises what onnxruntime raises where the graph does not load."""
-    return _Measurement(artifact, subject, names, tolerance, seed).measure(expected)
+    """Measure all checks of a candidate; `source` is what the subject's module stands for.
+
+    Raises what onnxruntime raises where the graph does not load.
+    """
+    return _Measurement(artifact, subject, names, tolerance, seed, source).measure(expected)
 
 
 class _Measurement:
-    def __init__(self, artifact: Artifact, subject: Subject, names: Names, tolerance: float, seed: int) -> None:
-        self.artifact, self.subject = artifact, subject
+    def __init__(self, artifact: Artifact, subject: Subject, names: Names, tolerance: float, seed: int, source: str) -> None:
+        self.artifact, self.subject, self.source = artifact, subject, source
         self.graph = GraphRun(artifact, subject)
         self.reference = Reference(subject, names, {entry.name: entry.shape for entry in artifact.outputs})
         self.random = np.random.default_rng(seed)
@@ -120,8 +124,8 @@ class _Measurement:
         answers = [self.reference.answer(row) for row in rows]
         self.rounding = self._measure_rounding(rows, answers)
         for row, wanted in zip(rows, answers, strict=True):
-            (found,) = self._answer("graph = module", [row])
-            self._compare("graph = module", found, wanted, self._describe([row]))
+            (found,) = self._answer(f"graph = {self.source}", [row])
+            self._compare(f"graph = {self.source}", found, wanted, self._describe([row]))
         self._check_batches(rows, answers)
         if self.artifact.batching == "ragged" and self.subject.is_open:
             for row, wanted in zip(rows, answers, strict=True):
@@ -193,7 +197,7 @@ class _Measurement:
             if answer is None:
                 error, where = math.inf, f'output "{output}" is missing'
             elif answer.size != values.size:
-                error, where = math.inf, f'output "{output}" is {answer.shape}, the module gives {values.shape}: {case}'
+                error, where = math.inf, f'output "{output}" is {answer.shape}, the {self.source} gives {values.shape}: {case}'
             else:
                 apart = np.abs(answer.reshape(values.shape).astype(np.float64) - values.astype(np.float64))
                 error = float(apart.max(initial=0.0)) / size(values)
