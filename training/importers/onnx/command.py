@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from training.importers.model import ModelImportError
+from training.importers.onnx.darts import KEY
 from training.importers.onnx.publishing import OnnxOptions, OnnxResult, import_onnx
+from training.importers.onnx.reading import read_onnx
 from training.importers.options import flag
 from training.importers.rows_file import read_rows_file
 from training.importers.torch.command import read_pairs
@@ -30,16 +32,19 @@ def import_file(
     **options: Any,
 ) -> OnnxResult:
     """Import a file with options as they are typed. Raises what `import_onnx` does, and for options that do not fit."""
-    chosen = _read_task(task, of_classify, of_forecast)
+    source = read_onnx(file)
+    is_darts = KEY in source.metadata and task != "classify"
+    chosen = _read_task("forecast" if is_darts else task, of_classify, of_forecast, has_horizon=is_darts)
     if expected is not None and example is None:
         raise ModelImportError("--expected: answers belong to the rows of --example")
     rows = None if example is None else read_rows_file(example, "--example")
     answers = None if expected is None else read_rows_file(expected, "--expected")
     read = OnnxOptions(task=chosen, state=read_pairs(list(state), "--state"), **options)
-    return import_onnx(file, name, read, models, example=rows, expected=answers)
+    return import_onnx(source, name, read, models, example=rows, expected=answers)
 
 
-def _read_task(task: str, of_classify: Mapping[str, Any], of_forecast: Mapping[str, Any]) -> Task:
+def _read_task(task: str, of_classify: Mapping[str, Any], of_forecast: Mapping[str, Any], *, has_horizon: bool) -> Task:
+    """The task with its options; `has_horizon`: the file itself says how many steps it forecasts."""
     if task not in ("tensor", "forecast", "classify"):
         raise ModelImportError(f"--task: there is no task {task!r}; there are tensor, forecast and classify")
     given = {"classify": _given(of_classify), "forecast": _given(of_forecast)}
@@ -53,7 +58,7 @@ def _read_task(task: str, of_classify: Mapping[str, Any], of_forecast: Mapping[s
         return Lists()
     own = given[task]
     for needed in ("horizon",) if task == "forecast" else ("labels", "tokenizer"):
-        if needed not in own:
+        if needed not in own and not has_horizon:
             raise ModelImportError(f"--task {task} needs {flag(needed)}")
     if task == "classify":
         return Classify(**own)
@@ -62,7 +67,7 @@ def _read_task(task: str, of_classify: Mapping[str, Any], of_forecast: Mapping[s
             own["quantiles"] = [float(level) for level in own["quantiles"]]
         except ValueError as exc:
             raise ModelImportError(f"--quantiles: expected numbers, got {','.join(own['quantiles'])}") from exc
-    return Forecast(**own)
+    return Forecast(**{"horizon": 0, **own})
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from torch import nn
 
 from training.export.publish import Publication, require_free
 from training.importers.model import ModelImportError
+from training.importers.onnx.darts import as_forecast, read_spec
 from training.importers.onnx.graph_module import GraphModule
 from training.importers.onnx.layout import find_roles, gives_probabilities
-from training.importers.onnx.reading import Source, read_onnx
+from training.importers.onnx.reading import Source
 from training.importers.onnx.served_graph import Head, Way, make_artifact
 from training.importers.onnx.trial import GraphTrial, Layout, answers_of, name_outputs_of, try_graph, try_layouts
 from training.importers.torch.artifact import Artifact, Batching
@@ -95,7 +96,7 @@ class OnnxResult:
 
 
 def import_onnx(
-    file: Path,
+    source: Source,
     name: str,
     options: OnnxOptions,
     models: Path,
@@ -103,7 +104,7 @@ def import_onnx(
     example: Sequence[Any] | None = None,
     expected: Sequence[Any] | None = None,
 ) -> OnnxResult:
-    """Publish an ONNX file as `models/<name>/<version>`.
+    """Publish an ONNX file that was read as `models/<name>/<version>`; one that darts wrote becomes a forecast.
 
     `example` are two or more rows without a batch axis, drawn at random where there are none; `expected` are answers to them
     that were recorded elsewhere. Raises ModelImportError or ModuleRefused that names what cannot be served, and PublishError
@@ -111,22 +112,12 @@ def import_onnx(
     """
     require_name(name)
     require_options(options.batching, options.tolerance)
-    form = _form(file, name, options)
+    spec = read_spec(source)
+    if spec is not None and not isinstance(options.task, Classify):
+        source, forecast = as_forecast(source, spec, options.task if isinstance(options.task, Forecast) else None)
+        options = changed(options, task=forecast)
+    form = _form(source.path, name, options)
     require_free(form, models, replace=options.replace)
-    source = read_onnx(file)
-    return publish_source(source, form, options, models, example=example, expected=expected)
-
-
-def publish_source(
-    source: Source,
-    form: Form,
-    options: OnnxOptions,
-    models: Path,
-    *,
-    example: Sequence[Any] | None = None,
-    expected: Sequence[Any] | None = None,
-) -> OnnxResult:
-    """As of `import_onnx`, of a file that was read."""
     if example is not None and len(example) < 2:
         raise ModelImportError("--example: expected two or more rows, each without a batch axis")
     task = options.task
@@ -139,7 +130,7 @@ def publish_source(
         raise ModelImportError("--task forecast: the graph reads rows of any length: give --context-length, or rows by --example")
     answers = None if expected is None else read_expected(expected, trial)  # type: ignore[arg-type]  # it reads what both have
     artifact, verdict, tried = _verified(trial, head, options, answers)
-    notes = [*layout.notes, *artifact.notes]
+    notes = [*source.notes, *layout.notes, *artifact.notes]
     result = OnnxResult(None, source, artifact, verdict, tuple(notes), tuple(tried))
     if options.dry_run:
         return result
@@ -223,7 +214,7 @@ def _verified(trial: GraphTrial, head: Head, options: OnnxOptions, expected: Any
                 continue
         elif (batching, kind) != ("ragged", "as in the file"):
             continue
-        way = f"batches of {BATCHES[batching]}{'' if kind == 'as in the file' else f', {kind}'}"
+        way = f"not batches of {BATCHES[batching]} {kind}"
         try:
             artifact = make_artifact(trial, head, batching, kind)
             verdict = verify(artifact, trial.subject, trial.names, tolerance=options.tolerance, expected=expected, source="file")

@@ -19,12 +19,14 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from training.importers.model import ModelImportError
 from training.importers.onnx.batchwise import put_steps_first
 from training.importers.onnx.operators import require_operators
+from training.importers.onnx.single_precision import put_in_single_precision
 
 MAX_FILE_BYTES = 1 << 30
 MAX_NODES = 200_000
 """Nodes of a graph with its functions written out; the largest unrolled LSTM in public code has some 40,000."""
 MIN_OPSET = 7
 """Before it, recurrent operators had other inputs, and onnxruntime runs them by chance only."""
+IN_SINGLE = "the file computes in float64, in which onnxruntime runs no recurrent node: published in float32"
 DOMAINS = ("", "ai.onnx")
 
 TYPES: Mapping[int, np.dtype[Any]] = {
@@ -66,6 +68,7 @@ class Source:
     opset: int
     producer: str
     metadata: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def read_onnx(path: Path) -> Source:
@@ -78,6 +81,7 @@ def read_onnx(path: Path) -> Source:
     if nodes > MAX_NODES:
         raise ModelImportError(f"{path}: {nodes} nodes; at most {MAX_NODES} are read")
     require_operators(model.graph)
+    is_changed = put_in_single_precision(model.graph)
     for graph in graphs_of(model.graph):
         put_steps_first(graph)
         # They were written for the sizes that the exporter saw; onnxruntime infers its own.
@@ -98,7 +102,7 @@ def read_onnx(path: Path) -> Source:
         raise ModelImportError(f"{path}: it is no valid ONNX graph: {_first_line(exc)}") from exc
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     producer = f"{model.producer_name} {model.producer_version}".strip()
-    return Source(path, model, inputs, outputs, opset, producer, metadata)
+    return Source(path, model, inputs, outputs, opset, producer, metadata, (IN_SINGLE,) if is_changed else ())
 
 
 def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:

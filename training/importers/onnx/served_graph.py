@@ -27,6 +27,7 @@ from training.importers.torch.wrappers import POINT
 SERVED = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BOOL": TensorProto.BOOL}
 ELEMENT = {dtype: number for number, dtype in TYPES.items()}
 OPSET_OF_SCAN = 10  # and of a Slice whose ends are values
+WITH_LENGTHS = "the rows' lengths were given to recurrent nodes, last steps, and sums and maxima over time"
 ONE_BY_ONE = "one row after another within the graph: batches take as long as their rows together"
 OPSET_OF_AXES_AS_INPUT = 13
 OPSET_OF_TOPK = 11
@@ -96,7 +97,7 @@ class _Writer:
         self.graph.name = "imported"
         # The service reads none of it, and a file may carry anything here.
         del self.model.metadata_props[:]
-        notes = (ONE_BY_ONE,) if is_single else ()
+        notes = (ONE_BY_ONE,) if is_single else (WITH_LENGTHS,) if way == "with lengths" else ()
         return Artifact(self.model.SerializeToString(), tuple(self.inputs), declared, "file", self.batching, self.opset, notes)
 
     # ------------------------------------------------------------------------------------------------------- inputs

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx.numpy_helper
 import onnx.reference
 import onnxruntime
 import pytest
@@ -20,6 +21,7 @@ from training.errors import TrainingError
 from training.export.publish import PublishError
 from training.importers.model import ModelImportError
 from training.importers.onnx.publishing import OnnxOptions, OnnxResult, import_onnx
+from training.importers.onnx.reading import IN_SINGLE, read_onnx
 from training.importers.onnx.served_graph import ONE_BY_ONE
 from training.importers.torch.tasks import Classify, Forecast
 
@@ -30,7 +32,7 @@ LENGTHS = ("lengths", "INT64", ("batch",))
 
 
 def imported(model: ModelProto, folder: Path, options: OnnxOptions = DRY, **more: Any) -> OnnxResult:
-    return import_onnx(save(model, folder / "net.onnx"), "net", options, folder / "models", **more)
+    return import_onnx(read_onnx(save(model, folder / "net.onnx")), "net", options, folder / "models", **more)
 
 
 def signature(tensors: Any) -> set[tuple[Any, ...]]:
@@ -134,10 +136,23 @@ def test_a_state_that_was_named_is_taken(tmp_path: Path) -> None:
     assert "pieces with state = whole" in {check.name for check in result.verdict.checks}
 
 
+def test_recurrent_nodes_of_float64_are_published_in_float32(tmp_path: Path) -> None:
+    model = made.with_lengths()
+    for tensor in model.graph.initializer:
+        if tensor.data_type == 1:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    for entry in [model.graph.input[0], model.graph.output[0]]:
+        entry.type.tensor_type.elem_type = 11
+    result = imported(model, tmp_path)
+    plain = imported(made.with_lengths(), tmp_path)
+    assert result.notes == (IN_SINGLE,)
+    assert signature(result.artifact.inputs) == signature(plain.artifact.inputs)
+
+
 def test_an_axis_of_the_rows_that_only_the_declaration_fixes_is_opened(tmp_path: Path) -> None:
     result = imported(made.last_step(rows=32), tmp_path)
     assert result.verdict.broken == ()
-    assert not result.artifact.notes
+    assert ONE_BY_ONE not in result.artifact.notes
 
 
 def test_a_graph_of_one_row_takes_the_rows_of_a_batch_one_by_one(tmp_path: Path) -> None:
