@@ -16,11 +16,11 @@ import typer
 from training.importers.sources import Kind, UnknownSource, kind_of
 
 Command = Callable[..., None]
-ABOUT = "An ONNX file, a Keras file or folder, package.module:make_net, a Lightning .ckpt, or a neuralforecast folder."
+ABOUT = "An ONNX file, a Keras file or folder, package.module:make_net, or a Lightning .ckpt."
 MODULE = "What makes the network of a checkpoint: package.module:Class."
-SOURCES: Mapping[Kind, str] = {"keras": "file", "onnx": "file", "torch": "source", "neuralforecast": "folder"}
+SOURCES: Mapping[Kind, str] = {"keras": "file", "onnx": "file", "torch": "source"}
 """What each command calls its argument."""
-LABELS: Mapping[Kind, str] = {"keras": "Keras", "onnx": "ONNX", "torch": "torch", "neuralforecast": "neuralforecast"}
+LABELS: Mapping[Kind, str] = {"keras": "Keras", "onnx": "ONNX", "torch": "torch"}
 
 
 def import_command(commands: Mapping[Kind, Command], on_refusal: Callable[[UnknownSource], None]) -> Command:
@@ -53,7 +53,7 @@ def import_command(commands: Mapping[Kind, Command], on_refusal: Callable[[Unkno
         else:
             commands[kind](**{SOURCES[kind]: source if kind == "torch" else Path(source)}, **chosen)
 
-    run.__doc__ = "Publish a finished model as a model folder: ONNX, Keras, torch, Lightning or neuralforecast."
+    run.__doc__ = "Publish a finished model as a model folder: ONNX, Keras, torch or Lightning."
     head = [
         _parameter("source", Annotated[str, typer.Argument(help=ABOUT)], inspect.Parameter.empty),
         options.pop("name"),

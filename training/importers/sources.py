@@ -7,7 +7,7 @@ from typing import Literal
 
 from training.errors import TrainingError
 
-Kind = Literal["keras", "onnx", "torch", "neuralforecast"]
+Kind = Literal["keras", "onnx", "torch"]
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
 
 
@@ -34,6 +34,16 @@ def kind_of(source: str, module: str | None) -> Kind:
         raise UnknownSource(f"{source} holds weights, not a network: name what makes it by --module package.module:Class")
     if is_module_source(source) and not path.exists():
         return "torch"
-    if path.is_dir() and (path / "configuration.pkl").exists():
-        return "neuralforecast"
+    if _is_of_neuralforecast(path):
+        raise UnknownSource(
+            f"{source} is a folder of neuralforecast, which is not read: its models scale every window and end in their own "
+            "losses; publish a torch module that calls the model's hist_encoder and mlp_decoder on the scaled window"
+        )
     return "onnx" if path.suffix == ".onnx" else "keras"
+
+
+def _is_of_neuralforecast(path: Path) -> bool:
+    """Whether `NeuralForecast.save` wrote the folder: pickles, and in newer versions JSON and safetensors."""
+    if (path / "configuration.pkl").is_file():
+        return True
+    return (path / "configuration.json").is_file() and any(path.glob("*.safetensors"))

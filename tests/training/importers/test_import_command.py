@@ -63,6 +63,14 @@ def test_a_checkpoint_needs_what_makes_its_network(source: str, module: str | No
         kind_of(source, module)
 
 
+@pytest.mark.parametrize("files", [["configuration.pkl"], ["configuration.json", "LSTM_0.safetensors"]])
+def test_a_folder_of_neuralforecast_is_refused_with_the_way_out(files: list[str], tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(UnknownSource, match="is a folder of neuralforecast, which is not read"):
+        kind_of(str(tmp_path), None)
+
+
 def test_an_option_of_several_commands_has_one_type() -> None:
     hints: dict[str, Any] = {}
     for command in COMMANDS:

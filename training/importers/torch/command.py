@@ -68,12 +68,22 @@ def _read_weights(path: Path) -> Any:
         raise ModuleRefused(f"--weights: {path}: {exc.strerror}") from exc
     except pickle.UnpicklingError as exc:
         raise ModuleRefused(
-            f"--weights: {path} holds more than tensors, and is not opened: it could run code. "
+            f"--weights: {path} holds more than tensors{_objects_in(path)}, and is not opened: it could run code. "
             "Save net.state_dict() and give that"
         ) from exc
     except Exception as exc:  # torch's reader of untrusted files raises what its bytes lead to
         what = (str(exc).splitlines() or [type(exc).__name__])[0]
         raise ModuleRefused(f"--weights: {path} is not a file that torch saved: {what}") from exc
+
+
+def _objects_in(path: Path) -> str:
+    """The classes and functions that a file's pickle names, which is read for them and not run."""
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file of the older format, whose pickle is not listed
+        return ""
+    more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+    return f" ({', '.join(sorted(found)[:MAX_NAMED])}{more})" if found else ""
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:

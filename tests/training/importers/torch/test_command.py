@@ -94,8 +94,9 @@ def test_weights_that_do_not_fit_are_named_with_their_shapes(tmp_path: Path) -> 
 
 
 def test_a_pickled_module_is_not_opened(tmp_path: Path) -> None:
-    with pytest.raises(ModuleRefused, match="could run code"):
+    with pytest.raises(ModuleRefused, match="could run code") as refusal:
         load_network(SOURCE, saved(tmp_path / "net.pt", TutorialLSTM()))
+    assert "TutorialLSTM" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
