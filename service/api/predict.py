@@ -20,6 +20,7 @@ from service.api.large_bodies import LargeBodyParser
 from service.api.parsing import LARGE_BYTES, ParsedRequest, parse
 from service.api.request import Answer, ClientDisconnected, HttpRequest, json_answer, read_body
 from service.api.schemas import PredictRequest, PredictResponse, predict_models
+from service.context import current_timing
 from service.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -178,18 +179,28 @@ class PredictEndpoint:
             else:
                 parsed = await self._large_bodies.parse(body, self._limits.max_instances)
             request.num_instances = len(parsed.instances)
+            timing = current_timing()
+            if timing is not None:
+                timing.add("parse", started, time.monotonic())
             if parsed.timeout_s is not None and parsed.timeout_s < request.timeout_s:
                 deadline = started + parsed.timeout_s
                 self._deadlines.watch(task, deadline, time.monotonic())
             model = self._resolve(parsed, visible_models(self._models, request.state))
             name, version = model.name, model.version
+            if timing is not None:
+                timing.model, timing.version = name, version
             predictions = await model.predict(
                 parsed.instances,
                 parsed.parameters,
                 deadline=deadline,
                 is_plain=is_plain(body),
             )
-            content = await _write(name, version, predictions)
+            if timing is None:
+                content = await _write(name, version, predictions)
+            else:
+                written_from = time.monotonic()
+                content = await _write(name, version, predictions)
+                timing.add("write", written_from, time.monotonic())
             outcome = "ok"
             return json_answer(content)
         except ServiceError as exc:

@@ -29,6 +29,7 @@ def import_command(commands: Mapping[Kind, Command], on_refusal: Callable[[Unkno
     `on_refusal` ends the command where there is none, or where an option belongs to another.
     """
     options = _join(commands)
+    flags = {name: _flag(parameter) for name, parameter in options.items()}
 
     def run(source: str, module: str | None = None, **given: Any) -> None:
         try:
@@ -37,9 +38,9 @@ def import_command(commands: Mapping[Kind, Command], on_refusal: Callable[[Unkno
             chosen = {name: value for name, value in given.items() if value is not None and value is not False and value != []}
             for name in sorted(chosen.keys() - own):
                 owners = [LABELS[other] for other in commands if name in inspect.signature(commands[other]).parameters]
-                raise UnknownSource(f"{_flag(name)} belongs to {' and '.join(owners)}, the source is of {LABELS[kind]}: {source}")
+                raise UnknownSource(f"{flags[name]} belongs to {' and '.join(owners)}, the source is of {LABELS[kind]}: {source}")
             needed = [
-                _flag(name)
+                flags[name]
                 for name, parameter in inspect.signature(commands[kind]).parameters.items()
                 if parameter.default is inspect.Parameter.empty and name != SOURCES[kind] and name not in chosen
             ]
@@ -66,8 +67,11 @@ def import_command(commands: Mapping[Kind, Command], on_refusal: Callable[[Unkno
     return run
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _flag(parameter: inspect.Parameter) -> str:
+    """An option as the command line writes it."""
+    _, info = get_args(parameter.annotation)
+    declared = [name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)]
+    return declared[0] if declared else f"--{parameter.name.replace('_', '-')}"
 
 
 def _join(commands: Mapping[Kind, Command]) -> dict[str, inspect.Parameter]:

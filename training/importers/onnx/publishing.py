@@ -202,12 +202,22 @@ def _count_values(module: GraphModule, row: Array) -> int:
 # ------------------------------------------------------------------------------------------------------------ candidates
 
 
+def _ways(head: Head, *, is_open: bool, one_by_one: bool) -> Sequence[tuple[Batching, Way]]:
+    """What is tried, in order."""
+    if one_by_one:
+        return [("equal" if is_open and head.is_plain else "ragged", "row by row")]
+    return WAYS if head.is_plain else WAYS_OF_TASKS
+
+
 def _verified(trial: GraphTrial, head: Head, options: OnnxOptions, expected: Any) -> tuple[Artifact, Verdict, list[str]]:
     """The first way to batch the rows that keeps the contract, and what stood in the way of those before it."""
     tried: list[str] = []
     is_open = trial.subject.is_open
-    for batching, kind in WAYS if head.is_plain else WAYS_OF_TASKS:
-        if is_open:
+    one_by_one = options.batching == "none"
+    for batching, kind in _ways(head, is_open=is_open, one_by_one=one_by_one):
+        if one_by_one:
+            pass
+        elif is_open:
             if options.batching not in ("auto", batching):
                 continue
             if trial.layout.is_single and (batching, kind) not in (("equal", "as in the file"), ("ragged", "row by row")):

@@ -164,6 +164,11 @@ def test_a_graph_of_one_row_takes_the_rows_of_a_batch_one_by_one(tmp_path: Path)
     assert ("all", "FP32", ("batch", 9, HIDDEN)) in signature(fixed.artifact.outputs)
 
 
+def test_rows_are_run_one_after_another_where_that_is_wanted(tmp_path: Path) -> None:
+    result = imported(made.with_lengths(), tmp_path, OnnxOptions(batching="none", dry_run=True))
+    assert result.artifact.notes == (ONE_BY_ONE,)
+
+
 def test_a_graph_of_one_length_is_published_without_a_time_axis(tmp_path: Path) -> None:
     result = imported(made.last_step(steps=12), tmp_path)
     assert signature(result.artifact.inputs) == {("x", "FP32", ("batch", 12, FEATURES))}
