@@ -23,9 +23,9 @@ from training.importers.keras.module import CallsModule
 from training.importers.keras.reading import input_name
 from training.importers.model import ModelImportError
 from training.importers.options import ImportOptions
+from training.importers.rows_file import read_rows_file
 from training.importers.tokenizer_file import read_tokenizer
 from training.importers.torch.checks import Verdict
-from training.importers.torch.command import read_rows_file
 from training.importers.torch.publishing import Published, publish
 from training.importers.torch.tasks import Classify, Example, Forecast, Lists, Row, Task
 from training.layers.registry import Layer, Shape, build_layer

@@ -111,14 +111,18 @@ def verify(
     tolerance: float = TOLERANCE,
     expected: Expected | None = None,
     seed: int = 0,
+    source: str = "module",
 ) -> Verdict:
-    """Measure all checks of a candidate. Raises what onnxruntime raises where the graph does not load."""
-    return _Measurement(artifact, subject, names, tolerance, seed).measure(expected)
+    """Measure all checks of a candidate; `source` is what the subject's module stands for.
+
+    Raises what onnxruntime raises where the graph does not load.
+    """
+    return _Measurement(artifact, subject, names, tolerance, seed, source).measure(expected)
 
 
 class _Measurement:
-    def __init__(self, artifact: Artifact, subject: Subject, names: Names, tolerance: float, seed: int) -> None:
-        self.artifact, self.subject = artifact, subject
+    def __init__(self, artifact: Artifact, subject: Subject, names: Names, tolerance: float, seed: int, source: str) -> None:
+        self.artifact, self.subject, self.source = artifact, subject, source
         self.graph = GraphRun(artifact, subject)
         self.reference = Reference(subject, names, {entry.name: entry.shape for entry in artifact.outputs})
         self.random = np.random.default_rng(seed)
@@ -212,8 +216,8 @@ class _Measurement:
     def _check_rows(self, rows: Sequence[Row], answers: Sequence[Arrays], allowed: Sequence[float]) -> None:
         """Every row alone, in batches, and padded."""
         for row, wanted, bound in zip(rows, answers, allowed, strict=True):
-            (found,) = self._answer("graph = module", [row])
-            self._compare("graph = module", found, wanted, self._describe([row]), bound)
+            (found,) = self._answer(f"graph = {self.source}", [row])
+            self._compare(f"graph = {self.source}", found, wanted, self._describe([row]), bound)
         self._check_batches(rows, answers, allowed)
         if self.artifact.batching != "equal" and self.subject.is_open:
             for row, wanted, bound in zip(rows, answers, allowed, strict=True):
@@ -281,7 +285,7 @@ class _Measurement:
             if answer is None:
                 error, where = math.inf, f'output "{output}" is missing'
             elif answer.size != values.size:
-                error, where = math.inf, f'output "{output}" is {answer.shape}, the module gives {values.shape}: {case}'
+                error, where = math.inf, f'output "{output}" is {answer.shape}, the {self.source} gives {values.shape}: {case}'
             else:
                 error, where = _apart(answer.reshape(values.shape), values), f'output "{output}", {case}'
                 if math.isnan(error):

@@ -130,11 +130,11 @@ def publish(
     Raises ModuleRefused with the sentence that helps, and PublishError where the version exists. Writes nothing then.
     """
     network = require_network(model)
-    _require_options(batching, tolerance)
+    require_options(batching, tolerance)
     chosen = read_task(task)
     options = {"inputs": inputs, "lengths": lengths, "batch_first": batch_first, "state": state, "batching": batching}
     about = description or f"a {type(network).__name__} of torch"
-    form = Form(_require_name(name), version, chosen.name, about, licence, _given(options | {"tolerance": tolerance}))
+    form = Form(require_name(name), version, chosen.name, about, licence, _given(options | {"tolerance": tolerance}))
     root = Path(models)
     require_free(form, root, replace=replace)
     with one_thread(), _as_served(network) as served:
@@ -150,7 +150,7 @@ def publish(
         if dry_run:
             return result
         publication = _publication(form, trial, artifact, result, chosen, example, scores or {}, origin)
-        return changed(result, folder=_write(publication, form, root, replace=replace))
+        return changed(result, folder=write_folder(publication, form, root, replace=replace))
 
 
 # ------------------------------------------------------------------------------------------------------------ the module
@@ -187,7 +187,8 @@ def _require_rows(example: Any) -> Sequence[Any]:
     return example
 
 
-def _require_options(batching: str, tolerance: float) -> None:
+def require_options(batching: str, tolerance: float) -> None:
+    """Raise ModuleRefused for another word, and a tolerance that is none."""
     if batching not in get_args(Wanted):
         words = ", ".join(f'"{word}"' for word in get_args(Wanted))
         raise ModuleRefused(f"batching: expected one of {words}, got {batching!r}")
@@ -198,7 +199,8 @@ def _require_options(batching: str, tolerance: float) -> None:
 # ------------------------------------------------------------------------------------------------------------ the folder
 
 
-def _require_name(name: str) -> str:
+def require_name(name: str) -> str:
+    """Raise ModuleRefused for what cannot name a folder."""
     if not NAME.fullmatch(name):
         raise ModuleRefused(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
     return name
@@ -233,7 +235,6 @@ def _publication(
     answers = [{name: value for name, value in reference.answer(row).items() if name not in states} for row in rows]
     worded = task.word(example, rows, answers, verdict)
     network = innermost(subject.model)
-    errors = {check.name: {"error": _short(check.error), "allowed": _short(check.allowed)} for check in verdict.checks}
     return Publication(
         recipe=form,
         graph=artifact.graph,
@@ -255,13 +256,19 @@ def _publication(
                 "batching": artifact.batching,
                 "tried": list(result.tried),
             },
-            "checks": {**errors, "min_length": verdict.min_length, "rounding": _short(verdict.rounding)},
+            "checks": describe_checks(verdict),
             "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         },
         files=worded.files,
         opset=artifact.opset,
         min_length=1 if worded.block else verdict.min_length,
     )
+
+
+def describe_checks(verdict: Verdict) -> dict[str, Any]:
+    """What was measured, as the manifest keeps it."""
+    errors = {check.name: {"error": _short(check.error), "allowed": _short(check.allowed)} for check in verdict.checks}
+    return {**errors, "min_length": verdict.min_length, "rounding": _short(verdict.rounding)}
 
 
 def _entry(tensor: GraphTensor) -> dict[str, Any]:
@@ -272,7 +279,7 @@ def _short(number: float) -> float:
     return float(f"{number:.3g}")
 
 
-def _write(publication: Publication, form: Form, models: Path, *, replace: bool) -> Path:
+def write_folder(publication: Publication, form: Form, models: Path, *, replace: bool) -> Path:
     """Write the folder aside, let it answer its example through the service's own loader, and put it in place."""
     with open_home(form, models) as home:
         number = form.version or next_version(home)
