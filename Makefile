@@ -53,7 +53,19 @@ $(VENV)-darts/.done: constraints.txt
 	$(VENV)-darts/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)-darts/constraints.txt 'darts[torch]==0.48.1' onnx onnxscript onnxruntime
 	@touch $@
 
-test-peers: $(VENV)/.test $(VENV)-darts/.done  ## what darts predicts is served; downloads darts into an environment of its own
+# The clients of docs/protocols.md. mlflow's own client needs what mlflow-skinny leaves out; perf_analyzer is in the wheel of tritonclient.
+PEER_mlserver := mlserver==1.7.1 requests
+PEER_kserve := kserve==0.21.0
+PEER_mlflow := mlflow-skinny==3.17.2 pandas scipy
+PEER_nixtla := nixtla==0.9.0
+PEER_perf := tritonclient[http]==2.51.0
+CLIENTS := $(foreach name,kserve mlserver mlflow nixtla perf,$(VENV)-$(name)/.done)
+$(CLIENTS): $(VENV)-%/.done:
+	test -x $(VENV)-$*/bin/python || $(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check $(foreach package,$(PEER_$*),'$(package)')
+	@touch $@
+
+test-peers: $(VENV)/.test $(VENV)-darts/.done $(CLIENTS)  ## darts' predictions and the clients of others; downloads each into an environment of its own
 	$(BIN)/python -m pytest -m '' tests/peers
 
 # What the old versions say about newer Pythons and libraries is no failure; what does not work is.

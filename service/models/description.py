@@ -12,6 +12,8 @@ from service.models.model import Model
 from service.runtime.base import CPU
 from service.runtime.tensors import TensorSpec
 
+Shape = tuple[int | str, ...]
+
 PLATFORM = "onnxruntime_onnx"
 """How Triton calls models that onnxruntime runs."""
 
@@ -67,11 +69,14 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 
 def describe_tensors(model: Model) -> dict[str, Any]:
-    """The public tensors of a model, as the metadata of the Open Inference Protocol: -1 is an open axis."""
-    tensors = model.public_tensors
+    """The public tensors of a model, as the metadata of the Open Inference Protocol: -1 is an open axis.
+
+    An input of one value per row is described as a column, [-1, 1]: Triton's perf_analyzer knows no row without axes.
+    """
+    tensors, is_batched = model.public_tensors, model.is_batched
     return {
-        "inputs": [_describe_tensor(spec, model.is_batched) for spec in tensors.inputs],
-        "outputs": [_describe_tensor(spec, model.is_batched) for spec in tensors.outputs],
+        "inputs": [_describe_tensor(spec, _column(spec.shape) if is_batched else spec.shape[1:]) for spec in tensors.inputs],
+        "outputs": [_describe_tensor(spec, spec.shape if is_batched else spec.shape[1:]) for spec in tensors.outputs],
     }
 
 
@@ -79,8 +84,8 @@ def describe_config(model: Model, max_rows: int) -> dict[str, Any]:
     """A model as Triton's model configuration, as far as clients read it; `max_rows` is what one request may hold."""
     tensors, limits = model.public_tensors, model.limits
 
-    def dims(spec: TensorSpec) -> list[int]:
-        return [size if isinstance(size, int) else -1 for size in spec.shape[1:]]
+    def dims(shape: Shape) -> list[int]:
+        return [size if isinstance(size, int) else -1 for size in shape[1:]]
 
     return {
         "name": model.name,
@@ -92,7 +97,7 @@ def describe_config(model: Model, max_rows: int) -> dict[str, Any]:
             {
                 "name": spec.name,
                 "data_type": _config_datatype(spec),
-                "dims": dims(spec),
+                "dims": dims(_column(spec.shape) if model.is_batched else spec.shape),
                 "is_shape_tensor": False,
                 "allow_ragged_batch": False,
                 "optional": model.signature.may_lack(spec.name),
@@ -100,7 +105,7 @@ def describe_config(model: Model, max_rows: int) -> dict[str, Any]:
             for spec in tensors.inputs
         ],
         "output": [
-            {"name": spec.name, "data_type": _config_datatype(spec), "dims": dims(spec), "is_shape_tensor": False}
+            {"name": spec.name, "data_type": _config_datatype(spec), "dims": dims(spec.shape), "is_shape_tensor": False}
             for spec in tensors.outputs
         ],
         "instance_group": [
@@ -119,8 +124,11 @@ def describe_config(model: Model, max_rows: int) -> dict[str, Any]:
     }
 
 
-def _describe_tensor(spec: TensorSpec, is_batched: bool) -> dict[str, Any]:
-    shape = spec.shape if is_batched else spec.shape[1:]
+def _column(shape: Shape) -> Shape:
+    return (*shape, 1) if len(shape) == 1 else shape
+
+
+def _describe_tensor(spec: TensorSpec, shape: Shape) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": [size if isinstance(size, int) else -1 for size in shape]}
 
 

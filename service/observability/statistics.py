@@ -53,8 +53,9 @@ _REQUESTS = "sluice_inference_requests_total"
 def sum_statistics(families: Iterable[Family]) -> dict[tuple[str, str], dict[str, Any]]:
     """(model, version) → its statistics, from the samples of all workers.
 
-    Counts are of rows where the protocol counts inferences, of requests in `success` and `fail`, of batches in `compute_infer`;
-    times are in nanoseconds. The time of requests that failed is within that of `success`, whose count they are not in.
+    Counts are of rows where the protocol counts inferences, else of requests, and of parts of requests in `queue`; the stages of
+    `compute` have the count of `success`, without which perf_analyzer ends. Times are in nanoseconds: that of a batch is counted
+    once, however many requests share it, and that of requests that failed is within `success`.
     """
     sums: dict[tuple[str, str], dict[str, float]] = {}
     for family in families:
@@ -75,7 +76,8 @@ def _describe(name: str, version: str, sums: Mapping[str, float]) -> dict[str, A
         return {"count": int(count), "ns": int(seconds * NS_PER_S)}
 
     stages = {stage: duration(sums.get(f"{metric}_count", 0.0), sums.get(f"{metric}_sum", 0.0)) for stage, metric in _DURATIONS}
-    stages["success"]["count"] = int(sums.get(f"{_REQUESTS}:success", 0.0))
+    for stage in ("success", "compute_input", "compute_infer", "compute_output"):
+        stages[stage]["count"] = int(sums.get(f"{_REQUESTS}:success", 0.0))
     stages["fail"] = duration(sums.get(f"{_REQUESTS}:fail", 0.0), 0.0)
     stages |= {"cache_hit": duration(0, 0), "cache_miss": duration(0, 0)}
     counts = {field: int(sums.get(metric, 0.0)) for metric, field in _COUNTS.items()}

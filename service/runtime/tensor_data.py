@@ -46,28 +46,31 @@ def read_tensor(given: TensorData, spec: TensorSpec) -> Array:
     """The array of one tensor of a request; nothing is allocated before the declared shape was compared with the data.
 
     Raises InvalidInput that names the tensor: for another datatype or number of axes than the model's, for data that does
-    not fill the declared shape, and for values that are not of the datatype.
+    not fill the declared shape, and for values that are not of the datatype. One value per row may come as a column, [rows, 1].
     """
     shape = given.shape
     if given.datatype != spec.datatype:
         raise _refuse(spec, f"expected {spec}, got the datatype {given.datatype}", "dtype")
-    if len(shape) != len(spec.shape):
+    # As Triton and MLServer have one value per row; their clients send no other shape.
+    is_column = spec.shape == ("batch",) and len(shape) == 2 and shape[1] == 1
+    if len(shape) != len(spec.shape) and not is_column:
         raise _refuse(spec, f"expected {len(spec.shape)} axes ({spec}), got the shape {_show(shape)}")
     if any(not 0 < size <= MAX_SIZE for size in shape):
         raise _refuse(spec, f"expected sizes from 1 to {MAX_SIZE}, got the shape {_show(shape)}")
     count = math.prod(shape)
+    final = shape[:1] if is_column else shape
     if isinstance(given.data, list):
         values = _flatten(given.data, shape, count, spec)
-        return _from_values(values, spec).reshape(shape)
+        return _from_values(values, spec).reshape(final)
     if spec.datatype == "BYTES":
-        return _read_elements(memoryview(given.data), count, spec).reshape(shape)
+        return _read_elements(memoryview(given.data), count, spec).reshape(final)
     expected = count * spec.dtype.itemsize
     if len(given.data) != expected:
         raise _refuse(spec, f"the shape {_show(shape)} of {spec.datatype} takes {expected} bytes, got {len(given.data)}")
     read = np.frombuffer(given.data, spec.dtype.newbyteorder("<"))
     if spec.datatype == "BOOL" and (read.view(np.uint8) > 1).any():
         raise _refuse(spec, "a BOOL is a byte of 0 or 1", "dtype")
-    return read.reshape(shape)
+    return read.reshape(final)
 
 
 def write_bytes(values: Array) -> bytes:

@@ -131,12 +131,13 @@ def v2_routes(
         return _json({"model_stats": wanted})
 
     async def index(request: Request) -> Response:
-        """Every version with its state; the body may ask for those that are READY alone."""
+        """Every version with its state; with `ready` in the body those that are READY alone."""
         content = await _read_control(request)
         only_ready = content.get("ready", False)
         if type(only_ready) is not bool:
             raise MalformedRequest('"ready": expected true or false', where="ready")
-        return _json([entry for entry in visible(request).index() if not only_ready or entry["state"] == "READY"])
+        entries = [entry for entry in visible(request).index() if not only_ready or entry["state"] == "READY"]
+        return _json([{"reason": "", **entry} for entry in entries])  # MLServer's client requires a reason of every entry
 
     async def load(request: Request, name: str) -> Response:
         """Load a model again, or for the first time."""

@@ -45,6 +45,8 @@ def test_another_coding_is_refused() -> None:
     assert (read_coding(b"GZIP"), read_coding(b"identity"), read_coding(b"")) == ("gzip", None, None)
     with pytest.raises(UnsupportedMediaType, match="accepted are gzip"):
         read_coding(b"br")
+    with pytest.raises(UnsupportedMediaType, match=r"accepted are gzip.* num_partitions"):
+        read_coding(b"zstd")
 
 
 @pytest.mark.parametrize(

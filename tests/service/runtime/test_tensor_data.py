@@ -50,6 +50,14 @@ def test_nested_and_flat_lists_are_the_same_tensor(data: list[Any]) -> None:
     np.testing.assert_array_equal(read, np.array([[1.5, 2], [3, 4]], np.float32))
 
 
+@pytest.mark.parametrize(
+    "data", [[3, 4], [[3], [4]], memoryview(np.array([3, 4], "<i8").tobytes())], ids=["flat", "nested", "binary"]
+)
+def test_one_value_per_row_may_be_a_column(data: Any) -> None:
+    assert read_tensor(Given("x", "INT64", [2, 1], data), spec("INT64")).tolist() == [3, 4]
+    assert "expected 1 axes" in refusal(Given("x", "INT64", [1, 2], data), spec("INT64"))
+
+
 def test_strings_are_read_from_lists_and_from_elements_with_their_length() -> None:
     texts = np.array([["good", ""], ["schön", "\0"]], np.object_)
     assert write_bytes(texts)[:8] == b"\4\0\0\0good"
@@ -67,7 +75,7 @@ def test_values_are_written_flat_in_row_major_order() -> None:
 
 REFUSED: dict[str, tuple[Given, TensorSpec, str]] = {
     "another datatype": (Given("x", "FP64", [1], [1.0]), spec("FP32"), "the datatype FP64"),
-    "another number of axes": (Given("x", "FP32", [1, 1], [1.0]), spec("FP32"), "expected 1 axes"),
+    "another number of axes": (Given("x", "FP32", [1, 1, 1], [1.0]), spec("FP32"), "expected 1 axes"),
     "a size of zero": (Given("x", "FP32", [0], []), spec("FP32"), "expected sizes from 1"),
     "a negative size": (Given("x", "FP32", [-1], [1.0]), spec("FP32"), "expected sizes from 1"),
     "a size beyond all bounds": (Given("x", "FP32", [2**40], [1.0]), spec("FP32"), "expected sizes from 1"),

@@ -82,6 +82,17 @@ async def test_texts_are_strings_in_and_labels_out(client: httpx.AsyncClient) ->
     np.testing.assert_allclose(probabilities["data"], expected, rtol=1e-6)
 
 
+async def test_texts_may_come_as_a_column_as_mlserver_sends_them(client: httpx.AsyncClient) -> None:
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [2, 1], "data": ["good film", "bad plot"]}
+    column = await client.post("/v2/models/toy-sentiment/infer", json={"inputs": [tensor]})
+    row = await client.post("/v2/models/toy-sentiment/infer", json={"inputs": [tensor | {"shape": [2]}]})
+    assert column.status_code == 200, column.text
+    assert column.json() == row.json()
+    metadata = (await client.get("/v2/models/toy-sentiment")).json()
+    assert metadata["inputs"][0]["shape"] == [-1, 1]
+    assert (await client.get("/v2/models/toy-sentiment/config")).json()["input"][0]["dims"] == [1]
+
+
 async def test_a_classification_names_the_best_labels(client: httpx.AsyncClient) -> None:
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["good film"]}
     request = {"inputs": [tensor], "outputs": [{"name": "probabilities", "parameters": {"classification": 1}}]}
@@ -243,7 +254,7 @@ async def test_health_and_metadata_have_the_fields_of_the_protocol(client: httpx
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"ready": true}'])
 async def test_the_index_lists_every_version(client: httpx.AsyncClient, content: bytes) -> None:
     answer = await client.post("/v2/repository/index", content=content)
-    assert {"name": "toy-forecast", "version": "1", "state": "READY"} in answer.json()
+    assert {"name": "toy-forecast", "version": "1", "state": "READY", "reason": ""} in answer.json()
 
 
 async def test_statistics_count_what_was_inferred(client: httpx.AsyncClient) -> None:
@@ -256,6 +267,8 @@ async def test_statistics_count_what_was_inferred(client: httpx.AsyncClient) -> 
     assert after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == 1
     assert after["inference_stats"]["compute_infer"]["ns"] > before["inference_stats"]["compute_infer"]["ns"]
     assert after["inference_stats"]["fail"]["count"] - before["inference_stats"]["fail"]["count"] == 2
+    of_stages = after["inference_stats"]
+    assert len({of_stages[stage]["count"] for stage in ("success", "compute_input", "compute_infer", "compute_output")}) == 1
     assert after["last_inference"] >= before["last_inference"]
     names = [entry["name"] for entry in (await client.get("/v2/models/stats")).json()["model_stats"]]
     assert names == ["toy-forecast", "toy-sentiment", "toy-tensor"]
