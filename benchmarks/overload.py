@@ -172,15 +172,22 @@ def run_target(
 def measure(server: Server, url: str, bodies: Path, pattern: Pattern, period: Period, cores: Sequence[int] = ()) -> Sample:
     """Send one load, and wait until what it left behind is answered."""
     pids = [process.pid for process in server.members()]
-    used_s = sum(map(cpu_seconds, pids))
+    used_s: list[float] = []
     result = run_overload(
-        url, bodies, pattern, seconds=period.seconds, warm_up_s=period.warm_up_s, deadline_s=DEADLINE_S, cores=cores
+        url,
+        bodies,
+        pattern,
+        seconds=period.seconds,
+        warm_up_s=period.warm_up_s,
+        deadline_s=DEADLINE_S,
+        cores=cores,
+        on_connected=lambda: used_s.append(sum(map(cpu_seconds, pids))),
     )
-    used_s = sum(map(cpu_seconds, pids)) - used_s
+    used_s.append(sum(map(cpu_seconds, pids)))
     resident_bytes = server.resident_bytes()
     if pattern != CAPACITY:
         time.sleep(period.warm_up_s)
-    return Sample(result, 1e6 * used_s / max(1, result.num_good), resident_bytes)
+    return Sample(result, 1e6 * (used_s[-1] - used_s[0]) / max(1, result.num_good), resident_bytes)
 
 
 def find_pattern(load: str, capacity_per_s: float) -> Pattern:

@@ -74,6 +74,7 @@ def create_app(
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
+    loop_budget = LoopBudget()
     repository = Repository(
         settings.models,
         options,
@@ -82,7 +83,7 @@ def create_app(
         observer=metrics,
         open_graph=functools.partial(open_runtime, gpu=gpu_options(settings)),
         preload=preload,
-        loop_budget=LoopBudget(),
+        loop_budget=loop_budget,
     )
 
     access = open_access(access_options(settings), metrics, rates)
@@ -129,12 +130,12 @@ def create_app(
     )
     return Gateway(
         access.wrap(api),
-        direct=predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
+        direct=predict_endpoints(repository, metrics, limits, options.tasks.endpoints, loop_budget),
         routes=[*api.openapi()["paths"], *page.ROUTES],
         observers=metrics,
         hooks=access.hooks,
         admission=admission,
-        refusals=RefusalBudget(time.monotonic),
+        refusals=RefusalBudget(time.monotonic, time.process_time),
         timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
         drain=drain,

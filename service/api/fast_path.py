@@ -12,9 +12,11 @@ Builds on names that uvicorn keeps private, so it is imported by `transport.py` 
 from __future__ import annotations
 
 import asyncio
+import functools
 import http
 import logging
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 from starlette.types import Message
@@ -38,7 +40,7 @@ SIMPLE_CONNECTIONS = frozenset((b"keep-alive", b"Keep-Alive", b"close"))
 class FastRequest(HttpRequest):
     """A request on the fast path. uvicorn's protocol takes it for a RequestResponseCycle."""
 
-    __slots__ = ("_is_read", "_waiter", "body", "disconnected", "keep_alive", "more_body", "response_complete")
+    __slots__ = ("_callback", "_is_read", "_waiter", "body", "disconnected", "keep_alive", "more_body", "response_complete")
 
     def __init__(self, path: str, headers: Headers, client: Address | None, server: Address | None, keep_alive: bool) -> None:
         self.method = "POST"
@@ -50,12 +52,14 @@ class FastRequest(HttpRequest):
         self.ticket = None
         self.timeout_s = math.inf
         self.num_instances = 0
+        self.model = None
         self.keep_alive = keep_alive
         self.body = bytearray()
         self.more_body = True
         self.response_complete = False
         self.disconnected = False
         self._is_read = False
+        self._callback: Callable[[], object] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -68,6 +72,16 @@ class FastRequest(HttpRequest):
         is_due = self.disconnected or not (self.more_body or self._is_read)
         if is_due and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self.disconnected and self._callback is not None:
+            self._callback()
+
+    def on_disconnect(self, callback: Callable[[], object] | None) -> bool:
+        self._callback = callback
+        return True
+
+    @property
+    def has_disconnected(self) -> bool:
+        return self.disconnected
 
     async def receive(self) -> Message:
         """The whole body at once, and then nothing until the client disconnects."""
@@ -90,12 +104,20 @@ class FastPathProtocol(RegularPathProtocol):
         self._is_idle = False
         self._idle_since = 0.0
         self._refused_until = 0.0
+        self._is_in_message = False
         self._idle_timer: asyncio.TimerHandle | None = None
 
     # Callbacks of the parser and of the transport.
 
+    def data_received(self, data: bytes) -> None:
+        if self._gateway.may_refuse_early and self._refuse_early(data):
+            return
+        super().data_received(data)
+
     def on_message_begin(self) -> None:
         self._is_idle = False
+        self._is_in_message = True
+        self._is_dropping = False
         self._begin_head()
         self.url = b""
         self.expect_100_continue = False
@@ -121,10 +143,23 @@ class FastPathProtocol(RegularPathProtocol):
         self.headers += headers  # the list that the scope holds
         self._start_regular()
 
+    def on_message_complete(self) -> None:
+        self._is_in_message = False
+        super().on_message_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that closed its connection looks like one that only closed its side: while others are refused, its place in
+        the queue is given to them, and what is sent in case it does wait is a refusal."""
+        is_open = super().eof_received()
+        ticket = self.cycle.ticket if is_open and isinstance(self.cycle, FastRequest) else None
+        if ticket is not None and self._gateway.is_refusing:
+            ticket.displace()
+        return is_open
 
     # The fast path.
 
@@ -152,15 +187,52 @@ class FastPathProtocol(RegularPathProtocol):
                 return False
         return size is not None and size <= MAX_BODY_BYTES
 
+    def _refuse_early(self, data: bytes) -> bool:
+        """Answer with a refusal if these bytes are a whole request that is to be refused and looks as most do."""
+        if self._is_in_message or self._is_ending or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        content = self._gateway.refuse_early(data, self.server)
+        if content is None:
+            return False
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        delay_s = self._hold_s()
+        if delay_s:
+            request = FastRequest("", [], self.client, self.server, keep_alive=True)
+            request.more_body = False
+            self.cycle = self._running = cast(Any, request)
+            self._gateway.held_refusals.add(self.loop, delay_s, functools.partial(self._send_early_refusal, content, request))
+        else:
+            self._send_early_refusal(content)
+        return True
+
+    def _send_early_refusal(self, content: bytes, request: FastRequest | None = None) -> None:
+        if self.transport.is_closing():
+            return
+        head = [STATUS_LINES[503]]
+        for name, value in self.server_state.default_headers:
+            head += (name, b": ", value, b"\r\n")
+        head.append(content)
+        self.transport.write(b"".join(head))
+        if request is not None:
+            request.response_complete = True
+        self._await_next_request()
+
     def _refuse(self, request: FastRequest, answer: Answer) -> None:
         """Send a refusal, without a task: at once, or a little later where refusals themselves would become the load."""
-        delay_s = self._gateway.refusal_delay_s() if answer.status == 503 and self.loop.time() < self._refused_until else 0.0
-        self._refused_until = self.loop.time() + REFUSED_S
+        delay_s = self._hold_s() if answer.status == 503 else 0.0
         if delay_s:
-            self.flow.pause_reading()
-            self.loop.call_later(delay_s, self._send_refusal, request, answer)
+            self._is_dropping = True
+            self._gateway.held_refusals.add(self.loop, delay_s, functools.partial(self._send_refusal, request, answer))
         else:
             self._send_refusal(request, answer)
+
+    def _hold_s(self) -> float:
+        """How long a refusal is to be held: 0 where the client did not return before it was due, or few do."""
+        now = self.loop.time()
+        delay_s = self._gateway.refusal_delay_s() if now < self._refused_until else 0.0
+        self._refused_until = now + delay_s + REFUSED_S
+        return delay_s
 
     def _send_refusal(self, request: FastRequest, answer: Answer) -> None:
         if not request.disconnected and not self.transport.is_closing():

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.draining import Drain
+from service.api.early_refusals import HeldRefusals, Recogniser
 from service.api.errors import InternalError, NotFound, find_row, problem
 from service.api.request import (
     Address,
@@ -93,6 +94,10 @@ class Gateway:
         self._timeout_s = timeout_s
         self._metrics_port = metrics_port
         self._drain = drain or Drain()
+        self.held_refusals = HeldRefusals()
+        """Those of all connections to this event loop."""
+        self._recogniser = Recogniser()
+        self._early_refusals: dict[int, tuple[bytes, int]] = {}  # by Retry-After: what is sent, and the size of its body
         self._unknown = _Route(UNKNOWN_ROUTE, observers.http(UNKNOWN_ROUTE))
         self._exact: dict[str, _Route] = {}
         self._patterns: list[tuple[re.Pattern[str], _Route]] = []
@@ -152,7 +157,7 @@ class Gateway:
             if self._admission is not None and request.ticket is not None:
                 # What a hook refuses costs nothing: counted as done, it would make other requests look cheap.
                 is_done = has_begun and request.status not in (CLIENT_DISCONNECTED, 503, 504)
-                self._admission.finish(request.ticket, request.num_instances, is_done=is_done)
+                self._admission.finish(request.ticket, request.num_instances, is_done=is_done, model=request.model)
             self._finish(request, route)
 
     def refuse(self, request: HttpRequest) -> Answer | None:
@@ -178,6 +183,36 @@ class Gateway:
             return answer
         return None
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether there is more to do than can be done in time."""
+        return self._admission is not None and self._admission.is_refusing
+
+    @property
+    def may_refuse_early(self) -> bool:
+        """Whether `refuse_early` is worth a try: requests are refused, and no hook wants to see them."""
+        return self._admission is not None and self._admission.is_refusing and not self._hooks
+
+    def refuse_early(self, received: bytes, server: Address | None) -> bytes | None:
+        """What `refuse` would answer to these bytes, where they are a whole request as most are; None where they are not, and
+        where the request may be worth beginning. As it is sent, from the first header of the answer on."""
+        found = self._recogniser.recognise(received)
+        if found is None or self._admission is None or not self.is_direct(found.path, server):
+            return None
+        route, endpoint = self._direct[found.path]
+        if not self._admission.would_refuse(route.template, found.num_bytes, self._timeout_s):
+            return None
+        retry_after_s = math.ceil(self._admission.retry_after_s())
+        if retry_after_s not in self._early_refusals:
+            _, headers, body = problem(self._refusal(retry_after_s, self._timeout_s))
+            head = b"".join(b"%s: %s\r\n" % header for header in headers)
+            self._early_refusals[retry_after_s] = (head + b"\r\n" + body, len(body))
+        content, response_bytes = self._early_refusals[retry_after_s]
+        endpoint.refused()
+        route.observer.started()
+        route.observer.finished("POST", 503, 0.0, found.num_bytes, response_bytes)
+        return content
+
     def refusal_delay_s(self) -> float:
         """How long the refusal of a connection that did not wait is to be held: 0 as long as there are few of them."""
         return self._refusals.delay_s() if self._refusals is not None else 0.0
@@ -191,11 +226,15 @@ class Gateway:
         request.ticket = self._admission.admit(route.template, *conditions)
         if request.ticket is None:
             endpoint.refused()
-            raise Overloaded(
-                "the work that is pending would not leave time for an answer",
-                retry_after_s=self._admission.retry_after_s(),
-                timeout_ms=round(1000 * conditions.timeout_s),
-            )
+            raise self._refusal(self._admission.retry_after_s(), conditions.timeout_s)
+
+    @staticmethod
+    def _refusal(retry_after_s: float, timeout_s: float) -> Overloaded:
+        return Overloaded(
+            "the work that is pending would not leave time for an answer",
+            retry_after_s=retry_after_s,
+            timeout_ms=round(1000 * timeout_s),
+        )
 
     async def _forward(self, request: HttpRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Have FastAPI answer, and see what it sends."""

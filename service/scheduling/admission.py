@@ -5,14 +5,13 @@ event loop.
 
 The queue in front of a graph bounds rows, but reading and encoding stand before it: without a bound there, a server that is
 asked for twice its capacity spends its time on bodies whose answers come too late. So the work that was admitted and is not
-finished is counted in bytes of bodies, and how many seconds a byte takes is learnt per endpoint from what finishes while work
-waits. The method is a normalized least-mean-squares filter (Widrow and Hoff, 1960) over short windows.
+finished is counted in bytes of bodies, and how many seconds a byte takes is learnt per endpoint and model from what finishes
+while work waits. The method is a normalized least-mean-squares filter (Widrow and Hoff, 1960) over short windows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 REQUEST_BYTES = 512
 """What a request costs beside its body, in bytes of one."""
@@ -24,35 +23,61 @@ MIN_REQUESTS = 16
 """So many may always wait: below, batches are small, and what finishes says little of what could."""
 MIN_SHARE, MAX_SHARE = 0.1, 0.9
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
-RETRY_AFTER_S = (0.1, 2.0)
-"""Refused requests return within this span, so that they do not come back in one wave."""
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """An admitted request. `finish` is called once with it."""
-
-    endpoint: str
-    units: int
+RETURNS_PER_S = 1000.0
+"""As many refused requests as may return in a second: Retry-After grows until they do not exceed it."""
+RETRY_AFTER_S, MAX_RETRY_AFTER_S = (0.1, 2.0), 10.0
+"""Refused requests return within this span, so that they do not come back in one wave; under many its end grows to the second."""
+_SHARES = tuple(
+    MAX_SHARE - (MAX_SHARE - MIN_SHARE) * max(0, priority - 1) / (LEAST_URGENT - 1) for priority in range(LEAST_URGENT + 1)
+)
 
 
 class _Account:
-    """The work of one endpoint."""
+    """The work of one endpoint, or of one model at it."""
 
-    __slots__ = ("finished", "outstanding", "rows_per_unit", "unit_s")
+    __slots__ = ("finished", "models", "outstanding", "rows_per_unit", "unit_s")
 
     def __init__(self) -> None:
         self.outstanding = 0
         self.finished = 0
         self.unit_s = 0.0
         self.rows_per_unit = 0.0
+        self.models: dict[str, _Account] = {}
+
+
+class Ticket:
+    """An admitted request. `finish` is called once with it."""
+
+    __slots__ = ("_control", "account", "cancel", "endpoint", "is_displaced", "priority", "units")
+
+    def __init__(self, control: AdmissionControl, endpoint: _Account, units: int, priority: int) -> None:
+        self._control = control
+        self.endpoint = self.account = endpoint
+        self.units = units
+        self.priority = priority
+        self.cancel: Callable[[], object] | None = None
+        """What ends the request when it is displaced; set where it can be ended."""
+        self.is_displaced = False
+        """Whether its place was given to a more urgent request."""
+
+    def assign(self, model: str) -> None:
+        """The request is for this model. Where nothing has finished on it yet, its work counts as the endpoint's."""
+        account = self.endpoint.models.get(model)
+        if account is not None and account is not self.account:
+            self._control.move(self, account)
+
+    def displace(self) -> None:
+        """Give the place to others, and cancel the request: it gets no answer but a refusal."""
+        if self.cancel is not None and not self.is_displaced:
+            self._control.displace(self)
 
 
 class AdmissionControl:
     """Admits requests as long as the work before them fits into a share of their time.
 
     A request of DEFAULT_PRIORITY may find half of its time taken by others; of priority 1, the most urgent, nine tenths, of 9
-    one tenth: under load the least urgent are refused first, and among equals the newest.
+    one tenth: under load the least urgent are refused first, and among equals the newest. Where even its share is taken, a
+    request displaces those that are less urgent, the least urgent and newest first.
     """
 
     def __init__(
@@ -71,12 +96,19 @@ class AdmissionControl:
         self._draw = draw
         self._max_pending_bytes = max_pending_bytes
         self._max_pending_rows = max_pending_rows
-        self._accounts: dict[str, _Account] = {}
+        self._endpoints: dict[str, _Account] = {}
+        self._accounts: list[_Account] = []
+        self._by_priority: tuple[dict[Ticket, None], ...] = tuple({} for _ in range(LEAST_URGENT + 1))
         self._num_pending = 0
         self._pending_bytes = 0
         self._wait_s = 0.0
         self._window_start = now()
         self._fewest_pending = 0
+        self._longest_retry_s = RETRY_AFTER_S[1]
+        self._num_refused = 0
+        self._refusals_since = self._window_start
+        self.is_refusing = False
+        """Whether the last request that came was refused."""
 
     @property
     def num_pending(self) -> int:
@@ -86,55 +118,139 @@ class AdmissionControl:
     @property
     def wait_s(self) -> float:
         """How long the work that was admitted takes, as far as it is known."""
-        return sum(account.outstanding * account.unit_s for account in self._accounts.values())
+        return self._wait_s
 
     def admit(self, endpoint: str, num_bytes: int, timeout_s: float, priority: int = DEFAULT_PRIORITY) -> Ticket | None:
         """A ticket, or None where the answer would come too late; `priority` from 1 to 9."""
-        account = self._accounts.get(endpoint)
+        account = self._endpoints.get(endpoint)
         if account is None:
-            account = self._accounts[endpoint] = _Account()
+            account = self._endpoints[endpoint] = self._open_account()
         units = num_bytes + REQUEST_BYTES
-        if self._num_pending >= MIN_REQUESTS:
-            share = MAX_SHARE - (MAX_SHARE - MIN_SHARE) * (priority - 1) / (LEAST_URGENT - 1)
-            is_late = self.wait_s + units * account.unit_s > share * timeout_s
-            has_rows = account.outstanding * account.rows_per_unit >= self._max_pending_rows
-            is_full = has_rows or self._pending_bytes + num_bytes > self._max_pending_bytes
-            if is_late or is_full:
-                return None
-        account.outstanding += units
-        self._num_pending += 1
-        self._pending_bytes += units
-        return Ticket(endpoint, units)
+        if not (self._has_room(account, units, timeout_s, priority) or self._displace(account, units, timeout_s, priority)):
+            self.is_refusing = True
+            return None
+        self.is_refusing = False
+        ticket = Ticket(self, account, units, priority)
+        self._by_priority[priority][ticket] = None
+        self._count(ticket, 1)
+        return ticket
 
-    def finish(self, ticket: Ticket, num_rows: int = 0, *, is_done: bool) -> None:
-        """The request is over; `is_done` where its work was done, and not given up on the way. 0 rows: not known."""
-        account = self._accounts[ticket.endpoint]
-        account.outstanding -= ticket.units
-        self._num_pending -= 1
-        self._pending_bytes -= ticket.units
+    def would_refuse(self, endpoint: str, num_bytes: int, timeout_s: float) -> bool:
+        """Whether `admit` would refuse such a request of the default priority, which displaces none."""
+        account = self._endpoints.get(endpoint)
+        if account is None or any(self._by_priority[DEFAULT_PRIORITY + 1 :]):
+            return False
+        return not self._has_room(account, num_bytes + REQUEST_BYTES, timeout_s, DEFAULT_PRIORITY)
+
+    def finish(self, ticket: Ticket, num_rows: int = 0, *, is_done: bool, model: str | None = None) -> None:
+        """The request is over; `is_done` where its work was done, and not given up on the way. 0 rows: not known.
+
+        `model` is the one that answered; its requests are then told apart from the others at the endpoint.
+        """
+        if is_done and model is not None and model not in ticket.endpoint.models:
+            self._add_model(ticket.endpoint, model)
+        account, units = ticket.account, ticket.units
+        if not ticket.is_displaced:
+            del self._by_priority[ticket.priority][ticket]
+            self._count(ticket, -1)
         self._fewest_pending = min(self._fewest_pending, self._num_pending)
         if is_done:
-            account.finished += ticket.units
+            account.finished += units
         if num_rows:
-            account.rows_per_unit += ROWS_RATE * (num_rows / ticket.units - account.rows_per_unit)
+            account.rows_per_unit += ROWS_RATE * (num_rows / units - account.rows_per_unit)
         now = self._now()
         if now - self._window_start >= WINDOW_S:
             self._learn(now - self._window_start)
             self._window_start = now
             self._fewest_pending = self._num_pending
 
+    def move(self, ticket: Ticket, account: _Account) -> None:
+        """Count the work of a request in another account; the endpoint's own is then for what is not known to be any model's."""
+        if ticket.is_displaced:
+            return
+        endpoint, units = ticket.endpoint, ticket.units
+        ticket.account.outstanding -= units
+        account.outstanding += units
+        self._wait_s += units * (account.unit_s - ticket.account.unit_s)
+        ticket.account = account
+        change_s = ROWS_RATE * (account.unit_s - endpoint.unit_s)
+        endpoint.unit_s += change_s
+        self._wait_s += change_s * endpoint.outstanding
+        endpoint.rows_per_unit += ROWS_RATE * (account.rows_per_unit - endpoint.rows_per_unit)
+
+    def displace(self, ticket: Ticket) -> None:
+        """Take back the place of a request that is pending and can be cancelled."""
+        assert ticket.cancel is not None
+        del self._by_priority[ticket.priority][ticket]
+        self._count(ticket, -1)
+        ticket.is_displaced = True
+        ticket.cancel()
+
     def retry_after_s(self) -> float:
-        """When a refused request may try again."""
-        shortest, longest = RETRY_AFTER_S
-        return shortest + (longest - shortest) * self._draw()
+        """When a refused request may try again; called once for each."""
+        self._num_refused += 1
+        now = self._now()
+        if (elapsed_s := now - self._refusals_since) >= 1.0:
+            growth = min(2.0, max(0.5, self._num_refused / elapsed_s / RETURNS_PER_S))
+            self._longest_retry_s = min(MAX_RETRY_AFTER_S, max(RETRY_AFTER_S[1], self._longest_retry_s * growth))
+            self._num_refused = 0
+            self._refusals_since = now
+        shortest = RETRY_AFTER_S[0]
+        return shortest + (self._longest_retry_s - shortest) * self._draw()
+
+    def _has_room(self, account: _Account, units: int, timeout_s: float, priority: int) -> bool:
+        return self._num_pending < MIN_REQUESTS or self._fits(account, units, timeout_s, priority)
+
+    def _fits(self, account: _Account, units: int, timeout_s: float, priority: int) -> bool:
+        return (
+            self._wait_s + units * account.unit_s <= _SHARES[priority] * timeout_s
+            and account.outstanding * account.rows_per_unit < self._max_pending_rows
+            and self._pending_bytes + units <= self._max_pending_bytes
+        )
+
+    def _displace(self, account: _Account, units: int, timeout_s: float, priority: int) -> bool:
+        """Whether the request has room once less urgent ones have given up theirs; else all of them keep it."""
+        displaced: list[Ticket] = []
+        for waiting in reversed(self._by_priority[priority + 1 :]):
+            for ticket in reversed(waiting):
+                if ticket.cancel is None:
+                    continue
+                self._count(ticket, -1)
+                displaced.append(ticket)
+                if self._fits(account, units, timeout_s, priority):
+                    for each in displaced:
+                        self._count(each, 1)
+                        self.displace(each)
+                    return True
+        for ticket in displaced:
+            self._count(ticket, 1)
+        return False
+
+    def _count(self, ticket: Ticket, number: int) -> None:
+        """Count a pending request (1), or count it no longer (-1)."""
+        units = number * ticket.units
+        ticket.account.outstanding += units
+        self._num_pending += number
+        self._pending_bytes += units
+        self._wait_s += units * ticket.account.unit_s
+
+    def _open_account(self) -> _Account:
+        account = _Account()
+        self._accounts.append(account)
+        return account
+
+    def _add_model(self, endpoint: _Account, model: str) -> None:
+        """The account of a model begins with what is known of the endpoint."""
+        account = endpoint.models[model] = self._open_account()
+        account.unit_s, account.rows_per_unit = endpoint.unit_s, endpoint.rows_per_unit
 
     def _learn(self, elapsed_s: float) -> None:
         """Correct what a byte takes by what was finished, if work waited all the time."""
-        accounts = self._accounts.values()
+        accounts = [account for account in self._accounts if account.finished]
         total = sum(account.finished for account in accounts)
         if self._fewest_pending >= MIN_REQUESTS // 2 and total:
             for account in accounts:
-                if not account.unit_s and account.finished:
+                if not account.unit_s:
                     account.unit_s = elapsed_s / total
             error_s = elapsed_s - sum(account.finished * account.unit_s for account in accounts)
             power = sum(account.finished**2 for account in accounts)
@@ -142,32 +258,45 @@ class AdmissionControl:
                 account.unit_s = max(0.0, account.unit_s + LEARNING_RATE * error_s * account.finished / power)
         for account in accounts:
             account.finished = 0
+        self._wait_s = sum(account.outstanding * account.unit_s for account in self._accounts)
 
     def __repr__(self) -> str:
         return f"<AdmissionControl {self._num_pending} requests pending, {self.wait_s:.3f} s of work>"
 
 
 class RefusalBudget:
-    """How many refusals an event loop may send at once each second; what is beyond waits a little.
+    """How much of a process's time goes into refusing clients that return at once, whatever Retry-After says.
 
-    A refusal costs some 25 µs. Clients that return at once, whatever Retry-After says, could make a server refuse and do
-    nothing else; those within the budget are refused at once, the others `HOLD_S` later.
+    Refusals of such clients are sent at an even rate, that which takes `share` of the processor time that the process gets; what
+    comes faster waits for its turn, `MAX_HOLD_S` at most. So a thousand of them do not make a server refuse and do nothing else.
+    The method is the generic cell rate algorithm (ITU-T I.371) with a rate that follows the process.
     """
 
-    HOLD_S = 0.25
+    MAX_HOLD_S = 2.0
+    BURST_S = 0.02
+    REFUSAL_S = 40e-6
+    """What a refusal costs, processor time of the kernel included."""
+    WINDOW_S = 0.05
 
-    def __init__(self, now: Callable[[], float], per_second: float = 2000.0) -> None:
+    def __init__(self, now: Callable[[], float], cpu_s: Callable[[], float], share: float = 0.05) -> None:
+        """`now` in seconds, `cpu_s` the processor time of the process so far."""
         self._now = now
-        self._per_second = per_second
-        self._left = per_second
-        self._seen_at = now()
+        self._cpu_s = cpu_s
+        self._share = share
+        self._interval_s = self.REFUSAL_S / share
+        self._next_at = self._seen_at = now()
+        self._seen_cpu_s = cpu_s()
 
     def delay_s(self) -> float:
         """How long the next refusal waits: 0 within the budget."""
         now = self._now()
-        self._left = min(self._per_second, self._left + (now - self._seen_at) * self._per_second)
-        self._seen_at = now
-        if self._left >= 1.0:
-            self._left -= 1.0
-            return 0.0
-        return self.HOLD_S
+        elapsed_s = now - self._seen_at
+        if elapsed_s >= self.WINDOW_S:
+            cpu_s = self._cpu_s()
+            utilization = max(0.05, (cpu_s - self._seen_cpu_s) / elapsed_s)
+            self._interval_s = self.REFUSAL_S / (self._share * utilization)
+            self._seen_at, self._seen_cpu_s = now, cpu_s
+        self._next_at = max(self._next_at, now - self.BURST_S) + self._interval_s
+        # Those that wait longest are sent before their turn, and so do not delay the others without end.
+        self._next_at = min(self._next_at, now + self.MAX_HOLD_S)
+        return max(0.0, self._next_at - now)
