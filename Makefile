@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The public data sets, where they lie beside the checkout; else whatever the caller set, or none.
 export SLUICE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: serve test test-all test-install test-oldest lint docs reference bench soak schema clean help
+.PHONY: serve test test-all test-install test-oldest lint docs reference bench soak fuzz schema clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -65,6 +65,10 @@ bench-against: $(VENV)/.test  ## speed beside another checkout of Sluice: make b
 
 soak: $(VENV)/.test  ## whether memory stays where it is over 100,000 requests and 50 loads of a model
 	$(BIN)/python -m benchmarks.soak
+
+# make fuzz SEED=7 CASES=100000; make fuzz REPLAY=fuzz-findings/trees-17.json
+fuzz: $(VENV)/.test  ## 24,000 hostile requests to a real server: changed HTTP, changed JSON, and what the OpenAPI document allows
+	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES)) $(if $(REPLAY),--replay $(REPLAY))
 
 schema: $(VENV)/.test  ## write models/manifest.schema.json from the reader
 	$(BIN)/python -c 'from service.tasks.registry import built_in_tasks; print(built_in_tasks().manifest_schema(), end="")' > models/manifest.schema.json

@@ -100,8 +100,11 @@ def running(
 
 
 def sluice_command(models: Path, port: int, num_processes: int = 1) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of Sluice with its default settings: only models, port, processes and device are set."""
-    settings = {"MODELS": models.resolve(), "PORT": port, "WORKERS": num_processes, "DEVICE": "cpu"}
+    """Command and environment of Sluice with its default settings: only models, port, processes and device are set.
+
+    And that it ends at once: no balancer sends requests to it that it would have to wait for.
+    """
+    settings = {"MODELS": models.resolve(), "PORT": port, "WORKERS": num_processes, "DEVICE": "cpu", "DRAIN_SECONDS": 0}
     return [sys.executable, "-m", "service"], {f"SLUICE_{name}": str(value) for name, value in settings.items()}
 
 

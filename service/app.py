@@ -14,21 +14,28 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from service import __version__
 from service.api import page
 from service.api.access.wiring import AccessOptions, RateTables, open_access
+from service.api.access_log import AccessLog
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
+from service.api.error_shapes import ErrorShapes
 from service.api.gateway import Gateway
 from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
 from service.api.predict import RequestLimits, documented_routes, predict_endpoints
+from service.api.v2.errors import describe_error as describe_v2_error
+from service.api.v2.infer import INFER_ROUTES, InferEndpoint
+from service.api.v2.operations import v2_router, v2_routes
 from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.repository import Preload, Repository
+from service.observability.access_log import AccessLogWriter
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
@@ -40,6 +47,9 @@ from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import RequestedLimits
 from service.settings import Settings
 from service.tasks.registry import TaskRegistry, built_in_tasks
+
+if TYPE_CHECKING:
+    from service.observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +69,7 @@ def create_app(
     preload: Preload | None = None,
     rates: RateTables | None = None,
     tasks: TaskRegistry | None = None,
+    tracing: Tracing | None = None,
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
     scrape_interval_s: float = SCRAPE_INTERVAL_S,
@@ -68,9 +79,9 @@ def create_app(
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
     `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU. `metrics_dir` is shared by
     the workers of one server, `preload` holds what their parent has read for them, `rates` is where they count requests
-    together. `tasks` are those that folders may be for, None: the built-in ones. Raises StartError for what the settings of
-    access name. Scrapes within
-    `scrape_interval_s` get the same metrics.
+    together. `tasks` are those that folders may be for, None: the built-in ones. `tracing` keeps the spans of requests, None:
+    what the settings say. Raises StartError for what the settings of access name, and where tracing is not installed. Scrapes
+    within `scrape_interval_s` get the same metrics.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
@@ -87,6 +98,13 @@ def create_app(
     )
 
     access = open_access(access_options(settings), metrics, rates)
+    hooks = list(access.hooks)
+    access_log: AccessLogWriter | None = None
+    if settings.access_log != "off":
+        access_log = AccessLogWriter(settings.access_log, metrics.access_log_dropped)
+        hooks.append(AccessLog(access_log.put, access.addresses))
+    if tracing is None and settings.tracing:
+        tracing = require_tracing("http" if settings.tls_certfile is None else "https")
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -96,9 +114,17 @@ def create_app(
         tasks = [asyncio.create_task(each) for each in (_load(repository, on_loaded, on_failed), *endless)]
         lag_monitor = LoopLagMonitor(metrics.observe_loop_lag)
         lag_monitor.start()
+        if access_log is not None:
+            access_log.start()
+        if tracing is not None:
+            tracing.open()
         try:
             yield
         finally:
+            if access_log is not None:
+                await asyncio.to_thread(access_log.stop)
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
             lag_monitor.stop()
             for task in tasks:
                 task.cancel()
@@ -119,7 +145,10 @@ def create_app(
     api.router.routes.extend(documented_routes(options.tasks.endpoints))
     descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
     api.include_router(operations_router(repository, scrapes.render, descriptions, drain))
-    add_error_handlers(api)
+    v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain)
+    api.include_router(v2_router(v2))
+    error_shapes = ErrorShapes({"/v2": describe_v2_error})
+    add_error_handlers(api, error_shapes)
     complete_openapi(api, access.refusals)
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
     admission = AdmissionControl(
@@ -130,16 +159,33 @@ def create_app(
     )
     return Gateway(
         access.wrap(api),
-        direct=predict_endpoints(repository, metrics, limits, options.tasks.endpoints, loop_budget),
-        routes=[*api.openapi()["paths"], *page.ROUTES],
+        direct={
+            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, loop_budget),
+            **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits)),
+        },
+        routes=dict.fromkeys([*api.openapi()["paths"], *page.ROUTES, *(route.path for route in v2)]),
         observers=metrics,
-        hooks=access.hooks,
+        hooks=hooks,
         admission=admission,
         refusals=RefusalBudget(time.monotonic, time.process_time),
         timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
         drain=drain,
+        error_shapes=error_shapes,
+        tracer=tracing,
+        times_stages=access_log is not None,
     )
+
+
+def require_tracing(scheme: str) -> Tracing:
+    """What sends spans to a collector. Raises StartError where OpenTelemetry is not installed."""
+    try:
+        from service.observability.tracing import Tracing
+    except ImportError as exc:
+        raise StartError(
+            f"SLUICE_TRACING needs OpenTelemetry, which is not installed ({exc}): pip install 'sluice-serving[otel]'"
+        ) from exc
+    return Tracing(scheme=scheme)
 
 
 def model_options(settings: Settings, tasks: TaskRegistry | None = None) -> ModelOptions:

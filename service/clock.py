@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -27,4 +28,6 @@ class MonotonicClock:
         return time.monotonic()
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Alarm:
-        return asyncio.get_running_loop().call_later(max(0.0, when - time.monotonic()), callback)
+        loop = asyncio.get_running_loop()
+        # An alarm is nobody's: what it logs is not of the request that happens to set it.
+        return loop.call_later(max(0.0, when - time.monotonic()), callback, context=contextvars.Context())

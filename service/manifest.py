@@ -22,11 +22,14 @@ from service.errors import FolderError
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+EXAMPLE_FILE = "example.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2**31
 """The most that a protobuf message, and so a graph, may have."""
 
-Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP32", "FP64", "BYTES"]
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
+]
 Precision = Literal["fp32", "int8"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 FileName = Annotated[

@@ -220,6 +220,16 @@ class Settings(BaseSettings):
     # The log.
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level that is logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of a log line: text, or one JSON object.")
+    access_log: Literal["off", "text", "json"] = Field(
+        default="off",
+        description="A line on standard output for every request: its ids, client, model, rows, outcome and the time of each "
+        "stage. See docs/how-to/observe.md.",
+    )
+    tracing: bool = Field(
+        default=False,
+        description="Send spans of requests to a collector (OpenTelemetry, by OTLP over HTTP). Needs the extra `otel`; the "
+        "collector and the sampling are set by the variables `OTEL_…`. See docs/how-to/observe.md.",
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 
-def read(body: bytes) -> Any:
+def read(body: bytes | memoryview) -> Any:
     """The value of a JSON text. Raises ValueError for what is no JSON: NaN, Infinity and numbers beyond float64 too."""
     return orjson.loads(body)
 

@@ -1195,6 +1195,58 @@ def case(name: str, make: Callable[[], nn.Module], rows: Callable[[], list[Row]]
 
 _WITH_LENGTHS = {"lengths": "lengths"}
 
+# ------------------------------------------------------------------------------------------------- one row at a time
+
+
+class OneRowState(nn.Module):
+    """A state for one row, as where a tutorial knows of no batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(FEATURES, HIDDEN, num_layers=2, batch_first=True)
+        self.fc = nn.Linear(HIDDEN, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h0, c0 = torch.zeros(2, 1, HIDDEN), torch.zeros(2, 1, HIDDEN)
+        out, _ = self.lstm(x, (h0, c0))
+        return self.fc(out[:, -1])
+
+
+class OneRowTagger(nn.Module):
+    """The sentence tagger of many a tutorial: the batch axis is taken away, and every word gets its scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(WORDS, 6)
+        self.lstm = nn.LSTM(6, HIDDEN)
+        self.tags = nn.Linear(HIDDEN, 4)
+
+    def forward(self, sentence: Tensor) -> Any:
+        embedded = self.embedding(sentence.squeeze(0))
+        out, (h_n, _) = self.lstm(embedded.view(embedded.size(0), 1, -1))
+        scores = F.log_softmax(self.tags(out.view(embedded.size(0), -1)), dim=1)
+        return {"scores": scores, "summary": h_n[-1]}
+
+
+class OneRowNorm(nn.Module):
+    """Statistics of the whole batch, which is the row alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(FEATURES, HIDDEN, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gru((x - x.mean()) / x.std())[0].mean(1)
+
+
+_ONE_ROW = {"batching": "none"}
+ONE_ROW: tuple[TorchCase, ...] = (
+    case("one-row-state", OneRowState, route="export", options=_ONE_ROW),
+    case("one-row-tagger", OneRowTagger, IDS, route="export", options=_ONE_ROW),
+    case("one-row-norm", OneRowNorm, route="export", options=_ONE_ROW),
+)
+"""Modules that keep the contract only where they are run on one row at a time."""
+
 CASES: tuple[TorchCase, ...] = (
     case("tutorial-lstm", TutorialLSTM),
     case("last-hidden", LastHidden),

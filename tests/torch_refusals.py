@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.ao.quantization import quantize_dynamic
 from torch.nn import functional as F  # as people import it
 
 from tests.torch_models import FEATURES, HIDDEN, ROWS, TorchCase, TutorialLSTM, case, floats
@@ -93,6 +95,18 @@ class Flattened(nn.Module):
         return self.fc(out.reshape(x.size(0), -1))
 
 
+class ViewedAsTwelve(nn.Module):
+    """A view with the number of steps written into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(FEATURES, HIDDEN, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.lstm(x)
+        return out.contiguous().view(-1, 12, HIDDEN).sum(1)
+
+
 class BranchOnValues(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -164,6 +178,12 @@ def _with_nan(weight: Tensor) -> Tensor:
     return weight
 
 
+def _quantised(net: TutorialLSTM) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch means to remove such tensors
+        return quantize_dynamic(net.eval(), {nn.Linear}, dtype=torch.qint8)
+
+
 def _lightning_checkpoint(net: TutorialLSTM) -> Any:
     return {"pytorch-lightning_version": "2.4", "state_dict": net.state_dict(), "hyper_parameters": {}}
 
@@ -176,6 +196,7 @@ MODULES: tuple[TorchCase, ...] = (
     case("batch-first-forgotten", BatchFirstForgotten, route="refuse", words=("other rows", "batch_first=True")),
     case("softmax-over-rows", SoftmaxOverRows, route="refuse", words=("other rows",)),
     case("flattened", Flattened, floats(12, 9), route="refuse", words=(FILE, "the length is frozen", "12", "9")),
+    case("viewed-as-twelve", ViewedAsTwelve, floats(12, 9), route="refuse", words=(FILE, "the length is frozen", "12", "9")),
     case("branch-on-values", BranchOnValues, route="refuse", words=(FILE, "a branch on values", "torch.where")),
     case("reads-item", ReadsItem, route="refuse", words=(FILE, ".item()")),
     case("reads-numpy", ReadsNumpy, route="refuse", words=(FILE, "numpy in forward")),
@@ -194,6 +215,7 @@ OBJECTS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "half": (_changed(lambda net: net.half()), ('"lstm.weight_ih_l0" is float16', "net.float()")),
     "bfloat16": (_changed(lambda net: _set(net, "bias", Tensor.bfloat16)), ('"fc.bias" is bfloat16',)),
     "complex": (_changed(lambda net: _set(net, "bias", lambda bias: bias + 1j)), ('"fc.bias" is complex',)),
+    "quantised": (_changed(_quantised), ('"fc" (Linear) is quantised', "float32")),
     "sparse": (_changed(lambda net: _set(net, "weight", Tensor.to_sparse)), ('"fc.weight" is sparse', ".to_dense()")),
     "two-devices": (
         _changed(lambda net: _set(net, "bias", lambda bias: bias.to("meta"))),

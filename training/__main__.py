@@ -226,12 +226,40 @@ def import_torch_command(
     expected: Annotated[
         Path | None, typer.Option(help="Answers to the example rows, recorded elsewhere; a file as of rows.")
     ] = None,
+    task: Annotated[str, typer.Option(help="What instances are: tensor (nested lists), forecast or classify.")] = "tensor",
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="ARGUMENT=AXES", help="The axes of a row, as x=time,7; else read off the example."),
+    ] = None,
     lengths: Annotated[str | None, typer.Option(help="The argument of forward that takes the rows' lengths.")] = None,
     state: Annotated[
         list[str] | None, typer.Option(metavar="ARGUMENT=OUTPUT", help="What carries a sequence on, as h0=h_n; may be repeated.")
     ] = None,
     time_first: Annotated[bool, typer.Option("--time-first", help="The module has its steps before its rows.")] = False,
-    batching: Annotated[str, typer.Option(help="auto, ragged (rows of any length in a batch) or equal.")] = "auto",
+    scale: Annotated[
+        str | None, typer.Option(help="Of the first input: minmax:LOW,HIGH, standard:MEAN,DEVIATION, or a scaler's .json.")
+    ] = None,
+    unscale: Annotated[str | None, typer.Option(help="The scale whose inverse the first output goes through.")] = None,
+    horizon: Annotated[int | None, typer.Option(help="forecast: how many steps the module forecasts.")] = None,
+    features: Annotated[str | None, typer.Option(help="forecast: the names of the module's features, as load,heat.")] = None,
+    targets: Annotated[str | None, typer.Option(help="forecast: which of the features are forecast.")] = None,
+    quantiles: Annotated[str | None, typer.Option(help="forecast: the levels of the answer, as 0.1,0.5,0.9.")] = None,
+    frequency: Annotated[str | None, typer.Option(help="forecast: S T H D W M Q Y, several separated by commas.")] = None,
+    season_length: Annotated[int | None, typer.Option(help="forecast: steps in a season.")] = None,
+    context_length: Annotated[int | None, typer.Option(help="forecast: steps read of a history.")] = None,
+    scaler: Annotated[str | None, typer.Option(help="forecast: the scale of the features, as of --scale.")] = None,
+    labels: Annotated[str | None, typer.Option(help="classify: the labels in the order of the outputs, as bad,good.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="classify: the tokenizer.json that splits texts into the ids.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="classify: tokens read of a text.")] = None,
+    language: Annotated[str | None, typer.Option(help="classify: the texts' language, as en.")] = None,
+    subject: Annotated[str | None, typer.Option(help="classify: what the labels are about, as sentiment.")] = None,
+    probabilities: Annotated[
+        bool | None, typer.Option("--probabilities/--logits", help="classify: what the module gives; looked at if left out.")
+    ] = None,
+    scores: Annotated[
+        list[str] | None, typer.Option("--score", metavar="MEASURE=NUMBER", help="For the manifest; may be repeated.")
+    ] = None,
+    batching: Annotated[str, typer.Option(help="auto, ragged (rows of any length in a batch), equal or none.")] = "auto",
     tolerance: Annotated[float, typer.Option(help="The largest difference from the module, of an answer's size.")] = 1e-4,
     version: Annotated[int | None, typer.Option(help="Its version; the next free number if left out.")] = None,
     description: Annotated[str, typer.Option(help="One sentence about the model.")] = "",
@@ -243,17 +271,40 @@ def import_torch_command(
     """Publish any torch network; runs the code that makes it."""
     console = Console()
     with _errors_as_messages(console, extra="import"):
+        from training.importers.torch import options
         from training.importers.torch.command import load_network, read_pairs, read_rows_file
         from training.importers.torch.publishing import publish
 
+        chosen = options.read_task_options(
+            task,
+            horizon=horizon,
+            features=_parts(features),
+            targets=_parts(targets),
+            quantiles=options.read_quantiles(quantiles),
+            frequencies=_parts(frequency),
+            season_length=season_length,
+            context_length=context_length,
+            scaler=options.read_scale(scaler, "--scaler"),
+            labels=_parts(labels),
+            tokenizer=tokenizer,
+            max_length=max_length,
+            language=language,
+            subject=subject,
+            are_probabilities=probabilities,
+        )
         result = publish(
             load_network(source, weights),
             name,
             example=read_rows_file(example, "--example"),
             expected=None if expected is None else read_rows_file(expected, "--expected"),
+            task=chosen,
+            inputs=options.read_inputs(inputs or []),
             lengths=lengths,
             state=read_pairs(state or [], "--state"),
             batch_first=not time_first,
+            scale=options.read_scale(scale, "--scale"),
+            unscale=options.read_scale(unscale, "--unscale"),
+            scores=options.read_scores(scores or []),
             batching=batching,  # type: ignore[arg-type]  # publish refuses any other word
             tolerance=tolerance,
             version=version,

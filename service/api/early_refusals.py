@@ -8,9 +8,13 @@ parser may be recognised. Refusals that are not sent at once wait here.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
+
+from service.api.request import Headers
+from service.context import RequestContext
 
 MAX_HEAD_BYTES = 2048
 MAX_HEADS = 256
@@ -21,6 +25,7 @@ _ODD = (
     b"upgrade",
     b"x-request-",
     b"traceparent",
+    b"tracestate",
     b"proxy-",
     b"forwarded",
     b"\n ",
@@ -75,6 +80,23 @@ def read_head(head: bytes) -> SimpleRequest | None:
         return None
     path = head[5 : line_end - len(_VERSION)]
     return None if b" " in path else SimpleRequest(path.decode(), int(digits))
+
+
+class RefusalTemplate:
+    """An answer that differs from one request to the next in its ids alone."""
+
+    def __init__(self, headers: Headers, body: bytes, context: RequestContext) -> None:
+        """`headers` and `body` are those of a request with the ids of `context`, which were made for it."""
+        content = b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body
+        ids = re.compile(b"|".join(re.escape(each.encode()) for each in (context.traceparent, context.request_id)))
+        self._format = ids.sub(
+            lambda found: b"%(parent)b" if found[0] == context.traceparent.encode() else b"%(id)b", content.replace(b"%", b"%%")
+        )
+        self.body_bytes = len(body)
+
+    def render(self, context: RequestContext) -> bytes:
+        """From the first header on."""
+        return self._format % {b"id": context.request_id.encode(), b"parent": context.traceparent.encode()}
 
 
 class HeldRefusals:

@@ -134,7 +134,7 @@ TABLE: tuple[ErrorRow, ...] = (
 )
 _ROWS = {row.error: row for row in TABLE}
 # Facts never take the place of a member that RFC 9457 defines.
-_RESERVED = frozenset({"type", "title", "status", "detail", "instance", "code"})
+_RESERVED = frozenset({"type", "title", "status", "detail", "instance", "code", "request_id"})
 
 
 class Problem(NamedTuple):
@@ -153,8 +153,8 @@ def find_row(error: type[ServiceError]) -> ErrorRow:
     return _ROWS[InternalError]
 
 
-def problem(exc: ServiceError) -> Problem:
-    """`exc` as `application/problem+json`: type, title, status, detail, code, and the facts beside them."""
+def problem(exc: ServiceError, request_id: str | None = None) -> Problem:
+    """`exc` as `application/problem+json`: type, title, status, detail, code, the facts beside them, and the request's id."""
     row = find_row(type(exc))
     is_known = row.error is not InternalError or isinstance(exc, InternalError)
     code, detail = (exc.code, exc.message) if is_known else (InternalError.code, "an unexpected error; the log says more")
@@ -169,6 +169,8 @@ def problem(exc: ServiceError) -> Problem:
         # RFC 9457 keeps `instance` for a URI; which instance of the request it was stands in `instance_index`.
         facts = {"instance_index" if key == "instance" else key: fact for key, fact in exc.facts.items()}
         members |= {key: fact for key, fact in facts.items() if key not in _RESERVED}
+    if request_id is not None:
+        members["request_id"] = request_id
     body = to_json(members, inf_nan_mode="strings", serialize_unknown=True)
     headers = [(b"content-type", PROBLEM_TYPE), (b"content-length", b"%d" % len(body))]
     if isinstance(exc, RateLimited) or (isinstance(exc, CapacityError) and row.status == 503):

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with a fast path to the direct endpoints: from the parser to the gateway, and back in one write.
 
 A transport only: what is answered, and what is counted, logged or refused on the way, is decided by the gateway on both paths.
-Only a request that is simple in every respect takes the fast path (see `_is_simple`); all others take the regular path,
+Only a request that is simple in every respect takes the fast path (see `_simple_length`); all others take the regular path,
 uvicorn's with bounds (`regular_path.py`). What uvicorn does for each request that is saved here, of 22 µs and more: two system
 calls to send (head and body apart, each of which wakes the client), an event and two callbacks, a timer that is set and
 cancelled, regular expressions over the headers that we wrote ourselves.
@@ -40,12 +40,36 @@ SIMPLE_CONNECTIONS = frozenset((b"keep-alive", b"Keep-Alive", b"close"))
 class FastRequest(HttpRequest):
     """A request on the fast path. uvicorn's protocol takes it for a RequestResponseCycle."""
 
-    __slots__ = ("_callback", "_is_read", "_waiter", "body", "disconnected", "keep_alive", "more_body", "response_complete")
+    __slots__ = (
+        "_callback",
+        "_is_read",
+        "_waiter",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "request_bytes",
+        "response_complete",
+        "task",
+    )
 
-    def __init__(self, path: str, headers: Headers, client: Address | None, server: Address | None, keep_alive: bool) -> None:
+    request_bytes: int
+    task: asyncio.Task[None]
+    """The one that answers it."""
+
+    def __init__(
+        self,
+        path: str,
+        headers: Headers,
+        request_bytes: int,
+        client: Address | None,
+        server: Address | None,
+        keep_alive: bool,
+    ) -> None:
         self.method = "POST"
         self.path = path
         self.headers = headers
+        self.request_bytes = request_bytes
         self.client = client
         self.server = server
         self.state = {}
@@ -53,6 +77,7 @@ class FastRequest(HttpRequest):
         self.timeout_s = math.inf
         self.num_instances = 0
         self.model = None
+        self.context = None
         self.keep_alive = keep_alive
         self.body = bytearray()
         self.more_body = True
@@ -126,16 +151,18 @@ class FastPathProtocol(RegularPathProtocol):
     def on_headers_complete(self) -> None:
         if not self._complete_head():
             return
-        if self._is_simple():
+        num_bytes = self._simple_length()
+        if num_bytes is not None:
             keep_alive = self.parser.should_keep_alive()
-            request = FastRequest(self.url.decode(), self.headers, self.client, self.server, keep_alive)
+            request = FastRequest(self.url.decode(), self.headers, num_bytes, self.client, self.server, keep_alive)
             self.cycle = self._running = cast(Any, request)
             refusal = self._gateway.refuse(request)
             if refusal is not None:
                 self._refuse(request, refusal)
                 return
             # As uvicorn does: what is refused by its head is refused at once. A small body is there before the task begins.
-            self.tasks.add(self.loop.create_task(self._answer(request)))
+            request.task = self.loop.create_task(self._answer(request))
+            self.tasks.add(request.task)
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         self._make_scope()
@@ -163,8 +190,11 @@ class FastPathProtocol(RegularPathProtocol):
 
     # The fast path.
 
-    def _is_simple(self) -> bool:
-        """A POST by HTTP/1.1 to a direct endpoint, with a small body of known size, after all earlier requests were answered."""
+    def _simple_length(self) -> int | None:
+        """The size of the body of a simple request, None where the request is not simple.
+
+        That is a POST by HTTP/1.1 to a direct endpoint, with a small body of known size, behind requests that were answered.
+        """
         path = self.url
         if not (
             self.parser.get_method() == b"POST"
@@ -176,16 +206,16 @@ class FastPathProtocol(RegularPathProtocol):
             and path.isascii()
             and self._gateway.is_direct(path.decode(), self.server)
         ):
-            return False
+            return None
         size = None
         for name, value in self.headers:
             if name == b"content-length":
                 if size is not None or not value.isdigit():
-                    return False
+                    return None
                 size = read_length(value)
             elif name in ODD_HEADERS or (name == b"connection" and value not in SIMPLE_CONNECTIONS):
-                return False
-        return size is not None and size <= MAX_BODY_BYTES
+                return None
+        return size if size is not None and size <= MAX_BODY_BYTES else None
 
     def _refuse_early(self, data: bytes) -> bool:
         """Answer with a refusal if these bytes are a whole request that is to be refused and looks as most do."""
@@ -198,7 +228,7 @@ class FastPathProtocol(RegularPathProtocol):
             self._unset_keepalive_if_required()
         delay_s = self._hold_s()
         if delay_s:
-            request = FastRequest("", [], self.client, self.server, keep_alive=True)
+            request = FastRequest("", [], 0, self.client, self.server, keep_alive=True)
             request.more_body = False
             self.cycle = self._running = cast(Any, request)
             self._gateway.held_refusals.add(self.loop, delay_s, functools.partial(self._send_early_refusal, content, request))
@@ -248,7 +278,7 @@ class FastPathProtocol(RegularPathProtocol):
         except Exception:
             log.exception("unexpected error", extra={"path": request.path})
         finally:
-            self.tasks.discard(cast(Any, asyncio.current_task()))
+            self.tasks.discard(request.task)
             if not request.response_complete:
                 self.transport.close()
 

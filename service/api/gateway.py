@@ -16,8 +16,9 @@ from typing import NamedTuple, Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.draining import Drain
-from service.api.early_refusals import HeldRefusals, Recogniser
-from service.api.errors import InternalError, NotFound, find_row, problem
+from service.api.early_refusals import HeldRefusals, Recogniser, RefusalTemplate
+from service.api.error_shapes import ErrorShapes
+from service.api.errors import InternalError, NotFound, find_row
 from service.api.request import (
     Address,
     Admission,
@@ -30,6 +31,8 @@ from service.api.request import (
     HttpRequest,
     read_conditions,
 )
+from service.api.request_ids import add_ids, identify, new_context
+from service.context import CURRENT, RequestContext, Timing
 from service.errors import Overloaded, ServiceError
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,18 @@ class HttpObserver(Protocol):
 class HttpObservers(Protocol):
     def http(self, route: str) -> HttpObserver:
         """The observer of one route template."""
+        ...
+
+
+class Tracer(Protocol):
+    """Keeps a span of each request (`observability/tracing.py`)."""
+
+    def start(self, request: HttpRequest, context: RequestContext) -> None:
+        """A request has begun; where its spans are kept, its trace is from now on the tracer's."""
+        ...
+
+    def finish(self, request: HttpRequest, context: RequestContext) -> None:
+        """A request that was started is over."""
         ...
 
 
@@ -85,8 +100,15 @@ class Gateway:
         timeout_s: float = math.inf,
         metrics_port: int = 0,
         drain: Drain | None = None,
+        error_shapes: ErrorShapes | None = None,
+        tracer: Tracer | None = None,
+        times_stages: bool = False,
     ) -> None:
-        """`direct` maps paths to the endpoints that answer POST there; `routes` are the templates of all routes."""
+        """`direct` maps paths, or templates of paths, to the endpoints that answer POST there; `routes` are the templates of all
+        routes.
+
+        `times_stages` where a hook wants to know how long each stage of a request took; a tracer does.
+        """
         self._inner = inner
         self._hooks = tuple(hooks)
         self._admission = admission
@@ -97,7 +119,9 @@ class Gateway:
         self.held_refusals = HeldRefusals()
         """Those of all connections to this event loop."""
         self._recogniser = Recogniser()
-        self._early_refusals: dict[int, tuple[bytes, int]] = {}  # by Retry-After: what is sent, and the size of its body
+        self._early_refusals: dict[tuple[str, int], RefusalTemplate] = {}  # by path and Retry-After
+        self._tracer = tracer
+        self._times_stages = times_stages or tracer is not None
         self._unknown = _Route(UNKNOWN_ROUTE, observers.http(UNKNOWN_ROUTE))
         self._exact: dict[str, _Route] = {}
         self._patterns: list[tuple[re.Pattern[str], _Route]] = []
@@ -107,7 +131,14 @@ class Gateway:
                 self._patterns.append((re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))), route))
             else:
                 self._exact[template] = route
-        self._direct = {path: (self._exact[path], endpoint) for path, endpoint in direct.items()}
+        self._direct = {path: (self._exact[path], endpoint) for path, endpoint in direct.items() if "{" not in path}
+        # A name in a path that is encoded, as no model's is, is left to FastAPI, which decodes it.
+        self._direct_patterns = [
+            (re.compile(re.sub(r"\\{\w+\\}", r"[\\w.-]+", re.escape(template)), re.ASCII), (self._route_of(template), endpoint))
+            for template, endpoint in direct.items()
+            if "{" in template
+        ]
+        self._error_shapes = error_shapes or ErrorShapes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -129,12 +160,12 @@ class Gateway:
 
     def is_direct(self, path: str, server: Address | None) -> bool:
         """Whether a POST to this path, at this address of ours, is for a direct endpoint: `answer` then takes it."""
-        return path in self._direct and self._is_served_at(server, path)
+        return (path in self._direct or self._match_direct(path) is not None) and self._is_served_at(server, path)
 
     async def answer(self, request: HttpRequest) -> Answer | None:
         """The answer of a direct endpoint, an error's too; None when the client has disconnected."""
-        route, endpoint = self._direct[request.path]
-        self._begin(request, route)
+        route, endpoint = self._find_direct(request.path)
+        context = self._begin(request, route)
         has_begun = False
         try:
             try:
@@ -147,9 +178,10 @@ class Gateway:
             except ClientDisconnected:
                 return None
             except Exception as exc:
-                answer = _describe(exc, request)
+                answer = self._describe(exc, request)
             request.status = answer.status
             request.response_bytes = len(answer.body)
+            add_ids(context, answer.headers)
             for hook in self._hooks:
                 hook.after(request, answer.headers)
             return answer
@@ -165,21 +197,23 @@ class Gateway:
 
         What is admitted must be answered with `answer`, which gives its place back.
         """
-        route, endpoint = self._direct[request.path]
+        route, endpoint = self._find_direct(request.path)
         try:
             self._admit(request, route, endpoint)
         except ServiceError as exc:
-            self._begin(request, route)
-            answer = _describe(exc, request)
+            context = self._begin(request, route)
+            answer = self._describe(exc, request)
             try:
                 for hook in self._hooks:
                     hook.before(request)
             except Exception as refusal:  # of a hook, which comes before that of the admission control
-                answer = _describe(refusal, request)
+                answer = self._describe(refusal, request)
             request.status, request.response_bytes = answer.status, len(answer.body)
+            add_ids(context, answer.headers)
             for hook in self._hooks:
                 hook.after(request, answer.headers)
             self._finish(request, route)
+            CURRENT.set(None)  # there is no task of its own whose end would do it
             return answer
         return None
 
@@ -190,28 +224,34 @@ class Gateway:
 
     @property
     def may_refuse_early(self) -> bool:
-        """Whether `refuse_early` is worth a try: requests are refused, and no hook wants to see them."""
-        return self._admission is not None and self._admission.is_refusing and not self._hooks
+        """Whether `refuse_early` is worth a try: requests are refused, and neither hooks nor a tracer want to see them."""
+        return self._admission is not None and self._admission.is_refusing and not (self._hooks or self._tracer)
 
     def refuse_early(self, received: bytes, server: Address | None) -> bytes | None:
         """What `refuse` would answer to these bytes, where they are a whole request as most are; None where they are not, and
         where the request may be worth beginning. As it is sent, from the first header of the answer on."""
         found = self._recogniser.recognise(received)
-        if found is None or self._admission is None or not self.is_direct(found.path, server):
+        if found is None or self._admission is None or found.path not in self._direct:
             return None
         route, endpoint = self._direct[found.path]
-        if not self._admission.would_refuse(route.template, found.num_bytes, self._timeout_s):
+        if not (
+            self._admission.would_refuse(route.template, found.num_bytes, self._timeout_s)
+            and self._is_served_at(server, found.path)
+        ):
             return None
         retry_after_s = math.ceil(self._admission.retry_after_s())
-        if retry_after_s not in self._early_refusals:
-            _, headers, body = problem(self._refusal(retry_after_s, self._timeout_s))
-            head = b"".join(b"%s: %s\r\n" % header for header in headers)
-            self._early_refusals[retry_after_s] = (head + b"\r\n" + body, len(body))
-        content, response_bytes = self._early_refusals[retry_after_s]
+        template = self._early_refusals.get((found.path, retry_after_s))
+        if template is None:
+            context = new_context()
+            _, headers, body = self._error_shapes.describe(
+                self._refusal(retry_after_s, self._timeout_s), found.path, context.request_id
+            )
+            add_ids(context, headers)
+            template = self._early_refusals[found.path, retry_after_s] = RefusalTemplate(headers, body, context)
         endpoint.refused()
         route.observer.started()
-        route.observer.finished("POST", 503, 0.0, found.num_bytes, response_bytes)
-        return content
+        route.observer.finished("POST", 503, 0.0, found.num_bytes, template.body_bytes)
+        return template.render(new_context())
 
     def refusal_delay_s(self) -> float:
         """How long the refusal of a connection that did not wait is to be held: 0 as long as there are few of them."""
@@ -219,14 +259,14 @@ class Gateway:
 
     def _admit(self, request: HttpRequest, route: _Route, endpoint: Endpoint) -> None:
         """Set the request's timeout and its ticket. Raises MalformedRequest and Overloaded."""
-        conditions = read_conditions(request, self._timeout_s)
-        request.timeout_s = conditions.timeout_s
+        timeout_s, priority = read_conditions(request, self._timeout_s)
+        request.timeout_s = timeout_s
         if self._admission is None:
             return
-        request.ticket = self._admission.admit(route.template, *conditions)
+        request.ticket = self._admission.admit(route.template, request.request_bytes, timeout_s, priority)
         if request.ticket is None:
             endpoint.refused()
-            raise self._refusal(self._admission.retry_after_s(), conditions.timeout_s)
+            raise self._refusal(self._admission.retry_after_s(), timeout_s)
 
     @staticmethod
     def _refusal(retry_after_s: float, timeout_s: float) -> Overloaded:
@@ -247,6 +287,7 @@ class Gateway:
                 has_started = True
                 request.status = message["status"]
                 headers = list(message.get("headers", ()))
+                add_ids(context, headers)
                 for hook in self._hooks:
                     hook.after(request, headers)
                 message = {**message, "headers": headers}
@@ -255,7 +296,7 @@ class Gateway:
                 is_complete = not message.get("more_body", False)
             await send(message)
 
-        self._begin(request, route)
+        context = self._begin(request, route)
         try:
             for hook in self._hooks:
                 hook.before(request)
@@ -265,7 +306,7 @@ class Gateway:
             await self._inner(scope, receive, observed_send)
         except Exception as exc:
             if not has_started:
-                await _send(_describe(exc, request), observed_send)
+                await _send(self._describe(exc, request), observed_send)
                 return
             log.exception("unexpected error", extra={"path": request.path})
             if not is_complete:
@@ -273,38 +314,62 @@ class Gateway:
         finally:
             self._finish(request, route)
 
-    def _begin(self, request: HttpRequest, route: _Route) -> None:
+    def _begin(self, request: HttpRequest, route: _Route) -> RequestContext:
+        context = request.context = identify(request.headers)
+        CURRENT.set(context)
+        if self._times_stages:
+            context.timing = Timing()
         request.route = route.template
         request.status = CLIENT_DISCONNECTED
         request.response_bytes = 0
         route.observer.started()
-        request.started_at = time.perf_counter()
+        request.started_at = time.monotonic()
+        if self._tracer is not None:
+            self._tracer.start(request, context)
+        return context
 
     def _finish(self, request: HttpRequest, route: _Route) -> None:
-        request.duration_s = time.perf_counter() - request.started_at
+        request.duration_s = time.monotonic() - request.started_at
         route.observer.finished(request.method, request.status, request.duration_s, request.request_bytes, request.response_bytes)
         for hook in self._hooks:
             hook.finished(request)
+        if self._tracer is not None and request.context is not None:
+            self._tracer.finish(request, request.context)
+
+    def _find_direct(self, path: str) -> tuple[_Route, Endpoint]:
+        """The route of a path that `is_direct`."""
+        found = self._direct.get(path) or self._match_direct(path)
+        assert found is not None, f"{path} is not direct"
+        return found
+
+    def _match_direct(self, path: str) -> tuple[_Route, Endpoint] | None:
+        return next((found for pattern, found in self._direct_patterns if pattern.fullmatch(path)), None)
+
+    def _route_of(self, template: str) -> _Route:
+        return next(route for _, route in self._patterns if route.template == template)
 
     def _find_pattern(self, path: str) -> _Route:
         return next((route for pattern, route in self._patterns if pattern.fullmatch(path)), self._unknown)
+
+    def _describe(self, exc: Exception, request: HttpRequest) -> Answer:
+        """The answer to a request that failed; an error that is not for clients is logged, and its message is not sent."""
+        if not isinstance(exc, ServiceError) or (
+            find_row(type(exc)).error is InternalError and not isinstance(exc, InternalError)
+        ):
+            log.error("unexpected error", exc_info=exc, extra={"path": request.path})
+            exc = InternalError("an unexpected error; the log says more")
+        assert isinstance(exc, ServiceError)
+        request_id = None if request.context is None else request.context.request_id
+        answer = Answer(*self._error_shapes.describe(exc, request.path, request_id))
+        if isinstance(exc, BodyTooLarge):
+            answer.headers.append((b"connection", b"close"))
+        return answer
 
     def _is_served_at(self, server: Address | None, path: str) -> bool:
         if not self._metrics_port:
             return True
         is_metrics_port = server is not None and server[1] == self._metrics_port
         return path in SCRAPE_ROUTES if is_metrics_port else path != "/metrics"
-
-
-def _describe(exc: Exception, request: HttpRequest) -> Answer:
-    """The answer to a request that failed; an error that is not for clients is logged, and its message is not sent."""
-    if not isinstance(exc, ServiceError) or (find_row(type(exc)).error is InternalError and not isinstance(exc, InternalError)):
-        log.error("unexpected error", exc_info=exc, extra={"path": request.path})
-        exc = InternalError("an unexpected error; the log says more")
-    answer = Answer(*problem(exc))
-    if isinstance(exc, BodyTooLarge):
-        answer.headers.append((b"connection", b"close"))
-    return answer
 
 
 async def _send(answer: Answer, send: Send) -> None:

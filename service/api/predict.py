@@ -21,6 +21,7 @@ from service.api.large_bodies import LargeBodyParser
 from service.api.parsing import LARGE_BYTES, ParsedRequest, parse
 from service.api.request import Answer, ClientDisconnected, HttpRequest, json_answer, read_body
 from service.api.schemas import PredictRequest, PredictResponse, predict_models
+from service.context import current_timing
 from service.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -195,19 +196,22 @@ class PredictEndpoint:
             ticket = request.ticket
             if ticket is not None:
                 ticket.cancel = task.cancel
-                if ticket.is_displaced:
-                    raise _displaced()
             is_large = len(body) > LARGE_BYTES
+            parsed_from = started
             if not is_large:
                 if self._loop_budget is not None and self._loop_budget.is_spent():
                     # The body waits as it is: what is read from it takes five times its memory, and is cold when it is encoded.
                     if ticket is not None and (named := find_model(body)) is not None:
                         ticket.assign(named)
                     await self._loop_budget.renewal()
+                    parsed_from = time.monotonic()
                 parsed = parse(body, self._limits.max_instances)
             else:
                 parsed = await self._large_bodies.parse(body, self._limits.max_instances)
             request.num_instances = len(parsed.instances)
+            timing = current_timing()
+            if timing is not None:
+                timing.add("parse", parsed_from, time.monotonic())
             if parsed.timeout_s is not None and parsed.timeout_s < request.timeout_s:
                 deadline = started + parsed.timeout_s
                 self._deadlines.watch(task, deadline, time.monotonic())
@@ -216,6 +220,8 @@ class PredictEndpoint:
             request.model = name
             if ticket is not None:
                 ticket.assign(name)
+            if timing is not None:
+                timing.model, timing.version = name, version
             predictions = await model.predict(
                 parsed.instances,
                 parsed.parameters,
@@ -223,7 +229,12 @@ class PredictEndpoint:
                 is_plain=is_plain(body),
                 has_turn=not is_large and self._loop_budget is not None,
             )
-            content = await _write(name, version, predictions)
+            if timing is None:
+                content = await _write(name, version, predictions)
+            else:
+                written_from = time.monotonic()
+                content = await _write(name, version, predictions)
+                timing.add("write", written_from, time.monotonic())
             outcome = "ok"
             return json_answer(content)
         except ServiceError as exc:
@@ -237,7 +248,7 @@ class PredictEndpoint:
             if request.ticket is not None and request.ticket.is_displaced:
                 task.uncancel()
                 outcome = "rejected"
-                raise _displaced() from None
+                raise displaced_error() from None
             if self._disconnects.has_cancelled(task, request):
                 task.uncancel()  # it was ours, and the task may end by itself
                 raise ClientDisconnected from None
@@ -275,7 +286,8 @@ def find_model(body: bytes) -> str | None:
     return found[1].decode(errors="replace") if found is not None else None
 
 
-def _displaced() -> Overloaded:
+def displaced_error() -> Overloaded:
+    """How a request ends whose ticket was displaced."""
     return Overloaded("the place of this request was given to another one")
 
 

@@ -19,6 +19,8 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.errors import HeadTooLarge, UrlTooLong, problem
+from service.api.request_ids import add_ids, new_context
+from service.context import RequestContext
 from service.errors import MalformedRequest, ServiceError
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class RegularPathProtocol(HttpToolsProtocol):
         self._num_first_bytes = 0
         self._upgrade_head: bytes | None = None
         self._refusal: ServiceError | None = None
+        self._refused: RequestContext | None = None
         self._is_ending = False
         self._is_lingering = False
         self._last_answer: ServiceError | None = None
@@ -229,7 +232,8 @@ class RegularPathProtocol(HttpToolsProtocol):
     def _refuse_rest(self) -> None:
         refusal, self._refusal = self._refusal, None
         error = refusal or MalformedRequest("what was sent is not a request by HTTP/1.1")
-        log.warning("invalid HTTP request", extra={"status": problem(error).status})
+        context = self._refused = new_context()
+        log.warning("invalid HTTP request", extra={"status": problem(error).status, "request_id": context.request_id})
         self._end(error)
 
     def _end(self, last_answer: ServiceError | None) -> None:
@@ -262,7 +266,9 @@ class RegularPathProtocol(HttpToolsProtocol):
         if self._last_answer is None:
             self.transport.close()
             return
-        status, headers, body = problem(self._last_answer)
+        context = self._refused or new_context()
+        status, headers, body = problem(self._last_answer, context.request_id)
+        add_ids(context, headers)
         lines = [STATUS_LINE[status]]
         for name, value in (*self.server_state.default_headers, *headers, (b"connection", b"close")):
             lines += (name, b": ", value, b"\r\n")

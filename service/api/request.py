@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from starlette.types import Message, Receive, Scope
 
 from service.api.errors import UnsupportedMediaType
+from service.context import RequestContext
 from service.errors import MalformedRequest, PayloadTooLarge
 
 Headers = list[tuple[bytes, bytes]]
@@ -25,6 +26,7 @@ _JSON = (b"content-type", b"application/json")
 TIMEOUT_HEADER, PRIORITY_HEADER = b"x-request-timeout-ms", b"x-request-priority"
 MAX_TIMEOUT_MS = 86_400_000
 MAX_LENGTH = 2**62
+MAX_LENGTH_DIGITS = len(str(MAX_LENGTH))
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
 
 
@@ -35,7 +37,7 @@ def read_length(value: bytes) -> int:
     """
     if not value.isdigit():
         return 0
-    return int(value) if len(value) <= len(str(MAX_LENGTH)) else MAX_LENGTH
+    return int(value) if len(value) <= MAX_LENGTH_DIGITS else MAX_LENGTH
 
 
 class ClientDisconnected(Exception):
@@ -51,6 +53,7 @@ class HttpRequest:
 
     __slots__ = (
         "client",
+        "context",
         "duration_s",
         "headers",
         "method",
@@ -84,6 +87,8 @@ class HttpRequest:
     """0 until the body has been read."""
     model: str | None
     """The name of the model that the request is for; None until it is known."""
+    context: RequestContext | None
+    """Its ids and timing, from the gateway on."""
     # From here on: what the gateway fills in.
     route: str
     """The template of the path, as the metrics call it; `_unknown` where there is none."""
@@ -131,6 +136,7 @@ class AsgiRequest(HttpRequest):
         self.timeout_s = math.inf
         self.num_instances = 0
         self.model = None
+        self.context = None
         self._receive = receive
 
     async def receive(self) -> Message:
@@ -222,28 +228,18 @@ class Hook(Protocol):
         ...
 
 
-class Conditions(NamedTuple):
-    """What the head of a request says about its handling."""
-
-    num_bytes: int
-    timeout_s: float
-    priority: int
-
-
-def read_conditions(request: HttpRequest, timeout_s: float) -> Conditions:
-    """The declared size of the body, the time for an answer, which the client may shorten, and the priority.
+def read_conditions(request: HttpRequest, timeout_s: float) -> tuple[float, int]:
+    """The time for an answer in seconds, which the client may shorten, and the priority, as the head says.
 
     Raises MalformedRequest for a timeout or a priority that is none.
     """
-    num_bytes, priority = 0, DEFAULT_PRIORITY
+    priority = DEFAULT_PRIORITY
     for name, value in request.headers:
-        if name == b"content-length":
-            num_bytes = read_length(value)
-        elif name == TIMEOUT_HEADER:
+        if name == TIMEOUT_HEADER:
             timeout_s = min(timeout_s, _read_number(name, value, 1, MAX_TIMEOUT_MS, "milliseconds") / 1000)
         elif name == PRIORITY_HEADER:
             priority = _read_number(name, value, 1, LEAST_URGENT, "1 is the most urgent")
-    return Conditions(num_bytes, timeout_s, priority)
+    return timeout_s, priority
 
 
 def _read_number(name: bytes, value: bytes, least: int, most: int, unit: str) -> int:
@@ -264,7 +260,6 @@ async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
     Raises BodyTooLarge, UnsupportedMediaType when the body is declared as something other than plain JSON, and
     ClientDisconnected when the connection closes first.
     """
-    declared = 0
     for name, value in request.headers:
         if name == b"content-type":
             if value != b"application/json" and not _is_json(value):
@@ -272,13 +267,19 @@ async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
                 raise UnsupportedMediaType(
                     f'Content-Type is "{found}"; send "application/json"', found=found, expected="application/json"
                 )
-        elif name == b"content-length":
-            declared = read_length(value)
         elif name == b"content-encoding" and value.lower() != b"identity":
             found = value.decode("latin-1")[:100]
             raise UnsupportedMediaType(f'Content-Encoding is "{found}"; send the JSON as it is', found=found, expected="identity")
-    if declared > max_bytes * MAX_DROPPED_BODIES:
-        raise _too_large(max_bytes, declared)
+    return await receive_body(request, max_bytes)
+
+
+async def receive_body(request: HttpRequest, max_bytes: int) -> bytes:
+    """The whole body, whatever it is declared as.
+
+    Raises BodyTooLarge, and ClientDisconnected when the connection closes first.
+    """
+    if request.request_bytes > max_bytes * MAX_DROPPED_BODIES:
+        raise _too_large(max_bytes, request.request_bytes)
     message = await request.receive()
     if message["type"] == "http.request" and not message.get("more_body", False) and len(message["body"]) <= max_bytes:
         return bytes(message["body"])  # the usual case: all of it has arrived

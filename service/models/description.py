@@ -9,6 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from service.models.model import Model
+from service.runtime.base import CPU
+from service.runtime.tensors import TensorSpec
+
+PLATFORM = "onnxruntime_onnx"
+"""How Triton calls models that onnxruntime runs."""
 
 
 def summarize_model(model: Model) -> dict[str, Any]:
@@ -59,3 +64,65 @@ def describe_model(model: Model) -> dict[str, Any]:
     if about_task := model.describe_task():
         description[manifest.task] = about_task
     return description
+
+
+def describe_tensors(model: Model) -> dict[str, Any]:
+    """The public tensors of a model, as the metadata of the Open Inference Protocol: -1 is an open axis."""
+    tensors = model.public_tensors
+    return {
+        "inputs": [_describe_tensor(spec, model.is_batched) for spec in tensors.inputs],
+        "outputs": [_describe_tensor(spec, model.is_batched) for spec in tensors.outputs],
+    }
+
+
+def describe_config(model: Model, max_rows: int) -> dict[str, Any]:
+    """A model as Triton's model configuration, as far as clients read it; `max_rows` is what one request may hold."""
+    tensors, limits = model.public_tensors, model.limits
+
+    def dims(spec: TensorSpec) -> list[int]:
+        return [size if isinstance(size, int) else -1 for size in spec.shape[1:]]
+
+    return {
+        "name": model.name,
+        "platform": PLATFORM,
+        "backend": "onnxruntime",
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": max_rows if model.is_batched else 0,
+        "input": [
+            {
+                "name": spec.name,
+                "data_type": _config_datatype(spec),
+                "dims": dims(spec),
+                "is_shape_tensor": False,
+                "allow_ragged_batch": False,
+                "optional": model.signature.may_lack(spec.name),
+            }
+            for spec in tensors.inputs
+        ],
+        "output": [
+            {"name": spec.name, "data_type": _config_datatype(spec), "dims": dims(spec), "is_shape_tensor": False}
+            for spec in tensors.outputs
+        ],
+        "instance_group": [
+            {
+                "name": model.name,
+                "kind": "KIND_CPU" if model.runtime.provider == CPU else "KIND_GPU",
+                "count": model.options.num_workers,
+            }
+        ],
+        "dynamic_batching": {
+            "preferred_batch_size": [limits.max_batch_size],
+            "max_queue_delay_microseconds": round(limits.max_queue_delay_s * 1e6),
+        },
+        "default_model_filename": model.graph.file,
+        "parameters": {},
+    }
+
+
+def _describe_tensor(spec: TensorSpec, is_batched: bool) -> dict[str, Any]:
+    shape = spec.shape if is_batched else spec.shape[1:]
+    return {"name": spec.name, "datatype": spec.datatype, "shape": [size if isinstance(size, int) else -1 for size in shape]}
+
+
+def _config_datatype(spec: TensorSpec) -> str:
+    return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"

@@ -14,8 +14,8 @@ from typing import Any, TypeGuard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import FolderError, ServiceError
-from service.manifest import Tolerance, read_file
-from service.models.folder import EXAMPLE_FILE, ModelOptions, Parts
+from service.manifest import EXAMPLE_FILE, Tolerance, read_file
+from service.models.folder import ModelOptions, Parts
 from service.models.model import Model
 from service.runtime.tensors import Tensors, collate
 from service.wire import read, write

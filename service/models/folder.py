@@ -17,9 +17,10 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from service.errors import FolderError
-from service.manifest import MANIFEST_FILE, Graph, Manifest, TensorEntry, read_file
+from service.manifest import EXAMPLE_FILE, MANIFEST_FILE, Graph, Manifest, TensorEntry, read_file
 from service.models.device_check import find_difference
 from service.models.external_data import find_external_data
+from service.models.plain_graph import is_plain_folder, open_plain
 from service.models.precision import RequestedPrecision, choose_graph, precision_of
 from service.runtime.base import CPU, Device, FallbackRuntime, OpenRuntime, Runtime
 from service.runtime.onnx_runtime import open_runtime
@@ -30,8 +31,6 @@ from service.tasks.base import Task, TaskDefinition
 from service.tasks.registry import TaskRegistry, built_in_tasks
 
 log = logging.getLogger(__name__)
-
-EXAMPLE_FILE = "example.json"
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,11 @@ class Parts:
     """Why another graph runs than could be expected."""
     tuning: Tuning | None = None
     """What its graph costs, where that was measured already (see `loading.with_tuning`)."""
+    is_plain: bool = False
+    """Whether the folder holds a graph alone: it has no example, and its manifest was made from the graph."""
+    is_batched: bool = True
+    """Whether axis 0 of its tensors is the batch. Else each run takes the tensors of one request, as they are, and the
+    signature shows them with a batch of one in front."""
 
     @property
     def longest_row(self) -> int | None:
@@ -87,6 +91,8 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
 
     Raises StartError where the device cannot be had.
     """
+    if is_plain_folder(folder):
+        return _examine_plain(folder, options, open_graph)
     try:
         manifest = options.tasks.read_manifest(folder)
     except FolderError as exc:
@@ -123,7 +129,7 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
             findings.append(f"{entry.file}: it is an {precision} graph, the manifest says {entry.precision}")
         graph = content if number == choice.index else graph
     runtime: Runtime | None = None
-    signature = _signature_of(manifest)
+    signature = signature_of(manifest)
     if graph is not None:
         try:
             runtime = open_graph(graph, options.device)
@@ -159,6 +165,23 @@ def examine(folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_
     return Examination(parts, findings)
 
 
+def _examine_plain(folder: Path, options: ModelOptions, open_graph: OpenRuntime) -> Examination:
+    """A folder with a graph alone, as a model of the task `tensor`."""
+    try:
+        plain = open_plain(folder, options.device, open_graph)
+    except FolderError as exc:
+        return Examination(None, [exc.message])
+    manifest = plain.manifest
+    signature = signature_of(manifest)
+    definition = options.tasks[manifest.task]
+    task = definition.build(manifest, signature, functools.partial(read_file, folder))
+    runtime = plain.runtime
+    return Examination(
+        Parts(manifest, manifest.graphs[0], runtime, signature, definition, task, is_plain=True, is_batched=plain.is_batched),
+        [],
+    )
+
+
 def manifest_findings(exc: FolderError) -> list[str]:
     """All that is wrong with a manifest that could not be read."""
     cause = exc.__cause__
@@ -180,7 +203,9 @@ def _name_mismatches(folder: Path, manifest: Manifest) -> list[str]:
     return findings
 
 
-def _signature_of(manifest: Manifest) -> Signature:
+def signature_of(manifest: Manifest) -> Signature:
+    """The tensors of a manifest."""
+
     def specs(tensors: Sequence[TensorEntry]) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
 

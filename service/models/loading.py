@@ -14,6 +14,7 @@ from service.errors import FolderError
 from service.models.example import replay_example
 from service.models.folder import Examination, ModelOptions, Parts, examine, manifest_findings
 from service.models.model import Model, ModelObserver
+from service.models.plain_graph import is_plain_folder
 from service.runtime.base import CPU, OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.loop_budget import LoopBudget
@@ -43,6 +44,8 @@ async def load_model(
     if tuning is None and options.measure_s:
         tuning = await asyncio.to_thread(_tune, parts, options)
     limits = options.limits.with_defaults() if tuning is None else tuning.limits
+    if not parts.is_batched:
+        limits = replace(limits, max_batch_size=1)
     model = Model(parts, options, limits, observer=observer, clock=clock, tuning=tuning, loop_budget=loop_budget)
     await model.start()
     return model
@@ -55,7 +58,7 @@ async def _open(
     if examination is None:
         examination = await asyncio.to_thread(examine, folder, options, open_graph)
     parts, findings = examination
-    if parts is None or findings:
+    if parts is None or findings or parts.is_plain:
         return examination
     findings = await replay_example(folder, parts, options)
     if not findings or options.precision != "auto" or parts.graph.precision != "int8":
@@ -71,6 +74,8 @@ def check_folder(folder: Path, options: ModelOptions | None = None) -> list[str]
     Runs its own event loop.
     """
     options = options or ModelOptions()
+    if is_plain_folder(folder):
+        return examine(folder, options).findings
     try:
         precisions = sorted({graph.precision for graph in options.tasks.read_manifest(folder).graphs})
     except FolderError as exc:

@@ -10,11 +10,16 @@ import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from service.clock import Clock
-from service.errors import InferenceFailed
+from service.context import current_timing
+from service.errors import InferenceFailed, InvalidInput
 from service.models.folder import ModelOptions, Parts
+from service.runtime.tensor_data import TensorData, datatype_of, largest_classes, read_tensor, write_bytes, write_values
 from service.runtime.tensors import (
     Array,
     Item,
@@ -38,6 +43,44 @@ log = logging.getLogger(__name__)
 
 HEAVY_TENSOR_SIZE = 200_000
 """Numbers of one request beyond which its tensors are checked and cut on a thread: some 0.2 ms."""
+
+
+HEAVY_REQUEST_SIZE = 20_000
+"""Values, or bytes, of a request's tensors beyond which they are read and written on a thread."""
+SHOWN_NAME_LENGTH = 128
+
+
+class RequestedOutput(Protocol):
+    """A public tensor that a request wants, and how."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_binary(self) -> bool: ...
+
+    @property
+    def num_classes(self) -> int:
+        """0: the tensor; else the so many largest values of each row, as strings."""
+        ...
+
+
+class AllOfIt(NamedTuple):
+    """An output as it is."""
+
+    name: str
+    is_binary: bool = False
+    num_classes: int = 0
+
+
+class OutputTensor(NamedTuple):
+    """One tensor of an answer; `data` is a flat list or array that `wire.write` takes, or bytes."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: Any
+    is_binary: bool
 
 
 class ModelObserver(BatchObserver, Protocol):
@@ -90,6 +133,10 @@ class Model:
         self.limits = limits
         """How large its batches and its queue may grow."""
         self.tuning = tuning
+        self.is_batched = parts.is_batched
+        """Whether axis 0 of its public tensors is the batch."""
+        self.public_tensors = parts.definition.public_tensors(parts.manifest, parts.signature)
+        self._public_inputs = {spec.name: spec for spec in self.public_tensors.inputs}
         self._task = parts.task
         self._group = functools.partial(group_rows, limits=limits)
         self._loop_budget = loop_budget or LoopBudget()
@@ -143,19 +190,26 @@ class Model:
         if not (is_heavy or has_turn) and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
             self.batcher.expect_time_left(deadline)
-        started = time.perf_counter()
+        timing = current_timing()
+        started = time.monotonic()
         step = await asyncio.to_thread(advance, steps, None) if is_heavy else advance(steps, None)
-        self._observer.encoded(time.perf_counter() - started, [n for item in step.items or () for n in item.lengths])
+        ended = time.monotonic()
+        self._observer.encoded(ended - started, [n for item in step.items or () for n in item.lengths])
+        if timing is not None:
+            timing.add("encode", started, ended)
         decode_s = 0.0
         while step.items is not None:
             outputs = await self._submit(step.items, deadline)
-            started = time.perf_counter()
+            started = time.monotonic()
             try:
                 step = await asyncio.to_thread(advance, steps, outputs) if is_heavy else advance(steps, outputs)
             except InferenceFailed as exc:
                 self._log_failure(exc)
                 raise
-            decode_s += time.perf_counter() - started
+            ended = time.monotonic()
+            decode_s += ended - started
+            if timing is not None:
+                timing.add("decode", started, ended)
         self._observer.decoded(decode_s)
         return step.predictions
 
@@ -171,14 +225,78 @@ class Model:
         if not is_heavy and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
             self.batcher.expect_time_left(deadline)
-        started = time.perf_counter()
+        timing = current_timing()
+        started = time.monotonic()
         groups, items = await asyncio.to_thread(self._cut, tensors) if is_heavy else self._cut(tensors)
-        self._observer.encoded(time.perf_counter() - started, [n for item in items for n in item.lengths])
+        ended = time.monotonic()
+        self._observer.encoded(ended - started, [n for item in items for n in item.lengths])
+        if timing is not None:
+            timing.add("encode", started, ended)
         parts = await self._submit(items, deadline)
-        started = time.perf_counter()
+        started = time.monotonic()
         outputs = await asyncio.to_thread(self._join, parts, groups, tensors) if is_heavy else self._join(parts, groups, tensors)
-        self._observer.decoded(time.perf_counter() - started)
+        ended = time.monotonic()
+        self._observer.decoded(ended - started)
+        if timing is not None:
+            timing.add("decode", started, ended)
         return outputs
+
+    async def infer_public(
+        self,
+        inputs: Sequence[TensorData],
+        outputs: Sequence[RequestedOutput] | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> list[OutputTensor]:
+        """The requested public tensors, None: all of them, for tensors as a client sent them: `infer` in the task's own terms.
+
+        Raises InvalidInput for tensors that are not the model's and outputs that it does not have, and what `infer` raises.
+        """
+        names = [spec.name for spec in self.public_tensors.outputs]
+        for output in outputs or ():
+            if output.name not in names:
+                raise InvalidInput(
+                    f'unknown output "{output.name[:SHOWN_NAME_LENGTH]}": the model\'s outputs are {names}',
+                    where="outputs",
+                    found=output.name[:SHOWN_NAME_LENGTH],
+                    expected=names,
+                )
+        is_heavy = sum(len(tensor.data) for tensor in inputs) > HEAVY_REQUEST_SIZE
+        graph_inputs = await asyncio.to_thread(self._read_inputs, inputs) if is_heavy else self._read_inputs(inputs)
+        values = self._task.decode_tensors(await self.infer(graph_inputs, deadline=deadline))
+        if not self.is_batched:
+            values = {name: array[0] for name, array in values.items()}
+        requested = outputs if outputs is not None else [AllOfIt(name) for name in names]
+        if is_heavy or sum(array.size for array in values.values()) > HEAVY_REQUEST_SIZE:
+            return await asyncio.to_thread(self._write_outputs, values, requested)
+        return self._write_outputs(values, requested)
+
+    def _read_inputs(self, inputs: Sequence[TensorData]) -> Tensors:
+        tensors: Tensors = {}
+        for given in inputs:
+            spec = self._public_inputs.get(given.name)
+            if spec is None or given.name in tensors:
+                name, known = given.name[:SHOWN_NAME_LENGTH], list(self._public_inputs)
+                why = f"the model's inputs are {known}" if spec is None else "it is there twice"
+                raise InvalidInput(f'unknown input "{name}": {why}', where="inputs", found=name, expected=known)
+            if self.is_batched:
+                tensors[given.name] = read_tensor(given, spec)
+            else:
+                tensors[given.name] = read_tensor(given, replace(spec, shape=spec.shape[1:]))[np.newaxis]
+        return self._task.encode_tensors(tensors)
+
+    def _write_outputs(self, values: Tensors, requested: Sequence[RequestedOutput]) -> list[OutputTensor]:
+        return [self._write_output(values[output.name], output) for output in requested]
+
+    def _write_output(self, values: Array, output: RequestedOutput) -> OutputTensor:
+        if output.num_classes:
+            if values.dtype.kind not in "fiu" or values.ndim < 1:
+                raise InvalidInput(f'output "{output.name}" has no numbers to classify by', where=output.name)
+            values = largest_classes(values, output.num_classes, self._task.labels)
+        elif values.dtype == np.float16 and not output.is_binary:
+            raise InvalidInput(f'output "{output.name}" is FP16, which has no JSON form: request it as binary data')
+        data = write_bytes(values) if output.is_binary else write_values(values)
+        return OutputTensor(output.name, datatype_of(values), list(values.shape), data, output.is_binary)
 
     def __repr__(self) -> str:
         return f"<Model {self.name}/{self.version} {self.manifest.task} on {self.runtime.provider}: {self.batcher!r}>"

@@ -31,6 +31,25 @@ def read_fields(message: memoryview, wanted: int) -> Iterator[memoryview]:
             raise ValueError(f"no protobuf: a field of kind {kind}")
 
 
+def read_numbers(message: memoryview, wanted: int) -> Iterator[int]:
+    """The values of one field of a message that holds whole numbers, as `read_fields`."""
+    place = 0
+    while place < len(message):
+        tag, place = _read_varint(message, place)
+        kind = tag & 7
+        if kind == 0:
+            value, place = _read_varint(message, place)
+            if tag >> 3 == wanted:
+                yield value
+        elif kind in (1, 5):
+            place += 8 if kind == 1 else 4
+        elif kind == 2:
+            length, place = _read_varint(message, place)
+            place += length
+        else:
+            raise ValueError(f"no protobuf: a field of kind {kind}")
+
+
 def _read_varint(message: memoryview, place: int) -> tuple[int, int]:
     """A number of 7 bits per byte, and the place behind it."""
     value = shift = 0

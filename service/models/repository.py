@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 
 from service.clock import Clock
 from service.errors import AmbiguousModel, FolderError, InvalidInput, ModelNotFound, ModelNotReady, StartError
-from service.models.description import describe_model, summarize_model
+from service.models.description import PLATFORM, describe_config, describe_model, describe_tensors, summarize_model
 from service.models.folder import Examination, ModelOptions, examine
 from service.models.loading import load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
@@ -234,6 +234,27 @@ class Repository:
         summary = self._summarize(name)
         model = self._serving.get(name)
         return summary if model is None else summary | describe_model(model)
+
+    def describe_tensors(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """The metadata of the model that answers, as the Open Inference Protocol has it. Raises what `get` raises."""
+        model = self.get(name, version)
+        versions = [entry.version for entry in sorted(self._entries[name], key=lambda entry: entry.order) if entry.model]
+        return {"name": name, "versions": versions, "platform": PLATFORM, **describe_tensors(model)}
+
+    def describe_config(self, name: str, version: str | None, max_rows: int) -> dict[str, Any]:
+        """The configuration of the model that answers, as Triton has it. Raises what `get` raises."""
+        return describe_config(self.get(name, version), max_rows)
+
+    def index(self) -> list[dict[str, str]]:
+        """Every version with its state, and the reason where it is not READY, as the repository extension lists them."""
+        return [
+            {"name": name}
+            | ({"version": entry.version} if entry.version else {})
+            | {"state": entry.state}
+            | ({"reason": entry.reason} if entry.reason else {})
+            for name in sorted(self._entries)
+            for entry in sorted(self._entries[name], key=lambda entry: entry.order)
+        ]
 
     @property
     def is_ready(self) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.manifest import MANIFEST_FILE
 from service.models.model import Model
 
 log = logging.getLogger(__name__)
@@ -19,7 +18,6 @@ log = logging.getLogger(__name__)
 ModelState = Literal["LOADING", "READY", "UNAVAILABLE"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
-GRAPH_FILE = "model.onnx"
 
 
 @dataclass
@@ -76,7 +74,4 @@ def _scan_version(folder: Path, root: Path) -> ModelVersion:
     name, version = folder.parent.name, folder.name
     if not folder.resolve().is_relative_to(root):
         return ModelVersion(name, version, "UNAVAILABLE", "the folder is a link that leads out of the models folder")
-    if not (folder / MANIFEST_FILE).exists() and (folder / GRAPH_FILE).exists():
-        reason = f"a plain graph: there is {GRAPH_FILE} but no {MANIFEST_FILE}, which this release needs to serve it"
-        return ModelVersion(name, version, "UNAVAILABLE", reason)
     return ModelVersion(name, version)

@@ -11,6 +11,8 @@ import sys
 import time
 from typing import Literal
 
+from service.context import CURRENT
+
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -51,10 +53,23 @@ class AddFacts(logging.Filter):
         return True
 
 
+class AddRequest(logging.Filter):
+    """Adds the id of the request on whose behalf a line is written, and that of its trace where it came with one."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        context = CURRENT.get()
+        if context is not None and "request_id" not in vars(record):
+            vars(record)["request_id"] = context.request_id
+            if context.trace_id != context.request_id:
+                vars(record)["trace_id"] = context.trace_id
+        return True
+
+
 def set_up_logs(level: str, form: Literal["text", "json"], **facts: object) -> None:
     """Write every logger's lines to stderr in this form, each with these facts; of uvicorn's, warnings and errors only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(AddFacts(**facts))
+    handler.addFilter(AddRequest())
     handler.setFormatter(TextFormatter() if form == "text" else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -9,6 +9,7 @@ as parsing the request; an append costs 0.03, and 0.06 more at the flush.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,7 @@ from prometheus_client.samples import Sample
 
 from service.errors import InvalidReason, Outcome, RateScope, RestartReason
 from service.manifest import Graph
+from service.observability.statistics import sum_statistics
 
 FLUSH_INTERVAL_S = 0.25
 UNKNOWN = "_unknown"
@@ -302,6 +304,9 @@ class Metrics:
         self.rate_limited_requests = counter(
             "ratelimit_rejections_total", "Requests beyond the rate of a key, by its name, or of an address.", "scope", "key"
         )
+        self._access_log_drops = self.add_counter(
+            counter("access_log_dropped_lines_total", "Lines of the access log that nobody took in time.")
+        )
         self._rate_limited: dict[tuple[str, str], PendingCounter] = {}
         self.rate_limited("address", "", 0)
         restarts = counter(*RESTARTS)
@@ -363,6 +368,10 @@ class Metrics:
             self._rate_limited.setdefault(labels, self.add_counter(self.rate_limited_requests.labels(*labels)))
         self._rate_limited[labels].pending += count
 
+    def access_log_dropped(self, num_lines: int) -> None:
+        """So many lines of the access log were not written."""
+        self._access_log_drops.pending += num_lines
+
     def observe_loop_lag(self, lag_s: float) -> None:
         """A timer of the event loop was so much late."""
         self.loop_lag.observe(lag_s)
@@ -392,6 +401,11 @@ class Metrics:
         """The body of a scrape and its content type: OpenMetrics where the scraper accepts it."""
         self.flush()
         return self.encode(accept)
+
+    async def read_statistics(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """(model, version) → counts and times since the start, of all workers."""
+        self.flush()
+        return await asyncio.to_thread(lambda: sum_statistics(self._scraped.collect()))
 
     def content_type(self, accept: str) -> str:
         """The content type of a scrape with this Accept header."""

@@ -27,9 +27,10 @@ RETURNS_PER_S = 1000.0
 """As many refused requests as may return in a second: Retry-After grows until they do not exceed it."""
 RETRY_AFTER_S, MAX_RETRY_AFTER_S = (0.1, 2.0), 10.0
 """Refused requests return within this span, so that they do not come back in one wave; under many its end grows to the second."""
-_SHARES = tuple(
+SHARES = tuple(
     MAX_SHARE - (MAX_SHARE - MIN_SHARE) * max(0, priority - 1) / (LEAST_URGENT - 1) for priority in range(LEAST_URGENT + 1)
 )
+"""By priority: the share of its time that a request may find taken."""
 
 
 class _Account:
@@ -153,7 +154,8 @@ class AdmissionControl:
         if not ticket.is_displaced:
             del self._by_priority[ticket.priority][ticket]
             self._count(ticket, -1)
-        self._fewest_pending = min(self._fewest_pending, self._num_pending)
+        if self._num_pending < self._fewest_pending:
+            self._fewest_pending = self._num_pending
         if is_done:
             account.finished += units
         if num_rows:
@@ -203,7 +205,7 @@ class AdmissionControl:
 
     def _fits(self, account: _Account, units: int, timeout_s: float, priority: int) -> bool:
         return (
-            self._wait_s + units * account.unit_s <= _SHARES[priority] * timeout_s
+            self._wait_s + units * account.unit_s <= SHARES[priority] * timeout_s
             and account.outstanding * account.rows_per_unit < self._max_pending_rows
             and self._pending_bytes + units <= self._max_pending_bytes
         )

@@ -7,6 +7,7 @@ the futures; worker threads get values and give values back.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import math
 import threading
@@ -16,6 +17,7 @@ from queue import SimpleQueue
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from service.clock import Alarm, Clock, MonotonicClock
+from service.context import CURRENT, BatchRun, RequestContext
 from service.errors import DeadlineExceeded, InferenceFailed, ModelNotReady, Overloaded, RequestError, ServiceError
 from service.scheduling.planning import Limits, plan
 
@@ -91,6 +93,7 @@ class _QueuedItem(Generic[T, R]):
     deadline: float | None
     enqueued_at: float
     result: asyncio.Future[R]
+    context: RequestContext | None
     runs_alone: bool = False
 
     @property
@@ -109,6 +112,7 @@ class _Outcome(NamedTuple, Generic[R]):
 
     results: Sequence[R]
     error: BaseException | None
+    started_at: float
     compute_s: float
 
 
@@ -277,7 +281,8 @@ class Batcher(Generic[T, R]):
             self._observer.refused(rows)
             raise self._overloaded()
         result: asyncio.Future[R] = self._loop.create_future()
-        item = _QueuedItem(payload, rows, steps, rows * steps if true_steps is None else true_steps, key, deadline, now, result)
+        true_steps = rows * steps if true_steps is None else true_steps
+        item = _QueuedItem(payload, rows, steps, true_steps, key, deadline, now, result, CURRENT.get())
         self._queue[item] = None
         self._queued_rows += rows
         self._observer.enqueued(rows)
@@ -285,7 +290,8 @@ class Batcher(Generic[T, R]):
             # Not at once: what else arrives in this turn of the loop joins the same batch. It costs a lone item a few µs; with
             # 64 clients and 80 µs of Python a request it brings 5 to 10 % more answers (two workers: 32 rows a batch, not 15).
             self._is_dispatch_due = True
-            self._loop.call_soon(self._dispatch)
+            # In a context of its own: what a batch logs is not of the request that happens to be the first in it.
+            self._loop.call_soon(self._dispatch, context=contextvars.Context())
         return item
 
     def _has_room(self, rows: int) -> bool:
@@ -341,7 +347,7 @@ class Batcher(Generic[T, R]):
             assert len(results) == len(payloads), f"{len(results)} results for {len(payloads)} items"
         except BaseException as exc:  # whatever it is, a request waits for the result
             error = exc
-        return _Outcome(results, error, self._clock.now() - started_at)
+        return _Outcome(results, error, started_at, self._clock.now() - started_at)
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """The life of a worker thread: values in, values out."""
@@ -367,10 +373,16 @@ class Batcher(Generic[T, R]):
             return
         waiting = [item for item in batch.items if not item.result.done()]
         if len(batch.items) > 1:
-            log.warning("batch of %d items failed, each is tried alone: %s", len(batch.items), self.name, exc_info=outcome.error)
+            log.warning(
+                "batch of %d items failed, each is tried alone: %s",
+                len(batch.items),
+                self.name,
+                exc_info=outcome.error,
+                extra={"request_ids": [item.context.request_id for item in batch.items if item.context is not None]},
+            )
             self._retry_alone(waiting)
         else:
-            failure = self._failure(outcome.error)
+            failure = self._failure(outcome.error, batch.items[0].context)
             for item in waiting:
                 item.result.set_exception(failure)
         self._dispatch()
@@ -385,8 +397,23 @@ class Batcher(Generic[T, R]):
             compute_s=outcome.compute_s,
             is_ok=outcome.error is None,
         )
+        self._add_stages(batch, rows, outcome)
         row_s = outcome.compute_s / rows
         self._row_s = row_s if self._row_s == 0.0 else 0.9 * self._row_s + 0.1 * row_s
+
+    def _add_stages(self, batch: _Batch[T, R], rows: int, outcome: _Outcome[R]) -> None:
+        """Tell the requests that are timed how long they waited, and when their graph ran."""
+        run: BatchRun | None = None
+        for item in batch.items:
+            if item.context is None or item.context.timing is None:
+                continue
+            timing = item.context.timing
+            if run is None:
+                run = BatchRun(rows, outcome.started_at, outcome.started_at + outcome.compute_s)
+            if timing.stages is not None:
+                run.requests.append(item.context)
+            timing.add("queue", item.enqueued_at, run.started_at, run)
+            timing.add("run", run.started_at, run.ended_at, run)
 
     def _retry_alone(self, items: Sequence[_QueuedItem[T, R]]) -> None:
         """Put them back before all others, which came later."""
@@ -397,10 +424,11 @@ class Batcher(Generic[T, R]):
             self._observer.enqueued(item.rows)
         self._queue = {**dict.fromkeys(items), **self._queue}
 
-    def _failure(self, error: BaseException) -> ServiceError:
+    def _failure(self, error: BaseException, context: RequestContext | None) -> ServiceError:
         if isinstance(error, RequestError):
             return error
-        log.error("the model failed: %s", self.name, exc_info=error)
+        request = {} if context is None else {"request_id": context.request_id}
+        log.error("the model failed: %s", self.name, exc_info=error, extra=request)
         if isinstance(error, ServiceError):
             return error
         failure = InferenceFailed("the model failed on this input", model=self.name or None)

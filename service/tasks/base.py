@@ -59,6 +59,8 @@ class Task(ABC):
 
     horizon: int | None = None
     """How many steps of a series one run forecasts; None where there is no such thing."""
+    labels: Sequence[str] = ()
+    """The names of the classes of a classifier."""
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
@@ -81,6 +83,18 @@ class Task(ABC):
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
         """Whether encoding or decoding these would hold up an event loop."""
         return len(instances) > HEAVY_NUM_INSTANCES
+
+    def encode_tensors(self, tensors: Tensors) -> Tensors:
+        """The graph's inputs for the public tensors of a request (see `TaskDefinition.public_tensors`).
+
+        Only names and datatypes were compared yet. Raises InvalidInput that names the instance (row).
+        """
+        return tensors
+
+    def decode_tensors(self, outputs: Tensors) -> Tensors:
+        """The public tensors for the graph's outputs, a row of axis 0 each; all of them finite."""
+        state = self.signature.state_outputs
+        return {name: array for name, array in outputs.items() if name not in state}
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/{name}` says under the name of the task; empty where there is nothing to say."""

@@ -38,6 +38,8 @@ from service.tasks.refusals import refuse_fields, refuse_missing, refuse_paramet
 from service.tasks.tokenization import parse_tokenizer
 
 TOKENS, PROBABILITIES = "tokens", "probabilities"
+TEXT, LABEL = "text", "label"
+"""Public tensors, in place of token ids."""
 SENTIMENT = "sentiment"
 SENTIMENT_LABELS = {"negative", "positive"}
 """The labels of a sentiment model whose manifest has no `subject`, as those of the first release."""
@@ -88,6 +90,7 @@ class ClassifyTask(Task):
     def __init__(self, spec: ClassifySpec, signature: Signature, tokenizer: Encoder) -> None:
         super().__init__(signature)
         self.spec = spec
+        self.labels = spec.labels
         self.tokenizer = tokenizer
 
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
@@ -136,6 +139,18 @@ class ClassifyTask(Task):
         if is_truncated:
             prediction["truncated"] = True
         return prediction
+
+    def encode_tensors(self, tensors: Tensors) -> Tensors:
+        """`text` BYTES (B) as token ids, as `encode` splits texts."""
+        texts = tensors.get(TEXT)
+        if texts is None or tensors.keys() != {TEXT} or texts.ndim != 1:
+            raise InvalidInput(f'expected one tensor "{TEXT}", BYTES [batch], got {sorted(tensors)}', where=TEXT)
+        return self._collate([ids for ids, _ in self.encode(texts.tolist(), {})]).tensors
+
+    def decode_tensors(self, outputs: Tensors) -> Tensors:
+        probabilities = outputs[PROBABILITIES]
+        labels = np.array(self.spec.labels, np.object_)[probabilities.argmax(axis=1)]
+        return {LABEL: labels, PROBABILITIES: probabilities}
 
     def check_graph(self, run: Callable[[Tensors], Tensors]) -> list[str]:
         """Whether the tokenizer has ids beyond the graph's embedding, which would fail in the middle of a batch.
@@ -209,8 +224,8 @@ class ClassifyDefinition(TaskDefinition):
     def public_tensors(self, manifest: Manifest, signature: Signature) -> PublicTensors:
         num_labels = len(manifest.spec_of(ClassifySpec).labels)
         return PublicTensors(
-            (TensorSpec("text", "BYTES", ("batch",)),),
-            (TensorSpec("label", "BYTES", ("batch",)), TensorSpec(PROBABILITIES, "FP32", ("batch", num_labels))),
+            (TensorSpec(TEXT, "BYTES", ("batch",)),),
+            (TensorSpec(LABEL, "BYTES", ("batch",)), TensorSpec(PROBABILITIES, "FP32", ("batch", num_labels))),
         )
 
     def example_instance(self, manifest: Manifest) -> object:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -21,8 +20,7 @@ MAX_HISTORY_VALUES = 1_000_000
 """The longest history, in steps times features: hourly values of a century."""
 
 
-@dataclass(frozen=True)
-class CheckedInstance:
+class CheckedInstance(NamedTuple):
     """One instance, checked: raw values FP32 (T, F) without gaps, and what is to be forecast from them."""
 
     history: Array

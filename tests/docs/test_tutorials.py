@@ -52,11 +52,13 @@ def run(tutorial: Sequence[Command], folder: Path, programs: Path) -> list[Comma
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """The command `sluice` of this checkout."""
+    """The command `sluice` of this checkout, and Python with its libraries."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "sluice").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sluice "$@"\n')
-    (folder / "sluice").chmod(0o755)
+    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    for program in folder.iterdir():
+        program.chmod(0o755)
     return folder
 
 
@@ -83,3 +85,20 @@ def test_a_csv_becomes_a_forecast_endpoint_as_written(tmp_path: Path, programs: 
         "sluice serve",
     ]
     assert begins[-1] == "curl -s"
+
+
+@pytest.mark.slow
+def test_a_torch_network_becomes_an_endpoint_as_written(tmp_path: Path, programs: Path) -> None:
+    folder = tmp_path / "machines"
+    folder.mkdir()
+    done = run(commands((TUTORIALS / "torch-to-endpoint.md").read_text(encoding="utf-8")), folder, programs)
+    begins = [" ".join(command.text.split()[:2]) for command in done]
+    assert [begin for begin in begins if begin.startswith(("sluice", "python", "curl"))] == [
+        "python train.py",
+        "python publish.py",
+        "sluice import-torch",
+        "sluice check",
+        "sluice serve",
+        "curl -s",
+        "python compare.py",
+    ]

@@ -110,22 +110,68 @@ def test_an_environment_that_serves_says_what_training_needs(environment: Path, 
     assert "Traceback" not in found.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_the_import_extra_publishes_a_keras_file_without_what_training_needs(wheel: Path, tmp_path: Path) -> None:
-    from tests.keras_models import keras, saved, sequential
-
-    programs = install(wheel, "cpu,import", tmp_path)
+@pytest.fixture(scope="module")
+def import_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with what imports need, and nothing that only training needs; its folder of programs."""
+    programs = install(wheel, "cpu,import", tmp_path_factory.mktemp("import"))
     listed = subprocess.run(
         [str(programs / "python"), "-m", "pip", "list", "--format", "json"], check=True, capture_output=True, timeout=120
     )
     assert not {entry["name"].lower() for entry in json.loads(listed.stdout)} & {*ONLY_FOR_TRAINING}
+    return programs
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_the_import_extra_publishes_a_keras_file_without_what_training_needs(import_environment: Path, tmp_path: Path) -> None:
+    from tests.keras_models import keras, saved, sequential
+
+    programs = import_environment
     file = saved(sequential((None, 2), keras.layers.LSTM(4), keras.layers.Dense(1)), tmp_path / "model.keras")
     command = [str(programs / "sluice"), "import", str(file), "--name", "mine", "--models", str(tmp_path / "models")]
     imported = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert imported.returncode == 0, imported.stdout + imported.stderr
     check = [str(programs / "sluice"), "check", str(tmp_path / "models" / "mine")]
     assert subprocess.run(check, cwd=tmp_path, check=False, capture_output=True, timeout=120).returncode == 0
+
+
+# What the lines of the README suppose: a network, its weights, and two rows.
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(2, 4, batch_first=True)
+        self.fc = nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.fc(self.lstm(x)[0][:, -1])
+
+torch.save(Net().state_dict(), "best.pt")
+row_a, row_b = torch.rand(5, 2), torch.rand(8, 2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/import-torch.md"])
+def test_the_lines_for_torch_work_as_they_stand_with_the_import_extra_alone(
+    page: str, import_environment: Path, tmp_path: Path
+) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "sluice.publish" in block]
+    (tmp_path / "page.py").write_text(f"{NET}\n{lines}")
+    # The working folder has no packages of ours: what is imported is what the wheel installed.
+    ran = subprocess.run(
+        [str(import_environment / "python"), "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    with server_process(tmp_path / "models", command=[str(import_environment / "sluice"), "serve"], cwd=tmp_path) as server:
+        rows = [[[0.1, 0.2], [0.3, 0.4]], [[0.5, 0.6]]]  # the instances of the page's curl
+        answer = httpx.post(f"{server.url}/predict", json={"model": "machine-health", "instances": rows}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert [len(prediction) for prediction in answer.json()["predictions"]] == [1, 1]
 
 
 def install(wheel: Path, extras: str, folder: Path) -> Path:

@@ -5,13 +5,16 @@ What is in them, `models/README.md` specifies. Trains and verifies nothing.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +33,9 @@ SCHEMA_VERSION = 1
 GRAPH_FILE = "model.onnx"
 INT8_FILE = "model.int8.onnx"
 PLOTS = "plots"
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+"""Of Linux's renameat2(2)."""
 TOLERANCE = {"absolute": 1e-4, "relative": 1e-3}
 LIBRARIES = (
     "sluice-serving",
@@ -47,7 +53,7 @@ LIBRARIES = (
 
 
 class PublishError(TrainingError):
-    """The folder cannot be written: the version exists already."""
+    """The folder cannot be written: the version exists already, or the disk refuses it."""
 
 
 class Subject(Protocol):
@@ -111,47 +117,76 @@ class Publication:
 def publish(publication: Publication, models: Path, *, replace: bool = False) -> Path:
     """Write `models/<name>/<version>` and return it. The version is the recipe's, or else the next free number.
 
-    Raises PublishError if the recipe's version is there already and `replace` is not set.
+    Raises PublishError if the recipe's version is there already and `replace` is not set, or if the disk refuses a write;
+    nothing is left behind then.
     """
     recipe = publication.recipe
     require_free(recipe, models, replace=replace)
+    with open_home(recipe, models) as home:
+        number = recipe.version or next_version(home)
+        with _folder_aside(home) as aside:
+            _write(publication, number, aside)
+            put_in_place(aside, home / str(number))
+    return home / str(number)
+
+
+def _write(publication: Publication, number: int, folder: Path) -> None:
+    """All files of a version, the manifest last."""
+    (folder / GRAPH_FILE).write_bytes(publication.graph)
+    if publication.second is not None:
+        (folder / publication.second.entry["file"]).write_bytes(publication.second.payload)
+    for name, text in publication.files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name, png in publication.pictures.items():
+        (folder / PLOTS).mkdir(exist_ok=True)
+        (folder / PLOTS / name).write_bytes(png)
+    (folder / "example.json").write_text(_json(_example(publication)), encoding="utf-8")
+    (folder / "manifest.json").write_text(_json(manifest(publication, number)), encoding="utf-8")
+
+
+@contextmanager
+def open_home(recipe: Subject, models: Path) -> Iterator[Path]:
+    """The folder of a model's versions, made where it is missing and removed again where nothing comes into it.
+
+    Raises PublishError for what the disk refuses meanwhile: no space, no permission, a file in the way.
+    """
     home = models / recipe.name
-    home.mkdir(parents=True, exist_ok=True)
-    number = recipe.version or next_version(home)
-    folder = home / str(number)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        yield home
+    except OSError as exc:
+        raise PublishError(f"{home} cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        with suppress(OSError):
+            home.rmdir()  # only an empty folder goes
+
+
+@contextmanager
+def _folder_aside(home: Path) -> Iterator[Path]:
+    """A folder to fill and rename; what is still there under its own name at the end is removed."""
     # A name that begins with a dot is no version, so that listings skip it.
     aside = Path(tempfile.mkdtemp(dir=home, prefix=".new-"))
     try:
-        (aside / GRAPH_FILE).write_bytes(publication.graph)
-        if publication.second is not None:
-            (aside / publication.second.entry["file"]).write_bytes(publication.second.payload)
-        for name, text in publication.files.items():
-            (aside / name).write_text(text, encoding="utf-8")
-        for name, png in publication.pictures.items():
-            (aside / PLOTS).mkdir(exist_ok=True)
-            (aside / PLOTS / name).write_bytes(png)
-        (aside / "example.json").write_text(_json(_example(publication)), encoding="utf-8")
-        (aside / "manifest.json").write_text(_json(manifest(publication, number)), encoding="utf-8")
-        put_in_place(aside, folder)
-    except BaseException:
+        yield aside
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return folder
 
 
 def add_graph(folder: Path, file: str, payload: bytes, entry: Mapping[str, Any]) -> None:
-    """Add a graph to a published folder, or replace the one in `file`: in a copy of the folder, which then takes its place."""
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+    """Add a graph to a published folder, or replace the one in `file`: in a copy of the folder, which then takes its place.
+
+    Raises PublishError if the disk refuses a write; the folder is as it was then.
+    """
     try:
-        shutil.copytree(folder, aside, dirs_exist_ok=True)
-        (aside / file).write_bytes(payload)
-        content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        content["graphs"] = [*(graph for graph in content["graphs"] if graph["file"] != file), dict(entry)]
-        (aside / "manifest.json").write_text(_json(content), encoding="utf-8")
-        put_in_place(aside, folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+        with _folder_aside(folder.parent) as aside:
+            shutil.copytree(folder, aside, dirs_exist_ok=True)
+            (aside / file).write_bytes(payload)
+            content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            content["graphs"] = [*(graph for graph in content["graphs"] if graph["file"] != file), dict(entry)]
+            (aside / "manifest.json").write_text(_json(content), encoding="utf-8")
+            put_in_place(aside, folder)
+    except OSError as exc:
+        raise PublishError(f"{folder} cannot be written: {exc.strerror or exc}") from exc
 
 
 def read_example_instances(folder: Path) -> list[Any]:
@@ -171,11 +206,22 @@ def put_in_place(aside: Path, folder: Path) -> None:
     aside.chmod(0o755)
     if not folder.exists():
         aside.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".old-"))
-    folder.rename(old / folder.name)
-    aside.rename(folder)
-    shutil.rmtree(old)
+    elif _exchange(aside, folder):
+        shutil.rmtree(aside)
+    else:
+        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".old-"))
+        folder.rename(old / folder.name)
+        aside.rename(folder)
+        shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step, so that a process that is killed leaves either; False where only Linux could."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(renameat2(AT_FDCWD, os.fsencode(one.absolute()), AT_FDCWD, os.fsencode(other.absolute()), RENAME_EXCHANGE) == 0)
 
 
 def require_free(recipe: Subject, models: Path, *, replace: bool = False) -> None:

@@ -39,16 +39,23 @@ class ClientAddresses:
 
     def find(self, request: HttpRequest) -> str:
         """An IPv4 address, or the /64 network of an IPv6 address."""
+        return self._read(request)[0]
+
+    def locate(self, request: HttpRequest) -> str:
+        """The address itself."""
+        return self._read(request)[1]
+
+    def _read(self, request: HttpRequest) -> tuple[str, str]:
         forwarded = b""
         if self._trusted:
             forwarded = b",".join(value for name, value in request.headers if name == b"x-forwarded-for")
             forwarded = forwarded[-MAX_FORWARDED_BYTES:]
         return self._find(UNKNOWN if request.client is None else request.client[0], forwarded)
 
-    def _find(self, peer: str, forwarded: bytes) -> str:
+    def _find(self, peer: str, forwarded: bytes) -> tuple[str, str]:
         address = _parse(peer)
         if address is None:
-            return UNKNOWN
+            return UNKNOWN, UNKNOWN
         for entry in reversed(forwarded.decode("latin-1").split(",")) if forwarded else ():
             if not any(address in network for network in self._trusted):
                 break
@@ -57,8 +64,8 @@ class ClientAddresses:
                 break
             address = found
         if isinstance(address, ipaddress.IPv6Address):
-            return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
-        return str(address)
+            return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False)), str(address)
+        return str(address), str(address)
 
 
 def _parse(text: str) -> _Address | None:

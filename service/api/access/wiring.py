@@ -51,6 +51,8 @@ class Access(NamedTuple):
     cors: Cors | None
     watches: Sequence[FileWatch]
     """Of files that are read again when they change."""
+    addresses: ClientAddresses
+    """Where requests come from."""
     refusals: Callable[[str], Mapping[int, str]]
     """Route template → the statuses with which requests to it are refused, and when."""
 
@@ -80,6 +82,7 @@ def open_access(options: AccessOptions, observer: AccessObserver, tables: RateTa
         watches.append(FileWatch([options.keys_file], functools.partial(_reload_keys, options.keys_file, keys)))
     cors = None if origins is None else Cors(origins)
     hooks: list[Hook] = [] if cors is None else [cors]
+    addresses = ClientAddresses(trusted or ())
     tables = tables or make_rate_tables(options)
     if tables is not None:
         hooks.append(
@@ -89,7 +92,7 @@ def open_access(options: AccessOptions, observer: AccessObserver, tables: RateTa
                 rate=rate,
                 key_rates=tables.keys,
                 address_rates=tables.addresses,
-                addresses=ClientAddresses(trusted or ()),
+                addresses=addresses,
                 protects_operations=options.protect_operations,
             )
         )
@@ -99,7 +102,7 @@ def open_access(options: AccessOptions, observer: AccessObserver, tables: RateTa
         protects_operations=options.protect_operations,
         has_rates=tables is not None,
     )
-    return Access(hooks, cors, watches, refusals)
+    return Access(hooks, cors, watches, addresses, refusals)
 
 
 def _reload_keys(file: Path, keys: KeyRing) -> None:

@@ -7,7 +7,8 @@ import functools
 
 import pytest
 
-from service.api.early_refusals import MAX_HEAD_BYTES, MAX_HEADS, HeldRefusals, Recogniser, SimpleRequest
+from service.api.early_refusals import MAX_HEAD_BYTES, MAX_HEADS, HeldRefusals, Recogniser, RefusalTemplate, SimpleRequest
+from service.api.request_ids import new_context
 
 BODY = b"x" * 40
 
@@ -59,6 +60,7 @@ def test_a_whole_simple_request_is_recognised(received: bytes) -> None:
         request("X-Request-Priority: 1"),
         request("X-Request-ID: 5"),
         request("traceparent: 00-1"),
+        request("tracestate: a=b"),
         request("Content-Length: 40"),
         request("Content-Length: 39"),
         request(length=""),
@@ -90,6 +92,19 @@ def test_heads_are_remembered_within_bounds() -> None:
         assert recogniser.recognise(request(f"X-Number: {number}")) is not None
         assert recogniser.recognise(request(f"X-Number: {number}", body=BODY + b"x")) is None
     assert len(recogniser._heads) <= MAX_HEADS
+
+
+def test_a_template_differs_in_its_ids_alone() -> None:
+    first, second = new_context(), new_context()
+    headers = [(b"x", b"100%"), (b"traceparent", first.traceparent.encode()), (b"x-request-id", first.request_id.encode())]
+    template = RefusalTemplate(headers, b'{"share": "5 %", "id": "' + first.request_id.encode() + b'"}', first)
+    written = template.render(first)
+    assert written.startswith(b"x: 100%\r\ntraceparent: 00-")
+    assert written.endswith(b'"}')
+    assert first.request_id.encode() not in template.render(second)
+    renamed = written.replace(first.traceparent.encode(), second.traceparent.encode())
+    assert template.render(second) == renamed.replace(first.request_id.encode(), second.request_id.encode())
+    assert template.body_bytes == len(written.partition(b"\r\n\r\n")[2])
 
 
 async def test_held_refusals_are_sent_in_their_order() -> None:

@@ -96,6 +96,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     assert content.keys() >= ENVELOPE
     assert content["status"] == status
     assert content["type"] == f"/docs/errors#{code}"
+    assert content["request_id"] == answer.headers["x-request-id"]
     return content
 
 
@@ -370,10 +371,12 @@ async def test_every_error_is_a_problem_at_every_route(
     gateway, models, hook = raising_app
     exc = sample_of(error) if issubclass(error, ServiceError) else error("/secret")
     is_known = any(row.error is error for row in TABLE)
-    expected = problem(exc) if isinstance(exc, ServiceError) else problem(InternalError("an unexpected error; the log says more"))
+    shown = exc if isinstance(exc, ServiceError) else InternalError("an unexpected error; the log says more")
+    expected = problem(shown, "this-one")
     body = json.dumps({"model": "any", "instances": [1]}).encode()
     models.exc, hook.exc = exc, exc if place == "hook" else None
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://sluice") as client:
+    transport, headers = httpx.ASGITransport(gateway), {"x-request-id": "this-one"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://sluice", headers=headers) as client:
         for method, path in [*(("POST", path) for path in PREDICT_ROUTES), *(("GET", path) for path in READ_ROUTES)]:
             if place == "endpoint" and path in STATIC_ROUTES:
                 continue

@@ -386,9 +386,15 @@ async def test_a_refusal_before_parsing_is_the_refusal_after_it() -> None:
             answers.append(await client.receive())
         client.send(b"body", path="/other")
         assert (await client.receive())[2] == b"inner"
-    for _, fields, _ in answers:
+    ids = [fields.pop("x-request-id") for _, fields, _ in answers]
+    assert len(set(ids)) == len(answers)
+    for (_, fields, _), request_id in zip(answers, ids, strict=True):
         fields.pop("date", None)
-    assert all(answer == answers[0] for answer in answers)
+        assert fields.pop("traceparent") == f"00-{request_id}-{request_id[16:]}-00"
+    contents = [body.replace(request_id.encode(), b"ID") for (_, _, body), request_id in zip(answers, ids, strict=True)]
+    assert b"ID" in contents[0]
+    assert contents == contents[:1] * len(contents)
+    assert all(answer[:2] == answers[0][:2] for answer in answers)
     assert (answers[0][0], answers[0][1]["retry-after"]) == (503, "1")
     assert (endpoint.num_refused, endpoint.paths, admission.num_asked_early) == (4, [], 2)
 

@@ -191,7 +191,8 @@ async def test_hooks_run_around_every_request_in_their_order(method: str) -> Non
     hooks = [RecordingHook("a", events), RecordingHook("b", events)]
     sent = await send_to(gateway_of(answer_with(b"inner"), RecordingObservers(), hooks=hooks), method, "/direct")
     size = sum(len(message["body"]) for message in sent[1:])
-    assert sent[0]["headers"] == [(b"x-hook", b"a"), (b"x-hook", b"b")]
+    assert [name for name, _ in sent[0]["headers"]] == [b"x-request-id", b"traceparent", b"x-hook", b"x-hook"]
+    assert sent[0]["headers"][2:] == [(b"x-hook", b"a"), (b"x-hook", b"b")]
     assert events == [
         f"a before {method} /direct /direct",
         f"b before {method} /direct /direct",

@@ -336,12 +336,16 @@ async def test_what_is_no_model_folder_is_passed_over(tmp_path: Path) -> None:
     await repository.stop()
 
 
-async def test_a_plain_graph_says_that_it_needs_a_manifest(tmp_path: Path) -> None:
-    (write_forecast_folder(tmp_path) / "manifest.json").unlink()
+async def test_a_folder_that_lost_its_manifest_is_unavailable_and_a_graph_alone_is_served(tmp_path: Path) -> None:
+    (write_forecast_folder(tmp_path, "lost") / "manifest.json").unlink()
+    folder = write_forecast_folder(tmp_path, "plain")
+    for name in ("manifest.json", "example.json"):
+        (folder / name).unlink()
     repository = await start(tmp_path)
-    [about] = repository.describe()
-    assert about["state"] == "UNAVAILABLE"
-    assert "no manifest.json" in about["reason"]
+    lost, plain = repository.describe()
+    assert lost["state"] == "UNAVAILABLE"
+    assert "manifest.json cannot be read" in lost["reason"]
+    assert (plain["state"], plain["task"]) == ("READY", "tensor")
     await repository.stop()
 
 

@@ -6,7 +6,8 @@ import json
 import logging
 import sys
 
-from service.observability.logs import AddFacts, JsonFormatter, TextFormatter
+from service.context import CURRENT, RequestContext
+from service.observability.logs import AddFacts, AddRequest, JsonFormatter, TextFormatter
 
 
 def record(**facts: object) -> logging.LogRecord:
@@ -49,3 +50,26 @@ def test_what_a_process_says_of_itself_stands_in_every_line_and_wins_nothing() -
     made = record(model="m", worker=7)
     assert AddFacts(worker=8, zone="a").filter(made)
     assert TextFormatter().format(made).endswith("INFO model is ready model=m worker=7 zone=a")
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_a_line_has_the_ids_of_the_request_on_whose_behalf_it_is_written() -> None:
+    lines = []
+    for request_id in (None, TRACE, "a"):
+        context = None if request_id is None else RequestContext(request_id, f"00-{TRACE}-b7ad6b7169203331-00")
+        token = CURRENT.set(context)
+        line = record()
+        assert AddRequest().filter(line)
+        lines.append(TextFormatter().format(line).partition("ready")[2])
+        CURRENT.reset(token)
+    assert lines == ["", f" request_id={TRACE}", f" request_id=a trace_id={TRACE}"]
+
+
+def test_a_line_about_another_request_keeps_its_id() -> None:
+    token = CURRENT.set(RequestContext("a", ""))
+    line = record(request_id="b")
+    assert AddRequest().filter(line)
+    CURRENT.reset(token)
+    assert TextFormatter().format(line).endswith(" request_id=b")

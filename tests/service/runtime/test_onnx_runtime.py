@@ -200,10 +200,10 @@ def test_a_missing_file_is_an_error_of_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_type_that_no_request_can_carry_is_an_error_of_its_folder() -> None:
-    value = [helper.make_tensor_value_info(name, 10, ["batch"]) for name in "xy"]  # 10 is FLOAT16
+    value = [helper.make_tensor_value_info(name, 16, ["batch"]) for name in "xy"]  # 16 is BFLOAT16
     made = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:])
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with pytest.raises(FolderError, match=r'tensor "x" has the type tensor\(float16\)'):
+    with pytest.raises(FolderError, match=r'tensor "x" has the type tensor\(bfloat16\)'):
         open_runtime(model.SerializeToString())
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from service.clock import MonotonicClock
+from service.context import CURRENT, RequestContext, Timing
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, ModelNotReady, Overloaded
 from service.scheduling.batching import Batcher, Submission
 from service.scheduling.costs import CostModel
@@ -293,6 +294,47 @@ async def test_one_poisonous_item_does_not_harm_the_others(caplog: pytest.LogCap
         ]
         assert (observer.num_queued, observer.queued_rows, batcher.queued_rows) == (0, 0, 0)
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
+
+
+async def test_a_failure_is_logged_with_the_id_of_its_own_request(caplog: pytest.LogCaptureFixture) -> None:
+    gate: Gate[Any] = Gate()
+    poison = ValueError("poison")
+    async with batching(gate) as batcher:
+        await busy(batcher, gate)
+        tasks = []
+        for name, payload in (("a", "good"), ("b", poison)):
+            token = CURRENT.set(RequestContext(name, ""))
+            tasks += await begin(batcher, payload)
+            CURRENT.reset(token)
+        gate.open()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    batch, lone = (vars(record) for record in caplog.records)
+    assert (batch["request_ids"], lone["request_id"]) == (["a", "b"], "b")
+
+
+async def test_a_timed_request_is_told_when_it_waited_and_when_its_graph_ran() -> None:
+    clock = ManualClock()
+    gate: Gate[Any] = Gate()
+    context = RequestContext("a", "")
+    timing = context.timing = Timing()
+    timing.stages = []
+    async with batching(gate, clock=clock) as batcher:
+        await busy(batcher, gate)
+        token = CURRENT.set(context)
+        timed = await begin(batcher, "timed")
+        CURRENT.reset(token)
+        (other,) = await begin(batcher, "other")
+        clock.advance(2.0)
+        gate.let(1)
+        await gate.entered()
+        clock.advance(3.0)
+        gate.open()
+        await asyncio.gather(*timed, other)
+    assert timing.seconds == {"queue": 2.0, "run": 3.0}
+    queue, run = timing.stages
+    assert (queue.started_at, queue.ended_at, run.ended_at) == (1000.0, 1002.0, 1005.0)
+    assert queue.batch is run.batch is not None
+    assert (run.batch.rows, run.batch.requests) == (2, [context])
 
 
 async def test_a_cancelled_item_of_a_failed_batch_is_not_tried_again() -> None:

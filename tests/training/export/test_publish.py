@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from training.data.sources import Content
 from training.export.publish import Publication, PublishError, describe_data, next_version, publish
 from training.recipe import ForecastRecipe, SeriesSource
 
+ROOT = Path(__file__).parents[3]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 RECIPE = {
     "task": "forecast",
     "name": "toy",
@@ -79,7 +84,87 @@ def test_a_version_is_replaced_only_when_asked(tmp_path: Path) -> None:
 def test_what_fails_midway_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         publish(make_publication(metrics={"mae": float("nan")}), tmp_path)
-    assert list((tmp_path / "toy").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the limit is one of POSIX")
+@pytest.mark.parametrize("limit", [0, 1, 4_000, 60_000], ids=lambda limit: f"{limit} bytes")
+def test_a_disk_that_refuses_a_write_is_named_and_nothing_is_left(limit: int, tmp_path: Path) -> None:
+    """The limit stops the graph, then a file behind it: the disk is full at different files."""
+    code = f"""
+import resource
+from pathlib import Path
+from tests.training.export.test_publish import make_publication
+from training.export.publish import PublishError, publish
+publication = make_publication(graph=bytes(3_000), files={{"tokenizer.json": "x" * 50_000}}, instances=[[0.5] * 20_000])
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
+try:
+    publish(publication, Path({str(tmp_path)!r}))
+except PublishError as exc:
+    print(exc)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert found.stdout == f"{tmp_path / 'toy'} cannot be written: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are those of POSIX")
+def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    models.chmod(0o555)
+    # Root may write everywhere: then the process gives its rights away.
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        if os.geteuid() == 0:
+            folder.chmod(0o755)
+    code = f"""
+import os
+from pathlib import Path
+from tests.training.export.test_publish import make_publication
+from training.export.publish import PublishError, publish
+publication = make_publication()
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    publish(publication, Path({str(models)!r}))
+except PublishError as exc:
+    print(exc)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert found.stdout == f"{models / 'toy'} cannot be written: Permission denied\n"
+    assert list(models.iterdir()) == []
+
+
+def test_a_file_where_the_models_own_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "toy").write_text("a file")
+    with pytest.raises(PublishError, match="toy cannot be written: File exists"):
+        publish(make_publication(), tmp_path)
+    assert (tmp_path / "toy").read_text() == "a file"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed as POSIX does")
+@pytest.mark.parametrize("replace", [False, True], ids=["a new version", "a version that is replaced"])
+def test_a_publisher_that_is_killed_anywhere_leaves_no_half_version(replace: bool, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.training.export.killed_publisher", str(tmp_path), *(["replace"] if replace else [])]
+    found = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=120)
+    results = [json.loads(line) for line in found.stdout.splitlines()]
+    killed, last = results[:-1], results[-1]
+    assert len(killed) > 8
+    assert all(result["is_killed"] for result in killed)
+    names = {f"toy/1/{name}" for name in ("model.onnx", "manifest.json", "example.json", "tokenizer.json")}
+    assert last["files"].keys() == names
+    for result in results:
+        served = {name: size for name, size in result["files"].items() if name.startswith("toy/1/")}
+        assert served.keys() == names or (not served and not replace), result
+        if served:
+            before = replace and served["toy/1/model.onnx"] == len(b"before")
+            assert before or served == last["files"] | {"toy/1/manifest.json": served["toy/1/manifest.json"]}
+        # What lies aside has a name that no listing takes for a version.
+        assert all(name.split("/")[1].startswith(".") for name in result["files"].keys() - names)
 
 
 def test_files_are_described_by_what_was_read() -> None:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from training.importers.torch.calling import Arrays, Subject
 from training.importers.torch.translate import LENGTHS, GraphTensor
 
-Batching = Literal["ragged", "equal"]
+Batching = Literal["ragged", "equal", "none"]
 Route = Literal["translate", "export"]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """`graph` is a serialised ONNX model. "ragged": rows of any lengths share a run; "equal": rows of one length."""
+    """`graph` is a serialised ONNX model. "ragged": rows of any lengths share a run; "equal": rows of one length; "none":
+    the graph goes through the rows of a run one by one, each as long as it is."""
 
     graph: bytes
     inputs: tuple[GraphTensor, ...]

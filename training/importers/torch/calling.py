@@ -71,6 +71,8 @@ class Subject:
     """Where each output has the rows, if not in front."""
     is_double: bool = False
     """Whether the module computes in float64."""
+    takes_one_row: bool = False
+    """Whether it is only run on one row at a time."""
 
     @property
     def is_open(self) -> bool:

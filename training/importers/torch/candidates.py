@@ -16,7 +16,7 @@ from training.importers.torch.program import unify
 from training.importers.torch.translate import translate
 from training.importers.torch.trial import Trial
 
-Wanted = Literal["auto", "ragged", "equal"]
+Wanted = Literal["auto", "ragged", "equal", "none"]
 
 
 def make_artifact(
@@ -45,8 +45,12 @@ def make_artifact(
 def _candidates(trial: Trial, batching: Wanted) -> Iterator[Any]:
     subject = trial.subject
     exports = Exports(subject, trial.names, trial.outputs)
+    if batching == "none":
+        for exporter in EXPORTERS:
+            yield lambda exporter=exporter: _export(trial, exports, exporter, "none")
+        return
     if batching != "equal" or not subject.is_open:
-        yield lambda: _translate(trial)
+        yield lambda: translate_trial(trial)
     for kind in ("ragged", "equal"):
         if batching not in ("auto", kind) or (kind == "equal" and not subject.is_open):
             continue
@@ -55,7 +59,8 @@ def _candidates(trial: Trial, batching: Wanted) -> Iterator[Any]:
             yield lambda exporter=exporter, kind=kind: _export(trial, exports, exporter, kind)
 
 
-def _translate(trial: Trial) -> Artifact:
+def translate_trial(trial: Trial) -> Artifact:
+    """The graph of the recorded calls, for rows of any lengths. Raises Untranslatable with the line that has no rule."""
     subject = trial.subject
     program = unify(trial.recordings)
     translation = translate(program, subject.graph_inputs(), [output.name for output in trial.outputs])

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from training.importers.torch.artifact import Artifact, Batching
 from training.importers.torch.calling import Names, Subject, flatten, structure
 from training.importers.torch.errors import Untranslatable
+from training.importers.torch.one_row import loop_over_rows
 from training.importers.torch.translate import LENGTHS, GraphTensor
 from training.importers.torch.writer import DATATYPE
 
@@ -42,7 +43,10 @@ class Exports:
         self._known: dict[Any, bytes | Untranslatable] = {}
 
     def artifact(self, exporter: Exporter, batching: Batching) -> Artifact:
-        """The graph with its axes declared. Raises Untranslatable with the first line of what the exporter says."""
+        """The graph with its axes declared; of one row in a loop over the rows, where the module takes one at a time.
+
+        Raises Untranslatable with the first line of what the exporter says.
+        """
         key = (exporter, batching if self.subject.lengths_argument is not None else None)
         if key not in self._known:
             try:
@@ -52,19 +56,23 @@ class Exports:
         known = self._known[key]
         if isinstance(known, Untranslatable):
             raise known
-        return _artifact(onnx.load_from_string(known), self.subject, batching, self.outputs, exporter)
+        model = onnx.load_from_string(known)
+        if self.subject.takes_one_row:
+            return _one_row_artifact(model, self.subject, self.outputs, exporter)
+        return _artifact(model, self.subject, batching, self.outputs, exporter)
 
 
 def _input_names(subject: Subject, batching: Batching) -> list[str]:
     names = [entry.name for entry in subject.graph_inputs() if entry.name != LENGTHS]
-    return [*names, LENGTHS] if batching == "ragged" and subject.lengths_argument is not None else names
+    takes_lengths = batching == "ragged" and subject.lengths_argument is not None and not subject.takes_one_row
+    return [*names, LENGTHS] if takes_lengths else names
 
 
 def _export(subject: Subject, names: Names, exporter: Exporter, batching: Batching, outputs: Sequence[GraphTensor]) -> bytes:
-    adapter = _Adapter(subject, names, batching)
+    adapter = _Adapter(subject, names, batching, outputs)
     entries = [entry for entry in subject.graph_inputs() if entry.name != LENGTHS]
     num_steps = None if not subject.is_open else max(subject.num_steps(row) for row in subject.rows) + 2
-    arrays = subject.batch(2, num_steps)
+    arrays = subject.batch(1 if subject.takes_one_row else 2, num_steps)
     example = [torch.from_numpy(arrays[entry.name]) for entry in entries]
     input_names = _input_names(subject, batching)
     if LENGTHS in input_names:
@@ -75,21 +83,25 @@ def _export(subject: Subject, names: Names, exporter: Exporter, batching: Batchi
         path = Path(folder) / "model.onnx"
         options: dict[str, Any] = {"input_names": input_names, "output_names": output_names, "opset_version": OPSET}
         if exporter == "dynamo":
-            batch, steps = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("steps", min=1, max=65536)
-            shapes = tuple(
-                {place: {"batch": batch, "time": steps}[axis] for place, axis in enumerate(axes[name]) if isinstance(axis, str)}
-                for name in input_names
-            )
+            dims = {"batch": torch.export.Dim("batch", min=1, max=4096), "time": torch.export.Dim("steps", min=1, max=65536)}
+            if subject.takes_one_row:
+                del dims["batch"]
+            shapes = tuple({place: dims[axis] for place, axis in enumerate(axes[name]) if axis in dims} for name in input_names)
             options |= {"dynamo": True, "dynamic_shapes": (shapes,), "external_data": False}
         else:
             open_axes = {
                 name: {place: axis for place, axis in enumerate(axes[name]) if isinstance(axis, str)} for name in input_names
             }
             shapes_of = {output.name: output.shape for output in outputs}
+            first = 1 if subject.takes_one_row else 0  # outputs for one row have no axis for it
             open_axes |= {
-                name: {place: axis for place, axis in enumerate(shape) if isinstance(axis, str)}
+                name: {place: axis for place, axis in enumerate(shape[first:]) if isinstance(axis, str)}
                 for name, shape in shapes_of.items()
             }
+            if subject.takes_one_row:
+                open_axes = {
+                    name: {place: axis for place, axis in own.items() if axis != "batch"} for name, own in open_axes.items()
+                }
             options |= {"dynamo": False, "dynamic_axes": open_axes}
         try:
             torch.onnx.export(adapter, tuple(example), str(path), **options)
@@ -110,12 +122,13 @@ def first_line(exc: BaseException) -> str:
 class _Adapter(nn.Module):
     """The module with the graph's inputs, rows first, and its outputs rows first in a flat tuple."""
 
-    def __init__(self, subject: Subject, names: Names, batching: Batching) -> None:
+    def __init__(self, subject: Subject, names: Names, batching: Batching, outputs: Sequence[GraphTensor]) -> None:
         super().__init__()
+        self._outputs = outputs
         self.model = subject.model
         self._subject = subject
         self._names = names
-        self._is_equal = batching == "equal"
+        self._is_equal = batching == "equal" or subject.takes_one_row
 
     def forward(self, *given: Tensor) -> Any:
         entries = [entry for entry in self._subject.graph_inputs() if entry.name != LENGTHS]
@@ -133,6 +146,11 @@ class _Adapter(nn.Module):
         args, kwargs = self._subject.arguments(tensors)
         outputs = flatten(self._names, structure(self.model(*args, **kwargs)))
         places = self._subject.batch_places
+        if self._subject.takes_one_row:
+            ranks = {output.name: len(output.shape) - 1 for output in self._outputs}
+            return tuple(
+                value if value.dim() == ranks[name] else value.select(places.get(name, 0), 0) for name, value in outputs.items()
+            )
         return tuple(value.movedim(places.get(name, 0), 0) for name, value in outputs.items())
 
 
@@ -146,7 +164,6 @@ def _artifact(
     input_names = _input_names(subject, batching)
     axes = {entry.name: entry.axes for entry in subject.graph_inputs()} | {LENGTHS: ("batch",)}
     found = {entry.name for entry in model.graph.input}
-    kinds = {spec.name: spec.dtype.kind for spec in subject.inputs}
     is_equal = batching == "equal"
 
     def declared_shape(axes: Sequence[int | str]) -> tuple[int | str, ...]:
@@ -156,21 +173,39 @@ def _artifact(
     for name in input_names:
         if name not in found:
             raise Untranslatable(f'{exporter} exporter: the graph does not read input "{name}"')
-        datatype = "INT64" if name == LENGTHS or kinds.get(name) in ("i", "u") else "BOOL" if kinds.get(name) == "b" else "FP32"
-        inputs.append(GraphTensor(name, datatype, declared_shape(axes[name])))
+        inputs.append(GraphTensor(name, _input_datatype(subject, name), declared_shape(axes[name])))
     declared = tuple(GraphTensor(output.name, output.datatype, declared_shape(output.shape)) for output in outputs)
     _declare(model.graph.input, inputs, exporter)
     _declare(model.graph.output, declared, exporter)
-    if any(
-        opset.domain not in ("", "ai.onnx") for opset in model.opset_import if opset.domain != "pkg.onnxscript.torch_lib.common"
-    ):
-        raise Untranslatable(f"{exporter} exporter: operators of a domain that is not ONNX's")
-    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = _require_opset(model, exporter)
     if not is_equal and subject.is_open and LENGTHS not in input_names:
         # The service gives the lengths of ragged rows; this graph has no use for them.
         model.graph.input.append(onnx.helper.make_tensor_value_info(LENGTHS, onnx.TensorProto.INT64, ["batch"]))
         inputs.append(GraphTensor(LENGTHS, "INT64", ("batch",)))
     return Artifact(model.SerializeToString(), tuple(inputs), declared, "export", batching, opset, (f"{exporter} exporter",))
+
+
+def _one_row_artifact(model: Any, subject: Subject, outputs: Sequence[GraphTensor], exporter: Exporter) -> Artifact:
+    entries = [entry for entry in subject.graph_inputs() if entry.name != LENGTHS]
+    inputs = [GraphTensor(entry.name, _input_datatype(subject, entry.name), entry.axes) for entry in entries]
+    if subject.is_open:
+        inputs.append(GraphTensor(LENGTHS, "INT64", ("batch",)))
+    opset = _require_opset(model, exporter)
+    graph = loop_over_rows(model, inputs, outputs).SerializeToString()
+    return Artifact(graph, tuple(inputs), tuple(outputs), "export", "none", opset, (f"{exporter} exporter",))
+
+
+def _input_datatype(subject: Subject, name: str) -> str:
+    kind = next((spec.dtype.kind for spec in subject.inputs if spec.name == name), "i" if name == LENGTHS else "f")
+    return "INT64" if kind in ("i", "u") else "BOOL" if kind == "b" else "FP32"
+
+
+def _require_opset(model: Any, exporter: Exporter) -> int:
+    """The version of ONNX's operators. Raises Untranslatable where the graph has others."""
+    own = ("", "ai.onnx", "pkg.onnxscript.torch_lib.common")
+    if any(opset.domain not in own for opset in model.opset_import):
+        raise Untranslatable(f"{exporter} exporter: operators of a domain that is not ONNX's")
+    return max(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _declare(entries: Any, tensors: Sequence[GraphTensor], exporter: Exporter) -> None:

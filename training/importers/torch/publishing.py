@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 import training
-from training.export.publish import Publication, next_version, put_in_place, require_free
+from training.export.publish import Publication, next_version, open_home, put_in_place, require_free
 from training.export.publish import publish as write
 from training.importers.torch.artifact import Artifact, Batching
 from training.importers.torch.calling import Axis
@@ -40,6 +40,11 @@ from training.scoring.evaluate import Scores
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NUM_EXAMPLES = 4
 CHECK_TIMEOUT_S = 300
+BATCHES: Mapping[Batching, str] = {
+    "ragged": "batches of rows of any length",
+    "equal": "batches of rows of equal length",
+    "none": "one row at a time",
+}
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,12 @@ class Published:
     """Routes that came before, and what stood in their way."""
 
     def __str__(self) -> str:
-        batches = {"ragged": "rows of any length", "equal": "rows of equal length"}[self.batching]
-        lines = [f"{self.folder or 'dry run'}: {self.route}, batches of {batches}"]
+        batches = {
+            "ragged": "batches of rows of any length",
+            "equal": "batches of rows of equal length",
+            "none": "one row at a time",
+        }
+        lines = [f"{self.folder or 'dry run'}: {self.route}, {batches[self.batching]}"]
         lines += [f"  {line}" for line in self.tried]
         lines += [f"  {check.name:32} {check.error:8.1e}  (allowed {check.allowed:.0e})" for check in self.verdict.checks]
         lines.append(f"  shortest row {self.verdict.min_length}; the module's own rounding {self.verdict.rounding:.0e}")
@@ -110,7 +119,8 @@ def publish(
     arguments, or dicts by their names; texts for a classifier. What differs between the rows is time, unless `inputs` gives the
     axes of a row (numbers, and "time"). `lengths` names the argument that takes the rows' lengths, if there is one. `state` maps
     an argument to the output that carries it on; `scale` and `unscale` are fitted scalers for the first input and the first
-    output. `expected` are answers that were recorded elsewhere, one for each example row.
+    output. `expected` are answers that were recorded elsewhere, one for each example row. `batching` is what is found ("auto"),
+    or has to be "ragged", "equal" (rows of one length) or "none": the module takes one row at a time, and the graph too.
 
     Raises ModuleRefused with the sentence that helps, and PublishError where the version exists. Writes nothing then.
     """
@@ -126,7 +136,9 @@ def publish(
         scaled = _scaled(served, scale, unscale)
         wrapped, parameters, rows = chosen.prepare(scaled, _require_rows(example))
         wrapped = wrapped if wrapped is network else wrapped.eval()
-        trial = try_module(wrapped, parameters, rows, inputs or chosen.axes(rows), lengths, batch_first, state)
+        axes = inputs or chosen.axes(rows)
+        one = batching == "none"
+        trial = try_module(wrapped, parameters, rows, axes, lengths, batch_first, state, takes_one_row=one)
         answers = None if expected is None else read_expected(expected, trial)
         artifact, verdict, tried = make_artifact(trial, batching, tolerance, answers)
         result = Published(None, route_of(artifact), artifact.batching, verdict, artifact.notes, tuple(tried))
@@ -182,8 +194,9 @@ def _require_rows(example: Any) -> Sequence[Any]:
 
 
 def _require_options(batching: str, tolerance: float) -> None:
-    if batching not in ("auto", "ragged", "equal"):
-        raise ModuleRefused(f'batching: expected "auto", "ragged" or "equal", got {batching!r}')
+    if batching not in get_args(Wanted):
+        words = ", ".join(f'"{word}"' for word in get_args(Wanted))
+        raise ModuleRefused(f"batching: expected one of {words}, got {batching!r}")
     if not 0 < tolerance < 1:
         raise ModuleRefused(f"tolerance: expected a number between 0 and 1, got {tolerance}")
 
@@ -261,21 +274,14 @@ def _short(number: float) -> float:
 
 def _write(publication: Publication, form: Form, models: Path, *, replace: bool) -> Path:
     """Write the folder aside, let it answer its example through the service's own loader, and put it in place."""
-    models.mkdir(parents=True, exist_ok=True)
-    home = models / form.name
-    number = form.version or (next_version(home) if home.exists() else 1)
-    # A name that begins with a dot is no model: whoever lists the folders passes it over.
-    with tempfile.TemporaryDirectory(dir=models, prefix=".new-") as aside:
-        folder = write(changed(publication, recipe=changed(form, version=number)), Path(aside))
-        _check_served(folder)
-        home.mkdir(exist_ok=True)
-        try:
+    with open_home(form, models) as home:
+        number = form.version or next_version(home)
+        # A name that begins with a dot is no model: whoever lists the folders passes it over.
+        with tempfile.TemporaryDirectory(dir=models, prefix=".new-", ignore_cleanup_errors=True) as aside:
+            folder = write(changed(publication, recipe=changed(form, version=number)), Path(aside))
+            _check_served(folder)
             require_free(form, models, replace=replace)
             put_in_place(folder, home / str(number))
-        except BaseException:
-            if not any(home.iterdir()):
-                home.rmdir()
-            raise
     return home / str(number)
 
 

@@ -92,7 +92,7 @@ class Forecast:
             raise ModuleRefused(f"quantiles: expected levels between 0 and 1 that ascend, 0.5 among them, got {levels}")
         scale = None
         if self.scaler is not None:
-            scale = read_scaler(self.scaler, "scaler")
+            scale = read_scaler(self.scaler, "scaler").for_features(len(features))
             if len(scale.factor) != len(features):
                 raise ModuleRefused(f"scaler: it was fitted to {len(scale.factor)} features, the rows have {len(features)}")
         places = [features.index(target) for target in targets]
@@ -141,13 +141,15 @@ class Classify:
     """The module reads token ids and gives a number for every label, or one: the second of two labels.
 
     The numbers are probabilities, or logits, of which the graph makes probabilities; `are_probabilities` says which, None
-    looks at the example. The example's rows are texts, which `tokenizer` (a tokenizer.json) cuts into ids.
+    looks at the example. The example's rows are texts, which `tokenizer` (a tokenizer.json) cuts into ids, `max_length` at most.
+    `subject` says what the labels are about, as "sentiment".
     """
 
     labels: Sequence[str]
     tokenizer: str | Path
     max_length: int = 512
     language: str = "und"
+    subject: str | None = None
     are_probabilities: bool | None = None
 
     name = "classify"
@@ -203,6 +205,7 @@ class Classify:
             "max_length": self.max_length,
             "truncation": {"head": self.max_length, "tail": 0},
             "language": self.language,
+            **({"subject": self.subject} if self.subject else {}),
         }
         texts = list(example[: len(rows)])
         truncated = [len(tokenizer.encode(text).ids) > self.max_length for text in texts]

@@ -32,6 +32,10 @@ from training.importers.torch.translate import LENGTHS, GraphTensor
 from training.importers.torch.wrappers import innermost
 from training.importers.torch.writer import DATATYPE
 
+FAR = 8
+Sizes = list[tuple[int, int | None]]
+"""Rows and steps of three runs."""
+
 
 @dataclass
 class Trial:
@@ -40,6 +44,7 @@ class Trial:
     subject: Subject
     names: Names
     outputs: tuple[GraphTensor, ...]
+    sizes: Sizes
     recordings: list[Recording] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -52,8 +57,13 @@ def try_module(
     lengths: str | None,
     batch_first: bool,
     state: Mapping[str, str] | None,
+    *,
+    takes_one_row: bool = False,
 ) -> Trial:
-    """Read the example, run the module as it will be served, and refuse what no graph can serve."""
+    """Read the example, run the module as it will be served, and refuse what no graph can serve.
+
+    With `takes_one_row` the module never sees more than one: how it would answer several is of no matter.
+    """
     if lengths is not None and parameters and lengths not in parameters:
         raise ModuleRefused(f'lengths="{lengths}": forward takes {parameters}')
     for argument in state or {}:
@@ -69,18 +79,20 @@ def try_module(
         rows = [{name: value for name, value in row.items() if name != argument} for row in rows]
     specs = read_axes(rows, inputs)
     _require_names(specs)
-    subject = Subject(model, specs, rows, lengths, batch_first, parameters=parameters)
+    subject = Subject(model, specs, rows, lengths, batch_first, parameters=parameters, takes_one_row=takes_one_row)
     _require_lengths(subject, inputs)
     if state:
         subject = with_state(subject, state, given)
     first = _run_alone(subject)
     names = name_outputs(innermost(model), first)
     names, subject = name_states(subject, names, state or {})
-    outputs, places = _read_outputs(subject, names)
+    sizes = _choose_sizes(subject)
+    outputs, places = _read_outputs(subject, names, sizes)
     subject.batch_places = places
-    trial = Trial(subject, names, outputs)
+    trial = Trial(subject, names, outputs, sizes)
     _require_same_twice(trial)
-    _require_independent_rows(trial)
+    if not takes_one_row:
+        _require_independent_rows(trial)
     return trial
 
 
@@ -163,20 +175,22 @@ def _last_line(exc: BaseException) -> str:
     return str(found or "forward")
 
 
-def _sizes(subject: Subject) -> list[tuple[int, int | None]]:
+def _choose_sizes(subject: Subject) -> Sizes:
     """Rows and steps of three runs: more steps in the second, more rows in the third."""
+    few, more = (1, 1) if subject.takes_one_row else (2, 3)
     if not subject.is_open:
-        return [(2, None), (2, None), (3, None)]
+        return [(few, None), (few, None), (more, None)]
     lengths = sorted({subject.num_steps(row) for row in subject.rows})
     first = max(lengths[0], min(lengths[-1], 7))
-    while first in (2, 3):
+    while first in (few, more):
         first += 1
-    return [(2, first), (2, first + 2), (3, first)]
+    # Far enough apart to differ behind a few strides too, where the module takes rows so long.
+    second = first + FAR if _takes(subject, few, first + FAR) else first + 2
+    return [(few, first), (few, second), (more, first)]
 
 
-def _read_outputs(subject: Subject, names: Names) -> tuple[tuple[GraphTensor, ...], dict[str, int]]:
+def _read_outputs(subject: Subject, names: Names, sizes: Sizes) -> tuple[tuple[GraphTensor, ...], dict[str, int]]:
     """The outputs' names, types and axes, and where they have the rows: by their sizes in three runs."""
-    sizes = _sizes(subject)
     found: list[dict[str, Tensor]] = []
     for num_rows, num_steps in sizes:
         try:
@@ -184,6 +198,11 @@ def _read_outputs(subject: Subject, names: Names) -> tuple[tuple[GraphTensor, ..
         except Exception as exc:  # a module raises what it likes
             what = f"{type(exc).__name__}: {str(exc).splitlines()[0] if str(exc) else ''}"
             steps = "" if num_steps is None else f" of {num_steps} steps"
+            if num_rows > 1 and _takes(subject, 1, num_steps):
+                way = 'batching="none" serves a module that takes one row at a time'
+                raise ModuleRefused(
+                    f"{_last_line(exc)}: forward fails for {num_rows} rows{steps}, not for one: {what}; {way}"
+                ) from exc
             frozen = "the length is frozen: " if num_steps else ""
             raise ModuleRefused(f"{_last_line(exc)}: {frozen}forward fails for {num_rows} rows{steps}: {what}") from exc
         found.append(flatten(names, result))
@@ -194,6 +213,8 @@ def _read_outputs(subject: Subject, names: Names) -> tuple[tuple[GraphTensor, ..
             raise ModuleRefused(f'output "{name}" is {str(first.dtype).removeprefix("torch.")}')
         dims = list(zip(*(run[name].shape for run in found), strict=True))
         axes, place = shape_of(dims, [rows for rows, _ in sizes], open_steps)
+        if subject.takes_one_row:
+            place = axes.index(1) if 1 in axes else -1
         if place > 0:
             places[name] = place
         rest = [axis for index, axis in enumerate(axes) if index != place]
@@ -201,12 +222,20 @@ def _read_outputs(subject: Subject, names: Names) -> tuple[tuple[GraphTensor, ..
     return tuple(outputs), places
 
 
+def _takes(subject: Subject, num_rows: int, num_steps: int | None) -> bool:
+    try:
+        subject.call(subject.batch(num_rows, num_steps), [num_steps or 1] * num_rows)
+    except Exception:  # whatever a module raises for a shape it does not take
+        return False
+    return True
+
+
 def _require_same_twice(trial: Trial) -> None:
     """Refuse a module that answers the same row in two ways; recording it first names the line."""
     subject = trial.subject
-    num_rows, num_steps = _sizes(subject)[0]
+    num_rows, num_steps = trial.sizes[0]
     arrays, lengths = subject.batch(num_rows, num_steps), [num_steps or 1] * num_rows
-    for rows, steps in _sizes(subject):
+    for rows, steps in trial.sizes:
         tensors = subject.tensors(subject.batch(rows, steps), [steps or 1] * rows)
         args, kwargs = subject.arguments(tensors)
         trial.recordings.append(record(subject.model, args, kwargs, tensors))
@@ -244,7 +273,7 @@ def _hidden_tensors(model: nn.Module) -> dict[str, int]:
 def _require_independent_rows(trial: Trial) -> None:
     """Refuse a module whose answer for a row depends on the other rows of its batch."""
     subject = trial.subject
-    num_rows, num_steps = _sizes(subject)[2]
+    num_rows, num_steps = trial.sizes[2]
     arrays, lengths = subject.batch(num_rows, num_steps), [num_steps or 1] * num_rows
     together = flatten(trial.names, subject.call(arrays, lengths))
     reference = Reference(subject, trial.names, {output.name: output.shape for output in trial.outputs})
@@ -275,4 +304,4 @@ def _neighbours(model: nn.Module, output: str) -> str:
     ]
     reason = f": {', '.join(culprits)}" if culprits else ": statistics of the batch, or an axis that is the rows"
     what = f'the answer "{output}" for a row depends on the other rows in its batch{reason}'
-    return f"{what}; batch_first=False is for rows along axis 1"
+    return f'{what}; batch_first=False is for rows along axis 1, batching="none" for one row at a time'

@@ -25,6 +25,12 @@ class LinearScale:
     def inverse(self) -> LinearScale:
         return LinearScale(1 / self.factor, -self.offset / self.factor)
 
+    def for_features(self, number: int) -> LinearScale:
+        """One number for all features as one for each."""
+        if len(self.factor) != 1:
+            return self
+        return LinearScale(np.repeat(self.factor, number), np.repeat(self.offset, number))
+
     def take(self, places: Sequence[int]) -> LinearScale:
         """Of these features only."""
         return LinearScale(self.factor[list(places)], self.offset[list(places)])

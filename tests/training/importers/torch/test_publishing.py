@@ -12,7 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.torch_models import CASES, FEATURES, HIDDEN, ROWS, BiLSTMConcat, StatefulGRU, TorchCase, TutorialLSTM, floats, words
+from tests.torch_models import (
+    CASES,
+    FEATURES,
+    HIDDEN,
+    ONE_ROW,
+    ROWS,
+    BiLSTMConcat,
+    StatefulGRU,
+    TorchCase,
+    TutorialLSTM,
+    floats,
+    words,
+)
 from tests.torch_refusals import MODULES, NO_WAY, OBJECTS
 from training.export.publish import PublishError
 from training.importers.torch.errors import ModuleRefused
@@ -52,6 +64,27 @@ def test_what_the_translator_does_not_know_is_exported_and_served_in_batches_of_
     assert result.batching == "equal"
     assert "not translated: torch_models.py, line" in result.tried[0]
     assert any("row in a batch = row alone" in line or "froze" in line for line in result.tried)
+
+
+def test_the_default_exporter_of_torch_is_tried_before_the_older_one(tmp_path: Path) -> None:
+    (case,) = [case for case in EXPORTED if case.name == "middle-step"]
+    result = publish(case.make(), case.name, example=case.rows(), models=tmp_path, dry_run=True, **case.options)
+    assert result.route == "exported (dynamo exporter)"
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name, marks=[pytest.mark.slow] * (number > 0)) for number, case in enumerate(ONE_ROW)]
+)
+def test_a_module_that_takes_one_row_at_a_time_is_published_when_asked(case: TorchCase, tmp_path: Path) -> None:
+    with pytest.raises(ModuleRefused) as refusal:
+        publish(case.make(), case.name, example=case.rows(), models=tmp_path)
+    assert 'batching="none"' in str(refusal.value)
+    result = publish(case.make(), case.name, example=case.rows(), models=tmp_path, dry_run=True, **case.options)
+    assert (result.route.partition(" ")[0], result.batching) == ("exported", "none")
+    assert "one row at a time" in str(result)
+    checked = {check.name: check.error for check in result.verdict.checks}
+    assert {"graph = module", "row in a batch = row alone", "padding changes nothing"} <= checked.keys()
+    assert max(checked.values()) < 1e-5
 
 
 @pytest.mark.parametrize("case", MODULES, ids=lambda case: case.name)
@@ -113,7 +146,7 @@ def test_rows_that_do_not_fit_are_refused(example: Any, words: str, tmp_path: Pa
         ({"state": {"h0": "h_n"}}, 'forward takes no "h0"'),
         ({"inputs": {"x": ("time",)}}, "has 1 axes"),
         ({"task": "regress"}, 'expected "tensor", Forecast(...) or Classify(...)'),
-        ({"batching": "padded"}, 'expected "auto", "ragged" or "equal"'),
+        ({"batching": "padded"}, 'expected one of "auto", "ragged", "equal", "none"'),
         ({"tolerance": 0.0}, "between 0 and 1"),
         ({"scale": object()}, "expected a fitted MinMaxScaler or StandardScaler"),
         ({"expected": [[0.0] * 3]}, "1 answers for 3 example rows"),
@@ -178,7 +211,7 @@ def test_a_version_that_exists_is_refused_and_the_next_free_one_taken(tmp_path: 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "net").write_text("a file where the folder should be")
-    with pytest.raises(OSError, match="net"):
+    with pytest.raises(PublishError, match="net cannot be written"):
         publish(tutorial(), "net", example=ROWS(), version=1, models=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 

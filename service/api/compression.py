@@ -1,0 +1,80 @@
+"""gzip and deflate, both ways, with a bound on what comes out. Pure."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal
+
+from service.api.errors import UnsupportedMediaType
+from service.errors import MalformedRequest, PayloadTooLarge
+
+Coding = Literal["gzip", "deflate"]
+CODINGS: tuple[Coding, ...] = ("gzip", "deflate")
+# Window sizes of zlib: gzip's format, or the one of RFC 1950, which is what HTTP means by deflate.
+_WINDOW: dict[Coding, int] = {"gzip": 31, "deflate": 15}
+_RAW_WINDOW = -15
+LEVEL = 1
+"""The fastest: floating-point numbers hardly get smaller by more effort."""
+MIN_BYTES = 1024
+"""Smaller answers are sent as they are."""
+
+
+def read_coding(value: bytes) -> Coding | None:
+    """The coding that a Content-Encoding names; None for identity. Raises UnsupportedMediaType for any other."""
+    name = value.strip().lower()
+    for coding in CODINGS:
+        if name == coding.encode() or (coding == "gzip" and name == b"x-gzip"):
+            return coding
+    if name in (b"", b"identity"):
+        return None
+    found = value.decode("latin-1")[:100]
+    raise UnsupportedMediaType(f'Content-Encoding is "{found}"; accepted are gzip, deflate and identity', found=found)
+
+
+def choose_coding(accept: bytes) -> Coding | None:
+    """The coding of an answer by the Accept-Encoding of its request: the one with the highest weight, gzip of two equal ones."""
+    weights: dict[Coding, float] = {}
+    for part in accept.decode("latin-1").lower().split(","):
+        name, _, parameter = part.partition(";")
+        for coding in CODINGS:
+            if name.strip() == coding:
+                weights[coding] = _weight(parameter)
+    best = max(CODINGS, key=lambda coding: weights.get(coding, 0.0))
+    return best if weights.get(best, 0.0) > 0 else None
+
+
+def decompress(body: bytes, coding: Coding, max_bytes: int) -> bytes:
+    """What a compressed body holds. Raises MalformedRequest, and PayloadTooLarge before more than `max_bytes` are there."""
+    windows = (_WINDOW[coding],) if coding == "gzip" else (_WINDOW[coding], _RAW_WINDOW)  # some clients send raw deflate
+    for window in windows:
+        reader = zlib.decompressobj(window)
+        try:
+            content = reader.decompress(body, max_bytes + 1)
+        except zlib.error:
+            continue
+        if len(content) > max_bytes:
+            raise PayloadTooLarge(
+                f"the decompressed body has more than {max_bytes} bytes, SLUICE_MAX_BODY_BYTES",
+                limit=max_bytes,
+                setting="SLUICE_MAX_BODY_BYTES",
+            )
+        if not reader.eof or reader.unused_data:
+            break
+        return content
+    raise MalformedRequest(f"the body is no whole {coding} stream")
+
+
+def compress(body: bytes, coding: Coding) -> bytes:
+    """The body, compressed."""
+    writer = zlib.compressobj(LEVEL, wbits=_WINDOW[coding])
+    return writer.compress(body) + writer.flush()
+
+
+def _weight(parameter: str) -> float:
+    name, _, value = parameter.strip().partition("=")
+    if name.strip() != "q":
+        return 1.0
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,336 @@
+"""`POST /v2/models/{name}[/versions/{version}]/infer`: tensors in, tensors out, as JSON, binary or both.
+
+HTTP only: what a model's tensors are, and how they are read, is known to the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, Self
+
+from service.api.access.control import visible_models
+from service.api.compression import MIN_BYTES, choose_coding, compress, decompress, read_coding
+from service.api.deadlines import DeadlineMonitor
+from service.api.disconnects import DisconnectMonitor
+from service.api.errors import UnsupportedMediaType
+from service.api.large_bodies import LargeBodyParser
+from service.api.parsing import LARGE_BYTES
+from service.api.predict import RequestLimits, RequestObserver, displaced_error, outcome_of, reason_of
+from service.api.request import Answer, ClientDisconnected, Headers, HttpRequest, receive_body
+from service.api.v2.parsing import InferRequest, InputTensor, RawTensor, RequestedOutput, parse, read_json_length
+from service.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidReason,
+    MalformedRequest,
+    Outcome,
+    PayloadTooLarge,
+    ServiceError,
+)
+from service.wire import write
+
+API = "v2"
+"""How the metrics call this API."""
+UNKNOWN = "_unknown"
+INFER_ROUTES = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
+JSON, BINARY = b"application/json", b"application/octet-stream"
+# Types of bodies that are taken for JSON, or for what the length of the JSON says; curl declares every body as a form.
+_ACCEPTED_TYPES = (JSON, BINARY, b"application/x-www-form-urlencoded", b"")
+_LARGE_COMPRESSED = 16 * 1024
+"""Compressing and decompressing more than this happens on a thread."""
+
+
+class Tensor(Protocol):
+    """What is known of one public tensor of a model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def datatype(self) -> str: ...
+
+    @property
+    def shape(self) -> Sequence[int | str]:
+        """Axis 0 is the batch, of one where the model is not batched; a name is an open axis."""
+        ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+class PublicTensors(Protocol):
+    @property
+    def inputs(self) -> Sequence[Any]: ...
+
+    @property
+    def outputs(self) -> Sequence[Any]: ...
+
+
+class OutputTensor(Protocol):
+    """One tensor of an answer; `data` is what `wire.write` takes, or bytes where it is binary."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def datatype(self) -> str: ...
+
+    @property
+    def shape(self) -> list[int]: ...
+
+    @property
+    def data(self) -> Any: ...
+
+    @property
+    def is_binary(self) -> bool: ...
+
+
+class TensorModel(Protocol):
+    """What this endpoint needs of a model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def is_batched(self) -> bool: ...
+
+    @property
+    def public_tensors(self) -> PublicTensors: ...
+
+    async def infer_public(
+        self, inputs: Sequence[Any], outputs: Sequence[RequestedOutput] | None, *, deadline: float
+    ) -> Sequence[OutputTensor]: ...
+
+
+class TensorModels(Protocol):
+    """What this endpoint needs of the repository."""
+
+    def get(self, name: str, version: str | None = None) -> TensorModel: ...
+
+    def restricted_to(self, names: frozenset[str]) -> Self:
+        """Of these names, for a request that may see no others."""
+        ...
+
+
+class Head(NamedTuple):
+    """What the headers of a request say of its body and of the answer to it."""
+
+    encoding: bytes
+    accept_encoding: bytes
+
+
+class InferEndpoint:
+    """The endpoint of both routes."""
+
+    def __init__(
+        self,
+        models: TensorModels,
+        observer: RequestObserver,
+        limits: RequestLimits,
+        *,
+        disconnects: DisconnectMonitor | None = None,
+        deadlines: DeadlineMonitor | None = None,
+        large_bodies: LargeBodyParser | None = None,
+    ) -> None:
+        self._models = models
+        self._observer = observer
+        self._limits = limits
+        self._disconnects = disconnects or DisconnectMonitor()
+        self._deadlines = deadlines or DeadlineMonitor()
+        self._large_bodies = large_bodies or LargeBodyParser(limits.max_json_values)
+
+    def refused(self) -> None:
+        """A request was refused before it was begun."""
+        self._observer.request_finished(API, UNKNOWN, UNKNOWN, "rejected", 0.0, None)
+
+    async def answer(self, request: HttpRequest) -> Answer:
+        """The outputs for one request. Raises ServiceError, and ClientDisconnected when its client has gone."""
+        task = asyncio.current_task()
+        assert task is not None
+        started = time.monotonic()
+        name = version = UNKNOWN
+        outcome: Outcome = "error"
+        reason: InvalidReason | None = None
+        try:
+            head = read_head(request.headers)
+            body = await receive_body(request, self._limits.max_body_bytes)
+            started = time.monotonic()  # the time that a client takes to send is not counted
+            deadline = started + request.timeout_s
+            self._disconnects.watch(task, request)
+            self._deadlines.watch(task, deadline, started)
+            ticket = request.ticket
+            if ticket is not None:
+                ticket.cancel = task.cancel
+            body = await self._decompress(body, head)
+            # Before the body is read: nobody's tensors are parsed for a model that is not there.
+            model = visible_models(self._models, request.state).get(*find_model(request.path))
+            name, version = model.name, model.version
+            request.model = name
+            if ticket is not None:
+                ticket.assign(name)
+            parsed = await self._parse(body, request.headers, model)
+            request.num_instances = _num_rows(parsed, model)
+            if request.num_instances > self._limits.max_instances:
+                raise PayloadTooLarge(
+                    f"the request has {request.num_instances} rows; SLUICE_MAX_INSTANCES is {self._limits.max_instances}",
+                    found=request.num_instances,
+                    limit=self._limits.max_instances,
+                    setting="SLUICE_MAX_INSTANCES",
+                )
+            if parsed.timeout_s is not None and parsed.timeout_s < request.timeout_s:
+                deadline = started + parsed.timeout_s
+                self._deadlines.watch(task, deadline, time.monotonic())
+            outputs = parsed.outputs
+            if outputs is None and parsed.is_binary:
+                outputs = [RequestedOutput(spec.name, True) for spec in model.public_tensors.outputs]
+            values = await model.infer_public(parsed.inputs, outputs, deadline=deadline)
+            answer = await self._write(name, version, parsed.id, values, head)
+            outcome = "ok"
+            return answer
+        except ServiceError as exc:
+            outcome, reason = outcome_of(exc), reason_of(exc)
+            raise
+        except ClientDisconnected:
+            outcome = "cancelled"
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            if request.ticket is not None and request.ticket.is_displaced:
+                task.uncancel()
+                outcome = "rejected"
+                raise displaced_error() from None
+            if self._disconnects.has_cancelled(task, request):
+                task.uncancel()  # it was ours, and the task may end by itself
+                raise ClientDisconnected from None
+            if self._deadlines.has_expired(task):
+                task.uncancel()
+                outcome = "timeout"
+                raise DeadlineExceeded("there was no answer before the deadline") from None
+            raise
+        finally:
+            self._disconnects.forget(task, request)
+            self._deadlines.forget(task)
+            self._observer.request_finished(API, name, version, outcome, time.monotonic() - started, reason)
+
+    async def _decompress(self, body: bytes, head: Head) -> bytes:
+        coding = read_coding(head.encoding)
+        if coding is None:
+            return body
+        if len(body) <= _LARGE_COMPRESSED:
+            # However little comes, much may come out: what is beyond the bound of one step is left to a thread.
+            with_bound = min(self._limits.max_body_bytes, 16 * _LARGE_COMPRESSED)
+            try:
+                return decompress(body, coding, with_bound)
+            except PayloadTooLarge:
+                if with_bound == self._limits.max_body_bytes:
+                    raise
+        return await asyncio.to_thread(decompress, body, coding, self._limits.max_body_bytes)
+
+    async def _parse(self, body: bytes, headers: Headers, model: TensorModel) -> InferRequest:
+        json_length = read_json_length(headers, len(body))
+        text_size = len(body) if json_length is None else json_length
+        if text_size <= LARGE_BYTES:
+            parsed = parse(body, json_length)
+        else:
+            parsed = await self._large_bodies.read(body[:text_size], lambda: parse(body, json_length))
+        return parsed if isinstance(parsed, InferRequest) else InferRequest([_raw_input(parsed, model)], None, True)
+
+    async def _write(
+        self, name: str, version: str, identifier: str | None, outputs: Sequence[OutputTensor], head: Head
+    ) -> Answer:
+        content: dict[str, Any] = {"model_name": name, "model_version": version}
+        if identifier is not None:
+            content["id"] = identifier
+        content["outputs"] = [_describe_output(output) for output in outputs]
+        text = write(content)
+        binary = [output.data for output in outputs if output.is_binary]
+        headers: Headers = []
+        body = text
+        if binary:
+            body = b"".join((text, *binary))
+            headers.append((b"inference-header-content-length", b"%d" % len(text)))
+        if head.accept_encoding and len(body) >= MIN_BYTES:
+            coding = choose_coding(head.accept_encoding)
+            headers.append((b"vary", b"accept-encoding"))
+            if coding is not None:
+                is_large = len(body) > _LARGE_COMPRESSED
+                body = await asyncio.to_thread(compress, body, coding) if is_large else compress(body, coding)
+                headers.append((b"content-encoding", coding.encode()))
+        kind = BINARY if binary else JSON
+        return Answer(200, [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers], body)
+
+
+def find_model(path: str) -> tuple[str, str | None]:
+    """The name and the version that a path of this API names."""
+    parts = path.split("/")  # "", v2, models, NAME, versions, VERSION, infer
+    return parts[3], parts[5] if len(parts) > 6 else None
+
+
+def read_head(headers: Headers) -> Head:
+    """What the headers say of the body. Raises UnsupportedMediaType for one that is neither JSON nor binary."""
+    encoding = accept = b""
+    for name, value in headers:
+        if name == b"content-encoding":
+            encoding = value
+        elif name == b"accept-encoding":
+            accept = value
+        elif name == b"content-type":
+            media = value.partition(b";")[0].strip().lower()
+            if media not in _ACCEPTED_TYPES and not (media.startswith(b"application/") and media.endswith(b"+json")):
+                found = value.decode("latin-1")[:100]
+                raise UnsupportedMediaType(
+                    f'Content-Type is "{found}"; send "application/json" or "application/octet-stream"',
+                    found=found,
+                    expected="application/json or application/octet-stream",
+                )
+    return Head(encoding, accept)
+
+
+def _num_rows(parsed: InferRequest, model: TensorModel) -> int:
+    """The rows of a request, as far as it says so itself; the model compares."""
+    if not model.is_batched:
+        return 1
+    return max((tensor.shape[0] for tensor in parsed.inputs if tensor.shape), default=1)
+
+
+def _raw_input(raw: RawTensor, model: TensorModel) -> InputTensor:
+    """The only input of a model from the bytes of a body, as a batch of one. Raises MalformedRequest and InvalidInput."""
+    inputs: Sequence[Tensor] = [spec for spec in model.public_tensors.inputs if spec.name != "lengths"]
+    if len(inputs) != 1:
+        raise MalformedRequest(
+            f"a raw request is for a model with one input, this one has {[spec.name for spec in inputs]}", where="inputs"
+        )
+    spec = inputs[0]
+    sizes = list(spec.shape[1:])
+    if spec.datatype == "BYTES":
+        element = len(raw.data).to_bytes(4, "little") + bytes(raw.data)
+        shape = [1, *(size if isinstance(size, int) else 1 for size in sizes)]
+        return InputTensor(spec.name, spec.datatype, shape if model.is_batched else shape[1:], memoryview(element))
+    num_open = sum(isinstance(size, str) for size in sizes)
+    row_bytes = math.prod(size for size in sizes if isinstance(size, int)) * spec.dtype.itemsize
+    if num_open > 1:
+        raise MalformedRequest(
+            f'a raw request needs an input with one open axis at most, "{spec.name}" is {spec}', where=spec.name
+        )
+    if not raw.data or len(raw.data) % row_bytes or (num_open == 0 and len(raw.data) != row_bytes):
+        raise InvalidInput(
+            f'input "{spec.name}": {len(raw.data)} bytes do not fill {spec}, which takes {row_bytes} each',
+            where=spec.name,
+            found=len(raw.data),
+        )
+    sizes = [size if isinstance(size, int) else len(raw.data) // row_bytes for size in sizes]
+    shape = [1, *(int(size) for size in sizes)]
+    return InputTensor(spec.name, spec.datatype, shape if model.is_batched else shape[1:], raw.data)
+
+
+def _describe_output(output: OutputTensor) -> dict[str, Any]:
+    about: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
+    if output.is_binary:
+        return about | {"parameters": {"binary_data_size": len(output.data)}}
+    return about | {"data": output.data}

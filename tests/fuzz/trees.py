@@ -1,0 +1,140 @@
+"""Bodies that are JSON, or nearly: valid trees with a few changes, sent as whole requests to the endpoints that take a body.
+
+Case number n of a seed is always the same one.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tests.fuzz.cases import Case
+
+Body = tuple[str, dict[str, Any]]
+"""An endpoint, and a body that it accepts."""
+
+NESTED: Any = json.loads("[" * 60 + "]" * 60)
+# What parsers, float32, timestamps and tokenizers stumble over.
+ODD_VALUES: Sequence[Any] = (
+    *(None, True, False, 0, -0.0, -1, 1, 2, 0.5, 1e-320, 3.4e38, 3.5e38, 1e300, float("nan"), float("inf"), float("-inf")),
+    *(2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**30, 10**400),
+    *("", " ", "\0", "\ufeff", "\u2028", "\ud800", "\udfff\ud800", "é" * 50, "🜁" * 20, "a" * 10_000, "NaN", "1e5", "null", "{}"),
+    *("2026-03-09T00:00:00Z", "2026-02-30", "9999-12-31T23:59:59+14:00", "0000-00-00", "H", "hourly", "../../etc/passwd", "1"),
+    *([], {}, [[]], [{}], [None], {"": None}, {"history": []}, [1, "a", None], [[1], [1, 2]], NESTED),
+    *(list(range(300)), [None] * 300, [0.0] * 5_000, [[1.0, 2.0]] * 200, ["a"] * 50),
+)
+ODD_KEYS = ("", "instances", "model", "history", "text", "__proto__", "constructor", "\0", "🜁", "instance", "status", "a" * 300)
+# Written into the text of the body, where no tree can hold them.
+ODD_TEXTS = (
+    b"NaN",
+    b"Infinity",
+    b"-",
+    b"01",
+    b"1.",
+    b"1e",
+    b"0x1",
+    b"\\u00",
+    b'"',
+    b"\xff",
+    b"\x00",
+    b"\xed\xa0\x80",
+    b"//",
+    b",,",
+)
+HEADERS: Sequence[tuple[bytes, Sequence[bytes]]] = (
+    (
+        b"Content-Type",
+        (b"text/plain", b"application/json; charset=latin-1", b"multipart/form-data", b"", b"application/problem+json"),
+    ),
+    (b"X-Request-Timeout-Ms", (b"1", b"0", b"5000", b"1e400", b"-1", b"9" * 400, b"\xff", b"nan")),
+    (b"X-Request-Priority", (b"1", b"9", b"0", b"10", b"+5", b"\xb2", b"")),
+    (b"X-Request-ID", (b"a", b"a" * 3000, b"\xe9", b'"<script>', b"")),
+    (b"traceparent", (b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", b"00-0-0-0", b"ff" * 40, b"")),
+    (b"Accept", (b"text/html", b"*/*;q=9", b"application/openmetrics-text", b"a/b" * 500)),
+    (b"Content-Encoding", (b"gzip", b"identity", b"br")),
+)
+
+
+def generate(seed: int, number: int, bodies: Sequence[Body]) -> Case:
+    """Case `number`: one whole POST whose body is one of `bodies`, changed in one to four places."""
+    draw = random.Random(f"{seed}/trees/{number}")
+    path, body = draw.choice(bodies)
+    root = [copy.deepcopy(body)]
+    for _ in range(draw.choice((0, 1, 1, 1, 2, 2, 3, 4))):
+        _change(draw, root)
+    content = _write(draw, root[0])
+    headers = {b"Content-Type": b"application/json"}
+    if draw.random() < 0.15:
+        name, values = draw.choice(HEADERS)
+        headers[name] = draw.choice(values)
+    return request(f"trees/{number}", "POST", path, content, headers)
+
+
+def request(
+    name: str, method: str, path: str, content: bytes, headers: Mapping[bytes, bytes], template: str | None = None
+) -> Case:
+    """One whole request on a connection of its own; `template` is the documented path where it is not `path` itself."""
+    lines = [b"%s %s HTTP/1.1" % (method.encode(), path.encode()), b"Host: sluice", b"Connection: close"]
+    lines += [b"%s: %s" % header for header in headers.items()]
+    if content or method == "POST":
+        lines.append(b"Content-Length: %d" % len(content))
+    message = b"\r\n".join([*lines, b"", content])
+    return Case(name, (message,), "wait", (method, template or path))
+
+
+def _write(draw: random.Random, value: Any) -> bytes:
+    """The text of a tree: compact or not, escaped or not, sometimes with damage that no tree can have."""
+    text = json.dumps(value, ensure_ascii=draw.random() < 0.5, separators=(",", ":") if draw.random() < 0.5 else None)
+    content = text.encode("utf-8", errors="surrogatepass")
+    if draw.random() < 0.15:
+        at = draw.randrange(len(content) + 1)
+        content = content[:at] + draw.choice(ODD_TEXTS) + content[at + draw.choice((0, 0, 1, 3)) :]
+    if draw.random() < 0.05:
+        content = content[: draw.randrange(len(content) + 1)]
+    return content
+
+
+def _change(draw: random.Random, root: list[Any]) -> None:
+    container, key = _pick(draw, root)
+    value = container[key]
+    kind = draw.choice(("odd", "odd", "odd", "wrap", "drop", "repeat", "rename", "move", "add"))
+    if kind == "wrap":
+        container[key] = draw.choice(([value], {"text": value}, {"history": value}, [value, value]))
+    elif kind == "drop" and container is not root:
+        del container[key]
+    elif kind == "repeat" and isinstance(value, list) and len(value) < 1000:
+        container[key] = value * draw.choice((0, 2, 3, 10, 50 if len(value) < 100 else 2))
+    elif kind == "rename" and isinstance(container, dict):
+        container[draw.choice(ODD_KEYS)] = container.pop(key)
+    elif kind == "move":
+        other, place = _pick(draw, root)
+        container[key] = copy.deepcopy(other[place])
+    elif kind == "add" and isinstance(value, dict):
+        value[draw.choice(ODD_KEYS)] = copy.deepcopy(draw.choice(ODD_VALUES))
+    elif kind == "add" and isinstance(value, list):
+        value.insert(draw.randrange(len(value) + 1), copy.deepcopy(draw.choice(ODD_VALUES)))
+    else:
+        container[key] = copy.deepcopy(draw.choice(ODD_VALUES))
+
+
+def _pick(draw: random.Random, root: list[Any]) -> tuple[Any, Any]:
+    """A place of the tree as container and key; those near the root as likely as the many numbers far from it."""
+    depth = draw.choice((0, 1, 1, 2, 2, 3, 4, 6))
+    container, key = root, 0
+    for _ in range(depth):
+        inner = container[key]
+        keys = list(_keys(inner))
+        if not keys:
+            break
+        container, key = inner, draw.choice(keys)
+    return container, key
+
+
+def _keys(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value
+    elif isinstance(value, list):
+        yield from range(len(value))
