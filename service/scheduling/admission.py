@@ -36,10 +36,12 @@ SHARES = tuple(
 class _Account:
     """The work of one endpoint, or of one model at it."""
 
-    __slots__ = ("finished", "models", "outstanding", "rows_per_unit", "unit_s")
+    __slots__ = ("finished", "models", "outstanding", "rows", "rows_per_unit", "unit_s")
 
     def __init__(self) -> None:
         self.outstanding = 0
+        self.rows = 0.0
+        """Of an endpoint: those that are pending, its models' among them."""
         self.finished = 0
         self.unit_s = 0.0
         self.rows_per_unit = 0.0
@@ -49,12 +51,13 @@ class _Account:
 class Ticket:
     """An admitted request. `finish` is called once with it."""
 
-    __slots__ = ("_control", "account", "cancel", "endpoint", "is_displaced", "priority", "units")
+    __slots__ = ("_control", "account", "cancel", "endpoint", "is_displaced", "priority", "rows", "units")
 
     def __init__(self, control: AdmissionControl, endpoint: _Account, units: int, priority: int) -> None:
         self._control = control
         self.endpoint = self.account = endpoint
         self.units = units
+        self.rows = units * endpoint.rows_per_unit
         self.priority = priority
         self.cancel: Callable[[], object] | None = None
         """What ends the request when it is displaced; set where it can be ended."""
@@ -175,6 +178,9 @@ class AdmissionControl:
         account.outstanding += units
         self._wait_s += units * (account.unit_s - ticket.account.unit_s)
         ticket.account = account
+        rows = units * account.rows_per_unit
+        endpoint.rows += rows - ticket.rows
+        ticket.rows = rows
         change_s = ROWS_RATE * (account.unit_s - endpoint.unit_s)
         endpoint.unit_s += change_s
         self._wait_s += change_s * endpoint.outstanding
@@ -206,7 +212,7 @@ class AdmissionControl:
     def _fits(self, account: _Account, units: int, timeout_s: float, priority: int) -> bool:
         return (
             self._wait_s + units * account.unit_s <= SHARES[priority] * timeout_s
-            and account.outstanding * account.rows_per_unit < self._max_pending_rows
+            and account.rows < self._max_pending_rows
             and self._pending_bytes + units <= self._max_pending_bytes
         )
 
@@ -232,6 +238,7 @@ class AdmissionControl:
         """Count a pending request (1), or count it no longer (-1)."""
         units = number * ticket.units
         ticket.account.outstanding += units
+        ticket.endpoint.rows += number * ticket.rows
         self._num_pending += number
         self._pending_bytes += units
         self._wait_s += units * ticket.account.unit_s

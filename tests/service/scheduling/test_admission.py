@@ -159,6 +159,23 @@ def test_the_rows_that_are_pending_are_bounded_by_what_earlier_bodies_held() -> 
     assert admitted == pytest.approx(50, abs=2)
 
 
+def test_the_rows_of_requests_count_whether_their_model_is_known_or_not() -> None:
+    admission = control(ManualClock(), max_pending_rows=400)
+    for _ in range(400):
+        (ticket,) = fill(admission, "/predict", 1)
+        ticket.assign("a")
+        admission.finish(ticket, 8, is_done=True, model="a")
+    admitted = []
+    while (one := admission.admit("/predict", BODY, TIMEOUT_S)) is not None:
+        one.assign("a")
+        admitted.append(one)
+        assert len(admitted) < 100
+    assert len(admitted) == pytest.approx(50, abs=2)
+    for ticket in admitted:
+        admission.finish(ticket, 8, is_done=True, model="a")
+    assert admission.admit("/predict", BODY, TIMEOUT_S) is not None
+
+
 def test_refused_requests_are_sent_back_at_different_times() -> None:
     draws = iter((0.0, 1.0))
     admission = AdmissionControl(ManualClock().now, lambda: next(draws))
