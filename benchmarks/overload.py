@@ -6,7 +6,7 @@
 The capacity of a server is what it answers over 32 connections in a closed loop. Every other load is measured right after it on
 the same running server, and its goodput, the responses with status 200 within the deadline of a second, is given as a share of
 that capacity. The loads: closed loops of 1000 and 3000 connections that ignore Retry-After, or honour it (`1000h`); open loops
-with Poisson arrivals at 1.5, 2 and 3 times the capacity (`1.5x`); `leaving`: 1000 connections whose clients give up after 0.1 s.
+with Poisson arrivals at 1.5, 2 and 3 times the capacity (`1.5x`); `leaving`: 2000 connections whose clients give up after 0.25 s.
 Rounds interleave the servers; the table holds medians of the rounds' ratios.
 
 The generator takes processor time too. Where there are cores left beside one per process, the server is pinned to the first ones
@@ -55,7 +55,7 @@ CLOSED_LOOPS = {
     "1000h": Pattern(connections=1000, honours=True),
     "3000": Pattern(connections=3000),
     "3000h": Pattern(connections=3000, honours=True),
-    "leaving": Pattern(connections=1000, leave_after_s=0.1),
+    "leaving": Pattern(connections=2000, leave_after_s=0.25),
 }
 OPEN_LOOPS = {"1.5x": 1.5, "2x": 2.0, "3x": 3.0}
 LOADS = (*CLOSED_LOOPS, *OPEN_LOOPS)

@@ -180,12 +180,10 @@ class FastPathProtocol(RegularPathProtocol):
             self._idle_timer.cancel()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client that closed its connection looks like one that only closed its side: while others are refused, its place in
-        the queue is given to them, and what is sent in case it does wait is a refusal."""
+        """As the base class; a client that closed its connection looks like one that only closed its side."""
         is_open = super().eof_received()
-        ticket = self.cycle.ticket if is_open and isinstance(self.cycle, FastRequest) else None
-        if ticket is not None and self._gateway.is_refusing:
-            ticket.displace()
+        if is_open and isinstance(self.cycle, FastRequest) and self.cycle.ticket is not None:
+            self.cycle.ticket.close()
         return is_open
 
     # The fast path.

@@ -189,7 +189,10 @@ class Gateway:
             if self._admission is not None and request.ticket is not None:
                 # What a hook refuses costs nothing: counted as done, it would make other requests look cheap.
                 is_done = has_begun and request.status not in (CLIENT_DISCONNECTED, 503, 504)
-                self._admission.finish(request.ticket, request.num_instances, is_done=is_done, model=request.model)
+                has_left = request.status == CLIENT_DISCONNECTED
+                self._admission.finish(
+                    request.ticket, request.num_instances, is_done=is_done, has_left=has_left, model=request.model
+                )
             self._finish(request, route)
 
     def refuse(self, request: HttpRequest) -> Answer | None:
@@ -216,11 +219,6 @@ class Gateway:
             CURRENT.set(None)  # there is no task of its own whose end would do it
             return answer
         return None
-
-    @property
-    def is_refusing(self) -> bool:
-        """Whether there is more to do than can be done in time."""
-        return self._admission is not None and self._admission.is_refusing
 
     @property
     def may_refuse_early(self) -> bool:

@@ -168,8 +168,8 @@ class Ticket(Protocol):
         """The request is for this model."""
         ...
 
-    def displace(self) -> None:
-        """Give the place to others, and cancel the request if it still waits."""
+    def close(self) -> None:
+        """The client has closed its side of the connection; where others are refused, the request is cancelled."""
         ...
 
 
@@ -187,8 +187,10 @@ class Admission(Protocol):
         """None where the answer would come too late; a ticket is given back with `finish`."""
         ...
 
-    def finish(self, ticket: Any, num_rows: int, *, is_done: bool, model: str | None) -> None:
-        """The request is over; `is_done` where its work was not given up on the way. `model` is the one that answered."""
+    def finish(self, ticket: Any, num_rows: int, *, is_done: bool, has_left: bool, model: str | None) -> None:
+        """The request is over; `is_done` where its work was not given up on the way, `has_left` where its client did not wait.
+
+        `model` is the one that answered."""
         ...
 
     def retry_after_s(self) -> float:

@@ -11,6 +11,7 @@ while work waits. The method is a normalized least-mean-squares filter (Widrow a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 REQUEST_BYTES = 512
@@ -23,6 +24,11 @@ MIN_REQUESTS = 16
 """So many may always wait: below, batches are small, and what finishes says little of what could."""
 MIN_SHARE, MAX_SHARE = 0.1, 0.9
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
+MAX_LEFT_SHARE = 0.3
+"""Where more of the requests that end in a window are given up by their clients, fewer are admitted."""
+MAX_PATIENCE_S = 60.0
+PATIENCE_GROWTH = 1.05
+"""By window in which fewer leave."""
 RETURNS_PER_S = 1000.0
 """As many refused requests as may return in a second: Retry-After grows until they do not exceed it."""
 RETRY_AFTER_S, MAX_RETRY_AFTER_S = (0.1, 2.0), 10.0
@@ -51,10 +57,23 @@ class _Account:
 class Ticket:
     """An admitted request. `finish` is called once with it."""
 
-    __slots__ = ("_control", "account", "cancel", "endpoint", "is_displaced", "priority", "rows", "units")
+    __slots__ = (
+        "_control",
+        "account",
+        "admitted_at",
+        "cancel",
+        "closed_at",
+        "endpoint",
+        "is_displaced",
+        "priority",
+        "rows",
+        "units",
+    )
 
-    def __init__(self, control: AdmissionControl, endpoint: _Account, units: int, priority: int) -> None:
+    def __init__(self, control: AdmissionControl, endpoint: _Account, units: int, priority: int, now: float) -> None:
         self._control = control
+        self.admitted_at = now
+        self.closed_at: float | None = None
         self.endpoint = self.account = endpoint
         self.units = units
         self.rows = units * endpoint.rows_per_unit
@@ -70,10 +89,13 @@ class Ticket:
         if account is not None and account is not self.account:
             self._control.move(self, account)
 
-    def displace(self) -> None:
-        """Give the place to others, and cancel the request: it gets no answer but a refusal."""
-        if self.cancel is not None and not self.is_displaced:
-            self._control.displace(self)
+    def close(self) -> None:
+        """The client has closed its side of the connection: it has left, or only sends nothing more.
+
+        While others are refused its place is given to them, and the request is cancelled: it gets no answer but a refusal.
+        """
+        if self.closed_at is None:
+            self._control.close(self)
 
 
 class AdmissionControl:
@@ -82,6 +104,9 @@ class AdmissionControl:
     A request of DEFAULT_PRIORITY may find half of its time taken by others; of priority 1, the most urgent, nine tenths, of 9
     one tenth: under load the least urgent are refused first, and among equals the newest. Where even its share is taken, a
     request displaces those that are less urgent, the least urgent and newest first.
+
+    Where clients give up long before their time is over, a queue of that length would hold none but requests that nobody waits
+    for when their turn comes: the time that is divided is then the time after which they left.
     """
 
     def __init__(
@@ -108,6 +133,9 @@ class AdmissionControl:
         self._wait_s = 0.0
         self._window_start = now()
         self._fewest_pending = 0
+        self._patience_s = math.inf
+        self._num_left = self._num_stayed = 0
+        self._left_after_s = 0.0
         self._longest_retry_s = RETRY_AFTER_S[1]
         self._num_refused = 0
         self._refusals_since = self._window_start
@@ -134,7 +162,7 @@ class AdmissionControl:
             self.is_refusing = True
             return None
         self.is_refusing = False
-        ticket = Ticket(self, account, units, priority)
+        ticket = Ticket(self, account, units, priority, self._now())
         self._by_priority[priority][ticket] = None
         self._count(ticket, 1)
         return ticket
@@ -146,10 +174,13 @@ class AdmissionControl:
             return False
         return not self._has_room(account, num_bytes + REQUEST_BYTES, timeout_s, DEFAULT_PRIORITY)
 
-    def finish(self, ticket: Ticket, num_rows: int = 0, *, is_done: bool, model: str | None = None) -> None:
+    def finish(
+        self, ticket: Ticket, num_rows: int = 0, *, is_done: bool, has_left: bool = False, model: str | None = None
+    ) -> None:
         """The request is over; `is_done` where its work was done, and not given up on the way. 0 rows: not known.
 
-        `model` is the one that answered; its requests are then told apart from the others at the endpoint.
+        `has_left` where its client did not wait for it. `model` is the one that answered; its requests are then told apart from
+        the others at the endpoint.
         """
         if is_done and model is not None and model not in ticket.endpoint.models:
             self._add_model(ticket.endpoint, model)
@@ -164,8 +195,14 @@ class AdmissionControl:
         if num_rows:
             account.rows_per_unit += ROWS_RATE * (num_rows / units - account.rows_per_unit)
         now = self._now()
+        if has_left or ticket.closed_at is not None:
+            self._num_left += 1
+            self._left_after_s += (ticket.closed_at or now) - ticket.admitted_at
+        else:
+            self._num_stayed += is_done
         if now - self._window_start >= WINDOW_S:
             self._learn(now - self._window_start)
+            self._learn_patience()
             self._window_start = now
             self._fewest_pending = self._num_pending
 
@@ -185,6 +222,12 @@ class AdmissionControl:
         endpoint.unit_s += change_s
         self._wait_s += change_s * endpoint.outstanding
         endpoint.rows_per_unit += ROWS_RATE * (account.rows_per_unit - endpoint.rows_per_unit)
+
+    def close(self, ticket: Ticket) -> None:
+        """See `Ticket.close`."""
+        ticket.closed_at = self._now()
+        if ticket.cancel is not None and not ticket.is_displaced and (self.is_refusing or self._patience_s < math.inf):
+            self.displace(ticket)
 
     def displace(self, ticket: Ticket) -> None:
         """Take back the place of a request that is pending and can be cancelled."""
@@ -211,7 +254,7 @@ class AdmissionControl:
 
     def _fits(self, account: _Account, units: int, timeout_s: float, priority: int) -> bool:
         return (
-            self._wait_s + units * account.unit_s <= SHARES[priority] * timeout_s
+            self._wait_s + units * account.unit_s <= SHARES[priority] * min(timeout_s, self._patience_s)
             and account.rows < self._max_pending_rows
             and self._pending_bytes + units <= self._max_pending_bytes
         )
@@ -268,6 +311,17 @@ class AdmissionControl:
         for account in accounts:
             account.finished = 0
         self._wait_s = sum(account.outstanding * account.unit_s for account in self._accounts)
+
+    def _learn_patience(self) -> None:
+        """Bound the wait by the time after which clients leave, where many do; else widen the bound again."""
+        if self._num_left >= MIN_REQUESTS and self._num_left > MAX_LEFT_SHARE * (self._num_left + self._num_stayed):
+            self._patience_s = min(self._patience_s, self._left_after_s / self._num_left)
+        elif self._patience_s < math.inf:
+            self._patience_s *= PATIENCE_GROWTH
+            if self._patience_s > MAX_PATIENCE_S:
+                self._patience_s = math.inf
+        self._num_left = self._num_stayed = 0
+        self._left_after_s = 0.0
 
     def __repr__(self) -> str:
         return f"<AdmissionControl {self._num_pending} requests pending, {self.wait_s:.3f} s of work>"

@@ -346,7 +346,7 @@ class SwitchedAdmission:
         self.tickets.append(SwitchedTicket())
         return self.tickets[-1]
 
-    def finish(self, ticket: Any, num_rows: int, *, is_done: bool, model: str | None) -> None:
+    def finish(self, ticket: Any, num_rows: int, *, is_done: bool, has_left: bool, model: str | None) -> None:
         self.tickets.remove(ticket)
 
     def retry_after_s(self) -> float:
@@ -357,14 +357,13 @@ class SwitchedTicket:
     def __init__(self) -> None:
         self.cancel: Callable[[], object] | None = None
         self.is_displaced = False
-        self.displaced = asyncio.Event()
+        self.closed = asyncio.Event()
 
     def assign(self, model: str) -> None:
         pass
 
-    def displace(self) -> None:
-        self.is_displaced = True
-        self.displaced.set()
+    def close(self) -> None:
+        self.closed.set()
 
 
 class Held:
@@ -496,19 +495,15 @@ async def test_a_request_says_that_its_client_has_disconnected() -> None:
             await told.wait()
 
 
-@pytest.mark.parametrize("is_refusing", [True, False])
-async def test_a_client_that_closes_its_side_gives_up_its_place_while_others_are_refused(is_refusing: bool) -> None:
+async def test_a_client_that_closes_its_side_tells_the_admission_control_and_gets_its_answer() -> None:
     endpoint, admission = EchoEndpoint(), SwitchedAdmission()
     admission.is_refusing = False
     async with served(endpoint, admission=admission) as (_, port), connected(port) as client:
         client.send(b"hold")
         await endpoint.has_entered.wait()
         (ticket,) = admission.tickets
-        admission.is_refusing = is_refusing
         client.writer.write_eof()
-        if is_refusing:
-            async with asyncio.timeout(PATIENCE_S):
-                await ticket.displaced.wait()
+        async with asyncio.timeout(PATIENCE_S):
+            await ticket.closed.wait()
         endpoint.gate.set()
         assert (await client.receive())[2] == b"<hold>"
-        assert ticket.is_displaced is is_refusing

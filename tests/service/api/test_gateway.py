@@ -259,7 +259,7 @@ async def test_what_a_hook_refuses_is_not_counted_as_work_that_was_done(
         def would_refuse(self, endpoint: str, num_bytes: int, timeout_s: float) -> bool:
             return False
 
-        def finish(self, ticket: object, num_rows: int, *, is_done: bool, model: str | None) -> None:
+        def finish(self, ticket: object, num_rows: int, *, is_done: bool, has_left: bool, model: str | None) -> None:
             self.finished.append(is_done)
 
         def retry_after_s(self) -> float:

@@ -189,7 +189,7 @@ class RecordingTicket:
     def assign(self, model: str) -> None:
         self.models.append(model)
 
-    def displace(self) -> None:
+    def close(self) -> None:
         assert self.cancel is not None
         self.is_displaced = True
         self.cancel()
@@ -228,7 +228,7 @@ async def test_a_request_that_is_displaced_is_refused_and_its_task_goes_on() -> 
 
     task = asyncio.create_task(answer())
     await budget.is_awaited.wait()
-    ticket.displace()
+    ticket.close()
     assert await task == "refused"
     assert observer.requests == [("_unknown", "_unknown", "rejected", None)]
 

@@ -176,6 +176,43 @@ def test_the_rows_of_requests_count_whether_their_model_is_known_or_not() -> Non
     assert admission.admit("/predict", BODY, TIMEOUT_S) is not None
 
 
+def test_where_clients_leave_early_no_more_are_admitted_than_are_answered_before() -> None:
+    clock = ManualClock()
+    admission = control(clock)
+    work(admission, clock, "/predict", 0.002, 3)
+    assert count_admitted(admission) == pytest.approx(250, rel=0.1)
+    for ticket in fill(admission, "/predict", 50):
+        clock.advance(0.002)
+        admission.finish(ticket, is_done=False, has_left=True)
+    assert count_admitted(admission) < 60, "after 0.05 s on average they left"
+    for _ in range(1000):
+        (ticket,) = fill(admission, "/predict", 1)
+        clock.advance(WINDOW_S)
+        admission.finish(ticket, is_done=True)
+    assert count_admitted(admission) == pytest.approx(250, rel=0.1)
+
+
+def test_a_few_clients_that_leave_change_nothing() -> None:
+    clock = ManualClock()
+    admission = control(clock)
+    work(admission, clock, "/predict", 0.002, 3)
+    for number in range(1000):
+        (ticket,) = fill(admission, "/predict", 1)
+        clock.advance(0.002)
+        admission.finish(ticket, is_done=number % 4 > 0, has_left=number % 4 == 0)
+    assert count_admitted(admission) > 200
+
+
+def count_admitted(admission: AdmissionControl) -> int:
+    """How many requests have room at once; they then give up their places."""
+    tickets = []
+    while (ticket := admission.admit("/predict", BODY, TIMEOUT_S)) is not None:
+        tickets.append(ticket)
+    for ticket in tickets:
+        admission.finish(ticket, is_done=False)
+    return len(tickets)
+
+
 def test_refused_requests_are_sent_back_at_different_times() -> None:
     draws = iter((0.0, 1.0))
     admission = AdmissionControl(ManualClock().now, lambda: next(draws))
@@ -236,16 +273,32 @@ def test_requests_that_cannot_be_cancelled_keep_their_place() -> None:
     assert admission.admit("/predict", BODY, TIMEOUT_S, 1) is None
 
 
-def test_a_request_that_gives_up_its_place_is_counted_once() -> None:
-    admission = control(ManualClock())
-    (ticket,) = fill(admission, "/predict", 1)
+def test_a_client_that_closes_gives_up_its_place_while_others_are_refused() -> None:
+    admission = control(ManualClock(), max_pending_bytes=20 * 1024)
     cancelled: list[int] = []
-    ticket.cancel = functools.partial(cancelled.append, 1)
-    ticket.displace()
-    ticket.displace()
-    assert (admission.num_pending, cancelled) == (0, [1])
-    admission.finish(ticket, is_done=False)
+    first, second, *others = fill(admission, "/predict", 20)
+    for ticket in (first, second):
+        ticket.cancel = functools.partial(cancelled.append, 1)
+    first.close()
+    assert cancelled == [], "it may wait for its answer, and nobody else wants the place"
+    assert admission.admit("/predict", BODY, TIMEOUT_S) is None
+    second.close()
+    second.close()
+    assert (cancelled, second.is_displaced, admission.num_pending) == ([1], True, 19)
+    for ticket in (first, second, *others):
+        admission.finish(ticket, is_done=not ticket.is_displaced)
     assert admission.num_pending == 0
+
+
+def test_clients_that_close_count_as_those_that_left() -> None:
+    clock = ManualClock()
+    admission = control(clock)
+    work(admission, clock, "/predict", 0.002, 3)
+    for ticket in fill(admission, "/predict", 50):
+        clock.advance(0.002)
+        ticket.close()
+        admission.finish(ticket, is_done=True)
+    assert count_admitted(admission) < 60
 
 
 def test_models_of_one_endpoint_are_told_apart() -> None:
