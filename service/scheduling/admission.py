@@ -158,13 +158,22 @@ class AdmissionControl:
         if account is None:
             account = self._endpoints[endpoint] = self._open_account()
         units = num_bytes + REQUEST_BYTES
-        if not (self._has_room(account, units, timeout_s, priority) or self._displace(account, units, timeout_s, priority)):
+        if (
+            self._num_pending >= MIN_REQUESTS
+            and not self._fits(account, units, timeout_s, priority)
+            and not self._displace(account, units, timeout_s, priority)
+        ):
             self.is_refusing = True
             return None
         self.is_refusing = False
         ticket = Ticket(self, account, units, priority, self._now())
         self._by_priority[priority][ticket] = None
-        self._count(ticket, 1)
+        # As `_count` does, without a call for each request.
+        account.outstanding += units
+        account.rows += ticket.rows
+        self._num_pending += 1
+        self._pending_bytes += units
+        self._wait_s += units * account.unit_s
         return ticket
 
     def would_refuse(self, endpoint: str, num_bytes: int, timeout_s: float) -> bool:
@@ -172,7 +181,8 @@ class AdmissionControl:
         account = self._endpoints.get(endpoint)
         if account is None or any(self._by_priority[DEFAULT_PRIORITY + 1 :]):
             return False
-        return not self._has_room(account, num_bytes + REQUEST_BYTES, timeout_s, DEFAULT_PRIORITY)
+        units = num_bytes + REQUEST_BYTES
+        return self._num_pending >= MIN_REQUESTS and not self._fits(account, units, timeout_s, DEFAULT_PRIORITY)
 
     def finish(
         self, ticket: Ticket, num_rows: int = 0, *, is_done: bool, has_left: bool = False, model: str | None = None
@@ -187,7 +197,11 @@ class AdmissionControl:
         account, units = ticket.account, ticket.units
         if not ticket.is_displaced:
             del self._by_priority[ticket.priority][ticket]
-            self._count(ticket, -1)
+            account.outstanding -= units
+            ticket.endpoint.rows -= ticket.rows
+            self._num_pending -= 1
+            self._pending_bytes -= units
+            self._wait_s -= units * account.unit_s
         if self._num_pending < self._fewest_pending:
             self._fewest_pending = self._num_pending
         if is_done:
@@ -249,12 +263,10 @@ class AdmissionControl:
         shortest = RETRY_AFTER_S[0]
         return shortest + (self._longest_retry_s - shortest) * self._draw()
 
-    def _has_room(self, account: _Account, units: int, timeout_s: float, priority: int) -> bool:
-        return self._num_pending < MIN_REQUESTS or self._fits(account, units, timeout_s, priority)
-
     def _fits(self, account: _Account, units: int, timeout_s: float, priority: int) -> bool:
         return (
-            self._wait_s + units * account.unit_s <= SHARES[priority] * min(timeout_s, self._patience_s)
+            self._wait_s + units * account.unit_s
+            <= SHARES[priority] * (timeout_s if timeout_s < self._patience_s else self._patience_s)
             and account.rows < self._max_pending_rows
             and self._pending_bytes + units <= self._max_pending_bytes
         )
