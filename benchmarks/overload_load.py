@@ -151,6 +151,7 @@ class Generator:
         print(CONNECTED, flush=True)
         started, cpu_s = time.perf_counter(), time.process_time()
         self._is_sending = True
+        self._is_counting = not warm_up_s
         self._loop.call_later(warm_up_s, self._count)
         if self._pattern.rate:
             await self._send_at_random_times(started, warm_up_s + seconds)

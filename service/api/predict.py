@@ -60,7 +60,7 @@ class ServedModel(Protocol):
     def task(self) -> str: ...
 
     async def predict(
-        self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool, has_turn: bool
+        self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool, has_turn: bool = False
     ) -> Sequence[Any]: ...
 
 

@@ -15,7 +15,7 @@ from service.models.model import Model
 
 log = logging.getLogger(__name__)
 
-ModelState = Literal["LOADING", "READY", "UNAVAILABLE"]
+LoadState = Literal["LOADING", "READY", "UNAVAILABLE"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -26,7 +26,7 @@ class ModelVersion:
 
     name: str
     version: str
-    state: ModelState = "LOADING"
+    state: LoadState = "LOADING"
     reason: str | None = None
     model: Model | None = None
 
