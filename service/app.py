@@ -96,6 +96,7 @@ def create_app(
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
+    loop_budget = LoopBudget()
     repository = Repository(
         settings.models,
         options,
@@ -106,7 +107,7 @@ def create_app(
         preload=preload,
         verification=verification,
         on_stuck=on_stuck,
-        loop_budget=LoopBudget(),
+        loop_budget=loop_budget,
     )
 
     access = open_access(access_options(settings), metrics, rates)
@@ -177,7 +178,7 @@ def create_app(
     return Gateway(
         access.wrap(api),
         direct={
-            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
+            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, loop_budget),
             **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits)),
             **adapter_endpoints(formats.adapters, repository, metrics, limits),
         },
@@ -185,7 +186,7 @@ def create_app(
         observers=metrics,
         hooks=hooks,
         admission=admission,
-        refusals=RefusalBudget(time.monotonic),
+        refusals=RefusalBudget(time.monotonic, time.process_time),
         timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
         drain=drain,

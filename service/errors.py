@@ -124,7 +124,7 @@ class CapacityError(ServiceError):
 
 
 class Overloaded(CapacityError):
-    """The model's queue is full; nothing was computed."""
+    """There is more to do than can be answered in time, or the model's queue is full; nothing was computed."""
 
     code = "overloaded"
 

@@ -78,6 +78,7 @@ class RegularPathProtocol(HttpToolsProtocol):
         self._num_fed = 0
         self._fed_at = 0.0
         self._is_in_head = False
+        self._is_dropping = False  # the body of a request whose answer is known
         # Of the head that is being read: bytes since it began, and those of its first feed, which may be of the request before.
         self._num_head_bytes = 0
         self._num_first_bytes = 0
@@ -203,7 +204,7 @@ class RegularPathProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self.num_body_bytes += len(body)
         cycle = self.cycle
-        if cycle.response_complete:
+        if cycle.response_complete or self._is_dropping:
             return
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:

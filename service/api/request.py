@@ -6,6 +6,7 @@ The fast path and ASGI both make an `HttpRequest`; endpoints and hooks see nothi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from starlette.types import Message, Receive, Scope
@@ -62,6 +63,7 @@ class HttpRequest:
         "duration_s",
         "headers",
         "method",
+        "model",
         "num_instances",
         "path",
         "response_bytes",
@@ -89,6 +91,8 @@ class HttpRequest:
     """How long the answer may take, from the end of the body on."""
     num_instances: int
     """0 until the body has been read."""
+    model: str | None
+    """The name of the model that the request is for; None until it is known."""
     context: RequestContext | None
     """Its ids and timing, from the gateway on."""
     # From here on: what the gateway fills in.
@@ -103,6 +107,15 @@ class HttpRequest:
     async def receive(self) -> Message:
         """The next part of the body, or the client's disconnect, as an ASGI message. Raises RequestTimedOut."""
         raise NotImplementedError
+
+    def on_disconnect(self, callback: Callable[[], object] | None) -> bool:
+        """Call this once when the client disconnects (None: nothing); False where only `receive` tells that."""
+        return False
+
+    @property
+    def has_disconnected(self) -> bool:
+        """Whether the client has disconnected, where `on_disconnect` works."""
+        return False
 
     @property
     def has_whole_body(self) -> bool:
@@ -150,6 +163,7 @@ class AsgiRequest(HttpRequest):
         self.ticket = None
         self.timeout_s = math.inf
         self.num_instances = 0
+        self.model = None
         self.context = None
         self._receive = receive
         self._scope = scope
@@ -189,16 +203,38 @@ class Ticket(Protocol):
         """The body has come as a whole, whether it was awaited or not."""
         ...
 
+    cancel: Callable[[], object] | None
+    """What ends the request when a more urgent one gets its place."""
+    is_displaced: bool
+    """Whether that has happened."""
+
+    def assign(self, model: str) -> None:
+        """The request is for this model."""
+        ...
+
+    def close(self) -> None:
+        """The client has closed its side of the connection; where others are refused, the request is cancelled."""
+        ...
+
 
 class Admission(Protocol):
     """Decides by the work that is pending whether a request is begun (`scheduling/admission.py`)."""
+
+    is_refusing: bool
+    """Whether the last request that came was refused."""
+
+    def would_refuse(self, endpoint: str, num_bytes: int, timeout_s: float) -> bool:
+        """Whether a request of the default priority would be refused."""
+        ...
 
     def admit(self, endpoint: str, num_bytes: int, timeout_s: float, priority: int) -> Ticket | None:
         """None where the answer would come too late; a ticket is given back with `finish`."""
         ...
 
-    def finish(self, ticket: Any, num_rows: int, *, is_done: bool) -> None:
-        """The request is over; `is_done` where its work was not given up on the way."""
+    def finish(self, ticket: Any, num_rows: int, *, is_done: bool, has_left: bool, model: str | None) -> None:
+        """The request is over; `is_done` where its work was not given up on the way, `has_left` where its client did not wait.
+
+        `model` is the one that answered."""
         ...
 
     def retry_after_s(self) -> float:

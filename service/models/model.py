@@ -183,10 +183,12 @@ class Model:
         *,
         deadline: float | None = None,
         is_plain: bool = False,
+        has_turn: bool = False,
     ) -> list[Prediction]:
         """The predictions of JSON instances, in order; `deadline` in seconds of the batcher's clock (monotonic).
 
-        Lists of numbers in them are arrays that `wire.write` takes. `is_plain` as in `Task.run_steps`. Raises
+        Lists of numbers in them are arrays that `wire.write` takes. `is_plain` as in `Task.run_steps`; with `has_turn`
+        the caller has waited for a turn of the event loop itself. Raises
         MalformedRequest and InvalidInput for what the request holds, Overloaded and DeadlineExceeded, and InferenceFailed
         when the graph fails or an output is not finite. One bad instance refuses the whole request before anything runs.
         """
@@ -194,7 +196,7 @@ class Model:
         steps = self._task.run_steps(instances, parameters, self._group, is_plain=is_plain)
         # A large request would hold up every other one while its numbers are read: it is read on a thread.
         is_heavy = self._task.is_heavy(instances, parameters)
-        if not is_heavy and self._loop_budget.is_spent():
+        if not (is_heavy or has_turn) and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
             self.batcher.expect_time_left(deadline)
         timing = current_timing()
