@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 from service.api.access.control import visible_models
-from service.api.compression import decompress, read_coding
+from service.api.compression import read_coding
 from service.api.deadlines import DeadlineMonitor
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import InternalError, Problem, UnsupportedMediaType, find_row, problem
@@ -38,7 +38,7 @@ class Models(Protocol):
     def restricted_to(self, names: frozenset[str]) -> Self: ...
 
 
-class Prediction(NamedTuple):
+class PredictionRequest(NamedTuple):
     """A request as `/predict` takes it, and what the answer needs of it."""
 
     instances: list[Any]
@@ -47,7 +47,7 @@ class Prediction(NamedTuple):
     version: str | None = None
     task: str | None = None
     """Which task the model must be for where none is named; None: there has to be just one."""
-    asked: Any = None
+    context: Any = None
     """What `write` needs of the request."""
 
 
@@ -64,11 +64,11 @@ class Adapter(Protocol):
         """The templates of its routes."""
         ...
 
-    def read(self, content: Any, path: str) -> Prediction:
+    def read(self, content: Any, path: str) -> PredictionRequest:
         """A request from the JSON of its body. Raises MalformedRequest and InvalidInput."""
         ...
 
-    def write(self, asked: Prediction, model: ServedModel, predictions: Sequence[Any]) -> Any:
+    def write(self, parsed: PredictionRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
         """The answer, as JSON."""
         ...
 
@@ -99,46 +99,41 @@ class AdapterEndpoint(InferenceEndpoint):
     async def respond(self, call: Call) -> Answer:
         """The predictions for one request."""
         request = call.request
-        body = await self._decompress(call)
+        encoding = next((value for name, value in request.headers if name == b"content-encoding"), b"")
+        body = await self.decompress(call.body, encoding)
         path = request.path
         if len(body) <= LARGE_BYTES:
-            asked = self._read(body, path)
+            parsed = self._read(body, path)
         else:
-            asked = await self._large_bodies.read(body, lambda: self._read(body, path))
-        call.parsed(len(asked.instances), self._limits.max_instances)
-        model = self._resolve(asked, visible_models(self._models, request.state))
+            parsed = await self._large_bodies.read(body, lambda: self._read(body, path))
+        call.parsed(len(parsed.instances), self._limits.max_instances)
+        model = self._resolve(parsed, visible_models(self._models, request.state))
         call.resolved(model)
         plain = is_plain(body)
-        predictions = await model.predict(asked.instances, asked.parameters, deadline=call.deadline, is_plain=plain)
+        predictions = await model.predict(parsed.instances, parsed.parameters, deadline=call.deadline, is_plain=plain)
         written_from = time.monotonic()
-        answer = json_answer(write(self._adapter.write(asked, model, predictions)))
+        answer = json_answer(write(self._adapter.write(parsed, model, predictions)))
         call.written(written_from)
         return answer
 
-    async def _decompress(self, call: Call) -> bytes:
-        for name, value in call.request.headers:
-            if name == b"content-encoding" and (coding := read_coding(value)) is not None:
-                return decompress(call.body, coding, self._limits.max_body_bytes)
-        return call.body
-
-    def _read(self, body: bytes, path: str) -> Prediction:
+    def _read(self, body: bytes, path: str) -> PredictionRequest:
         try:
             content = read(body)
         except ValueError as exc:
             raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
-        asked = self._adapter.read(content, path)
-        if not asked.instances:
+        parsed = self._adapter.read(content, path)
+        if not parsed.instances:
             raise InvalidInput("the request holds no instances, expected at least one", where="instances", found=0)
-        return asked
+        return parsed
 
-    def _resolve(self, asked: Prediction, models: Models) -> ServedModel:
-        if asked.model is not None:
-            model = models.get(asked.model, asked.version)
-            if asked.task is not None and model.task != asked.task:
-                raise InvalidInput(f'model "{model.name}" is a {model.task} model, expected one for {asked.task}', where="model")
+    def _resolve(self, parsed: PredictionRequest, models: Models) -> ServedModel:
+        if parsed.model is not None:
+            model = models.get(parsed.model, parsed.version)
+            if parsed.task is not None and model.task != parsed.task:
+                raise InvalidInput(f'model "{model.name}" is a {model.task} model, expected one for {parsed.task}', where="model")
             return model
-        if asked.task is not None:
-            return models.choose(asked.task, asked.instances, asked.parameters)
+        if parsed.task is not None:
+            return models.choose(parsed.task, parsed.instances, parsed.parameters)
         return models.only()
 
 

@@ -1,4 +1,4 @@
-"""What clients of the other wire formats ask beside predictions: which models there are, whether they answer, health."""
+"""What clients of the other wire formats read beside predictions: which models there are, whether they answer, health."""
 
 from __future__ import annotations
 
@@ -69,14 +69,7 @@ def adapter_routes(catalog: Catalog, *, health_path: str | None = None, drain: D
         except ModelNotReady:
             is_ready = False
         states = [
-            {
-                "version": entry["version"],
-                "state": "AVAILABLE" if entry["state"] == "READY" else entry["state"],
-                "status": {
-                    "error_code": "OK" if "reason" not in entry else "UNAVAILABLE",
-                    "error_message": entry.get("reason", ""),
-                },
-            }
+            _version_status(entry)
             for entry in seen.index()
             if entry["name"] == name and "version" in entry and version in (None, entry["version"])
         ]
@@ -92,7 +85,7 @@ def adapter_routes(catalog: Catalog, *, health_path: str | None = None, drain: D
         return _json({"object": "list", "data": models})
 
     async def model_parameters(request: Request, model: str = "", freq: str = "") -> Response:
-        """How many steps the model for a frequency reads and forecasts, as Nixtla's client asks before it sends."""
+        """How many steps the model for a frequency reads and forecasts, as Nixtla's client reads before it sends."""
         seen = visible(request)
         name = None if model.startswith(nixtla.OTHERS_MODELS) or not model else model[:200]
         found = seen.get(name) if name is not None else seen.choose("forecast", [], {"frequency": freq[:40]} if freq else {})

@@ -12,18 +12,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 from service.api.access.control import visible_models
-from service.api.compression import MIN_BYTES, choose_coding, compress, decompress, read_coding
+from service.api.compression import MIN_BYTES, choose_coding, compress
 from service.api.errors import UnsupportedMediaType
-from service.api.inference import Call, InferenceEndpoint
+from service.api.inference import LARGE_COMPRESSED, Call, InferenceEndpoint
 from service.api.parsing import LARGE_BYTES
 from service.api.predict import RequestLimits, RequestObserver
 from service.api.request import Answer, Headers, HttpRequest
 from service.api.v2.parsing import InferRequest, InputTensor, RawTensor, RequestedOutput, parse, read_json_length
-from service.errors import (
-    InvalidInput,
-    MalformedRequest,
-    PayloadTooLarge,
-)
+from service.errors import InvalidInput, MalformedRequest
 from service.wire import write
 
 INFER_ROUTES = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
@@ -32,8 +28,6 @@ JSON, BINARY = b"application/json", b"application/octet-stream"
 _ACCEPTED_TYPES = (JSON, BINARY, b"application/x-www-form-urlencoded", b"")
 # Beyond this many numbers an answer is written in parts, with a turn of the event loop between them: one part takes 3 ms.
 _VALUES_PER_PART = 200_000
-_LARGE_COMPRESSED = 16 * 1024
-"""Compressing and decompressing more than this happens on a thread."""
 
 
 class Tensor(Protocol):
@@ -136,7 +130,7 @@ class InferEndpoint(InferenceEndpoint):
         """The outputs for one request."""
         request = call.request
         head = read_head(request.headers)
-        body = await self._decompress(call.body, head)
+        body = await self.decompress(call.body, head.encoding)
         # Before the body is read: nobody's tensors are parsed for a model that is not there.
         model = visible_models(self._models, request.state).get(*find_model(request.path))
         call.resolved(model)
@@ -151,20 +145,6 @@ class InferEndpoint(InferenceEndpoint):
         answer = await self._write(model, parsed.id, values, head)
         call.written(written_from)
         return answer
-
-    async def _decompress(self, body: bytes, head: Head) -> bytes:
-        coding = read_coding(head.encoding)
-        if coding is None:
-            return body
-        if len(body) <= _LARGE_COMPRESSED:
-            # However little comes, much may come out: what is beyond the bound of one step is left to a thread.
-            with_bound = min(self._limits.max_body_bytes, 16 * _LARGE_COMPRESSED)
-            try:
-                return decompress(body, coding, with_bound)
-            except PayloadTooLarge:
-                if with_bound == self._limits.max_body_bytes:
-                    raise
-        return await asyncio.to_thread(decompress, body, coding, self._limits.max_body_bytes)
 
     async def _parse(self, body: bytes, headers: Headers, model: TensorModel) -> InferRequest:
         json_length = read_json_length(headers, len(body))
@@ -190,7 +170,7 @@ class InferEndpoint(InferenceEndpoint):
             coding = choose_coding(head.accept_encoding)
             headers.append((b"vary", b"accept-encoding"))
             if coding is not None:
-                is_large = len(body) > _LARGE_COMPRESSED
+                is_large = len(body) > LARGE_COMPRESSED
                 body = await asyncio.to_thread(compress, body, coding) if is_large else compress(body, coding)
                 headers.append((b"content-encoding", coding.encode()))
         kind = BINARY if binary else JSON
