@@ -1,4 +1,4 @@
-"""The catalogue: public data sets that `python -m training fetch` can get, where from, and what they must contain.
+"""The catalogue: public data sets that `sluice data fetch` can get, where from, and what they must contain.
 
 Only names, addresses and checksums; `fetch.py` does the work. The sha256 are of the content as `sources.fingerprint` takes it.
 """

@@ -122,7 +122,7 @@ def locate(source: Source, folder: Path | None) -> Path:
                 return candidate
     unset = " here, and $SLUICE_DATA is not set" if folder is None and not path.is_absolute() else ""
     origin = f". Its origin: {source.origin}" if source.origin else ""
-    fetch = f". Fetch it: python -m training fetch {source.catalogue}" if source.catalogue else ""
+    fetch = f". Fetch it: sluice data fetch {source.catalogue}" if source.catalogue else ""
     raise DataError(f"no file {places[0]} (nor .xz, .gz){unset}{origin}{fetch}", option="path")
 
 

@@ -33,7 +33,7 @@ class Source(RecipeTable):
     """One file of data, and how to read it."""
 
     path: str = Field(description="the file, under `$SLUICE_DATA` or else the working directory; `.gz` and `.xz` are found too")
-    catalogue: str = Field(default="", description="name of the set in `python -m training fetch`")
+    catalogue: str = Field(default="", description="name of the set in `sluice data fetch`")
     origin: str = Field(default="", description="where the public can get the file")
     licence: str = Field(default="", description="licence of the file")
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = Field(

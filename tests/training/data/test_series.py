@@ -158,7 +158,7 @@ def test_a_missing_file_names_its_origin_and_how_to_fetch_it(folder: Path | None
         read_series(SeriesData(train=[source]), forecast(), folder)
     assert message in str(caught.value)
     assert "https://example.org/a.csv" in str(caught.value)
-    assert "python -m training fetch m4-hourly" in str(caught.value)
+    assert "sluice data fetch m4-hourly" in str(caught.value)
 
 
 def test_training_windows_never_reach_into_validation_or_test() -> None:
