@@ -204,8 +204,13 @@ UNFINISHED = {
 def test_a_body_that_is_not_whole_when_the_time_of_a_server_is_over_is_answered_503(
     models: Path, num_workers: str, fast_path: str
 ) -> None:
-    settings = {"SLUICE_WORKERS": num_workers, "SLUICE_FAST_PATH": fast_path, "SLUICE_REQUEST_TIMEOUT_MS": "500"}
-    with server_process(models, **settings, SLUICE_BODY_TIMEOUT_MS="600000") as server:
+    with server_process(
+        models,
+        SLUICE_WORKERS=num_workers,
+        SLUICE_FAST_PATH=fast_path,
+        SLUICE_REQUEST_TIMEOUT_MS="500",
+        SLUICE_BODY_TIMEOUT_MS="600000",
+    ) as server:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(begin_request(server, sent)) for sent in UNFINISHED.values()]
             assert server.end() == 0
@@ -223,8 +228,13 @@ def test_while_a_server_ends_a_body_has_its_timeout_however_much_of_it_has_come(
     models: Path, num_workers: str, fast_path: str
 ) -> None:
     # What has come of the large one gives it 12 s more while the server does not end, and the time of the server is a day.
-    settings = {"SLUICE_WORKERS": num_workers, "SLUICE_FAST_PATH": fast_path, "SLUICE_REQUEST_TIMEOUT_MS": "86400000"}
-    with server_process(models, **settings, SLUICE_BODY_TIMEOUT_MS="800") as server:
+    with server_process(
+        models,
+        SLUICE_WORKERS=num_workers,
+        SLUICE_FAST_PATH=fast_path,
+        SLUICE_REQUEST_TIMEOUT_MS="86400000",
+        SLUICE_BODY_TIMEOUT_MS="800",
+    ) as server:
         with begin_request(server, UNFINISHED["large"]) as client:
             assert server.end() == 0
             assert read_answer(client).startswith(b"HTTP/1.1 408 ")
