@@ -10,8 +10,9 @@ import contextlib
 import functools
 import logging
 import random
+import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.api import page
+from service.api.access.control import OPERATIONS
 from service.api.access.wiring import AccessOptions, RateTables, open_access
 from service.api.access_log import AccessLog
 from service.api.adapters.base import adapter_endpoints
@@ -28,7 +30,7 @@ from service.api.adapters.registry import wire_formats
 from service.api.connections import ConnectionLimits, ConnectionMonitor
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
-from service.api.error_shapes import ErrorShapes
+from service.api.error_shapes import ErrorShapes, ShapedPath
 from service.api.gateway import Gateway
 from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
@@ -165,9 +167,12 @@ def create_app(
     other_routes = adapter_routes(repository, health_path=settings.vertex_health_route, drain=drain)
     api.include_router(adapter_router(other_routes, adapter_paths))
     more_paths = [*(route.path for route in v2), *(route.path for route in other_routes)]
-    error_shapes = ErrorShapes({"/v2": describe_v2_error, **formats.error_shapes})
+    error_shapes = ErrorShapes([ShapedPath("/v2", describe_v2_error), *formats.error_shapes])
     add_error_handlers(api, error_shapes)
     complete_openapi(api, access.refusals)
+    paths = [*api.openapi()["paths"], *page.ROUTES, *more_paths, *adapter_paths]
+    if settings.vertex_health_route is not None:
+        require_probe_route(settings.vertex_health_route, paths)
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
     admission = AdmissionControl(
         time.monotonic,
@@ -182,7 +187,7 @@ def create_app(
             **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits)),
             **adapter_endpoints(formats.adapters, repository, metrics, limits),
         },
-        routes=dict.fromkeys([*api.openapi()["paths"], *page.ROUTES, *more_paths, *adapter_paths]),
+        routes=dict.fromkeys(paths),
         observers=metrics,
         hooks=hooks,
         admission=admission,
@@ -195,6 +200,14 @@ def create_app(
         times_stages=access_log is not None,
         connections=ConnectionMonitor(connection_limits(settings), metrics),
     )
+
+
+def require_probe_route(route: str, paths: Sequence[str]) -> None:
+    """Raise StartError where the route, one of `paths`, is that of something else too: a probe's route is open to everyone."""
+    patterns = [re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)) for path in paths]
+    others = [path for path, pattern in zip(paths, patterns, strict=True) if re.fullmatch(pattern, route)]
+    if len(others) > 1 and route not in OPERATIONS:
+        raise StartError(f"SLUICE_VERTEX_HEALTH_ROUTE={route}: this server answers something else there")
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:
@@ -247,6 +260,7 @@ def access_options(settings: Settings) -> AccessOptions:
         settings.rate_limit,
         settings.trusted_proxies,
         settings.cors_origins,
+        [] if settings.vertex_health_route is None else [settings.vertex_health_route],
     )
 
 

@@ -262,7 +262,8 @@ def import_torch_command(
     language: Annotated[str | None, typer.Option(help="classify: the texts' language, as en.")] = None,
     subject: Annotated[str | None, typer.Option(help="classify: what the labels are about, as sentiment.")] = None,
     probabilities: Annotated[
-        bool | None, typer.Option("--probabilities/--logits", help="classify: what the module gives; looked at if left out.")
+        bool | None,
+        typer.Option("--probabilities/--logits", help="classify: what the module gives; by what it does last if left out."),
     ] = None,
     scores: Annotated[
         list[str] | None, typer.Option("--score", metavar="MEASURE=NUMBER", help="For the manifest; may be repeated.")

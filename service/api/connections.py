@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
@@ -117,6 +118,11 @@ class ConnectionMonitor:
         self._spare: deque[Connection] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._due_at = 0.0
+        self._drains_from: float | None = None
+
+    def start_draining(self) -> None:
+        """The server ends: from here on no body gets more than its timeout, at whatever rate it comes."""
+        self._drains_from = -math.inf if self._loop is None else self._loop.time()
 
     @property
     def num_connections(self) -> int:
@@ -191,7 +197,7 @@ class ConnectionMonitor:
             connection, record = found
             if connection not in self._records:
                 continue
-            reason = find_reason(connection, record, now, self.limits, self._interval_s)
+            reason = find_reason(connection, record, now, self.limits, self._interval_s, self._drains_from)
             if reason is not None:
                 self._close(connection, reason)
             elif connection.phase is Phase.HEAD and now - connection.phase_began_at > self._interval_s:
@@ -202,9 +208,17 @@ class ConnectionMonitor:
 
 
 def find_reason(
-    connection: Connection, record: _Record, now: float, limits: ConnectionLimits, interval_s: float
+    connection: Connection,
+    record: _Record,
+    now: float,
+    limits: ConnectionLimits,
+    interval_s: float,
+    drains_from: float | None = None,
 ) -> ConnectionReason | None:
-    """Why a connection is to be closed now; None: it is not. Keeps the record up to date."""
+    """Why a connection is to be closed now; None: it is not. Keeps the record up to date.
+
+    `drains_from` is since when the server drains.
+    """
     unsent = connection.num_unsent_bytes
     if unsent:
         sent = record.num_unsent_bytes - unsent
@@ -228,4 +242,7 @@ def find_reason(
     age_s = now - connection.phase_began_at
     if connection.phase is Phase.HEAD:
         return "header_timeout" if age_s > limits.header_timeout_s else None
-    return "body_timeout" if age_s > limits.body_timeout_s + connection.num_body_bytes / MIN_RATE else None
+    is_late = age_s > limits.body_timeout_s + connection.num_body_bytes / MIN_RATE
+    if drains_from is not None:
+        is_late |= now - max(connection.phase_began_at, drains_from) > limits.body_timeout_s
+    return "body_timeout" if is_late else None

@@ -6,6 +6,7 @@ forwarded to FastAPI. Knows routes by their template, and nothing of what they d
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
@@ -162,6 +163,7 @@ class Gateway:
         if not self._drain.is_active:
             self._drain.start()
             self._hooks = (*self._hooks, self._drain)
+            self.connections.start_draining()
 
     def is_direct(self, path: str, server: Address | None) -> bool:
         """Whether a POST to this path, at this address of ours, is for a direct endpoint: `answer` then takes it."""
@@ -182,6 +184,10 @@ class Gateway:
                 answer = await endpoint.answer(request)
             except ClientDisconnected:
                 return None
+            except asyncio.CancelledError:
+                if not self._drain.is_active:
+                    raise
+                answer = self._describe(_server_ended(), request)
             except Exception as exc:
                 answer = self._describe(exc, request)
             request.status = answer.status
@@ -328,6 +334,10 @@ class Gateway:
                 path = request.path[:200]
                 raise NotFound(f'there is nothing at "{path}"', path=path)
             await self._inner(scope, receive, observed_send)
+        except asyncio.CancelledError:
+            if has_started or not self._drain.is_active:
+                raise
+            await _send(self._describe(_server_ended(), request), observed_send)
         except Exception as exc:
             if not has_started:
                 await _send(self._describe(exc, request), observed_send)
@@ -394,6 +404,14 @@ class Gateway:
             return True
         is_metrics_port = server is not None and server[1] == self._metrics_port
         return path in SCRAPE_ROUTES if is_metrics_port else path != "/metrics"
+
+
+def _server_ended() -> Overloaded:
+    """Of a request whose task was cancelled by a server that ends: there is no more time for its answer."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()  # the task answers, and ends by itself
+    return Overloaded("the server ended before there was an answer", retry_after_s=1.0)
 
 
 async def _send(answer: Answer, send: Send) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import multiprocessing
@@ -189,3 +190,67 @@ def test_a_connection_that_waits_in_the_kernel_when_the_server_ends_is_answered(
                 with connection.makefile("rb") as answer:
                     assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
         assert server.process.wait(PATIENCE_S) == 0
+
+
+UNFINISHED = {
+    "small": b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+    "large": b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n"
+    + b" " * 200_000,
+}
+
+
+@pytest.mark.parametrize("num_workers", ["1", "2"])
+@pytest.mark.parametrize("fast_path", ["true", "false"])
+def test_a_body_that_is_not_whole_when_the_time_of_a_server_is_over_is_answered_503(
+    models: Path, num_workers: str, fast_path: str
+) -> None:
+    with server_process(
+        models,
+        SLUICE_WORKERS=num_workers,
+        SLUICE_FAST_PATH=fast_path,
+        SLUICE_REQUEST_TIMEOUT_MS="500",
+        SLUICE_BODY_TIMEOUT_MS="600000",
+    ) as server:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(begin_request(server, sent)) for sent in UNFINISHED.values()]
+            assert server.end() == 0
+            for client in clients:
+                answer = read_answer(client)
+                assert answer.startswith(b"HTTP/1.1 503 "), answer
+                assert b'"code":"overloaded"' in answer
+        assert "Traceback" not in server.log
+        assert "Exception in ASGI application" not in server.log
+
+
+@pytest.mark.parametrize("num_workers", ["1", "2"])
+@pytest.mark.parametrize("fast_path", ["true", "false"])
+def test_while_a_server_ends_a_body_has_its_timeout_however_much_of_it_has_come(
+    models: Path, num_workers: str, fast_path: str
+) -> None:
+    # What has come of the large one gives it 12 s more while the server does not end, and the time of the server is a day.
+    with server_process(
+        models,
+        SLUICE_WORKERS=num_workers,
+        SLUICE_FAST_PATH=fast_path,
+        SLUICE_REQUEST_TIMEOUT_MS="86400000",
+        SLUICE_BODY_TIMEOUT_MS="800",
+    ) as server:
+        with begin_request(server, UNFINISHED["large"]) as client:
+            assert server.end() == 0
+            assert read_answer(client).startswith(b"HTTP/1.1 408 ")
+        assert "Traceback" not in server.log
+
+
+def begin_request(server: ServerProcess, sent: bytes) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)), PATIENCE_S)
+    client.sendall(sent)
+    return client
+
+
+def read_answer(client: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while part := client.recv(1 << 16):
+            received += part
+    return received

@@ -6,7 +6,7 @@ Finds out nothing itself: keys, rates and addresses are in the files beside it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 from service.api.access.addresses import ClientAddresses
@@ -76,17 +76,22 @@ class AccessControl:
         address_rates: RateTable | None = None,
         addresses: ClientAddresses | None = None,
         protects_operations: bool = False,
+        probes: Iterable[str] = (),
         now: Callable[[], float] = time.monotonic,
         wall_time: Callable[[], float] = time.time,
     ) -> None:
-        """Without `keys` every route is open. `rate` is for every client; without a table nothing of its kind is limited."""
+        """Without `keys` every route is open. `rate` is for every client; without a table nothing of its kind is limited.
+
+        `probes` are routes that this server has besides OPERATIONS, for the same senders.
+        """
         self._observer = observer
         self._keys = keys
         self._rate = rate
         self._key_rates = key_rates
         self._address_rates = address_rates
         self._addresses = addresses or ClientAddresses()
-        self._scopes = route_scopes(protects_operations)
+        self._operations = OPERATIONS.union(probes)
+        self._scopes = route_scopes(protects_operations, probes)
         self._now = now
         self._wall_time = wall_time
 
@@ -140,7 +145,7 @@ class AccessControl:
     def _count(self, request: HttpRequest, rate: Rate, key: ApiKey | None) -> None:
         """Count the request of a key, or of an address; raises RateLimited."""
         table = self._address_rates if key is None else self._key_rates
-        if table is None or request.route in OPERATIONS:
+        if table is None or request.route in self._operations:
             return
         client = self._addresses.find(request) if key is None else key.name
         wait_s = table.take(client, rate, self._now())
@@ -153,11 +158,14 @@ class AccessControl:
             raise RateLimited(f"more requests than {rate.text} {whose}", retry_after_s=wait_s, limit=rate.text)
 
 
-def route_scopes(protects_operations: bool) -> Mapping[str, frozenset[Scope]]:
-    """Route template → the scopes of which a key needs one; none for an open route. All others need `predict`."""
+def route_scopes(protects_operations: bool, probes: Iterable[str] = ()) -> Mapping[str, frozenset[Scope]]:
+    """Route template → the scopes of which a key needs one; none for an open route. All others need `predict`.
+
+    `probes` are as of AccessControl.
+    """
     scopes = dict.fromkeys(("/models", "/models/{name}", *V2_METADATA, *ADAPTER_METADATA), _ANY)
     scopes |= dict.fromkeys(V2_CONTROL, _ADMIN)
-    scopes |= dict.fromkeys(OPERATIONS, _ADMIN if protects_operations else _NONE)
+    scopes |= dict.fromkeys(OPERATIONS.union(probes), _ADMIN if protects_operations else _NONE)
     return scopes | dict.fromkeys(("/", *PAGES), _ANY if protects_operations else _NONE)
 
 

@@ -42,6 +42,8 @@ class AccessOptions(NamedTuple):
     rate_limit: str | None = None
     trusted_proxies: str | None = None
     cors_origins: str | None = None
+    probes: Sequence[str] = ()
+    """Routes of this server that a platform's probes call, besides those that every server has."""
 
 
 class Access(NamedTuple):
@@ -94,6 +96,7 @@ def open_access(options: AccessOptions, observer: AccessObserver, tables: RateTa
                 address_rates=tables.addresses,
                 addresses=addresses,
                 protects_operations=options.protect_operations,
+                probes=options.probes,
             )
         )
     refusals = functools.partial(

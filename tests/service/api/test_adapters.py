@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from service.api.access.keys import describe_entry, new_key
+from service.app import create_app
+from service.errors import StartError
+from service.settings import Settings
 from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import client_of
 
@@ -89,6 +94,33 @@ async def test_vertex_ai_predicts_at_the_route_that_it_chose(client: httpx.Async
     answer = (await client.post("/v1/endpoints/7:predict", json=body)).json()
     assert answer["predictions"] == await predicted(client, "toy-forecast", [{"history": HISTORY}], horizon=3)
     assert (await client.get("/v1/endpoints/7")).status_code == 200
+
+
+async def test_vertex_ai_at_the_route_of_predict_leaves_the_errors_below_as_they_are(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    async with client_of(tmp_path, vertex_predict_route="/predict") as client:
+        assert (await client.post("/predict", json={"instances": 3})).json().keys() == {"error"}
+        assert (await client.post("/predict/forecast", json={"instances": 3})).json()["code"] == "malformed_request"
+
+
+async def test_vertex_ai_probes_without_a_key_where_others_need_one(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path / "models")
+    file = tmp_path / "keys.toml"
+    file.write_text(describe_entry(new_key(), "a", scopes=["predict"]))
+    routes = {"vertex_predict_route": "/v1/endpoints/7:predict", "vertex_health_route": "/v1/endpoints/7"}
+    for protects_operations, status in ((False, 200), (True, 401)):
+        options: dict[str, Any] = {"api_keys_file": file, "protect_operations": protects_operations, **routes}
+        async with client_of(tmp_path / "models", **options) as client:
+            assert (await client.get("/v1/endpoints/7")).status_code == status
+            assert (await client.get("/v1/models")).status_code == 401
+            assert (await client.post("/v1/endpoints/7:predict", json={})).status_code == 401
+
+
+@pytest.mark.parametrize("route", ["/predict", "/models", "/models/a", "/v1/models", "/v1/p", "/docs", "/static/a.css"])
+async def test_a_probe_has_no_route_of_something_else(route: str) -> None:
+    with pytest.raises(StartError, match=f"SLUICE_VERTEX_HEALTH_ROUTE={route}"):
+        create_app(Settings(vertex_predict_route="/v1/p", vertex_health_route=route))
+    create_app(Settings(vertex_health_route="/health/ready"))
 
 
 async def test_a_series_of_kserves_time_series_protocol_is_forecast(client: httpx.AsyncClient) -> None:

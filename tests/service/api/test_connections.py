@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 
 import pytest
@@ -65,6 +66,23 @@ def test_a_head_and_a_body_have_their_time_and_an_answer_that_is_computed_has_an
     connection: FakeConnection, age_s: float, reason: ConnectionReason | None
 ) -> None:
     assert reasons_of(connection, 100.0 + age_s) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("began_at", "drains_from", "now", "reason"),
+    [
+        (100.0, 150.0, 170.0, None),
+        (100.0, 150.0, 170.1, "body_timeout"),
+        (160.0, 150.0, 180.0, None),
+        (160.0, -math.inf, 180.1, "body_timeout"),
+        (100.0, None, 180.1, None),
+    ],
+)
+def test_while_the_server_drains_a_body_has_its_timeout_and_no_more(
+    began_at: float, drains_from: float | None, now: float, reason: ConnectionReason | None
+) -> None:
+    body = FakeConnection(Phase.BODY, began_at, num_body_bytes=1000 * MIN_RATE)
+    assert find_reason(body, _Record(100.0), now, LIMITS, INTERVAL_S, drains_from) == reason
 
 
 def test_a_connection_that_waits_for_its_next_request_is_closed_when_it_has_waited_for_long() -> None:

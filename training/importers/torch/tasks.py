@@ -20,10 +20,16 @@ from training.importers.tokenizer_file import read_tokenizer
 from training.importers.torch.calling import Axis, parameter_names
 from training.importers.torch.checks import Verdict
 from training.importers.torch.errors import ModuleRefused
+from training.importers.torch.last_operation import gives_probabilities
+from training.importers.torch.recording import record
 from training.importers.torch.wrappers import ClassifyHead, ForecastHead, read_scaler
 
 NUM_DIGITS = 9  # what gives a float32 back exactly
 TOKENIZER_FILE = "tokenizer.json"
+UNTOLD = (
+    "are_probabilities=True (--probabilities) or False (--logits) must be given: whether the module ends in a sigmoid or "
+    "softmax, or in a linear layer, cannot be seen"
+)
 
 Row = Mapping[str, NDArray[Any]]
 
@@ -141,8 +147,8 @@ class Classify:
     """The module reads token ids and gives a number for every label, or one: the second of two labels.
 
     The numbers are probabilities, or logits, of which the graph makes probabilities; `are_probabilities` says which, None
-    looks at the example. The example's rows are texts, which `tokenizer` (a tokenizer.json) cuts into ids, `max_length` at most.
-    `subject` says what the labels are about, as "sentiment".
+    looks at what the module does last. The example's rows are texts, which `tokenizer` (a tokenizer.json) cuts into ids,
+    `max_length` at most. `subject` says what the labels are about, as "sentiment".
     """
 
     labels: Sequence[str]
@@ -175,21 +181,40 @@ class Classify:
         return list(ids[: self.max_length])
 
     def look(self, model: nn.Module, rows: Sequence[NDArray[Any]]) -> bool:
-        """Whether the module's answers are probabilities; a module that takes more than tokens must be told."""
-        if len(parameter_names(model)) > 1:
-            return False
+        """Whether the module's answers are probabilities: by what it does last, or by the answers where that does not tell.
+
+        Raises ModuleRefused where they do not tell either: any logit may lie between 0 and 1.
+        """
+        are_single = False
         for row in rows:
-            with torch.no_grad():
-                try:
-                    result = model(torch.from_numpy(row)[None])
-                except Exception:  # it is run again, and its error worded, when it is tried
-                    return False
+            tokens = torch.from_numpy(row)[None]
+            others: list[torch.Tensor] = []
+            try:
+                with torch.no_grad():
+                    try:
+                        result = model(tokens)
+                    except Exception:
+                        if len(parameter_names(model)) < 2:
+                            return False  # it is run again, and its error worded, when it is tried
+                        others = [torch.tensor([len(row)])]  # what else a classifier needs is most often the rows' lengths
+                        result = model(tokens, *others)
+            except Exception as exc:
+                raise ModuleRefused(f"{UNTOLD}: it takes more than tokens and lengths") from exc
+            try:
+                known = gives_probabilities(record(model, [tokens, *others], {}, {"tokens": tokens}))
+            except Exception:  # it has ways to a graph that are not recorded
+                known = None
+            if known is not None:
+                return known
             while isinstance(result, tuple):
                 result = result[0]
             values = result.reshape(-1)
+            are_single |= len(values) == 1
             is_one = len(values) == 1 or abs(float(values.sum()) - 1) < 1e-4
             if not is_one or float(values.min()) < 0 or float(values.max()) > 1:
                 return False
+        if are_single:
+            raise ModuleRefused(f"{UNTOLD}: it gives one number, between 0 and 1 at every example row, and ends in neither")
         return True
 
     def axes(self, example: Sequence[Any]) -> Mapping[str, Sequence[Axis]] | None:

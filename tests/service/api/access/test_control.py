@@ -96,6 +96,16 @@ def test_protected_operations_need_the_scope_admin_and_the_pages_any_key(
     assert {route: outcome(access, presented(name, route)) for route in routes} == dict.fromkeys(routes, expected)
 
 
+def test_a_platforms_probe_is_open_never_limited_and_protected_like_the_operations() -> None:
+    options: dict[str, Any] = {"probes": ["/alive"], "rate": parse_rate("1/h"), "address_rates": RateTable(8)}
+    access = control(**options)
+    assert [outcome(access, presented(None, "/alive")) for _ in range(9)] == ["ok"] * 9
+    assert outcome(access, presented(None, "/alive/below")) == "unauthorized"
+    protected = control(protects_operations=True, **options)
+    names = (None, "predict", "admin")
+    assert [outcome(protected, presented(name, "/alive")) for name in names] == ["unauthorized", "forbidden", "ok"]
+
+
 def test_without_keys_every_route_is_open_and_nobody_has_a_name() -> None:
     access = control(keys=None)
     for route in OPEN + OPERATIONS + MODELS + PREDICT:
