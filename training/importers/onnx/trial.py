@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from training.errors import TrainingError
 from training.importers.model import ModelImportError
 from training.importers.onnx.first_run import run_first
 from training.importers.onnx.graph_module import GraphModule, as_feed
@@ -80,7 +81,7 @@ class GraphTrial:
     outputs: tuple[GraphTensor, ...]
 
 
-class _Rejected(Exception):
+class _Rejected(TrainingError):
     """A guess of the axes does not hold; says why."""
 
 
