@@ -151,8 +151,9 @@ def _serve(args: argparse.Namespace) -> int:
     given = {field: value for field in Settings.model_fields if (value := getattr(args, field)) is not None}
     settings = read_settings(os.environ, **given)
     set_up_logs(settings.log_level, settings.log_format)
-    if not settings.models.is_dir():
-        raise StartError(f"there is no models folder {settings.models}; SLUICE_MODELS is its path")
+    for folder in settings.model_folders:
+        if not folder.is_dir():
+            raise StartError(f"there is no models folder {folder}; SLUICE_MODELS is its path")
     limit_blas_threads(os.environ)  # before numpy is imported
     disable_tokenizer_threads(os.environ)
     configure_malloc()
@@ -205,7 +206,9 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     service = None
     if shares_models:
         rates = make_rate_tables(access_options(settings), multiprocessing.get_context("fork"))
-        service = build(preload=preload_folders(settings.models, model_options(settings)), rates=rates)
+        service = build(
+            preload=preload_folders(settings.model_folders, model_options(settings), pins=settings.version_pins), rates=rates
+        )
         forget_worker(os.getpid(), metrics_dir)  # its gauges are those of a process that serves nothing
         if not can_fork():
             log.warning("every worker loads the models for itself: a library has started threads, which rules out a fork")

@@ -86,8 +86,9 @@ def create_app(
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
     repository = Repository(
-        settings.models,
+        settings.model_folders,
         options,
+        pins=settings.version_pins,
         defaults=default_models(settings, options.tasks),
         strict_readiness=settings.strict_readiness,
         observer=metrics,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.errors import StartError
@@ -26,11 +27,27 @@ OTHER_NAMES = frozenset({"SLUICE_DATA"})
 SERVICE_LINK = re.compile(r"SLUICE_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|SLUICE_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
 
+PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,127}):(?P<version>latest|[1-9][0-9]{0,8})")
+
 
 class SettingsError(StartError):
     """A `SLUICE_*` name that does not exist, or a value that it cannot have."""
 
     code = "settings_error"
+
+
+def parse_versions(text: str) -> dict[str, frozenset[str]]:
+    """The pins of `name:2,other:latest`; a model with several versions stands there several times. Raises ValueError."""
+    pins: dict[str, set[str]] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        found = PIN.fullmatch(part)
+        if found is None:
+            raise ValueError(f'"{part[:200]}" is no pin: expected name:2 or name:latest')
+        pins.setdefault(found["name"], set()).add(found["version"])
+    for name, versions in pins.items():
+        if "latest" in versions and len(versions) > 1:
+            raise ValueError(f"{name} is pinned to latest and to numbers")
+    return {name: frozenset(versions) for name, versions in pins.items()}
 
 
 class Settings(BaseSettings):
@@ -39,7 +56,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     # What is served, and where.
-    models: Path = Field(default=Path("models"), description="The folder that holds the model folders.")
+    models: Path = Field(
+        default=Path("models"),
+        description="The folder that holds the model folders, or one model (`1/` in it), or one version (`manifest.json` or "
+        "`model.onnx` in it). Several have `:` between them, on Windows `;`.",
+    )
+    versions: str = Field(
+        default="",
+        description="Versions that are served of a model, as `name:2,other:latest`; `latest` is the highest that is valid. Of "
+        "models that are not named, all are.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` listens on every interface.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
     strict_readiness: bool = Field(
@@ -230,6 +256,22 @@ class Settings(BaseSettings):
         description="Send spans of requests to a collector (OpenTelemetry, by OTLP over HTTP). Needs the extra `otel`; the "
         "collector and the sampling are set by the variables `OTEL_…`. See docs/how-to/observe.md.",
     )
+
+    @field_validator("versions")
+    @classmethod
+    def _check_versions(cls, value: str) -> str:
+        parse_versions(value)
+        return value
+
+    @property
+    def model_folders(self) -> list[Path]:
+        """The folders of `models`, which are listed as in PATH."""
+        return [Path(part) for part in str(self.models).split(os.pathsep) if part]
+
+    @property
+    def version_pins(self) -> dict[str, frozenset[str]]:
+        """Model → the versions that are served of it, or `latest`."""
+        return parse_versions(self.versions)
 
     @classmethod
     def settings_customise_sources(

@@ -20,7 +20,7 @@ from service.models.description import PLATFORM, describe_config, describe_model
 from service.models.folder import Examination, ModelOptions, examine
 from service.models.loading import load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
-from service.models.scanning import ModelVersion, scan_models
+from service.models.scanning import LATEST, ModelVersion, VersionPins, highest_first, scan_models
 from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.loop_budget import LoopBudget
@@ -83,13 +83,14 @@ class ExampleRequest:
 
 
 class Repository:
-    """The models below one folder, by name and version. All methods belong to one event loop."""
+    """The models of some folders, by name and version. All methods belong to one event loop."""
 
     def __init__(
         self,
-        models_dir: Path,
+        models_dirs: Path | Sequence[Path],
         options: ModelOptions | None = None,
         *,
+        pins: VersionPins | None = None,
         defaults: Defaults | None = None,
         strict_readiness: bool = True,
         observer: RepositoryObserver | None = None,
@@ -99,9 +100,10 @@ class Repository:
         preload: Preload | None = None,
     ) -> None:
         """`strict_readiness`: ready is when every folder is READY, else when one is. All models share the `loop_budget` of the
-        event loop. `preload` is what `preload_folders` found.
+        event loop. `preload` is what `preload_folders` found with the same `pins`.
         """
-        self.models_dir = models_dir
+        self.models_dirs = [models_dirs] if isinstance(models_dirs, Path) else list(models_dirs)
+        self._pins = dict(pins or {})
         self.options = options or ModelOptions()
         self._tasks = self.options.tasks
         self._defaults = dict(defaults or {})
@@ -121,12 +123,12 @@ class Repository:
     async def start(self) -> None:
         """Load every folder, on threads. Raises StartError, and nothing else: a missing runtime or GPU concerns them all."""
         if self._preload is None:
-            entries, reason = await asyncio.to_thread(scan_models, self.models_dir)
+            entries, reason = await asyncio.to_thread(scan_models, self.models_dirs, self._pins)
         else:
             entries, reason = self._preload.entries, self._preload.reason
         for entry in entries:
             self._entries.setdefault(entry.name, []).append(entry)
-        failures = await asyncio.gather(*(self._load(entry) for entry in entries), return_exceptions=True)
+        failures = await asyncio.gather(*(self._load_versions(name) for name in self._entries), return_exceptions=True)
         for failure in failures:
             if failure is not None:
                 await self.stop()
@@ -273,7 +275,7 @@ class Repository:
         broken = self._broken
         num_folders = sum(map(len, self._entries.values()))
         if not self._serving:
-            return f"none of the {num_folders} model folders in {self.models_dir} can be served"
+            return f"none of the {num_folders} model folders in {self._shown_dirs} can be served"
         first = broken[0]
         others = f"; {len(broken)} of {num_folders} folders cannot be served" if len(broken) > 1 else ""
         return f"model folder {first.path} is {first.state}: {first.reason or 'it is still loading'}{others}"
@@ -290,27 +292,44 @@ class Repository:
 
     def __repr__(self) -> str:
         states = {f"{entry.name}/{entry.version}": entry.state for entries in self._entries.values() for entry in entries}
-        return f"<Repository {self.models_dir} {states}>"
+        return f"<Repository {self._shown_dirs} {states}>"
+
+    async def _load_versions(self, name: str) -> None:
+        """Load what there is of one model: every version, or the highest valid one where it is pinned to that."""
+        entries = self._entries[name]
+        if LATEST not in self._pins.get(name, ()):
+            failures = await asyncio.gather(*map(self._load, entries), return_exceptions=True)
+            for failure in failures:
+                if failure is not None:
+                    raise failure
+            return
+        tried = []
+        for entry in highest_first(entries):
+            tried.append(entry)
+            await self._load(entry)
+            if entry.model is not None:
+                break
+        self._entries[name] = tried
 
     async def _load(self, entry: ModelVersion) -> None:
         if entry.state == "UNAVAILABLE":
             self._refuse(entry, entry.reason or "", 0.0)
             return
         started = time.perf_counter()
-        folder = self.models_dir / entry.name / entry.version
         observer = self._observer.observer_of(entry.name, entry.version)
-        preloaded = self._preload.examinations.get((entry.name, entry.version)) if self._preload is not None else None
+        preloaded = self._preload.examinations.get(entry.key) if self._preload is not None else None
         examination, examine_s = preloaded or (None, 0.0)
         started -= examine_s
         try:
             model = await load_model(
-                folder,
+                entry.folder,
                 self.options,
                 observer=observer,
                 clock=self._clock,
                 loop_budget=self._loop_budget,
                 open_graph=self._open_graph,
                 examination=examination,
+                identity=entry.key,
             )
         except FolderError as exc:
             self._refuse(entry, exc.message, time.perf_counter() - started)
@@ -386,6 +405,10 @@ class Repository:
             return False
 
     @property
+    def _shown_dirs(self) -> str:
+        return ", ".join(map(str, self.models_dirs))
+
+    @property
     def _broken(self) -> list[ModelVersion]:
         """The folders that are not READY, by name and version."""
         entries = [entry for name in sorted(self._entries) for entry in self._entries[name]]
@@ -420,19 +443,37 @@ class Repository:
         return about
 
 
-def preload_folders(models_dir: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime) -> Preload:
+def preload_folders(
+    models_dirs: Path | Sequence[Path],
+    options: ModelOptions,
+    open_graph: OpenRuntime = open_runtime,
+    pins: VersionPins | None = None,
+) -> Preload:
     """Find, examine and measure every model folder; no thread is started. Raises StartError like `Repository.start`."""
-    entries, reason = scan_models(models_dir)
+    entries, reason = scan_models(models_dirs, pins)
+    return Preload(entries, reason, examine_versions(entries, options, open_graph, pins))
+
+
+def examine_versions(
+    entries: Sequence[ModelVersion],
+    options: ModelOptions,
+    open_graph: OpenRuntime = open_runtime,
+    pins: VersionPins | None = None,
+) -> dict[tuple[str, str], tuple[Examination, float]]:
+    """What `examine` finds in each folder, measured, and the seconds it took; no thread is started."""
     examinations = {}
-    for entry in entries:
-        if entry.state == "UNAVAILABLE":
+    finished: set[str] = set()
+    for entry in highest_first(entries):
+        if entry.state == "UNAVAILABLE" or entry.name in finished:
             continue
         started = time.perf_counter()
         try:
-            examination = with_tuning(examine(models_dir / entry.name / entry.version, options, open_graph), options)
+            examination = with_tuning(examine(entry.folder, options, open_graph, entry.key), options)
         except StartError:
             raise
         except Exception:  # the process that loads it meets the same error, and reports it
             continue
-        examinations[entry.name, entry.version] = examination, time.perf_counter() - started
-    return Preload(entries, reason, examinations)
+        examinations[entry.key] = examination, time.perf_counter() - started
+        if examination.parts is not None and not examination.findings and LATEST in (pins or {}).get(entry.name, ()):
+            finished.add(entry.name)
+    return examinations
