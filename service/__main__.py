@@ -165,7 +165,9 @@ def _serve(args: argparse.Namespace) -> int:
     workers = settings.workers or (default_workers(num_cores(), memory_bytes()) if shares_models else 1)
     threads = settings.num_threads or threads_per_worker(num_cores(), workers)
     settings = settings.model_copy(update={"workers": workers, "num_threads": threads})
-    if workers == 1:
+    if settings.model_control != "none" and not hasattr(socket, "AF_UNIX"):
+        raise StartError("SLUICE_MODEL_CONTROL needs Unix sockets, which this system has not")
+    if workers == 1 and settings.model_control == "none":
         os.environ.pop(METRICS_DIR_NAME, None)
         return _serve_alone(settings)
     for number in signals_to_handle():
@@ -185,6 +187,7 @@ def _serve_alone(settings: Settings) -> int:
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
     from service.api.access.wiring import make_rate_tables
     from service.app import access_options, model_options
+    from service.controlling import preload_state, run_controller, socket_path
     from service.models.repository import preload_folders
     from service.observability.metrics import forget_worker, restart_counter
     from service.server import Service, grace_s, run_worker
@@ -203,12 +206,18 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
 
     sockets, url = _listen(settings)
     build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
-    service = None
+    service = companion = preload = None
+    if settings.model_control != "none":
+        copies = metrics_dir / "models"
+        copies.mkdir(mode=0o700)
+        state, preload = preload_state(settings, copies, opens_graphs=shares_models)
+        companion = functools.partial(run_controller, settings, copies, state)
+        build = functools.partial(build, control_path=socket_path(copies))
+    elif shares_models:
+        preload = preload_folders(settings.model_folders, model_options(settings), pins=settings.version_pins)
     if shares_models:
         rates = make_rate_tables(access_options(settings), multiprocessing.get_context("fork"))
-        service = build(
-            preload=preload_folders(settings.model_folders, model_options(settings), pins=settings.version_pins), rates=rates
-        )
+        service = build(preload=preload, rates=rates)
         forget_worker(os.getpid(), metrics_dir)  # its gauges are those of a process that serves nothing
         if not can_fork():
             log.warning("every worker loads the models for itself: a library has started threads, which rules out a fork")
@@ -221,6 +230,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
         sockets,
         settings.workers,
         observer=Observer(),
+        companion=companion,
         forks=service is not None,
         drain_s=settings.drain_seconds,
         grace_s=grace_s(settings) + 5,

@@ -11,7 +11,7 @@ import functools
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from service import __version__
 from service.api import page
 from service.api.access.wiring import AccessOptions, RateTables, open_access
 from service.api.access_log import AccessLog
+from service.api.control import control_router
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
 from service.api.error_shapes import ErrorShapes
@@ -34,6 +35,7 @@ from service.api.v2.infer import INFER_ROUTES, InferEndpoint
 from service.api.v2.operations import v2_router, v2_routes
 from service.errors import StartError
 from service.models.folder import ModelOptions
+from service.models.membership import Membership, Stream
 from service.models.repository import Preload, Repository
 from service.observability.access_log import AccessLogWriter
 from service.observability.loop_lag import LoopLagMonitor
@@ -60,6 +62,7 @@ MIN_READERS = 2
 
 OnLoaded = Callable[[Repository], None]
 OnFailed = Callable[[StartError], None]
+Connect = Callable[[], Awaitable[Stream]]
 
 
 def create_app(
@@ -68,6 +71,7 @@ def create_app(
     metrics_dir: Path | None = None,
     preload: Preload | None = None,
     rates: RateTables | None = None,
+    connect_control: Connect | None = None,
     tasks: TaskRegistry | None = None,
     tracing: Tracing | None = None,
     on_loaded: OnLoaded | None = None,
@@ -79,7 +83,8 @@ def create_app(
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
     `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU. `metrics_dir` is shared by
     the workers of one server, `preload` holds what their parent has read for them, `rates` is where they count requests
-    together. `tasks` are those that folders may be for, None: the built-in ones. `tracing` keeps the spans of requests, None:
+    together. `connect_control` connects to the process that decides what is served, None: what the folders hold at the start.
+    `tasks` are those that folders may be for, None: the built-in ones. `tracing` keeps the spans of requests, None:
     what the settings say. Raises StartError for what the settings of access name, and where tracing is not installed. Scrapes
     within `scrape_interval_s` get the same metrics.
     """
@@ -94,8 +99,17 @@ def create_app(
         observer=metrics,
         open_graph=functools.partial(open_runtime, gpu=gpu_options(settings)),
         preload=preload,
+        may_be_empty=settings.model_control == "explicit",
         loop_budget=LoopBudget(),
     )
+    membership = None
+    if connect_control is not None:
+        membership = Membership(
+            repository,
+            connect_control,
+            on_started=lambda: _finish_start(repository, on_loaded),
+            on_failed=on_failed or _log_failure,
+        )
 
     access = open_access(access_options(settings), metrics, rates)
     hooks = list(access.hooks)
@@ -111,7 +125,10 @@ def create_app(
         # What is read on threads holds the GIL for the most part: more of them than cores would only delay the event loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, options.num_workers), "reader"))
         endless = (_flush_regularly(metrics), trim_heap_when_idle(), *(watch.run() for watch in access.watches))
-        tasks = [asyncio.create_task(each) for each in (_load(repository, on_loaded, on_failed), *endless)]
+        tasks = [
+            asyncio.create_task(each)
+            for each in (_load(repository, on_loaded, on_failed) if membership is None else membership.run(), *endless)
+        ]
         lag_monitor = LoopLagMonitor(metrics.observe_loop_lag)
         lag_monitor.start()
         if access_log is not None:
@@ -144,8 +161,10 @@ def create_app(
     scrapes = ScrapeCache(metrics, time.monotonic, scrape_interval_s)
     api.router.routes.extend(documented_routes(options.tasks.endpoints))
     descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
+    control = membership if settings.model_control == "explicit" else None
     api.include_router(operations_router(repository, scrapes.render, descriptions, drain))
-    v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain)
+    api.include_router(control_router(repository, control))
+    v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain, control=control)
     api.include_router(v2_router(v2))
     error_shapes = ErrorShapes({"/v2": describe_v2_error})
     add_error_handlers(api, error_shapes)
@@ -235,15 +254,20 @@ async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: O
     try:
         await repository.start()
     except StartError as exc:
-        if on_failed is None:
-            log.error("cannot start", extra={"reason": exc.message})
-        else:
-            on_failed(exc)
+        (on_failed or _log_failure)(exc)
         return
+    _finish_start(repository, on_loaded)
+
+
+def _finish_start(repository: Repository, on_loaded: OnLoaded | None) -> None:
     if not repository.is_ready:
         log.error("not every model is ready", extra={"reason": repository.reason})
     if on_loaded is not None:
         on_loaded(repository)
+
+
+def _log_failure(exc: StartError) -> None:
+    log.error("cannot start", extra={"reason": exc.message})
 
 
 async def _flush_regularly(metrics: Metrics) -> None:

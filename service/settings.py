@@ -61,6 +61,23 @@ class Settings(BaseSettings):
         description="The folder that holds the model folders, or one model (`1/` in it), or one version (`manifest.json` or "
         "`model.onnx` in it). Several have `:` between them, on Windows `;`.",
     )
+    model_control: Literal["none", "poll", "explicit"] = Field(
+        default="none",
+        description="How models change while the server runs. `none`: they do not. `poll`: as the folders do. `explicit`: by "
+        "`POST /models/{name}/load` and `/unload`. See docs/how-to/update-a-model.md.",
+    )
+    load_models: str = Field(
+        default="",
+        description="With `SLUICE_MODEL_CONTROL=explicit`, the models that are loaded at the start, with commas between them; "
+        "`*` for all. Empty: none.",
+    )
+    poll_seconds: float = Field(
+        default=5.0,
+        ge=0.1,
+        le=86_400,
+        description="With `SLUICE_MODEL_CONTROL=poll`, how often the folders are looked at. What has changed is loaded once two "
+        "looks find the same.",
+    )
     versions: str = Field(
         default="",
         description="Versions that are served of a model, as `name:2,other:latest`; `latest` is the highest that is valid. Of "
@@ -267,6 +284,13 @@ class Settings(BaseSettings):
     def model_folders(self) -> list[Path]:
         """The folders of `models`, which are listed as in PATH."""
         return [Path(part) for part in str(self.models).split(os.pathsep) if part]
+
+    @property
+    def models_to_load(self) -> frozenset[str] | None:
+        """The models that are loaded at the start; None for all."""
+        if self.model_control != "explicit" or self.load_models.strip() == "*":
+            return None
+        return frozenset(filter(None, (name.strip() for name in self.load_models.split(","))))
 
     @property
     def version_pins(self) -> dict[str, frozenset[str]]:

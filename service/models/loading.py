@@ -31,17 +31,19 @@ async def load_model(
     open_graph: OpenRuntime = open_runtime,
     examination: Examination | None = None,
     identity: Identity | None = None,
+    tuning: Tuning | None = None,
 ) -> Model:
     """Open a version folder, replay its example, and start the model. Reading happens on a thread.
 
-    `examination` is what `examine` found, where that was done before; `identity` as there.
+    `examination` is what `examine` found, where that was done before; `identity` as there;
+    `tuning` what another process measured of the graph.
     Raises FolderError that says what is wrong with the folder, and StartError where the device cannot be had.
     """
     options = options or ModelOptions()
     parts, findings = await _open(folder, options, open_graph, examination, identity)
     if findings or parts is None:
         raise FolderError("; ".join(findings[:3]), findings=findings)
-    tuning = parts.tuning
+    tuning = parts.tuning or tuning
     if tuning is None and options.measure_s:
         tuning = await asyncio.to_thread(_tune, parts, options)
     limits = options.limits.with_defaults() if tuning is None else tuning.limits
@@ -93,6 +95,19 @@ def check_folder(folder: Path, options: ModelOptions | None = None) -> list[str]
         if parts is not None:
             findings += asyncio.run(replay_example(folder, parts, options, is_strict=True))
     return list(dict.fromkeys(findings))
+
+
+def verify_folder(folder: Path, options: ModelOptions, identity: Identity) -> tuple[list[str], Tuning | None]:
+    """What is wrong with a version folder that is to be served, in sentences, and what its graph costs.
+
+    Runs its own event loop. Raises StartError where the device cannot be had.
+    """
+    examination = examine(folder, options, identity=identity)
+    parts, findings = asyncio.run(_open(folder, options, open_runtime, examination, identity))
+    if parts is None or findings:
+        return findings, None
+    examination = with_tuning(Examination(parts, findings), options)
+    return [], None if examination.parts is None else examination.parts.tuning
 
 
 def with_tuning(examination: Examination, options: ModelOptions) -> Examination:

@@ -142,7 +142,12 @@ class Model:
         self._loop_budget = loop_budget or LoopBudget()
         self._observer: ModelObserver = observer or SilentModelObserver()
         self.batcher: Batcher[Tensors, Tensors] = Batcher(
-            self._run, limits, options.num_workers, clock, self._observer, name=f"{self.name}/{self.version}"
+            functools.partial(_run_batch, parts),
+            limits,
+            options.num_workers,
+            clock,
+            self._observer,
+            name=f"{self.name}/{self.version}",
         )
 
     @property
@@ -329,17 +334,6 @@ class Model:
         # What the graph itself raises is logged with its batch; this is only seen row by row.
         log.warning("the answer is not finite", extra={"model": self.name, "version": self.version, **exc.facts})
 
-    def _run(self, items: Sequence[Tensors]) -> list[Tensors]:
-        """One batch, on a worker thread: collate, run, prepare, split."""
-        outputs = self.runtime.run(collate(items, self.signature))
-        if _GraphInputs not in map(type, items):
-            return split(self._task.prepare(outputs), items, self.signature)
-        parts = split(with_finite_rows(outputs, list(outputs.values())), items, self.signature)
-        if any(type(item) is not _GraphInputs for item in items):
-            prepared = split(self._task.prepare(outputs), items, self.signature)
-            return [part if type(item) is _GraphInputs else own for item, part, own in zip(items, parts, prepared, strict=True)]
-        return parts
-
     async def _submit(self, items: Sequence[Item], deadline: float | None) -> list[Tensors]:
         if len(items) > 1:
             submissions = [Submission(item.tensors, item.rows, item.steps, sum(item.lengths), item.key) for item in items]
@@ -351,3 +345,19 @@ class Model:
 
 class _GraphInputs(dict[str, Array]):
     """Tensors whose outputs are wanted as the graph gives them, in a batch with others that `Task.prepare` is for."""
+
+
+def _run_batch(model: Parts, items: Sequence[Tensors]) -> list[Tensors]:
+    """One batch, on a worker thread: collate, run, prepare, split.
+
+    Of the model it gets the parts alone: who holds the `Model` itself is a request (`Repository` waits for them).
+    """
+    signature = model.signature
+    outputs = model.runtime.run(collate(items, signature))
+    if _GraphInputs not in map(type, items):
+        return split(model.task.prepare(outputs), items, signature)
+    parts = split(with_finite_rows(outputs, list(outputs.values())), items, signature)
+    if any(type(item) is not _GraphInputs for item in items):
+        prepared = split(model.task.prepare(outputs), items, signature)
+        return [part if type(item) is _GraphInputs else own for item, part, own in zip(items, parts, prepared, strict=True)]
+    return parts

@@ -6,10 +6,12 @@ Reads below its own folder only. A broken folder is shown with its reason and ne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import logging
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -21,9 +23,11 @@ from service.models.folder import Examination, ModelOptions, examine
 from service.models.loading import load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
 from service.models.scanning import LATEST, ModelVersion, VersionPins, highest_first, scan_models
+from service.models.target import UNLOADED, Key, Target, TargetVersion
 from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.loop_budget import LoopBudget
+from service.scheduling.tuning import Tuning
 from service.tasks.base import Criterion, Endpoint
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,9 @@ Defaults = Mapping[tuple[str, str | None], str]
 """(task, purpose) → the model for requests that name none."""
 # Of unknown names that requests hold, so much is shown in the answer.
 SHOWN_NAME_LENGTH = 128
+# How often it is looked whether a model that was replaced has requests left, and for how long at most.
+DRAIN_INTERVAL_S = 0.05
+MAX_DRAIN_S = 60.0
 
 
 class RepositoryObserver(Protocol):
@@ -49,6 +56,14 @@ class RepositoryObserver(Protocol):
         """The folder cannot be served."""
         ...
 
+    def update_failed(self, name: str, version: str) -> None:
+        """Changed files of a version cannot be served; what they were before goes on being served."""
+        ...
+
+    def unloaded(self, name: str, version: str) -> None:
+        """The version is served no more, nor shown."""
+        ...
+
 
 class SilentRepositoryObserver:
     """Ignores every event."""
@@ -60,6 +75,12 @@ class SilentRepositoryObserver:
         pass
 
     def unavailable(self, name: str, version: str, reason: str, duration_s: float) -> None:
+        pass
+
+    def update_failed(self, name: str, version: str) -> None:
+        pass
+
+    def unloaded(self, name: str, version: str) -> None:
         pass
 
 
@@ -82,6 +103,15 @@ class ExampleRequest:
     body: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A model that is loaded and not yet in service."""
+
+    folder: str
+    model: Model
+    duration_s: float
+
+
 class Repository:
     """The models of some folders, by name and version. All methods belong to one event loop."""
 
@@ -98,9 +128,11 @@ class Repository:
         loop_budget: LoopBudget | None = None,
         open_graph: OpenRuntime = open_runtime,
         preload: Preload | None = None,
+        may_be_empty: bool = False,
     ) -> None:
         """`strict_readiness`: ready is when every folder is READY, else when one is. All models share the `loop_budget` of the
-        event loop. `preload` is what `preload_folders` found with the same `pins`.
+        event loop. `preload` is what `preload_folders` found with the same `pins`. With `may_be_empty` it
+        is ready with nothing to serve. Models come by `start`, or by `prepare` and `apply`.
         """
         self.models_dirs = [models_dirs] if isinstance(models_dirs, Path) else list(models_dirs)
         self._pins = dict(pins or {})
@@ -116,6 +148,10 @@ class Repository:
         self._entries: dict[str, list[ModelVersion]] = {}
         self._serving: dict[str, Model] = {}
         self._candidates: dict[tuple[str, str | None], list[Model]] = {}
+        self._may_be_empty = may_be_empty
+        self._prepared: dict[Key, _Prepared] = {}
+        self._unloaded: list[TargetVersion] = []
+        self._drains: dict[asyncio.Task[None], Key] = {}
         self._is_started = False
         self._reason: str | None = "the models are still loading"
         """Why nothing is served, where no folder is to blame."""
@@ -135,8 +171,65 @@ class Repository:
                 raise failure
         self._is_started, self._reason = True, reason
 
+    async def prepare(self, target: Target) -> dict[Key, str]:
+        """Load what the target serves and is not loaded, beside what is served; the reasons for what cannot be loaded.
+
+        Raises StartError like `start`. `apply` puts it into service, `abort` drops it.
+        """
+        self.abort()
+        failures: dict[Key, str] = {}
+        for each in target:
+            if each.folder is None or self._is_loaded(each):
+                continue
+            entry = ModelVersion(each.name, each.version, folder=Path(each.folder))
+            started = time.perf_counter()
+            try:
+                model = await self._open(entry, each.tuning)
+            except FolderError as exc:
+                failures[each.key] = exc.message
+            else:
+                self._prepared[each.key] = _Prepared(each.folder, model, time.perf_counter() - started)
+        return failures
+
+    def abort(self) -> None:
+        """Drop what was prepared and not applied."""
+        for key, prepared in self._prepared.items():
+            self._retire(key, prepared.model)
+        self._prepared.clear()
+
+    def apply(self, target: Target) -> None:
+        """Serve the target from here on, all of it at once. What it does not hold is unloaded when its requests are answered.
+
+        A version that it serves and that is neither loaded nor prepared is LOADING.
+        """
+        before = {entry.key: entry for entries in self._entries.values() for entry in entries}
+        self._entries, self._serving = {}, {}
+        self._unloaded = [each for each in target if each.reason == UNLOADED]
+        for each in target:
+            if each.reason != UNLOADED:
+                entry = self._renew(each, before.get(each.key))
+                self._entries.setdefault(each.name, []).append(entry)
+        for entries in self._entries.values():
+            for entry in entries:
+                serving = self._serving.get(entry.name)
+                if entry.model is not None and (serving is None or int(serving.version) < entry.order):
+                    self._serving[entry.name] = entry.model
+        self._candidates.clear()
+        self._is_started, self._reason = True, None if self._entries or self._may_be_empty else "there is no model folder"
+        after = {entry.key: entry for entries in self._entries.values() for entry in entries}
+        for key, entry in before.items():
+            model, entry.model = entry.model, None
+            if model is None and key not in after:
+                self._observer.unloaded(*key)
+            if model is not None and (key not in after or after[key].model is not model):
+                self._retire(key, model)
+
     async def stop(self) -> None:
         """Let every model answer what waits, then end its threads."""
+        self.abort()
+        for drain in self._drains:
+            drain.cancel()
+        await asyncio.gather(*self._drains, return_exceptions=True)
         models = [entry.model for entries in self._entries.values() for entry in entries if entry.model is not None]
         self._serving.clear()
         self._candidates.clear()
@@ -210,6 +303,8 @@ class Repository:
         view._serving = {name: self._serving[name] for name in names if name in self._serving}
         view._defaults = {key: name for key, name in self._defaults.items() if name in names}
         view._candidates = {}
+        view._unloaded = [each for each in self._unloaded if each.name in names]
+        view._drains = {drain: key for drain, key in self._drains.items() if key[0] in names}
         return view
 
     def example_request(self) -> ExampleRequest | None:
@@ -256,13 +351,15 @@ class Repository:
             | ({"reason": entry.reason} if entry.reason else {})
             for name in sorted(self._entries)
             for entry in sorted(self._entries[name], key=lambda entry: entry.order)
-        ]
+        ] + self._index_unloaded()
 
     @property
     def is_ready(self) -> bool:
         """Whether loading is over and every folder is READY, without `strict_readiness` one of them."""
-        if not self._is_started or not self._serving:
+        if not self._is_started:
             return False
+        if not self._serving:
+            return self._may_be_empty and not self._entries
         return not self._strict_readiness or not self._broken
 
     @property
@@ -272,7 +369,7 @@ class Repository:
             return None
         if self._reason is not None:
             return self._reason
-        broken = self._broken
+        broken = self._broken or [entry for entries in self._entries.values() for entry in entries]
         num_folders = sum(map(len, self._entries.values()))
         if not self._serving:
             return f"none of the {num_folders} model folders in {self._shown_dirs} can be served"
@@ -316,37 +413,98 @@ class Repository:
             self._refuse(entry, entry.reason or "", 0.0)
             return
         started = time.perf_counter()
-        observer = self._observer.observer_of(entry.name, entry.version)
-        preloaded = self._preload.examinations.get(entry.key) if self._preload is not None else None
-        examination, examine_s = preloaded or (None, 0.0)
-        started -= examine_s
+        preloaded = self._find_preloaded(entry)
+        started -= preloaded[1] if preloaded is not None else 0.0
         try:
-            model = await load_model(
-                entry.folder,
-                self.options,
-                observer=observer,
-                clock=self._clock,
-                loop_budget=self._loop_budget,
-                open_graph=self._open_graph,
-                examination=examination,
-                identity=entry.key,
-            )
+            model = await self._open(entry)
         except FolderError as exc:
             self._refuse(entry, exc.message, time.perf_counter() - started)
             return
-        except StartError:
-            raise
-        except Exception as exc:
-            # A folder that breaks the reader in an unforeseen way must not take the others with it.
-            log.exception("model folder failed to load", extra={"model": entry.name, "version": entry.version})
-            self._refuse(entry, f"loading failed: {type(exc).__name__}", time.perf_counter() - started)
-            return
-        entry.model, entry.state, entry.reason = model, "READY", None
+        self._put_into_service(entry, model, time.perf_counter() - started)
         serving = self._serving.get(entry.name)
         if serving is None or int(serving.version) < entry.order:
             self._serving[entry.name] = model
             self._candidates.clear()
-        duration_s = time.perf_counter() - started
+
+    async def _open(self, entry: ModelVersion, tuning: Tuning | None = None) -> Model:
+        """The model of a folder, started. Raises FolderError, whatever is wrong with the folder, and StartError."""
+        preloaded = self._find_preloaded(entry)
+        try:
+            return await load_model(
+                entry.folder,
+                self.options,
+                observer=self._observer.observer_of(entry.name, entry.version),
+                clock=self._clock,
+                loop_budget=self._loop_budget,
+                open_graph=self._open_graph,
+                examination=None if preloaded is None else preloaded[0],
+                identity=entry.key,
+                tuning=tuning,
+            )
+        except (FolderError, StartError):
+            raise
+        except Exception as exc:
+            # A folder that breaks the reader in an unforeseen way must not take the others with it.
+            log.exception("model folder failed to load", extra={"model": entry.name, "version": entry.version})
+            raise FolderError(f"loading failed: {type(exc).__name__}") from exc
+
+    def _find_preloaded(self, entry: ModelVersion) -> tuple[Examination, float] | None:
+        """What another process found of this very folder, and the seconds it took."""
+        if self._preload is None or not any(
+            each.key == entry.key and each.folder == entry.folder for each in self._preload.entries
+        ):
+            return None
+        return self._preload.examinations.get(entry.key)
+
+    def _is_loaded(self, each: TargetVersion) -> bool:
+        assert each.folder is not None
+        entries = self._entries.get(each.name, ())
+        return any(entry.key == each.key and entry.model is not None and entry.folder == Path(each.folder) for entry in entries)
+
+    def _renew(self, each: TargetVersion, before: ModelVersion | None) -> ModelVersion:
+        """The entry for a version of the target, with the model that is prepared for it or that it has already."""
+        entry = ModelVersion(each.name, each.version, each.state, each.reason, is_update=each.is_update)
+        if each.folder is None:
+            if each.state == "UNAVAILABLE" and (before is None or before.reason != each.reason):
+                self._refuse(entry, each.reason or "", 0.0)
+            return entry
+        entry.folder = Path(each.folder)
+        prepared = self._prepared.get(each.key)
+        if prepared is not None and prepared.folder == each.folder:
+            del self._prepared[each.key]
+            self._put_into_service(entry, prepared.model, prepared.duration_s)
+            entry.reason = each.reason
+        elif before is not None and before.model is not None and before.folder == entry.folder:
+            entry.model, entry.state = before.model, "READY"
+            if each.reason is not None and each.reason != before.reason:
+                self._observer.update_failed(*each.key)
+        else:
+            entry.state = "LOADING"
+        return entry
+
+    def _retire(self, key: Key, model: Model) -> None:
+        """Stop a model that no new request finds, once those that have found it are answered."""
+        task = asyncio.get_running_loop().create_task(_drain(weakref.ref(model), model.batcher.stop))
+        self._drains[task] = key
+        task.add_done_callback(self._finish_drain)
+
+    def _finish_drain(self, drain: asyncio.Task[None]) -> None:
+        key = self._drains.pop(drain)
+        if not any(entry.key == key for entry in self._entries.get(key[0], ())):
+            self._observer.unloaded(*key)
+
+    def _index_unloaded(self) -> list[dict[str, str]]:
+        there = {entry.key for entries in self._entries.values() for entry in entries}
+        gone = {key: {"state": "UNLOADING"} for key in self._drains.values()}
+        gone |= {each.key: {"state": "UNAVAILABLE", "reason": UNLOADED} for each in self._unloaded if each.key not in gone}
+        return [
+            {"name": name} | ({"version": version} if version else {}) | state
+            for (name, version), state in sorted(gone.items())
+            if (name, version) not in there
+        ]
+
+    def _put_into_service(self, entry: ModelVersion, model: Model, duration_s: float) -> None:
+        entry.model, entry.state, entry.reason = model, "READY", None
         self._observer.loaded(model, duration_s)
         log.info(
             "model is ready",
@@ -412,7 +570,7 @@ class Repository:
     def _broken(self) -> list[ModelVersion]:
         """The folders that are not READY, by name and version."""
         entries = [entry for name in sorted(self._entries) for entry in self._entries[name]]
-        return [entry for entry in entries if entry.state != "READY"]
+        return [entry for entry in entries if entry.state != "READY" and not entry.is_update]
 
     def _refuse(self, entry: ModelVersion, reason: str, duration_s: float) -> None:
         entry.state, entry.reason = "UNAVAILABLE", reason
@@ -441,6 +599,15 @@ class Repository:
             if entry.version
         ]
         return about
+
+
+async def _drain(model: weakref.ref[Model], stop: Callable[[], Awaitable[None]]) -> None:
+    """Stop a model when nothing holds it but its own threads: its requests do, from when they find it until they are answered."""
+    with contextlib.suppress(asyncio.CancelledError):
+        deadline = time.monotonic() + MAX_DRAIN_S
+        while model() is not None and time.monotonic() < deadline:  # noqa: ASYNC110  # the end of a reference wakes nobody
+            await asyncio.sleep(DRAIN_INTERVAL_S)
+    await stop()
 
 
 def preload_folders(

@@ -33,7 +33,13 @@ V2_METADATA = (
     *(f"{model}{what}" for model in _V2_MODELS for what in ("", "/ready", "/config", "/stats")),
 )
 """Routes of the Open Inference Protocol that say what is there."""
-V2_CONTROL = ("/v2/repository/models/{name}/load", "/v2/repository/models/{name}/unload")
+CONTROL = (
+    "/models/{name}/load",
+    "/models/{name}/unload",
+    "/v2/repository/models/{name}/load",
+    "/v2/repository/models/{name}/unload",
+)
+"""Routes that change what is served."""
 _NONE: frozenset[Scope] = frozenset()
 _ANY: frozenset[Scope] = frozenset(("predict", "admin"))
 # A route that is not listed below needs this: who adds one need not think of it.
@@ -147,7 +153,7 @@ class AccessControl:
 def route_scopes(protects_operations: bool) -> Mapping[str, frozenset[Scope]]:
     """Route template → the scopes of which a key needs one; none for an open route. All others need `predict`."""
     scopes = dict.fromkeys(("/models", "/models/{name}", *V2_METADATA), _ANY)
-    scopes |= dict.fromkeys(V2_CONTROL, _ADMIN)
+    scopes |= dict.fromkeys(CONTROL, _ADMIN)
     scopes |= dict.fromkeys(OPERATIONS, _ADMIN if protects_operations else _NONE)
     return scopes | dict.fromkeys(("/", *PAGES), _ANY if protects_operations else _NONE)
 
