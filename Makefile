@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The public data sets, where they lie beside the checkout; else whatever the caller set, or none.
 export SLUICE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: serve test test-all test-install test-oldest lint docs reference bench soak fuzz schema clean help
+.PHONY: serve test test-all test-install test-oldest lint docs reference bench bench-against leaks soak fuzz audit sbom schema clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -63,15 +63,34 @@ bench: $(VENV)/.test  ## speed beside other servers, all in one run: writes benc
 bench-against: $(VENV)/.test  ## speed beside another checkout of Sluice: make bench-against BEFORE=../before
 	$(BIN)/python -m benchmarks.before_after --before $(BEFORE)
 
-soak: $(VENV)/.test  ## whether memory stays where it is over 100,000 requests and 50 loads of a model
-	$(BIN)/python -m benchmarks.soak
+leaks: $(VENV)/.test  ## whether memory stays where it is over 100,000 requests and 50 loads of a model
+	$(BIN)/python -m benchmarks.leaks
+
+soak: $(VENV)/.test  ## mixed load for ten minutes, or SECONDS=..., while workers are killed, stopped and the server is restarted
+	$(BIN)/python -m tests.soak $(if $(SECONDS),--seconds $(SECONDS))
 
 # make fuzz SEED=7 CASES=100000; make fuzz REPLAY=fuzz-findings/trees-17.json
 fuzz: $(VENV)/.test  ## 24,000 hostile requests to a real server: changed HTTP, changed JSON, and what the OpenAPI document allows
 	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES)) $(if $(REPLAY),--replay $(REPLAY))
 
+# Both run from an environment of their own, so that what they need is not what they look at.
+TOOLS := $(VENV)-tools
+TOOL_PACKAGES := pip-audit==2.10.1 cyclonedx-bom==7.5.0
+$(TOOLS)/.done: Makefile
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check $(TOOL_PACKAGES)
+	@touch $@
+
+# Strict: a package that the advisory database does not know, or a database that cannot be reached, is a failure and no "none found".
+audit: $(TOOLS)/.done  ## known vulnerabilities of everything that constraints.txt pins
+	@$(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt \
+	  || { echo "audit FAILED: a known vulnerability, or a package that could not be looked up (above)" >&2; exit 1; }
+
+sbom: $(TOOLS)/.done $(VENV)/.serve  ## what is installed in .venv, as CycloneDX, into sbom.cdx.json; the image has its own list
+	$(TOOLS)/bin/cyclonedx-py environment --output-reproducible --output-file sbom.cdx.json $(BIN)/python
+
 schema: $(VENV)/.test  ## write models/manifest.schema.json from the reader
 	$(BIN)/python -c 'from service.tasks.registry import built_in_tasks; print(built_in_tasks().manifest_schema(), end="")' > models/manifest.schema.json
 
 clean:           ## remove the environment and caches
-	rm -rf $(VENV) $(OLDEST) site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(TOOLS) site .pytest_cache .mypy_cache .ruff_cache

@@ -6,7 +6,7 @@ requests, `targets.py` and `rivals/` the servers, `reference.py` makes the netwo
 `ceilings.py` give the upper bound; `results.py`, `summary.py`, `report.py` and `plot.py` make the page.
 
 `before_after.py` compares two checkouts of Sluice (`make bench-against`), `batch_invariance.py` ragged rows with each row alone.
-`overload.py` compares servers beyond their capacity, with load from `overload_load.py`. `isolation.py`, `stall.py`, `soak.py`,
+`overload.py` compares servers beyond their capacity, with load from `overload_load.py`. `isolation.py`, `stall.py`, `leaks.py`,
 `precision.py`, `equal_shapes.py` and `gpu.py` each measure one property of Sluice;
 `train_speed.py` and `transfer.py` are about training and stand alone.
 """

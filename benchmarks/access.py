@@ -1,27 +1,41 @@
-"""What access costs a request: keys, rates and CORS, hook by hook, in this process without sockets.
+"""What access and observing cost a request: keys, rates, CORS, ids, access log and tracing, each by itself, in this process.
 
     python -m benchmarks.access
 
-Each line is the best of several turns: the hooks' three calls for a request to predict with six headers and its key, less what
-no hook costs. A request on the fast path takes 60 to 100 µs of processor time beside it (docs/explanation/performance.md).
+Each line is the best of several turns for a request to predict with six headers and its key, less what no hook costs; threads
+that write or send are part of it. Without sockets and batches, so that it tells more exactly than `benchmarks.hooks` what is
+added, and less what it means for a server. The clocks that a timed request reads in the endpoint and the batcher are not in it.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
+import time
 import timeit
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from service.api.access.addresses import ClientAddresses
 from service.api.access.keys import describe_entry, new_key
 from service.api.access.wiring import AccessOptions, make_rate_tables, open_access
+from service.api.access_log import AccessLog
 from service.api.request import AsgiRequest, Headers, HttpRequest
+from service.api.request_ids import add_ids, identify, new_context
+from service.context import CURRENT, RequestContext, StageName, Timing
 from service.errors import RateScope
+from service.observability.access_log import AccessLogWriter, Times
+from service.observability.tracing import Tracing
 
 NUM_KEYS = 100
 # Never reached: what is measured is a request that passes.
 RATE = "900000000/s"
+STAGES: tuple[StageName, ...] = get_args(StageName)
 NUM_REQUESTS, TURNS, REPEATS = 1000, 20, 9
 HEADERS: Headers = [
     (b"host", b"localhost:8000"),
@@ -70,6 +84,64 @@ def cost_us(options: AccessOptions, *headers: tuple[bytes, bytes]) -> float:
     return min(timeit.repeat(run, number=TURNS, repeat=REPEATS)) / (TURNS * NUM_REQUESTS) * 1e6
 
 
+def identification_us() -> float:
+    """Microseconds to make the ids of one request, to make them known to log lines, and to add them to the answer."""
+    requests = [request() for _ in range(NUM_REQUESTS)]
+
+    def run() -> None:
+        for each in requests:
+            context = identify(each.headers)
+            CURRENT.set(context)
+            add_ids(context, [])
+
+    return min(timeit.repeat(run, number=TURNS, repeat=REPEATS)) / (TURNS * NUM_REQUESTS) * 1e6
+
+
+def timed_us(
+    begin: Callable[[HttpRequest, RequestContext], None], finish: Callable[[HttpRequest, RequestContext], None]
+) -> float:
+    """Microseconds of what is called at the begin and at the end of a request whose stages are kept, and of keeping them."""
+    requests = []
+    for _ in range(NUM_REQUESTS):
+        made = request()
+        made.status, made.response_bytes, made.duration_s, made.started_at = 200, 4000, 0.005, time.monotonic()
+        made.num_instances = 1
+        made.context = new_context()
+        requests.append((made, made.context))
+
+    def run() -> None:
+        for each, context in requests:
+            timing = context.timing = Timing()
+            begin(each, context)
+            timing.model, timing.version = "forecast-hourly", "1"
+            for stage in STAGES:
+                timing.add(stage, 1.0, 1.0001)
+            finish(each, context)
+
+    return min(timeit.repeat(run, number=TURNS, repeat=REPEATS)) / (TURNS * NUM_REQUESTS) * 1e6
+
+
+def access_log_us(form: Literal["text", "json"]) -> float:
+    """Microseconds of one line, written to nowhere."""
+    with open(os.devnull, "wb") as nowhere:
+        writer = AccessLogWriter(form, lambda _: None, descriptor=nowhere.fileno(), max_lines=10**9)
+        writer.start()
+        log = AccessLog(writer.put, ClientAddresses(), Times().text)
+        found = timed_us(lambda *_: None, lambda each, _: log.finished(each))
+        writer.stop(60)
+    return found
+
+
+def tracing_us(ratio: float) -> float:
+    """Microseconds of one request with this share of them sampled; the spans go nowhere."""
+    tracing = Tracing(lambda: BatchSpanProcessor(InMemorySpanExporter(max_spans=1)))
+    os.environ |= {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": str(ratio)}
+    tracing.open()
+    found = timed_us(tracing.start, tracing.finish)
+    tracing.close(60)
+    return found
+
+
 def costs(keys_file: Path, key: str) -> Sequence[tuple[str, float]]:
     """What is switched on → its microseconds."""
     credential = (b"authorization", b"Bearer " + key.encode())
@@ -84,7 +156,14 @@ def costs(keys_file: Path, key: str) -> Sequence[tuple[str, float]]:
         ),
         "CORS": (AccessOptions(cors_origins="https://app.example.com"), [(b"origin", b"https://app.example.com")]),
     }
-    return [(name, cost_us(options, *headers) - nothing) for name, (options, headers) in cases.items()]
+    return [
+        *((name, cost_us(options, *headers) - nothing) for name, (options, headers) in cases.items()),
+        ("request ids", identification_us()),
+        ("access log, JSON", access_log_us("json")),
+        ("access log, text", access_log_us("text")),
+        ("tracing, one request in a hundred", tracing_us(0.01)),
+        ("tracing, every request", tracing_us(1.0)),
+    ]
 
 
 def main() -> None:

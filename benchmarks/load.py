@@ -12,7 +12,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def write_bodies(bodies: Sequence[bytes], folder: Path) -> Path:
     return folder
 
 
-def run_wrk(url: str, bodies: Path, connections: int, duration_s: float) -> Load:
+def run_wrk(url: str, bodies: Path, connections: int, duration_s: float, headers: Mapping[str, str] | None = None) -> Load:
     """POST the bodies of a folder in turn over `connections` connections for `duration_s` (whole) seconds.
 
     Raises SystemExit when wrk is not installed or too few files may be open.
@@ -68,7 +68,9 @@ def run_wrk(url: str, bodies: Path, connections: int, duration_s: float) -> Load
         lua = Path(folder) / "post.lua"
         lua.write_text(_SCRIPT.format(num_bodies=len(list(bodies.iterdir())), folder=bodies.resolve()))
         command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(duration_s))}s"]
-        command += ["--latency", "--timeout", "20s", "-s", str(lua), url]
+        command += ["--latency", "--timeout", "20s", "-s", str(lua)]
+        command += [word for name, value in (headers or {}).items() for word in ("-H", f"{name}: {value}")]
+        command.append(url)
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return parse(text)
 

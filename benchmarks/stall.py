@@ -107,7 +107,13 @@ def main() -> None:
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.stall_monitor", f"--models={options.models.resolve()}", f"--port={port}"]
     # Above the default: what such bodies cost is what the bound is chosen by.
-    command += ["--device=cpu", "--request-timeout-ms=60000", "--workers=1", f"--max-body-bytes={8 * 1024 * 1024}"]
+    command += [
+        "--device=cpu",
+        "--request-timeout-ms=60000",
+        "--workers=1",
+        "--drain-seconds=0",
+        f"--max-body-bytes={8 * 1024 * 1024}",
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     output = MonitorOutput(process)
     reader = threading.Thread(target=output.read)

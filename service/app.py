@@ -22,6 +22,9 @@ from service import __version__
 from service.api import page
 from service.api.access.wiring import AccessOptions, RateTables, open_access
 from service.api.access_log import AccessLog
+from service.api.adapters.base import adapter_endpoints
+from service.api.adapters.operations import adapter_router, adapter_routes
+from service.api.adapters.registry import wire_formats
 from service.api.control import control_router
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
@@ -37,7 +40,7 @@ from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.membership import Membership, Stream
 from service.models.repository import Preload, Repository
-from service.observability.access_log import AccessLogWriter
+from service.observability.access_log import AccessLogWriter, Times
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
@@ -116,7 +119,7 @@ def create_app(
     access_log: AccessLogWriter | None = None
     if settings.access_log != "off":
         access_log = AccessLogWriter(settings.access_log, metrics.access_log_dropped)
-        hooks.append(AccessLog(access_log.put, access.addresses))
+        hooks.append(AccessLog(access_log.put, access.addresses, Times().text))
     if tracing is None and settings.tracing:
         tracing = require_tracing("http" if settings.tls_certfile is None else "https")
 
@@ -166,7 +169,12 @@ def create_app(
     api.include_router(control_router(repository, control))
     v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain, control=control)
     api.include_router(v2_router(v2))
-    error_shapes = ErrorShapes({"/v2": describe_v2_error})
+    formats = wire_formats(settings.vertex_predict_route)
+    adapter_paths = [path for adapter in formats.adapters for path in adapter.paths]
+    other_routes = adapter_routes(repository, health_path=settings.vertex_health_route, drain=drain)
+    api.include_router(adapter_router(other_routes, adapter_paths))
+    more_paths = [*(route.path for route in v2), *(route.path for route in other_routes)]
+    error_shapes = ErrorShapes({"/v2": describe_v2_error, **formats.error_shapes})
     add_error_handlers(api, error_shapes)
     complete_openapi(api, access.refusals)
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
@@ -181,8 +189,9 @@ def create_app(
         direct={
             **predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
             **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits)),
+            **adapter_endpoints(formats.adapters, repository, metrics, limits),
         },
-        routes=dict.fromkeys([*api.openapi()["paths"], *page.ROUTES, *(route.path for route in v2)]),
+        routes=dict.fromkeys([*api.openapi()["paths"], *page.ROUTES, *more_paths, *adapter_paths]),
         observers=metrics,
         hooks=hooks,
         admission=admission,

@@ -26,6 +26,15 @@ OTHER_NAMES = frozenset({"SLUICE_DATA"})
 # SLUICE_PORT_8000_TCP_ADDR and the like, and a SLUICE_PORT that is a URL.
 SERVICE_LINK = re.compile(r"SLUICE_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|SLUICE_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
+# A path without placeholders.
+ROUTE = r"^(/[A-Za-z0-9._:-]+)+$"
+# What hosts of containers set → the setting whose default it is. Such a host connects from outside.
+PLATFORM_NAMES = {
+    "AIP_HTTP_PORT": "port",
+    "AIP_PREDICT_ROUTE": "vertex_predict_route",
+    "AIP_HEALTH_ROUTE": "vertex_health_route",
+    "SAGEMAKER_BIND_TO_PORT": "port",
+}
 
 PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,127}):(?P<version>latest|[1-9][0-9]{0,8})")
 
@@ -94,6 +103,16 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
         description="Port that serves `/metrics`, which the main port then does not. 0: the main port.",
+    )
+    vertex_predict_route: str | None = Field(
+        default=None,
+        pattern=ROUTE,
+        description="Route that also answers predictions as Vertex AI sends them. Empty: what AIP_PREDICT_ROUTE says, or none.",
+    )
+    vertex_health_route: str | None = Field(
+        default=None,
+        pattern=ROUTE,
+        description="Route that also says whether the server is ready. Empty: what AIP_HEALTH_ROUTE says, or none.",
     )
 
     # Which model answers a request that names none.
@@ -313,6 +332,9 @@ class Settings(BaseSettings):
 def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     """Settings from `SLUICE_*` in `environ`, with `overrides` (field names) on top. An empty value means the default.
 
+    Where `environ` is of a container of Vertex AI (`AIP_*`) or SageMaker (`SAGEMAKER_BIND_TO_PORT`), their port and routes are
+    the defaults.
+
     Raises SettingsError that names the variable, what was found and, for an unknown name, which was probably meant.
     """
     known = {environment_name(field): field for field in Settings.model_fields}
@@ -324,6 +346,7 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
                 f"; did you mean {environment_name(meant[0])}?" if meant else "; `python -m service settings` lists what there is"
             )
             raise SettingsError(f"{name} is not a setting{hint}", name=name)
+    environ = _platform_defaults(environ) | {name: value for name, value in environ.items() if value != ""}
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in environ.items() if name in known and value != ""}
     values: dict[str, Any] = {**source(), **overrides}
@@ -334,6 +357,12 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
         field = str(first["loc"][0]) if first["loc"] else ""
         name = environment_name(field)
         raise SettingsError(f"{name}={first['input']}: {first['msg']}", name=name) from exc
+
+
+def _platform_defaults(environ: Mapping[str, str]) -> dict[str, str]:
+    """What Vertex AI or SageMaker set for the container that this server runs in, by the names of the settings."""
+    given = {environment_name(field): environ[name] for name, field in PLATFORM_NAMES.items() if environ.get(name)}
+    return {environment_name("host"): "0.0.0.0", **given} if given else {}
 
 
 def _is_service_link(name: str, value: str) -> bool:

@@ -1195,6 +1195,21 @@ def case(name: str, make: Callable[[], nn.Module], rows: Callable[[], list[Row]]
 
 _WITH_LENGTHS = {"lengths": "lengths"}
 
+
+class StridedFrames(nn.Module):
+    """An acoustic encoder: half as many frames as steps, each with scores for CTC."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(FEATURES, HIDDEN, 3, stride=2, padding=1)
+        self.gru = nn.GRU(HIDDEN, HIDDEN, batch_first=True, bidirectional=True)
+        self.fc = nn.Linear(2 * HIDDEN, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2)
+        return F.log_softmax(self.fc(self.gru(frames)[0]), dim=-1)
+
+
 # ------------------------------------------------------------------------------------------------- one row at a time
 
 
@@ -1321,4 +1336,5 @@ CASES: tuple[TorchCase, ...] = (
     case("local-response", LocalResponse, route="export"),
     case("pair-distances", PairDistances, route="export"),
     case("windows", Windows, route="export"),
+    case("strided-frames", StridedFrames, route="export"),
 )

@@ -17,12 +17,12 @@ Entry = dict[str, object]
 """Field → value, in the order in which they are written. What is not known of a request is left out."""
 
 _STAGES: dict[StageName, str] = {
-    "parse": "parse_ms",
-    "encode": "encode_ms",
-    "queue": "queue_ms",
-    "run": "run_ms",
-    "decode": "decode_ms",
-    "write": "write_ms",
+    "parse": "parse_us",
+    "encode": "encode_us",
+    "queue": "queue_us",
+    "run": "run_us",
+    "decode": "decode_us",
+    "write": "write_us",
 }
 _OUTCOMES: dict[int, Outcome] = {
     401: "rejected",
@@ -37,8 +37,10 @@ _OUTCOMES: dict[int, Outcome] = {
 class AccessLog:
     """Hands the entry of each request that is over to `write`."""
 
-    def __init__(self, write: Callable[[Entry], None], addresses: ClientAddresses) -> None:
+    def __init__(self, write: Callable[[Entry], None], addresses: ClientAddresses, time_text: Callable[[], str]) -> None:
+        """`time_text` gives the time that it is now."""
         self._write = write
+        self._time_text = time_text
         self._addresses = addresses
 
     def before(self, request: HttpRequest) -> None:
@@ -53,6 +55,7 @@ class AccessLog:
         if context is None:
             return
         entry: Entry = {
+            "time": self._time_text(),
             "request_id": context.request_id,
             "trace_id": context.trace_id,
             "client": self._addresses.locate(request),
@@ -62,7 +65,7 @@ class AccessLog:
             "outcome": outcome_of_status(request.status),
             "bytes_in": request.request_bytes,
             "bytes_out": request.response_bytes,
-            "duration_ms": round(1000 * request.duration_s, 3),
+            "duration_us": int(1e6 * request.duration_s),
         }
         if CALLER in request.state:
             entry["key"] = request.state[CALLER]
@@ -73,7 +76,7 @@ class AccessLog:
             if timing.model is not None:
                 entry["model"], entry["version"] = timing.model, timing.version
             for name, seconds in timing.seconds.items():
-                entry[_STAGES[name]] = round(1000 * seconds, 3)
+                entry[_STAGES[name]] = int(1e6 * seconds)
         self._write(entry)
 
 

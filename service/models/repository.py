@@ -296,6 +296,21 @@ class Repository:
             criterion = self._tasks[task].criterion(instances, parameters)
         return self._choose_by(criterion, candidates, default, task)
 
+    def only(self) -> Model:
+        """The model for a request of a protocol that names none, of whatever task: the only one that is READY.
+
+        Raises AmbiguousModel that lists the models where there are several, ModelNotFound where there is none, and ModelNotReady
+        while they are loading.
+        """
+        if not self._is_started:
+            raise ModelNotReady(self._reason or "the models are still loading")
+        names = sorted(self._serving)
+        if not names:
+            raise ModelNotFound("there is no model that is ready", models=sorted(self._entries))
+        if len(names) > 1:
+            raise AmbiguousModel(f"there are several models, the request has to name one of {names}", candidates=names)
+        return self._serving[names[0]]
+
     def restricted_to(self, names: frozenset[str]) -> Self:
         """The models of these names, to answer one request with: of all others it is as if their folders were not there."""
         view = copy.copy(self)

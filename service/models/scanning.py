@@ -21,7 +21,7 @@ from service.models.plain_graph import GRAPH_FILE
 
 log = logging.getLogger(__name__)
 
-ModelState = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
+LoadState = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 LATEST = "latest"
@@ -38,7 +38,7 @@ class ModelVersion:
 
     name: str
     version: str
-    state: ModelState = "LOADING"
+    state: LoadState = "LOADING"
     reason: str | None = None
     model: Model | None = None
     folder: Path = field(default_factory=Path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from service.models.scanning import ModelState
+from service.models.scanning import LoadState
 from service.scheduling.tuning import Tuning
 
 UNLOADED = "unloaded"
@@ -26,7 +26,7 @@ class TargetVersion:
     version: str
     folder: str | None = None
     """Holds its files, which do not change any more: another content is another folder."""
-    state: ModelState = "READY"
+    state: LoadState = "READY"
     reason: str | None = None
     """Why it is not served; with a folder, why a changed content of it is not."""
     is_update: bool = False

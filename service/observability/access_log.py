@@ -58,31 +58,30 @@ class Times:
         return f"{self._text}.{millisecond:03d}Z"
 
 
-def json_line(time_text: str, entry: Mapping[str, object]) -> bytes:
+def json_line(entry: Mapping[str, object]) -> bytes:
     """One object."""
     try:
-        line = write({"time": time_text, **entry})
+        line = write(entry)
     except TypeError:  # text that is no Unicode
         line = b"\\"
     # What was escaped has a backslash. So the whole line tells in a microsecond that no value has to be looked at.
     if not line.isascii() or b"\\" in line or b"\x7f" in line or len(line) > _MAX_LINE:
-        cleaned = {name: clean(value) if type(value) is str else value for name, value in entry.items()}
-        line = write({"time": time_text, **cleaned})
+        line = write({name: clean(value) if type(value) is str else value for name, value in entry.items()})
     return line + b"\n"
 
 
-def text_line(time_text: str, entry: Mapping[str, object]) -> bytes:
-    """`2026-01-31T12:00:00.123Z request_id=… client=…`; a value with a space or an equals sign is quoted."""
-    line = " ".join([time_text, *[f"{name}={value}" for name, value in entry.items()]])
+def text_line(entry: Mapping[str, object]) -> bytes:
+    """`time=2026-01-31T12:00:00.123Z request_id=… client=…`; a value with a space or an equals sign is quoted."""
+    line = " ".join([f"{name}={value}" for name, value in entry.items()])
     if (
-        not (line.isascii() and line.isprintable() and line.count(" ") == line.count("=") == len(entry))
+        not (line.isascii() and line.isprintable() and line.count(" ") == len(entry) - 1 and line.count("=") == len(entry))
         or '"' in line
         or "= " in line
         or line.endswith("=")
         or "\\" in line
         or len(line) > _MAX_LINE
     ):
-        line = " ".join([time_text, *[f"{name}={_word(value)}" for name, value in entry.items()]])
+        line = " ".join([f"{name}={_word(value)}" for name, value in entry.items()])
     return line.encode() + b"\n"
 
 
@@ -113,13 +112,11 @@ class AccessLogWriter:
         *,
         descriptor: int = 1,
         max_lines: int = MAX_LINES,
-        times: Times | None = None,
     ) -> None:
         self._line = json_line if form == "json" else text_line
         self._count_drops = count_drops
         self._descriptor = descriptor
         self._max_lines = max_lines
-        self._times = times or Times()
         self._lines: deque[bytes] = deque()
         self._failed: deque[int] = deque()  # lines that could not be written, and are not yet counted
         self._has_warned = False
@@ -127,13 +124,13 @@ class AccessLogWriter:
         self._thread: threading.Thread | None = None
 
     def put(self, entry: Mapping[str, object]) -> None:
-        """Have the entry written soon, with the time that it is now; where too many wait it is dropped."""
+        """Have the entry written soon; where too many wait it is dropped."""
         while self._failed:
             self._count_drops(self._failed.popleft())
         if len(self._lines) >= self._max_lines:
             self._count_drops(1)
         else:
-            self._lines.append(self._line(self._times.text(), entry))
+            self._lines.append(self._line(entry))
 
     def start(self) -> None:
         """Start the thread; call it in the process that serves."""

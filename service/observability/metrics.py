@@ -13,7 +13,8 @@ import asyncio
 import platform
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -32,10 +33,13 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.samples import Sample
 
+from service.context import CURRENT
 from service.errors import InvalidReason, Outcome, RateScope, ReloadOutcome, RestartReason
 from service.manifest import Graph
+from service.observability.exemplars import Bucket, Exemplar, ExemplarStore, file_of
 from service.observability.statistics import sum_statistics
 
 FLUSH_INTERVAL_S = 0.25
@@ -69,6 +73,9 @@ COSTS = {
 }
 
 MODEL = ("model", "version")
+HTTP_DURATION, REQUEST_DURATION = "sluice_http_request_duration_seconds", "sluice_inference_request_duration_seconds"
+# Histograms that have exemplars, and their labels; all have the buckets of SECONDS.
+EXEMPLAR_LABELS = {HTTP_DURATION: ("method", "route"), REQUEST_DURATION: MODEL}
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` doubles the number of series and nothing reads it
 
@@ -322,6 +329,7 @@ class Metrics:
         build.labels(version, onnxruntime, platform.python_version()).set(1)
         self.request_meter(UNKNOWN, UNKNOWN)
 
+        self.exemplars = ExemplarStore(SECONDS, directory)
         self._process: WorkerProcessMetrics | None = None
         self._scraped = registry
         if directory is None:
@@ -362,6 +370,9 @@ class Metrics:
         meter.outcomes[outcome].pending += 1
         if meter.duration is not None:
             meter.duration.observe(duration_s)
+            context = CURRENT.get()
+            if context is not None and context.is_sampled:
+                self.exemplars.put(REQUEST_DURATION, (model, version), duration_s, context)
         if reason is not None:
             meter.reasons[reason].pending += 1
 
@@ -418,6 +429,7 @@ class Metrics:
         """Hand what was collected to prometheus_client."""
         for flushable in self._flushables:
             flushable.flush()
+        self.exemplars.publish()
         if self._process is not None:
             self._process.flush()
 
@@ -438,7 +450,8 @@ class Metrics:
     def encode(self, accept: str) -> tuple[bytes, str]:
         """A scrape without what has been collected since the last flush; may be called on a thread."""
         encode, content_type = choose_encoder(accept)
-        return encode(self._scraped), content_type
+        has_exemplars = content_type.startswith("application/openmetrics-text")
+        return encode(ExemplarCollector(self._scraped, self.exemplars) if has_exemplars else self._scraped), content_type
 
     def add_counter(self, child: Counter) -> PendingCounter:
         counter = PendingCounter(child)
@@ -488,6 +501,9 @@ class HttpMeter:
             by_status[status] = self._metrics.add_counter(self._metrics.http_requests.labels(method, self._route, str(status)))
         by_status[status].pending += 1
         duration.observe(duration_s)
+        context = CURRENT.get()
+        if context is not None and context.is_sampled:
+            self._metrics.exemplars.put(HTTP_DURATION, (method, self._route), duration_s, context)
         self._request_size.observe(request_bytes)
         self._response_size.observe(response_bytes)
 
@@ -643,6 +659,33 @@ class WorkerSumCollector(Collector):
             yield metric
 
 
+class ExemplarCollector(Collector):
+    """What another collector gives, with exemplars: prometheus_client has none with several processes."""
+
+    def __init__(self, source: Collector, exemplars: ExemplarStore) -> None:
+        self._source = source
+        self._exemplars = exemplars
+
+    def collect(self) -> Iterable[Metric]:
+        found = self._exemplars.collect()
+        for metric in self._source.collect():
+            labels = EXEMPLAR_LABELS.get(metric.name)
+            if found and labels is not None:
+                metric.samples = [self._with_exemplar(metric.name, labels, sample, found) for sample in metric.samples]
+            yield metric
+
+    @staticmethod
+    def _with_exemplar(name: str, labels: Sequence[str], sample: Sample, found: Mapping[Bucket, Exemplar]) -> Sample:
+        if not sample.name.endswith("_bucket"):
+            return sample
+        number = bisect_left(SECONDS, float(sample.labels["le"]))
+        exemplar = found.get(Bucket(name, tuple(sample.labels[label] for label in labels), number))
+        if exemplar is None:
+            return sample
+        ids = {"trace_id": exemplar.trace_id, "span_id": exemplar.span_id}
+        return sample._replace(exemplar=SampleExemplar(ids, exemplar.value, exemplar.time))
+
+
 class WorkerProcessMetrics:
     """`process_*` of a worker, as metrics that add up: prometheus_client leaves them out with several processes."""
 
@@ -692,5 +735,6 @@ def reload_counter() -> Callable[[ReloadOutcome], None]:
 
 
 def forget_worker(pid: int, directory: Path) -> None:
-    """Take the gauges of a worker that has ended out of the sums; its counters stay. Called by the parent."""
+    """Take the gauges of a worker that has ended out of the sums, and its exemplars; its counters stay. Called by the parent."""
     multiprocess.mark_process_dead(pid, path=str(directory))  # type: ignore[no-untyped-call]
+    file_of(pid, directory).unlink(missing_ok=True)

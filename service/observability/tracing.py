@@ -19,6 +19,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -31,6 +32,7 @@ from opentelemetry.trace import (
     TraceState,
     set_span_in_context,
 )
+from opentelemetry.util.types import Attributes
 
 from service import __version__
 from service.context import BatchRun, RequestContext, Stage
@@ -90,11 +92,13 @@ class Tracing:
         self._ids = _IdGenerator()
         self._provider: TracerProvider | None = None
         self._tracer: Tracer | None = None
+        self._sampler: _OnceSampler | None = None
 
     def open(self) -> None:
         """Start the thread that sends spans, which no process inherits from its parent."""
         self._provider = TracerProvider(resource=_resource(), id_generator=self._ids, shutdown_on_exit=False)
         self._provider.add_span_processor(self._make_processor())
+        self._sampler = self._provider.sampler = _OnceSampler(self._provider.sampler)
         self._tracer = self._provider.get_tracer(NAME, __version__)
 
     def close(self, patience_s: float = STOP_S) -> None:
@@ -106,9 +110,9 @@ class Tracing:
 
     def start(self, request: TracedRequest, context: RequestContext) -> None:
         """Begin the span of a request, in the trace that it came with or in one of its own, whose id is then the request's."""
-        if self._tracer is None:
+        if self._tracer is None or self._sampler is None:
             return
-        self._ids.trace_id = int(context.trace_id, 16)
+        trace_id = self._ids.trace_id = int(context.trace_id, 16)
         method = request.method if request.method in METHODS else "_OTHER"
         has_route = request.route != UNKNOWN_ROUTE
         attributes: dict[str, Any] = {
@@ -118,9 +122,13 @@ class Tracing:
         }
         if has_route:
             attributes["http.route"] = request.route
+        name = f"{method} {request.route}" if has_route else method
+        parent = _parent_of(context)
+        if not self._sampler.decide(parent, trace_id, name, attributes):
+            return
         span = self._tracer.start_span(
-            f"{method} {request.route}" if has_route else method,
-            _parent_of(context),
+            name,
+            parent,
             SpanKind.SERVER,
             attributes,
             start_time=_clock_offset_ns() + int(1e9 * request.started_at),
@@ -172,6 +180,28 @@ class Tracing:
             batch.reference = made.get_span_context()
             batch.requests.clear()
         return batch.reference
+
+
+class _OnceSampler(Sampler):
+    """The sampler of the environment, which is asked about each request before there is a span: a third of what a span takes."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self._decision: SamplingResult | None = None
+
+    def decide(self, parent: Context, trace_id: int, name: str, attributes: Attributes) -> bool:
+        """Whether the server span of a request, which must then be started, is kept."""
+        decision = self._sampler.should_sample(parent, trace_id, name, SpanKind.SERVER, attributes)
+        self._decision = decision if decision.decision is not Decision.DROP else None
+        return self._decision is not None
+
+    def should_sample(self, *args: Any, **options: Any) -> SamplingResult:
+        """As decided for the request that begins; its other spans follow from it."""
+        decision, self._decision = self._decision, None
+        return decision or self._sampler.should_sample(*args, **options)
+
+    def get_description(self) -> str:
+        return self._sampler.get_description()
 
 
 class _IdGenerator(RandomIdGenerator):

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 REQUEST_BYTES = 512
 """What a request costs beside its body, in bytes of one."""
 WINDOW_S = 0.1
-"""How long work is watched before its cost is corrected."""
+"""How long work is watched at least before its cost is corrected."""
+MIN_FINISHED, MAX_WINDOW_S = 8, 1.0
+"""With fewer requests work is watched on, for so long at most: a pause of the process is not what one or two of them cost."""
 LEARNING_RATE = 0.3
 ROWS_RATE = 0.05
 MIN_REQUESTS = 16
@@ -79,6 +81,7 @@ class AdmissionControl:
         self._num_pending = 0
         self._pending_bytes = 0
         self._window_start = now()
+        self._num_finished = 0
         self._fewest_pending = 0
 
     @property
@@ -121,12 +124,15 @@ class AdmissionControl:
             self._fewest_pending = self._num_pending
         if is_done:
             account.finished += ticket.units
+            self._num_finished += 1
         if num_rows:
             account.rows_per_unit += ROWS_RATE * (num_rows / ticket.units - account.rows_per_unit)
         now = self._now()
-        if now - self._window_start >= WINDOW_S:
-            self._learn(now - self._window_start)
+        elapsed_s = now - self._window_start
+        if elapsed_s >= WINDOW_S and (self._num_finished >= MIN_FINISHED or elapsed_s >= MAX_WINDOW_S):
+            self._learn(elapsed_s)
             self._window_start = now
+            self._num_finished = 0
             self._fewest_pending = self._num_pending
 
     def retry_after_s(self) -> float:

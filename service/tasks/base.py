@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from service.errors import InferenceFailed, InvalidInput, InvalidReason
 from service.manifest import Manifest, Spec
-from service.runtime.tensors import Array, Item, Signature, Tensors, TensorSpec
+from service.runtime.tensors import Array, Item, Signature, Tensors, TensorSpec, is_all_finite
 
 Prediction = Any
 """A JSON value, as POST /predict answers it; lists of numbers may be arrays (C-contiguous, finite)."""
@@ -208,7 +208,7 @@ class TaskDefinition:
 
 def finite_rows(arrays: Sequence[Array]) -> Array | None:
     """Which rows (axis 0) hold only finite numbers; None if all do, which is the usual and cheap case."""
-    if all(array.dtype.kind != "f" or np.isfinite(array).all() for array in arrays):
+    if all(array.dtype.kind != "f" or is_all_finite(array) for array in arrays):
         return None
     rows = [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays if array.dtype.kind == "f"]
     is_finite: Array = np.logical_and.reduce(rows)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from service.errors import InvalidInput, InvalidReason
-from service.runtime.tensors import Array
+from service.runtime.tensors import Array, is_all_finite
 from service.tasks.refusals import refuse_type, show
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -39,7 +39,7 @@ def read_numbers(given: list[Any], num_features: int, index: int, *, is_plain: b
             pass
         else:
             values = np.frombuffer(packed, np.float32).reshape(-1, 1)
-            if np.isfinite(values).all() and (is_plain or bool not in set(map(type, given))):
+            if is_all_finite(values) and (is_plain or bool not in set(map(type, given))):
                 return values, False
     return _read_at_once(given, given, num_features, index)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from service.errors import InvalidInput
-from service.runtime.tensors import Array, TensorSpec, refuse_nonfinite
+from service.runtime.tensors import Array, TensorSpec, is_all_finite, refuse_nonfinite
 
 
 def parse_row(values: object, spec: TensorSpec, *, instance: int | None = None) -> Array:
@@ -31,7 +31,7 @@ def parse_row(values: object, spec: TensorSpec, *, instance: int | None = None) 
         raise InvalidInput(message, reason="dtype", instance=instance, where=name, expected=expected)
     with np.errstate(over="ignore"):
         row = array.astype(spec.dtype)[np.newaxis]
-    if spec.dtype.kind == "f" and not np.isfinite(row).all():
+    if spec.dtype.kind == "f" and not is_all_finite(row):
         raise refuse_nonfinite(row, spec, instance=instance)
     return row
 

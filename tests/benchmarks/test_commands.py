@@ -28,4 +28,4 @@ def test_a_named_command_exists(path: Path) -> None:
 
 
 def test_the_commands_of_the_makefile_are_found() -> None:
-    assert {"compare", "before_after", "soak"} <= commands(ROOT / "Makefile")
+    assert {"compare", "before_after", "leaks"} <= commands(ROOT / "Makefile")

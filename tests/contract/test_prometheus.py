@@ -21,8 +21,8 @@ NUM_REQUESTS = 40
 
 
 @contextmanager
-def running_prometheus(folder: Path, target: str) -> Iterator[str]:
-    """Prometheus that scrapes `target` (host:port) every second; gives its URL."""
+def running_prometheus(folder: Path, target: str, *options: str) -> Iterator[str]:
+    """Prometheus with these options that scrapes `target` (host:port) every second; gives its URL."""
     binary = shutil.which("prometheus")
     if binary is None:
         pytest.skip("prometheus is not installed (Debian's package prometheus)")
@@ -37,6 +37,7 @@ def running_prometheus(folder: Path, target: str) -> Iterator[str]:
         f"--storage.tsdb.path={folder / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=error",
+        *options,
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -86,3 +87,35 @@ def test_every_request_to_two_workers_is_counted_once_and_all_are_seen(tmp_path:
         assert awaited(prometheus, "min(sluice_model_ready)", 1) == 1
         assert asked(prometheus, "sum(sluice_queue_depth_rows)") == 0
         assert asked(prometheus, "count(sluice_build_info)") == 1
+
+
+def test_prometheus_finds_the_traces_of_slow_requests(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_forecast_folder(models)
+    traces = [f"{number:032x}" for number in range(1, 9)]
+    histogram = "sluice_inference_request_duration_seconds_bucket"
+    with (
+        server_process(models, SLUICE_WORKERS="2") as server,
+        running_prometheus(tmp_path, server.url.removeprefix("http://"), "--enable-feature=exemplar-storage") as prometheus,
+    ):
+
+        def find() -> set[str]:
+            now = time.time()
+            window = {"query": histogram, "start": str(now - 600), "end": str(now + 600)}
+            try:
+                answer = httpx.get(f"{prometheus}/api/v1/query_exemplars", params=window, timeout=5).json()
+            except httpx.HTTPError:
+                return set()
+            return {exemplar["labels"]["trace_id"] for series in answer["data"] for exemplar in series["exemplars"]}
+
+        for trace in traces:  # a connection each, so that both workers get some
+            headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+            body = {"instances": [{"history": [1.0, 2.0]}]}
+            assert httpx.post(f"{server.url}/predict/forecast", json=body, headers=headers, timeout=30).status_code == 200
+            unsampled = {"traceparent": f"00-{'f' * 32}-b7ad6b7169203331-00"}
+            assert httpx.post(f"{server.url}/predict/forecast", json=body, headers=unsampled, timeout=30).status_code == 200
+        until = time.monotonic() + PATIENCE_S
+        while not (found := find()) and time.monotonic() < until:
+            time.sleep(0.2)
+    assert found
+    assert found <= set(traces)

@@ -33,7 +33,7 @@ def test_every_page_of_docs_is_in_the_site_and_in_its_navigation(site: Path) -> 
 
 
 def test_pages_that_live_beside_their_subject_are_in_the_site(site: Path) -> None:
-    for name in ("reference/model-folder", "explanation/benchmark-results", "contributing", "changelog"):
+    for name in ("reference/model-folder", "explanation/benchmark-results", "contributing", "security", "changelog"):
         assert (site / f"{name}.html").is_file(), name
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import json
 import shutil
+import struct
 import tempfile
 import threading
 import time
@@ -154,14 +155,31 @@ def valid_bodies(models: Path) -> list[Body]:
         task = json.loads((folder / "manifest.json").read_text())["task"]
         endpoint = {"forecast": "/predict/forecast", "classify": "/predict/classify"}.get(task)
         for path in ["/predict", *([endpoint] if endpoint else [])]:
-            bodies.append((path, {"model": name, "instances": instances[:1]}))
-            bodies.append((path, {"model": name, "version": "1", "instances": instances * 2, "timeout_ms": 3000}))
+            bodies.append(Body(path, {"model": name, "instances": instances[:1]}))
+            bodies.append(Body(path, {"model": name, "version": "1", "instances": instances * 2, "timeout_ms": 3000}))
             if task == "forecast":
                 parameters = {"horizon": 5, "quantiles": [0.3, 0.5], "start": "2026-03-09T00:00:00Z"}
-                bodies.append((path, {"model": name, "instances": instances[:1], "parameters": parameters}))
-                bodies.append((path, {"model": name, "instances": [{**instances[0], "horizon": 3, "frequency": "H"}]}))
-    bodies.append(("/predict/sentiment", {"model": "sentiment-en", "instances": ["A quiet film.", {"text": "Dull."}]}))
+                bodies.append(Body(path, {"model": name, "instances": instances[:1], "parameters": parameters}))
+                bodies.append(Body(path, {"model": name, "instances": [{**instances[0], "horizon": 3, "frequency": "H"}]}))
+    if (models / "sentiment-en").is_dir():
+        bodies.append(Body("/predict/sentiment", {"model": "sentiment-en", "instances": ["A quiet film.", {"text": "Dull."}]}))
+        bodies.append(_v2_body("sentiment-en", "text", [2], "BYTES", ["A quiet film.", "Dull."]))
+        bodies.append(_v2_body("forecast-hourly", "history", [1, 168, 1], "FP32", [float(step % 24) for step in range(168)]))
+        bodies.append(_v2_body("toy-tensor", "x", [2, 3, 2], "FP32", [0.5] * 12))
+        bodies.append(_v2_body("toy-tensor", "x", [2, 3, 2], "FP32", struct.pack("<12f", *range(12))))
     return bodies
+
+
+def _v2_body(model: str, name: str, shape: list[int], datatype: str, data: list[Any] | bytes) -> Body:
+    """A request of the Open Inference Protocol with one tensor, as JSON or as bytes."""
+    tensor: dict[str, Any] = {"name": name, "shape": shape, "datatype": datatype}
+    content = {"id": "1", "inputs": [tensor]}
+    path = f"/v2/models/{model}/infer"
+    if isinstance(data, bytes):
+        tensor["parameters"] = {"binary_data_size": len(data)}
+        return Body(path, content | {"parameters": {"binary_data_output": True}}, data)
+    tensor["data"] = data
+    return Body(path, content)
 
 
 def run(

@@ -20,13 +20,14 @@ its connection without reading, in order or by a reset."""
 class Case:
     """What is sent over one connection, in `chunks`.
 
-    `operation` is the documented operation (method, path) that one whole request is for, whose answer must come and is held to
-    its own schemas; None where the bytes may be no request at all, or several.
+    `is_whole`: it is one whole request, to which one answer must come. `operation` is the documented operation (method, path)
+    that it is for, to whose own schemas the answer is held.
     """
 
     name: str
     chunks: tuple[bytes, ...]
     ending: Ending = "wait"
+    is_whole: bool = False
     operation: tuple[str, str] | None = None
 
     @property
@@ -41,6 +42,7 @@ class Case:
             "name": self.name,
             "problems": problems,
             "ending": self.ending,
+            "is_whole": self.is_whole,
             "operation": self.operation,
             "chunks": [base64.b64encode(chunk).decode() for chunk in self.chunks],
             "readable": self.sent[:2000].decode("latin-1"),
@@ -55,4 +57,5 @@ def read_case(path: Path) -> Case:
     if content["ending"] not in get_args(Ending):
         raise ValueError(f"{path}: unknown ending {content['ending']!r}")
     operation = content["operation"] and (content["operation"][0], content["operation"][1])
-    return Case(content["name"], tuple(map(base64.b64decode, content["chunks"])), content["ending"], operation)
+    chunks = tuple(map(base64.b64decode, content["chunks"]))
+    return Case(content["name"], chunks, content["ending"], content["is_whole"], operation)

@@ -19,6 +19,8 @@ from tests.json_schemas import validator
 EXPLAINED = {503: {"overloaded", "model_not_ready"}, 504: {"deadline_exceeded"}}
 READY = "/health/ready"
 PROBLEM = "application/problem+json"
+# Of an error, and of a model or server that is not ready, below `/v2`.
+V2_MEMBERS = {"error", "ready", "name"}
 # What a static file or a preflight may add to the statuses of the document.
 OTHER_STATUSES = {204, 206, 304, 416}
 # Headers without which a client does not know what to do next.
@@ -49,14 +51,15 @@ class Contract:
             responses = parse_responses(exchange.received, may_be_head=b"HEAD" in case.sent.upper(), was_reset=exchange.was_reset)
         except MalformedResponse as exc:
             return [f"malformed response: {exc}"]
-        problems = [problem for response in responses for problem in self._check_response(response)]
+        is_v2 = b"/v2" in case.sent
+        problems = [problem for response in responses for problem in self._check_response(response, is_v2)]
+        if case.is_whole and len(responses) != 1 and not exchange.was_reset:
+            return [*problems, f"{len(responses)} answers to one request"]
         if case.operation is not None:
-            if len(responses) != 1 and not exchange.was_reset:
-                return [*problems, f"{len(responses)} answers to one request"]
             problems += [problem for response in responses for problem in self._check_operation(case.operation, response)]
         return problems
 
-    def _check_response(self, response: Response) -> list[str]:
+    def _check_response(self, response: Response, is_v2: bool) -> list[str]:
         status = response.status
         if status not in self._statuses:
             return [f"status {status} is documented nowhere"]
@@ -68,6 +71,8 @@ class Contract:
                 value = json.loads(response.body, parse_constant=_refuse_constant)
             except ValueError as exc:
                 return [f"status {status}: the body is no JSON ({exc}): {response.body[:200]!r}"]
+        if is_v2 and isinstance(value, dict) and value.keys() <= V2_MEMBERS:
+            return _check_v2_error(status, value)
         is_readiness = status == 503 and response.media_type == "application/json" and "models" in (value or {})
         if status < 400 or is_readiness:
             return []
@@ -102,6 +107,15 @@ class Contract:
             self._validators[key] = validator(schema, self._components)
         error = next(self._validators[key].iter_errors(value), None)
         return [] if error is None else [f"not as documented: {error.json_path}: {error.message[:300]}"]
+
+
+def _check_v2_error(status: int, value: Mapping[str, Any]) -> list[str]:
+    """The Open Inference Protocol's errors have a text and no code; its readiness is 503 without one."""
+    if status >= 500 and status not in EXPLAINED:
+        return [f"server error {status}: {value}"]
+    if status >= 400 and "ready" not in value and not (isinstance(value.get("error"), str) and value["error"]):
+        return [f"status {status} without a reason: {value}"]
+    return []
 
 
 def _refuse_constant(name: str) -> NoReturn:

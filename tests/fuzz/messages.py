@@ -10,10 +10,12 @@ import random
 from collections.abc import Sequence
 
 from tests.fuzz.cases import Case, Ending
-from tests.fuzz.trees import Body
+from tests.fuzz.trees import LENGTH_HEADER, Body
 
 READS: Sequence[bytes] = (
     *(b"/", b"/models", b"/models/forecast-hourly", b"/models/nobody", b"/health/live", b"/health/ready", b"/metrics"),
+    *(b"/v2", b"/v2/health/ready", b"/v2/models", b"/v2/models/toy-tensor", b"/v2/models/nobody/config", b"/v2/models/stats"),
+    *(b"/v2/models/toy-tensor/versions/1/ready", b"/v2/repository/index", b"/v2/repository/models/toy-tensor/load"),
     *(b"/openapi.json", b"/docs", b"/docs/errors", b"/nothing", b"/predict", b"*", b"http://sluice/health/live"),
 )
 # What parsers of HTTP have disagreed about, or read too much of.
@@ -68,9 +70,12 @@ def _message(draw: random.Random, bodies: Sequence[Body]) -> bytes:
     if draw.random() < 0.35:
         method = draw.choice((b"GET", b"GET", b"HEAD", b"OPTIONS", b"DELETE", b"POST"))
         return b"%s %s HTTP/1.1\r\nHost: sluice\r\nAccept: */*\r\n\r\n" % (method, draw.choice(READS))
-    path, body = draw.choice(bodies)
-    content = json.dumps(body).encode()
-    lines = [b"POST %s HTTP/1.1" % path.encode(), b"Host: sluice", b"Content-Type: application/json"]
+    body = draw.choice(bodies)
+    content = json.dumps(body.content).encode()
+    lines = [b"POST %s HTTP/1.1" % body.path.encode(), b"Host: sluice", b"Content-Type: application/json"]
+    if body.binary:
+        lines.append(b"%s: %d" % (LENGTH_HEADER, len(content)))
+        content += body.binary
     if draw.random() < 0.3:
         lines.append(b"Transfer-Encoding: chunked")
         at = draw.randrange(1, len(content))

@@ -24,9 +24,7 @@ from tests.serving import server_process
 
 SEED = 20260309
 COUNTS = {"messages": 200, "trees": 150, "operations": 16}
-BODIES: list[Body] = [
-    ("/predict", {"model": "toy", "instances": [{"history": [1.0, 2.0, 3.0]}, "text"], "parameters": {"horizon": 2}})
-]
+BODIES = [Body("/predict", {"model": "toy", "instances": [{"history": [1.0, 2.0, 3.0]}, "text"], "parameters": {"horizon": 2}})]
 PROBLEM_SCHEMA = {"type": "object", "required": ["title", "status", "code"], "properties": {"status": {"type": "integer"}}}
 ANSWER_SCHEMA = {"type": "object", "required": ["predictions"], "properties": {"predictions": {"type": "array"}}}
 DOCUMENT = {
@@ -84,10 +82,10 @@ def test_the_trees_reach_models_and_are_changed_everywhere() -> None:
         except ValueError:
             continue
     assert 200 < len(decoded) < 400
-    assert 10 < decoded.count(BODIES[0][1]) < 200
+    assert 10 < decoded.count(BODIES[0].content) < 200
     bodies = [value for value in decoded if isinstance(value, dict)]
     for key in ("model", "instances", "parameters"):
-        assert any(value.get(key) != BODIES[0][1][key] for value in bodies), key
+        assert any(value.get(key) != BODIES[0].content[key] for value in bodies), key
 
 
 # ------------------------------------------------------------------------------------------------ rules for an answer
@@ -166,6 +164,23 @@ def test_every_rule_for_an_answer_is_broken_by_some_toy(found: bytes, words: str
     with toy(lambda _: found) as address:
         problems = Contract(DOCUMENT).check(WHOLE, send(address, WHOLE))
     assert words in "; ".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_right"),
+    [
+        (400, b'{"error":"too few values"}', True),
+        (503, b'{"ready":false}', True),
+        (500, b'{"error":"the graph raised"}', False),
+        (400, b'{"error":""}', False),
+        (400, b'{"detail":"too few values"}', False),
+    ],
+)
+def test_errors_of_the_open_inference_protocol_have_a_text(status: int, body: bytes, is_right: bool) -> None:
+    case = request("toy", "POST", "/v2/models/toy/infer", b"{}", {}, is_documented=False)
+    document = DOCUMENT | {"x-errors": [{"status": 500}]}
+    with toy(lambda _: answer(status, body, media_type=b"application/json")) as address:
+        assert (Contract(document).check(case, send(address, case)) == []) is is_right
 
 
 def test_a_server_that_says_nothing_has_stalled() -> None:

@@ -6,15 +6,26 @@ Case number n of a seed is always the same one.
 from __future__ import annotations
 
 import copy
+import functools
+import gzip
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.fuzz.cases import Case
 
-Body = tuple[str, dict[str, Any]]
-"""An endpoint, and a body that it accepts."""
+
+class Body(NamedTuple):
+    """A path, and a body that is accepted there: JSON, and behind it the bytes of tensors where `binary` has any."""
+
+    path: str
+    content: dict[str, Any]
+    binary: bytes = b""
+
+
+LENGTH_HEADER = b"Inference-Header-Content-Length"
+"""Of the JSON in front of bytes, in the Open Inference Protocol."""
 
 NESTED: Any = json.loads("[" * 60 + "]" * 60)
 # What parsers, float32, timestamps and tokenizers stumble over.
@@ -26,7 +37,10 @@ ODD_VALUES: Sequence[Any] = (
     *([], {}, [[]], [{}], [None], {"": None}, {"history": []}, [1, "a", None], [[1], [1, 2]], NESTED),
     *(list(range(300)), [None] * 300, [0.0] * 5_000, [[1.0, 2.0]] * 200, ["a"] * 50),
 )
-ODD_KEYS = ("", "instances", "model", "history", "text", "__proto__", "constructor", "\0", "🜁", "instance", "status", "a" * 300)
+ODD_KEYS = (
+    *("", "instances", "model", "history", "text", "__proto__", "constructor", "\0", "🜁", "instance", "status", "a" * 300),
+    *("inputs", "outputs", "shape", "datatype", "data", "parameters", "binary_data_size", "classification", "id"),
+)
 # Written into the text of the body, where no tree can hold them.
 ODD_TEXTS = (
     b"NaN",
@@ -61,28 +75,43 @@ HEADERS: Sequence[tuple[bytes, Sequence[bytes]]] = (
 def generate(seed: int, number: int, bodies: Sequence[Body]) -> Case:
     """Case `number`: one whole POST whose body is one of `bodies`, changed in one to four places."""
     draw = random.Random(f"{seed}/trees/{number}")
-    path, body = draw.choice(bodies)
-    root = [copy.deepcopy(body)]
+    body = draw.choice(bodies)
+    root = [copy.deepcopy(body.content)]
     for _ in range(draw.choice((0, 1, 1, 1, 2, 2, 3, 4))):
         _change(draw, root)
     content = _write(draw, root[0])
     headers = {b"Content-Type": b"application/json"}
+    if body.binary:
+        length = (
+            len(content) if draw.random() < 0.8 else draw.choice((0, -1, 1, len(content) - 1, len(content) + 1, 10**9, 10**30))
+        )
+        headers = {b"Content-Type": b"application/octet-stream", LENGTH_HEADER: b"%d" % length}
+        content += body.binary if draw.random() < 0.6 else draw.choice((b"", body.binary[:-1], body.binary * 3, b"\xff" * 48))
     if draw.random() < 0.15:
         name, values = draw.choice(HEADERS)
         headers[name] = draw.choice(values)
-    return request(f"trees/{number}", "POST", path, content, headers)
+    if draw.random() < 0.05:
+        headers[b"Content-Encoding"], content = b"gzip", _compress(draw, content)
+    return request(f"trees/{number}", "POST", body.path, content, headers, is_documented=not body.path.startswith("/v2"))
 
 
 def request(
-    name: str, method: str, path: str, content: bytes, headers: Mapping[bytes, bytes], template: str | None = None
+    name: str,
+    method: str,
+    path: str,
+    content: bytes,
+    headers: Mapping[bytes, bytes],
+    *,
+    template: str | None = None,
+    is_documented: bool = True,
 ) -> Case:
-    """One whole request on a connection of its own; `template` is the documented path where it is not `path` itself."""
+    """One whole request on a connection of its own; `template` is the path in the document where it is not `path` itself."""
     lines = [b"%s %s HTTP/1.1" % (method.encode(), path.encode()), b"Host: sluice", b"Connection: close"]
     lines += [b"%s: %s" % header for header in headers.items()]
     if content or method == "POST":
         lines.append(b"Content-Length: %d" % len(content))
     message = b"\r\n".join([*lines, b"", content])
-    return Case(name, (message,), "wait", (method, template or path))
+    return Case(name, (message,), "wait", is_whole=True, operation=(method, template or path) if is_documented else None)
 
 
 def _write(draw: random.Random, value: Any) -> bytes:
@@ -95,6 +124,21 @@ def _write(draw: random.Random, value: Any) -> bytes:
     if draw.random() < 0.05:
         content = content[: draw.randrange(len(content) + 1)]
     return content
+
+
+def _compress(draw: random.Random, content: bytes) -> bytes:
+    """The content, compressed; sometimes damaged, sometimes many times as large as its compressed form."""
+    if draw.random() < 0.1:
+        return bomb()
+    compressed = gzip.compress(content, mtime=0)
+    at = draw.randrange(len(compressed))
+    return compressed if draw.random() < 0.5 else compressed[:at] + draw.randbytes(2) + compressed[at + draw.choice((0, 2)) :]
+
+
+@functools.cache
+def bomb() -> bytes:
+    """50 MB of spaces as 50 KB."""
+    return gzip.compress(b" " * 50_000_000, mtime=0)
 
 
 def _change(draw: random.Random, root: list[Any]) -> None:

@@ -70,3 +70,15 @@ def test_the_table_explains_every_setting() -> None:
         assert name == f"`{environment_name(field)}`"
         assert default
         assert text.endswith(".")
+
+
+def test_the_variables_of_vertex_ai_and_sagemaker_are_defaults() -> None:
+    vertex = {"AIP_HTTP_PORT": "8080", "AIP_PREDICT_ROUTE": "/v1/endpoints/1:predict", "AIP_HEALTH_ROUTE": "/v1/endpoints/1"}
+    settings = read_settings(vertex)
+    assert (settings.host, settings.port) == ("0.0.0.0", 8080)
+    assert (settings.vertex_predict_route, settings.vertex_health_route) == ("/v1/endpoints/1:predict", "/v1/endpoints/1")
+    assert read_settings({"SAGEMAKER_BIND_TO_PORT": "8081"}).port == 8081
+    assert read_settings({"SAGEMAKER_BIND_TO_PORT": "8081", "SLUICE_PORT": "9000", "SLUICE_HOST": "127.0.0.1"}).port == 9000
+    assert read_settings({}).host == "127.0.0.1"
+    with pytest.raises(SettingsError):
+        read_settings({"AIP_PREDICT_ROUTE": "/{name}"})

@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for package in ("sluice", "service", "training"):
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
     code = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", code, str(target)], cwd=source, check=True, capture_output=True, timeout=300)
@@ -48,7 +48,7 @@ def test_the_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel: Pa
     assert {name for name in names if not name.startswith(info)} == {name for name in sources if "__pycache__" not in name}
     for needed in ("sluice/py.typed", "service/py.typed", "training/py.typed", "training/recipes/passengers.toml"):
         assert needed in names
-    assert f"{info}/licenses/LICENSE" in names
+    assert {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"} <= names
 
 
 def test_the_metadata_name_the_version_the_licence_and_the_command(wheel: Path) -> None:

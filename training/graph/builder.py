@@ -3,8 +3,8 @@
 What a layer looks like in ONNX stands beside its torch code in `layers/`. Of the network side only this file imports onnx;
 `export/int8_graph.py` rewrites finished graphs.
 
-Written by hand because the exporters of torch 2.13 silently freeze the time axis of plain and two-direction recurrent
-layers and refuse packed sequences; these nodes match torch to 1e-6 at any batch size and length.
+Written by hand because no exporter of torch writes a graph that takes rows of different length in one batch (measured by
+`benchmarks/exporters.py`); these nodes match torch to 1e-6 at any batch size and length.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ UNKNOWN_TOKENS = ("[UNK]", "<unk>", "<UNK>", "UNK")
 
 
 def read_tokenizer(path: Path) -> tuple[Tokenizer, int]:
-    """A file of the tokenizers library, with truncation and padding off; and the id of its unknown token.
+    """A file of the tokenizers library, with truncation and padding off and an unknown token that it has; and the id of that.
 
     Raises ModelImportError: no such file, not a tokenizer, or without an unknown token.
     """
@@ -25,7 +25,11 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, int]:
         raise ModelImportError(f"--tokenizer: {path} is not a file of the tokenizers library: {exc}") from exc
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    for token in (getattr(tokenizer.model, "unk_token", None), *UNKNOWN_TOKENS):
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    for token in (unknown, *UNKNOWN_TOKENS):
         if token is not None and (unknown_id := tokenizer.token_to_id(token)) is not None:
+            if token != unknown is not None:
+                # The library's own default, which is not in the vocabulary: it would raise at the first unknown word.
+                tokenizer.model.unk_token = token
             return tokenizer, int(unknown_id)
     raise ModelImportError(f"--tokenizer: {path} has no unknown token; there must be one of {', '.join(UNKNOWN_TOKENS)}")

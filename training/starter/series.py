@@ -122,7 +122,8 @@ class SeriesStarter:
                 hint = self._hint_of_series(table)
                 raise DataError(f"{place}two rows have the time {_show(times[i])}{hint}")
             if after < before:
-                raise DataError(f"{place}the rows go back in time between {pair}: sort them, the oldest first")
+                hint = self._hint_of_series(table)
+                raise DataError(f"{place}the rows go back in time between {pair}: sort them, the oldest first{hint}")
             fitting = [code for code, other in FREQUENCIES.items() if _is_regular(times, other)]
             if fitting:
                 hint = f"the rows are one {FREQUENCIES[fitting[0]].unit} apart, which is --frequency {fitting[0]}"
@@ -136,7 +137,10 @@ class SeriesStarter:
             return ""
         others = [column for column in table.columns if column not in (self.time, *self.values)]
         named = [column for column in others if not table[column].dtype.is_float()]
-        return f"; if the file holds several series, give --series, one of {', '.join(named)}" if named else ""
+        if not named:
+            return ""
+        option = f"--series {named[0]}" if len(named) == 1 else f"--series, one of {', '.join(named)}"
+        return f"; if the file holds several series, give {option}"
 
     def _text(self, path: str, name: str, command: str, lengths: Lengths, counts: Sequence[int], notes: Sequence[str]) -> str:
         frequency = FREQUENCIES[self.frequency]

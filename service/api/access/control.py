@@ -21,7 +21,7 @@ CALLER = "caller"
 """In a request's state: the name of its API key. Absent without one."""
 VISIBLE_MODELS = "visible_models"
 """In a request's state: the models that it may use and see. Absent where that is all of them."""
-OPERATIONS = frozenset(("/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"))
+OPERATIONS = frozenset(("/metrics", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/ping"))
 """What probes and scrapers ask for: open unless protected, and never limited."""
 _V2_MODELS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 V2_METADATA = (
@@ -33,6 +33,15 @@ V2_METADATA = (
     *(f"{model}{what}" for model in _V2_MODELS for what in ("", "/ready", "/config", "/stats")),
 )
 """Routes of the Open Inference Protocol that say what is there."""
+ADAPTER_METADATA = (
+    "/v1/models",
+    "/v1/models/{name}",
+    "/v1/models/{name}/versions/{version}",
+    "/v1/timeseries/models",
+    "/model_params",
+    "/validate_api_key",
+)
+"""The same of the other wire formats."""
 CONTROL = (
     "/models/{name}/load",
     "/models/{name}/unload",
@@ -152,7 +161,7 @@ class AccessControl:
 
 def route_scopes(protects_operations: bool) -> Mapping[str, frozenset[Scope]]:
     """Route template → the scopes of which a key needs one; none for an open route. All others need `predict`."""
-    scopes = dict.fromkeys(("/models", "/models/{name}", *V2_METADATA), _ANY)
+    scopes = dict.fromkeys(("/models", "/models/{name}", *V2_METADATA, *ADAPTER_METADATA), _ANY)
     scopes |= dict.fromkeys(CONTROL, _ADMIN)
     scopes |= dict.fromkeys(OPERATIONS, _ADMIN if protects_operations else _NONE)
     return scopes | dict.fromkeys(("/", *PAGES), _ANY if protects_operations else _NONE)

@@ -13,28 +13,19 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from service.api.access.control import visible_models
 from service.api.compression import MIN_BYTES, choose_coding, compress, decompress, read_coding
-from service.api.deadlines import DeadlineMonitor
-from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
-from service.api.large_bodies import LargeBodyParser
+from service.api.inference import Call, InferenceEndpoint
 from service.api.parsing import LARGE_BYTES
-from service.api.predict import RequestLimits, RequestObserver, outcome_of, reason_of
-from service.api.request import Answer, ClientDisconnected, Headers, HttpRequest, receive_body
+from service.api.predict import RequestLimits, RequestObserver
+from service.api.request import Answer, Headers, HttpRequest
 from service.api.v2.parsing import InferRequest, InputTensor, RawTensor, RequestedOutput, parse, read_json_length
 from service.errors import (
-    DeadlineExceeded,
     InvalidInput,
-    InvalidReason,
     MalformedRequest,
-    Outcome,
     PayloadTooLarge,
-    ServiceError,
 )
 from service.wire import write
 
-API = "v2"
-"""How the metrics call this API."""
-UNKNOWN = "_unknown"
 INFER_ROUTES = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 JSON, BINARY = b"application/json", b"application/octet-stream"
 # Types of bodies that are taken for JSON, or for what the length of the JSON says; curl declares every body as a form.
@@ -125,88 +116,39 @@ class Head(NamedTuple):
     accept_encoding: bytes
 
 
-class InferEndpoint:
+class InferEndpoint(InferenceEndpoint):
     """The endpoint of both routes."""
 
-    def __init__(
-        self,
-        models: TensorModels,
-        observer: RequestObserver,
-        limits: RequestLimits,
-        *,
-        disconnects: DisconnectMonitor | None = None,
-        deadlines: DeadlineMonitor | None = None,
-        large_bodies: LargeBodyParser | None = None,
-    ) -> None:
+    api = "v2"
+
+    def __init__(self, models: TensorModels, observer: RequestObserver, limits: RequestLimits, **options: Any) -> None:
+        """`options` as of InferenceEndpoint."""
+        super().__init__(observer, limits, **options)
         self._models = models
-        self._observer = observer
-        self._limits = limits
-        self._disconnects = disconnects or DisconnectMonitor()
-        self._deadlines = deadlines or DeadlineMonitor()
-        self._large_bodies = large_bodies or LargeBodyParser(limits.max_json_values)
 
-    def refused(self) -> None:
-        """A request was refused before it was begun."""
-        self._observer.request_finished(API, UNKNOWN, UNKNOWN, "rejected", 0.0, None)
+    def check_head(self, request: HttpRequest) -> None:
+        """Raise UnsupportedMediaType for a body that is neither JSON nor binary."""
+        read_head(request.headers)
 
-    async def answer(self, request: HttpRequest) -> Answer:
-        """The outputs for one request. Raises ServiceError, and ClientDisconnected when its client has gone."""
-        task = asyncio.current_task()
-        assert task is not None
-        started = time.monotonic()
-        name = version = UNKNOWN
-        outcome: Outcome = "error"
-        reason: InvalidReason | None = None
-        try:
-            head = read_head(request.headers)
-            body = await receive_body(request, self._limits.max_body_bytes)
-            started = time.monotonic()  # the time that a client takes to send is not counted
-            deadline = started + request.timeout_s
-            self._disconnects.watch(task, request)
-            self._deadlines.watch(task, deadline, started)
-            body = await self._decompress(body, head)
-            # Before the body is read: nobody's tensors are parsed for a model that is not there.
-            model = visible_models(self._models, request.state).get(*find_model(request.path))
-            name, version = model.name, model.version
-            parsed = await self._parse(body, request.headers, model)
-            request.num_instances = _num_rows(parsed, model)
-            if request.num_instances > self._limits.max_instances:
-                raise PayloadTooLarge(
-                    f"the request has {request.num_instances} rows; SLUICE_MAX_INSTANCES is {self._limits.max_instances}",
-                    found=request.num_instances,
-                    limit=self._limits.max_instances,
-                    setting="SLUICE_MAX_INSTANCES",
-                )
-            if parsed.timeout_s is not None and parsed.timeout_s < request.timeout_s:
-                deadline = started + parsed.timeout_s
-                self._deadlines.watch(task, deadline, time.monotonic())
-            outputs = parsed.outputs
-            if outputs is None and parsed.is_binary:
-                outputs = [RequestedOutput(spec.name, True) for spec in model.public_tensors.outputs]
-            values = await model.infer_public(parsed.inputs, outputs, deadline=deadline)
-            answer = await self._write(name, version, parsed.id, values, head)
-            outcome = "ok"
-            return answer
-        except ServiceError as exc:
-            outcome, reason = outcome_of(exc), reason_of(exc)
-            raise
-        except ClientDisconnected:
-            outcome = "cancelled"
-            raise
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            if self._disconnects.has_cancelled(task):
-                task.uncancel()  # it was ours, and the task may end by itself
-                raise ClientDisconnected from None
-            if self._deadlines.has_expired(task):
-                task.uncancel()
-                outcome = "timeout"
-                raise DeadlineExceeded("there was no answer before the deadline") from None
-            raise
-        finally:
-            self._disconnects.forget(task)
-            self._deadlines.forget(task)
-            self._observer.request_finished(API, name, version, outcome, time.monotonic() - started, reason)
+    async def respond(self, call: Call) -> Answer:
+        """The outputs for one request."""
+        request = call.request
+        head = read_head(request.headers)
+        body = await self._decompress(call.body, head)
+        # Before the body is read: nobody's tensors are parsed for a model that is not there.
+        model = visible_models(self._models, request.state).get(*find_model(request.path))
+        call.resolved(model)
+        parsed = await self._parse(body, request.headers, model)
+        call.parsed(_num_rows(parsed, model), self._limits.max_instances)
+        call.shorten(parsed.timeout_s)
+        outputs = parsed.outputs
+        if outputs is None and parsed.is_binary:
+            outputs = [RequestedOutput(spec.name, True) for spec in model.public_tensors.outputs]
+        values = await model.infer_public(parsed.inputs, outputs, deadline=call.deadline)
+        written_from = time.monotonic()
+        answer = await self._write(model, parsed.id, values, head)
+        call.written(written_from)
+        return answer
 
     async def _decompress(self, body: bytes, head: Head) -> bytes:
         coding = read_coding(head.encoding)
@@ -231,10 +173,8 @@ class InferEndpoint:
             parsed = await self._large_bodies.read(body[:text_size], lambda: parse(body, json_length))
         return parsed if isinstance(parsed, InferRequest) else InferRequest([_raw_input(parsed, model)], None, True)
 
-    async def _write(
-        self, name: str, version: str, identifier: str | None, outputs: Sequence[OutputTensor], head: Head
-    ) -> Answer:
-        content: dict[str, Any] = {"model_name": name, "model_version": version}
+    async def _write(self, model: TensorModel, identifier: str | None, outputs: Sequence[OutputTensor], head: Head) -> Answer:
+        content: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
         if identifier is not None:
             content["id"] = identifier
         content["outputs"] = [_describe_output(output) for output in outputs]

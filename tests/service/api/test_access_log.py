@@ -30,13 +30,14 @@ def entry_of(
     for name, value in facts.items():
         setattr(request, name, value)
     entries: list[dict[str, object]] = []
-    AccessLog(entries.append, ClientAddresses(parse_networks(["192.0.2.1"]))).finished(request)
+    AccessLog(entries.append, ClientAddresses(parse_networks(["192.0.2.1"])), lambda: "now").finished(request)
     (entry,) = entries
     return entry
 
 
 def test_an_entry_holds_what_is_known_and_nothing_else() -> None:
     assert entry_of("/models") == {
+        "time": "now",
         **IDS,
         "client": "192.0.2.1",
         "method": "POST",
@@ -45,7 +46,7 @@ def test_an_entry_holds_what_is_known_and_nothing_else() -> None:
         "outcome": "ok",
         "bytes_in": 0,
         "bytes_out": 120,
-        "duration_ms": 12.346,
+        "duration_us": 12345,
     }
 
 
@@ -64,8 +65,8 @@ def test_an_entry_of_a_prediction_holds_its_model_its_key_and_its_stages() -> No
             "model": "m",
             "version": "2",
             "bytes_in": 17,
-            "queue_ms": 750.0,
-            "run_ms": 250.0,
+            "queue_us": 750_000,
+            "run_us": 250_000,
         }.items()
     )
 

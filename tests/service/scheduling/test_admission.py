@@ -57,6 +57,22 @@ def test_the_wait_is_learnt_from_what_finishes_while_work_waits() -> None:
     assert admission.wait_s == pytest.approx(0.2, rel=0.05)
 
 
+@pytest.mark.parametrize("has_learnt", [False, True])
+def test_a_pause_of_the_process_is_not_taken_for_the_cost_of_the_requests_around_it(has_learnt: bool) -> None:
+    for paused in range(30):
+        clock = ManualClock()
+        admission = control(clock)
+        if has_learnt:
+            work(admission, clock, "/predict", 0.001, 3)
+        clock.advance(0.2)
+        tickets = fill(admission, "/predict", 64)
+        for number in range(40):
+            clock.advance(0.15 if number == paused else 0.001)
+            admission.finish(tickets.pop(0), is_done=True)
+            tickets += fill(admission, "/predict", 1)
+            assert admission.wait_s < 64 * 0.15 / 8 + 0.1, f"pause at {paused}, now at {number}"
+
+
 def test_a_request_whose_answer_would_come_too_late_is_refused_and_admitted_again_when_work_is_done() -> None:
     clock = ManualClock()
     admission = control(clock)

@@ -127,9 +127,19 @@ def test_a_table_that_cannot_be_learned_from_is_refused(
     assert not (tmp_path / "sales.toml").exists()
 
 
-def test_a_time_that_stands_twice_hints_at_the_column_of_several_series(tmp_path: Path) -> None:
-    file = write(tmp_path, [f"{day},{store},1,0.5" for day in DAYS for store in "ab"], "date,store,sales,price")
-    with pytest.raises(DataError, match=r"if the file holds several series, give --series, one of store$"):
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([f"{day},{store},1,0.5" for day in DAYS for store in "ab"], f"two rows have the time {DAYS[0]}"),
+        (
+            [f"{day},{store},1,0.5" for store in "ab" for day in DAYS],
+            f"the rows go back in time between {DAYS[-1]} and {DAYS[0]}",
+        ),
+    ],
+)
+def test_the_times_of_several_series_hint_at_the_column_of_their_names(tmp_path: Path, rows: list[str], found: str) -> None:
+    file = write(tmp_path, rows, "date,store,sales,price")
+    with pytest.raises(DataError, match=f"{found}.*; if the file holds several series, give --series store$"):
         write_starter(file, starter(), folder=tmp_path)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from training.importers.torch.artifact import Artifact, Batching
 from training.importers.torch.checks import Verdict, verify
 from training.importers.torch.errors import ModuleRefused, Untranslatable
-from training.importers.torch.export import EXPORTERS, Exports
+from training.importers.torch.export import EXPORTERS, OTHER, Exports
 from training.importers.torch.program import unify
 from training.importers.torch.translate import translate
 from training.importers.torch.trial import Trial
@@ -70,8 +70,8 @@ def translate_trial(trial: Trial) -> Artifact:
 
 
 def _export(trial: Trial, exports: Exports, exporter: Any, batching: Batching) -> Artifact:
-    others = [output.name for output in trial.outputs if "other" in output.shape]
-    if others:
+    others = [output.name for output in trial.outputs if any(str(axis).startswith(OTHER) for axis in output.shape)]
+    if others and batching != "equal":
         raise Untranslatable(
             f'{exporter} exporter: output "{others[0]}" has an axis whose size is neither the rows nor the steps'
         )

@@ -32,6 +32,8 @@ Exporter = Literal["dynamo", "torchscript"]
 EXPORTERS: tuple[Exporter, ...] = ("dynamo", "torchscript")
 STEPS = "steps"
 """The open axis of a graph whose batches hold rows of one length."""
+OTHER = "other"
+"""The name, or its beginning, of an output's axis whose size follows from the steps, as every second of them."""
 OPSET = 18
 
 
@@ -235,7 +237,7 @@ def shape_of(dims: Sequence[Sequence[int]], batch: Sequence[int], steps: Sequenc
         elif steps is not None and tuple(sizes) == tuple(steps):
             names.append("time")
         else:
-            names.append("other")
+            names.append(OTHER)
     place = names.index("batch") if "batch" in names else -1
     return names, place
 

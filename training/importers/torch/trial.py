@@ -24,7 +24,7 @@ from training.importers.torch.calling import (
 )
 from training.importers.torch.checks import Reference
 from training.importers.torch.errors import ModuleRefused
-from training.importers.torch.export import shape_of
+from training.importers.torch.export import OTHER, shape_of
 from training.importers.torch.places import Place
 from training.importers.torch.recording import Recording, record
 from training.importers.torch.states import name_states, with_state
@@ -207,6 +207,7 @@ def _read_outputs(subject: Subject, names: Names, sizes: Sizes) -> tuple[tuple[G
             raise ModuleRefused(f"{_last_line(exc)}: {frozen}forward fails for {num_rows} rows{steps}: {what}") from exc
         found.append(flatten(names, result))
     outputs, places = [], {}
+    others: dict[tuple[int, ...], str] = {}
     open_steps = [number or 0 for _, number in sizes] if subject.is_open else None
     for name, first in found[0].items():
         if first.is_complex() or first.dtype in (torch.float16, torch.bfloat16):
@@ -217,6 +218,9 @@ def _read_outputs(subject: Subject, names: Names, sizes: Sizes) -> tuple[tuple[G
             place = axes.index(1) if 1 in axes else -1
         if place > 0:
             places[name] = place
+        for index, axis in enumerate(axes):
+            if axis == OTHER:
+                axes[index] = others.setdefault(tuple(dims[index]), f"{OTHER}_{len(others) + 1}" if others else OTHER)
         rest = [axis for index, axis in enumerate(axes) if index != place]
         outputs.append(GraphTensor(name, DATATYPE[canonical(first.dtype)], ("batch", *rest)))
     return tuple(outputs), places

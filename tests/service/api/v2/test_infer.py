@@ -6,26 +6,28 @@ import gzip
 import json
 import zlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from tests.folders import write_forecast_folder, write_tensor_folder, write_text_folder
 from tests.serving import client_of
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 INFER = "/v2/models/toy-forecast/infer"
 HISTORY = [1.0, 2.0, 3.0, 2.5, 4.0]
 
 
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    write_forecast_folder(tmp_path)
-    write_text_folder(tmp_path)
-    write_tensor_folder(tmp_path)
-    async with client_of(tmp_path, max_body_bytes=200_000, max_instances=50) as client:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    folder = tmp_path_factory.mktemp("models")
+    write_forecast_folder(folder)
+    write_text_folder(folder)
+    write_tensor_folder(folder)
+    async with client_of(folder, max_body_bytes=200_000, max_instances=50) as client:
         yield client
 
 

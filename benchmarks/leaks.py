@@ -1,7 +1,7 @@
 """Whether memory grows: resident memory after more and more requests, and after loading and unloading a model repeatedly.
 
-    make soak
-    python -m benchmarks.soak --count 100000 --workers 1
+    make leaks
+    python -m benchmarks.leaks --count 100000 --workers 1
 
 The requests are ragged forecasts and texts with one or several instances, never the same twice. Memory after the last one is
 compared with memory after the first thousand, and after the last load with the first ones: growth of more than 5 % counts as a

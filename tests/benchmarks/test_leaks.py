@@ -1,4 +1,4 @@
-"""Memory does not grow, in a bounded part of `make soak`; the whole takes minutes."""
+"""Memory does not grow, in a bounded part of `make leaks`; the whole takes minutes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.leaks import ALLOWED_GROWTH, FIRST_LOADS, Sample, growth, reload, soak
 from benchmarks.memory import Memory
-from benchmarks.soak import ALLOWED_GROWTH, FIRST_LOADS, Sample, growth, reload, soak
 from benchmarks.traffic import FORECAST, SENTIMENT
 
 MODELS = Path(__file__).parent.parent.parent / "models"

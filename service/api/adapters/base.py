@@ -1,0 +1,209 @@
+"""An endpoint for the wire format of others: the file of each format reads bodies and writes answers, this runs the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self
+
+from service.api.access.control import visible_models
+from service.api.compression import decompress, read_coding
+from service.api.deadlines import DeadlineMonitor
+from service.api.disconnects import DisconnectMonitor
+from service.api.errors import InternalError, Problem, UnsupportedMediaType, find_row, problem
+from service.api.inference import Call, InferenceEndpoint
+from service.api.large_bodies import LargeBodyParser
+from service.api.parsing import LARGE_BYTES
+from service.api.predict import RequestLimits, RequestObserver, ServedModel
+from service.api.request import Answer, HttpRequest, json_answer
+from service.errors import InvalidInput, MalformedRequest, ServiceError
+from service.wire import is_plain, read, write
+
+
+class Models(Protocol):
+    """What these endpoints need of the repository."""
+
+    def get(self, name: str, version: str | None = None) -> ServedModel: ...
+
+    def only(self) -> ServedModel:
+        """The only model."""
+        ...
+
+    def choose(
+        self, task: str, instances: Sequence[Any], parameters: Mapping[str, Any], *, purpose: str | None = None
+    ) -> ServedModel:
+        """The model for a request that names none."""
+        ...
+
+    def restricted_to(self, names: frozenset[str]) -> Self: ...
+
+
+class Prediction(NamedTuple):
+    """A request as `/predict` takes it, and what the answer needs of it."""
+
+    instances: list[Any]
+    parameters: dict[str, Any]
+    model: str | None = None
+    version: str | None = None
+    task: str | None = None
+    """Which task the model must be for where none is named; None: there has to be just one."""
+    asked: Any = None
+    """What `write` needs of the request."""
+
+
+class Adapter(Protocol):
+    """One wire format."""
+
+    @property
+    def api(self) -> str:
+        """How the metrics call it."""
+        ...
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """The templates of its routes."""
+        ...
+
+    def read(self, content: Any, path: str) -> Prediction:
+        """A request from the JSON of its body. Raises MalformedRequest and InvalidInput."""
+        ...
+
+    def write(self, asked: Prediction, model: ServedModel, predictions: Sequence[Any]) -> Any:
+        """The answer, as JSON."""
+        ...
+
+
+class AdapterEndpoint(InferenceEndpoint):
+    """The endpoint of one wire format."""
+
+    def __init__(
+        self, adapter: Adapter, models: Models, observer: RequestObserver, limits: RequestLimits, **options: Any
+    ) -> None:
+        """`options` as of InferenceEndpoint."""
+        super().__init__(observer, limits, **options)
+        self.api = adapter.api
+        self._adapter = adapter
+        self._models = models
+
+    def check_head(self, request: HttpRequest) -> None:
+        """Raise UnsupportedMediaType for a body that is not JSON, or coded in another way than gzip and deflate."""
+        for name, value in request.headers:
+            if name == b"content-encoding":
+                read_coding(value)
+            elif name == b"content-type" and not _may_be_json(value):
+                found = value.decode("latin-1")[:100]
+                raise UnsupportedMediaType(
+                    f'Content-Type is "{found}"; send "application/json"', found=found, expected="application/json"
+                )
+
+    async def respond(self, call: Call) -> Answer:
+        """The predictions for one request."""
+        request = call.request
+        body = await self._decompress(call)
+        path = request.path
+        if len(body) <= LARGE_BYTES:
+            asked = self._read(body, path)
+        else:
+            asked = await self._large_bodies.read(body, lambda: self._read(body, path))
+        call.parsed(len(asked.instances), self._limits.max_instances)
+        model = self._resolve(asked, visible_models(self._models, request.state))
+        call.resolved(model)
+        plain = is_plain(body)
+        predictions = await model.predict(asked.instances, asked.parameters, deadline=call.deadline, is_plain=plain)
+        written_from = time.monotonic()
+        answer = json_answer(write(self._adapter.write(asked, model, predictions)))
+        call.written(written_from)
+        return answer
+
+    async def _decompress(self, call: Call) -> bytes:
+        for name, value in call.request.headers:
+            if name == b"content-encoding" and (coding := read_coding(value)) is not None:
+                return decompress(call.body, coding, self._limits.max_body_bytes)
+        return call.body
+
+    def _read(self, body: bytes, path: str) -> Prediction:
+        try:
+            content = read(body)
+        except ValueError as exc:
+            raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
+        asked = self._adapter.read(content, path)
+        if not asked.instances:
+            raise InvalidInput("the request holds no instances, expected at least one", where="instances", found=0)
+        return asked
+
+    def _resolve(self, asked: Prediction, models: Models) -> ServedModel:
+        if asked.model is not None:
+            model = models.get(asked.model, asked.version)
+            if asked.task is not None and model.task != asked.task:
+                raise InvalidInput(f'model "{model.name}" is a {model.task} model, expected one for {asked.task}', where="model")
+            return model
+        if asked.task is not None:
+            return models.choose(asked.task, asked.instances, asked.parameters)
+        return models.only()
+
+
+def adapter_endpoints(
+    adapters: Iterable[Adapter], models: Models, observer: RequestObserver, limits: RequestLimits
+) -> dict[str, AdapterEndpoint]:
+    """Template of a path → what answers there."""
+    disconnects, deadlines = DisconnectMonitor(), DeadlineMonitor()
+    large_bodies = LargeBodyParser(limits.max_json_values)
+    endpoints: dict[str, AdapterEndpoint] = {}
+    for adapter in adapters:
+        endpoint = AdapterEndpoint(
+            adapter, models, observer, limits, disconnects=disconnects, deadlines=deadlines, large_bodies=large_bodies
+        )
+        endpoints |= dict.fromkeys(adapter.paths, endpoint)
+    return endpoints
+
+
+ErrorBody = Callable[[int, str, str], object]
+"""(status, code, message) → the body of an error."""
+
+
+def error_shape(body: ErrorBody) -> Callable[[ServiceError], Problem]:
+    """The errors of a wire format that knows no 422: what does not fit the model is a bad request there."""
+
+    def describe(exc: ServiceError) -> Problem:
+        row = find_row(type(exc))
+        status, headers, _ = problem(exc)
+        status = 400 if isinstance(exc, InvalidInput) else status
+        is_known = row.error is not InternalError or isinstance(exc, InternalError)
+        message = exc.message if is_known else "an unexpected error; the log says more"
+        content = write(body(status, exc.code if is_known else InternalError.code, message))
+        kept = [(name, value) for name, value in headers if name not in (b"content-type", b"content-length")]
+        return Problem(
+            status, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)), *kept], content
+        )
+
+    return describe
+
+
+def expect_object(content: object, where: str = "the body") -> dict[str, Any]:
+    """The content, if it is a JSON object. Raises MalformedRequest."""
+    if type(content) is not dict:
+        raise MalformedRequest(f"{where} is no JSON object", where=where)
+    return content
+
+
+def expect_list(content: Mapping[str, Any], field: str) -> list[Any]:
+    """A field that is a list. Raises MalformedRequest."""
+    value = content.get(field)
+    if type(value) is not list:
+        raise MalformedRequest(f'"{field}" is missing, or no list', where=field)
+    return value
+
+
+def optional(content: Mapping[str, Any], field: str, kind: type, name: str) -> Any:
+    """A field that may be left out, or null. Raises MalformedRequest for another type."""
+    value = content.get(field)
+    if value is not None and type(value) is not kind:
+        raise MalformedRequest(f'"{field}": expected {name}', where=field)
+    return value
+
+
+def _may_be_json(content_type: bytes) -> bool:
+    media = content_type.partition(b";")[0].strip().lower()
+    if media in (b"", b"application/json", b"application/x-www-form-urlencoded"):
+        return True
+    return media.startswith(b"application/") and media.endswith(b"+json")

@@ -1,0 +1,107 @@
+"""The wire format of Nixtla's client: `NixtlaClient(base_url=...).forecast(df, h=24, freq="h", level=[80])` gets our forecasts.
+
+As the package nixtla 0.7 sends it: all series in one flat list, answered in one flat list.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from service.api.adapters.base import Prediction, error_shape, expect_list, expect_object, optional
+from service.api.predict import ServedModel
+from service.errors import MalformedRequest
+
+PATH = "/v2/forecast"
+PARAMETERS_PATH, KEY_PATH = "/model_params", "/validate_api_key"
+OTHERS_MODELS = ("timegpt", "azureai")
+"""What the names of the models begin with that the client sends where its user names none: any of ours may answer."""
+MAX_LEVELS = 49
+
+describe_error = error_shape(lambda status, code, message: {"detail": message})
+
+# What changes the forecast and is not offered: field → the value that means "not wanted".
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "finetune_steps": (0, None),
+    "finetuned_model_id": (None,),
+    "feature_contributions": (False, None),
+    "multivariate": (False, None),
+    "model_parameters": (None,),
+}
+
+
+class Nixtla:
+    """Flat series in, flat forecasts and intervals out."""
+
+    api = "nixtla"
+    paths = (PATH,)
+
+    def read(self, content: Any, path: str) -> Prediction:
+        """One instance per series. Raises MalformedRequest, for options that are not offered too."""
+        content = expect_object(content)
+        for field, unwanted in _UNSUPPORTED.items():
+            if content.get(field) not in unwanted:
+                raise MalformedRequest(f'"{field}" is not offered by this server', where=field)
+        series = expect_object(content.get("series"), '"series"')
+        for field in ("X", "X_future", "categorical_exog"):
+            if series.get(field) is not None:
+                raise MalformedRequest(f'"series.{field}": exogenous features are not offered by this server', where=field)
+        values, sizes = expect_list(series, "y"), expect_list(series, "sizes")
+        if set(map(type, sizes)) - {int} or any(size < 1 for size in sizes) or sum(sizes) != len(values):
+            raise MalformedRequest(f'"series.sizes": expected whole numbers that add up to {len(values)}', where="sizes")
+        ends = list(itertools.accumulate(sizes))
+        histories = [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+        levels = read_levels(content.get("level"))
+        parameters: dict[str, Any] = {"quantiles": sorted({q for level in levels for q in _quantiles(level)})}
+        for field, name in (("h", "horizon"), ("freq", "frequency")):
+            if content.get(field) is not None:
+                parameters[name] = content[field]
+        model = optional(content, "model", str, "a string")
+        if model is not None and model.startswith(OTHERS_MODELS):
+            model = None
+        return Prediction([{"history": history} for history in histories], parameters, model, None, "forecast", levels)
+
+    def write(self, asked: Prediction, model: ServedModel, predictions: Sequence[Any]) -> Any:
+        """The forecasts of all series one behind the other, and the bounds of each level likewise."""
+        intervals = None
+        if asked.asked:
+            intervals = {
+                f"{side}-{_show(level)}": [
+                    value for prediction in predictions for value in prediction["quantiles"][_key(quantile)].tolist()
+                ]
+                for level in asked.asked
+                for side, quantile in zip(("lo", "hi"), _quantiles(level), strict=True)
+            }
+        return {
+            "mean": [value for prediction in predictions for value in prediction["forecast"].tolist()],
+            "intervals": intervals,
+            "weights_x": None,
+            "feature_contributions": None,
+        }
+
+
+def read_levels(levels: object) -> list[float]:
+    """Levels of intervals in percent. Raises MalformedRequest."""
+    if levels is None:
+        return []
+    if type(levels) is not list or len(levels) > MAX_LEVELS:
+        raise MalformedRequest(f'"level": expected a list of at most {MAX_LEVELS} numbers', where="level")
+    for level in levels:
+        if type(level) not in (int, float) or not 0 <= level < 100:
+            raise MalformedRequest('"level": expected numbers from 0 up to 100', where="level")
+    return levels
+
+
+def _quantiles(level: float) -> tuple[float, float]:
+    half = round(level / 200, 12)
+    return round(0.5 - half, 12), round(0.5 + half, 12)
+
+
+def _key(quantile: float) -> str:
+    return f"{quantile:.12g}"
+
+
+def _show(level: float) -> str:
+    """As the client names its columns: 80 of 80, 80.0 of 80.0."""
+    return str(level)

@@ -1,0 +1,148 @@
+"""What every endpoint that runs a model does around it: the body within its limit, the deadline, the disconnect, the outcome.
+
+How a body is read and an answer written is each protocol's own affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+from service.api.deadlines import DeadlineMonitor
+from service.api.disconnects import DisconnectMonitor
+from service.api.large_bodies import LargeBodyParser
+from service.api.predict import RequestLimits, RequestObserver, outcome_of, reason_of
+from service.api.request import Answer, ClientDisconnected, HttpRequest, receive_body
+from service.context import Timing, current_timing
+from service.errors import DeadlineExceeded, InvalidReason, Outcome, PayloadTooLarge, ServiceError
+
+UNKNOWN = "_unknown"
+
+
+class NamedModel(Protocol):
+    """A version of a model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+
+class Call:
+    """One request whose body has arrived."""
+
+    __slots__ = ("_deadlines", "_task", "body", "deadline", "name", "request", "started", "timing", "version")
+
+    def __init__(self, request: HttpRequest, body: bytes, task: asyncio.Task[object], deadlines: DeadlineMonitor) -> None:
+        self.request = request
+        self.body = body
+        self.started = time.monotonic()  # the time that a client takes to send is not counted
+        self.deadline = self.started + request.timeout_s
+        self.name = self.version = UNKNOWN
+        self.timing: Timing | None = current_timing()
+        self._task = task
+        self._deadlines = deadlines
+
+    def shorten(self, timeout_s: float | None) -> None:
+        """Answer within so much time, if that is less than the server allows."""
+        if timeout_s is not None and timeout_s < self.request.timeout_s:
+            self.deadline = self.started + timeout_s
+            self._deadlines.watch(self._task, self.deadline, time.monotonic())
+
+    def parsed(self, num_instances: int, max_instances: int) -> None:
+        """The body has been read. Raises PayloadTooLarge for too many instances, or rows."""
+        self.request.num_instances = num_instances
+        if self.timing is not None:
+            self.timing.add("parse", self.started, time.monotonic())
+        if num_instances > max_instances:
+            raise PayloadTooLarge(
+                f"the request has {num_instances} instances; SLUICE_MAX_INSTANCES is {max_instances}",
+                found=num_instances,
+                limit=max_instances,
+                setting="SLUICE_MAX_INSTANCES",
+            )
+
+    def written(self, started_at: float) -> None:
+        """The answer has been written, since `started_at` of `time.monotonic()`."""
+        if self.timing is not None:
+            self.timing.add("write", started_at, time.monotonic())
+
+    def resolved(self, model: NamedModel) -> None:
+        """This model answers."""
+        self.name, self.version = model.name, model.version
+        if self.timing is not None:
+            self.timing.model, self.timing.version = model.name, model.version
+
+
+class InferenceEndpoint:
+    """An endpoint that runs a model; `respond` is the protocol's."""
+
+    api: str
+    """How the metrics call the protocol."""
+
+    def __init__(
+        self,
+        observer: RequestObserver,
+        limits: RequestLimits,
+        *,
+        disconnects: DisconnectMonitor | None = None,
+        deadlines: DeadlineMonitor | None = None,
+        large_bodies: LargeBodyParser | None = None,
+    ) -> None:
+        self._observer = observer
+        self._limits = limits
+        self._disconnects = disconnects or DisconnectMonitor()
+        self._deadlines = deadlines or DeadlineMonitor()
+        self._large_bodies = large_bodies or LargeBodyParser(limits.max_json_values)
+
+    def refused(self) -> None:
+        """A request was refused before it was begun."""
+        self._observer.request_finished(self.api, UNKNOWN, UNKNOWN, "rejected", 0.0, None)
+
+    def check_head(self, request: HttpRequest) -> None:
+        """Raise for headers with which the body need not be received."""
+
+    async def respond(self, call: Call) -> Answer:
+        """The answer to a request. Raises ServiceError."""
+        raise NotImplementedError
+
+    async def answer(self, request: HttpRequest) -> Answer:
+        """The answer to a request. Raises ServiceError, and ClientDisconnected when its client has gone."""
+        task = asyncio.current_task()
+        assert task is not None
+        started = time.monotonic()
+        call: Call | None = None
+        outcome: Outcome = "error"
+        reason: InvalidReason | None = None
+        try:
+            self.check_head(request)
+            call = Call(request, await receive_body(request, self._limits.max_body_bytes), task, self._deadlines)
+            started = call.started
+            self._disconnects.watch(task, request)
+            self._deadlines.watch(task, call.deadline, started)
+            answer = await self.respond(call)
+            outcome = "ok"
+            return answer
+        except ServiceError as exc:
+            outcome, reason = outcome_of(exc), reason_of(exc)
+            raise
+        except ClientDisconnected:
+            outcome = "cancelled"
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            if self._disconnects.has_cancelled(task):
+                task.uncancel()  # it was ours, and the task may end by itself
+                raise ClientDisconnected from None
+            if self._deadlines.has_expired(task):
+                task.uncancel()
+                outcome = "timeout"
+                raise DeadlineExceeded("there was no answer before the deadline") from None
+            raise
+        finally:
+            self._disconnects.forget(task)
+            self._deadlines.forget(task)
+            name, version = (UNKNOWN, UNKNOWN) if call is None else (call.name, call.version)
+            self._observer.request_finished(self.api, name, version, outcome, time.monotonic() - started, reason)

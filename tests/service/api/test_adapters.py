@@ -1,0 +1,210 @@
+"""Other wire formats in the whole app: the predictions of `/predict`, and errors in the shape that each format has."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.folders import write_forecast_folder, write_text_folder
+from tests.serving import client_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+HISTORY = [1.0, 2.0, 3.0, 2.5, 4.0]
+OTHER = [2.0, 1.0, 2.0]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    folder = tmp_path_factory.mktemp("models")
+    write_forecast_folder(folder)
+    write_text_folder(folder)
+    routes = {"vertex_predict_route": "/v1/endpoints/7:predict", "vertex_health_route": "/v1/endpoints/7"}
+    async with client_of(folder, max_instances=5, **routes) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def alone(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    """A server of one model, as a container for one has it."""
+    folder = tmp_path_factory.mktemp("models")
+    write_text_folder(folder)
+    async with client_of(folder) as client:
+        yield client
+
+
+async def predicted(client: httpx.AsyncClient, model: str, instances: list[Any], **parameters: Any) -> list[Any]:
+    body = {"model": model, "instances": instances, "parameters": parameters}
+    found: list[Any] = (await client.post("/predict", json=body)).json()["predictions"]
+    return found
+
+
+@pytest.mark.parametrize("path", ["/v1/models/toy-forecast:predict", "/v1/models/toy-forecast/versions/1:predict"])
+async def test_kserve_v1_and_tensorflow_serving_send_rows(client: httpx.AsyncClient, path: str) -> None:
+    instances = [{"history": HISTORY}, {"history": OTHER}]
+    body = {"signature_name": "serving_default", "instances": instances, "parameters": {"horizon": 2}}
+    answer = await client.post(path, json=body)
+    assert answer.json() == {"predictions": await predicted(client, "toy-forecast", instances, horizon=2)}
+
+
+async def test_kserve_v1_lists_models_and_says_whether_one_answers(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v1/models")).json() == {"models": ["toy-forecast", "toy-sentiment"]}
+    about = (await client.get("/v1/models/toy-forecast")).json()
+    assert (about["name"], about["ready"]) == ("toy-forecast", True)
+    [status] = about["model_version_status"]
+    assert (status["version"], status["state"], status["status"]["error_code"]) == ("1", "AVAILABLE", "OK")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_split": {"columns": ["text"], "index": [0, 1], "data": [["good film"], ["bad plot"]]}},
+        {"dataframe_records": [{"text": "good film"}, {"text": "bad plot"}]},
+        {"instances": ["good film", "bad plot"]},
+        {"inputs": ["good film", "bad plot"]},
+        {"inputs": {"text": ["good film", "bad plot"]}},
+        {"dataframe_split": {"columns": [0], "data": [["good film"], ["bad plot"]]}},
+    ],
+    ids=["split", "records", "instances", "inputs", "columns", "series"],
+)
+async def test_mlflow_and_sagemaker_invoke_the_only_model(alone: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    answer = await alone.post("/invocations", json=body)
+    assert answer.json() == {"predictions": await predicted(alone, "toy-sentiment", ["good film", "bad plot"])}
+    assert (await alone.get("/ping")).status_code == 200
+
+
+async def test_of_several_models_an_invocation_names_one(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/invocations", json={"inputs": ["good film"]})
+    assert answer.status_code == 409
+    assert answer.json()["error_code"] == "BAD_REQUEST"
+    answer = await client.post("/invocations", json={"inputs": ["good film"], "params": {"model": "toy-sentiment"}})
+    assert answer.status_code == 200
+
+
+async def test_vertex_ai_predicts_at_the_route_that_it_chose(client: httpx.AsyncClient) -> None:
+    body = {"instances": [{"history": HISTORY}], "parameters": {"model": "toy-forecast", "horizon": 3}}
+    answer = (await client.post("/v1/endpoints/7:predict", json=body)).json()
+    assert answer["predictions"] == await predicted(client, "toy-forecast", [{"history": HISTORY}], horizon=3)
+    assert (await client.get("/v1/endpoints/7")).status_code == 200
+
+
+async def test_a_series_of_kserves_time_series_protocol_is_forecast(client: httpx.AsyncClient) -> None:
+    given = {"type": "univariate_time_series", "name": "load", "series": HISTORY, "frequency": "H"}
+    given["start_timestamp"] = "2024-01-01T00:00:00"
+    body = {"model": "toy-forecast", "inputs": [given, {**given, "series": OTHER}], "options": {"horizon": 2, "quantiles": [0.5]}}
+    answer = (await client.post("/v1/timeseries/forecast", json=body)).json()
+    assert (answer["status"], answer["model"], len(answer["outputs"])) == ("completed", "toy-forecast", 2)
+    [content] = answer["outputs"][0]["content"]
+    [expected] = await predicted(client, "toy-forecast", [{"history": HISTORY}], horizon=2, quantiles=[0.5])
+    assert content["mean_forecast"] == expected["forecast"]
+    assert content["quantiles"] == expected["quantiles"]
+    assert (content["name"], content["start_timestamp"]) == ("load", "2024-01-01T05:00:00")
+    models = (await client.get("/v1/timeseries/models")).json()["data"]
+    assert [model["id"] for model in models] == ["toy-forecast"]
+
+
+async def test_the_flat_series_of_nixtla_are_forecast(client: httpx.AsyncClient) -> None:
+    body = {
+        "series": {"y": [*HISTORY, *OTHER], "sizes": [5, 3], "X": None, "X_future": None},
+        "model": "timegpt-1",
+        "h": 2,
+        "freq": "h",
+        "level": [80],
+        "finetune_steps": 0,
+        "feature_contributions": False,
+        "multivariate": False,
+    }
+    answer = (await client.post("/v2/forecast", json=body)).json()
+    expected = await predicted(
+        client, "toy-forecast", [{"history": HISTORY}, {"history": OTHER}], horizon=2, quantiles=[0.1, 0.9]
+    )
+    assert answer["mean"] == pytest.approx([value for row in expected for value in row["forecast"]], rel=1e-6)
+    low = [value for row in expected for value in row["quantiles"]["0.1"]]
+    assert answer["intervals"]["lo-80"] == pytest.approx(low, rel=1e-6)
+    assert set(answer["intervals"]) == {"lo-80", "hi-80"}
+    about = (await client.get("/model_params", params={"model": "timegpt-1", "freq": "h"})).json()
+    assert about == {"detail": {"input_size": 24, "horizon": 4}}
+    assert (await client.get("/validate_api_key")).status_code == 200
+
+
+SERIES = {"type": "univariate_time_series", "name": "a", "series": HISTORY}
+FLAT = {"y": HISTORY, "sizes": [5]}
+BAD: dict[str, tuple[str, Any, int, str]] = {
+    "v1: no instances": ("/v1/models/toy-forecast:predict", {}, 400, '"instances" is missing'),
+    "v1: the column form": ("/v1/models/toy-forecast:predict", {"inputs": {}}, 400, "the column form"),
+    "v1: none at all": ("/v1/models/toy-forecast:predict", {"instances": []}, 400, "holds no instances"),
+    "v1: too many": ("/v1/models/toy-forecast:predict", {"instances": [{}] * 6}, 413, "SLUICE_MAX_INSTANCES"),
+    "v1: an unknown model": ("/v1/models/none:predict", {"instances": [1]}, 404, 'no model "none"'),
+    "v1: an unknown version": ("/v1/models/toy-forecast/versions/9:predict", {"instances": [1]}, 404, "no version 9"),
+    "v1: what no model can be called": ("/v1/models/a%20b:predict", {"instances": [1]}, 404, "no model at"),
+    "invocations: two forms": ("/invocations", {"inputs": [1], "instances": [1]}, 400, "expected one of"),
+    "invocations: no form": ("/invocations", {"data": [1]}, 400, "got none"),
+    "invocations: rows of another width": (
+        "/invocations",
+        {"dataframe_split": {"columns": ["a"], "data": [[1, 2]]}},
+        400,
+        "rows of 1 values",
+    ),
+    "invocations: columns of other lengths": ("/invocations", {"inputs": {"a": [1], "b": [1, 2]}}, 400, "different lengths"),
+    "invocations: records that are none": ("/invocations", {"dataframe_records": [1]}, 400, "a list of objects"),
+    "time series: no inputs": ("/v1/timeseries/forecast", {"model": "toy-forecast"}, 400, '"inputs" is missing'),
+    "time series: another type": ("/v1/timeseries/forecast", {"inputs": [{**SERIES, "type": "x"}]}, 400, '"type": expected'),
+    "time series: no series": ("/v1/timeseries/forecast", {"inputs": [{"name": "a"}]}, 400, '"series" is missing'),
+    "time series: a model for texts": (
+        "/v1/timeseries/forecast",
+        {"model": "toy-sentiment", "inputs": [SERIES]},
+        400,
+        "is a classify model",
+    ),
+    "nixtla: sizes that do not add up": ("/v2/forecast", {"series": {"y": HISTORY, "sizes": [4]}}, 400, "add up to 5"),
+    "nixtla: a size below zero": ("/v2/forecast", {"series": {"y": HISTORY, "sizes": [-1, 6]}}, 400, "add up to 5"),
+    "nixtla: exogenous features": ("/v2/forecast", {"series": {**FLAT, "X": [[1]]}}, 400, "exogenous"),
+    "nixtla: fine-tuning": ("/v2/forecast", {"series": FLAT, "finetune_steps": 3}, 400, "finetune_steps"),
+    "nixtla: a level of a hundred": ("/v2/forecast", {"series": FLAT, "level": [100]}, 400, "up to 100"),
+    "nixtla: a thousand levels": ("/v2/forecast", {"series": FLAT, "level": [80] * 1000}, 400, "at most 49"),
+    "vertex: instances that are none": ("/v1/endpoints/7:predict", {"instances": 3}, 400, '"instances" is missing'),
+    "no JSON": ("/invocations", b"{", 400, "not JSON"),
+    "nothing": ("/invocations", b"", 400, "body is empty"),
+    "a list": ("/v1/timeseries/forecast", [], 400, "no JSON object"),
+}
+
+
+def message_of(path: str, content: Any) -> str:
+    """The message of an error, where the format has it; fails where the shape is another."""
+    match content:
+        case {"error": str() as message} if path.startswith("/v1/models"):
+            return message
+        case {"error": {"code": str(), "message": str() as message, "param": None, "type": str()}} if "timeseries" in path:
+            return message
+        case {"error": {"code": int(), "message": str() as message}} if "endpoints" in path:
+            return message
+        case {"error_code": str(), "message": str() as message} if path == "/invocations":
+            return message
+        case {"detail": str() as message} if path == "/v2/forecast":
+            return message
+    raise AssertionError(f"{path}: {content}")
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_what_is_wrong_is_said_in_the_shape_of_the_format(client: httpx.AsyncClient, name: str) -> None:
+    path, body, status, message = BAD[name]
+    content = {"content": body} if isinstance(body, bytes) else {"json": body}
+    answer = await client.post(path, **content)
+    assert message in message_of(path, answer.json())
+    assert answer.status_code == status
+
+
+async def test_another_method_is_refused_in_the_shape_of_the_format(client: httpx.AsyncClient) -> None:
+    for path in ("/v1/models/toy-forecast:predict", "/invocations", "/v1/timeseries/forecast", "/v2/forecast"):
+        answer = await client.put(path)
+        assert answer.status_code == 405
+        assert message_of(path, answer.json())
+
+
+async def test_every_format_is_a_label_of_the_metrics(client: httpx.AsyncClient) -> None:
+    await client.post("/v1/models/toy-forecast:predict", json={"instances": [{"history": HISTORY}]})
+    metrics = (await client.get("/metrics")).text
+    assert 'api="kserve_v1",model="toy-forecast",outcome="ok",version="1"}' in metrics
