@@ -21,7 +21,7 @@ from service.app import model_options
 from service.errors import FolderError, ServiceError
 from service.models.controller import Controller, Failure, MemberLost, Snapshot, State, Verify
 from service.models.folder import ModelOptions
-from service.models.loading import verify_folder
+from service.models.loading import Verified, verify_folder
 from service.models.repository import Preload, examine_versions
 from service.models.scanning import LATEST, ModelVersion, scan_models
 from service.models.snapshots import copy_version
@@ -82,7 +82,7 @@ def preload_state(settings: Settings, folder: Path, *, opens_graphs: bool) -> tu
         if findings:
             failed[key] = Failure("; ".join(findings[:3]), copies[key].fingerprint, is_update=False)
         else:
-            served[key] = copies[key]._replace(tuning=None if parts is None else parts.tuning)
+            served[key] = copies[key]._replace(verified=None if parts is None else Verified(tuning=parts.tuning))
     return State(served, failed), preload
 
 
@@ -243,13 +243,12 @@ def _copy_and_verify(key: Key, source: Path, target: Path, options: ModelOptions
     """The verified copy, or what is wrong with the folder."""
     try:
         fingerprint = copy_version(source, target)
-        findings, tuning = verify_folder(target, options, key)
+        return Snapshot(str(target), fingerprint, verify_folder(target, options, key))
     except ServiceError as exc:
         return exc.message
     except Exception as exc:
         log.exception("model folder failed to load", extra={"model": key[0], "version": key[1]})
         return f"loading failed: {type(exc).__name__}"
-    return "; ".join(findings[:3]) if findings else Snapshot(str(target), fingerprint, tuning)
 
 
 def _keep_state(folder: Path, state: State) -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from service.errors import FolderError, LoadFailed, ModelNotFound, Overloaded, ReloadOutcome, ServiceError
+from service.models.loading import Verified
 from service.models.scanning import LATEST, ModelVersion, VersionPins, scan_models, unreadable
 from service.models.snapshots import fingerprint
 from service.models.target import UNLOADED, Key, Target, TargetVersion
-from service.scheduling.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Snapshot(NamedTuple):
     folder: str
     fingerprint: str
     """Of the folder that was copied."""
-    tuning: Tuning | None = None
+    verified: Verified | None = None
 
 
 Verify = Callable[[Key, Path], Awaitable[Snapshot]]
@@ -108,7 +108,7 @@ class State:
             reason = None if failure is None else failure.reason
             if snapshot is not None:
                 shown = None if reason is None else f"the changed folder is not served: {reason}"
-                each = TargetVersion(*key, snapshot.folder, "READY", shown, key in self.updates, snapshot.tuning)
+                each = TargetVersion(*key, snapshot.folder, "READY", shown, key in self.updates, snapshot.verified)
             elif key in self.loading:
                 each = TargetVersion(*key, None, "LOADING", None, is_update=True)
             elif failure is not None:
@@ -388,28 +388,23 @@ class Controller:
         """Have every member serve another state, or none. Raises LoadFailed."""
         async with self._changing:
             members, change, target = list(self._members), self._next_change(), state.target()
-            outcomes = await asyncio.gather(
-                *(_within(PREPARE_TIMEOUT_S, m.prepare(change, target)) for m in members), return_exceptions=True
-            )
-            failures: dict[Key, str] = {}
-            ready = []
-            for member, outcome in zip(members, outcomes, strict=True):
-                if isinstance(outcome, MemberLost | TimeoutError):
+            ready: list[Member] = []
+            for member in members:  # one after the other: the others serve meanwhile
+                try:
+                    failures = await _within(PREPARE_TIMEOUT_S, member.prepare(change, target))
+                except (MemberLost, TimeoutError):
                     self._lose(member)
-                elif isinstance(outcome, BaseException):
-                    raise outcome
-                else:
-                    failures |= outcome
-                    ready.append(member)
-            if failures:
-                for member in ready:
-                    member.abort(change)
-                raise LoadFailed("; ".join(failures.values()))
+                    continue
+                ready.append(member)
+                if failures:
+                    for each in ready:
+                        each.abort(change)
+                    raise LoadFailed("; ".join(failures.values()))
             self._set(state)
-            outcomes_2 = await asyncio.gather(
-                *(_within(COMMIT_TIMEOUT_S, m.commit(change)) for m in ready), return_exceptions=True
+            ends = await asyncio.gather(
+                *(_within(COMMIT_TIMEOUT_S, member.commit(change)) for member in ready), return_exceptions=True
             )
-            for member, end in zip(ready, outcomes_2, strict=True):
+            for member, end in zip(ready, ends, strict=True):
                 if isinstance(end, BaseException):
                     self._lose(member)
 

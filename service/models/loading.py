@@ -6,11 +6,12 @@ Reads the folder it is given and nothing else. Knows nothing of HTTP, of other m
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.clock import Clock
 from service.errors import FolderError
+from service.manifest import Precision
 from service.models.example import replay_example
 from service.models.folder import Examination, ModelOptions, Parts, examine, manifest_findings
 from service.models.model import Model, ModelObserver
@@ -19,6 +20,17 @@ from service.runtime.base import CPU, OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.tuning import Tuning, tune
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What another process found of a valid folder: it need not be found again."""
+
+    precision: Precision | None = None
+    """Of the graph that answered the example; None where that was not replayed."""
+    precision_note: str | None = None
+    tuning: Tuning | None = None
+    """What its graph costs."""
 
 
 async def load_model(
@@ -31,19 +43,25 @@ async def load_model(
     open_graph: OpenRuntime = open_runtime,
     examination: Examination | None = None,
     identity: Identity | None = None,
-    tuning: Tuning | None = None,
+    verified: Verified | None = None,
 ) -> Model:
     """Open a version folder, replay its example, and start the model. Reading happens on a thread.
 
     `examination` is what `examine` found, where that was done before; `identity` as there;
-    `tuning` what another process measured of the graph.
+    `verified` what another process found of the same files.
     Raises FolderError that says what is wrong with the folder, and StartError where the device cannot be had.
     """
     options = options or ModelOptions()
-    parts, findings = await _open(folder, options, open_graph, examination, identity)
+    verified = verified or Verified()
+    if verified.precision is None:
+        parts, findings = await _open(folder, options, open_graph, examination, identity)
+    else:
+        as_verified = replace(options, precision=verified.precision)
+        parts, findings = await asyncio.to_thread(examine, folder, as_verified, open_graph, identity)
+        parts = parts and replace(parts, precision_note=verified.precision_note)
     if findings or parts is None:
         raise FolderError("; ".join(findings[:3]), findings=findings)
-    tuning = parts.tuning or tuning
+    tuning = parts.tuning or verified.tuning
     if tuning is None and options.measure_s:
         tuning = await asyncio.to_thread(_tune, parts, options)
     limits = options.limits.with_defaults() if tuning is None else tuning.limits
@@ -97,17 +115,19 @@ def check_folder(folder: Path, options: ModelOptions | None = None) -> list[str]
     return list(dict.fromkeys(findings))
 
 
-def verify_folder(folder: Path, options: ModelOptions, identity: Identity) -> tuple[list[str], Tuning | None]:
-    """What is wrong with a version folder that is to be served, in sentences, and what its graph costs.
+def verify_folder(folder: Path, options: ModelOptions, identity: Identity) -> Verified:
+    """Open a version folder that is to be served, replay its example and measure its graph.
 
-    Runs its own event loop. Raises StartError where the device cannot be had.
+    Runs its own event loop. Raises FolderError that says what is wrong with it, and StartError where the device cannot be had.
     """
     examination = examine(folder, options, identity=identity)
     parts, findings = asyncio.run(_open(folder, options, open_runtime, examination, identity))
     if parts is None or findings:
-        return findings, None
-    examination = with_tuning(Examination(parts, findings), options)
-    return [], None if examination.parts is None else examination.parts.tuning
+        raise FolderError("; ".join(findings[:3]), findings=findings)
+    measured = with_tuning(Examination(parts, findings), options).parts or parts
+    # On another device the graph is chosen, checked and measured by the process that runs it.
+    precision = parts.graph.precision if parts.runtime.provider == CPU else None
+    return Verified(precision, parts.precision_note, measured.tuning)
 
 
 def with_tuning(examination: Examination, options: ModelOptions) -> Examination:

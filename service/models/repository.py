@@ -20,14 +20,13 @@ from service.clock import Clock
 from service.errors import AmbiguousModel, FolderError, InvalidInput, ModelNotFound, ModelNotReady, StartError
 from service.models.description import PLATFORM, describe_config, describe_model, describe_tensors, summarize_model
 from service.models.folder import Examination, ModelOptions, examine
-from service.models.loading import load_model, with_tuning
+from service.models.loading import Verified, load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
 from service.models.scanning import LATEST, ModelVersion, VersionPins, highest_first, scan_models
 from service.models.target import UNLOADED, Key, Target, TargetVersion
 from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.loop_budget import LoopBudget
-from service.scheduling.tuning import Tuning
 from service.tasks.base import Criterion, Endpoint
 
 log = logging.getLogger(__name__)
@@ -184,7 +183,7 @@ class Repository:
             entry = ModelVersion(each.name, each.version, folder=Path(each.folder))
             started = time.perf_counter()
             try:
-                model = await self._open(entry, each.tuning)
+                model = await self._open(entry, each.verified)
             except FolderError as exc:
                 failures[each.key] = exc.message
             else:
@@ -441,7 +440,7 @@ class Repository:
             self._serving[entry.name] = model
             self._candidates.clear()
 
-    async def _open(self, entry: ModelVersion, tuning: Tuning | None = None) -> Model:
+    async def _open(self, entry: ModelVersion, verified: Verified | None = None) -> Model:
         """The model of a folder, started. Raises FolderError, whatever is wrong with the folder, and StartError."""
         preloaded = self._find_preloaded(entry)
         try:
@@ -454,7 +453,7 @@ class Repository:
                 open_graph=self._open_graph,
                 examination=None if preloaded is None else preloaded[0],
                 identity=entry.key,
-                tuning=tuning,
+                verified=verified,
             )
         except (FolderError, StartError):
             raise

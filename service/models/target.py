@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from service.models.loading import Verified
 from service.models.scanning import LoadState
-from service.scheduling.tuning import Tuning
 
 UNLOADED = "unloaded"
 """The reason of a version that was unloaded by a request: requests do not find it, and readiness does not depend on it."""
@@ -31,8 +31,8 @@ class TargetVersion:
     """Why it is not served; with a folder, why a changed content of it is not."""
     is_update: bool = False
     """Whether it came while the server ran: readiness does not depend on it."""
-    tuning: Tuning | None = None
-    """What its graph costs, as it was measured."""
+    verified: Verified | None = None
+    """What was found of its files before."""
 
     @property
     def key(self) -> Key:
