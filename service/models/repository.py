@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import copy
 import logging
+import sys
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ SHOWN_NAME_LENGTH = 128
 # How often it is looked whether a model that was replaced has requests left, and for how long at most.
 DRAIN_INTERVAL_S = 0.05
 MAX_DRAIN_S = 60.0
+# While a thread loads a model, the event loop gets the interpreter back after so long rather than after 5 ms.
+LOADING_SWITCH_S = 0.0005
 
 
 class RepositoryObserver(Protocol):
@@ -176,6 +179,14 @@ class Repository:
         Raises StartError like `start`. `apply` puts it into service, `abort` drops it.
         """
         self.abort()
+        interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(LOADING_SWITCH_S)
+        try:
+            return await self._prepare(target)
+        finally:
+            sys.setswitchinterval(interval_s)
+
+    async def _prepare(self, target: Target) -> dict[Key, str]:
         failures: dict[Key, str] = {}
         for each in target:
             if each.folder is None or self._is_loaded(each):

@@ -20,7 +20,7 @@ from service.process.machine import can_fork
 
 R = TypeVar("R")
 # Beside a busy server a job waits for its turn.
-NICENESS = 10
+NICENESS = 15
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
