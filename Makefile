@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The public data sets, where they lie beside the checkout; else whatever the caller set, or none.
 export SLUICE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: serve test test-all test-install test-oldest lint docs reference bench bench-against leaks soak fuzz audit sbom schema clean help
+.PHONY: serve test test-all test-install test-oldest test-peers lint docs reference bench bench-against leaks soak fuzz audit sbom schema clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -45,6 +45,16 @@ test-all: lint  ## every test, the slow ones too
 
 test-install: $(VENV)/.test  ## the wheel, installed in empty environments: it serves, and imports a model
 	$(BIN)/python -m pytest -m '' tests/sluice/test_wheel.py
+
+# Libraries that cannot live in our environment: each has one of its own, and its tests skip without it.
+$(VENV)-darts/.done: constraints.txt
+	test -x $(VENV)-darts/bin/python || $(PYTHON) -m venv $(VENV)-darts
+	grep -E '^torch==' constraints.txt > $(VENV)-darts/constraints.txt
+	$(VENV)-darts/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)-darts/constraints.txt 'darts[torch]==0.48.1' onnx onnxscript onnxruntime
+	@touch $@
+
+test-peers: $(VENV)/.test $(VENV)-darts/.done  ## what darts predicts is served; downloads darts into an environment of its own
+	$(BIN)/python -m pytest -m '' tests/peers
 
 # What the old versions say about newer Pythons and libraries is no failure; what does not work is.
 test-oldest: $(OLDEST)/.done  ## the fast tests with the oldest versions that pyproject.toml allows

@@ -229,9 +229,9 @@ def describe_checkout(checkout: Path) -> str:
 
 def _serve(name: str, checkout: Path, num_processes: int) -> AbstractContextManager[Server]:
     command, env = sluice_command(checkout / "models", port := free_port(), num_processes)
-    # An older server refuses to start with a setting that it does not know.
-    known = (checkout / "service" / "settings.py").read_text(encoding="utf-8")
-    env = {key: value for key, value in env.items() if key.removeprefix("SLUICE_").lower() in known}
+    # A server from before 0.2.0 refuses to start with a setting that it does not know, and ends at once anyway.
+    if "drain_seconds" not in (checkout / "service" / "settings.py").read_text(encoding="utf-8"):
+        del env["SLUICE_DRAIN_SECONDS"]
     return running(f"Sluice {name}", command, port, env | _environment(checkout), cwd=checkout)
 
 

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -38,9 +38,11 @@ from benchmarks.open_loop import arrivals_s
 from benchmarks.servers import ROOT
 
 CONNECT_AT_ONCE = 100
-MIN_OPEN_CONNECTIONS, MAX_OPEN_CONNECTIONS = 256, 6000
-"""Of an open loop: as many as requests arrive in a second, within these bounds, and more while none is free. They are used in
+MIN_OPEN_CONNECTIONS, MAX_OPEN_CONNECTIONS = 256, 16_000
+"""Of an open loop: as many as requests arrive in 1.5 s, within these bounds, and more while none is free. They are used in
 turn: so many clients, each of which seldom sends."""
+CONNECTED = "connected"
+"""The first line of output: nothing has been sent yet."""
 END_S = 2.0
 """An open loop waits so long for what is still to come."""
 JITTER = 0.2
@@ -51,9 +53,9 @@ JITTER = 0.2
 class OverloadResult:
     """One run. A response counts as goodput when its status is 200 and it came within the deadline.
 
-    `num_good` counts them from the first request on, with the warm-up. `latency_ms` holds p50, p99 and the largest per
-    status. `num_lost` counts requests whose connection was closed by the server, `num_left` those whose client did
-    not wait. `lag_p99_ms` is the generator's delay behind the intended times of an open loop, `busy` its share of a core.
+    `num_good` counts them from the first request on, with the warm-up. `latency_ms` holds p50, p99 and the largest per status.
+    `num_lost` counts requests whose connection was closed by the server, `num_left` those whose client did not wait.
+    `lag_p99_ms` is the generator's delay behind the intended times of an open loop, `busy` its share of a core.
     """
 
     goodput_per_s: float
@@ -89,14 +91,31 @@ class Pattern:
 
 
 def run_overload(
-    url: str, bodies: Path, pattern: Pattern, *, seconds: float, warm_up_s: float, deadline_s: float, cores: Sequence[int] = ()
+    url: str,
+    bodies: Path,
+    pattern: Pattern,
+    *,
+    seconds: float,
+    warm_up_s: float,
+    deadline_s: float,
+    cores: Sequence[int] = (),
+    on_connected: Callable[[], None] = lambda: None,
 ) -> OverloadResult:
-    """Send this load from a process of its own, on these cores where they are named."""
+    """Send this load from a process of its own, on these cores where they are named.
+
+    `on_connected` is called when all connections are open and nothing has been sent. Raises RuntimeError where that fails.
+    """
     command = [sys.executable, "-m", "benchmarks.overload_load", url, str(bodies.resolve()), *pattern.options]
     command += ["--seconds", str(seconds), "--warm-up", str(warm_up_s), "--deadline", str(deadline_s)]
     if cores:
         command += ["--cores", *map(str, cores)]
-    text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() == CONNECTED:
+            on_connected()
+        text, errors = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the load generator failed: {errors.strip()}")
     return OverloadResult(**json.loads(text))
 
 
@@ -126,11 +145,13 @@ class Generator:
         self._loop = asyncio.get_running_loop()
         wanted = self._pattern.connections
         if self._pattern.rate:
-            wanted = round(min(MAX_OPEN_CONNECTIONS, max(MIN_OPEN_CONNECTIONS, self._pattern.rate)))
+            wanted = round(min(MAX_OPEN_CONNECTIONS, max(MIN_OPEN_CONNECTIONS, 1.5 * self._pattern.rate)))
         for start in range(0, wanted, CONNECT_AT_ONCE):
             await asyncio.gather(*(self._connect() for _ in range(min(CONNECT_AT_ONCE, wanted - start))))
+        print(CONNECTED, flush=True)
         started, cpu_s = time.perf_counter(), time.process_time()
         self._is_sending = True
+        self._is_counting = not warm_up_s
         self._loop.call_later(warm_up_s, self._count)
         if self._pattern.rate:
             await self._send_at_random_times(started, warm_up_s + seconds)

@@ -6,6 +6,7 @@ Reads the environment, and hands everything on as arguments; an error is one lin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import functools
 import logging
@@ -15,13 +16,14 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service import __version__
 from service.api.access.keys import SCOPES, describe_entry, new_key
 from service.errors import RestartReason, ServiceError, StartError
-from service.observability.logs import set_up_logs
+from service.observability.logs import escape_controls, set_up_logs
 from service.process.machine import (
     can_fork,
     default_workers,
@@ -36,6 +38,14 @@ from service.process.shared_folder import shared_folder
 from service.process.supervisor import CANNOT_START, Supervisor, signals_to_handle
 from service.settings import Settings, environment_name, read_settings, settings_table
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from service.models.scanning import ModelVersion
+    from service.models.verification import Verdict, Verification
+
+# Each verifies one folder after the other.
+MAX_VERIFIERS = 4
 # Read by prometheus_client when it is imported, so it must be set before service.observability.metrics is imported.
 METRICS_DIR_NAME = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -120,7 +130,7 @@ def _check(args: argparse.Namespace) -> int:
         num_findings += len(findings)
         print(f"{version}: {_count_text(len(findings))}")
         for finding in findings:
-            print(f"  {finding}")
+            print(f"  {escape_controls(finding)}")
     return 1 if num_findings else 0
 
 
@@ -180,8 +190,47 @@ def _serve(args: argparse.Namespace) -> int:
 def _serve_alone(settings: Settings) -> int:
     from service.server import Service
 
-    sockets, url = _listen(settings)
-    return Service(settings, url).serve(sockets, on_loaded=print_line)
+    with _verification(settings) as verification:
+        sockets, url = _listen(settings)
+        return Service(settings, url, verification=verification).serve(sockets, on_loaded=print_line)
+
+
+@contextlib.contextmanager
+def _verification(settings: Settings, entries: Sequence[ModelVersion] | None = None) -> Iterator[Verification | None]:
+    """These versions, None: all, are verified beside, by a process that is forked now; None where that cannot be."""
+    from service.app import model_options
+    from service.models.verification import Verification, verify_folders, verify_versions
+    from service.process.sandbox import run_beside, run_in_children
+
+    if not can_fork():
+        log.warning("graphs are verified in the server itself: one that never ends would keep it from starting")
+        yield None
+        return
+    run = functools.partial(
+        run_in_children,
+        num_children=min(MAX_VERIFIERS, max(2, num_cores())),
+        timeout_s=settings.load_timeout_ms / 1000,
+        memory_bytes=settings.load_memory_bytes or memory_bytes() // 2,
+    )
+    options = model_options(settings)
+
+    def verify(sender: Connection) -> None:
+        if entries is None:
+            verify_folders(settings.model_folders, options, run, sender.send, settings.version_pins)
+        else:
+            verify_versions(entries, options, run, sender.send)
+
+    process, receiver = run_beside(verify)
+
+    def kill() -> None:
+        process.kill()
+        process.join()
+
+    verification = Verification(receiver, kill=kill)
+    try:
+        yield verification
+    finally:
+        verification.stop()
 
 
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
@@ -189,6 +238,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     from service.app import access_options, model_options
     from service.controlling import preload_state, run_controller, socket_path
     from service.models.repository import preload_folders
+    from service.models.verification import Verification
     from service.observability.metrics import forget_worker, restart_counter
     from service.server import Service, grace_s, run_worker
 
@@ -206,15 +256,25 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
 
     sockets, url = _listen(settings)
     build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
-    service = companion = preload = None
+    service = companion = preload = verification = None
     if settings.model_control != "none":
         copies = metrics_dir / "models"
         copies.mkdir(mode=0o700)
-        state, preload = preload_state(settings, copies, opens_graphs=shares_models)
+
+        def verify(entries: Sequence[ModelVersion]) -> dict[tuple[str, str], Verdict] | None:
+            with _verification(settings, entries) as verification:
+                return None if verification is None else verification.collect()
+
+        state, preload = preload_state(settings, copies, verify, opens_graphs=shares_models)
         companion = functools.partial(run_controller, settings, copies, state)
         build = functools.partial(build, control_path=socket_path(copies))
-    elif shares_models:
-        preload = preload_folders(settings.model_folders, model_options(settings), pins=settings.version_pins)
+    else:
+        with _verification(settings) as verification:
+            if shares_models:
+                options = model_options(settings)
+                preload = preload_folders(settings.model_folders, options, verification=verification, pins=settings.version_pins)
+            elif verification is not None:
+                verification = Verification(known=verification.collect())
     if shares_models:
         rates = make_rate_tables(access_options(settings), multiprocessing.get_context("fork"))
         service = build(preload=preload, rates=rates)
@@ -224,7 +284,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
             service = None
     if service is None:
         rates = make_rate_tables(access_options(settings), multiprocessing.get_context("spawn"))
-        build = functools.partial(build, rates=rates)
+        build = functools.partial(build, rates=rates, verification=verification)
     return Supervisor(
         functools.partial(run_worker, settings, service or build),
         sockets,

@@ -25,6 +25,7 @@ from service.api.access_log import AccessLog
 from service.api.adapters.base import adapter_endpoints
 from service.api.adapters.operations import adapter_router, adapter_routes
 from service.api.adapters.registry import wire_formats
+from service.api.connections import ConnectionLimits, ConnectionMonitor
 from service.api.control import control_router
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
@@ -40,11 +41,12 @@ from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.membership import Membership, Stream
 from service.models.repository import Preload, Repository
+from service.models.verification import Verification
 from service.observability.access_log import AccessLogWriter, Times
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
-from service.process.machine import num_cores, threads_per_worker
+from service.process.machine import max_open_connections, num_cores, threads_per_worker
 from service.process.memory import trim_heap_when_idle
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
 from service.scheduling.admission import AdmissionControl, RefusalBudget
@@ -60,6 +62,10 @@ log = logging.getLogger(__name__)
 
 # Time that measuring the cost of one graph may take at load: enough to see every batch size of a small one several times.
 MEASURE_S = 0.1
+# A run of a graph that takes so many times the time of a request is ended, and its model taken out of service.
+MAX_RUN_FACTOR = 3
+# But no sooner than this, however short the time of a request is: the machine may be busy.
+LEAST_MAX_RUN_S = 5.0
 # Two, so that a short body need not wait behind a long one.
 MIN_READERS = 2
 
@@ -73,26 +79,29 @@ def create_app(
     *,
     metrics_dir: Path | None = None,
     preload: Preload | None = None,
+    verification: Verification | None = None,
     rates: RateTables | None = None,
     connect_control: Connect | None = None,
     tasks: TaskRegistry | None = None,
     tracing: Tracing | None = None,
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
+    on_stuck: Callable[[], None] = lambda: None,
     scrape_interval_s: float = SCRAPE_INTERVAL_S,
 ) -> Gateway:
     """The whole server as one ASGI app.
 
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
-    `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU. `metrics_dir` is shared by
-    the workers of one server, `preload` holds what their parent has read for them, `rates` is where they count requests
-    together. `connect_control` connects to the process that decides what is served, None: what the folders hold at the start.
-    `tasks` are those that folders may be for, None: the built-in ones. `tracing` keeps the spans of requests, None:
-    what the settings say. Raises StartError for what the settings of access name, and where tracing is not installed. Scrapes
-    within `scrape_interval_s` get the same metrics.
+    `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU, `on_stuck` when a graph runs
+    that cannot be ended. `metrics_dir` is shared by the workers of one server, `preload` holds what their parent has read for
+    them, `verification` verifies the rest, `rates` is where they count requests together. `connect_control` connects to the
+    process that decides what is served, None: what the folders hold at the start. `tasks` are those that folders may be for,
+    None: the built-in ones. `tracing` keeps the spans of requests, None: what the settings say. Raises StartError for what the
+    settings of access name, and where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
+    loop_budget = LoopBudget()
     repository = Repository(
         settings.model_folders,
         options,
@@ -103,7 +112,9 @@ def create_app(
         open_graph=functools.partial(open_runtime, gpu=gpu_options(settings)),
         preload=preload,
         may_be_empty=settings.model_control == "explicit",
-        loop_budget=LoopBudget(),
+        verification=verification,
+        on_stuck=on_stuck,
+        loop_budget=loop_budget,
     )
     membership = None
     if connect_control is not None:
@@ -187,7 +198,7 @@ def create_app(
     return Gateway(
         access.wrap(api),
         direct={
-            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints),
+            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, loop_budget),
             **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits)),
             **adapter_endpoints(formats.adapters, repository, metrics, limits),
         },
@@ -195,13 +206,24 @@ def create_app(
         observers=metrics,
         hooks=hooks,
         admission=admission,
-        refusals=RefusalBudget(time.monotonic),
+        refusals=RefusalBudget(time.monotonic, time.process_time),
         timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
         drain=drain,
         error_shapes=error_shapes,
         tracer=tracing,
         times_stages=access_log is not None,
+        connections=ConnectionMonitor(connection_limits(settings), metrics),
+    )
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """What a connection may take."""
+    return ConnectionLimits(
+        settings.header_timeout_ms / 1000,
+        settings.body_timeout_ms / 1000,
+        settings.send_timeout_ms / 1000,
+        min(settings.max_connections, max_open_connections()),
     )
 
 
@@ -231,6 +253,7 @@ def model_options(settings: Settings, tasks: TaskRegistry | None = None) -> Mode
         limits,
         latency_target_ms=settings.latency_target_ms,
         measure_s=MEASURE_S,
+        max_run_s=max(LEAST_MAX_RUN_S, MAX_RUN_FACTOR * settings.request_timeout_ms / 1000),
         precision=settings.precision,
         tasks=(tasks or built_in_tasks()).configure(settings.model_dump()),
     )
@@ -270,7 +293,7 @@ async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: O
 
 def _finish_start(repository: Repository, on_loaded: OnLoaded | None) -> None:
     if not repository.is_ready:
-        log.error("not every model is ready", extra={"reason": repository.reason})
+        log.error("not every model is ready", extra={"reason": repository.reason, "models": str(repository.models_dirs)})
     if on_loaded is not None:
         on_loaded(repository)
 

@@ -12,7 +12,7 @@ import logging
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ from service.app import model_options
 from service.errors import FolderError, ServiceError
 from service.models.controller import Controller, Failure, MemberLost, Snapshot, State, Verify
 from service.models.folder import ModelOptions
-from service.models.loading import Verified, verify_folder
 from service.models.repository import Preload, examine_versions
 from service.models.scanning import LATEST, ModelVersion, scan_models
 from service.models.snapshots import copy_version
 from service.models.target import Key, Target, write_target
+from service.models.verification import UNSEEN, Verdict, verify
 from service.observability.logs import set_up_logs
 from service.observability.metrics import reload_counter
 from service.process.jobs import JobFailed, run_job
+from service.process.machine import memory_bytes
 from service.process.messages import Message, MessageStream, serve
 from service.settings import Settings
 
@@ -36,7 +37,6 @@ log = logging.getLogger(__name__)
 
 SOCKET_FILE = "control"
 STATE_FILE = "state"
-LOAD_TIMEOUT_S = 60.0
 PARENT_INTERVAL_S = 1.0
 
 
@@ -45,10 +45,17 @@ def socket_path(folder: Path) -> Path:
     return folder / SOCKET_FILE
 
 
-def preload_state(settings: Settings, folder: Path, *, opens_graphs: bool) -> tuple[State, Preload]:
+def preload_state(
+    settings: Settings,
+    folder: Path,
+    verify_all: Callable[[Sequence[ModelVersion]], Mapping[Key, Verdict] | None],
+    *,
+    opens_graphs: bool,
+) -> tuple[State, Preload]:
     """What is served at first: every version that the settings name, copied into `folder`, and what was found of each copy.
 
-    With `opens_graphs` it is opened here, for workers that are forked afterwards. Raises StartError.
+    `verify_all` gives a verdict on each copy, or None where nothing verifies them before they are opened. With `opens_graphs`
+    that is done here, for workers that are forked afterwards. Raises StartError.
     """
     pins = settings.version_pins
     entries, reason = scan_models(settings.model_folders, pins)
@@ -72,17 +79,24 @@ def preload_state(settings: Settings, folder: Path, *, opens_graphs: bool) -> tu
         except FolderError as exc:
             failed[entry.key] = Failure(exc.message, None, is_update=False)
     copied = [ModelVersion(*key, folder=Path(each.folder)) for key, each in copies.items()]
-    preload = Preload(copied, reason, examine_versions(copied, model_options(settings), pins=pins) if opens_graphs else {})
+    verdicts = verify_all(copied)
+    examinations = {}
+    if opens_graphs:
+        examinations = examine_versions(copied, model_options(settings), verdicts=verdicts, pins=pins)
+    preload = Preload(copied, reason, examinations)
     served: dict[Key, Snapshot] = {}
     for entry in sorted(copied, key=lambda entry: entry.order, reverse=True):
         key = entry.key
         if LATEST in pins.get(key[0], ()) and any(other[0] == key[0] for other in served):
             continue
-        parts, findings = preload.examinations[key][0] if key in preload.examinations else (None, [])
+        verdict = None if verdicts is None else verdicts.get(key, UNSEEN)
+        findings = verdict.findings if verdict is not None else []
+        if not findings and key in examinations:
+            findings = examinations[key][0].findings
         if findings:
             failed[key] = Failure("; ".join(findings[:3]), copies[key].fingerprint, is_update=False)
         else:
-            served[key] = copies[key]._replace(verified=None if parts is None else Verified(tuning=parts.tuning))
+            served[key] = copies[key]._replace(verdict=verdict)
     return State(served, failed), preload
 
 
@@ -98,13 +112,13 @@ def run_controller(settings: Settings, folder: Path, state: State) -> None:
 async def _control(settings: Settings, folder: Path, state: State) -> None:
     parent = os.getppid()
     state = _read_state(folder) or state
-    verify = _verifier(folder, model_options(settings))
+    verify_one = _verifier(folder, settings)
     mode = settings.model_control
     assert mode != "none"
     controller = Controller(
         settings.model_folders,
         replace(state, loading=frozenset()),
-        verify,
+        verify_one,
         mode=mode,
         pins=settings.version_pins,
         on_changed=functools.partial(_keep_state, folder),
@@ -221,14 +235,16 @@ class StreamMember:
         return await reply
 
 
-def _verifier(folder: Path, options: ModelOptions) -> Verify:
+def _verifier(folder: Path, settings: Settings) -> Verify:
+    options = model_options(settings)
+    timeout_s, max_bytes = settings.load_timeout_ms / 1000, settings.load_memory_bytes or memory_bytes() // 2
     numbers: Iterator[int] = itertools.count()
 
-    async def verify(key: Key, source: Path) -> Snapshot:
+    async def verify_one(key: Key, source: Path) -> Snapshot:
         place = folder / f"load-{os.getpid()}-{next(numbers)}"
         target = place.joinpath(*key)
         try:
-            outcome = await run_job(functools.partial(_copy_and_verify, key, source, target, options), LOAD_TIMEOUT_S)
+            outcome = await run_job(functools.partial(_copy_and_verify, key, source, target, options), timeout_s, max_bytes)
         except JobFailed as exc:
             outcome = str(exc)
         if isinstance(outcome, str):
@@ -236,19 +252,21 @@ def _verifier(folder: Path, options: ModelOptions) -> Verify:
             raise FolderError(outcome)
         return outcome
 
-    return verify
+    return verify_one
 
 
 def _copy_and_verify(key: Key, source: Path, target: Path, options: ModelOptions) -> Snapshot | str:
     """The verified copy, or what is wrong with the folder."""
     try:
         fingerprint = copy_version(source, target)
-        return Snapshot(str(target), fingerprint, verify_folder(target, options, key))
+        # On another device it is checked and measured by the process that runs it there.
+        verdict = verify(key, target, replace(options, device="cpu"))
     except ServiceError as exc:
         return exc.message
     except Exception as exc:
         log.exception("model folder failed to load", extra={"model": key[0], "version": key[1]})
         return f"loading failed: {type(exc).__name__}"
+    return "; ".join(verdict.findings[:3]) if verdict.findings else Snapshot(str(target), fingerprint, verdict)
 
 
 def _keep_state(folder: Path, state: State) -> None:

@@ -33,6 +33,19 @@ RateScope = Literal["key", "address"]
 """Whose rate a request was beyond."""
 ReloadOutcome = Literal["loaded", "unloaded", "error"]
 """What became of a change of what is served: a version was put into service, taken out of it, or could not be loaded."""
+ConnectionReason = Literal[
+    "too_many",
+    "evicted",
+    "idle",
+    "header_timeout",
+    "body_timeout",
+    "send_timeout",
+    "malformed",
+    "head_too_large",
+    "url_too_long",
+]
+"""Why the server refused or closed a connection: there are too many, it made room for another one, its next request did not
+come, a head, a body or the reading of an answer took too long, or what came is not read."""
 RestartReason = Literal["crashed", "hung", "ended"]
 """Why a worker process was replaced: it failed, its event loop stood still, or a signal from outside ended it."""
 
@@ -114,7 +127,7 @@ class CapacityError(ServiceError):
 
 
 class Overloaded(CapacityError):
-    """The model's queue is full; nothing was computed."""
+    """There is more to do than can be answered in time, or the model's queue is full; nothing was computed."""
 
     code = "overloaded"
 

@@ -212,9 +212,11 @@ def read_file(folder: Path, name: str, max_bytes: int = MAX_FILE_BYTES) -> bytes
         # A FIFO opens without a writer; what became a link since is refused. Windows has neither.
         number = os.open(target, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
         with open(number, "rb") as file:
-            if not stat.S_ISREG(os.fstat(number).st_mode):
+            found = os.fstat(number)
+            if not stat.S_ISREG(found.st_mode):
                 raise FolderError(f"{name} is not a regular file")
-            content = file.read(max_bytes + 1)
+            # Python sets so much memory aside as it is to read.
+            content = file.read(min(max_bytes, found.st_size) + 1)
     except OSError as exc:
         raise FolderError(f"{name} cannot be read: {exc.strerror}") from exc
     except RuntimeError as exc:  # Path.resolve of a link to itself, before Python 3.13

@@ -31,7 +31,8 @@ from service.app import create_app
 from service.errors import ServiceError, StartError
 from service.files import FileWatch
 from service.models.repository import Preload, Repository
-from service.observability.logs import set_up_logs
+from service.models.verification import Verification
+from service.observability.logs import escape_controls, set_up_logs
 from service.process.connections import DrainRequested, Slot, has_waiting, receive_connection, refuse_handshakes
 from service.process.machine import cores_of_worker
 from service.process.memory import configure_malloc
@@ -43,8 +44,6 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
-# Longer than the 60 s after which load balancers drop idle connections, so that none is closed here just as it is used.
-KEEP_ALIVE_S = 75
 # Requests leave few cycles behind: the collector runs every 5,000 objects rather than every 700, which saves 5 % of a request.
 GC_THRESHOLDS = (5000, 20, 20)
 # How often the event loop of a worker counts a heartbeat, and how many connections it receives in one turn.
@@ -66,6 +65,7 @@ class Service:
         *,
         metrics_dir: Path | None = None,
         preload: Preload | None = None,
+        verification: Verification | None = None,
         rates: RateTables | None = None,
         control_path: Path | None = None,
     ) -> None:
@@ -81,10 +81,12 @@ class Service:
             settings,
             metrics_dir=metrics_dir,
             preload=preload,
+            verification=verification,
             rates=rates,
             connect_control=None if control_path is None else functools.partial(connect, control_path),
             on_loaded=self._finish_loading,
             on_failed=self._stop_with,
+            on_stuck=self._be_replaced,
         )
         self._config = uvicorn_config(self._app, settings)
         # Both import the rest of what serving needs, which a parent does for all its workers.
@@ -121,6 +123,11 @@ class Service:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         self._on_loaded(startup_message(repository, self._url, self._curl))
+
+    def _be_replaced(self) -> None:
+        """A graph takes a core for ever: a worker finishes what it answers and ends, and its parent starts another one."""
+        if isinstance(self._server, WorkerServer):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _stop_with(self, exc: StartError) -> None:
         assert self._server is not None
@@ -324,7 +331,7 @@ def uvicorn_config(app: Gateway, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=math.ceil(grace_s(settings)),
     )
 
@@ -344,9 +351,10 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
 
 def startup_message(repository: Repository, url: str, curl: str = "curl -s") -> str:
     """What the operator reads when loading is over: the address of the server, and a command to try."""
+    reason = escape_controls(repository.reason or "")  # which may hold what a folder says
     if not repository.is_serving and not repository.is_ready:
-        return f"Sluice {__version__} listens on {url}, but no model is ready: {repository.reason}"
-    state = "is ready:" if repository.is_ready else f"is not ready ({repository.reason}), and answers at"
+        return f"Sluice {__version__} listens on {url}, but no model is ready: {reason}"
+    state = "is ready:" if repository.is_ready else f"is not ready ({reason}), and answers at"
     where = f"Sluice {__version__} {state} {url} (documentation at {url}/docs)"
     return f"{where}\nTry it:\n  {command_to_try(repository, f'{curl} {url}')}"
 

@@ -176,6 +176,20 @@ class Settings(BaseSettings):
         "`GET /models` give the choice and its reason.",
     )
 
+    load_timeout_ms: float = Field(
+        default=30_000.0,
+        gt=0,
+        le=3_600_000,
+        description="Time to open and verify one model folder, with its example and the measuring of its graph; beyond it the "
+        "model is UNAVAILABLE.",
+    )
+    load_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory that verifying one model folder may take; beyond it the model is UNAVAILABLE. 0: half of what this "
+        "machine or container has.",
+    )
+
     # How rows become batches.
     latency_target_ms: float = Field(
         default=50.0,
@@ -205,7 +219,10 @@ class Settings(BaseSettings):
         default=1024, ge=1, description="Rows that may wait for one model; beyond them a request gets 503 at once."
     )
     request_timeout_ms: float = Field(
-        default=10_000.0, gt=0, description="Time to answer a request once its body has arrived; after it, 504."
+        default=10_000.0,
+        gt=0,
+        description="Time to answer a request once its body has arrived; after it, 504. A graph that runs three times as long, "
+        "and 5 s at least, is stopped, and its model UNAVAILABLE from then on.",
     )
     max_pending_bytes: int = Field(
         default=256 * 1024 * 1024,
@@ -226,6 +243,41 @@ class Settings(BaseSettings):
     max_instances: int = Field(default=10_000, ge=1, description="Instances of a request at most.")
     max_horizon_multiple: int = Field(
         default=10, ge=1, description="Longest forecast, in horizons of its model; beyond one, forecasts are fed back as history."
+    )
+
+    # What a connection may take.
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Connections of one process at most, and fewer where it may open fewer files. A new one beyond them takes "
+        "the place of an idle one; where none is idle it gets 503 and is closed.",
+    )
+    keep_alive_seconds: int = Field(
+        default=75,
+        ge=1,
+        le=3600,
+        description="A connection without a request for so long is closed. Longer than the idle time of a load balancer in "
+        "front, or it sends requests to connections that are just being closed.",
+    )
+    header_timeout_ms: float = Field(
+        default=10_000.0,
+        gt=0,
+        le=3_600_000,
+        description="Time from the first byte of a request to the end of its headers; then 408, and the connection is closed.",
+    )
+    body_timeout_ms: float = Field(
+        default=10_000.0,
+        gt=0,
+        le=3_600_000,
+        description="Time for a request's body to arrive, and a second more for each 16 KB that did; after it, 408, and the "
+        "connection is closed.",
+    )
+    send_timeout_ms: float = Field(
+        default=30_000.0,
+        gt=0,
+        le=3_600_000,
+        description="A client that reads neither all that waits to be sent to it in this time nor 16 KB a second is closed.",
     )
 
     # How it ends.

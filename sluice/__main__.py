@@ -33,7 +33,7 @@ COMMANDS = {
     "settings": Command("service", "settings", "cpu", "list every SLUICE_ setting with its default"),
     "init": Command("training", "init", "cpu,train", "write a commented recipe for a CSV file"),
     "train": Command("training", "run", "cpu,train", "train by a recipe and publish the model folder"),
-    "import": Command("training", "import-keras", "cpu,import", "publish a finished model as a model folder"),
+    "import": Command("training", "import", "cpu,import", "publish a finished model as a model folder"),
     "import-torch": Command("training", "import-torch", "cpu,import", "publish any torch network as a model folder"),
     "summary": Command("training", "summary", "cpu,train", "print the layers of a recipe or model with their parameters"),
     "compare": Command("training", "compare", "cpu,train", "train a recipe with other cells and compare the scores"),

@@ -185,6 +185,9 @@ class FakeRuntime:
         self.calls.append(tensors)
         return self._answer(tensors)
 
+    def terminate(self) -> None:
+        pass
+
 
 SUM_SIGNATURE = Signature(
     inputs=(TensorSpec("history", "FP32", ("batch", "time", 1)), TensorSpec("lengths", "INT64", ("batch",))),

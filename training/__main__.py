@@ -16,6 +16,8 @@ try:
     import typer
     from rich.console import Console
 
+    from training.importers.import_command import import_command
+    from training.importers.sources import UnknownSource
     from training.recipe import RECIPES, find_recipe, read_recipe, recipe_of_folder
 except ImportError as missing:
     raise SystemExit(f"training needs more than the service does: {INSTALL.format(extra='train')} ({missing})") from missing
@@ -160,6 +162,7 @@ def import_keras_command(
     example: Annotated[
         Path | None, typer.Option(help="A JSON list of instances for example.json; random rows if left out.")
     ] = None,
+    architecture: Annotated[Path | None, typer.Option(help="What model.to_json() gave, for a file of weights alone.")] = None,
     labels: Annotated[str | None, typer.Option(help="classify: the labels in the order of the outputs, as bad,good.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="classify: the tokenizer.json that splits texts into the ids.")] = None,
     max_length: Annotated[
@@ -188,6 +191,7 @@ def import_keras_command(
     console = Console()
     with _errors_as_messages(console, extra="import"):
         from training.importers.importer import read_options
+        from training.importers.keras.calls_importer import ImportedCalls
         from training.importers.keras.importer import import_keras
         from training.reporting.imports import show_import
 
@@ -211,8 +215,11 @@ def import_keras_command(
             description=description,
             licence=licence,
         )
-        result = import_keras(file, options, models, example=example, replace_version=replace)
-        show_import(result.network, result.verification, result.notes, result.folder, console)
+        result = import_keras(file, options, models, example=example, architecture=architecture, replace_version=replace)
+        if isinstance(result, ImportedCalls):
+            console.print(str(result.published), highlight=False, soft_wrap=True, markup=False)
+        else:
+            show_import(result.network, result.verification, result.notes, result.folder, console)
 
 
 @app.command("import-torch")
@@ -248,6 +255,7 @@ def import_torch_command(
     season_length: Annotated[int | None, typer.Option(help="forecast: steps in a season.")] = None,
     context_length: Annotated[int | None, typer.Option(help="forecast: steps read of a history.")] = None,
     scaler: Annotated[str | None, typer.Option(help="forecast: the scale of the features, as of --scale.")] = None,
+    architecture: Annotated[Path | None, typer.Option(help="What model.to_json() gave, for a file of weights alone.")] = None,
     labels: Annotated[str | None, typer.Option(help="classify: the labels in the order of the outputs, as bad,good.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="classify: the tokenizer.json that splits texts into the ids.")] = None,
     max_length: Annotated[int | None, typer.Option(help="classify: tokens read of a text.")] = None,
@@ -271,8 +279,9 @@ def import_torch_command(
     """Publish any torch network; runs the code that makes it."""
     console = Console()
     with _errors_as_messages(console, extra="import"):
+        from training.importers.rows_file import read_rows_file
         from training.importers.torch import options
-        from training.importers.torch.command import load_network, read_pairs, read_rows_file
+        from training.importers.torch.command import load_network, read_pairs
         from training.importers.torch.publishing import publish
 
         chosen = options.read_task_options(
@@ -315,6 +324,95 @@ def import_torch_command(
             models=models,
         )
         console.print(str(result), highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("import-onnx")
+def import_onnx_command(
+    file: Annotated[Path, typer.Argument(help="An ONNX file; one written by darts becomes a forecast model.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    version: Annotated[int | None, typer.Option(help="Its version; the next free number if left out.")] = None,
+    task: Annotated[str, typer.Option(help="What instances are: tensor (nested lists), forecast or classify.")] = "tensor",
+    example: Annotated[
+        Path | None, typer.Option(help="Two or more rows: .json (a list), .npz (a row each) or .npy; random rows if left out.")
+    ] = None,
+    expected: Annotated[
+        Path | None, typer.Option(help="Answers to the example rows, recorded elsewhere; a file as of rows.")
+    ] = None,
+    lengths_input: Annotated[str | None, typer.Option(help="The input that takes the rows' lengths, if it is not found.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(metavar="INPUT=OUTPUT", help="What carries a sequence on, as h0=h_n; may be repeated.")
+    ] = None,
+    time_first: Annotated[bool, typer.Option("--time-first", help="The graph has its steps before its rows.")] = False,
+    batching: Annotated[str, typer.Option(help="auto, ragged (rows of any length in a batch), equal or none.")] = "auto",
+    tolerance: Annotated[float, typer.Option(help="The largest difference from the file's graph, of an answer's size.")] = 1e-4,
+    labels: Annotated[str | None, typer.Option(help="classify: the labels in the order of the outputs, as bad,good.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="classify: the tokenizer.json that splits texts into the ids.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="classify: tokens read of a text.")] = None,
+    language: Annotated[str | None, typer.Option(help="classify: the texts' language, as en.")] = None,
+    horizon: Annotated[int | None, typer.Option(help="forecast: how many steps the model forecasts.")] = None,
+    context_length: Annotated[
+        int | None, typer.Option(help="forecast: steps read of a history; as many as the longest row.")
+    ] = None,
+    frequency: Annotated[str | None, typer.Option(help="forecast: S T H D W M Q Y, several separated by commas.")] = None,
+    season_length: Annotated[int | None, typer.Option(help="forecast: steps in a season.")] = None,
+    features: Annotated[str | None, typer.Option(help="forecast: the names of the model's features, as load,heat.")] = None,
+    targets: Annotated[str | None, typer.Option(help="forecast: which of the features are forecast.")] = None,
+    quantiles: Annotated[str | None, typer.Option(help="forecast: the levels that the model gives, as 0.1,0.5,0.9.")] = None,
+    description: Annotated[str, typer.Option(help="One sentence about the model.")] = "",
+    licence: Annotated[str, typer.Option(help="Of the data that it learned from.")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the version.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    models: ModelsOption = Path("models"),
+) -> None:
+    """Publish an ONNX file whose operators are ONNX's own."""
+    console = Console()
+    with _errors_as_messages(console, extra="import"):
+        from training.importers.onnx.command import import_file
+
+        result = import_file(
+            file,
+            name,
+            models,
+            example=example,
+            expected=expected,
+            task=task,
+            of_classify={
+                "labels": _parts(labels),
+                "tokenizer": tokenizer,
+                "max_length": max_length,
+                "language": language,
+            },
+            of_forecast={
+                "horizon": horizon,
+                "context_length": context_length,
+                "frequencies": _parts(frequency),
+                "season_length": season_length,
+                "features": _parts(features),
+                "targets": _parts(targets),
+                "quantiles": _parts(quantiles),
+            },
+            lengths=lengths_input,
+            state=state or [],
+            time_first=time_first,
+            batching=batching,
+            tolerance=tolerance,
+            description=description,
+            licence=licence,
+            version=version,
+            replace=replace,
+            dry_run=dry_run,
+        )
+        console.print(str(result), highlight=False, soft_wrap=True, markup=False)
+
+
+def _end_import(exc: UnknownSource) -> None:
+    with _errors_as_messages(Console()):
+        raise exc
+
+
+app.command("import")(
+    import_command({"onnx": import_onnx_command, "keras": import_keras_command, "torch": import_torch_command}, _end_import)
+)
 
 
 @app.command("init")

@@ -15,9 +15,10 @@ WATCH_AFTER_S = 0.1
 
 
 class DisconnectMonitor:
-    """Watches the connections of slow requests, and cancels the task that answers one when its client disconnects.
+    """Cancels the task that answers a request when its client disconnects.
 
-    One timer for all of them, which runs only while a request waits: a timer per request costs 2 to 3 µs.
+    Where the transport does not tell, the connections of slow requests are watched, with one timer for all of them, which runs
+    only while a request waits: a timer per request costs 2 to 3 µs.
     """
 
     def __init__(self, watch_after_s: float = WATCH_AFTER_S) -> None:
@@ -26,20 +27,26 @@ class DisconnectMonitor:
         self._is_ticking = False
 
     def watch(self, task: asyncio.Task[Any], request: HttpRequest) -> None:
-        """Begin when the body has been read and the answer is not there after a while."""
+        """Begin when the body has been read."""
+        if request.on_disconnect(task.cancel):
+            return
         loop = task.get_loop()
         self._waiting[task] = _Waiting(request, loop.time())
         if not self._is_ticking:
             self._is_ticking = True
             loop.call_later(self._watch_after_s, self._tick, loop)
 
-    def has_cancelled(self, task: asyncio.Task[Any]) -> bool:
-        """Whether the task was cancelled because its client disconnected."""
+    def has_cancelled(self, task: asyncio.Task[Any], request: HttpRequest) -> bool:
+        """Whether the task was cancelled because the client of its request disconnected."""
+        if request.has_disconnected:
+            return True
         waiting = self._waiting.get(task)
         return waiting is not None and waiting.has_disconnected
 
-    def forget(self, task: asyncio.Task[Any]) -> None:
+    def forget(self, task: asyncio.Task[Any], request: HttpRequest) -> None:
         """The request is over."""
+        if request.on_disconnect(None):
+            return
         waiting = self._waiting.pop(task, None)
         if waiting is not None and waiting.watcher is not None:
             waiting.watcher.cancel()

@@ -59,6 +59,12 @@ class UnsupportedMediaType(HttpError):
     code = "unsupported_media_type"
 
 
+class RequestTimedOut(HttpError):
+    """The head or the body of the request did not come in time; the connection is closed."""
+
+    code = "request_timeout"
+
+
 class UrlTooLong(HttpError):
     """The URL has more bytes than are read; the connection is closed."""
 
@@ -120,6 +126,7 @@ TABLE: tuple[ErrorRow, ...] = (
     ErrorRow(ModelNotFound, 404, "No such model"),
     ErrorRow(NotFound, 404, "No such path"),
     ErrorRow(MethodNotAllowed, 405, "Method not allowed"),
+    ErrorRow(RequestTimedOut, 408, "Request came too slowly"),
     ErrorRow(AmbiguousModel, 409, "Several models fit"),
     ErrorRow(LoadFailed, 409, "Model cannot be loaded"),
     ErrorRow(PayloadTooLarge, 413, "Request is too large"),

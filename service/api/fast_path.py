@@ -12,16 +12,18 @@ Builds on names that uvicorn keeps private, so it is imported by `transport.py` 
 from __future__ import annotations
 
 import asyncio
+import functools
 import http
 import logging
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 from starlette.types import Message
 
-from service.api.gateway import Gateway
+from service.api.connections import Phase
 from service.api.regular_path import RegularPathProtocol
-from service.api.request import Address, Answer, Headers, HttpRequest, read_length
+from service.api.request import Address, Answer, Headers, HttpRequest, body_timed_out, read_length
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class FastRequest(HttpRequest):
     """A request on the fast path. uvicorn's protocol takes it for a RequestResponseCycle."""
 
     __slots__ = (
+        "_callback",
+        "_has_timed_out",
         "_is_read",
         "_waiter",
         "body",
@@ -73,13 +77,16 @@ class FastRequest(HttpRequest):
         self.ticket = None
         self.timeout_s = math.inf
         self.num_instances = 0
+        self.model = None
         self.context = None
         self.keep_alive = keep_alive
         self.body = bytearray()
         self.more_body = True
         self.response_complete = False
         self.disconnected = False
+        self._has_timed_out = False
         self._is_read = False
+        self._callback: Callable[[], object] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -87,17 +94,39 @@ class FastRequest(HttpRequest):
         """What uvicorn sets when a part of the body or the end of the connection has come."""
         return self
 
+    @property
+    def has_whole_body(self) -> bool:
+        return not self.more_body
+
     def set(self) -> None:
         """As of an asyncio.Event; what matters is the end of the body, and of the connection."""
         is_due = self.disconnected or not (self.more_body or self._is_read)
         if is_due and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self.disconnected and self._callback is not None:
+            self._callback()
+
+    def on_disconnect(self, callback: Callable[[], object] | None) -> bool:
+        self._callback = callback
+        return True
+
+    @property
+    def has_disconnected(self) -> bool:
+        return self.disconnected
+
+    def time_out(self) -> None:
+        """The body has not come in time; `receive` then raises RequestTimedOut."""
+        self._has_timed_out = True
+        self.more_body = False
+        self.set()
 
     async def receive(self) -> Message:
         """The whole body at once, and then nothing until the client disconnects."""
         if not self.disconnected and (self.more_body or self._is_read):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        if self._has_timed_out:
+            raise body_timed_out()
         if self.disconnected:
             return {"type": "http.disconnect"}
         self._is_read = True
@@ -109,17 +138,17 @@ class FastPathProtocol(RegularPathProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        assert isinstance(self.app, Gateway), "uvicorn must not wrap the app: proxy_headers=False"
-        self._gateway = self.app
-        self._is_idle = False
-        self._idle_since = 0.0
         self._refused_until = 0.0
-        self._idle_timer: asyncio.TimerHandle | None = None
 
     # Callbacks of the parser and of the transport.
 
+    def data_received(self, data: bytes) -> None:
+        if self._gateway.may_refuse_early and self._refuse_early(data):
+            return
+        super().data_received(data)
+
     def on_message_begin(self) -> None:
-        self._is_idle = False
+        self._is_dropping = False
         self._begin_head()
         self.url = b""
         self.expect_100_continue = False
@@ -133,7 +162,8 @@ class FastPathProtocol(RegularPathProtocol):
             keep_alive = self.parser.should_keep_alive()
             request = FastRequest(self.url.decode(), self.headers, num_bytes, self.client, self.server, keep_alive)
             self.cycle = self._running = cast(Any, request)
-            refusal = self._gateway.refuse(request)
+            # Behind answers that the client does not read a refusal waits for its turn, as an answer does.
+            refusal = None if self.flow.write_paused else self._gateway.refuse(request)
             if refusal is not None:
                 self._refuse(request, refusal)
                 return
@@ -147,12 +177,26 @@ class FastPathProtocol(RegularPathProtocol):
         self.headers += headers  # the list that the scope holds
         self._start_regular()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """As the base class; a client that closed its connection looks like one that only closed its side."""
+        is_open = super().eof_received()
+        if is_open and isinstance(self.cycle, FastRequest) and self.cycle.ticket is not None:
+            self.cycle.ticket.close()
+        return is_open
 
     # The fast path.
+
+    def _await_body(self) -> None:
+        # At once and not only when its task begins: heads that come together would else be refused for each other's bodies.
+        cycle: Any = self.cycle
+        if isinstance(cycle, FastRequest) and cycle.ticket is not None:
+            cycle.ticket.await_body()
+
+    def _time_out_body(self, cycle: Any) -> None:
+        if isinstance(cycle, FastRequest):
+            cycle.time_out()
+        else:
+            super()._time_out_body(cycle)
 
     def _simple_length(self) -> int | None:
         """The size of the body of a simple request, None where the request is not simple.
@@ -181,15 +225,51 @@ class FastPathProtocol(RegularPathProtocol):
                 return None
         return size if size is not None and size <= MAX_BODY_BYTES else None
 
+    def _refuse_early(self, data: bytes) -> bool:
+        """Answer with a refusal if these bytes are a whole request that is to be refused and looks as most do."""
+        is_between = self.phase is Phase.REQUEST and not self._unfed and (self.cycle is None or self.cycle.response_complete)
+        # Behind answers that the client does not read a refusal waits for its turn, as an answer does.
+        if not is_between or self._is_ending or self.flow.write_paused:
+            return False
+        content = self._gateway.refuse_early(data, self.server)
+        if content is None:
+            return False
+        request = FastRequest("", [], 0, self.client, self.server, keep_alive=True)
+        request.more_body = False
+        self.cycle = self._running = cast(Any, request)
+        delay_s = self._hold_s()
+        if delay_s:
+            send = functools.partial(self._send_early_refusal, content, request)
+            self._gateway.held_refusals.add(self.loop, delay_s, send)
+        else:
+            self._send_early_refusal(content, request)
+        return True
+
+    def _send_early_refusal(self, content: bytes, request: FastRequest) -> None:
+        if self.transport.is_closing():
+            return
+        head = [STATUS_LINES[503]]
+        for name, value in self.server_state.default_headers:
+            head += (name, b": ", value, b"\r\n")
+        head.append(content)
+        self.transport.write(b"".join(head))
+        self._complete(request)
+
     def _refuse(self, request: FastRequest, answer: Answer) -> None:
         """Send a refusal, without a task: at once, or a little later where refusals themselves would become the load."""
-        delay_s = self._gateway.refusal_delay_s() if answer.status == 503 and self.loop.time() < self._refused_until else 0.0
-        self._refused_until = self.loop.time() + REFUSED_S
+        delay_s = self._hold_s() if answer.status == 503 else 0.0
         if delay_s:
-            self.flow.pause_reading()
-            self.loop.call_later(delay_s, self._send_refusal, request, answer)
+            self._is_dropping = True
+            self._gateway.held_refusals.add(self.loop, delay_s, functools.partial(self._send_refusal, request, answer))
         else:
             self._send_refusal(request, answer)
+
+    def _hold_s(self) -> float:
+        """How long a refusal is to be held: 0 where the client did not return before it was due, or few do."""
+        now = self.loop.time()
+        delay_s = self._gateway.refusal_delay_s() if now < self._refused_until else 0.0
+        self._refused_until = now + delay_s + REFUSED_S
+        return delay_s
 
     def _send_refusal(self, request: FastRequest, answer: Answer) -> None:
         if not request.disconnected and not self.transport.is_closing():
@@ -222,31 +302,16 @@ class FastPathProtocol(RegularPathProtocol):
             head.append(b"connection: close\r\n")
         head.append(b"\r\n")
         self.transport.writelines((b"".join(head), body))
+        self._complete(request)
+
+    def _complete(self, request: FastRequest) -> None:
+        """The answer is sent: await the next request, or close."""
         request.response_complete = True
         if request.keep_alive:
-            self._await_next_request()
+            if self.pipeline or self._is_ending or self.flow.is_held or self.transport.is_closing():
+                self.on_response_complete()
+                return
+            self.flow.resume_reading()
         else:
-            self.server_state.total_requests += 1
             self.transport.close()
-
-    def _await_next_request(self) -> None:
-        """As uvicorn's `on_response_complete`, with one timer for all of a connection's pauses."""
-        if self.pipeline or self._is_ending or self.transport.is_closing():
-            self.on_response_complete()
-            return
         self.server_state.total_requests += 1
-        self.flow.resume_reading()
-        self._is_idle = True
-        self._idle_since = self.loop.time()
-        if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
-
-    def _close_if_idle(self) -> None:
-        self._idle_timer = None
-        if self.transport.is_closing() or not self._is_idle:
-            return  # the timer is set again after the next answer; behind the regular path, uvicorn's own counts
-        rest_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if rest_s <= 0:
-            self.transport.close()
-        else:
-            self._idle_timer = self.loop.call_later(rest_s, self._close_if_idle)

@@ -15,9 +15,11 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.connections import ConnectionMonitor
 from service.api.draining import Drain
+from service.api.early_refusals import HeldRefusals, Recogniser, RefusalTemplate
 from service.api.error_shapes import ErrorShapes
-from service.api.errors import InternalError, NotFound, find_row
+from service.api.errors import InternalError, NotFound, RequestTimedOut, find_row
 from service.api.request import (
     Address,
     Admission,
@@ -28,9 +30,10 @@ from service.api.request import (
     Endpoint,
     Hook,
     HttpRequest,
+    UnreadRequest,
     read_conditions,
 )
-from service.api.request_ids import add_ids, identify
+from service.api.request_ids import add_ids, identify, new_context
 from service.context import CURRENT, RequestContext, Timing
 from service.errors import Overloaded, ServiceError
 
@@ -102,12 +105,15 @@ class Gateway:
         error_shapes: ErrorShapes | None = None,
         tracer: Tracer | None = None,
         times_stages: bool = False,
+        connections: ConnectionMonitor | None = None,
     ) -> None:
         """`direct` maps paths, or templates of paths, to the endpoints that answer POST there; `routes` are the templates of all
         routes.
 
-        `times_stages` where a hook wants to know how long each stage of a request took; a tracer does.
+        `times_stages` where a hook wants to know how long each stage of a request took; a tracer does. `connections` is
+        for the protocol that brings the requests.
         """
+        self.connections = connections or ConnectionMonitor()
         self._inner = inner
         self._hooks = tuple(hooks)
         self._admission = admission
@@ -115,6 +121,10 @@ class Gateway:
         self._timeout_s = timeout_s
         self._metrics_port = metrics_port
         self._drain = drain or Drain()
+        self.held_refusals = HeldRefusals()
+        """Those of all connections to this event loop."""
+        self._recogniser = Recogniser()
+        self._early_refusals: dict[tuple[str, int], RefusalTemplate] = {}  # by path and Retry-After
         self._tracer = tracer
         self._times_stages = times_stages or tracer is not None
         self._unknown = _Route(UNKNOWN_ROUTE, observers.http(UNKNOWN_ROUTE))
@@ -184,7 +194,10 @@ class Gateway:
             if self._admission is not None and request.ticket is not None:
                 # What a hook refuses costs nothing: counted as done, it would make other requests look cheap.
                 is_done = has_begun and request.status not in (CLIENT_DISCONNECTED, 503, 504)
-                self._admission.finish(request.ticket, request.num_instances, is_done=is_done)
+                has_left = request.status == CLIENT_DISCONNECTED
+                self._admission.finish(
+                    request.ticket, request.num_instances, is_done=is_done, has_left=has_left, model=request.model
+                )
             self._finish(request, route)
 
     def refuse(self, request: HttpRequest) -> Answer | None:
@@ -212,6 +225,58 @@ class Gateway:
             return answer
         return None
 
+    def refuse_unread(
+        self, error: ServiceError, client: Address | None, server: Address | None, context: RequestContext | None = None
+    ) -> Answer:
+        """The answer to a request that is not read: it counts as one to an unknown route, and hooks see how it ends.
+
+        `context` is what it was logged with before.
+        """
+        request = UnreadRequest(client, server)
+        made = self._begin(request, self._unknown)
+        if context is not None:
+            context.timing = made.timing
+            request.context = made = context
+        answer = self._describe(error, request)
+        request.status, request.response_bytes = answer.status, len(answer.body)
+        add_ids(made, answer.headers)
+        for hook in self._hooks:
+            hook.after(request, answer.headers)
+        self._finish(request, self._unknown)
+        CURRENT.set(None)
+        return answer
+
+    @property
+    def may_refuse_early(self) -> bool:
+        """Whether `refuse_early` is worth a try: requests are refused, and neither hooks nor a tracer want to see them."""
+        return self._admission is not None and self._admission.is_refusing and not (self._hooks or self._tracer)
+
+    def refuse_early(self, received: bytes, server: Address | None) -> bytes | None:
+        """What `refuse` would answer to these bytes, where they are a whole request as most are; None where they are not, and
+        where the request may be worth beginning. As it is sent, from the first header of the answer on."""
+        found = self._recogniser.recognise(received)
+        if found is None or self._admission is None or found.path not in self._direct:
+            return None
+        route, endpoint = self._direct[found.path]
+        if not (
+            self._admission.would_refuse(route.template, found.num_bytes, self._timeout_s)
+            and self._is_served_at(server, found.path)
+        ):
+            return None
+        retry_after_s = math.ceil(self._admission.retry_after_s())
+        template = self._early_refusals.get((found.path, retry_after_s))
+        if template is None:
+            context = new_context()
+            _, headers, body = self._error_shapes.describe(
+                self._refusal(retry_after_s, self._timeout_s), found.path, context.request_id
+            )
+            add_ids(context, headers)
+            template = self._early_refusals[found.path, retry_after_s] = RefusalTemplate(headers, body, context)
+        endpoint.refused()
+        route.observer.started()
+        route.observer.finished("POST", 503, 0.0, found.num_bytes, template.body_bytes)
+        return template.render(new_context())
+
     def refusal_delay_s(self) -> float:
         """How long the refusal of a connection that did not wait is to be held: 0 as long as there are few of them."""
         return self._refusals.delay_s() if self._refusals is not None else 0.0
@@ -225,11 +290,15 @@ class Gateway:
         request.ticket = self._admission.admit(route.template, request.request_bytes, timeout_s, priority)
         if request.ticket is None:
             endpoint.refused()
-            raise Overloaded(
-                "the work that is pending would not leave time for an answer",
-                retry_after_s=self._admission.retry_after_s(),
-                timeout_ms=round(1000 * timeout_s),
-            )
+            raise self._refusal(self._admission.retry_after_s(), timeout_s)
+
+    @staticmethod
+    def _refusal(retry_after_s: float, timeout_s: float) -> Overloaded:
+        return Overloaded(
+            "the work that is pending would not leave time for an answer",
+            retry_after_s=retry_after_s,
+            timeout_ms=round(1000 * timeout_s),
+        )
 
     async def _forward(self, request: HttpRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Have FastAPI answer, and see what it sends."""
@@ -316,7 +385,7 @@ class Gateway:
         assert isinstance(exc, ServiceError)
         request_id = None if request.context is None else request.context.request_id
         answer = Answer(*self._error_shapes.describe(exc, request.path, request_id))
-        if isinstance(exc, BodyTooLarge):
+        if isinstance(exc, BodyTooLarge | RequestTimedOut):
             answer.headers.append((b"connection", b"close"))
         return answer
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from service.api.deadlines import DeadlineMonitor
 from service.api.disconnects import DisconnectMonitor
 from service.api.large_bodies import LargeBodyParser
-from service.api.predict import RequestLimits, RequestObserver, outcome_of, reason_of
+from service.api.predict import RequestLimits, RequestObserver, displaced_error, outcome_of, reason_of
 from service.api.request import Answer, ClientDisconnected, HttpRequest, receive_body
 from service.context import Timing, current_timing
 from service.errors import DeadlineExceeded, InvalidReason, Outcome, PayloadTooLarge, ServiceError
@@ -72,6 +72,9 @@ class Call:
     def resolved(self, model: NamedModel) -> None:
         """This model answers."""
         self.name, self.version = model.name, model.version
+        self.request.model = model.name
+        if self.request.ticket is not None:
+            self.request.ticket.assign(model.name)
         if self.timing is not None:
             self.timing.model, self.timing.version = model.name, model.version
 
@@ -122,6 +125,8 @@ class InferenceEndpoint:
             started = call.started
             self._disconnects.watch(task, request)
             self._deadlines.watch(task, call.deadline, started)
+            if request.ticket is not None:
+                request.ticket.cancel = task.cancel
             answer = await self.respond(call)
             outcome = "ok"
             return answer
@@ -133,7 +138,11 @@ class InferenceEndpoint:
             raise
         except asyncio.CancelledError:
             outcome = "cancelled"
-            if self._disconnects.has_cancelled(task):
+            if request.ticket is not None and request.ticket.is_displaced:
+                task.uncancel()
+                outcome = "rejected"
+                raise displaced_error() from None
+            if self._disconnects.has_cancelled(task, request):
                 task.uncancel()  # it was ours, and the task may end by itself
                 raise ClientDisconnected from None
             if self._deadlines.has_expired(task):
@@ -142,7 +151,7 @@ class InferenceEndpoint:
                 raise DeadlineExceeded("there was no answer before the deadline") from None
             raise
         finally:
-            self._disconnects.forget(task)
+            self._disconnects.forget(task, request)
             self._deadlines.forget(task)
             name, version = (UNKNOWN, UNKNOWN) if call is None else (call.name, call.version)
             self._observer.request_finished(self.api, name, version, outcome, time.monotonic() - started, reason)

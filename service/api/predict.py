@@ -6,6 +6,7 @@ HTTP only: which instances a model accepts is known to its task, how it is run t
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
@@ -41,6 +42,9 @@ API = "predict"
 # Beyond this many predictions the answer is written in parts, with a turn of the event loop between them: one part of
 # 256 forecasts of 48 steps and 9 quantiles takes 5 ms.
 PREDICTIONS_PER_PART = 256
+MAX_NAME_BYTES = 256
+_MODEL = re.compile(rb'\s*\{\s*"model"\s*:\s*"([^"\\]{1,200})"')
+_MODEL_AT_END = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
 
 
 class ServedModel(Protocol):
@@ -56,8 +60,20 @@ class ServedModel(Protocol):
     def task(self) -> str: ...
 
     async def predict(
-        self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool
+        self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool, has_turn: bool = False
     ) -> Sequence[Any]: ...
+
+
+class LoopBudget(Protocol):
+    """The time of the event loop, divided (`scheduling/loop_budget.py`)."""
+
+    def is_spent(self) -> bool:
+        """Whether this turn of the loop has been long, or others wait already."""
+        ...
+
+    async def renewal(self) -> None:
+        """Wait for a turn that has time left."""
+        ...
 
 
 class Models(Protocol):
@@ -146,7 +162,9 @@ class PredictEndpoint:
         disconnects: DisconnectMonitor | None = None,
         deadlines: DeadlineMonitor | None = None,
         large_bodies: LargeBodyParser | None = None,
+        loop_budget: LoopBudget | None = None,
     ) -> None:
+        """`loop_budget` None: bodies are read as they come."""
         self._models = models
         self._observer = observer
         self._limits = limits
@@ -155,6 +173,7 @@ class PredictEndpoint:
         self._disconnects = disconnects or DisconnectMonitor()
         self._deadlines = deadlines or DeadlineMonitor()
         self._large_bodies = large_bodies or LargeBodyParser(limits.max_json_values)
+        self._loop_budget = loop_budget
 
     def refused(self) -> None:
         """A request was refused before it was begun."""
@@ -174,19 +193,33 @@ class PredictEndpoint:
             deadline = started + request.timeout_s
             self._disconnects.watch(task, request)
             self._deadlines.watch(task, deadline, started)
-            if len(body) <= LARGE_BYTES:
+            ticket = request.ticket
+            if ticket is not None:
+                ticket.cancel = task.cancel
+            is_large = len(body) > LARGE_BYTES
+            parsed_from = started
+            if not is_large:
+                if self._loop_budget is not None and self._loop_budget.is_spent():
+                    # The body waits as it is: what is read from it takes five times its memory, and is cold when it is encoded.
+                    if ticket is not None and (named := find_model(body)) is not None:
+                        ticket.assign(named)
+                    await self._loop_budget.renewal()
+                    parsed_from = time.monotonic()
                 parsed = parse(body, self._limits.max_instances)
             else:
                 parsed = await self._large_bodies.parse(body, self._limits.max_instances)
             request.num_instances = len(parsed.instances)
             timing = current_timing()
             if timing is not None:
-                timing.add("parse", started, time.monotonic())
+                timing.add("parse", parsed_from, time.monotonic())
             if parsed.timeout_s is not None and parsed.timeout_s < request.timeout_s:
                 deadline = started + parsed.timeout_s
                 self._deadlines.watch(task, deadline, time.monotonic())
             model = self._resolve(parsed, visible_models(self._models, request.state))
             name, version = model.name, model.version
+            request.model = name
+            if ticket is not None:
+                ticket.assign(name)
             if timing is not None:
                 timing.model, timing.version = name, version
             predictions = await model.predict(
@@ -194,6 +227,7 @@ class PredictEndpoint:
                 parsed.parameters,
                 deadline=deadline,
                 is_plain=is_plain(body),
+                has_turn=not is_large and self._loop_budget is not None,
             )
             if timing is None:
                 content = await _write(name, version, predictions)
@@ -211,7 +245,11 @@ class PredictEndpoint:
             raise
         except asyncio.CancelledError:
             outcome = "cancelled"
-            if self._disconnects.has_cancelled(task):
+            if request.ticket is not None and request.ticket.is_displaced:
+                task.uncancel()
+                outcome = "rejected"
+                raise displaced_error() from None
+            if self._disconnects.has_cancelled(task, request):
                 task.uncancel()  # it was ours, and the task may end by itself
                 raise ClientDisconnected from None
             if self._deadlines.has_expired(task):
@@ -220,7 +258,7 @@ class PredictEndpoint:
                 raise DeadlineExceeded("there was no answer before the deadline") from None
             raise
         finally:
-            self._disconnects.forget(task)
+            self._disconnects.forget(task, request)
             self._deadlines.forget(task)
             self._observer.request_finished(API, name, version, outcome, time.monotonic() - started, reason)
 
@@ -240,6 +278,17 @@ class PredictEndpoint:
                 expected=self._task,
             )
         return model
+
+
+def find_model(body: bytes) -> str | None:
+    """The model that a body seems to name, at its begin or at its end, without reading it: good enough to guess its cost."""
+    found = _MODEL.match(body) or _MODEL_AT_END.search(body, max(0, len(body) - MAX_NAME_BYTES))
+    return found[1].decode(errors="replace") if found is not None else None
+
+
+def displaced_error() -> Overloaded:
+    """How a request ends whose ticket was displaced."""
+    return Overloaded("the place of this request was given to another one")
 
 
 def outcome_of(exc: ServiceError) -> Outcome:
@@ -277,7 +326,11 @@ PREDICT_PATH = "/predict"
 
 
 def predict_endpoints(
-    models: Models, observer: RequestObserver, limits: RequestLimits, task_endpoints: Iterable[TaskEndpoint]
+    models: Models,
+    observer: RequestObserver,
+    limits: RequestLimits,
+    task_endpoints: Iterable[TaskEndpoint],
+    loop_budget: LoopBudget | None = None,
 ) -> dict[str, PredictEndpoint]:
     """What answers at each path: `/predict`, and the endpoints of the tasks."""
     disconnects, deadlines = DisconnectMonitor(), DeadlineMonitor()
@@ -293,6 +346,7 @@ def predict_endpoints(
             disconnects=disconnects,
             deadlines=deadlines,
             large_bodies=large_bodies,
+            loop_budget=loop_budget,
         )
 
     return {PREDICT_PATH: endpoint(None, None), **{each.path: endpoint(each.task, each.purpose) for each in task_endpoints}}

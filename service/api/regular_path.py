@@ -1,8 +1,9 @@
 """uvicorn's HTTP protocol with bounds on what a connection may send, and an answer to what it sent before it broke off.
 
-Differs from uvicorn's own in four things, whichever app it serves. Request heads and URLs are bounded (431 and 414). An
-`Upgrade` is ignored, and the request answered as if it were not there (RFC 9110, 7.8; Java's HttpClient sends one). What was
-received whole before bytes that are no HTTP, or before the client closed its side, is answered first. Trailers are dropped.
+Differs from uvicorn's own in these things. Request heads and URLs are bounded (431 and 414), and so are the time of a
+connection and the number of connections (`connections.py`). An `Upgrade` is ignored, and the request answered as if it were
+not there (RFC 9110, 7.8; Java's HttpClient sends one). What was received whole before bytes that are no HTTP, or before the
+client closed its side, is answered first. Of requests that come together, a few are read at a time. Trailers are dropped.
 
 Builds on names that uvicorn keeps private, so it is imported by `transport.py` and `fast_path.py` alone, for the versions
 that were tested.
@@ -10,18 +11,22 @@ that were tested.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.errors import HeadTooLarge, UrlTooLong, problem
-from service.api.request_ids import add_ids, new_context
+from service.api.connections import Phase
+from service.api.errors import HeadTooLarge, RequestTimedOut, UrlTooLong, problem
+from service.api.gateway import Gateway
+from service.api.request import TIMED_OUT
+from service.api.request_ids import new_context
 from service.context import RequestContext
-from service.errors import MalformedRequest, ServiceError
+from service.errors import ConnectionReason, MalformedRequest, Overloaded, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +37,48 @@ MAX_URL_BYTES = 8 * 1024
 # discard the answer (RFC 9112, 9.6).
 LINGER_S = 1.0
 MAX_DROPPED_BYTES = 8 * 1024 * 1024
+MAX_LINGERING = 256
+"""Connections that linger beyond the bound of connections; others are closed at once."""
+# 256 KB of received bytes may hold 14,000 requests: beyond so many that wait, or in one piece, they are read bit by bit.
+MAX_PIPELINED = 32
+MAX_PIECE_BYTES = 4096
+REQUEST_MARK, MAX_MARKS = b"HTTP/1.", 8
+_REASONS: dict[type[ServiceError], ConnectionReason] = {HeadTooLarge: "head_too_large", UrlTooLong: "url_too_long"}
+
+
+class HeldFlow(FlowControl):
+    """uvicorn's, with a hold: while it is set, nothing resumes reading."""
+
+    is_held = False
+
+    def resume_reading(self) -> None:
+        if not self.is_held:
+            super().resume_reading()
 
 
 class RegularPathProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection. The app is a Gateway."""
 
+    flow: HeldFlow
     half_close_s = 0.1
     """A client that sends a request and closes its side at once waits for the answer; one that closes later has given up."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        assert isinstance(self.app, Gateway), "uvicorn must not wrap the app: proxy_headers=False"
+        self._gateway = self.app
+        # What the monitor of connections looks at.
+        self.phase = Phase.REQUEST
+        self.phase_began_at = 0.0
+        self.num_body_bytes = 0
+        self.num_drains = 0
+        self._unfed = b""
+        self._is_feed_due = False
         self._running: Any = None  # the request that is being answered; `cycle` is the newest
         self._num_fed = 0
         self._fed_at = 0.0
         self._is_in_head = False
+        self._is_dropping = False  # the body of a request whose answer is known
         # Of the head that is being read: bytes since it began, and those of its first feed, which may be of the request before.
         self._num_head_bytes = 0
         self._num_first_bytes = 0
@@ -59,23 +92,33 @@ class RegularPathProtocol(HttpToolsProtocol):
 
     # Callbacks of the transport.
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = HeldFlow(transport)
+        if not self._gateway.connections.add(self, self.loop):
+            error = Overloaded("there are too many connections", retry_after_s=1.0)
+            self._end(error)
+
     def data_received(self, data: bytes) -> None:
         if self._is_ending:
             self._drop(len(data))
             return
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
         self._fed_at = self.loop.time()
-        try:
-            self._feed(data)
-        except httptools.HttpParserUpgrade as exc:
-            self._feed_without_upgrade(data, exc.args[0])
-        except httptools.HttpParserError:
-            self._refuse_rest()
+        if self._unfed or (len(data) > MAX_PIECE_BYTES and data.count(REQUEST_MARK) > MAX_MARKS):
+            self._unfed += data
+            self._feed_piece()
+            return
+        self._feed_or_refuse(data)
+        if self.phase is Phase.BODY:
+            self._await_body()
+        if self.pipeline and len(self.pipeline) >= MAX_PIPELINED:
+            self._hold()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._gateway.connections.remove(self)
         super().connection_lost(exc)
         self.pipeline.clear()
+        self._unfed = b""
         running = self._running
         if running is not None and not running.response_complete:
             running.disconnected = True
@@ -94,6 +137,59 @@ class RegularPathProtocol(HttpToolsProtocol):
             self._end(None)
         return True
 
+    def pause_writing(self) -> None:
+        # Who does not read gets no further answers, and so nothing more is read from there.
+        super().pause_writing()
+        self._hold()
+
+    def resume_writing(self) -> None:
+        self.num_drains += 1
+        super().resume_writing()
+        self._release()
+
+    # What the monitor of connections looks at.
+
+    @property
+    def idle_since(self) -> object | None:
+        if self.phase is not Phase.REQUEST or self._is_ending or self._unfed or self.pipeline:
+            return None
+        cycle = self.cycle
+        if cycle is None:
+            return self
+        return cycle if cycle.response_complete else None
+
+    @property
+    def is_held(self) -> bool:
+        return self.flow.read_paused
+
+    @property
+    def keep_alive_s(self) -> float:
+        return self.timeout_keep_alive
+
+    @property
+    def num_unsent_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def time_out(self, reason: ConnectionReason) -> None:
+        cycle = self.cycle
+        if reason in ("send_timeout", "evicted"):
+            self.transport.abort()
+        elif self._is_ending:
+            return
+        elif reason == "header_timeout":
+            self._end(RequestTimedOut("the head did not come in time", setting="SLUICE_HEADER_TIMEOUT_MS"))
+        elif reason == "body_timeout" and not cycle.response_complete:
+            self._is_ending = True  # behind this answer
+            cycle.keep_alive = False
+            self._time_out_body(cycle)
+        else:
+            self.transport.close()
+
+    def _time_out_body(self, cycle: Any) -> None:
+        cycle.scope[TIMED_OUT] = True
+        cycle.more_body = False
+        cycle.message_event.set()
+
     # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
@@ -106,8 +202,9 @@ class RegularPathProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._is_in_head = False
+        self.num_body_bytes += len(body)
         cycle = self.cycle
-        if cycle.response_complete:
+        if cycle.response_complete or self._is_dropping:
             return
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
@@ -116,10 +213,11 @@ class RegularPathProtocol(HttpToolsProtocol):
 
     def on_chunk_header(self) -> None:
         """What follows is the chunk, or behind the last one a trailer section: it is bounded as a head is."""
-        self._begin_head()
+        self._count_head()
 
     def on_message_complete(self) -> None:
         self._is_in_head = False
+        self.phase = Phase.REQUEST
         if self._upgrade_head is not None:
             return
         cycle = self.cycle
@@ -128,15 +226,24 @@ class RegularPathProtocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        if self._is_ending and not self.pipeline:
-            self.server_state.total_requests += 1
+        """In place of uvicorn's, which sets a timer for the next request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._is_ending:
             self._finish()
-        else:
-            super().on_response_complete()
+        self._release()
 
     # Heads.
 
     def _begin_head(self) -> None:
+        self.phase = Phase.HEAD
+        self.phase_began_at = self._fed_at
+        self._count_head()
+
+    def _count_head(self) -> None:
         self._is_in_head = True
         self._num_head_bytes = 0
         self._num_first_bytes = self._num_fed
@@ -144,6 +251,9 @@ class RegularPathProtocol(HttpToolsProtocol):
     def _complete_head(self) -> bool:
         """Whether a request is to be started. Raises ServiceError, which stops the parser, for a head that is too large."""
         self._is_in_head = False
+        self.phase = Phase.BODY
+        self.phase_began_at = self._fed_at
+        self.num_body_bytes = 0
         if self._num_head_bytes + self._num_fed > MAX_URL_BYTES:
             self._check_head()
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
@@ -173,7 +283,52 @@ class RegularPathProtocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
+    def _await_body(self) -> None:
+        """The body did not come with its head, or not all of it."""
+
     # What is fed to the parser.
+
+    def _hold(self) -> None:
+        self.flow.is_held = True
+        self.flow.pause_reading()
+
+    def _release(self) -> None:
+        """Read on, as soon as there is room for more requests and their answers are read."""
+        if self.flow.write_paused or len(self.pipeline) >= MAX_PIPELINED:
+            return
+        if self._unfed:
+            if not self._is_feed_due:
+                self._is_feed_due = True
+                # In a turn of its own, for other connections come in between; and the parser may be at work now.
+                self.loop.call_soon(self._feed_piece)
+            return
+        self.flow.is_held = False
+        self.flow.resume_reading()
+
+    def _feed_piece(self) -> None:
+        """Feed a piece of what was received in bulk, and hold the rest back."""
+        self._is_feed_due = False
+        if self.transport.is_closing() or not self._unfed:
+            return
+        self._hold()
+        if not self.flow.write_paused and len(self.pipeline) < MAX_PIPELINED:
+            piece, self._unfed = self._unfed[:MAX_PIECE_BYTES], self._unfed[MAX_PIECE_BYTES:]
+            self._feed_or_refuse(piece)
+        if self._is_ending:
+            self._drop(len(self._unfed))
+            self._unfed = b""
+            self.flow.is_held = False
+            self.flow.resume_reading()
+        else:
+            self._release()
+
+    def _feed_or_refuse(self, data: bytes) -> None:
+        try:
+            self._feed(data)
+        except httptools.HttpParserUpgrade as exc:
+            self._feed_without_upgrade(data, exc.args[0])
+        except httptools.HttpParserError:
+            self._refuse_rest()
 
     def _feed(self, data: bytes | memoryview) -> None:
         self._num_fed = len(data)
@@ -233,6 +388,7 @@ class RegularPathProtocol(HttpToolsProtocol):
         error = refusal or MalformedRequest("what was sent is not a request by HTTP/1.1")
         context = self._refused = new_context()
         log.warning("invalid HTTP request", extra={"status": problem(error).status, "request_id": context.request_id})
+        self._gateway.connections.observer.connection_closed(_REASONS.get(type(error), "malformed"))
         self._end(error)
 
     def _end(self, last_answer: ServiceError | None) -> None:
@@ -250,6 +406,7 @@ class RegularPathProtocol(HttpToolsProtocol):
             # It is being answered, and its body will never be whole.
             has_begun = getattr(cycle, "response_started", False)
             cycle.disconnected = cycle.response_complete = True
+            cycle.waiting_for_100_continue = False  # who asks for the body now would write behind the end
             cycle.message_event.set()
             if has_begun:
                 self.transport.close()
@@ -265,18 +422,19 @@ class RegularPathProtocol(HttpToolsProtocol):
         if self._last_answer is None:
             self.transport.close()
             return
-        context = self._refused or new_context()
-        status, headers, body = problem(self._last_answer, context.request_id)
-        add_ids(context, headers)
+        status, headers, body = self._gateway.refuse_unread(self._last_answer, self.client, self.server, self._refused)
         lines = [STATUS_LINE[status]]
+        headers = [(name, value) for name, value in headers if name != b"connection"]
         for name, value in (*self.server_state.default_headers, *headers, (b"connection", b"close")):
             lines += (name, b": ", value, b"\r\n")
         self.transport.write(b"".join([*lines, b"\r\n", body]))
-        if not self.transport.can_write_eof():
+        max_lingering = self._gateway.connections.limits.max_connections + MAX_LINGERING
+        if not self.transport.can_write_eof() or len(self.connections) > max_lingering:
             self.transport.close()
             return
         self._is_lingering = True
         self.transport.write_eof()
+        self.flow.is_held = False
         self.flow.resume_reading()
         self.loop.call_later(LINGER_S, self.transport.close)
 

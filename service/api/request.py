@@ -6,13 +6,14 @@ The fast path and ASGI both make an `HttpRequest`; endpoints and hooks see nothi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from starlette.types import Message, Receive, Scope
 
-from service.api.errors import UnsupportedMediaType
+from service.api.errors import RequestTimedOut, UnsupportedMediaType
 from service.context import RequestContext
-from service.errors import MalformedRequest, PayloadTooLarge
+from service.errors import MalformedRequest, Overloaded, PayloadTooLarge
 
 Headers = list[tuple[bytes, bytes]]
 """Names are in lower case."""
@@ -25,6 +26,8 @@ _JSON = (b"content-type", b"application/json")
 TIMEOUT_HEADER, PRIORITY_HEADER = b"x-request-timeout-ms", b"x-request-priority"
 MAX_TIMEOUT_MS = 86_400_000
 MAX_LENGTH = 2**62
+TIMED_OUT = "sluice.timed_out"
+"""In the ASGI scope of a request whose body did not come in time: what was received of it is not its whole."""
 MAX_LENGTH_DIGITS = len(str(MAX_LENGTH))
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
 
@@ -37,6 +40,10 @@ def read_length(value: bytes) -> int:
     if not value.isdigit():
         return 0
     return int(value) if len(value) <= MAX_LENGTH_DIGITS else MAX_LENGTH
+
+
+def body_timed_out() -> RequestTimedOut:
+    return RequestTimedOut("the body did not come in time", setting="SLUICE_BODY_TIMEOUT_MS")
 
 
 class ClientDisconnected(Exception):
@@ -56,6 +63,7 @@ class HttpRequest:
         "duration_s",
         "headers",
         "method",
+        "model",
         "num_instances",
         "path",
         "response_bytes",
@@ -83,6 +91,8 @@ class HttpRequest:
     """How long the answer may take, from the end of the body on."""
     num_instances: int
     """0 until the body has been read."""
+    model: str | None
+    """The name of the model that the request is for; None until it is known."""
     context: RequestContext | None
     """Its ids and timing, from the gateway on."""
     # From here on: what the gateway fills in.
@@ -95,8 +105,22 @@ class HttpRequest:
     duration_s: float
 
     async def receive(self) -> Message:
-        """The next part of the body, or the client's disconnect, as an ASGI message."""
+        """The next part of the body, or the client's disconnect, as an ASGI message. Raises RequestTimedOut."""
         raise NotImplementedError
+
+    def on_disconnect(self, callback: Callable[[], object] | None) -> bool:
+        """Call this once when the client disconnects (None: nothing); False where only `receive` tells that."""
+        return False
+
+    @property
+    def has_disconnected(self) -> bool:
+        """Whether the client has disconnected, where `on_disconnect` works."""
+        return False
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether the whole body is known to have come."""
+        return False
 
     @property
     def request_bytes(self) -> int:
@@ -107,10 +131,27 @@ class HttpRequest:
         return 0
 
 
+class UnreadRequest(HttpRequest):
+    """A request of which nothing is known but where it came from."""
+
+    __slots__ = ()
+
+    def __init__(self, client: Address | None, server: Address | None) -> None:
+        self.method = self.path = ""
+        self.headers = []
+        self.client = client
+        self.server = server
+        self.state = {}
+        self.ticket = None
+        self.timeout_s = math.inf
+        self.num_instances = 0
+        self.context = None
+
+
 class AsgiRequest(HttpRequest):
     """A request that came through ASGI."""
 
-    __slots__ = ("_receive",)
+    __slots__ = ("_receive", "_scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.method = scope["method"]
@@ -122,11 +163,16 @@ class AsgiRequest(HttpRequest):
         self.ticket = None
         self.timeout_s = math.inf
         self.num_instances = 0
+        self.model = None
         self.context = None
         self._receive = receive
+        self._scope = scope
 
     async def receive(self) -> Message:
-        return await self._receive()
+        message = await self._receive()
+        if TIMED_OUT in self._scope:
+            raise body_timed_out()
+        return message
 
 
 class Answer(NamedTuple):
@@ -145,16 +191,50 @@ def json_answer(body: bytes) -> Answer:
 class Ticket(Protocol):
     """The place of an admitted request."""
 
+    def await_body(self) -> None:
+        """Its body has not come yet."""
+        ...
+
+    def receive(self, num_bytes: int) -> bool:
+        """So much more of the body has come; whether there is room for it."""
+        ...
+
+    def complete_body(self) -> None:
+        """The body has come as a whole, whether it was awaited or not."""
+        ...
+
+    cancel: Callable[[], object] | None
+    """What ends the request when a more urgent one gets its place."""
+    is_displaced: bool
+    """Whether that has happened."""
+
+    def assign(self, model: str) -> None:
+        """The request is for this model."""
+        ...
+
+    def close(self) -> None:
+        """The client has closed its side of the connection; where others are refused, the request is cancelled."""
+        ...
+
 
 class Admission(Protocol):
     """Decides by the work that is pending whether a request is begun (`scheduling/admission.py`)."""
+
+    is_refusing: bool
+    """Whether the last request that came was refused."""
+
+    def would_refuse(self, endpoint: str, num_bytes: int, timeout_s: float) -> bool:
+        """Whether a request of the default priority would be refused."""
+        ...
 
     def admit(self, endpoint: str, num_bytes: int, timeout_s: float, priority: int) -> Ticket | None:
         """None where the answer would come too late; a ticket is given back with `finish`."""
         ...
 
-    def finish(self, ticket: Any, num_rows: int, *, is_done: bool) -> None:
-        """The request is over; `is_done` where its work was not given up on the way."""
+    def finish(self, ticket: Any, num_rows: int, *, is_done: bool, has_left: bool, model: str | None) -> None:
+        """The request is over; `is_done` where its work was not given up on the way, `has_left` where its client did not wait.
+
+        `model` is the one that answered."""
         ...
 
     def retry_after_s(self) -> float:
@@ -223,8 +303,8 @@ def _read_number(name: bytes, value: bytes, least: int, most: int, unit: str) ->
 async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
     """The whole body; never holds more than `max_bytes` of it, however it is sent.
 
-    Raises BodyTooLarge, UnsupportedMediaType when the body is declared as something other than plain JSON, and
-    ClientDisconnected when the connection closes first.
+    Raises BodyTooLarge, UnsupportedMediaType when the body is declared as something other than plain JSON, RequestTimedOut,
+    Overloaded when too many bodies are being received, and ClientDisconnected when the connection closes first.
     """
     for name, value in request.headers:
         if name == b"content-type":
@@ -242,23 +322,33 @@ async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
 async def receive_body(request: HttpRequest, max_bytes: int) -> bytes:
     """The whole body, whatever it is declared as.
 
-    Raises BodyTooLarge, and ClientDisconnected when the connection closes first.
+    Raises BodyTooLarge, RequestTimedOut, Overloaded when too many bodies are being received, and ClientDisconnected when the
+    connection closes first.
     """
     if request.request_bytes > max_bytes * MAX_DROPPED_BODIES:
         raise _too_large(max_bytes, request.request_bytes)
+    awaited = None if request.has_whole_body else request.ticket
+    if awaited is not None:
+        awaited.await_body()
     message = await request.receive()
     if message["type"] == "http.request" and not message.get("more_body", False) and len(message["body"]) <= max_bytes:
-        return bytes(message["body"])  # the usual case: all of it has arrived
-    return await _read_rest(message, request, max_bytes)
+        body = bytes(message["body"])  # the usual case: all of it has arrived
+    else:
+        body = await _read_rest(message, request, max_bytes, awaited)
+    if request.ticket is not None:
+        request.ticket.complete_body()
+    return body
 
 
-async def _read_rest(message: Message, request: HttpRequest, max_bytes: int) -> bytes:
+async def _read_rest(message: Message, request: HttpRequest, max_bytes: int, awaited: Ticket | None) -> bytes:
     body = bytearray()
     size = 0
     while True:
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         size += len(message.get("body", b""))
+        if awaited is not None and not awaited.receive(len(message.get("body", b""))):
+            raise Overloaded("too many bodies are being received", setting="SLUICE_MAX_PENDING_BYTES")
         if size <= max_bytes:
             body += message.get("body", b"")
         else:

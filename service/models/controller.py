@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from service.errors import FolderError, LoadFailed, ModelNotFound, Overloaded, ReloadOutcome, ServiceError
-from service.models.loading import Verified
 from service.models.scanning import LATEST, ModelVersion, VersionPins, scan_models, unreadable
 from service.models.snapshots import fingerprint
 from service.models.target import UNLOADED, Key, Target, TargetVersion
+from service.models.verification import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Snapshot(NamedTuple):
     folder: str
     fingerprint: str
     """Of the folder that was copied."""
-    verified: Verified | None = None
+    verdict: Verdict | None = None
 
 
 Verify = Callable[[Key, Path], Awaitable[Snapshot]]
@@ -108,7 +108,7 @@ class State:
             reason = None if failure is None else failure.reason
             if snapshot is not None:
                 shown = None if reason is None else f"the changed folder is not served: {reason}"
-                each = TargetVersion(*key, snapshot.folder, "READY", shown, key in self.updates, snapshot.verified)
+                each = TargetVersion(*key, snapshot.folder, "READY", shown, key in self.updates, snapshot.verdict)
             elif key in self.loading:
                 each = TargetVersion(*key, None, "LOADING", None, is_update=True)
             elif failure is not None:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from service.errors import FolderError
 from service.manifest import EXAMPLE_FILE, MANIFEST_FILE, Graph, Manifest, TensorEntry, read_file
+from service.models.control_flow import is_bounded
 from service.models.device_check import find_difference
 from service.models.external_data import find_external_data
 from service.models.plain_graph import Identity, identity_of, is_plain_folder, open_plain
@@ -47,6 +49,8 @@ class ModelOptions:
     """How long the cost of the graph may be measured at load. 0: not at all, it is taken for a small LSTM."""
     precision: RequestedPrecision = "auto"
     """Which of a folder's graphs runs."""
+    max_run_s: float = math.inf
+    """How long one run of a graph may take before it is ended, and the model with it."""
     tasks: TaskRegistry = field(default_factory=built_in_tasks)
     """What folders may be for."""
 
@@ -67,6 +71,10 @@ class Parts:
     """Why another graph runs than could be expected."""
     tuning: Tuning | None = None
     """What its graph costs, where that was measured already (see `loading.with_tuning`)."""
+    is_bounded: bool = True
+    """The graph has no loops or branches, so the time of a run follows from the size of its inputs."""
+    is_verified: bool = False
+    """Its example was replayed and its graph measured already (see `verification.py`)."""
     is_plain: bool = False
     """Whether the folder holds a graph alone: it has no example, and its manifest was made from the graph."""
     is_batched: bool = True
@@ -87,7 +95,12 @@ class Examination(NamedTuple):
 
 
 def examine(
-    folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime, identity: Identity | None = None
+    folder: Path,
+    options: ModelOptions,
+    open_graph: OpenRuntime = open_runtime,
+    identity: Identity | None = None,
+    *,
+    is_batched: bool | None = None,
 ) -> Examination:
     """Open a version folder and compare its manifest with its files and its graph. A graph on the CPU is not run yet.
 
@@ -95,7 +108,7 @@ def examine(
     Raises StartError where the device cannot be had.
     """
     if is_plain_folder(folder):
-        return _examine_plain(folder, options, open_graph, identity)
+        return _examine_plain(folder, options, open_graph, identity, is_batched)
     try:
         manifest = options.tasks.read_manifest(folder)
     except FolderError as exc:
@@ -164,14 +177,17 @@ def examine(
     example: bytes | None = None
     with contextlib.suppress(FolderError):  # the replay says what is wrong with it
         example = read_file(folder, EXAMPLE_FILE)
-    parts = Parts(manifest, chosen, runtime, signature, definition, task, example, choice.note)
+    assert graph is not None
+    parts = Parts(manifest, chosen, runtime, signature, definition, task, example, choice.note, is_bounded=is_bounded(graph))
     return Examination(parts, findings)
 
 
-def _examine_plain(folder: Path, options: ModelOptions, open_graph: OpenRuntime, identity: Identity | None) -> Examination:
+def _examine_plain(
+    folder: Path, options: ModelOptions, open_graph: OpenRuntime, identity: Identity | None, is_batched: bool | None
+) -> Examination:
     """A folder with a graph alone, as a model of the task `tensor`."""
     try:
-        plain = open_plain(folder, options.device, open_graph, identity)
+        plain = open_plain(folder, options.device, open_graph, identity, is_batched=is_batched)
     except FolderError as exc:
         return Examination(None, [exc.message])
     manifest = plain.manifest
@@ -180,7 +196,17 @@ def _examine_plain(folder: Path, options: ModelOptions, open_graph: OpenRuntime,
     task = definition.build(manifest, signature, functools.partial(read_file, folder))
     runtime = plain.runtime
     return Examination(
-        Parts(manifest, manifest.graphs[0], runtime, signature, definition, task, is_plain=True, is_batched=plain.is_batched),
+        Parts(
+            manifest,
+            manifest.graphs[0],
+            runtime,
+            signature,
+            definition,
+            task,
+            is_plain=True,
+            is_batched=plain.is_batched,
+            is_bounded=plain.is_bounded,
+        ),
         [],
     )
 

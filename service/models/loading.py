@@ -6,12 +6,11 @@ Reads the folder it is given and nothing else. Knows nothing of HTTP, of other m
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from service.clock import Clock
 from service.errors import FolderError
-from service.manifest import Precision
 from service.models.example import replay_example
 from service.models.folder import Examination, ModelOptions, Parts, examine, manifest_findings
 from service.models.model import Model, ModelObserver
@@ -20,17 +19,6 @@ from service.runtime.base import CPU, OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.tuning import Tuning, tune
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What another process found of a valid folder: it need not be found again."""
-
-    precision: Precision | None = None
-    """Of the graph that answered the example; None where that was not replayed."""
-    precision_note: str | None = None
-    tuning: Tuning | None = None
-    """What its graph costs."""
 
 
 async def load_model(
@@ -43,28 +31,22 @@ async def load_model(
     open_graph: OpenRuntime = open_runtime,
     examination: Examination | None = None,
     identity: Identity | None = None,
-    verified: Verified | None = None,
 ) -> Model:
     """Open a version folder, replay its example, and start the model. Reading happens on a thread.
 
-    `examination` is what `examine` found, where that was done before; `identity` as there;
-    `verified` what another process found of the same files.
+    `examination` is what `examine` found, where that was done before; `identity` as there.
     Raises FolderError that says what is wrong with the folder, and StartError where the device cannot be had.
     """
     options = options or ModelOptions()
-    verified = verified or Verified()
-    if verified.precision is None:
-        parts, findings = await _open(folder, options, open_graph, examination, identity)
-    else:
-        as_verified = replace(options, precision=verified.precision)
-        parts, findings = await asyncio.to_thread(examine, folder, as_verified, open_graph, identity)
-        parts = parts and replace(parts, precision_note=verified.precision_note)
+    parts, findings = await open_and_replay(folder, options, open_graph, examination, identity)
     if findings or parts is None:
         raise FolderError("; ".join(findings[:3]), findings=findings)
-    tuning = parts.tuning or verified.tuning
-    if tuning is None and options.measure_s:
+    tuning = parts.tuning
+    if tuning is None and options.measure_s and not parts.is_verified:
         tuning = await asyncio.to_thread(_tune, parts, options)
     limits = options.limits.with_defaults() if tuning is None else tuning.limits
+    if not parts.is_bounded:
+        limits = replace(limits, max_inline_ms=0.0)  # on the event loop nothing could end it
     if not parts.is_batched:
         limits = replace(limits, max_batch_size=1)
     model = Model(parts, options, limits, observer=observer, clock=clock, tuning=tuning, loop_budget=loop_budget)
@@ -72,10 +54,10 @@ async def load_model(
     return model
 
 
-async def _open(
+async def open_and_replay(
     folder: Path,
     options: ModelOptions,
-    open_graph: OpenRuntime,
+    open_graph: OpenRuntime = open_runtime,
     examination: Examination | None = None,
     identity: Identity | None = None,
 ) -> Examination:
@@ -83,13 +65,13 @@ async def _open(
     if examination is None:
         examination = await asyncio.to_thread(examine, folder, options, open_graph, identity)
     parts, findings = examination
-    if parts is None or findings or parts.is_plain:
+    if parts is None or findings or parts.is_plain or parts.is_verified:
         return examination
     findings = await replay_example(folder, parts, options)
     if not findings or options.precision != "auto" or parts.graph.precision != "int8":
         return Examination(parts, findings)
     note = f"{parts.graph.file} does not answer the example on this machine: {findings[0]}"
-    parts, findings = await _open(folder, replace(options, precision="fp32"), open_graph, identity=identity)
+    parts, findings = await open_and_replay(folder, replace(options, precision="fp32"), open_graph, identity=identity)
     return Examination(parts and replace(parts, precision_note=note), findings)
 
 
@@ -113,21 +95,6 @@ def check_folder(folder: Path, options: ModelOptions | None = None) -> list[str]
         if parts is not None:
             findings += asyncio.run(replay_example(folder, parts, options, is_strict=True))
     return list(dict.fromkeys(findings))
-
-
-def verify_folder(folder: Path, options: ModelOptions, identity: Identity) -> Verified:
-    """Open a version folder that is to be served, replay its example and measure its graph.
-
-    Runs its own event loop. Raises FolderError that says what is wrong with it, and StartError where the device cannot be had.
-    """
-    examination = examine(folder, options, identity=identity)
-    parts, findings = asyncio.run(_open(folder, options, open_runtime, examination, identity))
-    if parts is None or findings:
-        raise FolderError("; ".join(findings[:3]), findings=findings)
-    measured = with_tuning(Examination(parts, findings), options).parts or parts
-    # On another device the graph is chosen, checked and measured by the process that runs it.
-    precision = parts.graph.precision if parts.runtime.provider == CPU else None
-    return Verified(precision, parts.precision_note, measured.tuning)
 
 
 def with_tuning(examination: Examination, options: ModelOptions) -> Examination:

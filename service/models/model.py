@@ -9,7 +9,8 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ from service.clock import Clock
 from service.context import current_timing
 from service.errors import InferenceFailed, InvalidInput
 from service.models.folder import ModelOptions, Parts
+from service.runtime.base import Runtime
 from service.runtime.tensor_data import TensorData, datatype_of, largest_classes, read_tensor, write_bytes, write_values
 from service.runtime.tensors import (
     Array,
@@ -141,6 +143,8 @@ class Model:
         self._group = functools.partial(group_rows, limits=limits)
         self._loop_budget = loop_budget or LoopBudget()
         self._observer: ModelObserver = observer or SilentModelObserver()
+        self.on_overdue: Callable[[], None] = lambda: None
+        """Called when a run took longer than it may; the run was ended, and the model answers nothing more."""
         self.batcher: Batcher[Tensors, Tensors] = Batcher(
             functools.partial(_run_batch, parts),
             limits,
@@ -148,6 +152,8 @@ class Model:
             clock,
             self._observer,
             name=f"{self.name}/{self.version}",
+            max_run_s=options.max_run_s,
+            on_overdue=functools.partial(_end_runs, parts.runtime, weakref.ref(self)),
         )
 
     @property
@@ -179,10 +185,12 @@ class Model:
         *,
         deadline: float | None = None,
         is_plain: bool = False,
+        has_turn: bool = False,
     ) -> list[Prediction]:
         """The predictions of JSON instances, in order; `deadline` in seconds of the batcher's clock (monotonic).
 
-        Lists of numbers in them are arrays that `wire.write` takes. `is_plain` as in `Task.run_steps`. Raises
+        Lists of numbers in them are arrays that `wire.write` takes. `is_plain` as in `Task.run_steps`; with `has_turn`
+        the caller has waited for a turn of the event loop itself. Raises
         MalformedRequest and InvalidInput for what the request holds, Overloaded and DeadlineExceeded, and InferenceFailed
         when the graph fails or an output is not finite. One bad instance refuses the whole request before anything runs.
         """
@@ -190,7 +198,7 @@ class Model:
         steps = self._task.run_steps(instances, parameters, self._group, is_plain=is_plain)
         # A large request would hold up every other one while its numbers are read: it is read on a thread.
         is_heavy = self._task.is_heavy(instances, parameters)
-        if not is_heavy and self._loop_budget.is_spent():
+        if not (is_heavy or has_turn) and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
             self.batcher.expect_time_left(deadline)
         timing = current_timing()
@@ -345,6 +353,14 @@ class Model:
 
 class _GraphInputs(dict[str, Array]):
     """Tensors whose outputs are wanted as the graph gives them, in a batch with others that `Task.prepare` is for."""
+
+
+def _end_runs(runtime: Runtime, model: weakref.ref[Model]) -> None:
+    """End the runs of a graph, and call `on_overdue` where the model is still held."""
+    runtime.terminate()
+    held = model()
+    if held is not None:
+        held.on_overdue()
 
 
 def _run_batch(model: Parts, items: Sequence[Tensors]) -> list[Tensors]:

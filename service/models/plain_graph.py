@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from service.errors import FolderError, InvalidInput, ServiceError
 from service.manifest import EXAMPLE_FILE, MANIFEST_FILE, Graph, Manifest, TensorEntry, Training, read_file
+from service.models.control_flow import is_bounded
 from service.models.external_data import find_external_data
 from service.models.precision import precision_of
 from service.models.protobuf import read_fields, read_numbers
@@ -46,6 +47,8 @@ class PlainGraph(NamedTuple):
     manifest: Manifest
     runtime: Runtime
     is_batched: bool
+    is_bounded: bool
+    """As `Parts.is_bounded`."""
 
 
 def is_plain_folder(folder: Path) -> bool:
@@ -61,9 +64,12 @@ def identity_of(folder: Path, identity: Identity | None = None) -> Identity:
     return folder.parent.name, folder.name
 
 
-def open_plain(folder: Path, device: Device, open_graph: OpenRuntime, identity: Identity | None = None) -> PlainGraph:
+def open_plain(
+    folder: Path, device: Device, open_graph: OpenRuntime, identity: Identity | None = None, *, is_batched: bool | None = None
+) -> PlainGraph:
     """Open the graph of such a folder, as the model and version of `identity`, None: of its path.
 
+    It is run to see whether rows can share a batch, unless `is_batched` says it.
     Raises FolderError, and StartError where the device cannot be had.
     """
     content = read_file(folder, GRAPH_FILE)
@@ -78,17 +84,19 @@ def open_plain(folder: Path, device: Device, open_graph: OpenRuntime, identity: 
         runtime = open_graph(content, device)
     except FolderError as exc:
         raise FolderError(f"{GRAPH_FILE}: {exc.message}") from exc
-    reason = _find_dependence(runtime)
-    is_batched = reason is None
-    if reason is not None:
-        log.info("the graph runs requests one by one", extra={"model": identity_of(folder, identity)[0], "reason": reason})
+    if is_batched is None:
+        reason = _find_dependence(runtime)
+        is_batched = reason is None
+        if reason is not None:
+            log.info("the graph runs requests one by one", extra={"model": identity_of(folder, identity)[0], "reason": reason})
+    if not is_batched:
         runtime = UnbatchedRuntime(runtime)
     try:
         manifest = _make_manifest(identity_of(folder, identity), content, opset, runtime)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         raise FolderError(f"{GRAPH_FILE}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
-    return PlainGraph(manifest, runtime, is_batched)
+    return PlainGraph(manifest, runtime, is_batched, is_bounded(content))
 
 
 def _make_manifest(identity: Identity, content: bytes, opset: int, runtime: Runtime) -> Manifest:
@@ -123,6 +131,7 @@ class UnbatchedRuntime:
         self.fallback: str | None = inner.fallback
         self.inputs = tuple(_behind_batch(spec) for spec in inner.inputs)
         self.outputs = tuple(_behind_batch(spec) for spec in inner.outputs)
+        self.terminate = inner.terminate
 
     def run(self, tensors: Tensors) -> Tensors:
         """All outputs of one request. Raises InvalidInput for several, and what the graph raises."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import functools
 import logging
 import sys
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -21,12 +22,14 @@ from service.clock import Clock
 from service.errors import AmbiguousModel, FolderError, InvalidInput, ModelNotFound, ModelNotReady, StartError
 from service.models.description import PLATFORM, describe_config, describe_model, describe_tensors, summarize_model
 from service.models.folder import Examination, ModelOptions, examine
-from service.models.loading import Verified, load_model, with_tuning
+from service.models.loading import load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
 from service.models.scanning import LATEST, ModelVersion, VersionPins, highest_first, scan_models
 from service.models.target import UNLOADED, Key, Target, TargetVersion
+from service.models.verification import UNSEEN, Verdict, Verification, examine_verified
 from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
+from service.scheduling.batching import Batcher
 from service.scheduling.loop_budget import LoopBudget
 from service.tasks.base import Criterion, Endpoint
 
@@ -34,6 +37,8 @@ log = logging.getLogger(__name__)
 
 Defaults = Mapping[tuple[str, str | None], str]
 """(task, purpose) → the model for requests that name none."""
+# How long the runs of a model that is withdrawn may take to end.
+END_GRACE_S = 5.0
 # Of unknown names that requests hold, so much is shown in the answer.
 SHOWN_NAME_LENGTH = 128
 # How often it is looked whether a model that was replaced has requests left, and for how long at most.
@@ -130,11 +135,14 @@ class Repository:
         loop_budget: LoopBudget | None = None,
         open_graph: OpenRuntime = open_runtime,
         preload: Preload | None = None,
+        verification: Verification | None = None,
+        on_stuck: Callable[[], None] = lambda: None,
         may_be_empty: bool = False,
     ) -> None:
         """`strict_readiness`: ready is when every folder is READY, else when one is. All models share the `loop_budget` of the
-        event loop. `preload` is what `preload_folders` found with the same `pins`. With `may_be_empty` it
-        is ready with nothing to serve. Models come by `start`, or by `prepare` and `apply`.
+        event loop. `preload` is what `preload_folders` found with the same `pins`; `verification` verifies what was not
+        preloaded, None: nothing does but the load itself. `on_stuck` is called when a graph runs that cannot be ended. With
+        `may_be_empty` it is ready with nothing to serve. Models come by `start`, or by `prepare` and `apply`.
         """
         self.models_dirs = [models_dirs] if isinstance(models_dirs, Path) else list(models_dirs)
         self._pins = dict(pins or {})
@@ -147,13 +155,16 @@ class Repository:
         self._loop_budget = loop_budget or LoopBudget()
         self._open_graph = open_graph
         self._preload = preload
+        self._verification = verification
+        self._on_stuck = on_stuck
+        self._withdrawals: set[asyncio.Task[None]] = set()
         self._entries: dict[str, list[ModelVersion]] = {}
         self._serving: dict[str, Model] = {}
         self._candidates: dict[tuple[str, str | None], list[Model]] = {}
         self._may_be_empty = may_be_empty
         self._prepared: dict[Key, _Prepared] = {}
         self._unloaded: list[TargetVersion] = []
-        self._drains: dict[asyncio.Task[None], Key] = {}
+        self._drains: dict[asyncio.Task[bool], Key] = {}
         self._is_started = False
         self._reason: str | None = "the models are still loading"
         """Why nothing is served, where no folder is to blame."""
@@ -194,7 +205,7 @@ class Repository:
             entry = ModelVersion(each.name, each.version, folder=Path(each.folder))
             started = time.perf_counter()
             try:
-                model = await self._open(entry, each.verified)
+                model = await self._open(entry, each.verdict)
             except FolderError as exc:
                 failures[each.key] = exc.message
             else:
@@ -397,7 +408,7 @@ class Repository:
         broken = self._broken or [entry for entries in self._entries.values() for entry in entries]
         num_folders = sum(map(len, self._entries.values()))
         if not self._serving:
-            return f"none of the {num_folders} model folders in {self._shown_dirs} can be served"
+            return f"none of the {num_folders} model folders can be served"
         first = broken[0]
         others = f"; {len(broken)} of {num_folders} folders cannot be served" if len(broken) > 1 else ""
         return f"model folder {first.path} is {first.state}: {first.reason or 'it is still loading'}{others}"
@@ -446,15 +457,22 @@ class Repository:
             self._refuse(entry, exc.message, time.perf_counter() - started)
             return
         self._put_into_service(entry, model, time.perf_counter() - started)
-        serving = self._serving.get(entry.name)
-        if serving is None or int(serving.version) < entry.order:
-            self._serving[entry.name] = model
-            self._candidates.clear()
+        self._choose_serving(entry.name)
 
-    async def _open(self, entry: ModelVersion, verified: Verified | None = None) -> Model:
-        """The model of a folder, started. Raises FolderError, whatever is wrong with the folder, and StartError."""
+    async def _open(self, entry: ModelVersion, verdict: Verdict | None = None) -> Model:
+        """The model of a folder, started; `verdict` is what was found of it, where that is known.
+
+        Raises FolderError, whatever is wrong with the folder, and StartError.
+        """
         preloaded = self._find_preloaded(entry)
+        examination = None if preloaded is None else preloaded[0]
         try:
+            if examination is None and verdict is None and self._verification is not None:
+                verdict = await self._verification.verdict(entry.name, entry.version)
+            if examination is None and verdict is not None:
+                examination = await asyncio.to_thread(
+                    examine_verified, entry.folder, self.options, self._open_graph, verdict, entry.key
+                )
             return await load_model(
                 entry.folder,
                 self.options,
@@ -462,9 +480,8 @@ class Repository:
                 clock=self._clock,
                 loop_budget=self._loop_budget,
                 open_graph=self._open_graph,
-                examination=None if preloaded is None else preloaded[0],
+                examination=examination,
                 identity=entry.key,
-                verified=verified,
             )
         except (FolderError, StartError):
             raise
@@ -509,12 +526,15 @@ class Repository:
 
     def _retire(self, key: Key, model: Model) -> None:
         """Stop a model that no new request finds, once those that have found it are answered."""
-        task = asyncio.get_running_loop().create_task(_drain(weakref.ref(model), model.batcher.stop))
+        task = asyncio.get_running_loop().create_task(_drain(weakref.ref(model), model.batcher))
         self._drains[task] = key
         task.add_done_callback(self._finish_drain)
 
-    def _finish_drain(self, drain: asyncio.Task[None]) -> None:
+    def _finish_drain(self, drain: asyncio.Task[bool]) -> None:
         key = self._drains.pop(drain)
+        if not drain.result():
+            log.error("a run of the graph cannot be ended", extra={"model": key[0], "version": key[1]})
+            self._on_stuck()
         if not any(entry.key == key for entry in self._entries.get(key[0], ())):
             self._observer.unloaded(*key)
 
@@ -530,6 +550,8 @@ class Repository:
 
     def _put_into_service(self, entry: ModelVersion, model: Model, duration_s: float) -> None:
         entry.model, entry.state, entry.reason = model, "READY", None
+        # By reference, for what holds a model is its requests.
+        model.on_overdue = functools.partial(self._withdraw, entry.key, weakref.ref(model))
         self._observer.loaded(model, duration_s)
         log.info(
             "model is ready",
@@ -543,6 +565,37 @@ class Repository:
                 "duration_s": round(duration_s, 3),
             },
         )
+
+    def _choose_serving(self, name: str) -> None:
+        """Have the highest version that is READY answer for this name."""
+        ready = [entry for entry in self._entries[name] if entry.model is not None]
+        if not ready:
+            self._serving.pop(name, None)
+        else:
+            best = max(ready, key=lambda entry: entry.order)
+            assert best.model is not None
+            self._serving[name] = best.model
+        self._candidates.clear()
+
+    def _withdraw(self, key: Key, reference: weakref.ref[Model]) -> None:
+        """Take a model out of service whose graph ran for too long."""
+        model = reference()
+        entry = next((entry for entry in self._entries.get(key[0], ()) if entry.model is model), None)
+        if model is None or entry is None:
+            return
+        entry.model = None
+        self._choose_serving(entry.name)
+        self._refuse(entry, f"a run of its graph took more than {self.options.max_run_s:g} s and was ended", 0.0)
+        task = asyncio.get_running_loop().create_task(self._end_runs(model))
+        self._withdrawals.add(task)
+        task.add_done_callback(self._withdrawals.discard)
+
+    async def _end_runs(self, model: Model) -> None:
+        await model.batcher.stop(drain=False, grace_s=END_GRACE_S)
+        if await model.batcher.has_ended(END_GRACE_S):
+            return
+        log.error("a run of the graph cannot be ended", extra={"model": model.name, "version": model.version})
+        self._on_stuck()
 
     def _find_candidates(self, task: str, purpose: str | None) -> list[Model]:
         """The READY models of a task that answer for a purpose, by name. Raises ModelNotReady while there may be more."""
@@ -626,33 +679,46 @@ class Repository:
         return about
 
 
-async def _drain(model: weakref.ref[Model], stop: Callable[[], Awaitable[None]]) -> None:
-    """Stop a model when nothing holds it but its own threads: its requests do, from when they find it until they are answered."""
+async def _drain(model: weakref.ref[Model], batcher: Batcher[Any, Any]) -> bool:
+    """Stop a model when nothing holds it but its own threads: its requests do, from when they find it until they are answered.
+
+    False where a run of its graph cannot be ended.
+    """
     with contextlib.suppress(asyncio.CancelledError):
         deadline = time.monotonic() + MAX_DRAIN_S
         while model() is not None and time.monotonic() < deadline:  # noqa: ASYNC110  # the end of a reference wakes nobody
             await asyncio.sleep(DRAIN_INTERVAL_S)
-    await stop()
+    await batcher.stop()
+    return await batcher.has_ended(END_GRACE_S)
 
 
 def preload_folders(
     models_dirs: Path | Sequence[Path],
     options: ModelOptions,
     open_graph: OpenRuntime = open_runtime,
+    verification: Verification | None = None,
     pins: VersionPins | None = None,
 ) -> Preload:
-    """Find, examine and measure every model folder; no thread is started. Raises StartError like `Repository.start`."""
+    """Find, examine and measure every model folder; no thread is started. Raises StartError like `Repository.start`.
+
+    With `verification` the graphs are run there and not here.
+    """
+    verdicts = None if verification is None else verification.collect()
     entries, reason = scan_models(models_dirs, pins)
-    return Preload(entries, reason, examine_versions(entries, options, open_graph, pins))
+    return Preload(entries, reason, examine_versions(entries, options, open_graph, verdicts, pins))
 
 
 def examine_versions(
     entries: Sequence[ModelVersion],
     options: ModelOptions,
     open_graph: OpenRuntime = open_runtime,
+    verdicts: Mapping[Key, Verdict] | None = None,
     pins: VersionPins | None = None,
-) -> dict[tuple[str, str], tuple[Examination, float]]:
-    """What `examine` finds in each folder, measured, and the seconds it took; no thread is started."""
+) -> dict[Key, tuple[Examination, float]]:
+    """What `examine` finds in each folder, measured, and the seconds it took; no thread is started.
+
+    With `verdicts` no graph is run: they say what was found.
+    """
     examinations = {}
     finished: set[str] = set()
     for entry in highest_first(entries):
@@ -660,7 +726,11 @@ def examine_versions(
             continue
         started = time.perf_counter()
         try:
-            examination = with_tuning(examine(entry.folder, options, open_graph, entry.key), options)
+            if verdicts is None:
+                examination = with_tuning(examine(entry.folder, options, open_graph, entry.key), options)
+            else:
+                verdict = verdicts.get(entry.key, UNSEEN)
+                examination = examine_verified(entry.folder, options, open_graph, verdict, entry.key)
         except StartError:
             raise
         except Exception:  # the process that loads it meets the same error, and reports it

@@ -117,16 +117,16 @@ def _scan_root(folder: Path) -> tuple[list[ModelVersion], str | None]:
             return _scan_model(folder, root, _name_of_model(folder, root)), None
         paths = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
     except OSError as exc:
-        return [], f"the models folder {folder} cannot be read: {exc.strerror}"
+        return [], f"the models folder cannot be read: {exc.strerror}"
     except RuntimeError:  # Path.resolve of a link to itself, before Python 3.13
-        return [], f"the models folder {folder} cannot be read: it is a link to itself"
+        return [], "the models folder cannot be read: it is a link to itself"
     entries: list[ModelVersion] = []
     for path in paths:
         if NAME.fullmatch(path.name) is None:
             log.warning("folder is no model: its name", extra={"folder": path.name, "expected": NAME.pattern})
             continue
         entries += _scan_model(path, root, path.name)
-    return entries, None if entries else f"the models folder {folder} holds no model folder"
+    return entries, None if entries else "the models folder holds no model folder"
 
 
 def _is_version_folder(folder: Path) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from service.models.loading import Verified
 from service.models.scanning import LoadState
+from service.models.verification import Verdict
 
 UNLOADED = "unloaded"
 """The reason of a version that was unloaded by a request: requests do not find it, and readiness does not depend on it."""
@@ -31,7 +31,7 @@ class TargetVersion:
     """Why it is not served; with a folder, why a changed content of it is not."""
     is_update: bool = False
     """Whether it came while the server ran: readiness does not depend on it."""
-    verified: Verified | None = None
+    verdict: Verdict | None = None
     """What was found of its files before."""
 
     @property

@@ -1,4 +1,4 @@
-"""How an event is written: one line, with its facts as fields.
+"""How an event is written: one line, with its facts as fields, which nothing in the facts can break up or colour.
 
 Facts are given as `extra`: `log.info("model is ready", extra={"model": name})`.
 """
@@ -13,6 +13,12 @@ from typing import Literal
 
 from service.context import CURRENT
 
+# Control characters of both sets, what ends a line, and what turns the direction of text: terminals and readers of logs act on
+# them.
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_ESCAPES = {code: f"\\u{code:04x}" for code in _CONTROLS}
+# Half of a pair has no UTF-8, and the stream could not write it.
+_ESCAPES |= {code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)}
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -21,8 +27,12 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         facts = "".join(f" {name}={_quoted(value)}" for name, value in _facts(record).items())
-        line = f"{_time(record)} {record.levelname} {record.getMessage()}{facts}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = escape_controls(f"{_time(record)} {record.levelname} {record.getMessage()}{facts}")
+        if not record.exc_info:
+            return line
+        # Indented, so that no line of an exception looks like an event.
+        trace = [f"  {escape_controls(each)}" for each in self.formatException(record.exc_info).split("\n")]
+        return "\n".join([line, *trace])
 
 
 class JsonFormatter(logging.Formatter):
@@ -38,7 +48,8 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in _facts(record).items() if name not in line}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        # What json.dumps leaves as it is can only stand in a string, where JSON has the same escapes.
+        return escape_controls(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class AddFacts(logging.Filter):
@@ -76,6 +87,11 @@ def set_up_logs(level: str, form: Literal["text", "json"], **facts: object) -> N
     root.setLevel(level.upper())
     for name in ("uvicorn.error", "uvicorn.asgi", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def escape_controls(text: str) -> str:
+    r"""The text with every control character as its escape, such as \u001b."""
+    return text if text.isascii() and text.isprintable() else text.translate(_ESCAPES)
 
 
 def _facts(record: logging.LogRecord) -> dict[str, object]:

@@ -37,7 +37,7 @@ from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.samples import Sample
 
 from service.context import CURRENT
-from service.errors import InvalidReason, Outcome, RateScope, ReloadOutcome, RestartReason
+from service.errors import ConnectionReason, InvalidReason, Outcome, RateScope, ReloadOutcome, RestartReason
 from service.manifest import Graph
 from service.observability.exemplars import Bucket, Exemplar, ExemplarStore, file_of
 from service.observability.statistics import sum_statistics
@@ -56,6 +56,7 @@ TIMESTEPS = tuple(2**n for n in range(13))
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 INVALID_REASONS: tuple[InvalidReason, ...] = get_args(InvalidReason)
+CONNECTION_REASONS: tuple[ConnectionReason, ...] = get_args(ConnectionReason)
 # Keys that were ever limited, by name; those that come later share a name.
 MAX_KEY_SERIES = 1000
 OTHER_KEYS = "_other"
@@ -254,6 +255,13 @@ class Metrics:
         self.http_request_size = histogram("http_request_size_bytes", "Size of request bodies.", "route", buckets=BYTES)
         self.http_response_size = histogram("http_response_size_bytes", "Size of response bodies.", "route", buckets=BYTES)
 
+        self.connections_closed = counter(
+            "http_connections_closed_total", "Connections that the server refused or closed, by the reason.", "reason"
+        )
+        self._connections_closed = {
+            reason: self.add_counter(self.connections_closed.labels(reason)) for reason in CONNECTION_REASONS
+        }
+
         self.requests = counter("inference_requests_total", "Requests to predict, by outcome.", *MODEL, "outcome", "api")
         self.invalid = counter("invalid_inputs_total", "Requests refused for what they held.", *MODEL, "reason")
         self.rows = counter("inference_rows_total", "Rows that graphs ran.", *MODEL)
@@ -384,6 +392,10 @@ class Metrics:
                 labels = scope, OTHER_KEYS
             self._rate_limited.setdefault(labels, self.add_counter(self.rate_limited_requests.labels(*labels)))
         self._rate_limited[labels].pending += count
+
+    def connection_closed(self, reason: ConnectionReason) -> None:
+        """The server refused or closed a connection."""
+        self._connections_closed[reason].pending += 1
 
     def access_log_dropped(self, num_lines: int) -> None:
         """So many lines of the access log were not written."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import functools
 import multiprocessing
 import os
@@ -17,23 +16,26 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from service.process.machine import can_fork
+from service.process.sandbox import bound_memory, end_with_parent
 
 R = TypeVar("R")
 # Beside a busy server a job waits for its turn.
 NICENESS = 15
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 class JobFailed(Exception):
     """The job has no result: it took too long, or its process died."""
 
 
-async def run_job(work: Callable[[], R], timeout_s: float) -> R:
-    """The result of `work`, which must not raise, from a process that is forked for it. Raises JobFailed."""
+async def run_job(work: Callable[[], R], timeout_s: float, memory_bytes: int) -> R:
+    """The result of `work`, which must not raise, from a process that is forked for it. Raises JobFailed.
+
+    It may have `memory_bytes` more than this process has: beyond them its allocations fail.
+    """
     if not can_fork():
         return await asyncio.to_thread(work)
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_run, args=(work, sender))
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(work, sender, memory_bytes))
     process.start()
     sender.close()
     loop = asyncio.get_running_loop()
@@ -57,10 +59,9 @@ async def run_job(work: Callable[[], R], timeout_s: float) -> R:
     return result
 
 
-def _run(work: Callable[[], Any], sender: Connection) -> None:
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # Linux, where alone it is forked
+def _run(work: Callable[[], Any], sender: Connection, memory_bytes: int) -> None:
+    end_with_parent()
+    bound_memory(memory_bytes)
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     sender.send(work())

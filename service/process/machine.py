@@ -14,6 +14,8 @@ from pathlib import Path
 # A worker that shares its models has some 20 MB of its own (the bundled models, Linux); large bodies and batches come on top.
 MEMORY_PER_WORKER_BYTES = 128 * 2**20
 MAX_WORKERS = 256
+# Files of a process that are no connections: libraries, pipes, listeners, the metrics of several workers; more than there are.
+OTHER_FILES = 128
 # Pools that libraries open with a thread per core, however many processes there are.
 BLAS_POOLS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 TOKENIZERS_POOL = "TOKENIZERS_PARALLELISM"
@@ -63,6 +65,16 @@ def cores_of_worker(number: int, num_workers: int, cores: Collection[int]) -> se
     share = threads_per_worker(len(cores), num_workers)
     start = number * share % len(cores)
     return set(sorted(cores)[start : start + share])
+
+
+def max_open_connections() -> int:
+    """Connections that this process may have open beside its other files."""
+    try:
+        import resource  # Unix only
+    except ImportError:
+        return sys.maxsize
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max(1, limit - OTHER_FILES)
 
 
 def limit_blas_threads(environ: MutableMapping[str, str]) -> None:

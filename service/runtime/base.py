@@ -45,6 +45,10 @@ class Runtime(Protocol):
         """All outputs by name. Raises InvalidInput for an empty dimension, InferenceFailed when the graph raises."""
         ...
 
+    def terminate(self) -> None:
+        """End the runs that are under way, between two operators, inside of loops too; they and all later ones fail."""
+        ...
+
 
 OpenRuntime = Callable[[bytes, Device], Runtime]
 """(graph, device) → runtime. Raises FolderError for a graph that cannot be opened, StartError for a missing device."""
@@ -61,3 +65,4 @@ class FallbackRuntime:
         self.inputs = real.inputs
         self.outputs = real.outputs
         self.run = real.run
+        self.terminate = real.terminate

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ log = logging.getLogger(__name__)
 
 # What a graph may run on when a device is requested, the best first. What TensorRT does not take, CUDA runs.
 PROVIDERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"cuda": (CUDA, CPU), "tensorrt": (TENSORRT, CUDA, CPU)})
+
+# A file of its sources, and behind it the function.
+SOURCE_PLACE = re.compile(r"\S*/[\w.+-]+\.(?:cc|cpp|cu|cuh|h|hpp):\d+ (?:[^()]*::[^()]*\(.*?\)(?: const)? )?")
+# What is less is raised as an exception, too. onnxruntime would write it to stderr in colours, with names from the graph.
+FATAL = 4
 
 _DATATYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -65,11 +71,11 @@ class Session(Protocol):
 
     def get_providers(self) -> Sequence[str]: ...
 
-    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], /) -> Sequence[Any]: ...
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], /, *run_options: Any) -> Sequence[Any]: ...
 
     def io_binding(self) -> Any: ...
 
-    def run_with_iobinding(self, iobinding: Any, /) -> None: ...
+    def run_with_iobinding(self, iobinding: Any, /, *run_options: Any) -> None: ...
 
 
 Provider = tuple[str, dict[str, str]]
@@ -109,6 +115,7 @@ def open_runtime(
     if available is None:
         available = require_runtime().get_available_providers()
     gpu = gpu or GpuOptions()
+    run_options = None if open_session is not None else _run_options()
     open_session = open_session or _open_session
     providers = PROVIDERS.get(device, (CUDA, CPU) if device == "auto" and CUDA in available else (CPU,))
     wanted = providers[0]
@@ -116,7 +123,7 @@ def open_runtime(
         hint = "pip install 'sluice-serving[gpu]'"
         raise StartError(f"device {device} was asked for, but this onnxruntime only has {list(available)}: {hint}")
     if wanted == CPU:
-        return OnnxRuntime(_open(open_session, graph, [(CPU, {})], num_threads), device)
+        return OnnxRuntime(_open(open_session, graph, [(CPU, {})], num_threads), device, run_options=run_options)
     reason = None
     try:
         session = open_session(graph, [(name, _options(name, gpu, graph)) for name in providers], num_threads)
@@ -124,7 +131,7 @@ def open_runtime(
         # On the CPU it shows whether the device fails or the graph.
         session = _open(open_session, graph, [(CPU, {})], num_threads)
         reason = _first_line(exc)
-    runtime = OnnxRuntime(session, device, gpu.device_id)
+    runtime = OnnxRuntime(session, device, gpu.device_id, run_options=run_options)
     if runtime.provider != wanted:
         reason = reason or f"onnxruntime fell back to {runtime.provider}"
         if device != "auto":
@@ -155,9 +162,20 @@ def may_use_gpu(device: Device, available: Sequence[str] | None = None) -> bool:
 class OnnxRuntime:
     """A Runtime on one onnxruntime session; on a GPU, inputs and outputs are bound."""
 
-    def __init__(self, session: Session, requested: Device, device_id: int = 0, *, device_type: str | None = None) -> None:
-        """`device_type` is where outputs are bound, None: on the GPU if the provider is one."""
+    def __init__(
+        self,
+        session: Session,
+        requested: Device,
+        device_id: int = 0,
+        *,
+        device_type: str | None = None,
+        run_options: Any = None,
+    ) -> None:
+        """`device_type` is where outputs are bound, None: on the GPU if the provider is one. `run_options` are those of
+        onnxruntime, shared by all runs; None: runs cannot be ended.
+        """
         self._session = session
+        self._run_options = () if run_options is None else (run_options,)
         self.requested: Device = requested
         self.provider: str = session.get_providers()[0]
         self.fallback: str | None = None
@@ -177,12 +195,16 @@ class OnnxRuntime:
                 raise InvalidInput(f'tensor "{name}" is empty: {list(array.shape)}', where=name, found=list(array.shape))
         try:
             if self._device_type is None:
-                values = self._session.run(self._output_names, tensors)
+                values = self._session.run(self._output_names, tensors, *self._run_options)
             else:
                 values = self._run_bound(tensors, self._device_type)
         except Exception as exc:  # onnxruntime's exceptions have no common class but Exception
             raise InferenceFailed("the model's graph failed on this input") from exc
         return dict(zip(self._output_names, values, strict=True))
+
+    def terminate(self) -> None:
+        for options in self._run_options:
+            options.terminate = True
 
     def _run_bound(self, tensors: Tensors, device_type: str) -> Sequence[Any]:
         """Inputs go to the device when they are bound; outputs stay there until the run is over, and are copied once."""
@@ -192,7 +214,7 @@ class OnnxRuntime:
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name in self._output_names:
             binding.bind_output(name, device_type, self._device_id)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, *self._run_options)
         return binding.copy_outputs_to_cpu()
 
     def __repr__(self) -> str:
@@ -241,13 +263,19 @@ def _open_session(graph: bytes, providers: Sequence[Provider], num_threads: int)
     options.enable_cpu_mem_arena = False
     # Memory patterns are remembered per set of input shapes, and ragged batches have ever new shapes.
     options.enable_mem_pattern = False
-    options.log_severity_level = 3
+    options.log_severity_level = FATAL
     if providers[0][0] != CPU:
         # CUDA and cuDNN come as packages with `sluice[gpu]`; the loader finds them only when they are loaded before.
         ort.preload_dlls(directory="")
     # Without this flag, onnxruntime's Python class replaces failing providers by the CPU and prints to stdout.
     session: Session = ort.InferenceSession(graph, options, providers=list(providers), enable_fallback=0)
     return session
+
+
+def _run_options() -> Any:
+    options = require_runtime().RunOptions()
+    options.log_severity_level = FATAL
+    return options
 
 
 def _read(path: Path) -> bytes:
@@ -276,4 +304,5 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def _first_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:500]
+    """What an exception of onnxruntime says, without the place in its sources."""
+    return SOURCE_PLACE.sub("", (str(exc).strip().splitlines() or [type(exc).__name__])[0])[:500]

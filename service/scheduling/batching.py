@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from service.clock import Alarm, Clock, MonotonicClock
@@ -22,6 +22,13 @@ from service.errors import DeadlineExceeded, InferenceFailed, ModelNotReady, Ove
 from service.scheduling.planning import Limits, plan
 
 log = logging.getLogger(__name__)
+
+# Of a thousand models most wait: only those that were asked lately have threads.
+THREAD_IDLE_S = 60.0
+# A run that took too long has so much time to prove that it is over.
+CONFIRM_S = 1.0
+# How often it is seen whether a run that is to end has ended.
+END_CHECK_S = 0.05
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -117,7 +124,7 @@ class _Outcome(NamedTuple, Generic[R]):
 
 
 class Batcher(Generic[T, R]):
-    """Gathers items into batches and runs them on `num_workers` threads.
+    """Gathers items into batches and runs them on at most `num_workers` threads, which end when nothing runs for a while.
 
     `run` gets the payloads of one batch and returns one result each, in order; it must be thread-safe. All methods belong
     to the event loop that called `start`.
@@ -132,8 +139,18 @@ class Batcher(Generic[T, R]):
         observer: BatchObserver | None = None,
         *,
         name: str = "",
+        max_run_s: float = math.inf,
+        on_overdue: Callable[[], None] = lambda: None,
+        idle_s: float = THREAD_IDLE_S,
     ) -> None:
+        """A thread that has had nothing to do for `idle_s` ends. `on_overdue` is called once a batch has run for longer than
+        `max_run_s`, or still runs when `stop` gives up.
+        """
         self.name = name
+        self._max_run_s = max_run_s
+        self._on_overdue = on_overdue
+        self._watch: Alarm | None = None
+        self._overdue: set[int] = set()
         self.limits = limits
         self.num_workers = num_workers
         self._run = run
@@ -146,6 +163,8 @@ class Batcher(Generic[T, R]):
         self._row_s = 0.0
         self._todo: SimpleQueue[tuple[int, list[T]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._num_threads = 0  # without those that were told to end
+        self._idle_s = idle_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
         self._is_dispatch_due = False
@@ -155,13 +174,9 @@ class Batcher(Generic[T, R]):
         self._finished: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Start the worker threads."""
+        """Take items from here on, on this event loop. Threads start when there is something to run."""
         assert self._loop is None, "a batcher starts once"
         self._loop = asyncio.get_running_loop()
-        for number in range(self.num_workers):
-            thread = threading.Thread(target=self._work, args=(self._loop,), name=f"{self.name}-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
         self._is_open = True
 
     async def stop(self, *, drain: bool = True, grace_s: float = 30.0) -> None:
@@ -180,10 +195,10 @@ class Batcher(Generic[T, R]):
             grace = self._clock.call_at(self._clock.now() + grace_s, self._give_up)
             await self._finished
             grace.cancel()
-        for alarm in (self._alarm, self._delay):
+        for alarm in (self._alarm, self._delay, self._watch):
             if alarm is not None:
                 alarm.cancel()
-        for _ in self._threads:
+        for _ in range(self._num_threads):
             self._todo.put(None)
         if not self._running:
             for thread in self._threads:
@@ -242,6 +257,13 @@ class Batcher(Generic[T, R]):
         """Raise DeadlineExceeded where the deadline has passed, in the clock's seconds: before work that would be for nothing."""
         if deadline is not None and deadline <= self._clock.now():
             raise self._deadline_exceeded()
+
+    async def has_ended(self, within_s: float) -> bool:
+        """Whether every run that is under way ends within so many seconds."""
+        last = self._clock.now() + within_s
+        while self._running and self._clock.now() < last:  # noqa: ASYNC110  (rare, and the hot path need not know of it)
+            await asyncio.sleep(END_CHECK_S)
+        return not self._running
 
     @property
     def num_queued(self) -> int:
@@ -322,12 +344,35 @@ class Batcher(Generic[T, R]):
                 if is_inline:
                     self._deliver(number, self._attempt(payloads))
                 else:
+                    if self._watch is None and self._max_run_s < math.inf:
+                        self._watch = self._clock.call_at(now + self._max_run_s, self._check_runs)
+                    if self._num_threads < len(self._running):
+                        self._start_thread()
                     self._todo.put((number, payloads))
             elif decision.wait_until is not None:
                 self._dispatch_at(decision.wait_until)
                 break
         if self._finished is not None and not self._queue and not self._running and not self._finished.done():
             self._finished.set_result(None)
+
+    def _check_runs(self) -> None:
+        """One alarm for all runs, which is set again only when the last one went off: nearly all runs are over by then.
+
+        A run is seen to be overdue twice: where the process was stopped meanwhile, the run may be over and not yet known to be.
+        """
+        self._watch = None
+        now = self._clock.now()
+        overdue = {number for number, batch in self._running.items() if now - batch.taken_at >= self._max_run_s}
+        if overdue & self._overdue:
+            log.error("a run of the graph does not end", extra={"model": self.name, "seconds": round(self._max_run_s, 3)})
+            self._on_overdue()
+            return
+        self._overdue = overdue
+        if overdue:
+            self._watch = self._clock.call_at(now + CONFIRM_S, self._check_runs)
+        elif self._running:
+            oldest = min(batch.taken_at for batch in self._running.values())
+            self._watch = self._clock.call_at(oldest + self._max_run_s, self._check_runs)
 
     def _should_run_inline(self, batch: Sequence[_QueuedItem[T, R]]) -> bool:
         """Whether to run it here: the way to a thread and back costs a lone item 0.1 ms and more, most of it waking up.
@@ -349,9 +394,31 @@ class Batcher(Generic[T, R]):
             error = exc
         return _Outcome(results, error, started_at, self._clock.now() - started_at)
 
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._work, args=(self._loop,), name=self.name, daemon=True)
+        self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+        self._num_threads += 1
+        thread.start()
+
+    def _end_idle_thread(self) -> None:
+        """A thread has had nothing to do for a while: have one end, unless all are needed just now."""
+        if self._num_threads > len(self._running) and self._is_open:
+            self._num_threads -= 1
+            self._todo.put(None)
+
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """The life of a worker thread: values in, values out."""
-        while (todo := self._todo.get()) is not None:
+        while True:
+            try:
+                todo = self._todo.get(timeout=self._idle_s)
+            except Empty:
+                try:
+                    loop.call_soon_threadsafe(self._end_idle_thread)
+                except RuntimeError:  # the loop is closed
+                    return
+                continue
+            if todo is None:
+                break
             number, payloads = todo
             outcome = self._attempt(payloads)
             try:
@@ -495,6 +562,8 @@ class Batcher(Generic[T, R]):
                     item.result.set_exception(self._not_running())
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
+        if self._running:
+            self._on_overdue()
 
     def _overloaded(self) -> Overloaded:
         retry_after_s = self._queued_rows * self._row_s / self.num_workers if self._row_s else 1.0

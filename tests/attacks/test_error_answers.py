@@ -133,6 +133,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Given]:
             SLUICE_MAX_QUEUE_SIZE="2",
             SLUICE_MAX_QUEUE_DELAY_MS="200",
             SLUICE_MAX_BODY_BYTES="50000",
+            SLUICE_HEADER_TIMEOUT_MS="500",
         ) as server,
         server_process(
             models,
@@ -155,6 +156,18 @@ def overload(given: Given) -> httpx.Response:
     return refused[0]
 
 
+def begin_slowly(given: Given) -> httpx.Response:
+    """What comes of a head that never ends."""
+    found = urlsplit(given.server.url)
+    with socket.create_connection((found.hostname, found.port), timeout=30) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nX-Slow: ")
+        with connection.makefile("rb") as stream:
+            head, _, body = stream.read().partition(b"\r\n\r\n")
+    first_line, *lines = head.decode().split("\r\n")
+    headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+    return httpx.Response(int(first_line.split()[1]), headers=headers, content=body)
+
+
 FORECAST: dict[str, Any] = {"model": "toy-forecast", "instances": [{"history": [1, 2, 3]}]}
 PROVOCATIONS: dict[str, Callable[[Given], httpx.Response]] = {
     "malformed_request": lambda given: given.post(b'{"instances": [}'),
@@ -163,6 +176,7 @@ PROVOCATIONS: dict[str, Callable[[Given], httpx.Response]] = {
     "model_not_found": lambda given: given.post(FORECAST | {"model": "../../etc/passwd"}),
     "not_found": lambda given: given.post({}, path="/no/such/path"),
     "method_not_allowed": lambda given: CLIENT.put(given.server.url + "/predict", headers={"x-api-key": given.keys["predict"]}),
+    "request_timeout": lambda given: begin_slowly(given),
     "ambiguous_model": lambda given: given.post({"instances": [{"history": [1, 2, 3]}]}, path="/predict/forecast"),
     "payload_too_large": lambda given: given.post(b" " * 50_001),
     "url_too_long": lambda given: given.post({}, path="/" + "a" * 10_000),

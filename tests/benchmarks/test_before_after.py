@@ -37,18 +37,20 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-pathlib.Path("settings").write_text(json.dumps([os.environ["SLUICE_WORKERS"], os.environ["SLUICE_MODELS"]]))
+names = ("SLUICE_WORKERS", "SLUICE_MODELS", "SLUICE_DRAIN_SECONDS")
+pathlib.Path("settings").write_text(json.dumps([os.environ.get(name) for name in names]))
 ThreadingHTTPServer(("127.0.0.1", int(os.environ["SLUICE_PORT"])), Handler).serve_forever()
 """
 QUICK_RUN = ["--rounds", "1", "--seconds", "0.2", "--client", "python"]
 C64, RAGGED = select_cases(["c64", "ragged"], CASES)
 
 
-def write_checkout(folder: Path, unknown_model: str = "") -> Path:
+def write_checkout(folder: Path, unknown_model: str = "", settings: str = "") -> Path:
     (folder / "service").mkdir(parents=True)
     (folder / "models").mkdir()
     (folder / "service" / "__init__.py").touch()
     (folder / "service" / "__main__.py").write_text(SERVICE.replace("FAIL", unknown_model))
+    (folder / "service" / "settings.py").write_text(settings)
     return folder
 
 
@@ -59,10 +61,10 @@ def sample(rate: float, cpu_us: float = 100.0, num_failed: int = 0) -> Sample:
 def test_each_checkout_serves_from_its_own_folder_and_gets_the_same_requests(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before, after = write_checkout(tmp_path / "before"), write_checkout(tmp_path / "after")
+    before, after = write_checkout(tmp_path / "before"), write_checkout(tmp_path / "after", settings="drain_seconds: float")
     main(["--before", str(before), "--after", str(after), "--cases", "c1", "i16", "--processes", "2", *QUICK_RUN])
-    for checkout in (before, after):
-        assert json.loads((checkout / "settings").read_text()) == ["2", str(checkout / "models")]
+    for checkout, drain_s in ((before, None), (after, "0")):
+        assert json.loads((checkout / "settings").read_text()) == ["2", str(checkout / "models"), drain_s]
         received = {tuple(json.loads(line)) for line in (checkout / "received").read_text().splitlines()}
         assert received == {("/predict", "forecast-hourly", 1), ("/predict", "forecast-hourly", 16)}
     table = capsys.readouterr().out.rpartition("\n\n")[2].splitlines()

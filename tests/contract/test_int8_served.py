@@ -218,6 +218,7 @@ class OnCuda:
     def __init__(self, real: Runtime) -> None:
         self.requested, self.provider, self.fallback = real.requested, CUDA, real.fallback
         self.inputs, self.outputs, self.run = real.inputs, real.outputs, real.run
+        self.terminate = real.terminate
 
 
 async def test_on_a_gpu_fp32_runs_because_int8_operators_do_not(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ CHECK_NAMES = (
     "unsupported_method",
 )
 NUM_WITHOUT_BODY = 20
+# Too large, too busy, too late: whatever the schema says of the body. Schemathesis expects none of them.
+REFUSED_FOR_OTHER_REASONS = (413, 503, 504)
 MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
 
 
@@ -109,7 +111,7 @@ def _validate(generated: Any, prepared: requests.PreparedRequest, exchange: Exch
         responses = parse_responses(exchange.received, may_be_head=prepared.method == "HEAD", was_reset=exchange.was_reset)
     except MalformedResponse:
         return []
-    if len(responses) != 1 or responses[0].status in (503, 504):
+    if len(responses) != 1 or responses[0].status in REFUSED_FOR_OTHER_REASONS:
         return []
     [response] = responses
     headers = {name: [value] for name, value in response.headers.items()}

@@ -99,7 +99,8 @@ def import_model(
     rows = [adapter.read_instance(network, instance, f"instance {index}") for index, instance in enumerate(instances)]
 
     payload = write_graph(network).SerializeToString()
-    verification = verify(network, payload, SEED)
+    examples = [] if example is None else [row.inputs for row in rows]
+    verification = verify(network, payload, SEED, examples=examples)
 
     graph = Graph(payload)
     publication = Publication(

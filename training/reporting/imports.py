@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +25,13 @@ def show_import(network: Network, verification: Verification, notes: Sequence[st
 
 def verification_table(verification: Verification) -> Table:
     """The largest error of each check."""
-    table = Table("check", "largest error")
-    for check, error in asdict(verification).items():
+    table = Table("check", "largest error", caption=_describe(verification), caption_justify="left")
+    for check, error in verification.errors.items():
         table.add_row(check.replace("_", " "), "cannot stream" if error is None else f"{error:.1e}")
     return table
+
+
+def _describe(verification: Verification) -> str:
+    """Which rows were tried, what the network itself rounds there, and what could not be tried."""
+    rows = f"at {', '.join(verification.rows)}; the network's own rounding {verification.rounding:.0e}"
+    return escape("\n".join([rows, *verification.notes]))

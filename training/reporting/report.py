@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -58,7 +58,7 @@ def show_second(second: SecondGraph, console: Console) -> None:
             f"{100 * found.bound:g}{unit}",
         )
     console.print(table)
-    rows = asdict(second.verification)
+    rows = second.verification.errors
     errors = ", ".join(
         f"{name.replace('_', ' ')} {error:.1e}" for name, error in rows.items() if error and name != "graph_vs_torch"
     )

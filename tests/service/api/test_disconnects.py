@@ -34,12 +34,12 @@ async def wait_watched(monitor: DisconnectMonitor, client: Client, is_answered: 
         await is_answered.wait()
         return "answered"
     except asyncio.CancelledError:
-        if not monitor.has_cancelled(task):
+        if not monitor.has_cancelled(task, client.request):
             raise
         task.uncancel()
         return "disconnected"
     finally:
-        monitor.forget(task)
+        monitor.forget(task, client.request)
 
 
 async def test_a_client_that_disconnects_cancels_its_request_and_nothing_else() -> None:

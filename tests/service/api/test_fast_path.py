@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,8 +12,8 @@ import pytest
 import uvicorn
 
 from service.api.fast_path import MAX_BODY_BYTES, FastPathProtocol, FastRequest
-from service.api.gateway import Gateway
-from service.api.request import Answer, ClientDisconnected, Headers, Hook, HttpRequest
+from service.api.gateway import Gateway, RefusalBudget
+from service.api.request import Admission, Answer, ClientDisconnected, Headers, Hook, HttpRequest
 from tests.fakes import PATIENCE_S
 
 LARGE = b"x" * 3_000_000
@@ -23,9 +23,10 @@ class EchoEndpoint:
     """A direct endpoint that answers with what it read, notes the path, and holds an answer back until the test lets it go."""
 
     def refused(self) -> None:
-        pass
+        self.num_refused += 1
 
     def __init__(self) -> None:
+        self.num_refused = 0
         self.paths: list[str] = []
         self.gate = asyncio.Event()
         self.has_entered = asyncio.Event()
@@ -119,9 +120,23 @@ class Client:
 
 @asynccontextmanager
 async def served(
-    endpoint: EchoEndpoint, hooks: Sequence[Hook] = (), http: type[FastPathProtocol] = FastPathProtocol, **options: Any
+    endpoint: EchoEndpoint,
+    hooks: Sequence[Hook] = (),
+    http: type[FastPathProtocol] = FastPathProtocol,
+    admission: Admission | None = None,
+    refusals: RefusalBudget | None = None,
+    **options: Any,
 ) -> AsyncIterator[tuple[uvicorn.Server, int]]:
-    gateway = Gateway(inner, direct={"/direct": endpoint}, routes=["/direct"], observers=SilentObserver(), hooks=hooks)
+    gateway = Gateway(
+        inner,
+        direct={"/direct": endpoint},
+        routes=["/direct"],
+        observers=SilentObserver(),
+        hooks=hooks,
+        admission=admission,
+        refusals=refusals,
+        timeout_s=1.0,
+    )
     config = uvicorn.Config(gateway, http=http, lifespan="off", log_config=None, access_log=False, proxy_headers=False, **options)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -311,3 +326,193 @@ async def test_a_server_that_ends_finishes_what_it_answers_and_closes() -> None:
         endpoint.gate.set()
         assert (await client.receive())[2] == b"<hold>"
         assert await client.is_closed()
+
+
+class SwitchedAdmission:
+    """Refuses everything while the test says so."""
+
+    def __init__(self) -> None:
+        self.is_refusing = True
+        self.num_asked_early = 0
+        self.tickets: list[SwitchedTicket] = []
+
+    def would_refuse(self, endpoint: str, num_bytes: int, timeout_s: float) -> bool:
+        self.num_asked_early += 1
+        return self.is_refusing
+
+    def admit(self, endpoint: str, num_bytes: int, timeout_s: float, priority: int) -> SwitchedTicket | None:
+        if self.is_refusing:
+            return None
+        self.tickets.append(SwitchedTicket())
+        return self.tickets[-1]
+
+    def finish(self, ticket: Any, num_rows: int, *, is_done: bool, has_left: bool, model: str | None) -> None:
+        self.tickets.remove(ticket)
+
+    def retry_after_s(self) -> float:
+        return 0.7
+
+
+class SwitchedTicket:
+    def __init__(self) -> None:
+        self.cancel: Callable[[], object] | None = None
+        self.is_displaced = False
+        self.closed = asyncio.Event()
+
+    def await_body(self) -> None:
+        pass
+
+    def receive(self, num_bytes: int) -> bool:
+        return True
+
+    def complete_body(self) -> None:
+        pass
+
+    def assign(self, model: str) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Held:
+    """Holds the refusals of clients that return at once."""
+
+    def __init__(self, delay_s: float) -> None:
+        self.value_s = delay_s
+
+    def delay_s(self) -> float:
+        return self.value_s
+
+
+async def test_a_refusal_before_parsing_is_the_refusal_after_it() -> None:
+    endpoint, admission = EchoEndpoint(), SwitchedAdmission()
+    async with served(endpoint, admission=admission) as (_, port), connected(port) as client:
+        answers = []
+        for headers in ([], ["Connection: keep-alive"], ["X-Request-Priority: 5"], ["X-Forwarded-For: 1.2.3.4"]):
+            client.send(b"body", headers=headers)
+            answers.append(await client.receive())
+        client.send(b"body", path="/other")
+        assert (await client.receive())[2] == b"inner"
+    ids = [fields.pop("x-request-id") for _, fields, _ in answers]
+    assert len(set(ids)) == len(answers)
+    for (_, fields, _), request_id in zip(answers, ids, strict=True):
+        fields.pop("date", None)
+        assert fields.pop("traceparent") == f"00-{request_id}-{request_id[16:]}-00"
+    contents = [body.replace(request_id.encode(), b"ID") for (_, _, body), request_id in zip(answers, ids, strict=True)]
+    assert b"ID" in contents[0]
+    assert contents == contents[:1] * len(contents)
+    assert all(answer[:2] == answers[0][:2] for answer in answers)
+    assert (answers[0][0], answers[0][1]["retry-after"]) == (503, "1")
+    assert (endpoint.num_refused, endpoint.paths, admission.num_asked_early) == (4, [], 2)
+
+
+async def test_a_connection_that_was_refused_carries_further_requests() -> None:
+    endpoint, admission = EchoEndpoint(), SwitchedAdmission()
+    async with served(endpoint, admission=admission) as (_, port), connected(port) as client:
+        for number in range(3):
+            admission.is_refusing = True
+            client.send(b"refused")
+            assert (await client.receive())[0] == 503
+            admission.is_refusing = False
+            client.send(b"%d" % number)
+            assert (await client.receive())[2] == b"<%d>" % number
+    assert endpoint.paths == ["fast"] * 3
+
+
+async def test_requests_in_pieces_or_several_at_once_are_refused_one_by_one() -> None:
+    endpoint, admission = EchoEndpoint(), SwitchedAdmission()
+    request = b"POST /direct HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
+    async with served(endpoint, admission=admission) as (_, port), connected(port) as client:
+        for pieces in (
+            [request[:40], request[40:]],
+            [request[:-4], request[-4:]],
+            [request * 3],
+            [request + request[:30], request[30:]],
+        ):
+            num_requests = sum(map(len, pieces)) // len(request)
+            for piece in pieces:
+                client.writer.write(piece)
+                await client.writer.drain()
+                await asyncio.sleep(0)
+            for _ in range(num_requests):
+                assert (await client.receive())[0] == 503
+        client.writer.write(request)
+        assert (await client.receive())[0] == 503
+    assert endpoint.num_refused == 8
+
+
+async def test_hooks_see_every_refusal() -> None:
+    endpoint, hook = EchoEndpoint(), RecordingHook()
+    async with served(endpoint, [hook], admission=SwitchedAdmission()) as (_, port), connected(port) as client:
+        client.send(b"body")
+        assert (await client.receive())[1]["x-hook"] == "503"
+    assert [event[0] for event in hook.events] == ["before", "after", "finished"]
+
+
+async def test_a_client_that_returns_at_once_gets_its_refusal_later_and_what_it_sends_meanwhile_after_it() -> None:
+    endpoint, admission = EchoEndpoint(), SwitchedAdmission()
+    async with served(endpoint, admission=admission, refusals=Held(0.05)) as (_, port), connected(port) as client:
+        for headers in ([], ["X-Request-Priority: 5"]):
+            client.send(b"body", headers=headers)
+            assert (await client.receive())[0] == 503
+            client.send(b"held", headers=headers)
+            await asyncio.sleep(0.01)  # so that the next one comes in a packet of its own, at most
+            admission.is_refusing = False
+            client.send(b"behind")
+            assert (await client.receive())[0] == 503
+            assert (await client.receive())[2] == b"<behind>"
+            admission.is_refusing = True
+
+
+async def test_a_client_that_leaves_while_its_refusal_is_held_leaves_nothing_behind() -> None:
+    endpoint = EchoEndpoint()
+    async with served(endpoint, admission=SwitchedAdmission(), refusals=Held(0.05)) as (server, port):
+        async with connected(port) as client:
+            client.send(b"body")
+            await client.receive()
+            client.send(b"held")
+        async with connected(port) as other:
+            for _ in range(2):  # the second is held for as long as the one before
+                other.send(b"other")
+                assert (await other.receive())[0] == 503
+    assert endpoint.paths == []
+    assert not server.server_state.connections
+
+
+async def test_a_request_says_that_its_client_has_disconnected() -> None:
+    class ImpatientProtocol(FastPathProtocol):
+        half_close_s = -1.0
+
+    told = asyncio.Event()
+
+    class WaitingEndpoint(EchoEndpoint):
+        async def answer(self, request: HttpRequest) -> Answer:
+            await request.receive()
+            assert request.on_disconnect(told.set)
+            self.has_entered.set()
+            await told.wait()
+            assert request.has_disconnected
+            raise ClientDisconnected
+
+    endpoint = WaitingEndpoint()
+    async with served(endpoint, http=ImpatientProtocol) as (_, port), connected(port) as client:
+        client.send(b"body")
+        await endpoint.has_entered.wait()
+        client.writer.close()
+        async with asyncio.timeout(PATIENCE_S):
+            await told.wait()
+
+
+async def test_a_client_that_closes_its_side_tells_the_admission_control_and_gets_its_answer() -> None:
+    endpoint, admission = EchoEndpoint(), SwitchedAdmission()
+    admission.is_refusing = False
+    async with served(endpoint, admission=admission) as (_, port), connected(port) as client:
+        client.send(b"hold")
+        await endpoint.has_entered.wait()
+        (ticket,) = admission.tickets
+        client.writer.write_eof()
+        async with asyncio.timeout(PATIENCE_S):
+            await ticket.closed.wait()
+        endpoint.gate.set()
+        assert (await client.receive())[2] == b"<hold>"

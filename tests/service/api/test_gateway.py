@@ -248,13 +248,18 @@ async def test_what_a_hook_refuses_is_not_counted_as_work_that_was_done(
     """A flood of requests without a key would else teach the admission control that requests cost nothing."""
 
     class RecordingAdmission:
+        is_refusing = False
+
         def __init__(self) -> None:
             self.finished: list[bool] = []
 
-        def admit(self, endpoint: str, num_bytes: int, timeout_s: float, priority: int = 5) -> object:
+        def admit(self, endpoint: str, num_bytes: int, timeout_s: float, priority: int = 5) -> Any:
             return object()
 
-        def finish(self, ticket: object, num_rows: int, *, is_done: bool) -> None:
+        def would_refuse(self, endpoint: str, num_bytes: int, timeout_s: float) -> bool:
+            return False
+
+        def finish(self, ticket: object, num_rows: int, *, is_done: bool, has_left: bool, model: str | None) -> None:
             self.finished.append(is_done)
 
         def retry_after_s(self) -> float:

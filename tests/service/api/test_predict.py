@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
-from service.api.predict import API, PREDICTIONS_PER_PART, UNKNOWN, PredictEndpoint, RequestLimits, outcome_of
+from service.api.predict import API, PREDICTIONS_PER_PART, UNKNOWN, PredictEndpoint, RequestLimits, find_model, outcome_of
 from service.api.request import AsgiRequest, ClientDisconnected
 from service.errors import (
     DeadlineExceeded,
@@ -37,7 +37,7 @@ class Echo:
         self.deadlines: list[float] = []
 
     async def predict(
-        self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool
+        self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool, has_turn: bool
     ) -> Sequence[Any]:
         self.deadlines.append(deadline)
         if self.error is not None:
@@ -161,3 +161,98 @@ async def test_a_client_that_disconnects_while_its_model_runs_is_counted_as_canc
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
+
+
+class SpentBudget:
+    """An event loop that has no time left until the test says so."""
+
+    def __init__(self) -> None:
+        self.is_over = asyncio.Event()
+        self.is_awaited = asyncio.Event()
+
+    def is_spent(self) -> bool:
+        return True
+
+    async def renewal(self) -> None:
+        self.is_awaited.set()
+        await self.is_over.wait()
+
+
+class RecordingTicket:
+    """The place of a request, as the admission control gives it."""
+
+    def __init__(self) -> None:
+        self.cancel: Callable[[], object] | None = None
+        self.is_displaced = False
+        self.models: list[str] = []
+
+    def await_body(self) -> None:
+        pass
+
+    def receive(self, num_bytes: int) -> bool:
+        return True
+
+    def complete_body(self) -> None:
+        pass
+
+    def assign(self, model: str) -> None:
+        self.models.append(model)
+
+    def close(self) -> None:
+        assert self.cancel is not None
+        self.is_displaced = True
+        self.cancel()
+
+
+def waiting_request(body: bytes, ticket: RecordingTicket) -> AsgiRequest:
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    request = AsgiRequest({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive)
+    request.ticket = ticket
+    return request
+
+
+async def test_a_body_is_not_read_before_the_event_loop_has_time_and_its_model_is_guessed_meanwhile() -> None:
+    model, budget, ticket = Echo(), SpentBudget(), RecordingTicket()
+    endpoint = PredictEndpoint(Models(model), RecordingObserver(), RequestLimits(10, 1000), loop_budget=budget)
+    request = waiting_request(b'{"model": "echo", "instances": [1]}', ticket)
+    task = asyncio.create_task(endpoint.answer(request))
+    await budget.is_awaited.wait()
+    assert (request.num_instances, ticket.models) == (0, ["echo"])
+    budget.is_over.set()
+    assert (await task).status == 200
+    assert (request.num_instances, request.model, ticket.models) == (1, "echo", ["echo", "echo"])
+
+
+async def test_a_request_that_is_displaced_is_refused_and_its_task_goes_on() -> None:
+    observer, budget, ticket = RecordingObserver(), SpentBudget(), RecordingTicket()
+    endpoint = PredictEndpoint(Models(Echo()), observer, RequestLimits(10, 1000), loop_budget=budget)
+
+    async def answer() -> str:
+        with pytest.raises(Overloaded):
+            await endpoint.answer(waiting_request(b'{"model": "echo", "instances": [1]}', ticket))
+        await asyncio.sleep(0)  # is not cancelled any longer
+        return "refused"
+
+    task = asyncio.create_task(answer())
+    await budget.is_awaited.wait()
+    ticket.close()
+    assert await task == "refused"
+    assert observer.requests == [("_unknown", "_unknown", "rejected", None)]
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        (b'{"model": "a-b", "instances": [1]}', "a-b"),
+        (b' {"model":"a","instances":[' + b"1," * 5000 + b"1]}", "a"),
+        (b'{"instances": [' + b"1," * 5000 + b'1], "model": "a"}', "a"),
+        (b'{"instances": [' + b"1," * 5000 + b"1]}", None),
+        (b'{"model": 5, "instances": []}', None),
+        (b'{"model": "\xff"}', "\ufffd"),
+        (b"", None),
+    ],
+)
+def test_the_model_is_found_at_the_begin_or_at_the_end_of_a_body(body: bytes, model: str | None) -> None:
+    assert find_model(body) == model

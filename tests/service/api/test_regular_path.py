@@ -207,3 +207,18 @@ def test_a_reset_of_the_client_logs_one_line_at_most(port: int, sent: bytes, cap
         assert statuses(connection) == [200]
     assert len(caplog.records) <= 1
     assert all(record.exc_info is None for record in caplog.records)
+
+
+@pytest.mark.parametrize("path", [FORECAST_PATH, "/v2/models/toy-forecast/infer"])
+def test_who_expects_to_be_told_to_go_on_and_sends_no_chunk_is_refused_without_a_stack_trace(
+    port: int, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connected(port) as connection:
+        connection.send(head.encode() + b"no chunk\r\n")
+        assert statuses(connection) == [400]
+    with connected(port) as connection:  # answered behind it
+        connection.send(request(headers=[JSON, "Connection: close"]))
+        assert statuses(connection) == [200]
+    assert all(record.exc_info is None for record in caplog.records)

@@ -72,6 +72,9 @@ class LaterRuntime:
         self._num_true_runs -= 1
         return self._real.run(tensors) if self._num_true_runs >= 0 else self._run(tensors)
 
+    def terminate(self) -> None:
+        pass
+
 
 # -------------------------------------------------------------------------------------------------------- predicting
 

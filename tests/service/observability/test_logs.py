@@ -73,3 +73,26 @@ def test_a_line_about_another_request_keeps_its_id() -> None:
     assert AddRequest().filter(line)
     CURRENT.reset(token)
     assert TextFormatter().format(line).endswith(" request_id=b")
+
+
+HOSTILE = "a\x1b[31mred\r\n2026-01-01T00:00:00.000Z INFO forged\x85\x9b31m\u2028\u202eback\x7f\x00\ud800 ä 日本"
+
+
+def test_nothing_that_is_logged_begins_a_line_of_its_own_or_reaches_the_terminal() -> None:
+    def fail() -> None:
+        raise ValueError(HOSTILE)
+
+    try:
+        fail()
+    except ValueError:
+        made = record(reason=HOSTILE, tight=HOSTILE.replace(" ", ""))
+        made.msg, made.args = "it says %s", (HOSTILE,)
+        made.exc_info = sys.exc_info()
+    for formatter in (TextFormatter(), JsonFormatter()):
+        text = formatter.format(made)
+        assert all(character.isprintable() or character == "\n" for character in text), ascii(text)
+        text.encode()  # and it can be written
+        assert [line for line in text.split("\n")[1:] if not line.startswith("  ")] == []
+        assert "日本" in text
+    line = json.loads(JsonFormatter().format(made))
+    assert (line["reason"], line["event"]) == (HOSTILE, f"it says {HOSTILE}")

@@ -16,9 +16,15 @@ from service.process.jobs import JobFailed, run_job
 def forever():
     while True: time.sleep(60)
 
+def allocate():
+    try:
+        return len(bytearray(2**31))
+    except MemoryError:
+        return "no memory"
+
 async def run(work, timeout_s):
     try:
-        return await run_job(work, timeout_s)
+        return await run_job(work, timeout_s, 2**30)
     except JobFailed as exc:
         return str(exc)
 
@@ -29,6 +35,7 @@ async def main():
     print(await run(forever, 0.2), flush=True)
     print(await run(lambda: os.kill(os.getpid(), signal.SIGKILL), 30), flush=True)
     print(await run(lambda: os._exit(3), 30), flush=True)
+    print(await run(allocate, 30), flush=True)
 
 asyncio.run(main())
 """
@@ -44,4 +51,5 @@ def test_a_job_gives_its_result_or_says_how_it_ended() -> None:
         "it took more than 0.2 s",
         "its process ended (SIGKILL)",
         "its process ended (exit status 3)",
+        "no memory",
     ]

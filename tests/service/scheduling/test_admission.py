@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from service.scheduling.admission import (
     DEFAULT_PRIORITY,
+    MAX_RETRY_AFTER_S,
     MIN_REQUESTS,
     REQUEST_BYTES,
+    RETRY_AFTER_S,
     WINDOW_S,
     AdmissionControl,
     RefusalBudget,
@@ -171,15 +175,243 @@ def test_the_rows_that_are_pending_are_bounded_by_what_earlier_bodies_held() -> 
     assert admitted == pytest.approx(50, abs=2)
 
 
+def test_the_rows_of_requests_count_whether_their_model_is_known_or_not() -> None:
+    admission = control(ManualClock(), max_pending_rows=400)
+    for _ in range(400):
+        (ticket,) = fill(admission, "/predict", 1)
+        ticket.assign("a")
+        admission.finish(ticket, 8, is_done=True, model="a")
+    admitted = []
+    while (one := admission.admit("/predict", BODY, TIMEOUT_S)) is not None:
+        one.assign("a")
+        admitted.append(one)
+        assert len(admitted) < 100
+    assert len(admitted) == pytest.approx(50, abs=2)
+    for ticket in admitted:
+        admission.finish(ticket, 8, is_done=True, model="a")
+    assert admission.admit("/predict", BODY, TIMEOUT_S) is not None
+
+
+def test_where_clients_leave_early_no_more_are_admitted_than_are_answered_before() -> None:
+    clock = ManualClock()
+    admission = control(clock)
+    work(admission, clock, "/predict", 0.002, 3)
+    assert count_admitted(admission) == pytest.approx(250, rel=0.1)
+    for ticket in fill(admission, "/predict", 50):
+        clock.advance(0.002)
+        admission.finish(ticket, is_done=False, has_left=True)
+    assert count_admitted(admission) < 60, "after 0.05 s on average they left"
+    for _ in range(1000):
+        (ticket,) = fill(admission, "/predict", 1)
+        clock.advance(WINDOW_S)
+        admission.finish(ticket, is_done=True)
+    assert count_admitted(admission) == pytest.approx(250, rel=0.1)
+
+
+def test_a_few_clients_that_leave_change_nothing() -> None:
+    clock = ManualClock()
+    admission = control(clock)
+    work(admission, clock, "/predict", 0.002, 3)
+    for number in range(1000):
+        (ticket,) = fill(admission, "/predict", 1)
+        clock.advance(0.002)
+        admission.finish(ticket, is_done=number % 4 > 0, has_left=number % 4 == 0)
+    assert count_admitted(admission) > 200
+
+
+def count_admitted(admission: AdmissionControl) -> int:
+    """How many requests have room at once; they then give up their places."""
+    tickets = []
+    while (ticket := admission.admit("/predict", BODY, TIMEOUT_S)) is not None:
+        tickets.append(ticket)
+    for ticket in tickets:
+        admission.finish(ticket, is_done=False)
+    return len(tickets)
+
+
 def test_refused_requests_are_sent_back_at_different_times() -> None:
     draws = iter((0.0, 1.0))
     admission = AdmissionControl(ManualClock().now, lambda: next(draws))
     assert admission.retry_after_s() < admission.retry_after_s()
 
 
-def test_refusals_beyond_the_budget_are_held() -> None:
+def test_the_more_return_the_later_they_may_try_again() -> None:
     clock = ManualClock()
-    budget = RefusalBudget(clock.now, per_second=10)
-    assert [budget.delay_s() for _ in range(12)] == [0.0] * 10 + [RefusalBudget.HOLD_S] * 2
-    clock.advance(0.35)
-    assert [budget.delay_s() for _ in range(4)] == [0.0] * 3 + [RefusalBudget.HOLD_S]
+    admission = AdmissionControl(clock.now, lambda: 1.0)
+    for _ in range(10):
+        for _ in range(3000):
+            admission.retry_after_s()
+        clock.advance(1.0)
+    assert admission.retry_after_s() == MAX_RETRY_AFTER_S
+    for _ in range(10):
+        clock.advance(1.0)
+        admission.retry_after_s()
+    assert admission.retry_after_s() == RETRY_AFTER_S[1]
+
+
+def test_an_urgent_request_displaces_the_newest_of_the_least_urgent() -> None:
+    clock = ManualClock()
+    admission = control(clock, max_pending_bytes=20 * 1024)
+    cancelled: list[str] = []
+    tickets = {}
+    for name, priority in [*((f"usual {n}", DEFAULT_PRIORITY) for n in range(16)), *((f"least {n}", 9) for n in range(4))]:
+        ticket = admission.admit("/predict", BODY, TIMEOUT_S, priority)
+        assert ticket is not None
+        ticket.cancel = functools.partial(cancelled.append, name)
+        tickets[name] = ticket
+    assert admission.admit("/predict", BODY, TIMEOUT_S, 9) is None, "none is less urgent"
+    urgent = [admission.admit("/predict", BODY, TIMEOUT_S, 1) for _ in range(5)]
+    assert None not in urgent
+    assert cancelled == ["least 3", "least 2", "least 1", "least 0", "usual 15"]
+    assert tickets["least 0"].is_displaced
+    assert not tickets["usual 0"].is_displaced
+    for ticket in tickets.values():
+        admission.finish(ticket, is_done=not ticket.is_displaced)
+    assert admission.num_pending == len(urgent)
+
+
+def test_nothing_is_displaced_for_a_request_that_would_not_have_room_then() -> None:
+    admission = control(ManualClock(), max_pending_bytes=20 * 1024)
+    cancelled: list[int] = []
+    for number in range(20):
+        ticket = admission.admit("/predict", BODY, TIMEOUT_S, 9)
+        assert ticket is not None
+        ticket.cancel = functools.partial(cancelled.append, number)
+    assert admission.admit("/predict", 30 * 1024, TIMEOUT_S, 1) is None
+    assert cancelled == []
+    assert admission.num_pending == 20
+
+
+def test_requests_that_cannot_be_cancelled_keep_their_place() -> None:
+    admission = control(ManualClock(), max_pending_bytes=20 * 1024)
+    for _ in range(20):
+        assert admission.admit("/predict", BODY, TIMEOUT_S, 9) is not None
+    assert admission.admit("/predict", BODY, TIMEOUT_S, 1) is None
+
+
+def test_a_client_that_closes_gives_up_its_place_while_others_are_refused() -> None:
+    admission = control(ManualClock(), max_pending_bytes=20 * 1024)
+    cancelled: list[int] = []
+    first, second, *others = fill(admission, "/predict", 20)
+    for ticket in (first, second):
+        ticket.cancel = functools.partial(cancelled.append, 1)
+    first.close()
+    assert cancelled == [], "it may wait for its answer, and nobody else wants the place"
+    assert admission.admit("/predict", BODY, TIMEOUT_S) is None
+    second.close()
+    second.close()
+    assert (cancelled, second.is_displaced, admission.num_pending) == ([1], True, 19)
+    for ticket in (first, second, *others):
+        admission.finish(ticket, is_done=not ticket.is_displaced)
+    assert admission.num_pending == 0
+
+
+def test_clients_that_close_count_as_those_that_left() -> None:
+    clock = ManualClock()
+    admission = control(clock)
+    work(admission, clock, "/predict", 0.002, 3)
+    for ticket in fill(admission, "/predict", 50):
+        clock.advance(0.002)
+        ticket.close()
+        admission.finish(ticket, is_done=True)
+    assert count_admitted(admission) < 60
+
+
+def test_models_of_one_endpoint_are_told_apart() -> None:
+    clock = ManualClock()
+    admission = control(clock)
+
+    def serve(model: str, request_s: float) -> None:
+        tickets = fill(admission, "/predict", 64)
+        for _ in range(round(0.5 / request_s)):
+            clock.advance(request_s)
+            ticket = tickets.pop(0)
+            ticket.assign(model)
+            admission.finish(ticket, is_done=True, model=model)
+            tickets += fill(admission, "/predict", 1)
+        for ticket in tickets:
+            admission.finish(ticket, is_done=False)
+
+    for _ in range(12):
+        serve("large", 0.004)
+        serve("small", 0.0005)
+    for ticket in fill(admission, "/predict", 100):
+        ticket.assign("small")
+    assert admission.wait_s == pytest.approx(0.05, rel=0.2)
+    for ticket in fill(admission, "/predict", 100):
+        ticket.assign("large")
+    assert admission.wait_s == pytest.approx(0.45, rel=0.2)
+    unread = fill(admission, "/predict", 100)
+    assert 0.5 < admission.wait_s < 0.9, "what is not read yet costs something between"
+    unread[0].assign("one that does not exist")
+    assert unread[0].account is unread[0].endpoint
+
+
+def test_whether_a_usual_request_would_be_refused_is_known_before_it_is_looked_at() -> None:
+    clock = ManualClock()
+    admission = control(clock)
+    assert not admission.would_refuse("/predict", BODY, TIMEOUT_S)
+    work(admission, clock, "/predict", 0.002, 3)
+    while admission.admit("/predict", BODY, TIMEOUT_S) is not None:
+        assert not admission.is_refusing
+    assert admission.is_refusing
+    assert admission.would_refuse("/predict", BODY, TIMEOUT_S)
+    assert not admission.would_refuse("/predict", BODY, 10 * TIMEOUT_S)
+    less_urgent = admission.admit("/predict", BODY, 1e9, 9)
+    assert less_urgent is not None
+    assert not admission.would_refuse("/predict", BODY, TIMEOUT_S), "it could displace another one"
+
+
+def test_refusals_beyond_the_share_of_the_processor_are_held() -> None:
+    clock, busy = ManualClock(), ManualClock()
+    budget = RefusalBudget(clock.now, busy.now, share=0.1)
+
+    def refuse(number: int, interval_s: float, utilization: float) -> list[float]:
+        delays = []
+        for _ in range(number):
+            clock.advance(interval_s)
+            busy.advance(interval_s * utilization)
+            delays.append(budget.delay_s())
+        return delays
+
+    refuse(100, 0.01, 1.0)
+    # A tenth of a core is enough for 2,500 refusals of 40 µs in a second.
+    assert max(refuse(2000, 1 / 2000, 1.0)) == 0.0
+    assert refuse(4000, 1 / 4000, 1.0)[-1] > 0.1
+    assert max(refuse(100_000, 1 / 50_000, 1.0)) == RefusalBudget.MAX_HOLD_S
+    refuse(100, 0.1, 0.5)
+    assert refuse(2000, 1 / 2000, 0.5)[-1] > 0.1
+
+
+def test_bodies_that_have_not_come_keep_nobody_else_from_being_admitted() -> None:
+    clock = ManualClock()
+    admission = control(clock, max_pending_bytes=100_000)
+    work(admission, clock, "/predict", 0.01, 2.0)
+    slow = fill(admission, "/predict", MIN_REQUESTS)
+    assert admission.wait_s > 0
+    for ticket in slow:
+        ticket.await_body()
+    assert (admission.num_pending, admission.wait_s) == (0, 0.0)
+    for _ in range(1000):
+        admitted = admission.admit("/predict", 2_000_000, TIMEOUT_S)
+        assert admitted is not None
+        admitted.await_body()
+    slow[0].complete_body()
+    assert admission.num_pending == 1
+    for ticket in slow:
+        admission.finish(ticket, is_done=False)
+    assert admission.num_pending == 0
+
+
+def test_the_bytes_of_bodies_that_are_being_received_are_bounded() -> None:
+    admission = control(ManualClock(), max_pending_bytes=10_000)
+    first, second = fill(admission, "/predict", 2)
+    for ticket in (first, second):
+        ticket.await_body()
+    assert first.receive(8000)
+    assert not second.receive(3000)
+    admission.finish(second, is_done=False)
+    assert first.receive(2000)
+    first.complete_body()
+    admission.finish(first, is_done=True)
+    assert admission._pending_bytes == 0

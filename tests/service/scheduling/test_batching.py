@@ -702,3 +702,60 @@ async def test_graphs_that_were_not_measured_run_on_threads() -> None:
     async with batching(run) as batcher:
         await batcher.submit("x")
     assert run.threads == [(["x"], False)]
+
+
+async def test_a_run_that_takes_too_long_is_reported_once_and_quick_ones_are_not() -> None:
+    clock, gate, reports = ManualClock(), Gate[int](), []
+    batcher = Batcher(gate, Limits(), 1, clock, max_run_s=30.0, on_overdue=lambda: reports.append(clock.now()))
+    await batcher.start()
+    for _ in range(3):
+        quick = asyncio.create_task(batcher.submit(1))
+        await gate.entered()
+        clock.advance(20.0)
+        gate.let()
+        await quick
+    assert reports == []
+    endless = asyncio.create_task(batcher.submit(1))
+    await gate.entered()
+    clock.advance(29.0)
+    assert reports == []
+    clock.stall(2.0)
+    assert reports == [], "it may be over, and not yet be known to be"
+    clock.advance(2.0)
+    assert len(reports) == 1
+    clock.advance(100.0)
+    assert len(reports) == 1
+    gate.open()
+    await endless
+    await batcher.stop()
+
+
+async def test_threads_start_with_the_first_batch_and_end_when_nothing_runs() -> None:
+    names = [thread.name for thread in threading.enumerate()]
+    batcher: Batcher[int, int] = Batcher(lambda payloads: list(payloads), Limits(), 3, name="lazy", idle_s=0.01)
+    await batcher.start()
+
+    def threads() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "lazy"]
+
+    assert threads() == []
+    for round_ in range(20):
+        answers = await asyncio.gather(*(batcher.submit(number, key=number) for number in range(5)))
+        assert answers == list(range(5))
+        assert len(threads()) <= 4, "three, and one that is just ending"
+        if round_ % 5 == 0:
+            for thread in threads():
+                await asyncio.to_thread(thread.join, PATIENCE_S)
+            assert threads() == []
+    await batcher.stop()
+    assert "lazy" not in names
+
+
+async def test_batches_that_come_as_threads_end_are_all_run() -> None:
+    batcher: Batcher[int, int] = Batcher(lambda payloads: list(payloads), Limits(), 2, name="lazy", idle_s=0.0005)
+    await batcher.start()
+    async with asyncio.timeout(PATIENCE_S):
+        for number in range(300):
+            assert await batcher.submit(number) == number
+            await asyncio.sleep(0.0001 * (number % 10))
+    await batcher.stop()

@@ -13,9 +13,10 @@ import torch
 from onnx import helper, numpy_helper
 
 from training.export.graph import write_graph
-from training.export.verify import Verification, VerificationFailed, verify
+from training.export.verify import NetworkUndetermined, Verification, VerificationFailed, verify
 from training.network.heads.classify import ClassifySpec
 from training.network.heads.forecast import ForecastSpec
+from training.network.heads.tensor import TensorInput, TensorSpec
 from training.network.network import Network
 
 LSTM: dict[str, Any] = {"type": "lstm", "units": 6}
@@ -279,3 +280,74 @@ def test_the_tolerance_is_the_callers() -> None:
     graph = write_graph(network).SerializeToString()
     with pytest.raises(VerificationFailed, match="tolerance 0"):
         verify(network, graph, 0, tolerance=0.0)
+
+
+def deep_relu(gain: float) -> Network:
+    """Four relu LSTMs over 60 steps, as much copied code has them; larger weights amplify every rounding."""
+    torch.manual_seed(0)
+    layer = {"type": "lstm", "units": 50, "activation": "relu", "return_sequences": True}
+    layers = (layer, layer, layer, {**layer, "return_sequences": False}, {"type": "dense", "units": 1})
+    network = Network(TensorSpec(layers=layers, input=TensorInput(shape=(60, 1))))
+    for stacked in network.stack:
+        for weight in stacked.weights:
+            weight.write(weight.read().detach() * gain)
+    return network.eval()
+
+
+def cancelling() -> Network:
+    """Its answer is a small difference of large numbers, so that float32 keeps few digits of it."""
+    torch.manual_seed(0)
+    layers = ({"type": "lstm", "units": 64}, {"type": "dense", "units": 2}, {"type": "dense", "units": 1})
+    network = Network(TensorSpec(layers=layers, input=TensorInput(shape=("time", 8))))
+    _, large, difference = network.stack
+    kernel = 1e4 * torch.randn(64, 1)
+    large.load_keras_weights([torch.cat([kernel, 1.00001 * kernel], 1).numpy(), np.zeros(2)])
+    difference.load_keras_weights([np.array([[1.0], [-1.0]]), np.zeros(1)])
+    return network.eval()
+
+
+def test_the_tolerance_follows_the_networks_own_rounding() -> None:
+    network = cancelling()
+    verification = verify(network, write_graph(network).SerializeToString(), 0)
+    assert verification.graph_vs_torch > 1e-4
+    assert verification.graph_vs_torch < 8 * verification.rounding
+    assert verification.rows == ("rows from N(0, 1)", "rows between 0 and 1")
+
+
+def test_scales_at_which_the_network_is_mostly_rounding_are_left_out_and_named() -> None:
+    network = deep_relu(2.5)
+    verification = verify(network, write_graph(network).SerializeToString(), 0)
+    assert verification.rows == ("rows between 0 and 1",)
+    (note,) = verification.notes
+    assert "amplifies its own rounding at rows from N(0, 1)" in note
+
+
+def test_a_broken_graph_of_such_a_network_is_still_refused() -> None:
+    network = deep_relu(2.5)
+    model = write_graph(network)
+    for constant in model.graph.initializer:
+        if constant.name == "dense_4/kernel":
+            constant.CopyFrom(numpy_helper.from_array(1.05 * numpy_helper.to_array(constant), constant.name))
+    with pytest.raises(VerificationFailed, match=r"graph_vs_torch: .*rows between 0 and 1"):
+        verify(network, model.SerializeToString(), 0)
+
+
+def test_a_network_that_overflows_by_itself_is_called_that() -> None:
+    network = deep_relu(1e6)
+    with pytest.raises(NetworkUndetermined, match="overflows by itself at rows from N"):
+        verify(network, write_graph(network).SerializeToString(), 0)
+
+
+def test_rows_of_the_caller_are_verified_at_first() -> None:
+    network = deep_relu(1.0)
+    graph = write_graph(network).SerializeToString()
+    rows = [{"input": np.full((1, 60, 1), value, np.float32)} for value in (0.1, 0.2)]
+    assert verify(network, graph, 0, examples=rows).rows[0] == "the example's rows"
+
+
+def test_rows_of_the_caller_may_differ_in_length() -> None:
+    network = forecast(LSTM, DENSE)
+    rows = [{"history": np.full((1, n, 1), 100, np.float32), "lengths": np.array([n])} for n in (9, 4)]
+    verification = verify(network, write_graph(network).SerializeToString(), 0, examples=rows)
+    assert verification.rows[0] == "the example's rows"
+    assert verification.padded_vs_alone < 1e-5

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from training.importers.keras.steps import graph_classes
 from training.layers.activations import ACTIVATIONS, read_activation
 from training.layers.base import LayerConfig
 from training.layers.registry import LAYERS, options_of
@@ -54,6 +55,13 @@ def test_every_option_is_on_the_page_and_every_option_on_the_page_is_there(types
 def test_every_verdict_is_one_of_the_three(types: tuple[str, ...]) -> None:
     for cells in documented()[types]:
         assert cells[3].startswith(VERDICTS), cells
+
+
+def test_every_layer_that_only_imports_have_is_on_the_page() -> None:
+    cells = [row[0] for row in sections()["Keras layers that only imports have"]]
+    recipes = {layer.keras_class for layer in LAYERS.values()}
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert {name for name in graph_classes() if name not in recipes} <= named <= set(graph_classes())
 
 
 def test_the_options_that_all_layers_have_are_told_once() -> None:

@@ -88,7 +88,7 @@ class ForecastAdapter:
         rng = np.random.default_rng(SEED)
         instances = []
         for length in example_lengths(network, self.context_length, self.target.model.is_open):
-            values = rng.uniform(-1, 1, (length, len(self.features))).round(4)
+            values = rng.uniform(0, 1, (length, len(self.features))).round(4)
             instances.append({"history": (values[:, 0] if len(self.features) == 1 else values).tolist()})
         return instances
 

@@ -46,7 +46,7 @@ class TensorAdapter:
         for length in example_lengths(network, model.max_length, model.is_open):
             shape = (length, *(int(axis) for axis in self.input.shape[1:]))
             if network.vocabulary_size is None:
-                rows.append(rng.uniform(-1, 1, shape).round(4).tolist())
+                rows.append(rng.uniform(0, 1, shape).round(4).tolist())
             else:
                 rows.append(rng.integers(min(1, network.vocabulary_size - 1), network.vocabulary_size, shape).tolist())
         return rows

@@ -19,6 +19,10 @@ _MODELS = ("Sequential", "Functional", "Model")
 _MASK_OPERATIONS = ("NotEqual", "Any")
 
 
+class NotAChain(KerasFileError):
+    """The layers do not follow one another: they branch, join, are shared, or the model has several inputs or outputs."""
+
+
 @dataclass(frozen=True)
 class StoredInput:
     """The input of the model: `shape` without the batch, None where an axis is open."""
@@ -40,31 +44,38 @@ class Chain:
 
 def read_chain(model: Any) -> Chain:
     """The layers of a Sequential or a linear functional model."""
-    kind, config = _of_model(model)
+    kind, config = require_layers(model)
     if kind == "Sequential":
         entries: Any = config["layers"] if isinstance(config, Mapping) else config
         given = config.get("build_input_shape") if isinstance(config, Mapping) else None
         inputs = [entry for entry in entries if entry.get("class_name") == "InputLayer"]
         layers = [entry for entry in entries if entry.get("class_name") != "InputLayer"]
-        groups = _groups(entries)
+        groups = groups_of(entries)
         outputs: tuple[int, ...] = ()
     else:
         layers, inputs, outputs = _follow(config)
-        groups = _groups(config["layers"])
+        groups = groups_of(config["layers"])
         given = None
     if not layers:
         raise KerasFileError("the model has no layers")
     for layer in layers:
         if layer["class_name"] in _MODELS:
-            raise KerasFileError(f"{place_of(layer)} is a model inside the model: that is not supported, list its layers instead")
-    return Chain(_read_input(inputs, layers[0], given), tuple(layers), tuple(groups[name_of(layer)] for layer in layers), outputs)
+            raise NotAChain(f"{place_of(layer)} is a model inside the model: that is not supported, list its layers instead")
+    return Chain(read_input(inputs, layers[0], given), tuple(layers), tuple(groups[name_of(layer)] for layer in layers), outputs)
 
 
-def _of_model(model: Any) -> tuple[str, Any]:
+def is_model(entry: Entry) -> bool:
+    """Whether a layer is a model."""
+    return entry["class_name"] in _MODELS
+
+
+def require_layers(model: Any) -> tuple[str, Any]:
     """Sequential or Functional, and the model's configuration."""
     kind = str(model.get("class_name", "")) if isinstance(model, Mapping) else ""
     if kind not in _MODELS:
-        raise KerasFileError(f'a model of the class "{kind}" cannot be imported: Sequential and functional models can')
+        raise KerasFileError(
+            f'a model of the class "{kind}" cannot be imported: its code is not in the file; Sequential and functional models can'
+        )
     config = model.get("config")
     entries = config.get("layers") if isinstance(config, Mapping) else config
     is_listed = isinstance(entries, list) and all(
@@ -75,12 +86,12 @@ def _of_model(model: Any) -> tuple[str, Any]:
     return kind, config
 
 
-def _groups(entries: Sequence[Entry]) -> dict[str, str]:
+def groups_of(entries: Sequence[Entry]) -> dict[str, str]:
     """Layer name → its group in a .keras archive: the class and a number, lstm, lstm_1, in the order of the model."""
     seen: Counter[str] = Counter()
     groups = {}
     for entry in entries:
-        kind = _snake_case(str(entry["class_name"]))
+        kind = snake_case(str(entry["class_name"]))
         groups[name_of(entry)] = f"{kind}_{seen[kind]}" if seen[kind] else kind
         seen[kind] += 1
     return groups
@@ -89,15 +100,15 @@ def _groups(entries: Sequence[Entry]) -> dict[str, str]:
 def _follow(config: Entry) -> tuple[list[Entry], list[Entry], tuple[int, ...]]:
     """The layers of a functional model from its input to its output. Raises KerasFileError where they branch."""
     by_name = {name_of(entry): entry for entry in config["layers"]}
-    inputs, outputs = _tensors(config.get("input_layers")), _tensors(config.get("output_layers"))
+    inputs, outputs = list_tensors(config.get("input_layers")), list_tensors(config.get("output_layers"))
     if len(inputs) != 1:
         listed = ", ".join(f'"{name}"' for name, _, _ in inputs)
-        raise KerasFileError(f"several inputs are not supported, the model has {len(inputs)}: {listed}")
+        raise NotAChain(f"several inputs are not supported, the model has {len(inputs)}: {listed}")
     if not outputs:
         raise KerasFileError("the model names no output")
     if len({name for name, _, _ in outputs}) > 1:
         listed = ", ".join(dict.fromkeys(f'"{name}"' for name, _, _ in outputs))
-        raise KerasFileError(f"outputs of several layers are not supported, the model has those of {listed}")
+        raise NotAChain(f"outputs of several layers are not supported, the model has those of {listed}")
 
     masks = {name: entry for name, entry in by_name.items() if entry["class_name"] in _MASK_OPERATIONS}
     chain: list[Entry] = []
@@ -110,7 +121,7 @@ def _follow(config: Entry) -> tuple[list[Entry], list[Entry], tuple[int, ...]]:
             raise KerasFileError(f'layer "{name}" is fed by itself')
         source, index = _source_of(entry, masks)
         if index != 0:
-            raise KerasFileError(f'{place_of(entry)} reads result {index} of "{source}": only the first result can be read')
+            raise NotAChain(f'{place_of(entry)} reads result {index} of "{source}": only the first result can be read')
         chain.insert(0, entry)
         name = source
     _require_own_masks(chain, masks)
@@ -120,9 +131,9 @@ def _follow(config: Entry) -> tuple[list[Entry], list[Entry], tuple[int, ...]]:
         if count > 1:
             readers_of = [name_of(entry) for entry in others if source in _sources_of(entry)]
             listed = " and ".join(f'"{reader}"' for reader in dict.fromkeys(readers_of))
-            raise KerasFileError(f'layer "{source}" is read more than once, by {listed}: branches are not supported')
+            raise NotAChain(f'layer "{source}" is read more than once, by {listed}: branches are not supported')
     if last in readers:
-        raise KerasFileError(f'the output of layer "{last}" is also read by another layer: branches are not supported')
+        raise NotAChain(f'the output of layer "{last}" is also read by another layer: branches are not supported')
     return chain, [by_name[inputs[0][0]]], tuple(index for _, _, index in outputs)
 
 
@@ -134,7 +145,7 @@ def _require_own_masks(chain: Sequence[Entry], masks: Mapping[str, Entry]) -> No
         # Softmax lays the mask of the steps over the features.
         is_own = mask is not None and entry["class_name"] != "Softmax"
         if given is not None and not (is_own and _mask_of(given, masks) == mask):
-            raise KerasFileError(
+            raise NotAChain(
                 f'{place_of(entry)} is called with "mask": that is not supported, but for the mask of the layers before'
             )
         kind, config = entry["class_name"], entry["config"]
@@ -174,17 +185,17 @@ def _source_of(entry: Entry, masks: Mapping[str, Entry]) -> tuple[str, int]:
     """The one tensor that a layer reads beside its mask: the layer it comes from, and which of that layer's results it is."""
     nodes = entry.get("inbound_nodes") or []
     if len(nodes) != 1:
-        raise KerasFileError(f"{place_of(entry)} is used {len(nodes)} times: shared layers are not supported")
+        raise NotAChain(f"{place_of(entry)} is used {len(nodes)} times: shared layers are not supported")
     if str(entry["class_name"]) == "InputLayer":
         raise KerasFileError(f"{place_of(entry)} is not the model's input")
     is_masked = _mask_given(entry, masks) is not None
     found = [(name, index) for name, index in _references(nodes[0]) if not (is_masked and name in masks)]
     if len(found) != 1:
         listed = " and ".join(f'"{name}"' for name, _ in dict.fromkeys(found))
-        raise KerasFileError(f"{place_of(entry)} reads {len(found)} tensors, {listed}: branches are not supported")
+        raise NotAChain(f"{place_of(entry)} reads {len(found)} tensors, {listed}: branches are not supported")
     for option, value in _call_options(nodes[0]).items():
         if value not in (None, False) and not (option == "mask" and is_masked):
-            raise KerasFileError(f'{place_of(entry)} is called with "{option}": that is not supported')
+            raise NotAChain(f'{place_of(entry)} is called with "{option}": that is not supported')
     return found[0]
 
 
@@ -230,18 +241,18 @@ def _call_options(node: Any) -> Entry:
     return first[3] if len(first) > 3 else {}
 
 
-def _tensors(value: Any) -> list[tuple[str, int, int]]:
+def list_tensors(value: Any) -> list[tuple[str, int, int]]:
     """The model's inputs or outputs: one [layer, node, index], a list of them, or a table of them."""
     if isinstance(value, Mapping):
-        return [tensor for part in value.values() for tensor in _tensors(part)]
+        return [tensor for part in value.values() for tensor in list_tensors(part)]
     if not isinstance(value, list):
         return []
     if len(value) == 3 and isinstance(value[0], str):
         return [(value[0], int(value[1]), int(value[2]))]
-    return [tensor for part in value for tensor in _tensors(part)]
+    return [tensor for part in value for tensor in list_tensors(part)]
 
 
-def _read_input(inputs: Sequence[Entry], first: Entry, given: Any) -> StoredInput:
+def read_input(inputs: Sequence[Entry], first: Entry, given: Any) -> StoredInput:
     """From the InputLayer; older files say it in the first layer, or in the model itself (`given`)."""
     config = inputs[0]["config"] if inputs else first["config"]
     shape = config.get("batch_shape") or config.get("batch_input_shape") or given
@@ -257,7 +268,7 @@ def _read_input(inputs: Sequence[Entry], first: Entry, given: Any) -> StoredInpu
     return StoredInput(name, tuple(None if axis is None else int(axis) for axis in shape[1:]), str(dtype))
 
 
-def _snake_case(name: str) -> str:
+def snake_case(name: str) -> str:
     """As Keras names groups: LSTM, lstm; TimeDistributed, time_distributed; Conv1D, conv1d."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()

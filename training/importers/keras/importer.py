@@ -5,21 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.importers.importer import ImportResult, build_network, import_model
-from training.importers.keras.keras_file import read_keras_file
+from training.importers.keras.calls_importer import ImportedCalls, import_calls
+from training.importers.keras.chain import NotAChain
+from training.importers.keras.keras_file import read_keras_calls, read_keras_file
 from training.importers.keras.reading import source_model
 from training.importers.keras.weights import load_weights
 from training.importers.options import ImportOptions
+from training.layers.registry import LayerError
 from training.network.network import Network
 
 
 def import_keras(
-    path: Path, options: ImportOptions, models: Path, *, example: Path | None = None, replace_version: bool = False
-) -> ImportResult:
+    path: Path,
+    options: ImportOptions,
+    models: Path,
+    *,
+    example: Path | None = None,
+    architecture: Path | None = None,
+    replace_version: bool = False,
+) -> ImportResult | ImportedCalls:
     """Publish the model at `path` as `models/<name>/<version>`; `example` is a JSON list of instances for its example.json.
 
-    Raises KerasFileError, and what `import_model` raises.
+    `architecture` is what `model.to_json()` gave, for a file of weights alone. A chain of layers that recipes have becomes a
+    network of them, which can stream; any other model a module of calls. Raises KerasFileError, and what `import_model` and
+    `import_calls` raise.
     """
-    model = source_model(read_keras_file(path))
+    try:
+        model = source_model(read_keras_file(path, architecture))
+    except (NotAChain, LayerError):
+        calls = read_keras_calls(path, architecture)
+        return import_calls(calls, options, models, example=example, replace_version=replace_version)
     return import_model(model, load_weights, options, models, example=example, replace_version=replace_version)
 
 

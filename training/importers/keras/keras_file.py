@@ -1,4 +1,4 @@
-"""Reads what Keras saved, a `.keras` archive or an `.h5` file: the chain of layers, and the weights of each.
+"""Reads what Keras saved, a `.keras` archive or an `.h5` file: the layers as a chain or as calls, and the weights of each.
 
 Needs neither Keras nor TensorFlow, and runs nothing that the file holds. Knows no layer: what a layer's options mean is
 `layers.py`. The only file that imports h5py.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +22,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from training.importers.keras.chain import Chain, StoredInput, read_chain
+from training.importers.keras.calls import CallGraph, read_calls
+from training.importers.keras.chain import Chain, StoredInput, read_chain, snake_case
 from training.importers.keras.entry import Entry, KerasFileError, name_of, place_of
 
 Format = Literal["keras", "h5"]
@@ -28,7 +32,9 @@ _ARCHIVE_MAGIC = b"PK\x03\x04"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _WEIGHTS = "model.weights.h5"
 # Where layers keep the layers inside them, in the order of Keras's `get_weights()`.
-_INNER = ("cell", "forward_layer", "backward_layer", "layer")
+_INNER = ("cell", "cells", "forward_layer", "backward_layer", "layer")
+# The products of a MultiHeadAttention, in that order too.
+_PRODUCTS = ("query_dense", "key_dense", "value_dense", "output_dense")
 # What fit needs and predict does not: dropout's random numbers. Beside a cell lies only the state of a stateful layer.
 _IGNORED_GROUPS = ("seed_generator",)
 
@@ -64,12 +70,50 @@ class KerasFile:
     outputs: tuple[int, ...]
 
 
-def read_keras_file(path: Path) -> KerasFile:
+@dataclass(frozen=True)
+class KerasCalls:
+    """A saved model of any shape. `weights` are those of each layer, by the names of the models it is in and its own."""
+
+    path: Path
+    format: Format
+    sha256: str
+    keras_version: str
+    graph: CallGraph
+    weights: Mapping[tuple[str, ...], tuple[StoredWeight, ...]]
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A file once it is open: the configuration, and the group of weights that the layers' own lie in."""
+
+    format: Format
+    sha256: str
+    keras_version: str
+    layout: Any  # what was read of the configuration, before any weight
+    root: h5py.Group
+
+
+def read_keras_file(path: Path, architecture: Path | None = None) -> KerasFile:
     """Read a model that Keras 2 or 3 saved whole, as `.keras` or `.h5`; the content decides which, not the name.
 
-    Raises KerasFileError: no such file, a damaged one, weights without a model, layers that do not follow one another
-    (branches, several inputs, a layer used twice), weights that are missing.
+    A file of weights alone needs `architecture`, what `model.to_json()` gave. Raises KerasFileError: no such file, a damaged
+    one, weights without a model, weights that are missing; NotAChain, where the layers do not follow one another.
     """
+    with _open_file(path, architecture, read_chain) as content:
+        chain: Chain = content.layout
+        return _assemble(path, content, chain, _weights_of_chain(content, chain))
+
+
+def read_keras_calls(path: Path, architecture: Path | None = None) -> KerasCalls:
+    """Read a saved model of any shape. Raises KerasFileError as `read_keras_file`."""
+    with _open_file(path, architecture, read_calls) as content:
+        graph: CallGraph = content.layout
+        weights = _weights_of_calls(content.root, graph) if content.format == "keras" else _weights_of_h5(content.root, graph)
+        return KerasCalls(path, content.format, content.sha256, content.keras_version, graph, weights)
+
+
+@contextmanager
+def _open_file(path: Path, architecture: Path | None, read: Callable[[Any], Any]) -> Iterator[_Content]:
     try:
         content = path.read_bytes()
     except FileNotFoundError as exc:
@@ -78,61 +122,166 @@ def read_keras_file(path: Path) -> KerasFile:
         raise KerasFileError(f'{path} is a folder: save the model as one file, model.save("name.keras")') from exc
     except OSError as exc:
         raise KerasFileError(f"{path} cannot be read: {exc.strerror}") from exc
+    given = None if architecture is None else _read_architecture(architecture)
     try:
         if content.startswith(_ARCHIVE_MAGIC):
-            return _read_archive(path, content)
-        if content.startswith(_HDF5_MAGIC):
-            return _read_h5(path, content)
+            opened = _open_archive(content, read)
+        elif content.startswith(_HDF5_MAGIC):
+            opened = _open_whole_h5(content, given, read)
+        else:
+            raise KerasFileError("is neither a .keras archive nor an .h5 file")
+        with opened as found:
+            yield found
     except KerasFileError as exc:
-        raise KerasFileError(f"{path}: {exc}") from exc
-    raise KerasFileError(f"{path} is neither a .keras archive nor an .h5 file")
+        # The class says whether the file may still be read in another way.
+        raise type(exc)(f"{path}: {exc}") from exc
 
 
-def _read_archive(path: Path, content: bytes) -> KerasFile:
+def _read_architecture(path: Path) -> Any:
+    try:
+        return _as_json(path.read_bytes(), str(path))
+    except OSError as exc:
+        raise KerasFileError(f"--architecture: {path}: {exc.strerror}") from exc
+
+
+@contextmanager
+def _open_archive(content: bytes, read: Callable[[Any], Any]) -> Iterator[_Content]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = set(archive.namelist())
+            # Archives written on Windows by some versions have backslashes, which Keras itself cannot read elsewhere.
+            names = {name.replace("\\", "/"): name for name in archive.namelist()}
             for name in ("config.json", _WEIGHTS):
                 if name not in names:
                     raise KerasFileError(f"the archive holds no {name}; it holds {', '.join(sorted(names)) or 'nothing'}")
-            config = _as_json(archive.read("config.json"), "config.json")
-            metadata = _as_json(archive.read("metadata.json"), "metadata.json") if "metadata.json" in names else {}
-            weights = archive.read(_WEIGHTS)
+            config = _as_json(archive.read(names["config.json"]), "config.json")
+            given = names.get("metadata.json")
+            metadata = _as_json(archive.read(given), "metadata.json") if given else {}
+            weights = archive.read(names[_WEIGHTS])
     except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError) as exc:
         raise KerasFileError(f"the archive is damaged: {exc}") from exc
-    chain = read_chain(config)
+    layout = read(config)
     with _open_h5(weights, _WEIGHTS) as file:
-        root = _subgroup(file, "layers") or _subgroup(file, "_layer_checkpoint_dependencies") or file
-        found = [
-            _weights_of_group(_subgroup(root, group), entry) for entry, group in zip(chain.entries, chain.groups, strict=True)
-        ]
-    return _assemble(path, "keras", content, str(metadata.get("keras_version", "3")), chain, found)
+        digest = hashlib.sha256(content).hexdigest()
+        whole = _with_slashes(file)
+        yield _Content("keras", digest, str(metadata.get("keras_version", "3")), layout, _layers_of(whole) or whole)
 
 
-def _read_h5(path: Path, content: bytes) -> KerasFile:
+@contextmanager
+def _open_whole_h5(content: bytes, architecture: Any, read: Callable[[Any], Any]) -> Iterator[_Content]:
     with _open_h5(content, "the file") as file:
+        digest = hashlib.sha256(content).hexdigest()
         text = file.attrs.get("model_config")
-        if text is None:
-            raise KerasFileError("the file holds weights and no model: save the whole model, with model.save()")
-        config = _as_json(text, "model_config")
-        chain = read_chain(config)
-        root = _subgroup(file, "model_weights")
+        if text is None and architecture is None:
+            raise KerasFileError(
+                "the file holds weights and no model: save the whole model with model.save(), or give the architecture that "
+                "model.to_json() wrote (--architecture model.json), or write the layers as a recipe"
+            )
+        config = architecture if text is None else _as_json(text, "model_config")
+        layout = read(config)
+        layers = _layers_of(file)
+        if layers is not None and "model_weights" not in file:  # save_weights("name.weights.h5") of Keras 3
+            yield _Content("keras", digest, str(config.get("keras_version", "3")), layout, layers)
+            return
+        root = file if text is None else _subgroup(file, "model_weights")
         if root is None:
             raise KerasFileError('the file holds a model and no weights: the group "model_weights" is missing')
-        found = [_weights_by_name(root, entry) for entry in chain.entries]
-        version = _as_text(root.attrs.get("keras_version") or file.attrs.get("keras_version") or "1")
-    return _assemble(path, "h5", content, version, chain, found)
+        version = root.attrs.get("keras_version") or file.attrs.get("keras_version") or config.get("keras_version") or "1"
+        yield _Content("h5", digest, _as_text(version), layout, root)
 
 
-def _assemble(
-    path: Path, kind: Format, content: bytes, version: str, chain: Chain, weights: Sequence[tuple[StoredWeight, ...]]
-) -> KerasFile:
+def _with_slashes(file: h5py.File) -> h5py.File:
+    """Keras 2 on Windows wrote the path of a layer as one name with backslashes, which Keras elsewhere does not find."""
+    if not any("\\" in name for name in file):
+        return file
+    whole = h5py.File(io.BytesIO(), "w")
+    for name in file:
+        group = _subgroup(file, name)
+        target = whole.require_group(name.replace("\\", "/"))
+        for part in group or ():
+            if group is not None and _is_here(group, part):
+                file.copy(group[part], target, name=part)
+    return whole
+
+
+def _is_here(group: h5py.Group, name: str) -> bool:
+    return isinstance(group.get(name, getlink=True), h5py.HardLink)
+
+
+def _layers_of(group: h5py.Group) -> h5py.Group | None:
+    """The group of a model's layers in a .keras archive."""
+    return _subgroup(group, "layers") or _subgroup(group, "_layer_checkpoint_dependencies")
+
+
+def _weights_of_chain(content: _Content, chain: Chain) -> list[tuple[StoredWeight, ...]]:
+    if content.format == "h5":
+        return [_weights_by_name(content.root, entry) for entry in chain.entries]
+    groups = _groups_there(content.root, dict(zip(map(name_of, chain.entries), chain.groups, strict=True)), chain.entries)
+    return [_weights_of_group(_subgroup(content.root, groups[name_of(entry)]), entry) for entry in chain.entries]
+
+
+def _groups_there(root: h5py.Group, groups: Mapping[str, str], entries: Sequence[Entry]) -> dict[str, str]:
+    """Layer → its group; where the numbers are others (TensorFlow 2.13 leaves some out), those there are in their order."""
+    found = dict(groups)
+    for kind in {snake_case(str(entry["class_name"])) for entry in entries}:
+        layers = [entry for entry in entries if snake_case(str(entry["class_name"])) == kind]
+        if all(groups[name_of(entry)] in root for entry in layers):
+            continue
+        numbered = [name for name in root if re.fullmatch(rf"{re.escape(kind)}(_\d+)?", name)]
+        numbered.sort(key=lambda name: int(name.rpartition("_")[2]) if name != kind else 0)
+        if len(numbered) == len(layers):
+            found.update(zip(map(name_of, layers), numbered, strict=True))
+    return found
+
+
+def _weights_of_calls(
+    root: h5py.Group, graph: CallGraph, path: tuple[str, ...] = ()
+) -> dict[tuple[str, ...], tuple[StoredWeight, ...]]:
+    entries = list(graph.entries.values())
+    groups = _groups_there(root, graph.groups, entries)
+    weights: dict[tuple[str, ...], tuple[StoredWeight, ...]] = {}
+    for name, entry in graph.entries.items():
+        group = _subgroup(root, groups[name])
+        if name in graph.nested:
+            inner = None if group is None else _layers_of(group)
+            if inner is not None:
+                weights |= _weights_of_calls(inner, graph.nested[name], (*path, name))
+        else:
+            weights[(*path, name)] = _weights_of_group(group, entry)
+    return weights
+
+
+def _weights_of_h5(root: h5py.Group, graph: CallGraph) -> dict[tuple[str, ...], tuple[StoredWeight, ...]]:
+    weights: dict[tuple[str, ...], tuple[StoredWeight, ...]] = {}
+    for name, entry in graph.entries.items():
+        held = _weights_by_name(root, entry)
+        if name in graph.nested:
+            weights |= _share_out(held, graph.nested[name], (name,))
+        else:
+            weights[(name,)] = held
+    return weights
+
+
+def _share_out(
+    held: Sequence[StoredWeight], graph: CallGraph, path: tuple[str, ...]
+) -> dict[tuple[str, ...], tuple[StoredWeight, ...]]:
+    """An .h5 file lists the weights of a model inside a model together; their names say whose they are."""
+    weights: dict[tuple[str, ...], tuple[StoredWeight, ...]] = {}
+    for name in graph.entries:
+        own = tuple(weight for weight in held if name in weight.name.split("/")[:-1])
+        if name in graph.nested:
+            weights |= _share_out(own, graph.nested[name], (*path, name))
+        else:
+            weights[(*path, name)] = own
+    return weights
+
+
+def _assemble(path: Path, content: _Content, chain: Chain, weights: Sequence[tuple[StoredWeight, ...]]) -> KerasFile:
     layers = tuple(
         StoredLayer(name_of(entry), str(entry["class_name"]), entry, stored)
         for entry, stored in zip(chain.entries, weights, strict=True)
     )
-    digest = hashlib.sha256(content).hexdigest()
-    return KerasFile(path, kind, digest, version, chain.input, layers, chain.outputs)
+    version = content.keras_version
+    return KerasFile(path, content.format, content.sha256, version, chain.input, layers, chain.outputs)
 
 
 def _weights_of_group(group: h5py.Group | None, entry: Entry) -> tuple[StoredWeight, ...]:
@@ -140,19 +289,34 @@ def _weights_of_group(group: h5py.Group | None, entry: Entry) -> tuple[StoredWei
     if group is None:
         return ()
     own = _subgroup(group, "vars")
-    inner = {name: found for name in _INNER if (found := _subgroup(group, name)) is not None}
-    known = ("vars", *_INNER, *_IGNORED_GROUPS)
+    names = _inner_names(entry)
+    inner = {name: found for name in names if (found := _subgroup(group, name)) is not None}
+    known = ("vars", *names, *_IGNORED_GROUPS)
     others = [name for name in group if name not in known and _holds_values(_subgroup(group, name))]
     if others:
         raise KerasFileError(f'{place_of(entry)}: the file holds weights "{others[0]}" that no option accounts for')
     weights = []
     # The own variables of a layer with a cell are the state of a stateful one, with which a prediction does not begin.
     if own is not None and "cell" not in inner:
-        names = sorted(own, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0))
-        weights += [StoredWeight(name, _values(own, name, entry)) for name in names]
+        numbered = sorted(own, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0))
+        weights += [StoredWeight(name, _values(own, name, entry)) for name in numbered]
     for name, found in inner.items():
         weights += [StoredWeight(f"{name}/{weight.name}", weight.values) for weight in _weights_of_group(found, entry)]
     return tuple(weights)
+
+
+def _inner_names(entry: Entry) -> tuple[str, ...]:
+    """Where the layers inside a layer may lie, in the order of Keras's `get_weights()`."""
+    cell = entry["config"].get("cell")
+    kinds: Counter[str] = Counter()
+    cells = []
+    for own in (cell["config"].get("cells") or []) if isinstance(cell, Mapping) else []:
+        kind = snake_case(str(own["class_name"]))
+        cells.append(f"{kind}_{kinds[kind]}" if kinds[kind] else kind)
+        kinds[kind] += 1
+    # TensorFlow 2.12 and 2.13 write private attributes as they are.
+    products = [name for product in _PRODUCTS for name in (product, f"_{product}")]
+    return (*_INNER, *cells, *products)
 
 
 def _weights_by_name(root: h5py.Group, entry: Entry) -> tuple[StoredWeight, ...]:

@@ -36,7 +36,7 @@ def source_model(file: KerasFile) -> SourceModel:
         for table, stored in zip(tables, file.layers, strict=True)
     )
     origin = {"file": file.path.name, "format": file.format, "sha256": file.sha256, "keras_version": file.keras_version}
-    return SourceModel(origin, layers, _input_name(file.input.name), shape, is_open)
+    return SourceModel(origin, layers, input_name(file.input.name), shape, is_open)
 
 
 def _read_table(layer: StoredLayer, keras_version: str) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _masks_padding(tables: Sequence[Mapping[str, Any]]) -> bool:
     return True
 
 
-def _input_name(name: str) -> str:
+def input_name(name: str) -> str:
     """The name that the author gave the input; "input" where Keras made one up."""
     is_made_up = re.fullmatch(r"(input|input_layer|keras_tensor)(_\d+)?|.*_input", name)
     return "input" if is_made_up or name in ("lengths", "output") or name.startswith("output_") else name

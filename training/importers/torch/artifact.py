@@ -15,7 +15,7 @@ from training.importers.torch.calling import Arrays, Subject
 from training.importers.torch.translate import LENGTHS, GraphTensor
 
 Batching = Literal["ragged", "equal", "none"]
-Route = Literal["translate", "export"]
+Route = Literal["translate", "export", "file"]
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ def make_artifact(
             return artifact, verdict, tried
         tried.append(f"{route_of(artifact)}, {artifact.batching} batches: {verdict.broken[0]}")
         last = verdict
+        if verdict.overflow:
+            raise ModuleRefused(verdict.overflow)
         if any(check.name == "expected answers" for check in verdict.broken) and len(verdict.broken) == 1:
             raise ModuleRefused(f"the expected answers are not the module's: {verdict.broken[0]}")
     reason = "no graph keeps the contract" if last else "no way to a graph was found"

@@ -1,7 +1,7 @@
 """Whether a graph answers as the module does: each row as the module alone answers it, in whatever batch it is run.
 
-Measures and says; publishes nothing. Probes are rows of the example, pieces of them at other lengths, and random rows in the
-range of the example's numbers.
+Measures and says; publishes nothing. Probes are rows of the example, random rows in the range of its numbers at other lengths,
+and rows between 0 and 1; at each of them the tolerance follows the module's own rounding.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from training.export.rounding import NUM_MOVED, allow, double_by_default, in_double, move_weights
 from training.importers.torch.artifact import Artifact, GraphRun, size
 from training.importers.torch.calling import Arrays, Names, Subject, flatten
 
 TOLERANCE = 1e-4
 NUM_PROBES = 6
 NUM_PIECES = 3
+EXAMPLE_ROWS, UNIT_ROWS = "the example's rows", "rows between 0 and 1"
+OVERFLOWS = "the module overflows by itself"
 PADDING = 1e4
 """What stands behind a row's end, where nothing may read it."""
-ROUNDING_FACTOR = 8.0
-"""How many times the module's own rounding an error may be: other orders of summation add up."""
 
 Row = Mapping[str, NDArray[Any]]
 
@@ -58,6 +59,15 @@ class Verdict:
     rounding: float
     ms_per_row: float
     ms_per_row_torch: float
+    rows: tuple[str, ...] = ()
+    """Which rows the checks were measured at."""
+    notes: tuple[str, ...] = ()
+    """Which were left out, and why."""
+
+    @property
+    def overflow(self) -> str:
+        """At which of the caller's rows the module itself overflows, if at any."""
+        return next((note for note in self.notes if OVERFLOWS in note and EXAMPLE_ROWS in note), "")
 
     @property
     def broken(self) -> tuple[Check, ...]:
@@ -101,49 +111,121 @@ def verify(
     tolerance: float = TOLERANCE,
     expected: Expected | None = None,
     seed: int = 0,
+    source: str = "module",
 ) -> Verdict:
-    """Measure all checks of a candidate. Raises what onnxruntime raises where the graph does not load."""
-    return _Measurement(artifact, subject, names, tolerance, seed).measure(expected)
+    """Measure all checks of a candidate; `source` is what the subject's module stands for.
+
+    Raises what onnxruntime raises where the graph does not load.
+    """
+    return _Measurement(artifact, subject, names, tolerance, seed, source).measure(expected)
 
 
 class _Measurement:
-    def __init__(self, artifact: Artifact, subject: Subject, names: Names, tolerance: float, seed: int) -> None:
-        self.artifact, self.subject = artifact, subject
+    def __init__(self, artifact: Artifact, subject: Subject, names: Names, tolerance: float, seed: int, source: str) -> None:
+        self.artifact, self.subject, self.source = artifact, subject, source
         self.graph = GraphRun(artifact, subject)
         self.reference = Reference(subject, names, {entry.name: entry.shape for entry in artifact.outputs})
         self.random = np.random.default_rng(seed)
         self.tolerance = tolerance
         self.found: dict[str, Check] = {}
+        self.moved: list[Reference] = []
         self.rounding = 0.0
 
     def measure(self, expected: Expected | None) -> Verdict:
         min_length = self._find_min_length()
-        rows = [*self.subject.rows, *self._draw(min_length)]
-        answers = [self.reference.answer(row) for row in rows]
-        self.rounding = self._measure_rounding(rows, answers)
-        for row, wanted in zip(rows, answers, strict=True):
-            (found,) = self._answer("graph = module", [row])
-            self._compare("graph = module", found, wanted, self._describe([row]))
-        self._check_batches(rows, answers)
-        if self.artifact.batching != "equal" and self.subject.is_open:
-            for row, wanted in zip(rows, answers, strict=True):
-                for padding in (0.0, PADDING):
-                    (found,) = self._answer("padding changes nothing", [row], padding, 3)
-                    self._compare("padding changes nothing", found, wanted, self._describe([row]))
+        tried, notes = [], []
+        for name, rows in self._probes(min_length).items():
+            answers = [self.reference.answer(row) for row in rows]
+            fault = self._measure_probe(name, rows, answers)
+            if fault:
+                notes.append(fault)
+            if not fault or name == EXAMPLE_ROWS:
+                tried.append(name)
         if self.subject.states:
             self._check_pieces(min_length)
         if expected is not None:
             for number, (row, owed) in enumerate(zip(self.subject.rows, expected, strict=True)):
                 (found,) = self._answer("expected answers", [row])
-                self._compare("expected answers", found, owed, f"example row {number}")
+                self._compare("expected answers", found, owed, f"example row {number}", self.tolerance)
         checks = tuple(self.found.values())
         # A graph that breaks a check may not run at all.
         times = self._measure_time() if all(check.is_met for check in checks) else (math.nan, math.nan)
-        return Verdict(checks, min_length, self.rounding, *times)
+        return Verdict(checks, min_length, self.rounding, *times, tuple(tried), tuple(notes))
+
+    def _measure_probe(self, name: str, rows: Sequence[Row], answers: Sequence[Arrays]) -> str:
+        """Measure the checks at these rows; says why they say nothing, if so. Rows of the example count in any case."""
+        known, self.found = self.found, {}
+        rounding = self.rounding
+        overflows = any(np.isinf(values).any() for answer in answers for values in answer.values() if values.dtype.kind == "f")
+        fault = f"{OVERFLOWS} at {name}: its own answer is infinite" if overflows else ""
+        self.rounding = max(rounding, self._measure_rounding(rows, answers))
+        self._check_rows(rows, answers, [self.tolerance] * len(rows))
+        if not fault and any(not check.is_met and math.isfinite(check.error) for check in self.found.values()):
+            self.found = {}
+            allowed = self._allow(rows)
+            self._check_rows(rows, answers, allowed)
+            undetermined = sum(math.isinf(bound) for bound in allowed)
+            if 2 * undetermined > len(rows):
+                share = f"{undetermined} of {len(rows)} answers are decided by it"
+                fault = f"the module amplifies its own rounding at {name}: {share}"
+        if fault and name != EXAMPLE_ROWS:
+            self.found, self.rounding = known, rounding
+        else:
+            self.found = {**known, **{key: max(known.get(key, own), own, key=_excess) for key, own in self.found.items()}}
+        return fault
+
+    def _allow(self, rows: Sequence[Row]) -> list[float]:
+        """The error that each row may have: how far its answer moves when the weights move by a few roundings."""
+        try:
+            models = [in_double(self.subject.model), *(move_weights(self.subject.model, n) for n in range(NUM_MOVED))]
+            with double_by_default():
+                answers = [[self._double(model).answer(row) for row in rows] for model in models]
+            exact, moved = answers[0], answers[1:]
+        except Exception:  # modules may forbid copies, and have float32 written into them
+            return [self.tolerance] * len(rows)
+        reach = [
+            max(_apart(other[number][output], values) for other in moved for output, values in wanted.items())
+            for number, wanted in enumerate(exact)
+        ]
+        return allow(self.tolerance, np.array(reach)).tolist()  # type: ignore[no-any-return]
+
+    def _double(self, model: nn.Module) -> Reference:
+        subject = copy.copy(self.subject)
+        subject.model = model
+        subject.is_double = True
+        return Reference(subject, self.reference.names, self.reference.shapes)
+
+    def _probes(self, min_length: int) -> dict[str, list[Row]]:
+        probes = {EXAMPLE_ROWS: [*self.subject.rows, *self._draw(min_length)]}
+        if any(spec.dtype.kind == "f" for spec in self.subject.inputs):
+            lengths = [min_length, min_length + 5] if self.subject.is_open else [None, None]
+            rows: list[Row] = [self._row(length, (0.0, 1.0)) for length in lengths]
+            # No row of the caller's: a module may not take such numbers at all.
+            if all(np.isfinite(values).all() for row in rows for values in self._try(row).values() if values.dtype.kind == "f"):
+                probes[UNIT_ROWS] = rows
+        return probes
+
+    def _try(self, row: Row) -> Arrays:
+        try:
+            return self.reference.answer(row)
+        except Exception:  # a module raises what it likes
+            return {"": np.array(np.nan, np.float32)}
 
     # ------------------------------------------------------------------------------------------------------- checks
 
-    def _check_batches(self, rows: Sequence[Row], answers: Sequence[Arrays]) -> None:
+    def _check_rows(self, rows: Sequence[Row], answers: Sequence[Arrays], allowed: Sequence[float]) -> None:
+        """Every row alone, in batches, and padded."""
+        for row, wanted, bound in zip(rows, answers, allowed, strict=True):
+            (found,) = self._answer(f"graph = {self.source}", [row])
+            self._compare(f"graph = {self.source}", found, wanted, self._describe([row]), bound)
+        self._check_batches(rows, answers, allowed)
+        if self.artifact.batching != "equal" and self.subject.is_open:
+            for row, wanted, bound in zip(rows, answers, allowed, strict=True):
+                for padding in (0.0, PADDING):
+                    (found,) = self._answer("padding changes nothing", [row], padding, 3)
+                    self._compare("padding changes nothing", found, wanted, self._describe([row]), bound)
+
+    def _check_batches(self, rows: Sequence[Row], answers: Sequence[Arrays], allowed: Sequence[float]) -> None:
         """Rows in one batch: of any lengths where the graph takes them, else of equal ones."""
         if self.artifact.batching != "equal":
             groups = [list(range(len(rows))), [len(rows) - 1, 0], list(range(len(rows)))[::-1][:3]]
@@ -156,7 +238,7 @@ class _Measurement:
             batch = [rows[number] for number in group]
             found = self._answer("row in a batch = row alone", batch)
             for number, answer in zip(group, found, strict=True):
-                self._compare("row in a batch = row alone", answer, answers[number], self._describe(batch))
+                self._compare("row in a batch = row alone", answer, answers[number], self._describe(batch), allowed[number])
 
     def _check_pieces(self, min_length: int) -> None:
         """A row cut into pieces whose state is handed on, against the row whole."""
@@ -178,7 +260,13 @@ class _Measurement:
                 state = {part.input: last[part.output] for part in self.subject.states}
             whole = self.reference.answer(row)
             wanted = {part.output: whole[part.output] for part in self.subject.states}
-            self._compare("pieces with state = whole", {name: last[name] for name in wanted}, wanted, self._describe([row]))
+            self._compare(
+                "pieces with state = whole",
+                {name: last[name] for name in wanted},
+                wanted,
+                self._describe([row]),
+                self._allow([row])[0],
+            )
 
     def _answer(self, name: str, rows: Sequence[Row], padding: float = 0.0, extra: int = 0) -> list[Arrays]:
         """The graph's answers; a graph that does not run breaks the check, and answers nothing."""
@@ -189,54 +277,39 @@ class _Measurement:
             self.found[name] = Check(name, math.inf, f"the graph does not run: {text}", self.tolerance)
             return [{} for _ in rows]
 
-    def _compare(self, name: str, found: Mapping[str, Any], wanted: Mapping[str, Any], case: str) -> None:
+    def _compare(self, name: str, found: Mapping[str, Any], wanted: Mapping[str, Any], case: str, allowed: float) -> None:
         if name in self.found and math.isinf(self.found[name].error):
             return
-        allowed = max(self.tolerance, ROUNDING_FACTOR * self.rounding)
         for output, values in wanted.items():
             answer = found.get(output)
             if answer is None:
                 error, where = math.inf, f'output "{output}" is missing'
             elif answer.size != values.size:
-                error, where = math.inf, f'output "{output}" is {answer.shape}, the module gives {values.shape}: {case}'
+                error, where = math.inf, f'output "{output}" is {answer.shape}, the {self.source} gives {values.shape}: {case}'
             else:
-                apart = np.abs(answer.reshape(values.shape).astype(np.float64) - values.astype(np.float64))
-                error = float(apart.max(initial=0.0)) / size(values)
-                error, where = (
-                    (math.inf, f'output "{output}" is not finite, {case}')
-                    if math.isnan(error)
-                    else (
-                        error,
-                        f'output "{output}", {case}',
-                    )
-                )
-            if name not in self.found or error > self.found[name].error:
-                self.found[name] = Check(name, error, where, allowed)
+                error, where = _apart(answer.reshape(values.shape), values), f'output "{output}", {case}'
+                if math.isnan(error):
+                    error, where = math.inf, f'output "{output}" is not finite, {case}'
+            check = Check(name, error, where, allowed)
+            self.found[name] = max(self.found.get(name, check), check, key=_excess)
 
     def _measure_rounding(self, rows: Sequence[Row], answers: Sequence[Arrays]) -> float:
         """How far the module's own answers in float32 are from those in float64."""
         try:
-            exact = copy.deepcopy(self.subject.model).double()
-        except Exception:  # modules may forbid copies in ways of their own
+            with double_by_default():
+                reference = self._double(in_double(self.subject.model))
+                wanted = [reference.answer(row) for row in rows]
+        except Exception:  # modules may forbid copies, and have float32 written into them
             return 0.0
-        subject = copy.copy(self.subject)
-        subject.model = exact
-        subject.is_double = True
-        reference = Reference(subject, self.reference.names, self.reference.shapes)
-        worst = 0.0
-        for row, answer in zip(rows, answers, strict=True):
-            before = torch.get_default_dtype()
-            torch.set_default_dtype(torch.float64)  # tensors that the module makes itself
-            try:
-                wanted = reference.answer(row)
-            except Exception:  # a module with float32 written into it
-                return 0.0
-            finally:
-                torch.set_default_dtype(before)
-            for name, values in wanted.items():
-                if values.dtype.kind == "f" and np.isfinite(values).all():
-                    worst = max(worst, float(np.abs(values - answer[name]).max(initial=0.0)) / size(values))
-        return worst
+        return max(
+            (
+                _apart(answer[name], values)
+                for exact, answer in zip(wanted, answers, strict=True)
+                for name, values in exact.items()
+                if values.dtype.kind == "f" and np.isfinite(values).all() and np.isfinite(answer[name]).all()
+            ),
+            default=0.0,
+        )
 
     def _measure_time(self) -> tuple[float, float]:
         """Milliseconds for the first example row, the best of a few runs: by the graph and by torch."""
@@ -281,14 +354,14 @@ class _Measurement:
         lengths += self.random.integers(min_length, longest + 4, NUM_PROBES - len(lengths)).tolist()
         return [self._row(int(length)) for length in lengths]
 
-    def _row(self, length: int | None) -> Arrays:
-        """A row of numbers in the range of the example's."""
+    def _row(self, length: int | None, bounds: tuple[float, float] | None = None) -> Arrays:
+        """A row of numbers within `bounds`, or in the range of the example's."""
         row: Arrays = {}
         for spec in self.subject.inputs:
             seen = [example[spec.name] for example in self.subject.rows]
             shape = tuple(axis if isinstance(axis, int) else length or 1 for axis in spec.axes)
             if spec.dtype.kind == "f":
-                low, high = min(float(array.min()) for array in seen), max(float(array.max()) for array in seen)
+                low, high = bounds or (min(float(array.min()) for array in seen), max(float(array.max()) for array in seen))
                 row[spec.name] = self.random.uniform(low, high, shape).astype(np.float32)
             else:
                 row[spec.name] = self.random.choice(np.concatenate([array.ravel() for array in seen]), shape)
@@ -299,11 +372,22 @@ class _Measurement:
         return f"lengths {lengths}" if self.subject.is_open else f"batch {len(rows)}"
 
 
+def _apart(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """The largest difference, relative to the size of what is wanted."""
+    with np.errstate(invalid="ignore"):
+        return float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max(initial=0.0)) / size(wanted)
+
+
+def _excess(check: Check) -> float:
+    """The error as a multiple of what is allowed."""
+    return check.error if math.isinf(check.error) or not check.error else check.error / check.allowed
+
+
 def _are_close(found: Arrays, wanted: Arrays) -> bool:
     """Whether the answers are finite and of the same kind, however they are rounded."""
     return all(
         found[name].size == values.size
         and not math.isnan(size(values))
-        and np.allclose(found[name].reshape(values.shape), values, atol=1e-2 * size(values))
+        and _apart(found[name].reshape(values.shape), values) <= 1e-2
         for name, values in wanted.items()
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import os
 import pickle
 import sys
@@ -12,19 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from training.importers.torch.errors import ModuleRefused
 
 MAX_NAMED = 5
-
-
-def is_module_source(source: str) -> bool:
-    """Whether a source is `package.module:name`, and no file."""
-    module, separator, name = source.partition(":")
-    return bool(separator) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
 
 
 def load_network(source: str, weights: Path | None) -> nn.Module:
@@ -76,12 +68,22 @@ def _read_weights(path: Path) -> Any:
         raise ModuleRefused(f"--weights: {path}: {exc.strerror}") from exc
     except pickle.UnpicklingError as exc:
         raise ModuleRefused(
-            f"--weights: {path} holds more than tensors, and is not opened: it could run code. "
+            f"--weights: {path} holds more than tensors{_objects_in(path)}, and is not opened: it could run code. "
             "Save net.state_dict() and give that"
         ) from exc
     except Exception as exc:  # torch's reader of untrusted files raises what its bytes lead to
         what = (str(exc).splitlines() or [type(exc).__name__])[0]
         raise ModuleRefused(f"--weights: {path} is not a file that torch saved: {what}") from exc
+
+
+def _objects_in(path: Path) -> str:
+    """The classes and functions that a file's pickle names, which is read for them and not run."""
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file of the older format, whose pickle is not listed
+        return ""
+    more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+    return f" ({', '.join(sorted(found)[:MAX_NAMED])}{more})" if found else ""
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:
@@ -112,29 +114,6 @@ def _load(network: nn.Module, weights: Mapping[str, Tensor], path: Path | None) 
         more = f", and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
         raise ModuleRefused(f"--weights: {path} does not fit: {'; '.join(faults[:MAX_NAMED])}{more}")
     network.load_state_dict(dict(weights))
-
-
-def read_rows_file(path: Path, option: str) -> list[Any]:
-    """Rows of a file: a JSON list, a .npz of one array for each row, or a .npy of rows that are stacked."""
-    try:
-        if path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
-            rows = content.get("instances") if isinstance(content, Mapping) else content
-            if not isinstance(rows, list):
-                raise ModuleRefused(f"{option}: {path} must be a list of rows")
-            return [_row(row) for row in rows]
-        loaded = np.load(path, allow_pickle=False)
-    except OSError as exc:
-        raise ModuleRefused(f"{option}: {path}: {exc.strerror or exc}") from exc
-    except ValueError as exc:
-        raise ModuleRefused(f"{option}: {path} cannot be read: {exc}") from exc
-    return list(loaded) if isinstance(loaded, np.ndarray) else [loaded[name] for name in loaded.files]
-
-
-def _row(row: Any) -> Any:
-    if isinstance(row, Mapping):
-        return {name: np.asarray(value) for name, value in row.items()}
-    return row if isinstance(row, str) else np.asarray(row)
 
 
 def read_pairs(pairs: list[str], option: str) -> dict[str, str] | None:

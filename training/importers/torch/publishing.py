@@ -25,6 +25,7 @@ from torch import nn
 import training
 from training.export.publish import Publication, next_version, open_home, put_in_place, require_free
 from training.export.publish import publish as write
+from training.export.rounding import one_thread
 from training.importers.torch.artifact import Artifact, Batching
 from training.importers.torch.calling import Axis
 from training.importers.torch.candidates import Wanted, make_artifact, read_expected, route_of
@@ -68,7 +69,9 @@ class Published:
         lines = [f"{self.folder or 'dry run'}: {self.route}, {batches[self.batching]}"]
         lines += [f"  {line}" for line in self.tried]
         lines += [f"  {check.name:32} {check.error:8.1e}  (allowed {check.allowed:.0e})" for check in self.verdict.checks]
-        lines.append(f"  shortest row {self.verdict.min_length}; the module's own rounding {self.verdict.rounding:.0e}")
+        lines.append(f"  at {', '.join(self.verdict.rows)}; the module's own rounding {self.verdict.rounding:.0e}")
+        lines += [f"  {note}" for note in self.verdict.notes]
+        lines.append(f"  shortest row {self.verdict.min_length}")
         lines.append(f"  one row {self.verdict.ms_per_row:.2f} ms, in torch {self.verdict.ms_per_row_torch:.2f} ms")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
@@ -112,6 +115,7 @@ def publish(
     replace: bool = False,
     dry_run: bool = False,
     models: str | Path = "models",
+    origin: Mapping[str, Any] | None = None,
 ) -> Published:
     """Publish a module, unchanged, as `models/<name>/<version>`.
 
@@ -121,18 +125,19 @@ def publish(
     an argument to the output that carries it on; `scale` and `unscale` are fitted scalers for the first input and the first
     output. `expected` are answers that were recorded elsewhere, one for each example row. `batching` is what is found ("auto"),
     or has to be "ragged", "equal" (rows of one length) or "none": the module takes one row at a time, and the graph too.
+    `origin` is what the manifest says of where the module comes from, where that is not its class.
 
     Raises ModuleRefused with the sentence that helps, and PublishError where the version exists. Writes nothing then.
     """
     network = require_network(model)
-    _require_options(batching, tolerance)
+    require_options(batching, tolerance)
     chosen = read_task(task)
     options = {"inputs": inputs, "lengths": lengths, "batch_first": batch_first, "state": state, "batching": batching}
     about = description or f"a {type(network).__name__} of torch"
-    form = Form(_require_name(name), version, chosen.name, about, licence, _given(options | {"tolerance": tolerance}))
+    form = Form(require_name(name), version, chosen.name, about, licence, _given(options | {"tolerance": tolerance}))
     root = Path(models)
     require_free(form, root, replace=replace)
-    with _one_thread(), _as_served(network) as served:
+    with one_thread(), _as_served(network) as served:
         scaled = _scaled(served, scale, unscale)
         wrapped, parameters, rows = chosen.prepare(scaled, _require_rows(example))
         wrapped = wrapped if wrapped is network else wrapped.eval()
@@ -144,22 +149,11 @@ def publish(
         result = Published(None, route_of(artifact), artifact.batching, verdict, artifact.notes, tuple(tried))
         if dry_run:
             return result
-        publication = _publication(form, trial, artifact, result, chosen, example, scores or {})
-        return changed(result, folder=_write(publication, form, root, replace=replace))
+        publication = _publication(form, trial, artifact, result, chosen, example, scores or {}, origin)
+        return changed(result, folder=write_folder(publication, form, root, replace=replace))
 
 
 # ------------------------------------------------------------------------------------------------------------ the module
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Rows one by one gain nothing from several threads of torch, and lose much where other processes have the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -193,7 +187,8 @@ def _require_rows(example: Any) -> Sequence[Any]:
     return example
 
 
-def _require_options(batching: str, tolerance: float) -> None:
+def require_options(batching: str, tolerance: float) -> None:
+    """Raise ModuleRefused for another word, and a tolerance that is none."""
     if batching not in get_args(Wanted):
         words = ", ".join(f'"{word}"' for word in get_args(Wanted))
         raise ModuleRefused(f"batching: expected one of {words}, got {batching!r}")
@@ -204,7 +199,8 @@ def _require_options(batching: str, tolerance: float) -> None:
 # ------------------------------------------------------------------------------------------------------------ the folder
 
 
-def _require_name(name: str) -> str:
+def require_name(name: str) -> str:
+    """Raise ModuleRefused for what cannot name a folder."""
     if not NAME.fullmatch(name):
         raise ModuleRefused(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
     return name
@@ -223,7 +219,14 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _publication(
-    form: Form, trial: Trial, artifact: Artifact, result: Published, task: Task, example: Sequence[Any], scores: Scores
+    form: Form,
+    trial: Trial,
+    artifact: Artifact,
+    result: Published,
+    task: Task,
+    example: Sequence[Any],
+    scores: Scores,
+    origin: Mapping[str, Any] | None,
 ) -> Publication:
     subject, verdict = trial.subject, result.verdict
     reference = Reference(subject, trial.names, {entry.name: entry.shape for entry in artifact.outputs})
@@ -232,7 +235,6 @@ def _publication(
     answers = [{name: value for name, value in reference.answer(row).items() if name not in states} for row in rows]
     worded = task.word(example, rows, answers, verdict)
     network = innermost(subject.model)
-    errors = {check.name: {"error": _short(check.error), "allowed": _short(check.allowed)} for check in verdict.checks}
     return Publication(
         recipe=form,
         graph=artifact.graph,
@@ -249,19 +251,24 @@ def _publication(
         data=[],
         facts={
             "import": {
-                "from": "torch",
-                "class": type(network).__name__,
+                **(origin or {"from": "torch", "class": type(network).__name__}),
                 "route": result.route,
                 "batching": artifact.batching,
                 "tried": list(result.tried),
             },
-            "checks": {**errors, "min_length": verdict.min_length, "rounding": _short(verdict.rounding)},
+            "checks": describe_checks(verdict),
             "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         },
         files=worded.files,
         opset=artifact.opset,
         min_length=1 if worded.block else verdict.min_length,
     )
+
+
+def describe_checks(verdict: Verdict) -> dict[str, Any]:
+    """What was measured, as the manifest keeps it."""
+    errors = {check.name: {"error": _short(check.error), "allowed": _short(check.allowed)} for check in verdict.checks}
+    return {**errors, "min_length": verdict.min_length, "rounding": _short(verdict.rounding)}
 
 
 def _entry(tensor: GraphTensor) -> dict[str, Any]:
@@ -272,7 +279,7 @@ def _short(number: float) -> float:
     return float(f"{number:.3g}")
 
 
-def _write(publication: Publication, form: Form, models: Path, *, replace: bool) -> Path:
+def write_folder(publication: Publication, form: Form, models: Path, *, replace: bool) -> Path:
     """Write the folder aside, let it answer its example through the service's own loader, and put it in place."""
     with open_home(form, models) as home:
         number = form.version or next_version(home)

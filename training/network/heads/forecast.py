@@ -16,6 +16,7 @@ from training.layers import ragged
 from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
 from training.layers.scaling import Scaler, ScalingConfig
 from training.network.heads.head import (
+    Draw,
     Head,
     LayerInput,
     LayerInputSymbol,
@@ -220,16 +221,15 @@ class ForecastHead(Head):
 
     # verification
 
-    def draw(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+    def draws(self) -> dict[str, Draw]:
         """Within the fitted statistics; for window scaling on a level of its own, with zeros, and half of the time both signs."""
-        if self.spec.scaling.kind != "window":
-            offset, scale = self.scaler.offset.cpu().numpy(), self.scaler.scale.cpu().numpy()
-            return np.asarray(offset + scale * random.uniform(-1, 1, shape))
-        values: NDArray[Any] = 10.0 ** random.uniform(-2, 4) * random.lognormal(size=shape)
-        values *= random.random(shape) > 0.05
-        if random.random() < 0.5:
-            values *= random.choice([-1, 1], shape)
-        return values
+        kind = self.spec.scaling.kind
+        if kind == "window":
+            return {"of any level": _draw_levels}
+        offset, scale = self.scaler.offset.cpu().numpy(), self.scaler.scale.cpu().numpy()
+        draws: dict[str, Draw] = {"within the scaling": lambda random, shape: offset + scale * random.uniform(-1, 1, shape)}
+        # Without scaling the values are those of the network's own training, which nobody knows.
+        return draws if kind != "none" else super().draws()
 
     def error_scale(self, name: str, expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """The largest value of the row's history or forecast; states lie between -1 and 1 as they are."""
@@ -239,3 +239,11 @@ class ForecastHead(Head):
         largest = np.maximum(history, np.abs(expected).max(axis=tuple(range(1, expected.ndim))))
         floor: NDArray[Any] = np.maximum(largest, np.finfo(np.float32).tiny)
         return floor
+
+
+def _draw_levels(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+    values: NDArray[Any] = 10.0 ** random.uniform(-2, 4) * random.lognormal(size=shape)
+    values *= random.random(shape) > 0.05
+    if random.random() < 0.5:
+        values *= random.choice([-1, 1], shape)
+    return values

@@ -5,7 +5,7 @@ Holds the defaults: the layers read the input as it is, and the last layer's out
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -20,6 +20,8 @@ from training.layers.scaling import Statistics, StatisticsSymbol
 from training.network.spec import NetworkError, NetworkSpec
 
 Tables = list[dict[str, Any]]
+Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]]
+"""Draws the numbers of one row of a shape."""
 _UNSCALED, _UNSCALED_SYMBOL = Statistics(), StatisticsSymbol()
 
 
@@ -149,9 +151,15 @@ class Head(nn.Module):
 
     # verification
 
-    def draw(self, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Random numbers such as one row of the input may hold, to verify a graph with; `shape` is the row's."""
-        return random.standard_normal(shape).astype(np.float32)
+    def draws(self) -> dict[str, Draw]:
+        """Random numbers such as one row of the input may hold, to verify a graph with: at each scale, by its name.
+
+        Networks are trained on scaled values of one kind or the other, and may be well behaved only there.
+        """
+        return {
+            "from N(0, 1)": lambda random, shape: random.standard_normal(shape),
+            "between 0 and 1": lambda random, shape: random.random(shape),
+        }
 
     def error_scale(self, name: str, expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """(B,): per row, what an error of the output called `name` is relative to."""

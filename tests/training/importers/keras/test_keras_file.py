@@ -15,7 +15,8 @@ import pytest
 
 from tests.keras_models import QUIET, functional, keras, saved, saved_by_keras_2, sequential
 from training.importers.keras.entry import KerasFileError
-from training.importers.keras.keras_file import read_keras_file
+from training.importers.keras.keras_file import read_keras_calls, read_keras_file
+from training.importers.keras.module import CallsModule
 
 pytestmark = QUIET
 L = keras.layers
@@ -278,3 +279,76 @@ def test_values_in_another_file_are_not_read(tmp_path: Path) -> None:
         file["model_weights/head/head/bias"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "bias")
     with pytest.raises(KerasFileError, match=r'layer "head" \(Dense\)'):
         read_keras_file(path)
+
+
+def with_weights(file: Path, change: Callable[[h5py.File, h5py.File], None]) -> Path:
+    """The same archive with weights that lie elsewhere: `change` copies from the first file to the second."""
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    written = io.BytesIO()
+    with h5py.File(io.BytesIO(members["model.weights.h5"])) as old, h5py.File(written, "w") as new:
+        change(old, new)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, written.getvalue() if name == "model.weights.h5" else content)
+    return file
+
+
+def test_an_archive_with_backslashes_is_read(tmp_path: Path) -> None:
+    """As Keras 2 on Windows wrote them: the whole path of a layer is the name of one group."""
+
+    def flatten(old: h5py.File, new: h5py.File) -> None:
+        for path in ("layers/lstm/cell", "layers/dense"):
+            old.copy(old[path]["vars"], new.create_group(path.replace("/", "\\")), name="vars")
+
+    file = saved(sequential((4, 2), L.LSTM(3), L.Dense(2)), tmp_path / "m.keras")
+    before = read_keras_file(file)
+    after = read_keras_file(with_weights(file, flatten))
+    for one, other in zip(before.layers, after.layers, strict=True):
+        assert len(one.weights) == len(other.weights) > 1
+        for own, found in zip(one.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(own.values, found.values)
+
+
+def test_groups_that_leave_out_numbers_are_taken_in_their_order(tmp_path: Path) -> None:
+    """As TensorFlow 2.13 numbers them: lstm, lstm_2, lstm_4."""
+    model = sequential((4, 2), L.LSTM(3, return_sequences=True), L.LSTM(4, return_sequences=True), L.LSTM(5))
+
+    def renumber(old: h5py.File, new: h5py.File) -> None:
+        for number, other in (("", ""), ("_1", "_2"), ("_2", "_4")):
+            old.copy(old[f"layers/lstm{number}"], new.require_group("layers"), name=f"lstm{other}")
+
+    file = with_weights(saved(model, tmp_path / "m.keras"), renumber)
+    found = [layer.weights[0].values.shape for layer in read_keras_file(file).layers]
+    assert found == [(2, 12), (3, 16), (4, 20)]
+
+
+@pytest.mark.parametrize("name", ["m.weights.h5", "old.h5"])
+def test_weights_alone_are_read_with_their_architecture(tmp_path: Path, name: str) -> None:
+    model = sequential((4, 2), L.LSTM(3), L.Dense(2))
+    (tmp_path / "model.json").write_text(model.to_json())
+    if name.endswith(".weights.h5"):
+        model.save_weights(tmp_path / name)
+    else:
+        file = saved(model, tmp_path / name)
+        with h5py.File(file, "r+") as content:
+            del content.attrs["model_config"]
+            for group in list(content["model_weights"]):
+                content.move(f"model_weights/{group}", group)
+            del content["model_weights"]
+    found = read_keras_file(tmp_path / name, tmp_path / "model.json")
+    assert [weight.values.shape for weight in found.layers[1].weights] == [(3, 2), (2,)]
+    np.testing.assert_array_equal(found.layers[0].weights[0].values, np.asarray(model.layers[0].get_weights()[0]))
+
+
+def test_weights_alone_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    sequential((4, 2), L.LSTM(3)).save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(KerasFileError, match=r"--architecture model\.json"):
+        read_keras_file(tmp_path / "m.weights.h5")
+
+
+def test_the_layers_are_judged_before_their_weights(tmp_path: Path) -> None:
+    file = saved(sequential((3,), L.Lambda(lambda x: 2 * x, name="double")), tmp_path / "m.keras")
+    calls = read_keras_calls(file)
+    with pytest.raises(KerasFileError, match="its code is Python"):
+        CallsModule(calls.graph, {}, calls.keras_version)

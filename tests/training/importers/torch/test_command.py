@@ -11,9 +11,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.torch_models import FEATURES, TutorialLSTM, floats
+from tests.torch_models import TutorialLSTM, floats
 from training.__main__ import app
-from training.importers.torch.command import is_module_source, load_network, read_pairs, read_rows_file
+from training.importers.torch.command import load_network, read_pairs
 from training.importers.torch.errors import ModuleRefused
 
 SOURCE = "tests.torch_models:TutorialLSTM"
@@ -28,14 +28,6 @@ def saved(path: Path, content: Any = None) -> Path:
 def rows_file(path: Path) -> Path:
     np.savez(path, *floats(6, 9)())  # type: ignore[arg-type]
     return path
-
-
-@pytest.mark.parametrize(
-    ("source", "is_one"),
-    [("net:make", True), ("a.b.c:Net.make", True), ("net.keras", False), ("C:/net.h5", False), ("net:", False), ("a b:c", False)],
-)
-def test_a_source_with_a_colon_is_a_module(source: str, is_one: bool) -> None:
-    assert is_module_source(source) == is_one
 
 
 def test_the_command_publishes_and_prints_the_checks(tmp_path: Path) -> None:
@@ -102,8 +94,9 @@ def test_weights_that_do_not_fit_are_named_with_their_shapes(tmp_path: Path) -> 
 
 
 def test_a_pickled_module_is_not_opened(tmp_path: Path) -> None:
-    with pytest.raises(ModuleRefused, match="could run code"):
+    with pytest.raises(ModuleRefused, match="could run code") as refusal:
         load_network(SOURCE, saved(tmp_path / "net.pt", TutorialLSTM()))
+    assert "TutorialLSTM" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -113,17 +106,6 @@ def test_a_broken_file_of_weights_is_refused(content: bytes, words: str, tmp_pat
     (tmp_path / "net.pt").write_bytes(content)
     with pytest.raises(ModuleRefused, match=words):
         load_network(SOURCE, tmp_path / "net.pt")
-
-
-def test_rows_are_read_from_json_npz_and_npy(tmp_path: Path) -> None:
-    rows = floats(6, 9)()
-    (tmp_path / "a.json").write_text(json.dumps([row.tolist() for row in rows]))  # type: ignore[union-attr]
-    rows_file(tmp_path / "b.npz")
-    np.save(tmp_path / "c.npy", np.zeros((3, 6, FEATURES)))
-    for name in ("a.json", "b.npz"):
-        for found, row in zip(read_rows_file(tmp_path / name, "--example"), rows, strict=True):
-            np.testing.assert_allclose(found, row)  # type: ignore[arg-type]
-    assert [row.shape for row in read_rows_file(tmp_path / "c.npy", "--example")] == [(6, FEATURES)] * 3
 
 
 def test_pairs_of_state_are_read() -> None:

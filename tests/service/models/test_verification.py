@@ -1,0 +1,95 @@
+"""What is verified in another process, and what the server makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from service.models.folder import ModelOptions
+from service.models.repository import Repository, preload_folders
+from service.models.verification import Failed, Name, RunJobs, Verdict, Verification, verify_folders
+from tests.folders import add_int8_graph, edit_example, write_forecast_folder, write_text_folder
+
+CPU = ModelOptions("cpu", measure_s=0.05)
+
+
+class Failure(NamedTuple):
+    reason: str
+    stage: str
+
+
+def run_here(jobs: Sequence[Name], work: object) -> Iterator[tuple[Name, Verdict | Failed]]:
+    assert callable(work)
+    for job in jobs:
+        yield job, Failure("it took more than 1 s", "it was tried") if job[0] == "endless" else work(job, lambda stage: None)
+
+
+def verdicts(models: Path, run: RunJobs = run_here) -> dict[Name, Verdict]:
+    found: dict[Name, Verdict] = {}
+    verify_folders(models, CPU, run, lambda verdict: found.update([verdict]))
+    return found
+
+
+def test_a_verdict_says_what_is_wrong_or_all_that_serving_needs(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    edit_example(write_text_folder(tmp_path), lambda example: example["response"]["predictions"][0].update(score=7))
+    write_text_folder(tmp_path, "endless")
+    found = verdicts(tmp_path)
+    good = found["toy-forecast", "1"]
+    assert (good.findings, good.precision, good.tuning is not None) == ([], "fp32", True)
+    assert "predictions[0].score" in found["toy-sentiment", "1"].findings[0]
+    assert found["endless", "1"].findings == ["its verification failed while it was tried: it took more than 1 s"]
+
+
+async def test_what_was_verified_is_opened_and_not_run_again(tmp_path: Path) -> None:
+    folder = write_forecast_folder(tmp_path)
+    found = await asyncio.to_thread(verdicts, tmp_path)
+    (folder / "example.json").unlink()  # a replay would say so
+    repository = Repository(tmp_path, CPU, verification=Verification(known=found))
+    await repository.start()
+    assert repository.is_ready, repository.reason
+    assert repository.get("toy-forecast").tuning == found["toy-forecast", "1"].tuning
+    await repository.stop()
+
+
+async def test_a_graph_that_changed_since_and_a_folder_that_was_added_are_unavailable(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    found = await asyncio.to_thread(verdicts, tmp_path)
+    found["toy-forecast", "1"] = Verdict([], "fp32", "0" * 64)
+    write_text_folder(tmp_path)
+    repository = Repository(tmp_path, CPU, verification=Verification(known=found))
+    await repository.start()
+    reasons = [model.get("reason", "") for model in repository.describe()]
+    assert "has changed since it was verified" in reasons[0]
+    assert "was not verified" in reasons[1]
+    await repository.stop()
+
+
+async def test_verdicts_are_awaited_as_they_come_from_a_pipe(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    write_text_folder(tmp_path)
+    found = await asyncio.to_thread(verdicts, tmp_path)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    for verdict in list(found.items())[:1]:
+        sender.send(verdict)
+    sender.close()  # the process that verifies has died
+    repository = Repository(tmp_path, CPU, verification=Verification(receiver))
+    await repository.start()
+    assert [model["state"] for model in repository.describe()] == ["READY", "UNAVAILABLE"]
+    await repository.stop()
+
+
+def test_the_int8_graph_that_passed_is_the_one_that_is_opened(tmp_path: Path) -> None:
+    add_int8_graph(write_forecast_folder(tmp_path))
+    found = verdicts(tmp_path)
+    assert found["toy-forecast", "1"].precision == "int8"
+    preload = preload_folders(tmp_path, CPU, verification=Verification(known=found))
+    ((examination, _),) = preload.examinations.values()
+    assert examination.parts is not None
+    assert (examination.parts.graph.precision, examination.parts.is_verified) == ("int8", True)
+    wrong = {name: Verdict(["no"]) for name in found}
+    ((examination, _),) = preload_folders(tmp_path, CPU, verification=Verification(known=wrong)).examinations.values()
+    assert examination == (None, ["no"])
