@@ -39,7 +39,10 @@ from service.process.supervisor import CANNOT_START, Supervisor, signals_to_hand
 from service.settings import Settings, environment_name, read_settings, settings_table
 
 if TYPE_CHECKING:
-    from service.models.verification import Verification
+    from multiprocessing.connection import Connection
+
+    from service.models.scanning import ModelVersion
+    from service.models.verification import Verdict, Verification
 
 # Each verifies one folder after the other.
 MAX_VERIFIERS = 4
@@ -158,8 +161,9 @@ def _serve(args: argparse.Namespace) -> int:
     given = {field: value for field in Settings.model_fields if (value := getattr(args, field)) is not None}
     settings = read_settings(os.environ, **given)
     set_up_logs(settings.log_level, settings.log_format)
-    if not settings.models.is_dir():
-        raise StartError(f"there is no models folder {settings.models}; SLUICE_MODELS is its path")
+    for folder in settings.model_folders:
+        if not folder.is_dir():
+            raise StartError(f"there is no models folder {folder}; SLUICE_MODELS is its path")
     limit_blas_threads(os.environ)  # before numpy is imported
     disable_tokenizer_threads(os.environ)
     configure_malloc()
@@ -171,7 +175,9 @@ def _serve(args: argparse.Namespace) -> int:
     workers = settings.workers or (default_workers(num_cores(), memory_bytes()) if shares_models else 1)
     threads = settings.num_threads or threads_per_worker(num_cores(), workers)
     settings = settings.model_copy(update={"workers": workers, "num_threads": threads})
-    if workers == 1:
+    if settings.model_control != "none" and not hasattr(socket, "AF_UNIX"):
+        raise StartError("SLUICE_MODEL_CONTROL needs Unix sockets, which this system has not")
+    if workers == 1 and settings.model_control == "none":
         os.environ.pop(METRICS_DIR_NAME, None)
         return _serve_alone(settings)
     for number in signals_to_handle():
@@ -190,10 +196,10 @@ def _serve_alone(settings: Settings) -> int:
 
 
 @contextlib.contextmanager
-def _verification(settings: Settings) -> Iterator[Verification | None]:
-    """The folders are verified beside, by a process that is forked now; None where that cannot be."""
+def _verification(settings: Settings, entries: Sequence[ModelVersion] | None = None) -> Iterator[Verification | None]:
+    """These versions, None: all, are verified beside, by a process that is forked now; None where that cannot be."""
     from service.app import model_options
-    from service.models.verification import Verification, verify_folders
+    from service.models.verification import Verification, verify_folders, verify_versions
     from service.process.sandbox import run_beside, run_in_children
 
     if not can_fork():
@@ -207,7 +213,14 @@ def _verification(settings: Settings) -> Iterator[Verification | None]:
         memory_bytes=settings.load_memory_bytes or memory_bytes() // 2,
     )
     options = model_options(settings)
-    process, receiver = run_beside(lambda sender: verify_folders(settings.models, options, run, sender.send))
+
+    def verify(sender: Connection) -> None:
+        if entries is None:
+            verify_folders(settings.model_folders, options, run, sender.send, settings.version_pins)
+        else:
+            verify_versions(entries, options, run, sender.send)
+
+    process, receiver = run_beside(verify)
 
     def kill() -> None:
         process.kill()
@@ -223,6 +236,7 @@ def _verification(settings: Settings) -> Iterator[Verification | None]:
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
     from service.api.access.wiring import make_rate_tables
     from service.app import access_options, model_options
+    from service.controlling import preload_state, run_controller, socket_path
     from service.models.repository import preload_folders
     from service.models.verification import Verification
     from service.observability.metrics import forget_worker, restart_counter
@@ -241,13 +255,26 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
             self.count_restart(reason)
 
     sockets, url = _listen(settings)
-    with _verification(settings) as verification:
-        if shares_models:
-            preload = preload_folders(settings.models, model_options(settings), verification=verification)
-        elif verification is not None:
-            verification = Verification(known=verification.collect())
     build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
-    service = None
+    service = companion = preload = verification = None
+    if settings.model_control != "none":
+        copies = metrics_dir / "models"
+        copies.mkdir(mode=0o700)
+
+        def verify(entries: Sequence[ModelVersion]) -> dict[tuple[str, str], Verdict] | None:
+            with _verification(settings, entries) as verification:
+                return None if verification is None else verification.collect()
+
+        state, preload = preload_state(settings, copies, verify, opens_graphs=shares_models)
+        companion = functools.partial(run_controller, settings, copies, state)
+        build = functools.partial(build, control_path=socket_path(copies))
+    else:
+        with _verification(settings) as verification:
+            if shares_models:
+                options = model_options(settings)
+                preload = preload_folders(settings.model_folders, options, verification=verification, pins=settings.version_pins)
+            elif verification is not None:
+                verification = Verification(known=verification.collect())
     if shares_models:
         rates = make_rate_tables(access_options(settings), multiprocessing.get_context("fork"))
         service = build(preload=preload, rates=rates)
@@ -263,6 +290,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
         sockets,
         settings.workers,
         observer=Observer(),
+        companion=companion,
         forks=service is not None,
         drain_s=settings.drain_seconds,
         grace_s=grace_s(settings) + 5,

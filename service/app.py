@@ -12,7 +12,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from service.api.adapters.base import adapter_endpoints
 from service.api.adapters.operations import adapter_router, adapter_routes
 from service.api.adapters.registry import wire_formats
 from service.api.connections import ConnectionLimits, ConnectionMonitor
+from service.api.control import control_router
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
 from service.api.error_shapes import ErrorShapes, ShapedPath
@@ -40,6 +41,7 @@ from service.api.v2.infer import INFER_ROUTES, InferEndpoint
 from service.api.v2.operations import v2_router, v2_routes
 from service.errors import StartError
 from service.models.folder import ModelOptions
+from service.models.membership import Membership, Stream
 from service.models.repository import Preload, Repository
 from service.models.verification import Verification
 from service.observability.access_log import AccessLogWriter, Times
@@ -71,6 +73,7 @@ MIN_READERS = 2
 
 OnLoaded = Callable[[Repository], None]
 OnFailed = Callable[[StartError], None]
+Connect = Callable[[], Awaitable[Stream]]
 
 
 def create_app(
@@ -80,6 +83,7 @@ def create_app(
     preload: Preload | None = None,
     verification: Verification | None = None,
     rates: RateTables | None = None,
+    connect_control: Connect | None = None,
     tasks: TaskRegistry | None = None,
     tracing: Tracing | None = None,
     on_loaded: OnLoaded | None = None,
@@ -92,25 +96,36 @@ def create_app(
     It answers at once; the models load beside it, and `on_loaded` is called when each folder is READY or UNAVAILABLE.
     `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU, `on_stuck` when a graph runs
     that cannot be ended. `metrics_dir` is shared by the workers of one server, `preload` holds what their parent has read for
-    them, `verification` verifies the rest, `rates` is where they count requests together. `tasks` are those that folders may be
-    for, None: the built-in ones. `tracing` keeps the spans of requests, None: what the settings say. Raises StartError for what
-    the settings of access name, and where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
+    them, `verification` verifies the rest, `rates` is where they count requests together. `connect_control` connects to the
+    process that decides what is served, None: what the folders hold at the start. `tasks` are those that folders may be for,
+    None: the built-in ones. `tracing` keeps the spans of requests, None: what the settings say. Raises StartError for what the
+    settings of access name, and where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
     loop_budget = LoopBudget()
     repository = Repository(
-        settings.models,
+        settings.model_folders,
         options,
+        pins=settings.version_pins,
         defaults=default_models(settings, options.tasks),
         strict_readiness=settings.strict_readiness,
         observer=metrics,
         open_graph=functools.partial(open_runtime, gpu=gpu_options(settings)),
         preload=preload,
+        may_be_empty=settings.model_control == "explicit",
         verification=verification,
         on_stuck=on_stuck,
         loop_budget=loop_budget,
     )
+    membership = None
+    if connect_control is not None:
+        membership = Membership(
+            repository,
+            connect_control,
+            on_started=lambda: _finish_start(repository, on_loaded),
+            on_failed=on_failed or _log_failure,
+        )
 
     access = open_access(access_options(settings), metrics, rates)
     hooks = list(access.hooks)
@@ -126,7 +141,10 @@ def create_app(
         # What is read on threads holds the GIL for the most part: more of them than cores would only delay the event loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, options.num_workers), "reader"))
         endless = (_flush_regularly(metrics), trim_heap_when_idle(), *(watch.run() for watch in access.watches))
-        tasks = [asyncio.create_task(each) for each in (_load(repository, on_loaded, on_failed), *endless)]
+        tasks = [
+            asyncio.create_task(each)
+            for each in (_load(repository, on_loaded, on_failed) if membership is None else membership.run(), *endless)
+        ]
         lag_monitor = LoopLagMonitor(metrics.observe_loop_lag)
         lag_monitor.start()
         if access_log is not None:
@@ -159,8 +177,10 @@ def create_app(
     scrapes = ScrapeCache(metrics, time.monotonic, scrape_interval_s)
     api.router.routes.extend(documented_routes(options.tasks.endpoints))
     descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
+    control = membership if settings.model_control == "explicit" else None
     api.include_router(operations_router(repository, scrapes.render, descriptions, drain))
-    v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain)
+    api.include_router(control_router(repository, control))
+    v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain, control=control)
     api.include_router(v2_router(v2))
     formats = wire_formats(settings.vertex_predict_route)
     adapter_paths = [path for adapter in formats.adapters for path in adapter.paths]
@@ -280,15 +300,20 @@ async def _load(repository: Repository, on_loaded: OnLoaded | None, on_failed: O
     try:
         await repository.start()
     except StartError as exc:
-        if on_failed is None:
-            log.error("cannot start", extra={"reason": exc.message})
-        else:
-            on_failed(exc)
+        (on_failed or _log_failure)(exc)
         return
+    _finish_start(repository, on_loaded)
+
+
+def _finish_start(repository: Repository, on_loaded: OnLoaded | None) -> None:
     if not repository.is_ready:
-        log.error("not every model is ready", extra={"reason": repository.reason, "models": str(repository.models_dir)})
+        log.error("not every model is ready", extra={"reason": repository.reason, "models": str(repository.models_dirs)})
     if on_loaded is not None:
         on_loaded(repository)
+
+
+def _log_failure(exc: StartError) -> None:
+    log.error("cannot start", extra={"reason": exc.message})
 
 
 async def _flush_regularly(metrics: Metrics) -> None:

@@ -12,6 +12,7 @@
     │   └── DeadlineExceeded        there was no answer before the deadline
     ├── ModelNotReady           loading, or its folder is broken
     ├── InferenceFailed         the graph failed; the details are in the log, not in the message
+    ├── LoadFailed              a model that a request wants loaded cannot be; what was served before goes on being served
     ├── FolderError             only at load: what is wrong with a model folder
     └── StartError              only at start: this machine lacks what was requested (a runtime, a GPU)
 
@@ -30,6 +31,8 @@ InvalidReason = Literal["json", "shape", "dtype", "nonfinite", "length", "timest
 """What was wrong with a request that was refused for what it held."""
 RateScope = Literal["key", "address"]
 """Whose rate a request was beyond."""
+ReloadOutcome = Literal["loaded", "unloaded", "error"]
+"""What became of a change of what is served: a version was put into service, taken out of it, or could not be loaded."""
 ConnectionReason = Literal[
     "too_many",
     "evicted",
@@ -145,6 +148,12 @@ class InferenceFailed(ServiceError):
     """The graph raised; the message holds no internals."""
 
     code = "inference_failed"
+
+
+class LoadFailed(ServiceError):
+    """A model cannot be loaded as its folder is; what was served before goes on being served."""
+
+    code = "load_failed"
 
 
 class FolderError(ServiceError):

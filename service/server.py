@@ -6,6 +6,7 @@ Knows nothing of the command line, and of several processes only how to be a wor
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 import logging
@@ -35,6 +36,7 @@ from service.observability.logs import escape_controls, set_up_logs
 from service.process.connections import DrainRequested, Slot, has_waiting, receive_connection, refuse_handshakes
 from service.process.machine import cores_of_worker
 from service.process.memory import configure_malloc
+from service.process.messages import connect
 from service.process.supervisor import CANNOT_START, SIGHUP, WorkerContext, signals_to_handle
 from service.process.tls import Certificate, Tls
 from service.settings import Settings
@@ -65,7 +67,9 @@ class Service:
         preload: Preload | None = None,
         verification: Verification | None = None,
         rates: RateTables | None = None,
+        control_path: Path | None = None,
     ) -> None:
+        """`control_path` is the socket of the process that decides what is served, None: nothing changes after the start."""
         self._url = url
         self._curl = "curl -s" if settings.api_keys_file is None else "curl -s -H 'X-API-Key: KEY'"
         self._tls = open_tls(settings)
@@ -79,6 +83,7 @@ class Service:
             preload=preload,
             verification=verification,
             rates=rates,
+            connect_control=None if control_path is None else functools.partial(connect, control_path),
             on_loaded=self._finish_loading,
             on_failed=self._stop_with,
             on_stuck=self._be_replaced,
@@ -347,7 +352,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
 def startup_message(repository: Repository, url: str, curl: str = "curl -s") -> str:
     """What the operator reads when loading is over: the address of the server, and a command to try."""
     reason = escape_controls(repository.reason or "")  # which may hold what a folder says
-    if not repository.is_serving:
+    if not repository.is_serving and not repository.is_ready:
         return f"Sluice {__version__} listens on {url}, but no model is ready: {reason}"
     state = "is ready:" if repository.is_ready else f"is not ready ({reason}), and answers at"
     where = f"Sluice {__version__} {state} {url} (documentation at {url}/docs)"

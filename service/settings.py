@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.errors import StartError
@@ -35,11 +36,27 @@ PLATFORM_NAMES = {
     "SAGEMAKER_BIND_TO_PORT": "port",
 }
 
+PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,127}):(?P<version>latest|[1-9][0-9]{0,8})")
+
 
 class SettingsError(StartError):
     """A `SLUICE_*` name that does not exist, or a value that it cannot have."""
 
     code = "settings_error"
+
+
+def parse_versions(text: str) -> dict[str, frozenset[str]]:
+    """The pins of `name:2,other:latest`; a model with several versions stands there several times. Raises ValueError."""
+    pins: dict[str, set[str]] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        found = PIN.fullmatch(part)
+        if found is None:
+            raise ValueError(f'"{part[:200]}" is no pin: expected name:2 or name:latest')
+        pins.setdefault(found["name"], set()).add(found["version"])
+    for name, versions in pins.items():
+        if "latest" in versions and len(versions) > 1:
+            raise ValueError(f"{name} is pinned to latest and to numbers")
+    return {name: frozenset(versions) for name, versions in pins.items()}
 
 
 class Settings(BaseSettings):
@@ -48,7 +65,33 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     # What is served, and where.
-    models: Path = Field(default=Path("models"), description="The folder that holds the model folders.")
+    models: Path = Field(
+        default=Path("models"),
+        description="The folder that holds the model folders, or one model (`1/` in it), or one version (`manifest.json` or "
+        "`model.onnx` in it). Several have `:` between them, on Windows `;`.",
+    )
+    model_control: Literal["none", "poll", "explicit"] = Field(
+        default="none",
+        description="How models change while the server runs. `none`: they do not. `poll`: as the folders do. `explicit`: by "
+        "`POST /models/{name}/load` and `/unload`. See docs/how-to/update-a-model.md.",
+    )
+    load_models: str = Field(
+        default="",
+        description="With `SLUICE_MODEL_CONTROL=explicit`, the models that are loaded at the start, with commas between them; "
+        "`*` for all. Empty: none.",
+    )
+    poll_seconds: float = Field(
+        default=5.0,
+        ge=0.1,
+        le=86_400,
+        description="With `SLUICE_MODEL_CONTROL=poll`, how often the folders are looked at. What has changed is loaded once two "
+        "looks find the same.",
+    )
+    versions: str = Field(
+        default="",
+        description="Versions that are served of a model, as `name:2,other:latest`; `latest` is the highest that is valid. Of "
+        "models that are not named, all are.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` listens on every interface.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
     strict_readiness: bool = Field(
@@ -301,6 +344,29 @@ class Settings(BaseSettings):
         description="Send spans of requests to a collector (OpenTelemetry, by OTLP over HTTP). Needs the extra `otel`; the "
         "collector and the sampling are set by the variables `OTEL_…`. See docs/how-to/observe.md.",
     )
+
+    @field_validator("versions")
+    @classmethod
+    def _check_versions(cls, value: str) -> str:
+        parse_versions(value)
+        return value
+
+    @property
+    def model_folders(self) -> list[Path]:
+        """The folders of `models`, which are listed as in PATH."""
+        return [Path(part) for part in str(self.models).split(os.pathsep) if part]
+
+    @property
+    def models_to_load(self) -> frozenset[str] | None:
+        """The models that are loaded at the start; None for all."""
+        if self.model_control != "explicit" or self.load_models.strip() == "*":
+            return None
+        return frozenset(filter(None, (name.strip() for name in self.load_models.split(","))))
+
+    @property
+    def version_pins(self) -> dict[str, frozenset[str]]:
+        """Model → the versions that are served of it, or `latest`."""
+        return parse_versions(self.versions)
 
     @classmethod
     def settings_customise_sources(

@@ -15,10 +15,18 @@ ROOT = Path(__file__).parent.parent
 LEAVES = ("service.manifest", "service.wire", "service.clock", "service.files", "service.context", "service.errors", "service")
 # Folder (or file beside the folders) → the folders that it may import, leaves not counted. Whoever adds a folder adds its rule.
 SERVICE_RULES: dict[str, set[str]] = {
-    "service.__main__": {"service.server", "service.app", "service.api", "service.models", "service.observability"}
+    "service.__main__": {
+        "service.server",
+        "service.controlling",
+        "service.app",
+        "service.api",
+        "service.models",
+        "service.observability",
+    }
     | {"service.process", "service.runtime", "service.settings"},
     "service.server": {"service.app", "service.api", "service.models", "service.observability", "service.process"}
     | {"service.settings"},
+    "service.controlling": {"service.app", "service.models", "service.observability", "service.process", "service.settings"},
     "service.app": {"service.api", "service.models", "service.tasks", "service.scheduling", "service.runtime"}
     | {"service.observability", "service.process", "service.settings"},
     "service.api": set(),

@@ -22,7 +22,7 @@ from service.manifest import EXAMPLE_FILE, MANIFEST_FILE, Graph, Manifest, Tenso
 from service.models.control_flow import is_bounded
 from service.models.device_check import find_difference
 from service.models.external_data import find_external_data
-from service.models.plain_graph import is_plain_folder, open_plain
+from service.models.plain_graph import Identity, identity_of, is_plain_folder, open_plain
 from service.models.precision import RequestedPrecision, choose_graph, precision_of
 from service.runtime.base import CPU, Device, FallbackRuntime, OpenRuntime, Runtime
 from service.runtime.onnx_runtime import open_runtime
@@ -95,20 +95,26 @@ class Examination(NamedTuple):
 
 
 def examine(
-    folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime, *, is_batched: bool | None = None
+    folder: Path,
+    options: ModelOptions,
+    open_graph: OpenRuntime = open_runtime,
+    identity: Identity | None = None,
+    *,
+    is_batched: bool | None = None,
 ) -> Examination:
     """Open a version folder and compare its manifest with its files and its graph. A graph on the CPU is not run yet.
 
+    `identity` is what it has to be, None: what its path says, `<name>/<version>`.
     Raises StartError where the device cannot be had.
     """
     if is_plain_folder(folder):
-        return _examine_plain(folder, options, open_graph, is_batched)
+        return _examine_plain(folder, options, open_graph, identity, is_batched)
     try:
         manifest = options.tasks.read_manifest(folder)
     except FolderError as exc:
         return Examination(None, manifest_findings(exc))
     definition = options.tasks[manifest.task]
-    findings = _name_mismatches(folder, manifest)
+    findings = _name_mismatches(identity_of(folder, identity), manifest)
     if mismatches := definition.mismatches(manifest):
         return Examination(None, [*findings, *mismatches])
     try:
@@ -154,7 +160,7 @@ def examine(
     if graph is not None and runtime is not None and runtime.provider != CPU:
         if chosen.precision == "int8" and any(entry.precision == "fp32" for entry in manifest.graphs):
             note = f"int8 operators run on the CPU alone, this graph runs on {runtime.provider}"
-            parts, findings = examine(folder, replace(options, precision="fp32"), open_graph)
+            parts, findings = examine(folder, replace(options, precision="fp32"), open_graph, identity)
             return Examination(parts and replace(parts, precision_note=note), findings)
         try:
             runtime = _check_device(runtime, graph, signature, definition.longest_row(manifest), open_graph)
@@ -176,10 +182,12 @@ def examine(
     return Examination(parts, findings)
 
 
-def _examine_plain(folder: Path, options: ModelOptions, open_graph: OpenRuntime, is_batched: bool | None) -> Examination:
+def _examine_plain(
+    folder: Path, options: ModelOptions, open_graph: OpenRuntime, identity: Identity | None, is_batched: bool | None
+) -> Examination:
     """A folder with a graph alone, as a model of the task `tensor`."""
     try:
-        plain = open_plain(folder, options.device, open_graph, is_batched=is_batched)
+        plain = open_plain(folder, options.device, open_graph, identity, is_batched=is_batched)
     except FolderError as exc:
         return Examination(None, [exc.message])
     manifest = plain.manifest
@@ -214,13 +222,13 @@ def manifest_findings(exc: FolderError) -> list[str]:
     ]
 
 
-def _name_mismatches(folder: Path, manifest: Manifest) -> list[str]:
+def _name_mismatches(identity: Identity, manifest: Manifest) -> list[str]:
     findings = []
-    folder = folder.resolve()
-    if manifest.version != folder.name:
-        findings.append(f'{MANIFEST_FILE}: version is "{manifest.version}", the folder is named "{folder.name}"')
-    if manifest.name != folder.parent.name:
-        findings.append(f'{MANIFEST_FILE}: name is "{manifest.name}", the folder is named "{folder.parent.name}"')
+    name, version = identity
+    if manifest.version != version:
+        findings.append(f'{MANIFEST_FILE}: version is "{manifest.version}", the folder is named "{version}"')
+    if manifest.name != name:
+        findings.append(f'{MANIFEST_FILE}: name is "{manifest.name}", the folder is named "{name}"')
     return findings
 
 

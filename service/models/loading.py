@@ -14,7 +14,7 @@ from service.errors import FolderError
 from service.models.example import replay_example
 from service.models.folder import Examination, ModelOptions, Parts, examine, manifest_findings
 from service.models.model import Model, ModelObserver
-from service.models.plain_graph import is_plain_folder
+from service.models.plain_graph import Identity, is_plain_folder
 from service.runtime.base import CPU, OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.loop_budget import LoopBudget
@@ -30,14 +30,15 @@ async def load_model(
     loop_budget: LoopBudget | None = None,
     open_graph: OpenRuntime = open_runtime,
     examination: Examination | None = None,
+    identity: Identity | None = None,
 ) -> Model:
     """Open a version folder, replay its example, and start the model. Reading happens on a thread.
 
-    `examination` is what `examine` found, where that was done before.
+    `examination` is what `examine` found, where that was done before; `identity` as there.
     Raises FolderError that says what is wrong with the folder, and StartError where the device cannot be had.
     """
     options = options or ModelOptions()
-    parts, findings = await open_and_replay(folder, options, open_graph, examination)
+    parts, findings = await open_and_replay(folder, options, open_graph, examination, identity)
     if findings or parts is None:
         raise FolderError("; ".join(findings[:3]), findings=findings)
     tuning = parts.tuning
@@ -54,11 +55,15 @@ async def load_model(
 
 
 async def open_and_replay(
-    folder: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime, examination: Examination | None = None
+    folder: Path,
+    options: ModelOptions,
+    open_graph: OpenRuntime = open_runtime,
+    examination: Examination | None = None,
+    identity: Identity | None = None,
 ) -> Examination:
     """What `examine` opens, once its example was replayed; for `auto` fp32 where the int8 graph answers wrongly here."""
     if examination is None:
-        examination = await asyncio.to_thread(examine, folder, options, open_graph)
+        examination = await asyncio.to_thread(examine, folder, options, open_graph, identity)
     parts, findings = examination
     if parts is None or findings or parts.is_plain or parts.is_verified:
         return examination
@@ -66,7 +71,7 @@ async def open_and_replay(
     if not findings or options.precision != "auto" or parts.graph.precision != "int8":
         return Examination(parts, findings)
     note = f"{parts.graph.file} does not answer the example on this machine: {findings[0]}"
-    parts, findings = await open_and_replay(folder, replace(options, precision="fp32"), open_graph)
+    parts, findings = await open_and_replay(folder, replace(options, precision="fp32"), open_graph, identity=identity)
     return Examination(parts and replace(parts, precision_note=note), findings)
 
 

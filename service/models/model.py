@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +20,7 @@ from service.clock import Clock
 from service.context import current_timing
 from service.errors import InferenceFailed, InvalidInput
 from service.models.folder import ModelOptions, Parts
+from service.runtime.base import Runtime
 from service.runtime.tensor_data import TensorData, datatype_of, largest_classes, read_tensor, write_bytes, write_values
 from service.runtime.tensors import (
     Array,
@@ -144,14 +146,14 @@ class Model:
         self.on_overdue: Callable[[], None] = lambda: None
         """Called when a run took longer than it may; the run was ended, and the model answers nothing more."""
         self.batcher: Batcher[Tensors, Tensors] = Batcher(
-            self._run,
+            functools.partial(_run_batch, parts),
             limits,
             options.num_workers,
             clock,
             self._observer,
             name=f"{self.name}/{self.version}",
             max_run_s=options.max_run_s,
-            on_overdue=self._end_runs,
+            on_overdue=functools.partial(_end_runs, parts.runtime, weakref.ref(self)),
         )
 
     @property
@@ -338,24 +340,9 @@ class Model:
             return outputs[0]
         return put_rows(outputs, groups, steps, self.signature)
 
-    def _end_runs(self) -> None:
-        self.runtime.terminate()
-        self.on_overdue()
-
     def _log_failure(self, exc: InferenceFailed) -> None:
         # What the graph itself raises is logged with its batch; this is only seen row by row.
         log.warning("the answer is not finite", extra={"model": self.name, "version": self.version, **exc.facts})
-
-    def _run(self, items: Sequence[Tensors]) -> list[Tensors]:
-        """One batch, on a worker thread: collate, run, prepare, split."""
-        outputs = self.runtime.run(collate(items, self.signature))
-        if _GraphInputs not in map(type, items):
-            return split(self._task.prepare(outputs), items, self.signature)
-        parts = split(with_finite_rows(outputs, list(outputs.values())), items, self.signature)
-        if any(type(item) is not _GraphInputs for item in items):
-            prepared = split(self._task.prepare(outputs), items, self.signature)
-            return [part if type(item) is _GraphInputs else own for item, part, own in zip(items, parts, prepared, strict=True)]
-        return parts
 
     async def _submit(self, items: Sequence[Item], deadline: float | None) -> list[Tensors]:
         if len(items) > 1:
@@ -368,3 +355,27 @@ class Model:
 
 class _GraphInputs(dict[str, Array]):
     """Tensors whose outputs are wanted as the graph gives them, in a batch with others that `Task.prepare` is for."""
+
+
+def _end_runs(runtime: Runtime, model: weakref.ref[Model]) -> None:
+    """End the runs of a graph, and call `on_overdue` where the model is still held."""
+    runtime.terminate()
+    held = model()
+    if held is not None:
+        held.on_overdue()
+
+
+def _run_batch(model: Parts, items: Sequence[Tensors]) -> list[Tensors]:
+    """One batch, on a worker thread: collate, run, prepare, split.
+
+    Of the model it gets the parts alone: who holds the `Model` itself is a request (`Repository` waits for them).
+    """
+    signature = model.signature
+    outputs = model.runtime.run(collate(items, signature))
+    if _GraphInputs not in map(type, items):
+        return split(model.task.prepare(outputs), items, signature)
+    parts = split(with_finite_rows(outputs, list(outputs.values())), items, signature)
+    if any(type(item) is not _GraphInputs for item in items):
+        prepared = split(model.task.prepare(outputs), items, signature)
+        return [part if type(item) is _GraphInputs else own for item, part, own in zip(items, parts, prepared, strict=True)]
+    return parts

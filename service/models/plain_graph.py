@@ -37,6 +37,10 @@ TOLERANCE = 1e-3
 _MODEL_OPSET, _OPSET_DOMAIN, _OPSET_VERSION = 8, 1, 2
 
 
+Identity = tuple[str, str]
+"""Name and version of a model."""
+
+
 class PlainGraph(NamedTuple):
     """A graph, and the manifest that it would have."""
 
@@ -52,10 +56,22 @@ def is_plain_folder(folder: Path) -> bool:
     return (folder / GRAPH_FILE).exists() and not any((folder / name).exists() for name in (MANIFEST_FILE, EXAMPLE_FILE))
 
 
-def open_plain(folder: Path, device: Device, open_graph: OpenRuntime, *, is_batched: bool | None = None) -> PlainGraph:
-    """Open the graph of such a folder, and run it to see whether rows can share a batch, unless `is_batched` says it.
+def identity_of(folder: Path, identity: Identity | None = None) -> Identity:
+    """What a version folder has to be: `identity`, None: what its path says."""
+    if identity is not None:
+        return identity
+    folder = folder.resolve()
+    return folder.parent.name, folder.name
 
-    Raises FolderError, and StartError where the device cannot be had."""
+
+def open_plain(
+    folder: Path, device: Device, open_graph: OpenRuntime, identity: Identity | None = None, *, is_batched: bool | None = None
+) -> PlainGraph:
+    """Open the graph of such a folder, as the model and version of `identity`, None: of its path.
+
+    It is run to see whether rows can share a batch, unless `is_batched` says it.
+    Raises FolderError, and StartError where the device cannot be had.
+    """
     content = read_file(folder, GRAPH_FILE)
     try:
         external = find_external_data(content)
@@ -72,22 +88,22 @@ def open_plain(folder: Path, device: Device, open_graph: OpenRuntime, *, is_batc
         reason = _find_dependence(runtime)
         is_batched = reason is None
         if reason is not None:
-            log.info("the graph runs requests one by one", extra={"model": folder.parent.name, "reason": reason})
+            log.info("the graph runs requests one by one", extra={"model": identity_of(folder, identity)[0], "reason": reason})
     if not is_batched:
         runtime = UnbatchedRuntime(runtime)
     try:
-        manifest = _make_manifest(folder, content, opset, runtime)
+        manifest = _make_manifest(identity_of(folder, identity), content, opset, runtime)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         raise FolderError(f"{GRAPH_FILE}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
     return PlainGraph(manifest, runtime, is_batched, is_bounded(content))
 
 
-def _make_manifest(folder: Path, content: bytes, opset: int, runtime: Runtime) -> Manifest:
+def _make_manifest(identity: Identity, content: bytes, opset: int, runtime: Runtime) -> Manifest:
     return Manifest(
         schema_version=1,
-        name=folder.parent.name,
-        version=folder.name,
+        name=identity[0],
+        version=identity[1],
         task=TASK,
         licence="",
         graphs=[

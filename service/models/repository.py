@@ -6,10 +6,13 @@ Reads below its own folder only. A broken folder is shown with its reason and ne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
 import logging
+import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +24,12 @@ from service.models.description import PLATFORM, describe_config, describe_model
 from service.models.folder import Examination, ModelOptions, examine
 from service.models.loading import load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
-from service.models.scanning import ModelVersion, scan_models
-from service.models.verification import UNSEEN, Verification, examine_verified
+from service.models.scanning import LATEST, ModelVersion, VersionPins, highest_first, scan_models
+from service.models.target import UNLOADED, Key, Target, TargetVersion
+from service.models.verification import UNSEEN, Verdict, Verification, examine_verified
 from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
+from service.scheduling.batching import Batcher
 from service.scheduling.loop_budget import LoopBudget
 from service.tasks.base import Criterion, Endpoint
 
@@ -36,6 +41,11 @@ Defaults = Mapping[tuple[str, str | None], str]
 END_GRACE_S = 5.0
 # Of unknown names that requests hold, so much is shown in the answer.
 SHOWN_NAME_LENGTH = 128
+# How often it is looked whether a model that was replaced has requests left, and for how long at most.
+DRAIN_INTERVAL_S = 0.05
+MAX_DRAIN_S = 60.0
+# While a thread loads a model, the event loop gets the interpreter back after so long rather than after 5 ms.
+LOADING_SWITCH_S = 0.0005
 
 
 class RepositoryObserver(Protocol):
@@ -53,6 +63,14 @@ class RepositoryObserver(Protocol):
         """The folder cannot be served."""
         ...
 
+    def update_failed(self, name: str, version: str) -> None:
+        """Changed files of a version cannot be served; what they were before goes on being served."""
+        ...
+
+    def unloaded(self, name: str, version: str) -> None:
+        """The version is served no more, nor shown."""
+        ...
+
 
 class SilentRepositoryObserver:
     """Ignores every event."""
@@ -64,6 +82,12 @@ class SilentRepositoryObserver:
         pass
 
     def unavailable(self, name: str, version: str, reason: str, duration_s: float) -> None:
+        pass
+
+    def update_failed(self, name: str, version: str) -> None:
+        pass
+
+    def unloaded(self, name: str, version: str) -> None:
         pass
 
 
@@ -86,14 +110,24 @@ class ExampleRequest:
     body: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A model that is loaded and not yet in service."""
+
+    folder: str
+    model: Model
+    duration_s: float
+
+
 class Repository:
-    """The models below one folder, by name and version. All methods belong to one event loop."""
+    """The models of some folders, by name and version. All methods belong to one event loop."""
 
     def __init__(
         self,
-        models_dir: Path,
+        models_dirs: Path | Sequence[Path],
         options: ModelOptions | None = None,
         *,
+        pins: VersionPins | None = None,
         defaults: Defaults | None = None,
         strict_readiness: bool = True,
         observer: RepositoryObserver | None = None,
@@ -103,12 +137,15 @@ class Repository:
         preload: Preload | None = None,
         verification: Verification | None = None,
         on_stuck: Callable[[], None] = lambda: None,
+        may_be_empty: bool = False,
     ) -> None:
         """`strict_readiness`: ready is when every folder is READY, else when one is. All models share the `loop_budget` of the
-        event loop. `preload` is what `preload_folders` found; `verification` verifies what was not preloaded, None: nothing does
-        but the load itself. `on_stuck` is called when a graph runs that cannot be ended.
+        event loop. `preload` is what `preload_folders` found with the same `pins`; `verification` verifies what was not
+        preloaded, None: nothing does but the load itself. `on_stuck` is called when a graph runs that cannot be ended. With
+        `may_be_empty` it is ready with nothing to serve. Models come by `start`, or by `prepare` and `apply`.
         """
-        self.models_dir = models_dir
+        self.models_dirs = [models_dirs] if isinstance(models_dirs, Path) else list(models_dirs)
+        self._pins = dict(pins or {})
         self.options = options or ModelOptions()
         self._tasks = self.options.tasks
         self._defaults = dict(defaults or {})
@@ -124,6 +161,10 @@ class Repository:
         self._entries: dict[str, list[ModelVersion]] = {}
         self._serving: dict[str, Model] = {}
         self._candidates: dict[tuple[str, str | None], list[Model]] = {}
+        self._may_be_empty = may_be_empty
+        self._prepared: dict[Key, _Prepared] = {}
+        self._unloaded: list[TargetVersion] = []
+        self._drains: dict[asyncio.Task[bool], Key] = {}
         self._is_started = False
         self._reason: str | None = "the models are still loading"
         """Why nothing is served, where no folder is to blame."""
@@ -131,20 +172,85 @@ class Repository:
     async def start(self) -> None:
         """Load every folder, on threads. Raises StartError, and nothing else: a missing runtime or GPU concerns them all."""
         if self._preload is None:
-            entries, reason = await asyncio.to_thread(scan_models, self.models_dir)
+            entries, reason = await asyncio.to_thread(scan_models, self.models_dirs, self._pins)
         else:
             entries, reason = self._preload.entries, self._preload.reason
         for entry in entries:
             self._entries.setdefault(entry.name, []).append(entry)
-        failures = await asyncio.gather(*(self._load(entry) for entry in entries), return_exceptions=True)
+        failures = await asyncio.gather(*(self._load_versions(name) for name in self._entries), return_exceptions=True)
         for failure in failures:
             if failure is not None:
                 await self.stop()
                 raise failure
         self._is_started, self._reason = True, reason
 
+    async def prepare(self, target: Target) -> dict[Key, str]:
+        """Load what the target serves and is not loaded, beside what is served; the reasons for what cannot be loaded.
+
+        Raises StartError like `start`. `apply` puts it into service, `abort` drops it.
+        """
+        self.abort()
+        interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(LOADING_SWITCH_S)
+        try:
+            return await self._prepare(target)
+        finally:
+            sys.setswitchinterval(interval_s)
+
+    async def _prepare(self, target: Target) -> dict[Key, str]:
+        failures: dict[Key, str] = {}
+        for each in target:
+            if each.folder is None or self._is_loaded(each):
+                continue
+            entry = ModelVersion(each.name, each.version, folder=Path(each.folder))
+            started = time.perf_counter()
+            try:
+                model = await self._open(entry, each.verdict)
+            except FolderError as exc:
+                failures[each.key] = exc.message
+            else:
+                self._prepared[each.key] = _Prepared(each.folder, model, time.perf_counter() - started)
+        return failures
+
+    def abort(self) -> None:
+        """Drop what was prepared and not applied."""
+        for key, prepared in self._prepared.items():
+            self._retire(key, prepared.model)
+        self._prepared.clear()
+
+    def apply(self, target: Target) -> None:
+        """Serve the target from here on, all of it at once. What it does not hold is unloaded when its requests are answered.
+
+        A version that it serves and that is neither loaded nor prepared is LOADING.
+        """
+        before = {entry.key: entry for entries in self._entries.values() for entry in entries}
+        self._entries, self._serving = {}, {}
+        self._unloaded = [each for each in target if each.reason == UNLOADED]
+        for each in target:
+            if each.reason != UNLOADED:
+                entry = self._renew(each, before.get(each.key))
+                self._entries.setdefault(each.name, []).append(entry)
+        for entries in self._entries.values():
+            for entry in entries:
+                serving = self._serving.get(entry.name)
+                if entry.model is not None and (serving is None or int(serving.version) < entry.order):
+                    self._serving[entry.name] = entry.model
+        self._candidates.clear()
+        self._is_started, self._reason = True, None if self._entries or self._may_be_empty else "there is no model folder"
+        after = {entry.key: entry for entries in self._entries.values() for entry in entries}
+        for key, entry in before.items():
+            model, entry.model = entry.model, None
+            if model is None and key not in after:
+                self._observer.unloaded(*key)
+            if model is not None and (key not in after or after[key].model is not model):
+                self._retire(key, model)
+
     async def stop(self) -> None:
         """Let every model answer what waits, then end its threads."""
+        self.abort()
+        for drain in self._drains:
+            drain.cancel()
+        await asyncio.gather(*self._drains, return_exceptions=True)
         models = [entry.model for entries in self._entries.values() for entry in entries if entry.model is not None]
         self._serving.clear()
         self._candidates.clear()
@@ -233,6 +339,8 @@ class Repository:
         view._serving = {name: self._serving[name] for name in names if name in self._serving}
         view._defaults = {key: name for key, name in self._defaults.items() if name in names}
         view._candidates = {}
+        view._unloaded = [each for each in self._unloaded if each.name in names]
+        view._drains = {drain: key for drain, key in self._drains.items() if key[0] in names}
         return view
 
     def example_request(self) -> ExampleRequest | None:
@@ -279,13 +387,15 @@ class Repository:
             | ({"reason": entry.reason} if entry.reason else {})
             for name in sorted(self._entries)
             for entry in sorted(self._entries[name], key=lambda entry: entry.order)
-        ]
+        ] + self._index_unloaded()
 
     @property
     def is_ready(self) -> bool:
         """Whether loading is over and every folder is READY, without `strict_readiness` one of them."""
-        if not self._is_started or not self._serving:
+        if not self._is_started:
             return False
+        if not self._serving:
+            return self._may_be_empty and not self._entries
         return not self._strict_readiness or not self._broken
 
     @property
@@ -295,7 +405,7 @@ class Repository:
             return None
         if self._reason is not None:
             return self._reason
-        broken = self._broken
+        broken = self._broken or [entry for entries in self._entries.values() for entry in entries]
         num_folders = sum(map(len, self._entries.values()))
         if not self._serving:
             return f"none of the {num_folders} model folders can be served"
@@ -315,45 +425,133 @@ class Repository:
 
     def __repr__(self) -> str:
         states = {f"{entry.name}/{entry.version}": entry.state for entries in self._entries.values() for entry in entries}
-        return f"<Repository {self.models_dir} {states}>"
+        return f"<Repository {self._shown_dirs} {states}>"
+
+    async def _load_versions(self, name: str) -> None:
+        """Load what there is of one model: every version, or the highest valid one where it is pinned to that."""
+        entries = self._entries[name]
+        if LATEST not in self._pins.get(name, ()):
+            failures = await asyncio.gather(*map(self._load, entries), return_exceptions=True)
+            for failure in failures:
+                if failure is not None:
+                    raise failure
+            return
+        tried = []
+        for entry in highest_first(entries):
+            tried.append(entry)
+            await self._load(entry)
+            if entry.model is not None:
+                break
+        self._entries[name] = tried
 
     async def _load(self, entry: ModelVersion) -> None:
         if entry.state == "UNAVAILABLE":
             self._refuse(entry, entry.reason or "", 0.0)
             return
         started = time.perf_counter()
-        folder = self.models_dir / entry.name / entry.version
-        observer = self._observer.observer_of(entry.name, entry.version)
-        preloaded = self._preload.examinations.get((entry.name, entry.version)) if self._preload is not None else None
-        examination, examine_s = preloaded or (None, 0.0)
-        started -= examine_s
+        preloaded = self._find_preloaded(entry)
+        started -= preloaded[1] if preloaded is not None else 0.0
         try:
-            if examination is None and self._verification is not None:
+            model = await self._open(entry)
+        except FolderError as exc:
+            self._refuse(entry, exc.message, time.perf_counter() - started)
+            return
+        self._put_into_service(entry, model, time.perf_counter() - started)
+        self._choose_serving(entry.name)
+
+    async def _open(self, entry: ModelVersion, verdict: Verdict | None = None) -> Model:
+        """The model of a folder, started; `verdict` is what was found of it, where that is known.
+
+        Raises FolderError, whatever is wrong with the folder, and StartError.
+        """
+        preloaded = self._find_preloaded(entry)
+        examination = None if preloaded is None else preloaded[0]
+        try:
+            if examination is None and verdict is None and self._verification is not None:
                 verdict = await self._verification.verdict(entry.name, entry.version)
-                examination = await asyncio.to_thread(examine_verified, folder, self.options, self._open_graph, verdict)
-            model = await load_model(
-                folder,
+            if examination is None and verdict is not None:
+                examination = await asyncio.to_thread(
+                    examine_verified, entry.folder, self.options, self._open_graph, verdict, entry.key
+                )
+            return await load_model(
+                entry.folder,
                 self.options,
-                observer=observer,
+                observer=self._observer.observer_of(entry.name, entry.version),
                 clock=self._clock,
                 loop_budget=self._loop_budget,
                 open_graph=self._open_graph,
                 examination=examination,
+                identity=entry.key,
             )
-        except FolderError as exc:
-            self._refuse(entry, exc.message, time.perf_counter() - started)
-            return
-        except StartError:
+        except (FolderError, StartError):
             raise
         except Exception as exc:
             # A folder that breaks the reader in an unforeseen way must not take the others with it.
             log.exception("model folder failed to load", extra={"model": entry.name, "version": entry.version})
-            self._refuse(entry, f"loading failed: {type(exc).__name__}", time.perf_counter() - started)
-            return
+            raise FolderError(f"loading failed: {type(exc).__name__}") from exc
+
+    def _find_preloaded(self, entry: ModelVersion) -> tuple[Examination, float] | None:
+        """What another process found of this very folder, and the seconds it took."""
+        if self._preload is None or not any(
+            each.key == entry.key and each.folder == entry.folder for each in self._preload.entries
+        ):
+            return None
+        return self._preload.examinations.get(entry.key)
+
+    def _is_loaded(self, each: TargetVersion) -> bool:
+        assert each.folder is not None
+        entries = self._entries.get(each.name, ())
+        return any(entry.key == each.key and entry.model is not None and entry.folder == Path(each.folder) for entry in entries)
+
+    def _renew(self, each: TargetVersion, before: ModelVersion | None) -> ModelVersion:
+        """The entry for a version of the target, with the model that is prepared for it or that it has already."""
+        entry = ModelVersion(each.name, each.version, each.state, each.reason, is_update=each.is_update)
+        if each.folder is None:
+            if each.state == "UNAVAILABLE" and (before is None or before.reason != each.reason):
+                self._refuse(entry, each.reason or "", 0.0)
+            return entry
+        entry.folder = Path(each.folder)
+        prepared = self._prepared.get(each.key)
+        if prepared is not None and prepared.folder == each.folder:
+            del self._prepared[each.key]
+            self._put_into_service(entry, prepared.model, prepared.duration_s)
+            entry.reason = each.reason
+        elif before is not None and before.model is not None and before.folder == entry.folder:
+            entry.model, entry.state = before.model, "READY"
+            if each.reason is not None and each.reason != before.reason:
+                self._observer.update_failed(*each.key)
+        else:
+            entry.state = "LOADING"
+        return entry
+
+    def _retire(self, key: Key, model: Model) -> None:
+        """Stop a model that no new request finds, once those that have found it are answered."""
+        task = asyncio.get_running_loop().create_task(_drain(weakref.ref(model), model.batcher))
+        self._drains[task] = key
+        task.add_done_callback(self._finish_drain)
+
+    def _finish_drain(self, drain: asyncio.Task[bool]) -> None:
+        key = self._drains.pop(drain)
+        if not drain.result():
+            log.error("a run of the graph cannot be ended", extra={"model": key[0], "version": key[1]})
+            self._on_stuck()
+        if not any(entry.key == key for entry in self._entries.get(key[0], ())):
+            self._observer.unloaded(*key)
+
+    def _index_unloaded(self) -> list[dict[str, str]]:
+        there = {entry.key for entries in self._entries.values() for entry in entries}
+        gone = {key: {"state": "UNLOADING"} for key in self._drains.values()}
+        gone |= {each.key: {"state": "UNAVAILABLE", "reason": UNLOADED} for each in self._unloaded if each.key not in gone}
+        return [
+            {"name": name} | ({"version": version} if version else {}) | state
+            for (name, version), state in sorted(gone.items())
+            if (name, version) not in there
+        ]
+
+    def _put_into_service(self, entry: ModelVersion, model: Model, duration_s: float) -> None:
         entry.model, entry.state, entry.reason = model, "READY", None
-        model.on_overdue = functools.partial(self._withdraw, entry, model)
-        self._choose_serving(entry.name)
-        duration_s = time.perf_counter() - started
+        # By reference, for what holds a model is its requests.
+        model.on_overdue = functools.partial(self._withdraw, entry.key, weakref.ref(model))
         self._observer.loaded(model, duration_s)
         log.info(
             "model is ready",
@@ -379,9 +577,11 @@ class Repository:
             self._serving[name] = best.model
         self._candidates.clear()
 
-    def _withdraw(self, entry: ModelVersion, model: Model) -> None:
+    def _withdraw(self, key: Key, reference: weakref.ref[Model]) -> None:
         """Take a model out of service whose graph ran for too long."""
-        if entry.model is not model:
+        model = reference()
+        entry = next((entry for entry in self._entries.get(key[0], ()) if entry.model is model), None)
+        if model is None or entry is None:
             return
         entry.model = None
         self._choose_serving(entry.name)
@@ -441,10 +641,14 @@ class Repository:
             return False
 
     @property
+    def _shown_dirs(self) -> str:
+        return ", ".join(map(str, self.models_dirs))
+
+    @property
     def _broken(self) -> list[ModelVersion]:
         """The folders that are not READY, by name and version."""
         entries = [entry for name in sorted(self._entries) for entry in self._entries[name]]
-        return [entry for entry in entries if entry.state != "READY"]
+        return [entry for entry in entries if entry.state != "READY" and not entry.is_update]
 
     def _refuse(self, entry: ModelVersion, reason: str, duration_s: float) -> None:
         entry.state, entry.reason = "UNAVAILABLE", reason
@@ -475,30 +679,63 @@ class Repository:
         return about
 
 
+async def _drain(model: weakref.ref[Model], batcher: Batcher[Any, Any]) -> bool:
+    """Stop a model when nothing holds it but its own threads: its requests do, from when they find it until they are answered.
+
+    False where a run of its graph cannot be ended.
+    """
+    with contextlib.suppress(asyncio.CancelledError):
+        deadline = time.monotonic() + MAX_DRAIN_S
+        while model() is not None and time.monotonic() < deadline:  # noqa: ASYNC110  # the end of a reference wakes nobody
+            await asyncio.sleep(DRAIN_INTERVAL_S)
+    await batcher.stop()
+    return await batcher.has_ended(END_GRACE_S)
+
+
 def preload_folders(
-    models_dir: Path, options: ModelOptions, open_graph: OpenRuntime = open_runtime, verification: Verification | None = None
+    models_dirs: Path | Sequence[Path],
+    options: ModelOptions,
+    open_graph: OpenRuntime = open_runtime,
+    verification: Verification | None = None,
+    pins: VersionPins | None = None,
 ) -> Preload:
     """Find, examine and measure every model folder; no thread is started. Raises StartError like `Repository.start`.
 
     With `verification` the graphs are run there and not here.
     """
     verdicts = None if verification is None else verification.collect()
-    entries, reason = scan_models(models_dir)
+    entries, reason = scan_models(models_dirs, pins)
+    return Preload(entries, reason, examine_versions(entries, options, open_graph, verdicts, pins))
+
+
+def examine_versions(
+    entries: Sequence[ModelVersion],
+    options: ModelOptions,
+    open_graph: OpenRuntime = open_runtime,
+    verdicts: Mapping[Key, Verdict] | None = None,
+    pins: VersionPins | None = None,
+) -> dict[Key, tuple[Examination, float]]:
+    """What `examine` finds in each folder, measured, and the seconds it took; no thread is started.
+
+    With `verdicts` no graph is run: they say what was found.
+    """
     examinations = {}
-    for entry in entries:
-        if entry.state == "UNAVAILABLE":
+    finished: set[str] = set()
+    for entry in highest_first(entries):
+        if entry.state == "UNAVAILABLE" or entry.name in finished:
             continue
         started = time.perf_counter()
-        folder = models_dir / entry.name / entry.version
         try:
             if verdicts is None:
-                examination = with_tuning(examine(folder, options, open_graph), options)
+                examination = with_tuning(examine(entry.folder, options, open_graph, entry.key), options)
             else:
-                verdict = verdicts.get((entry.name, entry.version), UNSEEN)
-                examination = examine_verified(folder, options, open_graph, verdict)
+                verdict = verdicts.get(entry.key, UNSEEN)
+                examination = examine_verified(entry.folder, options, open_graph, verdict, entry.key)
         except StartError:
             raise
         except Exception:  # the process that loads it meets the same error, and reports it
             continue
-        examinations[entry.name, entry.version] = examination, time.perf_counter() - started
-    return Preload(entries, reason, examinations)
+        examinations[entry.key] = examination, time.perf_counter() - started
+        if examination.parts is not None and not examination.findings and LATEST in (pins or {}).get(entry.name, ()):
+            finished.add(entry.name)
+    return examinations

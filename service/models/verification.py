@@ -18,7 +18,7 @@ from service.errors import ServiceError
 from service.manifest import Precision
 from service.models.folder import Examination, ModelOptions, examine
 from service.models.loading import open_and_replay, with_tuning
-from service.models.scanning import scan_models
+from service.models.scanning import ModelVersion, VersionPins, scan_models
 from service.runtime.base import CPU, OpenRuntime
 from service.scheduling.tuning import Tuning
 
@@ -76,22 +76,41 @@ class Receiver(Protocol):
     def close(self) -> None: ...
 
 
-def verify_folders(models_dir: Path, options: ModelOptions, run: RunJobs, send: Callable[[tuple[Name, Verdict]], None]) -> None:
-    """Verify every version folder, and send what was found of each."""
-    entries, _ = scan_models(models_dir)
-    names = [(entry.name, entry.version) for entry in entries if entry.state != "UNAVAILABLE"]
+def verify_folders(
+    folders: Path | Sequence[Path],
+    options: ModelOptions,
+    run: RunJobs,
+    send: Callable[[tuple[Name, Verdict]], None],
+    pins: VersionPins | None = None,
+) -> None:
+    """Verify every version folder below these folders, and send what was found of each."""
+    entries, _ = scan_models(folders, pins)
+    verify_versions(entries, options, run, send)
+
+
+def verify_versions(
+    entries: Sequence[ModelVersion], options: ModelOptions, run: RunJobs, send: Callable[[tuple[Name, Verdict]], None]
+) -> None:
+    """Verify these versions, and send what was found of each."""
+    folders = {entry.key: entry.folder for entry in entries if entry.state != "UNAVAILABLE"}
+    names = list(folders)
     options = replace(options, device="cpu", measure_s=min(options.measure_s, MEASURE_ALL_S / max(1, len(names))))
-    for name, outcome in run(names, functools.partial(_verify, models_dir, options)):
+    for name, outcome in run(names, functools.partial(_verify, folders, options)):
         if not isinstance(outcome, Verdict):
             stage = f" while {outcome.stage}" if outcome.stage else ""
             outcome = Verdict([f"its verification failed{stage}: {outcome.reason}"])
         send((name, outcome))
 
 
-def _verify(models_dir: Path, options: ModelOptions, name: Name, report: Report) -> Verdict:
+def _verify(folders: Mapping[Name, Path], options: ModelOptions, name: Name, report: Report) -> Verdict:
+    return verify(name, folders[name], options, report)
+
+
+def verify(name: Name, folder: Path, options: ModelOptions, report: Report = lambda _: None) -> Verdict:
+    """What is found of one version folder, whatever that is; `report` is called with each stage. Runs its own event loop."""
     try:
         report("its graph was opened and its example replayed")
-        examination = asyncio.run(open_and_replay(models_dir.joinpath(*name), options))
+        examination = asyncio.run(open_and_replay(folder, options, identity=name))
         report("its graph was measured")
         parts, findings = with_tuning(examination, options)
     except ServiceError as exc:
@@ -107,17 +126,19 @@ def _verify(models_dir: Path, options: ModelOptions, name: Name, report: Report)
     return Verdict([], parts.graph.precision, parts.graph.sha256, parts.precision_note, parts.tuning, is_batched)
 
 
-def examine_verified(folder: Path, options: ModelOptions, open_graph: OpenRuntime, verdict: Verdict) -> Examination:
+def examine_verified(
+    folder: Path, options: ModelOptions, open_graph: OpenRuntime, verdict: Verdict, identity: Name | None = None
+) -> Examination:
     """Open a folder as it was verified. Raises StartError like `examine`."""
     if verdict.findings:
         return Examination(None, verdict.findings)
     assert verdict.precision is not None
     requested = replace(options, precision=verdict.precision)
-    parts, findings = examine(folder, requested, open_graph, is_batched=verdict.is_batched)
+    parts, findings = examine(folder, requested, open_graph, identity, is_batched=verdict.is_batched)
     if parts is None or findings:
         return Examination(None, findings)
     if parts.runtime.provider != CPU:  # verified is what it does on the CPU: the device has its own checks, and its own cost
-        return examine(folder, options, open_graph)
+        return examine(folder, options, open_graph, identity)
     if parts.graph.sha256 != verdict.sha256:
         return Examination(None, ["its graph has changed since it was verified"])
     parts = replace(parts, precision_note=verdict.precision_note, tuning=verdict.tuning, is_verified=True)

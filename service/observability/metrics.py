@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.samples import Sample
 
 from service.context import CURRENT
-from service.errors import ConnectionReason, InvalidReason, Outcome, RateScope, RestartReason
+from service.errors import ConnectionReason, InvalidReason, Outcome, RateScope, ReloadOutcome, RestartReason
 from service.manifest import Graph
 from service.observability.exemplars import Bucket, Exemplar, ExemplarStore, file_of
 from service.observability.statistics import sum_statistics
@@ -59,6 +60,8 @@ CONNECTION_REASONS: tuple[ConnectionReason, ...] = get_args(ConnectionReason)
 # Keys that were ever limited, by name; those that come later share a name.
 MAX_KEY_SERIES = 1000
 OTHER_KEYS = "_other"
+RELOADS = ("model_reloads_total", "Changes of what is served while the server runs.", "outcome")
+RELOAD_OUTCOMES: tuple[ReloadOutcome, ...] = get_args(ReloadOutcome)
 RESTARTS = ("worker_restarts_total", "Worker processes that were replaced.", "reason")
 RESTART_REASONS: tuple[RestartReason, ...] = get_args(RestartReason)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -327,6 +330,9 @@ class Metrics:
         restarts = counter(*RESTARTS)
         for reason in RESTART_REASONS:
             restarts.labels(reason)
+        reloads = counter(*RELOADS)
+        for change in RELOAD_OUTCOMES:
+            reloads.labels(change)
         build = gauge("build_info", "What is running: always 1.", "version", "onnxruntime", "python", mode="livemax")
         build.labels(version, onnxruntime, platform.python_version()).set(1)
         self.request_meter(UNKNOWN, UNKNOWN)
@@ -341,7 +347,7 @@ class Metrics:
         else:
             self._process = WorkerProcessMetrics(registry)
             self._scraped = CollectorRegistry()
-            self._scraped.register(WorkerSumCollector(directory))
+            self._scraped.register(WorkerSumCollector(directory, self._is_served))
         self.flush()
 
     def http(self, route: str) -> HttpMeter:
@@ -413,6 +419,24 @@ class Metrics:
         """The folder cannot be served; the reason is in the log and in `GET /models`, a label could not be bounded."""
         self.model(name, version).unavailable(duration_s)
 
+    def update_failed(self, name: str, version: str) -> None:
+        """Changed files of a version cannot be served; what they were before goes on being served."""
+        self.loads.labels(name, version, "error").inc()
+
+    def unloaded(self, name: str, version: str) -> None:
+        """The version is served no more: its series end, also those that other workers wrote."""
+        meter = self._models.pop((name, version), None)
+        if meter is None:
+            return
+        ended = {id(series) for series in meter.series}
+        for key in [key for key in self._requests if key[:2] == (name, version)]:
+            ended |= {id(series) for series in self._requests.pop(key).series}
+        self._flushables = [flushable for flushable in self._flushables if id(flushable) not in ended]
+        meter.end()
+
+    def _is_served(self, name: str, version: str) -> bool:
+        return name == UNKNOWN or (name, version) in self._models
+
     def flush(self) -> None:
         """Hand what was collected to prometheus_client."""
         for flushable in self._flushables:
@@ -456,8 +480,10 @@ class Metrics:
         self._flushables.append(gauge)
         return gauge
 
-    def add_oldest_item_gauge(self, child: Gauge, wait_s: Callable[[], float | None]) -> None:
-        self._flushables.append(OldestItemGauge(child, wait_s))
+    def add_oldest_item_gauge(self, child: Gauge, wait_s: Callable[[], float | None]) -> OldestItemGauge:
+        gauge = OldestItemGauge(child, wait_s)
+        self._flushables.append(gauge)
+        return gauge
 
 
 class HttpMeter:
@@ -502,6 +528,11 @@ class RequestMeter:
         self.reasons = {name: metrics.add_counter(metrics.invalid.labels(model, version, name)) for name in INVALID_REASONS}
         self.duration = None if model == UNKNOWN else metrics.add_histogram(metrics.duration.labels(model, version))
 
+    @property
+    def series(self) -> list[object]:
+        """What collects its events."""
+        return [*self.outcomes.values(), *self.reasons.values(), self.duration]
+
 
 class ModelMeter:
     """The series of one model version: it observes the batcher, and the loading."""
@@ -517,6 +548,9 @@ class ModelMeter:
         self._preprocess = metrics.add_histogram(metrics.preprocess.labels(*labels))
         self._postprocess = metrics.add_histogram(metrics.postprocess.labels(*labels))
         self._compute: PendingHistogram | None = None
+        self._by_provider: dict[str, PendingHistogram] = {}
+        self._oldest: OldestItemGauge | None = None
+        self._about: tuple[str, ...] | None = None
         self._batch_rows = metrics.add_histogram(metrics.batch_rows.labels(*labels), ROWS)
         self._padding = metrics.add_histogram(metrics.padding.labels(*labels), RATIOS)
         self._input_length = metrics.add_histogram(metrics.input_length.labels(*labels), TIMESTEPS)
@@ -534,17 +568,26 @@ class ModelMeter:
         horizon = "" if model.horizon is None else str(model.horizon)
         # The provider that really runs the graph, not the one that was requested.
         about = (model.task, model.runtime.provider, graph.precision, str(graph.opset), graph.sha256, horizon)
+        if self._about not in (None, about):
+            metrics.model_info.labels(*labels, *self._about).set(0)  # which the sum over workers leaves out
+        self._about = about
         metrics.model_info.labels(*labels, *about).set(1)
         metrics.loads.labels(*labels, "ok").inc()
         metrics.load_duration.labels(*labels).set(duration_s)
-        self._compute = metrics.add_histogram(metrics.compute.labels(*labels, model.runtime.provider))
+        provider = model.runtime.provider
+        if provider not in self._by_provider:
+            self._by_provider[provider] = metrics.add_histogram(metrics.compute.labels(*labels, provider))
+        self._compute = self._by_provider[provider]
         limits = model.limits
         self._queue_capacity.value = limits.max_queue_size
         metrics.limit_rows.labels(*labels).set(limits.max_batch_size)
         metrics.limit_padded_steps.labels(*labels).set(limits.max_padded_steps)
         for part, cost in metrics.costs.items():
             cost.labels(*labels).set(getattr(limits.cost, f"{part}_ms") / 1000)
-        metrics.add_oldest_item_gauge(metrics.queue_oldest.labels(*labels), lambda: model.oldest_wait_s)
+        if self._oldest is None:
+            self._oldest = metrics.add_oldest_item_gauge(metrics.queue_oldest.labels(*labels), lambda: None)
+        reference = weakref.ref(model)  # a model that is replaced ends when its requests do not hold it any more
+        self._oldest.wait_s = lambda: None if (held := reference()) is None else held.oldest_wait_s
         self._ready.value = 1
 
     def unavailable(self, duration_s: float) -> None:
@@ -552,6 +595,18 @@ class ModelMeter:
         self._metrics.loads.labels(*self._labels, "error").inc()
         self._metrics.load_duration.labels(*self._labels).set(duration_s)
         self._ready.value = 0
+
+    def end(self) -> None:
+        """The version is unloaded: what is left of its gauges adds nothing to those of other workers."""
+        for gauge in (self._ready, self._queue_depth, self._queue_capacity):
+            gauge.child.set(0)
+        if self._about is not None:
+            self._metrics.model_info.labels(*self._labels, *self._about).set(0)
+
+    @property
+    def series(self) -> list[object]:
+        """What collects its events."""
+        return [*vars(self).values(), *self._by_provider.values()]
 
     def encoded(self, duration_s: float, lengths: Sequence[int]) -> None:
         """Instances of a request became tensors, rows of these lengths."""
@@ -590,11 +645,20 @@ class ModelMeter:
 class WorkerSumCollector(Collector):
     """The sums over all workers. The oldest of all queues is the earliest time that is not 0, for which there is no mode."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, is_served: Callable[[str, str], bool] = lambda name, version: True) -> None:
+        """Of a version that is not served now nothing is shown: the files of the workers keep it."""
+        self._is_served = is_served
         self._source = multiprocess.MultiProcessCollector(None, path=str(directory))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterable[Metric]:
         for metric in self._source.collect():  # type: ignore[no-untyped-call]
+            if any("version" in sample.labels and "model" in sample.labels for sample in metric.samples[:1]):
+                metric.samples = [
+                    sample
+                    for sample in metric.samples
+                    if self._is_served(sample.labels["model"], sample.labels["version"])
+                    and (sample.value or metric.name != "sluice_model_info")
+                ]
             if metric.name == "sluice_queue_oldest_request_timestamp_seconds":
                 oldest: dict[tuple[str, str], float] = {}
                 for sample in metric.samples:
@@ -673,6 +737,13 @@ def restart_counter() -> Callable[[RestartReason], None]:
     name, text, label = RESTARTS
     restarts = Counter(f"sluice_{name}", text, (label,), registry=None)
     return lambda reason: restarts.labels(reason).inc()
+
+
+def reload_counter() -> Callable[[ReloadOutcome], None]:
+    """For the process that decides what is served, whose own file every scrape reads too: counts one change."""
+    name, text, label = RELOADS
+    reloads = Counter(f"sluice_{name}", text, (label,), registry=None)
+    return lambda outcome: reloads.labels(outcome).inc()
 
 
 def forget_worker(pid: int, directory: Path) -> None:

@@ -113,7 +113,7 @@ def run_beside(work: Callable[[Connection], None]) -> tuple[BaseProcess, Connect
 
 def _run_beside(work: Callable[[Connection], None], sender: Connection, receiver: Connection) -> None:
     receiver.close()
-    _end_with_parent()
+    end_with_parent()
     with contextlib.suppress(BrokenPipeError):
         work(sender)
     sender.close()
@@ -131,8 +131,8 @@ def _spawn(work: Callable[[J, Report], R], job: J, timeout_s: float, memory_byte
 
 def _serve_jobs(work: Callable[[J, Report], R], connection: Connection, other: Connection, memory_bytes: int) -> None:
     other.close()
-    _end_with_parent()
-    _bound_memory(memory_bytes)
+    end_with_parent()
+    bound_memory(memory_bytes)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             result = work(connection.recv(), lambda stage: connection.send((False, stage)))
@@ -154,7 +154,7 @@ def _describe(exit_code: int | None) -> str:
     return f"signal {-exit_code}"
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Be killed when the parent ends, however it does; signals to end are the parent's to handle."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -166,7 +166,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _bound_memory(num_bytes: int) -> None:
+def bound_memory(num_bytes: int) -> None:
     import resource  # Unix only, as are forks
 
     with contextlib.suppress(OSError):  # whoever runs out of memory, it is this process that the system ends

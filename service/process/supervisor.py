@@ -163,6 +163,8 @@ class Supervisor:
     With `forks`, workers are copies of this process as it is, and share its memory until they write to it: it must have no
     other threads. Else they are processes of their own, and `worker_main` is pickled.
 
+    `companion` runs in a process of its own beside the workers, and is started anew where it ends.
+
     At the signal the workers drain, and connections are accepted and sent for `drain_s` more; after another `grace_s`, or at a
     second signal, workers that have not ended are killed.
     """
@@ -174,6 +176,7 @@ class Supervisor:
         num_workers: int,
         *,
         observer: SupervisorObserver,
+        companion: Callable[[], None] | None = None,
         forks: bool = False,
         drain_s: float = 0.0,
         grace_s: float = 30.0,
@@ -184,6 +187,9 @@ class Supervisor:
         self._listeners = list(listeners)
         self._observer = observer
         self._forks = forks
+        self._companion_main = companion
+        self._companion: BaseProcess | None = None
+        self._companion_due_at = 0.0
         self._drain_s = drain_s
         self._grace_s = grace_s
         self._check_interval_s = check_interval_s
@@ -220,6 +226,7 @@ class Supervisor:
             while not self._is_stopping:
                 self._wait()
                 self._reap()
+                self._reap_companion()
                 self._check_heartbeats()
                 self._spawn_due()
                 self._is_stopping |= self._drains_until is not None and time.monotonic() >= self._drains_until
@@ -229,8 +236,15 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------ workers start and end
 
     def _spawn_due(self) -> None:
-        """Start a worker at every vacant place whose time has come."""
+        """Start a worker at every vacant place whose time has come, and the companion."""
         now = time.monotonic()
+        if (
+            self._companion_main is not None
+            and self._companion is None
+            and self._companion_due_at <= now
+            and not self._is_stopping
+        ):
+            self._spawn_companion(self._companion_main)
         for vacancy in [vacancy for vacancy in self._vacancies if vacancy.due_at <= now and not self._is_stopping]:
             self._vacancies.remove(vacancy)
             self._spawn(vacancy)
@@ -241,11 +255,7 @@ class Supervisor:
         ours.setblocking(False)
         theirs.setblocking(False)
         reports, reports_of_worker = self._context.Pipe(duplex=False)
-        # A forked worker holds what is open here; it must close it, or it would keep the port, and never see the parent end.
-        inherited: list[socket.socket | Connection | selectors.BaseSelector] = []
-        if self._forks:
-            inherited = [ours, reports, *self._listeners, *self._signals, self._selector]
-            inherited += [end for worker in self._workers for end in (worker.channel, worker.reports)]
+        inherited = [ours, reports, *self._inherited()] if self._forks else []
         context = WorkerContext(theirs, vacancy.slot, reports_of_worker)
         process = self._context.Process(target=_run_worker, args=(self._worker_main, context, inherited))
         # Between the fork and its first line, a child would take signals for the parent.
@@ -268,6 +278,35 @@ class Supervisor:
             send_drain(worker.channel)
         self._selector.register(process.sentinel, selectors.EVENT_READ, lambda: None)
         self._selector.register(reports, selectors.EVENT_READ, lambda: self._read_report(worker))
+
+    def _inherited(self) -> list[socket.socket | Connection | selectors.BaseSelector]:
+        """What a forked process holds of this one, and must close: it would keep the port, and workers not see the parent end."""
+        ends = [end for worker in self._workers for end in (worker.channel, worker.reports)]
+        return [*self._listeners, *self._signals, self._selector, *ends]
+
+    def _spawn_companion(self, main: Callable[[], None]) -> None:
+        self._companion_due_at = time.monotonic() + MIN_UPTIME_S
+        inherited = self._inherited() if self._forks else []
+        process = self._context.Process(target=_run_companion, args=(main, inherited))
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            process.start()
+        except OSError as exc:
+            log.error("a process cannot be started: %s", exc.strerror)
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        self._companion = process
+        self._selector.register(process.sentinel, selectors.EVENT_READ, lambda: None)
+
+    def _reap_companion(self) -> None:
+        process = self._companion
+        if process is None or process.exitcode is None:
+            return
+        self._selector.unregister(process.sentinel)
+        log.error("the process beside the workers died", extra={"worker": process.pid, "exit_status": process.exitcode})
+        self._companion = None
+        process.close()
 
     def _read_report(self, worker: _Worker) -> None:
         """A worker has loaded, or its end of the pipe is closed because it died."""
@@ -348,6 +387,9 @@ class Supervisor:
             worker.process.kill()
             worker.process.join()
         self._reap()
+        if self._companion is not None:
+            self._companion.kill()
+            self._companion.join()
 
     def _accept_the_last(self) -> None:
         for listener in self._listeners:
@@ -370,6 +412,8 @@ class Supervisor:
         due_at = min([self._next_check_at, *(vacancy.due_at for vacancy in self._vacancies)])
         if self._drains_until is not None:
             due_at = min(due_at, self._drains_until)
+        if self._companion_main is not None and self._companion is None:
+            due_at = min(due_at, self._companion_due_at)
         self._select(due_at)
 
     def _select(self, due_at: float) -> None:
@@ -433,6 +477,16 @@ class Supervisor:
                 return
             loads[place] = load._replace(is_ready=False, num_in_transit=MAX_IN_TRANSIT)
         log.warning("a connection is dropped: no worker can take it")
+
+
+def _run_companion(main: Callable[[], None], inherited: Sequence[socket.socket | Connection | selectors.BaseSelector]) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in STOP_SIGNALS:  # the parent ends it, when the workers have ended
+        signal.signal(number, signal.SIG_IGN)
+    for end in inherited:
+        end.close()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    main()
 
 
 def _run_worker(

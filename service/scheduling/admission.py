@@ -27,7 +27,10 @@ MIN_REQUESTS = 16
 MIN_SHARE, MAX_SHARE = 0.1, 0.9
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
 MAX_LEFT_SHARE = 0.3
-"""Where more of the requests that end in a window are given up by their clients, fewer are admitted."""
+"""Where more of the requests that end in a window are given up by their clients, and in the windows before, fewer are admitted."""
+LEAVING_WINDOWS = 10
+"""In so many windows on end: clients that leave all at once, as those of a load generator or of a proxy that ends, say nothing
+of how long others wait."""
 MAX_PATIENCE_S = 60.0
 PATIENCE_GROWTH = 1.05
 """By window in which fewer leave."""
@@ -157,6 +160,7 @@ class AdmissionControl:
         self._patience_s = math.inf
         self._num_left = self._num_stayed = 0
         self._left_after_s = 0.0
+        self._num_leaving_windows = 0
         self._longest_retry_s = RETRY_AFTER_S[1]
         self._num_refused = 0
         self._refusals_since = self._window_start
@@ -241,7 +245,7 @@ class AdmissionControl:
         elapsed_s = now - self._window_start
         if elapsed_s >= WINDOW_S and (self._num_finished + self._num_left >= MIN_FINISHED or elapsed_s >= MAX_WINDOW_S):
             self._learn(elapsed_s)
-            self._learn_patience()
+            self._learn_patience(elapsed_s)
             self._window_start = now
             self._num_finished = 0
             self._fewest_pending = self._num_pending
@@ -377,11 +381,16 @@ class AdmissionControl:
             account.finished = 0
         self._wait_s = sum(account.outstanding * account.unit_s for account in self._accounts)
 
-    def _learn_patience(self) -> None:
-        """Bound the wait by the time after which clients leave, where many do; else widen the bound again."""
+    def _learn_patience(self, elapsed_s: float) -> None:
+        """Bound the wait by the time after which clients leave, where many do and go on to; else widen the bound again."""
+        if elapsed_s > 2 * MAX_WINDOW_S:
+            self._num_leaving_windows = 0  # of a time that is long over
         if self._num_left >= MIN_REQUESTS and self._num_left > MAX_LEFT_SHARE * (self._num_left + self._num_stayed):
-            self._patience_s = min(self._patience_s, self._left_after_s / self._num_left)
-        elif self._patience_s < math.inf:
+            self._num_leaving_windows += 1
+            if self._num_leaving_windows >= LEAVING_WINDOWS:
+                self._patience_s = min(self._patience_s, self._left_after_s / self._num_left)
+        else:
+            self._num_leaving_windows = 0 if self._patience_s == math.inf else LEAVING_WINDOWS
             self._patience_s *= PATIENCE_GROWTH
             if self._patience_s > MAX_PATIENCE_S:
                 self._patience_s = math.inf

@@ -42,7 +42,13 @@ ADAPTER_METADATA = (
     "/validate_api_key",
 )
 """The same of the other wire formats."""
-V2_CONTROL = ("/v2/repository/models/{name}/load", "/v2/repository/models/{name}/unload")
+CONTROL = (
+    "/models/{name}/load",
+    "/models/{name}/unload",
+    "/v2/repository/models/{name}/load",
+    "/v2/repository/models/{name}/unload",
+)
+"""Routes that change what is served."""
 _NONE: frozenset[Scope] = frozenset()
 _ANY: frozenset[Scope] = frozenset(("predict", "admin"))
 # A route that is not listed below needs this: who adds one need not think of it.
@@ -164,7 +170,7 @@ def route_scopes(protects_operations: bool, probes: Iterable[str] = ()) -> Mappi
     `probes` are as of AccessControl.
     """
     scopes = dict.fromkeys(("/models", "/models/{name}", *V2_METADATA, *ADAPTER_METADATA), _ANY)
-    scopes |= dict.fromkeys(V2_CONTROL, _ADMIN)
+    scopes |= dict.fromkeys(CONTROL, _ADMIN)
     scopes |= dict.fromkeys(OPERATIONS.union(probes), _ADMIN if protects_operations else _NONE)
     return scopes | dict.fromkeys(("/", *PAGES), _ANY if protects_operations else _NONE)
 

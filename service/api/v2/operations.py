@@ -5,6 +5,7 @@ Their bodies have the protocol's fields; nothing here is on the hot path.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -13,6 +14,7 @@ from fastapi.responses import Response
 
 from service import __version__
 from service.api.access.control import visible_models
+from service.api.control import MAX_CONTROL_BYTES, RepositoryControl, expect_control
 from service.api.draining import Drain
 from service.api.request import AsgiRequest, receive_body
 from service.api.v2.infer import INFER_ROUTES
@@ -27,8 +29,6 @@ EXTENSIONS = (
     "parameters",
     "statistics",
 )
-MAX_CONTROL_BYTES = 64 * 1024
-"""Of the body of a request that lists or changes what is served."""
 
 Statistics = Callable[[], Awaitable[Mapping[tuple[str, str], dict[str, Any]]]]
 """(model, version) → its statistics."""
@@ -53,14 +53,6 @@ class Catalog(Protocol):
     def describe_config(self, name: str, version: str | None, max_rows: int) -> dict[str, Any]: ...
 
     def index(self) -> list[dict[str, str]]: ...
-
-
-class RepositoryControl(Protocol):
-    """Loads and unloads models while the server runs."""
-
-    async def load(self, name: str) -> None: ...
-
-    async def unload(self, name: str) -> None: ...
 
 
 class _Route(NamedTuple):
@@ -147,21 +139,15 @@ def v2_routes(
                 f'"parameters": a model is loaded as its folder has it; got {sorted(map(str, parameters))[:5]}',
                 where="parameters",
             )
-        await _control().load(name)
+        await expect_control(control, request, name).load(name)
         return Response()
 
     async def unload(request: Request, name: str) -> Response:
         """Stop serving a model."""
         await _read_control(request)
-        await _control().unload(name)
+        with contextlib.suppress(ModelNotFound):  # as Triton has it
+            await expect_control(control, request, name).unload(name)
         return Response()
-
-    def _control() -> RepositoryControl:
-        if control is None:
-            raise MalformedRequest(
-                "explicit model load / unload is not allowed: SLUICE_MODEL_CONTROL is not explicit", where="SLUICE_MODEL_CONTROL"
-            )
-        return control
 
     async def infer(name: str, version: str | None = None) -> Response:
         """Never called for a name that a model can have: those are answered before FastAPI."""

@@ -30,6 +30,12 @@ class Listener:
     def unavailable(self, name: str, version: str, reason: str, duration_s: float) -> None:
         self.events.append(("unavailable", name, version))
 
+    def update_failed(self, name: str, version: str) -> None:
+        self.events.append(("update failed", name, version))
+
+    def unloaded(self, name: str, version: str) -> None:
+        self.events.append(("unloaded", name, version))
+
 
 async def start(models_dir: Path, defaults: Defaults | None = None, *, strict_readiness: bool = True) -> Repository:
     repository = Repository(models_dir, CPU, defaults=defaults, strict_readiness=strict_readiness)
