@@ -170,12 +170,17 @@ class PendingCounter:
 
 
 class PendingHistogram:
-    """A histogram's values since the last flush: to observe is to append; they are sorted into buckets all at once."""
+    """A histogram's values since the last flush: to observe is to append; they are sorted into buckets all at once.
 
-    __slots__ = ("bounds", "child", "observe", "pending")
+    Its series begin with the first value: of a thousand models that nobody uses they would be the most of every scrape.
+    """
 
-    def __init__(self, child: Histogram, bounds: Sequence[float]) -> None:
-        self.child = child
+    __slots__ = ("_histogram", "_labels", "bounds", "child", "observe", "pending")
+
+    def __init__(self, histogram: Histogram, labels: Sequence[str], bounds: Sequence[float]) -> None:
+        self._histogram = histogram
+        self._labels = labels
+        self.child: Histogram | None = None
         self.bounds = np.array(bounds, np.float64)
         self.pending: list[float] = []
         self.observe: Callable[[float], None] = self.pending.append
@@ -183,6 +188,8 @@ class PendingHistogram:
     def flush(self) -> None:
         if not self.pending:
             return
+        if self.child is None:
+            self.child = self._histogram.labels(*self._labels) if self._labels else self._histogram
         values = np.array(self.pending, np.float64)
         self.pending.clear()
         counts = np.bincount(np.searchsorted(self.bounds, values), minlength=len(self.bounds) + 1).tolist()
@@ -316,7 +323,7 @@ class Metrics:
             histogram(
                 "event_loop_lag_seconds", "How late the event loop is, measured 50 times a second.", buckets=LOOP_LAG_SECONDS
             ),
-            LOOP_LAG_SECONDS,
+            bounds=LOOP_LAG_SECONDS,
         )
         self.fallbacks = counter("provider_fallbacks_total", "Graphs that run on another provider.", "requested", "actual")
         self.rate_limited_requests = counter(
@@ -470,10 +477,12 @@ class Metrics:
         self._flushables.append(counter)
         return counter
 
-    def add_histogram(self, child: Histogram, bounds: Sequence[float] = SECONDS) -> PendingHistogram:
-        histogram = PendingHistogram(child, bounds)
-        self._flushables.append(histogram)
-        return histogram
+    def add_histogram(
+        self, histogram: Histogram, labels: Sequence[str] = (), bounds: Sequence[float] = SECONDS
+    ) -> PendingHistogram:
+        pending = PendingHistogram(histogram, labels, bounds)
+        self._flushables.append(pending)
+        return pending
 
     def add_gauge(self, child: Gauge, value: float = 0.0) -> PendingGauge:
         gauge = PendingGauge(child, value)
@@ -493,8 +502,8 @@ class HttpMeter:
         self._metrics = metrics
         self._route = route
         self._in_flight = metrics.add_gauge(metrics.http_in_flight.labels(route))
-        self._request_size = metrics.add_histogram(metrics.http_request_size.labels(route), BYTES)
-        self._response_size = metrics.add_histogram(metrics.http_response_size.labels(route), BYTES)
+        self._request_size = metrics.add_histogram(metrics.http_request_size, (route,), BYTES)
+        self._response_size = metrics.add_histogram(metrics.http_response_size, (route,), BYTES)
         self._by_method: dict[str, tuple[PendingHistogram, dict[int, PendingCounter]]] = {}
 
     def started(self) -> None:
@@ -506,7 +515,7 @@ class HttpMeter:
         self._in_flight.value -= 1
         method = method if method in METHODS else "_other"
         if method not in self._by_method:
-            duration = self._metrics.add_histogram(self._metrics.http_duration.labels(method, self._route))
+            duration = self._metrics.add_histogram(self._metrics.http_duration, (method, self._route))
             self._by_method[method] = duration, {}
         duration, by_status = self._by_method[method]
         if status not in by_status:
@@ -526,7 +535,7 @@ class RequestMeter:
     def __init__(self, metrics: Metrics, model: str, version: str, api: str) -> None:
         self.outcomes = {name: metrics.add_counter(metrics.requests.labels(model, version, name, api)) for name in OUTCOMES}
         self.reasons = {name: metrics.add_counter(metrics.invalid.labels(model, version, name)) for name in INVALID_REASONS}
-        self.duration = None if model == UNKNOWN else metrics.add_histogram(metrics.duration.labels(model, version))
+        self.duration = None if model == UNKNOWN else metrics.add_histogram(metrics.duration, (model, version))
 
     @property
     def series(self) -> list[object]:
@@ -544,16 +553,16 @@ class ModelMeter:
         self._rows = metrics.add_counter(metrics.rows.labels(*labels))
         self._timesteps = metrics.add_counter(metrics.timesteps.labels(*labels))
         self._executions = metrics.add_counter(metrics.executions.labels(*labels))
-        self._queue = metrics.add_histogram(metrics.queue.labels(*labels))
-        self._preprocess = metrics.add_histogram(metrics.preprocess.labels(*labels))
-        self._postprocess = metrics.add_histogram(metrics.postprocess.labels(*labels))
+        self._queue = metrics.add_histogram(metrics.queue, labels)
+        self._preprocess = metrics.add_histogram(metrics.preprocess, labels)
+        self._postprocess = metrics.add_histogram(metrics.postprocess, labels)
         self._compute: PendingHistogram | None = None
         self._by_provider: dict[str, PendingHistogram] = {}
         self._oldest: OldestItemGauge | None = None
         self._about: tuple[str, ...] | None = None
-        self._batch_rows = metrics.add_histogram(metrics.batch_rows.labels(*labels), ROWS)
-        self._padding = metrics.add_histogram(metrics.padding.labels(*labels), RATIOS)
-        self._input_length = metrics.add_histogram(metrics.input_length.labels(*labels), TIMESTEPS)
+        self._batch_rows = metrics.add_histogram(metrics.batch_rows, labels, ROWS)
+        self._padding = metrics.add_histogram(metrics.padding, labels, RATIOS)
+        self._input_length = metrics.add_histogram(metrics.input_length, labels, TIMESTEPS)
         self._queue_depth = metrics.add_gauge(metrics.queue_depth.labels(*labels))
         self._queue_capacity = metrics.add_gauge(metrics.queue_capacity.labels(*labels))
         self._ready = metrics.add_gauge(metrics.ready.labels(*labels))
@@ -576,7 +585,7 @@ class ModelMeter:
         metrics.load_duration.labels(*labels).set(duration_s)
         provider = model.runtime.provider
         if provider not in self._by_provider:
-            self._by_provider[provider] = metrics.add_histogram(metrics.compute.labels(*labels, provider))
+            self._by_provider[provider] = metrics.add_histogram(metrics.compute, (*labels, provider))
         self._compute = self._by_provider[provider]
         limits = model.limits
         self._queue_capacity.value = limits.max_queue_size

@@ -27,7 +27,7 @@ MIN_REQUESTS = 16
 MIN_SHARE, MAX_SHARE = 0.1, 0.9
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
 MAX_LEFT_SHARE = 0.3
-"""Where more of the requests that end in a window are given up by their clients, and in the windows before, fewer are admitted."""
+"""Where more of the requests that end in window after window are given up by their clients, fewer are admitted."""
 LEAVING_WINDOWS = 10
 """In so many windows on end: clients that leave all at once, as those of a load generator or of a proxy that ends, say nothing
 of how long others wait."""

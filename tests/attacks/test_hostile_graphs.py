@@ -18,7 +18,9 @@ from tests.hostile_graphs import write_endless_folder, write_greedy_folder, writ
 from tests.serving import ROOT, ServerProcess, server_process, wait_until
 
 FORECAST = {"model": "toy-forecast", "instances": [{"history": [1, 2, 3]}]}
-WORKERS = pytest.mark.parametrize("workers", ["1", "2"], ids=["one process", "two workers"])
+SLOW = pytest.mark.slow
+ONE, TWO = pytest.param("1", id="one process"), pytest.param("2", id="two workers")
+SLOW_ONE, SLOW_TWO = (pytest.param("1", id="one process", marks=SLOW), pytest.param("2", id="two workers", marks=SLOW))
 
 
 @contextlib.contextmanager
@@ -41,7 +43,7 @@ def post(server: ServerProcess, body: object) -> httpx.Response:
     return httpx.post(server.url + "/predict", json=body, timeout=30)
 
 
-@WORKERS
+@pytest.mark.parametrize("workers", [SLOW_ONE, TWO])
 def test_a_graph_that_never_ends_or_takes_all_memory_is_unavailable_and_the_others_are_served(
     tmp_path: Path, workers: str
 ) -> None:
@@ -63,8 +65,8 @@ def test_a_graph_that_never_ends_or_takes_all_memory_is_unavailable_and_the_othe
         assert server.end() == 0
 
 
-@WORKERS
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [ONE, TWO])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW)])
 def test_a_server_ends_when_it_is_told_while_a_graph_that_never_ends_is_verified(
     tmp_path: Path, workers: str, number: signal.Signals
 ) -> None:
@@ -110,7 +112,7 @@ def is_running(pid: int) -> bool:
     return False
 
 
-@WORKERS
+@pytest.mark.parametrize("workers", [ONE, SLOW_TWO])
 def test_a_run_that_does_not_end_is_ended_and_its_model_unavailable(tmp_path: Path, workers: str) -> None:
     write_forecast_folder(tmp_path)
     write_input_loop_folder(tmp_path)
@@ -140,10 +142,10 @@ def test_a_run_that_does_not_end_is_ended_and_its_model_unavailable(tmp_path: Pa
         assert server.end() == 0
 
 
-@WORKERS
+@pytest.mark.parametrize("workers", [SLOW_ONE, TWO])
 def test_a_server_ends_when_it_is_told_while_a_graph_runs_that_never_ends(tmp_path: Path, workers: str) -> None:
     write_input_loop_folder(tmp_path)
-    with serving(tmp_path, workers, SLUICE_REQUEST_TIMEOUT_MS="2000") as server:
+    with serving(tmp_path, workers, SLUICE_REQUEST_TIMEOUT_MS="1000") as server:
         endless = {"model": "input-loop", "instances": [{"x": [1e17]}]}
         assert post(server, endless).status_code == 504
         assert server.end() == 0

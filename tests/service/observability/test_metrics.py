@@ -200,6 +200,21 @@ def test_a_value_stands_in_the_bucket_that_prometheus_expects() -> None:
     assert samples['sluice_http_request_duration_seconds_sum{method="GET",route="/x"}'] == pytest.approx(102.00101)
 
 
+def test_a_model_that_nobody_uses_has_no_series_of_histograms() -> None:
+    metrics = Metrics(version="0", onnxruntime="1")
+    idle = len(read(metrics.render()[0].decode()))
+    for number in range(100):
+        metrics.unavailable(f"unused-{number}", "1", "", 0.1)
+    used = metrics.model("used", "1")
+    samples = read(metrics.render()[0].decode())
+    assert not [name for name in samples if 'model="u' in name and "_bucket" in name]
+    assert len(samples) - idle < 101 * 40
+    used.batch_executed(rows=2, steps=4, padded_steps=4, queue_s=[0.1], compute_s=0.1, is_ok=True)
+    samples = read(metrics.render()[0].decode())
+    assert samples['sluice_batch_size_rows_count{model="used",version="1"}'] == 1
+    assert samples['sluice_batch_size_rows_bucket{le="1.0",model="used",version="1"}'] == 0
+
+
 def test_a_scrape_changes_nothing() -> None:
     metrics = Metrics(version="0", onnxruntime="1")
     meter = metrics.http("/x")

@@ -198,11 +198,11 @@ def test_where_clients_leave_early_no_more_are_admitted_than_are_answered_before
     admission = control(clock)
     work(admission, clock, "/predict", 0.002, 3)
     assert count_admitted(admission) == pytest.approx(250, rel=0.1)
-    for _ in range(LEAVING_WINDOWS + 2):
-        for ticket in fill(admission, "/predict", 50):
-            clock.advance(0.002)
-            admission.finish(ticket, is_done=False, has_left=True)
-    assert count_admitted(admission) < 60, "after 0.05 s on average they left"
+    for _ in range(60 * LEAVING_WINDOWS):
+        (ticket,) = fill(admission, "/predict", 1)
+        clock.advance(0.002)
+        admission.finish(ticket, is_done=False, has_left=True)
+    assert count_admitted(admission) < 60, "after 0.002 s they left"
     for _ in range(1000):
         (ticket,) = fill(admission, "/predict", 1)
         clock.advance(WINDOW_S)
@@ -218,7 +218,7 @@ def test_clients_that_leave_all_at_once_change_nothing_for_those_that_come_after
         for ticket in fill(admission, "/predict", 64):
             clock.advance(0.002)
             admission.finish(ticket, is_done=False, has_left=True)
-        for ticket in fill(admission, "/predict", 64) * (pause_s == 0):
+        for ticket in fill(admission, "/predict", 0 if pause_s else 64):
             clock.advance(0.002)
             admission.finish(ticket, is_done=True)
         clock.advance(pause_s)
@@ -327,11 +327,11 @@ def test_clients_that_close_count_as_those_that_left() -> None:
     clock = ManualClock()
     admission = control(clock)
     work(admission, clock, "/predict", 0.002, 3)
-    for _ in range(LEAVING_WINDOWS + 2):
-        for ticket in fill(admission, "/predict", 50):
-            clock.advance(0.002)
-            ticket.close()
-            admission.finish(ticket, is_done=True)
+    for _ in range(60 * LEAVING_WINDOWS):
+        (ticket,) = fill(admission, "/predict", 1)
+        clock.advance(0.002)
+        ticket.close()
+        admission.finish(ticket, is_done=True)
     assert count_admitted(admission) < 60
 
 
