@@ -203,7 +203,7 @@ def test_where_clients_leave_early_no_more_are_admitted_than_are_answered_before
         clock.advance(0.002)
         admission.finish(ticket, is_done=False, has_left=True)
     assert count_admitted(admission) < 60, "after 0.002 s they left"
-    for _ in range(1000):
+    for _ in range(2000):
         (ticket,) = fill(admission, "/predict", 1)
         clock.advance(WINDOW_S)
         admission.finish(ticket, is_done=True)
