@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 from service.api.access.control import visible_models
-from service.api.compression import decompress, read_coding
+from service.api.compression import decompress_body, read_coding
 from service.api.deadlines import DeadlineMonitor
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import InternalError, Problem, UnsupportedMediaType, find_row, problem
 from service.api.inference import Call, InferenceEndpoint
-from service.api.large_bodies import LargeBodyParser
+from service.api.large_bodies import LargeBodyParser, write_large
 from service.api.parsing import LARGE_BYTES
 from service.api.predict import RequestLimits, RequestObserver, ServedModel
 from service.api.request import Answer, HttpRequest, json_answer
 from service.errors import InvalidInput, MalformedRequest, ServiceError
 from service.wire import is_plain, read, write
+
+HEAVY_NUM_INSTANCES = 64
+"""Beyond so many, the predictions are brought into the form of their answer on a thread."""
 
 
 class Models(Protocol):
@@ -111,14 +115,18 @@ class AdapterEndpoint(InferenceEndpoint):
         plain = is_plain(body)
         predictions = await model.predict(asked.instances, asked.parameters, deadline=call.deadline, is_plain=plain)
         written_from = time.monotonic()
-        answer = json_answer(write(self._adapter.write(asked, model, predictions)))
+        if len(predictions) <= HEAVY_NUM_INSTANCES:
+            content = self._adapter.write(asked, model, predictions)
+        else:
+            content = await asyncio.to_thread(self._adapter.write, asked, model, predictions)
+        answer = json_answer(await write_large(content))
         call.written(written_from)
         return answer
 
     async def _decompress(self, call: Call) -> bytes:
         for name, value in call.request.headers:
             if name == b"content-encoding" and (coding := read_coding(value)) is not None:
-                return decompress(call.body, coding, self._limits.max_body_bytes)
+                return await decompress_body(call.body, coding, self._limits.max_body_bytes)
         return call.body
 
     def _read(self, body: bytes, path: str) -> Prediction:

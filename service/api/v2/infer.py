@@ -12,26 +12,20 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 from service.api.access.control import visible_models
-from service.api.compression import MIN_BYTES, choose_coding, compress, decompress, read_coding
+from service.api.compression import LARGE_COMPRESSED, MIN_BYTES, choose_coding, compress, decompress_body, read_coding
 from service.api.errors import UnsupportedMediaType
 from service.api.inference import Call, InferenceEndpoint
+from service.api.large_bodies import write_large
 from service.api.parsing import LARGE_BYTES
 from service.api.predict import RequestLimits, RequestObserver
 from service.api.request import Answer, Headers, HttpRequest
 from service.api.v2.parsing import InferRequest, InputTensor, RawTensor, RequestedOutput, parse, read_json_length
-from service.errors import (
-    InvalidInput,
-    MalformedRequest,
-    PayloadTooLarge,
-)
-from service.wire import write
+from service.errors import InvalidInput, MalformedRequest
 
 INFER_ROUTES = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 JSON, BINARY = b"application/json", b"application/octet-stream"
 # Types of bodies that are taken for JSON, or for what the length of the JSON says; curl declares every body as a form.
 _ACCEPTED_TYPES = (JSON, BINARY, b"application/x-www-form-urlencoded", b"")
-_LARGE_COMPRESSED = 16 * 1024
-"""Compressing and decompressing more than this happens on a thread."""
 
 
 class Tensor(Protocol):
@@ -134,7 +128,7 @@ class InferEndpoint(InferenceEndpoint):
         """The outputs for one request."""
         request = call.request
         head = read_head(request.headers)
-        body = await self._decompress(call.body, head)
+        body = await decompress_body(call.body, read_coding(head.encoding), self._limits.max_body_bytes)
         # Before the body is read: nobody's tensors are parsed for a model that is not there.
         model = visible_models(self._models, request.state).get(*find_model(request.path))
         call.resolved(model)
@@ -150,20 +144,6 @@ class InferEndpoint(InferenceEndpoint):
         call.written(written_from)
         return answer
 
-    async def _decompress(self, body: bytes, head: Head) -> bytes:
-        coding = read_coding(head.encoding)
-        if coding is None:
-            return body
-        if len(body) <= _LARGE_COMPRESSED:
-            # However little comes, much may come out: what is beyond the bound of one step is left to a thread.
-            with_bound = min(self._limits.max_body_bytes, 16 * _LARGE_COMPRESSED)
-            try:
-                return decompress(body, coding, with_bound)
-            except PayloadTooLarge:
-                if with_bound == self._limits.max_body_bytes:
-                    raise
-        return await asyncio.to_thread(decompress, body, coding, self._limits.max_body_bytes)
-
     async def _parse(self, body: bytes, headers: Headers, model: TensorModel) -> InferRequest:
         json_length = read_json_length(headers, len(body))
         text_size = len(body) if json_length is None else json_length
@@ -178,7 +158,7 @@ class InferEndpoint(InferenceEndpoint):
         if identifier is not None:
             content["id"] = identifier
         content["outputs"] = [_describe_output(output) for output in outputs]
-        text = write(content)
+        text = await write_large(content)
         binary = [output.data for output in outputs if output.is_binary]
         headers: Headers = []
         body = text
@@ -189,7 +169,7 @@ class InferEndpoint(InferenceEndpoint):
             coding = choose_coding(head.accept_encoding)
             headers.append((b"vary", b"accept-encoding"))
             if coding is not None:
-                is_large = len(body) > _LARGE_COMPRESSED
+                is_large = len(body) > LARGE_COMPRESSED
                 body = await asyncio.to_thread(compress, body, coding) if is_large else compress(body, coding)
                 headers.append((b"content-encoding", coding.encode()))
         kind = BINARY if binary else JSON
