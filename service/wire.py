@@ -40,7 +40,7 @@ def write_parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, dict):
         for number, (name, child) in enumerate(value.items()):
             yield (b"," if number else b"{") + write(name) + b":"
-            yield from write_parts(child)
+            yield from _write_list(child) if isinstance(child, list) and child else write_parts(child)
         yield b"}"
     elif isinstance(value, list):
         yield from _write_list(value)
@@ -67,12 +67,17 @@ def _write_list(values: list[Any]) -> Iterator[bytes]:
 
 
 def _size(value: Any) -> int:
-    """About how many values a JSON value holds; of a list beyond one part, only how long it is."""
+    """About how many values a JSON value holds; a list is counted until it is more than one part."""
     kind = type(value)
     if kind is dict:
         return len(value) + sum(map(_size, value.values()))
     if kind is list:
-        return len(value) if len(value) > VALUES_PER_PART else len(value) + sum(map(_size, value))
+        total = len(value)
+        for child in value:
+            if total > VALUES_PER_PART:
+                break
+            total += _size(child)
+        return total
     size: int = getattr(value, "size", 1)
     return size
 
