@@ -8,9 +8,14 @@ fewest digits that give the same float32 back, without a Python object per numbe
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import orjson
+
+VALUES_PER_PART = 20_000
+"""Of a part of a large text: some 1.2 ms to write."""
 
 
 def read(body: bytes | memoryview) -> Any:
@@ -21,6 +26,60 @@ def read(body: bytes | memoryview) -> Any:
 def write(value: object) -> bytes:
     """Values and C-contiguous numpy arrays as JSON. NaN becomes `null`: whoever calls has looked for it before."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def join_arrays(arrays: Sequence[Any]) -> Any:
+    """The values of several arrays in one, which `write` takes: no Python object per number comes into being."""
+    return np.concatenate(arrays)
+
+
+def write_parts(value: Any) -> Iterator[bytes]:
+    """The text of `write` in parts of about VALUES_PER_PART values each, for whoever does something else between them."""
+    if _size(value) <= VALUES_PER_PART:
+        yield write(value)
+    elif isinstance(value, dict):
+        for number, (name, child) in enumerate(value.items()):
+            yield (b"," if number else b"{") + write(name) + b":"
+            yield from _write_list(child) if isinstance(child, list) and child else write_parts(child)
+        yield b"}"
+    elif isinstance(value, list):
+        yield from _write_list(value)
+    else:  # an array
+        rows = max(1, VALUES_PER_PART * len(value) // value.size)
+        for start in range(0, len(value), rows):
+            yield (b"," if start else b"[") + write(value[start : start + rows])[1:-1]
+        yield b"]"
+
+
+def _write_list(values: list[Any]) -> Iterator[bytes]:
+    separator, start, size = b"[", 0, 0
+    for number, value in enumerate(values):
+        added = _size(value)
+        if start < number and size + added > VALUES_PER_PART:
+            yield separator + write(values[start:number])[1:-1]
+            separator, start, size = b",", number, 0
+        size += added
+        if added > VALUES_PER_PART:  # it stands alone
+            yield separator
+            yield from write_parts(value)
+            separator, start, size = b",", number + 1, 0
+    yield (separator + write(values[start:])[1:-1] if start < len(values) else b"") + b"]"
+
+
+def _size(value: Any) -> int:
+    """About how many values a JSON value holds; a list is counted until it is more than one part."""
+    kind = type(value)
+    if kind is dict:
+        return len(value) + sum(map(_size, value.values()))
+    if kind is list:
+        total = len(value)
+        for child in value:
+            if total > VALUES_PER_PART:
+                break
+            total += _size(child)
+        return total
+    size: int = getattr(value, "size", 1)
+    return size
 
 
 def is_plain(body: bytes) -> bool:

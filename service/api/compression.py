@@ -1,7 +1,8 @@
-"""gzip and deflate, both ways, with a bound on what comes out. Pure."""
+"""gzip and deflate, both ways, with a bound on what comes out; much of it beside the event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from typing import Literal
 
@@ -17,6 +18,8 @@ LEVEL = 1
 """The fastest: floating-point numbers hardly get smaller by more effort."""
 MIN_BYTES = 1024
 """Smaller answers are sent as they are."""
+LARGE_COMPRESSED = 16 * 1024
+"""Compressing and decompressing more than this happens on a thread."""
 
 
 def read_coding(value: bytes) -> Coding | None:
@@ -64,6 +67,21 @@ def decompress(body: bytes, coding: Coding, max_bytes: int) -> bytes:
             break
         return content
     raise MalformedRequest(f"the body is no whole {coding} stream")
+
+
+async def decompress_body(body: bytes, coding: Coding | None, max_bytes: int) -> bytes:
+    """As `decompress`, without holding up the event loop; None: the body as it is."""
+    if coding is None:
+        return body
+    if len(body) <= LARGE_COMPRESSED:
+        # However little comes, much may come out: what is beyond the bound of one step is left to a thread.
+        with_bound = min(max_bytes, 16 * LARGE_COMPRESSED)
+        try:
+            return decompress(body, coding, with_bound)
+        except PayloadTooLarge:
+            if with_bound == max_bytes:
+                raise
+    return await asyncio.to_thread(decompress, body, coding, max_bytes)
 
 
 def compress(body: bytes, coding: Coding) -> bytes:

@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import Protocol
 
-from service.api.compression import decompress, read_coding
+from service.api.compression import decompress_body, read_coding
 from service.api.deadlines import DeadlineMonitor
 from service.api.disconnects import DisconnectMonitor
 from service.api.large_bodies import LargeBodyParser
@@ -19,8 +19,6 @@ from service.context import Timing, current_timing
 from service.errors import DeadlineExceeded, InvalidReason, Outcome, PayloadTooLarge, ServiceError
 
 UNKNOWN = "_unknown"
-LARGE_COMPRESSED = 16 * 1024
-"""Compressing and decompressing more than this happens on a thread."""
 
 
 class NamedModel(Protocol):
@@ -112,18 +110,7 @@ class InferenceEndpoint:
 
     async def decompress(self, body: bytes, encoding: bytes) -> bytes:
         """A body without its Content-Encoding. Raises UnsupportedMediaType, MalformedRequest, and PayloadTooLarge for a bomb."""
-        coding = read_coding(encoding)
-        if coding is None:
-            return body
-        if len(body) <= LARGE_COMPRESSED:
-            # However little comes, much may come out: what is beyond the bound of one step is left to a thread.
-            with_bound = min(self._limits.max_body_bytes, 16 * LARGE_COMPRESSED)
-            try:
-                return decompress(body, coding, with_bound)
-            except PayloadTooLarge:
-                if with_bound == self._limits.max_body_bytes:
-                    raise
-        return await asyncio.to_thread(decompress, body, coding, self._limits.max_body_bytes)
+        return await decompress_body(body, read_coding(encoding), self._limits.max_body_bytes)
 
     async def respond(self, call: Call) -> Answer:
         """The answer to a request. Raises ServiceError."""

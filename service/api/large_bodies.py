@@ -1,4 +1,4 @@
-"""Large bodies: bounded by how many values they hold, and read beside the event loop, one at a time.
+"""Large bodies: bounded by how many values they hold, and read beside the event loop, one at a time; written in parts.
 
 The JSON reader holds the GIL from the first byte of a body to its last, on whichever thread it runs: what bounds the stall of the
 event loop is the number of values. One body at a time, so that the loop gets its turn between two.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from service.api.parsing import ParsedRequest, parse
 from service.errors import PayloadTooLarge
+from service.wire import write_parts
 
 T = TypeVar("T")
 
@@ -63,3 +64,13 @@ def count_values(body: bytes) -> int:
     What stands in strings is counted too: to leave it out would take longer than to read the text.
     """
     return body.count(b",") + CONTAINER_VALUES * (body.count(b"[") + body.count(b"{")) + KEY_VALUES * body.count(b":") + 1
+
+
+async def write_large(value: Any) -> bytes:
+    """The text of `wire.write`; one with many values is written in parts, with a turn of the event loop between them."""
+    parts: list[bytes] = []
+    for part in write_parts(value):
+        if parts:
+            await asyncio.sleep(0)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

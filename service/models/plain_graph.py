@@ -137,7 +137,7 @@ class UnbatchedRuntime:
         """All outputs of one request. Raises InvalidInput for several, and what the graph raises."""
         if any(len(array) != 1 for array in tensors.values()):
             raise InvalidInput("the graph takes one request at a time", expected="a batch of one")
-        outputs = self._inner.run({name: array[0] for name, array in tensors.items()})
+        outputs = self._inner.run({name: array.reshape(array.shape[1:]) for name, array in tensors.items()})
         return {name: np.asarray(array)[np.newaxis] for name, array in outputs.items()}
 
 

@@ -94,13 +94,15 @@ def largest_classes(values: Array, num_classes: int, labels: Sequence[str] = ())
     The classification extension of the Open Inference Protocol.
     """
     rows = values.reshape(len(values), -1)
-    num_classes = min(num_classes, rows.shape[1])
-    order = np.argsort(-rows, axis=1, kind="stable")[:, :num_classes]
+    width = rows.shape[1]
+    # Backwards, so that of equals the first comes first; a minus sign would turn unsigned and smallest numbers around.
+    order = (width - 1 - np.argsort(rows[:, ::-1], axis=1, kind="stable"))[:, ::-1][:, :num_classes]
+    names = [f"{index}:{labels[index]}" if index < len(labels) else str(index) for index in range(width)]
+    largest = np.take_along_axis(rows, order, axis=1)
     classes = np.empty(order.shape, np.object_)
-    for row, indices in enumerate(order):
-        for place, index in enumerate(indices):
-            label = f":{labels[index]}" if index < len(labels) else ""
-            classes[row, place] = f"{float(rows[row, index]):.6f}:{index}{label}"
+    for row, (values_of_row, indices) in enumerate(zip(largest, order, strict=True)):
+        pairs = zip(values_of_row.tolist(), indices.tolist(), strict=True)
+        classes[row] = [f"{value:.6f}:{names[index]}" for value, index in pairs]
     return classes
 
 

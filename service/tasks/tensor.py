@@ -156,8 +156,8 @@ def _to_json(values: Any) -> Prediction:
     """One row of an output, without its batch axis, as what can be written as JSON."""
     if not isinstance(values, np.ndarray | np.number | np.bool_):
         return values  # one string
-    if values.dtype.kind not in "fiub":
-        return values.tolist()
+    if values.dtype.kind not in "fiub" or (values.ndim == 0 and values.dtype.kind != "f"):
+        return values.tolist()  # a number too: not every scalar of numpy can be written
     return np.ascontiguousarray(values) if values.ndim else values
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.wire import is_plain, read, write
+from service.wire import VALUES_PER_PART, is_plain, read, write, write_parts
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -57,3 +57,30 @@ def test_a_body_of_numbers_is_plain() -> None:
     body = {"model": "forecast-hourly", "instances": [{"history": [1, -2.5, math.pi, 1e-7, 1e300]}]}
     assert is_plain(json.dumps(body).encode())
     assert not is_plain(json.dumps({**body, "instances": [{"history": [1, True]}]}).encode())
+
+
+def forecasts(num: int, horizon: int) -> list[object]:
+    return [{"forecast": np.arange(horizon, dtype=np.float32), "quantiles": {"0.5": np.ones(horizon)}} for _ in range(num)]
+
+
+LARGE: dict[str, object] = {
+    "one array": np.arange(VALUES_PER_PART * 3 + 1),
+    "rows of an array": np.ones((7, VALUES_PER_PART // 2, 2), np.float32),
+    "strings": {"data": ["a,[]"] * (VALUES_PER_PART * 2 + 1)},
+    "many predictions": {"predictions": forecasts(1000, 48)},
+    "large ones among small ones": [1, *forecasts(2, VALUES_PER_PART), *forecasts(3, 2), np.ones(2 * VALUES_PER_PART), 1],
+    "nested": {"a": {"b": [[list(range(VALUES_PER_PART))] * 3], "c": None}, "d": []},
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_parts_of_a_large_text_are_that_text_and_each_is_small(name: str) -> None:
+    parts = list(write_parts(LARGE[name]))
+    assert b"".join(parts) == write(LARGE[name])
+    assert len(parts) > 1
+    assert max(part.count(b",") for part in parts) <= 2 * VALUES_PER_PART
+
+
+@given(VALUES)
+def test_a_small_value_is_written_at_once(value: object) -> None:
+    assert list(write_parts(value)) == [write(value)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
@@ -12,12 +13,15 @@ from service.api.deadlines import DeadlineMonitor
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import InternalError, Problem, UnsupportedMediaType, find_row, problem
 from service.api.inference import Call, InferenceEndpoint
-from service.api.large_bodies import LargeBodyParser
+from service.api.large_bodies import LargeBodyParser, write_large
 from service.api.parsing import LARGE_BYTES
 from service.api.predict import RequestLimits, RequestObserver, ServedModel
 from service.api.request import Answer, HttpRequest, json_answer
 from service.errors import InvalidInput, MalformedRequest, ServiceError
 from service.wire import is_plain, read, write
+
+HEAVY_NUM_INSTANCES = 64
+"""Beyond so many, the predictions are brought into the form of their answer on a thread."""
 
 
 class Models(Protocol):
@@ -112,7 +116,11 @@ class AdapterEndpoint(InferenceEndpoint):
         plain = is_plain(body)
         predictions = await model.predict(parsed.instances, parsed.parameters, deadline=call.deadline, is_plain=plain)
         written_from = time.monotonic()
-        answer = json_answer(write(self._adapter.write(parsed, model, predictions)))
+        if len(predictions) <= HEAVY_NUM_INSTANCES:
+            content = self._adapter.write(parsed, model, predictions)
+        else:
+            content = await asyncio.to_thread(self._adapter.write, parsed, model, predictions)
+        answer = json_answer(await write_large(content))
         call.written(written_from)
         return answer
 

@@ -12,6 +12,7 @@ from typing import Any
 from service.api.adapters.base import PredictionRequest, error_shape, expect_list, expect_object, optional
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
+from service.wire import join_arrays
 
 PATH = "/v2/forecast"
 PARAMETERS_PATH, KEY_PATH = "/model_params", "/validate_api_key"
@@ -67,14 +68,12 @@ class Nixtla:
         intervals = None
         if parsed.context:
             intervals = {
-                f"{side}-{_show(level)}": [
-                    value for prediction in predictions for value in prediction["quantiles"][_key(quantile)].tolist()
-                ]
+                f"{side}-{_show(level)}": join_arrays([prediction["quantiles"][_key(quantile)] for prediction in predictions])
                 for level in parsed.context
                 for side, quantile in zip(("lo", "hi"), _quantiles(level), strict=True)
             }
         return {
-            "mean": [value for prediction in predictions for value in prediction["forecast"].tolist()],
+            "mean": join_arrays([prediction["forecast"] for prediction in predictions]),
             "intervals": intervals,
             "weights_x": None,
             "feature_contributions": None,

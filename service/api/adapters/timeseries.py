@@ -70,6 +70,7 @@ def _read_series(given: dict[str, Any], index: int) -> dict[str, Any]:
         raise MalformedRequest(f'input {index}: "type": expected {UNIVARIATE} or {MULTIVARIATE}', where="type")
     if type(given.get("series")) is not list:
         raise MalformedRequest(f'input {index}: "series" is missing, or no list', where="series")
+    optional(given, "name", str, "a string")  # which the answer repeats
     instance = {"history": given["series"]}
     for field, name in (("frequency", "frequency"), ("start_timestamp", "start")):
         if given.get(field) is not None:

@@ -12,22 +12,20 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 from service.api.access.control import visible_models
-from service.api.compression import MIN_BYTES, choose_coding, compress
+from service.api.compression import LARGE_COMPRESSED, MIN_BYTES, choose_coding, compress
 from service.api.errors import UnsupportedMediaType
-from service.api.inference import LARGE_COMPRESSED, Call, InferenceEndpoint
+from service.api.inference import Call, InferenceEndpoint
+from service.api.large_bodies import write_large
 from service.api.parsing import LARGE_BYTES
 from service.api.predict import RequestLimits, RequestObserver
 from service.api.request import Answer, Headers, HttpRequest
 from service.api.v2.parsing import InferRequest, InputTensor, RawTensor, RequestedOutput, parse, read_json_length
 from service.errors import InvalidInput, MalformedRequest
-from service.wire import write
 
 INFER_ROUTES = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 JSON, BINARY = b"application/json", b"application/octet-stream"
 # Types of bodies that are taken for JSON, or for what the length of the JSON says; curl declares every body as a form.
 _ACCEPTED_TYPES = (JSON, BINARY, b"application/x-www-form-urlencoded", b"")
-# Beyond this many numbers an answer is written in parts, with a turn of the event loop between them: one part takes 3 ms.
-_VALUES_PER_PART = 200_000
 
 
 class Tensor(Protocol):
@@ -159,7 +157,8 @@ class InferEndpoint(InferenceEndpoint):
         content: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
         if identifier is not None:
             content["id"] = identifier
-        text = await _write_json(content, outputs)
+        content["outputs"] = [_describe_output(output) for output in outputs]
+        text = await write_large(content)
         binary = [output.data for output in outputs if output.is_binary]
         headers: Headers = []
         body = text
@@ -238,24 +237,6 @@ def _raw_input(raw: RawTensor, model: TensorModel) -> InputTensor:
     sizes = [size if isinstance(size, int) else len(raw.data) // row_bytes for size in sizes]
     shape = [1, *(int(size) for size in sizes)]
     return InputTensor(spec.name, spec.datatype, shape if model.is_batched else shape[1:], raw.data)
-
-
-async def _write_json(content: dict[str, Any], outputs: Sequence[OutputTensor]) -> bytes:
-    """The JSON of an answer, which its outputs are the last of."""
-    if sum(len(output.data) for output in outputs if not output.is_binary) <= _VALUES_PER_PART:
-        return write(content | {"outputs": [_describe_output(output) for output in outputs]})
-    written = []
-    for output in outputs:
-        if output.is_binary or len(output.data) <= _VALUES_PER_PART:
-            written.append(write(_describe_output(output)))
-            continue
-        parts = []
-        for start in range(0, len(output.data), _VALUES_PER_PART):
-            parts.append(write(output.data[start : start + _VALUES_PER_PART])[1:-1])
-            await asyncio.sleep(0)
-        head = write({"name": output.name, "datatype": output.datatype, "shape": output.shape})[:-1]
-        written.append(b"".join((head, b',"data":[', b",".join(parts), b"]}")))
-    return b"".join((write(content)[:-1], b',"outputs":[', b",".join(written), b"]}"))
 
 
 def _describe_output(output: OutputTensor) -> dict[str, Any]:

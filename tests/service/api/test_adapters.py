@@ -240,3 +240,11 @@ async def test_every_format_is_a_label_of_the_metrics(client: httpx.AsyncClient)
     await client.post("/v1/models/toy-forecast:predict", json={"instances": [{"history": HISTORY}]})
     metrics = (await client.get("/metrics")).text
     assert 'api="kserve_v1",model="toy-forecast",outcome="ok",version="1"}' in metrics
+
+
+async def test_a_name_that_the_answer_repeats_is_a_string(client: httpx.AsyncClient) -> None:
+    deep = "[" * 500 + "]" * 500
+    body = '{"options": {"horizon": 2}, "inputs": [{"series": [1, 2, 3], "name": DEEP}]}'.replace("DEEP", deep)
+    answer = await client.post("/v1/timeseries/forecast", content=body)
+    assert answer.status_code == 400
+    assert '"name": expected a string' in answer.json()["error"]["message"]

@@ -11,7 +11,7 @@ import pytest
 
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
-from service.api.predict import API, PREDICTIONS_PER_PART, UNKNOWN, PredictEndpoint, RequestLimits, find_model, outcome_of
+from service.api.predict import API, FEW_PREDICTIONS, UNKNOWN, PredictEndpoint, RequestLimits, find_model, outcome_of
 from service.api.request import AsgiRequest, ClientDisconnected
 from service.errors import (
     DeadlineExceeded,
@@ -96,7 +96,7 @@ async def test_the_answer_names_the_model_that_gave_it() -> None:
     assert observer.requests == [("echo", "3", "ok", None)]
 
 
-@pytest.mark.parametrize("num", [PREDICTIONS_PER_PART, PREDICTIONS_PER_PART + 1, 3 * PREDICTIONS_PER_PART])
+@pytest.mark.parametrize("num", [FEW_PREDICTIONS, FEW_PREDICTIONS + 1, 9_999])
 async def test_an_answer_written_in_parts_is_the_same_answer(num: int) -> None:
     instances = [{"n": number} for number in range(num)]
     answer = await post(endpoint_of(Echo(), RecordingObserver()), {"model": "echo", "instances": instances})

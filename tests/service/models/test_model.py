@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, Over
 from service.models.example import find_differences
 from service.models.folder import ModelOptions
 from service.models.loading import load_model
-from service.models.model import HEAVY_TENSOR_SIZE, Model, SilentModelObserver
+from service.models.model import HEAVY_REQUEST_SIZE, HEAVY_TENSOR_SIZE, Model, SilentModelObserver, reading_size
 from service.runtime.base import Device, Runtime
 from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import Tensors
@@ -336,3 +336,29 @@ async def test_an_output_that_is_not_finite_fails_the_request_and_no_other(tmp_p
     assert isinstance(failed, InferenceFailed)
     assert failed.message == 'instance 1: the model\'s output "new_state" is not finite'
     await model.stop()
+
+
+class Given(NamedTuple):
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | bytes
+
+
+@pytest.mark.parametrize(
+    ("given", "is_heavy"),
+    [
+        (Given("text", "BYTES", [2], ["good film", "bad plot"]), False),
+        (Given("text", "BYTES", [1], ["a b " * 25_000]), True),
+        (Given("text", "BYTES", [1], b"\x10\x27\0\0" + b"a b " * 2500), True),
+        (Given("history", "FP32", [1, 336, 1], [[[1.0]] * 336]), False),
+        (Given("history", "FP32", [1, 336, 1], bytes(4 * 336)), False),
+        (Given("history", "FP32", [1, 100_000, 1], [[[1.0]] * 100_000]), True),
+        (Given("history", "FP32", [100_000], [1.0] * 100_000), True),
+        (Given("history", "FP32", [], [1.0] * 100_000), True),
+        (Given("history", "FP32", [2**63] * 32, [1.0]), True),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_takes_long_to_read_is_read_on_a_thread(given: Given, is_heavy: bool) -> None:
+    assert (reading_size(given) > HEAVY_REQUEST_SIZE) == is_heavy

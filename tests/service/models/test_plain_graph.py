@@ -116,3 +116,9 @@ async def test_a_graph_with_its_values_in_another_file_is_refused(tmp_path: Path
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(FolderError, match="external data is not read"):
         await load_model(folder, ModelOptions(device="cpu"))
+
+
+async def test_a_graph_of_scalars_takes_scalars(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Neg", ["a"], ["negated"])]
+    folder = write_plain(tmp_path / "negate" / "1", nodes, [float_input("a")], ["negated"])
+    assert (await infer(folder, a=np.array(1.5)))["negated"] == -1.5

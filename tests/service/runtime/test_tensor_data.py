@@ -121,3 +121,11 @@ def test_the_largest_classes_are_named_by_value_index_and_label() -> None:
     classes = largest_classes(values, 1, ["no", "yes"])
     assert classes.tolist() == [["0.750000:1:yes"], ["0.500000:0:no"]]
     assert largest_classes(values, 9).tolist()[0] == ["0.750000:1", "0.250000:0"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, np.float32])
+def test_classes_are_in_the_order_of_their_values_for_every_type_of_numbers(dtype: type[np.generic]) -> None:
+    limits = np.finfo(dtype) if issubclass(dtype, np.floating) else np.iinfo(dtype)  # type: ignore[type-var]
+    values = np.array([[limits.min, 1, limits.max, 1]], dtype)
+    classes = largest_classes(values, 2**31).tolist()
+    assert [text.split(":")[1] for text in classes[0]] == ["2", "1", "3", "0"]

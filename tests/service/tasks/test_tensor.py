@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from service.errors import InferenceFailed, InvalidInput, MalformedRequest
 from service.manifest import manifest_type
-from service.runtime.tensors import Signature, Tensors, TensorSpec
+from service.runtime.tensors import DATATYPES, Signature, Tensors, TensorSpec
 from service.scheduling.planning import Limits
 from service.tasks.tensor import TASK, TensorTask
+from service.wire import read, write
 from tests.fakes import run_task
 
 LENGTHS = TensorSpec("lengths", "INT64", ("batch",))
@@ -111,3 +114,11 @@ def test_the_tensors_that_clients_name_are_the_graphs_without_state() -> None:
     tensors = TASK.public_tensors(MANIFEST, TENSORS)
     assert [spec.name for spec in tensors.inputs] == ["x", "lengths"]
     assert [spec.name for spec in tensors.outputs] == ["y"]
+
+
+@pytest.mark.parametrize("dtype", [*DATATYPES.values(), np.dtype(np.longlong)], ids=str)
+def test_a_prediction_of_one_value_can_be_written_whatever_its_type(dtype: np.dtype[Any]) -> None:
+    spec = TensorSpec("y", "INT64", ("batch",))
+    task = TensorTask(Signature((spec,), (spec,)))
+    value = np.array(["text"] if dtype.kind == "O" else [1], dtype)
+    assert read(write(task.decode({"y": value[0]}, 1))) == ("text" if dtype.kind == "O" else 1)

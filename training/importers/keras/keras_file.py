@@ -31,6 +31,8 @@ Format = Literal["keras", "h5"]
 _ARCHIVE_MAGIC = b"PK\x03\x04"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _WEIGHTS = "model.weights.h5"
+# Bytes that the members of an archive may have beyond this many times the archive's own: Keras stores weights as they are.
+_MAX_EXPANSION, _FREE_BYTES = 20, 16 * 1024 * 1024
 # Where layers keep the layers inside them, in the order of Keras's `get_weights()`.
 _INNER = ("cell", "cells", "forward_layer", "backward_layer", "layer")
 # The products of a MultiHeadAttention, in that order too.
@@ -153,6 +155,9 @@ def _open_archive(content: bytes, read: Callable[[Any], Any]) -> Iterator[_Conte
             for name in ("config.json", _WEIGHTS):
                 if name not in names:
                     raise KerasFileError(f"the archive holds no {name}; it holds {', '.join(sorted(names)) or 'nothing'}")
+            size = sum(member.file_size for member in archive.infolist())  # no more than it says is read of a member
+            if size > _FREE_BYTES + _MAX_EXPANSION * len(content):
+                raise KerasFileError(f"the archive of {len(content)} bytes would unpack to {size}, which no saved model does")
             config = _as_json(archive.read(names["config.json"]), "config.json")
             given = names.get("metadata.json")
             metadata = _as_json(archive.read(given), "metadata.json") if given else {}

@@ -233,6 +233,15 @@ def test_a_file_that_is_no_saved_model_is_refused(tmp_path: Path, name: str) -> 
     assert words in str(caught.value)
 
 
+def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", b"[" + b" " * 30_000_000)
+        archive.writestr("model.weights.h5", b"")
+    with pytest.raises(KerasFileError, match="would unpack to 30000001"):
+        read_keras_file(path)
+
+
 def test_every_cut_of_an_archive_is_refused(tmp_path: Path) -> None:
     content = saved(sequential((4, 2), L.LSTM(3)), tmp_path / "m.keras").read_bytes()
     for size in range(0, len(content), 997):
