@@ -296,7 +296,7 @@ def _as_texts(module: CallsModule, inputs: list[ModelInput], options: ClassifyOp
         raise ModelImportError("--task classify needs --max-length for a model that reads any number of tokens")
     if only is not None and options.max_length not in (None, only):
         raise ModelImportError(f"--max-length: the model reads {only} tokens, got {options.max_length}")
-    tokenizer, _ = read_tokenizer(options.tokenizer)
+    tokenizer, _ = read_tokenizer(options.tokenizer_path)
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if largest >= given.vocabulary:
         raise ModelImportError(f"--tokenizer: its ids go up to {largest}, the Embedding has 0 to {given.vocabulary - 1}")
@@ -304,7 +304,7 @@ def _as_texts(module: CallsModule, inputs: list[ModelInput], options: ClassifyOp
     max_length = only or options.max_length or 1
     task = _TextTask(
         options.labels,
-        options.tokenizer,
+        options.tokenizer_path,
         max_length,
         options.language,
         truncating=options.truncating,
@@ -312,4 +312,4 @@ def _as_texts(module: CallsModule, inputs: list[ModelInput], options: ClassifyOp
     )
     whole = module if only is None else _Padded(module, only, given.vocabulary, options)
     tokens = ModelInput("tokens", ("time",), given.vocabulary)
-    return _Texts(whole, task, {"tokens": tokens.axes}, [tokens], options.tokenizer, max_length)
+    return _Texts(whole, task, {"tokens": tokens.axes}, [tokens], options.tokenizer_path, max_length)

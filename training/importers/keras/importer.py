@@ -9,6 +9,7 @@ from training.importers.keras.calls_importer import ImportedCalls, import_calls
 from training.importers.keras.chain import NotAChain
 from training.importers.keras.keras_file import read_keras_calls, read_keras_file
 from training.importers.keras.reading import source_model
+from training.importers.keras.texts import options_with_tokenizer
 from training.importers.keras.weights import load_weights
 from training.importers.options import ImportOptions
 from training.layers.registry import LayerError
@@ -31,11 +32,14 @@ def import_keras(
     `import_calls` raise.
     """
     try:
-        model = source_model(read_keras_file(path, architecture))
+        file = read_keras_file(path, architecture)
+        model = source_model(file)
     except (NotAChain, LayerError):
         calls = read_keras_calls(path, architecture)
-        return import_calls(calls, options, models, example=example, replace_version=replace_version)
-    return import_model(model, load_weights, options, models, example=example, replace_version=replace_version)
+        with options_with_tokenizer(options, calls.texts) as chosen:
+            return import_calls(calls, chosen, models, example=example, replace_version=replace_version)
+    with options_with_tokenizer(options, file.texts) as chosen:
+        return import_model(model, load_weights, chosen, models, example=example, replace_version=replace_version)
 
 
 def read_network(path: Path) -> Network:
