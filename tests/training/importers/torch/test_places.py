@@ -17,7 +17,7 @@ class CallsOfEveryKind(nn.Module):
     def scale(self) -> Tensor:
         return torch.ones(1) * 2
 
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Tensor:
         return torch.ones(1) * index
 
     def parts(self, x: Tensor) -> list[Tensor]:
