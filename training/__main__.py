@@ -182,6 +182,13 @@ def import_keras_command(
     season_length: Annotated[int | None, typer.Option(help="forecast: steps in a season.")] = None,
     features: Annotated[str | None, typer.Option(help="forecast: the names of the model's features, as load,heat.")] = None,
     targets: Annotated[str | None, typer.Option(help="forecast: which of the features are forecast.")] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Of the first input: minmax:LOW,HIGH, standard:MEAN,DEVIATION, or a scaler's .json.")
+    ] = None,
+    unscale: Annotated[str | None, typer.Option(help="The scale whose inverse the first output goes through.")] = None,
+    scaler: Annotated[
+        str | None, typer.Option(help="forecast: the scale of the features, which the model was trained behind.")
+    ] = None,
     description: Annotated[str | None, typer.Option(help="One sentence about the model.")] = None,
     licence: Annotated[str | None, typer.Option(help="Of the data that it learned from.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the version.")] = False,
@@ -191,10 +198,12 @@ def import_keras_command(
     console = Console()
     with _errors_as_messages(console, extra="import"):
         from training.importers.importer import read_options
-        from training.importers.keras.calls_importer import ImportedCalls
+        from training.importers.keras.calls_importer import ImportedCalls, Scales
         from training.importers.keras.importer import import_keras
+        from training.importers.torch.options import read_scale
         from training.reporting.imports import show_import
 
+        scales = Scales(read_scale(scale, "--scale"), read_scale(unscale, "--unscale"), read_scale(scaler, "--scaler"))
         options = read_options(
             name=name,
             version=version,
@@ -215,7 +224,9 @@ def import_keras_command(
             description=description,
             licence=licence,
         )
-        result = import_keras(file, options, models, example=example, architecture=architecture, replace_version=replace)
+        result = import_keras(
+            file, options, models, example=example, architecture=architecture, replace_version=replace, scales=scales
+        )
         if isinstance(result, ImportedCalls):
             console.print(str(result.published), highlight=False, soft_wrap=True, markup=False)
         else:

@@ -17,9 +17,12 @@ from service.models.folder import ModelOptions
 from service.models.loading import load_model
 from tests.keras_models import QUIET, keras, randomized, saved
 from training.importers.importer import read_options
-from training.importers.keras.calls_importer import ImportedCalls, read_calls_module
+from training.importers.keras.calls_importer import ImportedCalls, Scales, read_calls_module
 from training.importers.keras.importer import import_keras
 from training.importers.keras.keras_file import read_keras_calls
+from training.importers.model import ModelImportError
+from training.importers.torch.options import read_scale
+from training.importers.torch.wrappers import LinearScale
 
 pytestmark = QUIET
 L, ops = keras.layers, keras.ops
@@ -292,3 +295,46 @@ def test_h5_files_of_such_models_hold_the_same(name: str, tmp_path: Path) -> Non
         parts = list(found.values()) if isinstance(found, dict) else [found]
         for part, wanted in zip(parts, answers_of(model, row), strict=True):
             np.testing.assert_allclose(part[0].numpy(), wanted, rtol=1e-5, atol=TOLERANCE)
+
+
+def scaled_rows(rows: Sequence[dict[str, Array]], name: str, low: float, high: float) -> list[dict[str, Array]]:
+    return [{**row, name: row[name] * (high - low) + low} for row in rows]
+
+
+async def test_a_scale_outside_the_model_goes_into_the_graph_before_and_behind_it(tmp_path: Path) -> None:
+    model = randomized(keras.Sequential([keras.Input((None, FEATURES), name="readings"), L.LSTM(4), L.Dense(2)]))
+    file = saved(model, tmp_path / "model.keras")
+    scales = Scales(read_scale("minmax:20,80", "--scale"), read_scale("standard:5,2", "--unscale"))
+    result = import_keras(file, read_options(name="toy"), tmp_path / "models", scales=scales)
+    rows = rows_of(Case(lambda: model), model)
+    raw = [row["readings"].tolist() for row in scaled_rows(rows, "readings", 20, 80)]
+    for found, row in zip(await served(result.folder, raw), rows, strict=True):
+        np.testing.assert_allclose(np.asarray(found), answers_of(model, row)[0] * 2 + 5, rtol=1e-5, atol=1e-4)
+
+
+async def test_a_forecast_behind_a_scaler_is_in_the_units_of_the_series(tmp_path: Path) -> None:
+    model = randomized(keras.Sequential([keras.Input((8, 1), name="readings"), L.LSTM(4), L.Dense(3)]))
+    file = saved(model, tmp_path / "model.keras")
+    scaler = tmp_path / "scaler.json"
+    scaler.write_text('{"min_": [-0.5], "scale_": [0.025]}', encoding="utf-8")
+    options = read_options(name="toy", task="forecast", horizon=3)
+    scales = Scales(scaler=read_scale(str(scaler), "--scaler"))
+    result = import_keras(file, options, tmp_path / "models", scales=scales)
+    history = np.random.default_rng(7).uniform(20, 60, 8)
+    (found,) = await served(result.folder, [{"history": history.tolist()}])
+    (wanted,) = answers_of(model, {"readings": (history * 0.025 - 0.5)[:, None].astype(np.float32)})
+    np.testing.assert_allclose(found["forecast"], (wanted + 0.5) / 0.025, rtol=1e-5, atol=1e-4)
+
+
+def test_scales_that_do_not_fit_are_refused_with_the_option(tmp_path: Path) -> None:
+    file = saved(randomized(keras.Sequential([keras.Input((8, 2)), L.LSTM(4), L.Dense(2)])), tmp_path / "model.keras")
+    scale = read_scale("minmax:0,1", "--scale")
+    forecast = read_options(name="toy", task="forecast", horizon=1)
+    for options, scales, words in (
+        (read_options(name="toy"), Scales(scaler=scale), "--scaler belongs to --task forecast"),
+        (read_options(name="toy"), Scales(scale=LinearScale(np.ones(3), np.zeros(3))), "--scale: it has 3 features"),
+        (forecast, Scales(scale=scale), "--scale and --unscale"),
+    ):
+        with pytest.raises(ModelImportError, match=words):
+            import_keras(file, options, tmp_path / "models", scales=scales)
+    assert not (tmp_path / "models").exists()

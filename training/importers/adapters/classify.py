@@ -28,12 +28,19 @@ class ClassifyOptions(ImportOptions):
 
     task: Literal["classify"]
     labels: tuple[Name, ...]
-    tokenizer: Path
+    tokenizer: Path | None = None
     max_length: PositiveInt | None = None
     padding: Literal["pre", "post"] = "pre"
     truncating: Literal["pre", "post"] = "pre"
     language: str = "und"
     subject: str = ""
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Raises ModelImportError where none is given; a model that reads texts has its own."""
+        if self.tokenizer is None:
+            raise ModelImportError("--task classify needs --tokenizer")
+        return self.tokenizer
 
 
 class ClassifyAdapter:
@@ -51,7 +58,7 @@ class ClassifyAdapter:
         if model.max_length is not None and options.max_length not in (None, model.max_length):
             raise ModelImportError(f"--max-length: the model reads {model.max_length} tokens, got {options.max_length}")
         self.max_length = model.max_length or options.max_length or 1
-        self.tokenizer, self.unknown_id = read_tokenizer(options.tokenizer)
+        self.tokenizer, self.unknown_id = read_tokenizer(options.tokenizer_path)
         vocabulary = first.table["input_dim"]
         largest = max(self.tokenizer.get_vocab(with_added_tokens=True).values())
         if largest >= vocabulary:

@@ -28,6 +28,7 @@ from training.importers.tokenizer_file import read_tokenizer
 from training.importers.torch.checks import Verdict
 from training.importers.torch.publishing import Published, publish
 from training.importers.torch.tasks import Classify, Example, Forecast, Lists, Row, Task
+from training.importers.torch.wrappers import LinearScale
 from training.layers.registry import Layer, Shape, build_layer
 
 # Lengths at which layers are built and an open model is tried, where the caller gives no rows.
@@ -60,6 +61,18 @@ class ModelInput:
 
 
 @dataclass(frozen=True)
+class Scales:
+    """Of the first input and, inverted, of the first output; `scaler` is that of a series' features, there and back."""
+
+    scale: LinearScale | None = None
+    unscale: LinearScale | None = None
+    scaler: LinearScale | None = None
+
+
+NO_SCALES = Scales()
+
+
+@dataclass(frozen=True)
 class ImportedCalls:
     """The folder that was published, and what was measured."""
 
@@ -68,20 +81,30 @@ class ImportedCalls:
 
 
 def import_calls(
-    file: KerasCalls, options: ImportOptions, models: Path, *, example: Path | None = None, replace_version: bool = False
+    file: KerasCalls,
+    options: ImportOptions,
+    models: Path,
+    *,
+    example: Path | None = None,
+    replace_version: bool = False,
+    scales: Scales = NO_SCALES,
 ) -> ImportedCalls:
     """Publish a model of any shape. Raises KerasFileError, LayerError, ModelImportError, ModuleRefused or PublishError."""
     inputs = read_inputs(file)
     module = CallsModule(file.graph, file.weights, file.keras_version)
+    _require_scales_that_fit(scales, inputs, options)
     served = _as_task(module, inputs, options)
+    task = replace(served.task, scaler=scales.scaler) if isinstance(served.task, Forecast) else served.task
     rows = served.draw() if example is None else read_rows_file(example, "--example")
     origin = {"file": file.path.name, "format": file.format, "sha256": file.sha256, "keras_version": file.keras_version}
     published = publish(
         served.module.eval(),
         options.name,
         example=served.complete(rows),
-        task=served.task,
+        task=task,
         inputs=served.axes,
+        scale=scales.scale,
+        unscale=scales.unscale,
         description=options.description or f"imported from {file.path.name}",
         licence=options.licence,
         version=options.version,
@@ -91,6 +114,22 @@ def import_calls(
     )
     assert published.folder is not None  # no dry run
     return ImportedCalls(published.folder, published)
+
+
+def _require_scales_that_fit(scales: Scales, inputs: Sequence[ModelInput], options: ImportOptions) -> None:
+    if isinstance(options, ForecastOptions):
+        if scales.scale is not None or scales.unscale is not None:
+            raise ModelImportError("--scale and --unscale: a forecast has one scaler, of its features: --scaler")
+        return
+    if scales.scaler is not None:
+        raise ModelImportError(f"--scaler belongs to --task forecast, the task is {options.task}")
+    first = inputs[0]
+    if scales.scale is not None and first.vocabulary is not None:
+        raise ModelImportError(f'--scale: the first input "{first.name}" is of token ids')
+    if scales.scale is not None and len(scales.scale.factor) not in (1, first.axes[-1]):
+        raise ModelImportError(f"--scale: it has {len(scales.scale.factor)} features, the input {first.axes[-1]}")
+    if scales.unscale is not None and isinstance(options, ClassifyOptions):
+        raise ModelImportError("--unscale: a classifier gives probabilities")
 
 
 def read_calls_module(file: KerasCalls) -> CallsModule:
@@ -296,7 +335,7 @@ def _as_texts(module: CallsModule, inputs: list[ModelInput], options: ClassifyOp
         raise ModelImportError("--task classify needs --max-length for a model that reads any number of tokens")
     if only is not None and options.max_length not in (None, only):
         raise ModelImportError(f"--max-length: the model reads {only} tokens, got {options.max_length}")
-    tokenizer, _ = read_tokenizer(options.tokenizer)
+    tokenizer, _ = read_tokenizer(options.tokenizer_path)
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if largest >= given.vocabulary:
         raise ModelImportError(f"--tokenizer: its ids go up to {largest}, the Embedding has 0 to {given.vocabulary - 1}")
@@ -304,7 +343,7 @@ def _as_texts(module: CallsModule, inputs: list[ModelInput], options: ClassifyOp
     max_length = only or options.max_length or 1
     task = _TextTask(
         options.labels,
-        options.tokenizer,
+        options.tokenizer_path,
         max_length,
         options.language,
         truncating=options.truncating,
@@ -312,4 +351,4 @@ def _as_texts(module: CallsModule, inputs: list[ModelInput], options: ClassifyOp
     )
     whole = module if only is None else _Padded(module, only, given.vocabulary, options)
     tokens = ModelInput("tokens", ("time",), given.vocabulary)
-    return _Texts(whole, task, {"tokens": tokens.axes}, [tokens], options.tokenizer, max_length)
+    return _Texts(whole, task, {"tokens": tokens.axes}, [tokens], options.tokenizer_path, max_length)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.importers.importer import ImportResult, build_network, import_model
-from training.importers.keras.calls_importer import ImportedCalls, import_calls
+from training.importers.keras.calls_importer import NO_SCALES, ImportedCalls, Scales, import_calls
 from training.importers.keras.chain import NotAChain
 from training.importers.keras.keras_file import read_keras_calls, read_keras_file
 from training.importers.keras.reading import source_model
+from training.importers.keras.texts import options_with_tokenizer
 from training.importers.keras.weights import load_weights
 from training.importers.options import ImportOptions
 from training.layers.registry import LayerError
@@ -23,19 +24,26 @@ def import_keras(
     example: Path | None = None,
     architecture: Path | None = None,
     replace_version: bool = False,
+    scales: Scales = NO_SCALES,
 ) -> ImportResult | ImportedCalls:
     """Publish the model at `path` as `models/<name>/<version>`; `example` is a JSON list of instances for its example.json.
 
+    `scales` are those that lie outside the model; with them it is published as a module of calls, which cannot stream.
     `architecture` is what `model.to_json()` gave, for a file of weights alone. A chain of layers that recipes have becomes a
     network of them, which can stream; any other model a module of calls. Raises KerasFileError, and what `import_model` and
     `import_calls` raise.
     """
     try:
-        model = source_model(read_keras_file(path, architecture))
+        if scales != NO_SCALES:
+            raise NotAChain("a model between scales")
+        file = read_keras_file(path, architecture)
+        model = source_model(file)
     except (NotAChain, LayerError):
         calls = read_keras_calls(path, architecture)
-        return import_calls(calls, options, models, example=example, replace_version=replace_version)
-    return import_model(model, load_weights, options, models, example=example, replace_version=replace_version)
+        with options_with_tokenizer(options, calls.texts) as chosen:
+            return import_calls(calls, chosen, models, example=example, replace_version=replace_version, scales=scales)
+    with options_with_tokenizer(options, file.texts) as chosen:
+        return import_model(model, load_weights, chosen, models, example=example, replace_version=replace_version)
 
 
 def read_network(path: Path) -> Network:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from training.importers.keras.calls import CallGraph, read_calls
 from training.importers.keras.chain import Chain, StoredInput, read_chain, snake_case
 from training.importers.keras.entry import Entry, KerasFileError, name_of, place_of
+from training.importers.keras.texts import TextLayer, split_texts
 
 Format = Literal["keras", "h5"]
 
@@ -70,6 +71,7 @@ class KerasFile:
     input: StoredInput
     layers: tuple[StoredLayer, ...]
     outputs: tuple[int, ...]
+    texts: TextLayer | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class KerasCalls:
     keras_version: str
     graph: CallGraph
     weights: Mapping[tuple[str, ...], tuple[StoredWeight, ...]]
+    texts: TextLayer | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class _Content:
     keras_version: str
     layout: Any  # what was read of the configuration, before any weight
     root: h5py.Group
+    texts: TextLayer | None
 
 
 def read_keras_file(path: Path, architecture: Path | None = None) -> KerasFile:
@@ -111,7 +115,7 @@ def read_keras_calls(path: Path, architecture: Path | None = None) -> KerasCalls
     with _open_file(path, architecture, read_calls) as content:
         graph: CallGraph = content.layout
         weights = _weights_of_calls(content.root, graph) if content.format == "keras" else _weights_of_h5(content.root, graph)
-        return KerasCalls(path, content.format, content.sha256, content.keras_version, graph, weights)
+        return KerasCalls(path, content.format, content.sha256, content.keras_version, graph, weights, content.texts)
 
 
 @contextmanager
@@ -162,13 +166,20 @@ def _open_archive(content: bytes, read: Callable[[Any], Any]) -> Iterator[_Conte
             given = names.get("metadata.json")
             metadata = _as_json(archive.read(given), "metadata.json") if given else {}
             weights = archive.read(names[_WEIGHTS])
+            config, texts = split_texts(config, lambda group: _read_vocabulary(archive, names, group))
     except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError) as exc:
         raise KerasFileError(f"the archive is damaged: {exc}") from exc
     layout = read(config)
     with _open_h5(weights, _WEIGHTS) as file:
         digest = hashlib.sha256(content).hexdigest()
         whole = _with_slashes(file)
-        yield _Content("keras", digest, str(metadata.get("keras_version", "3")), layout, _layers_of(whole) or whole)
+        yield _Content("keras", digest, str(metadata.get("keras_version", "3")), layout, _layers_of(whole) or whole, texts)
+
+
+def _read_vocabulary(archive: zipfile.ZipFile, names: Mapping[str, str], group: str) -> str | None:
+    """What a layer of texts keeps beside the weights."""
+    path = f"assets/layers/{group}/vocabulary.txt"
+    return archive.read(names[path]).decode("utf-8") if path in names else None
 
 
 @contextmanager
@@ -182,16 +193,18 @@ def _open_whole_h5(content: bytes, architecture: Any, read: Callable[[Any], Any]
                 "model.to_json() wrote (--architecture model.json), or write the layers as a recipe"
             )
         config = architecture if text is None else _as_json(text, "model_config")
+        version = config.get("keras_version")
+        config, texts = split_texts(config, lambda group: None)
         layout = read(config)
         layers = _layers_of(file)
         if layers is not None and "model_weights" not in file:  # save_weights("name.weights.h5") of Keras 3
-            yield _Content("keras", digest, str(config.get("keras_version", "3")), layout, layers)
+            yield _Content("keras", digest, str(version or "3"), layout, layers, texts)
             return
         root = file if text is None else _subgroup(file, "model_weights")
         if root is None:
             raise KerasFileError('the file holds a model and no weights: the group "model_weights" is missing')
-        version = root.attrs.get("keras_version") or file.attrs.get("keras_version") or config.get("keras_version") or "1"
-        yield _Content("h5", digest, _as_text(version), layout, root)
+        version = root.attrs.get("keras_version") or file.attrs.get("keras_version") or version or "1"
+        yield _Content("h5", digest, _as_text(version), layout, root, texts)
 
 
 def _with_slashes(file: h5py.File) -> h5py.File:
@@ -286,7 +299,7 @@ def _assemble(path: Path, content: _Content, chain: Chain, weights: Sequence[tup
         for entry, stored in zip(chain.entries, weights, strict=True)
     )
     version = content.keras_version
-    return KerasFile(path, content.format, content.sha256, version, chain.input, layers, chain.outputs)
+    return KerasFile(path, content.format, content.sha256, version, chain.input, layers, chain.outputs, content.texts)
 
 
 def _weights_of_group(group: h5py.Group | None, entry: Entry) -> tuple[StoredWeight, ...]:
