@@ -48,7 +48,7 @@ class Verdict:
     """As `Parts.is_batched`, for a folder that holds a graph alone."""
 
 
-class Failed(Protocol):
+class JobFailure(Protocol):
     """What became of a job without a result."""
 
     @property
@@ -63,7 +63,7 @@ class RunJobs(Protocol):
 
     def __call__(
         self, jobs: Sequence[Name], work: Callable[[Name, Report], Verdict]
-    ) -> Iterator[tuple[Name, Verdict | Failed]]: ...
+    ) -> Iterator[tuple[Name, Verdict | JobFailure]]: ...
 
 
 class Receiver(Protocol):

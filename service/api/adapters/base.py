@@ -38,7 +38,7 @@ class Models(Protocol):
     def restricted_to(self, names: frozenset[str]) -> Self: ...
 
 
-class Prediction(NamedTuple):
+class AdapterRequest(NamedTuple):
     """A request as `/predict` takes it, and what the answer needs of it."""
 
     instances: list[Any]
@@ -47,7 +47,7 @@ class Prediction(NamedTuple):
     version: str | None = None
     task: str | None = None
     """Which task the model must be for where none is named; None: there has to be just one."""
-    asked: Any = None
+    details: Any = None
     """What `write` needs of the request."""
 
 
@@ -64,11 +64,11 @@ class Adapter(Protocol):
         """The templates of its routes."""
         ...
 
-    def read(self, content: Any, path: str) -> Prediction:
+    def read(self, content: Any, path: str) -> AdapterRequest:
         """A request from the JSON of its body. Raises MalformedRequest and InvalidInput."""
         ...
 
-    def write(self, asked: Prediction, model: ServedModel, predictions: Sequence[Any]) -> Any:
+    def write(self, request: AdapterRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
         """The answer, as JSON."""
         ...
 
@@ -102,17 +102,17 @@ class AdapterEndpoint(InferenceEndpoint):
         body = await self._decompress(call)
         path = request.path
         if len(body) <= LARGE_BYTES:
-            asked = self._read(body, path)
+            parsed = self._read(body, path)
         else:
-            asked = await self._large_bodies.read(body, lambda: self._read(body, path))
-        call.parsed(len(asked.instances), self._limits.max_instances)
-        model = self._resolve(asked, visible_models(self._models, request.state))
-        call.resolved(model)
+            parsed = await self._large_bodies.read(body, lambda: self._read(body, path))
+        call.finish_parse(len(parsed.instances), self._limits.max_instances)
+        model = self._resolve(parsed, visible_models(self._models, request.state))
+        call.set_model(model)
         plain = is_plain(body)
-        predictions = await model.predict(asked.instances, asked.parameters, deadline=call.deadline, is_plain=plain)
+        predictions = await model.predict(parsed.instances, parsed.parameters, deadline=call.deadline, is_plain=plain)
         written_from = time.monotonic()
-        answer = json_answer(write(self._adapter.write(asked, model, predictions)))
-        call.written(written_from)
+        answer = json_answer(write(self._adapter.write(parsed, model, predictions)))
+        call.finish_write(written_from)
         return answer
 
     async def _decompress(self, call: Call) -> bytes:
@@ -121,24 +121,24 @@ class AdapterEndpoint(InferenceEndpoint):
                 return decompress(call.body, coding, self._limits.max_body_bytes)
         return call.body
 
-    def _read(self, body: bytes, path: str) -> Prediction:
+    def _read(self, body: bytes, path: str) -> AdapterRequest:
         try:
             content = read(body)
         except ValueError as exc:
             raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
-        asked = self._adapter.read(content, path)
-        if not asked.instances:
+        parsed = self._adapter.read(content, path)
+        if not parsed.instances:
             raise InvalidInput("the request holds no instances, expected at least one", where="instances", found=0)
-        return asked
+        return parsed
 
-    def _resolve(self, asked: Prediction, models: Models) -> ServedModel:
-        if asked.model is not None:
-            model = models.get(asked.model, asked.version)
-            if asked.task is not None and model.task != asked.task:
-                raise InvalidInput(f'model "{model.name}" is a {model.task} model, expected one for {asked.task}', where="model")
+    def _resolve(self, parsed: AdapterRequest, models: Models) -> ServedModel:
+        if parsed.model is not None:
+            model = models.get(parsed.model, parsed.version)
+            if parsed.task is not None and model.task != parsed.task:
+                raise InvalidInput(f'model "{model.name}" is a {model.task} model, expected one for {parsed.task}', where="model")
             return model
-        if asked.task is not None:
-            return models.choose(asked.task, asked.instances, asked.parameters)
+        if parsed.task is not None:
+            return models.choose(parsed.task, parsed.instances, parsed.parameters)
         return models.only()
 
 

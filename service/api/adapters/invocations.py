@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import Prediction, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import AdapterRequest, error_shape, expect_list, expect_object, optional
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
 
@@ -34,7 +34,7 @@ class Invocations:
     api = "invocations"
     paths = (PATH,)
 
-    def read(self, content: Any, path: str) -> Prediction:
+    def read(self, content: Any, path: str) -> AdapterRequest:
         """The rows as instances. `params` are the parameters of the request, and may name the `model`."""
         content = expect_object(content)
         forms = [form for form in _FORMS if form in content]
@@ -43,9 +43,9 @@ class Invocations:
         params = dict(optional(content, "params", dict, "an object") or {})
         model = optional(params, "model", str, "a string")
         params.pop("model", None)
-        return Prediction(_read_rows(content, forms[0]), params, model)
+        return AdapterRequest(_read_rows(content, forms[0]), params, model)
 
-    def write(self, asked: Prediction, model: ServedModel, predictions: Sequence[Any]) -> Any:
+    def write(self, request: AdapterRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
         """One prediction per row."""
         return {"predictions": predictions}
 

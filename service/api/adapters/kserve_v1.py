@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import Prediction, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import AdapterRequest, error_shape, expect_list, expect_object, optional
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
 
@@ -23,7 +23,7 @@ class KServeV1:
     api = "kserve_v1"
     paths = (ONE, ONE_OF_VERSION)
 
-    def read(self, content: Any, path: str) -> Prediction:
+    def read(self, content: Any, path: str) -> AdapterRequest:
         """The instances; `parameters` beside them are taken as `/predict` takes them."""
         content = expect_object(content)
         if "inputs" in content and "instances" not in content:
@@ -31,8 +31,8 @@ class KServeV1:
         optional(content, "signature_name", str, "a string")
         parts = path.removesuffix(":predict").split("/")  # "", v1, models, NAME[, versions, VERSION]
         parameters = optional(content, "parameters", dict, "an object") or {}
-        return Prediction(expect_list(content, "instances"), parameters, parts[3], parts[5] if len(parts) > 5 else None)
+        return AdapterRequest(expect_list(content, "instances"), parameters, parts[3], parts[5] if len(parts) > 5 else None)
 
-    def write(self, asked: Prediction, model: ServedModel, predictions: Sequence[Any]) -> Any:
+    def write(self, request: AdapterRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
         """One prediction per instance."""
         return {"predictions": predictions}

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import Prediction, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import AdapterRequest, error_shape, expect_list, expect_object, optional
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
 
@@ -37,7 +37,7 @@ class Nixtla:
     api = "nixtla"
     paths = (PATH,)
 
-    def read(self, content: Any, path: str) -> Prediction:
+    def read(self, content: Any, path: str) -> AdapterRequest:
         """One instance per series. Raises MalformedRequest, for options that are not offered too."""
         content = expect_object(content)
         for field, unwanted in _UNSUPPORTED.items():
@@ -60,17 +60,17 @@ class Nixtla:
         model = optional(content, "model", str, "a string")
         if model is not None and model.startswith(OTHERS_MODELS):
             model = None
-        return Prediction([{"history": history} for history in histories], parameters, model, None, "forecast", levels)
+        return AdapterRequest([{"history": history} for history in histories], parameters, model, None, "forecast", levels)
 
-    def write(self, asked: Prediction, model: ServedModel, predictions: Sequence[Any]) -> Any:
+    def write(self, request: AdapterRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
         """The forecasts of all series one behind the other, and the bounds of each level likewise."""
         intervals = None
-        if asked.asked:
+        if request.details:
             intervals = {
                 f"{side}-{_show(level)}": [
                     value for prediction in predictions for value in prediction["quantiles"][_key(quantile)].tolist()
                 ]
-                for level in asked.asked
+                for level in request.details
                 for side, quantile in zip(("lo", "hi"), _quantiles(level), strict=True)
             }
         return {

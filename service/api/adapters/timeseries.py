@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import Prediction, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import AdapterRequest, error_shape, expect_list, expect_object, optional
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
 
@@ -30,20 +30,20 @@ class TimeSeries:
     api = "kserve_timeseries"
     paths = (PATH,)
 
-    def read(self, content: Any, path: str) -> Prediction:
+    def read(self, content: Any, path: str) -> AdapterRequest:
         """One instance per input. Raises MalformedRequest."""
         content = expect_object(content)
         model = optional(content, "model", str, "a string")
         options = expect_object(content.get("options", {}), '"options"')
         parameters = {name: options[name] for name in ("horizon", "quantiles") if options.get(name) is not None}
         inputs = [expect_object(given, f"input {index}") for index, given in enumerate(expect_list(content, "inputs"))]
-        return Prediction(
+        return AdapterRequest(
             [_read_series(given, index) for index, given in enumerate(inputs)], parameters, model, None, "forecast", inputs
         )
 
-    def write(self, asked: Prediction, model: ServedModel, predictions: Sequence[Any]) -> Any:
+    def write(self, request: AdapterRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
         """One output per input."""
-        pairs = zip(asked.asked, predictions, strict=True)
+        pairs = zip(request.details, predictions, strict=True)
         return {
             "id": f"forecast-{uuid.uuid4().hex}",
             "created_at": int(time.time()),

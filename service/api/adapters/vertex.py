@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import Prediction, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import AdapterRequest, error_shape, expect_list, expect_object, optional
 from service.api.predict import ServedModel
 
 describe_error = error_shape(lambda status, code, message: {"error": {"code": status, "message": message}})
@@ -23,14 +23,14 @@ class VertexAi:
     def __init__(self, path: str) -> None:
         self.paths = (path,)
 
-    def read(self, content: Any, path: str) -> Prediction:
+    def read(self, content: Any, path: str) -> AdapterRequest:
         """The instances and the parameters."""
         content = expect_object(content)
         parameters = dict(optional(content, "parameters", dict, "an object") or {})
         model = optional(parameters, "model", str, "a string")
         parameters.pop("model", None)
-        return Prediction(expect_list(content, "instances"), parameters, model)
+        return AdapterRequest(expect_list(content, "instances"), parameters, model)
 
-    def write(self, asked: Prediction, model: ServedModel, predictions: Sequence[Any]) -> Any:
+    def write(self, request: AdapterRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
         """One prediction per instance."""
         return {"predictions": predictions, "model": model.name, "modelVersionId": model.version}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from service.models.folder import ModelOptions
 from service.models.repository import Repository, preload_folders
-from service.models.verification import Failed, Name, RunJobs, Verdict, Verification, verify_folders
+from service.models.verification import JobFailure, Name, RunJobs, Verdict, Verification, verify_folders
 from tests.folders import add_int8_graph, edit_example, write_forecast_folder, write_text_folder
 
 CPU = ModelOptions("cpu", measure_s=0.05)
@@ -21,7 +21,7 @@ class Failure(NamedTuple):
     stage: str
 
 
-def run_here(jobs: Sequence[Name], work: object) -> Iterator[tuple[Name, Verdict | Failed]]:
+def run_here(jobs: Sequence[Name], work: object) -> Iterator[tuple[Name, Verdict | JobFailure]]:
     assert callable(work)
     for job in jobs:
         yield job, Failure("it took more than 1 s", "it was tried") if job[0] == "endless" else work(job, lambda stage: None)
