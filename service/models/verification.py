@@ -172,7 +172,7 @@ class Verification:
             future = self._waiting.pop(name, None)
             if future is not None and not future.done():
                 future.set_result(self._verdicts.get(name, UNSEEN))
-        if key is None or not self._waiting:
+        if key is None:
             loop.remove_reader(number)
 
     def _receive_one(self) -> Name | None:
@@ -182,6 +182,7 @@ class Verification:
         except (EOFError, OSError):
             self._receiver.close()
             self._receiver = None
+            self.stop()  # it has nothing more to send: reaped here, or it would stay as a zombie as long as the server
             return None
         self._verdicts[key] = verdict
         name: Name = key

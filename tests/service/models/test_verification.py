@@ -76,9 +76,11 @@ async def test_verdicts_are_awaited_as_they_come_from_a_pipe(tmp_path: Path) -> 
     for verdict in list(found.items())[:1]:
         sender.send(verdict)
     sender.close()  # the process that verifies has died
-    repository = Repository(tmp_path, CPU, verification=Verification(receiver))
+    reaped: list[bool] = []
+    repository = Repository(tmp_path, CPU, verification=Verification(receiver, kill=lambda: reaped.append(True)))
     await repository.start()
     assert [model["state"] for model in repository.describe()] == ["READY", "UNAVAILABLE"]
+    assert reaped == [True], "the process that verified is not left as a zombie"
     await repository.stop()
 
 
