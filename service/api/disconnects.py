@@ -23,7 +23,7 @@ class DisconnectMonitor:
 
     def __init__(self, watch_after_s: float = WATCH_AFTER_S) -> None:
         self._watch_after_s = watch_after_s
-        self._waiting: dict[asyncio.Task[Any], _Waiting] = {}  # in the order of their arrival
+        self._waiting: dict[asyncio.Task[Any], _WatchedRequest] = {}  # in the order of their arrival
         self._is_ticking = False
 
     def watch(self, task: asyncio.Task[Any], request: HttpRequest) -> None:
@@ -31,7 +31,7 @@ class DisconnectMonitor:
         if request.on_disconnect(task.cancel):
             return
         loop = task.get_loop()
-        self._waiting[task] = _Waiting(request, loop.time())
+        self._waiting[task] = _WatchedRequest(request, loop.time())
         if not self._is_ticking:
             self._is_ticking = True
             loop.call_later(self._watch_after_s, self._tick, loop)
@@ -62,14 +62,14 @@ class DisconnectMonitor:
         if self._is_ticking:
             loop.call_later(self._watch_after_s, self._tick, loop)
 
-    async def _watch(self, task: asyncio.Task[Any], waiting: _Waiting) -> None:
+    async def _watch(self, task: asyncio.Task[Any], waiting: _WatchedRequest) -> None:
         message = await waiting.request.receive()
         if message["type"] == "http.disconnect":
             waiting.has_disconnected = True
             task.cancel()
 
 
-class _Waiting:
+class _WatchedRequest:
     """A request that is being answered."""
 
     __slots__ = ("has_disconnected", "request", "since", "watcher")

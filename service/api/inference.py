@@ -52,7 +52,7 @@ class Call:
             self.deadline = self.started + timeout_s
             self._deadlines.watch(self._task, self.deadline, time.monotonic())
 
-    def parsed(self, num_instances: int, max_instances: int) -> None:
+    def finish_parse(self, num_instances: int, max_instances: int) -> None:
         """The body has been read. Raises PayloadTooLarge for too many instances, or rows."""
         self.request.num_instances = num_instances
         if self.timing is not None:
@@ -65,12 +65,12 @@ class Call:
                 setting="SLUICE_MAX_INSTANCES",
             )
 
-    def written(self, started_at: float) -> None:
+    def finish_write(self, started_at: float) -> None:
         """The answer has been written, since `started_at` of `time.monotonic()`."""
         if self.timing is not None:
             self.timing.add("write", started_at, time.monotonic())
 
-    def resolved(self, model: NamedModel) -> None:
+    def set_model(self, model: NamedModel) -> None:
         """This model answers."""
         self.name, self.version = model.name, model.version
         self.request.model = model.name

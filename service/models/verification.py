@@ -48,7 +48,7 @@ class Verdict:
     """As `Parts.is_batched`, for a folder that holds a graph alone."""
 
 
-class Failed(Protocol):
+class JobFailure(Protocol):
     """What became of a job without a result."""
 
     @property
@@ -63,7 +63,7 @@ class RunJobs(Protocol):
 
     def __call__(
         self, jobs: Sequence[Name], work: Callable[[Name, Report], Verdict]
-    ) -> Iterator[tuple[Name, Verdict | Failed]]: ...
+    ) -> Iterator[tuple[Name, Verdict | JobFailure]]: ...
 
 
 class Receiver(Protocol):
@@ -193,7 +193,7 @@ class Verification:
             future = self._waiting.pop(name, None)
             if future is not None and not future.done():
                 future.set_result(self._verdicts.get(name, UNSEEN))
-        if key is None or not self._waiting:
+        if key is None:
             loop.remove_reader(number)
 
     def _receive_one(self) -> Name | None:
@@ -203,6 +203,7 @@ class Verification:
         except (EOFError, OSError):
             self._receiver.close()
             self._receiver = None
+            self.stop()  # it has nothing more to send: reaped here, or it would stay as a zombie as long as the server
             return None
         self._verdicts[key] = verdict
         name: Name = key

@@ -32,7 +32,7 @@ class Failure:
 
     reason: str
     stage: str
-    """What it was at, as it said last."""
+    """The stage that it reported last."""
 
 
 Report = Callable[[str], None]

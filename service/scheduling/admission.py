@@ -3,8 +3,8 @@
 Decides on values and keeps a small account; does no I/O and knows nothing of HTTP, models or threads. There is one for each
 event loop.
 
-The queue in front of a graph bounds rows, but reading and encoding stand before it: without a bound there, a server that is
-asked for twice its capacity spends its time on bodies whose answers come too late. So the work that was admitted and is not
+The queue in front of a graph bounds rows, but reading and encoding stand before it: without a bound there, under twice its
+capacity a server spends its time on bodies whose answers come too late. So the work that was admitted and is not
 finished is counted in bytes of bodies, and how many seconds a byte takes is learnt per endpoint and model from what finishes
 while work waits. The method is a normalized least-mean-squares filter (Widrow and Hoff, 1960) over short windows.
 """

@@ -23,7 +23,7 @@ from service.scheduling.planning import Limits, plan
 
 log = logging.getLogger(__name__)
 
-# Of a thousand models most wait: only those that were asked lately have threads.
+# Of a thousand models most wait: only those with recent requests have threads.
 THREAD_IDLE_S = 60.0
 # A run that took too long has so much time to prove that it is over.
 CONFIRM_S = 1.0

@@ -34,7 +34,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and the lengths of the rows that it is asked."""
+    """A model, and the lengths of its rows."""
 
     build: Callable[[], Any]
     lengths: tuple[int, ...] = OPEN

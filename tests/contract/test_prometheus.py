@@ -47,7 +47,7 @@ def running_prometheus(folder: Path, target: str, *options: str) -> Iterator[str
         process.wait(30)
 
 
-def asked(prometheus: str, query: str) -> float | None:
+def query_value(prometheus: str, query: str) -> float | None:
     """The value of a query that has one; None while Prometheus has nothing yet."""
     try:
         answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}, timeout=5).json()
@@ -60,7 +60,7 @@ def asked(prometheus: str, query: str) -> float | None:
 def awaited(prometheus: str, query: str, expected: float) -> float | None:
     """What a query gives once it gives `expected`, or at last whatever it gave after a minute of scrapes."""
     until = time.monotonic() + PATIENCE_S
-    while (found := asked(prometheus, query)) != expected and time.monotonic() < until:
+    while (found := query_value(prometheus, query)) != expected and time.monotonic() < until:
         time.sleep(0.2)
     return found
 
@@ -85,8 +85,8 @@ def test_every_request_to_two_workers_is_counted_once_and_all_are_seen(tmp_path:
         assert awaited(prometheus, "sluice_inference_request_duration_seconds_count", NUM_REQUESTS) == NUM_REQUESTS
         assert awaited(prometheus, "sluice_inference_rows_total", NUM_REQUESTS) == NUM_REQUESTS
         assert awaited(prometheus, "min(sluice_model_ready)", 1) == 1
-        assert asked(prometheus, "sum(sluice_queue_depth_rows)") == 0
-        assert asked(prometheus, "count(sluice_build_info)") == 1
+        assert query_value(prometheus, "sum(sluice_queue_depth_rows)") == 0
+        assert query_value(prometheus, "count(sluice_build_info)") == 1
 
 
 def test_prometheus_finds_the_traces_of_slow_requests(tmp_path: Path) -> None:

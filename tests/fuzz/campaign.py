@@ -76,7 +76,7 @@ class Findings:
     def begin(self, case: Case) -> None:
         self._recent.append(case)
 
-    def judge(self, case: Case, exchange: Exchange, others: Sequence[str] = ()) -> None:
+    def record(self, case: Case, exchange: Exchange, others: Sequence[str] = ()) -> None:
         """Check what came back, and count it."""
         problems = [*self.contract.check(case, exchange), *others]
         try:
@@ -230,7 +230,7 @@ def attack(
         if findings.is_full:
             return
         try:
-            findings.judge(case, exchange(case))
+            findings.record(case, exchange(case))
         except OSError as exc:
             findings.add(f"{case.name}: the server cannot be reached: {exc!r}")
 
@@ -247,7 +247,7 @@ def attack(
                 if label == "after" and counts.get("operations"):
                     from tests.fuzz import operations
 
-                    operations.run(document, seed, counts["operations"], exchange, findings.judge)
+                    operations.run(document, seed, counts["operations"], exchange, findings.record)
                     progress("operations")
                 if gauges := monitor.wait_until_idle(address, bounds.patience_s):
                     findings.add(f"not zero when all is answered: {gauges}")

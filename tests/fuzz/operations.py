@@ -17,7 +17,7 @@ from tests.fuzz.trees import request
 from tests.fuzz.wire import Exchange, MalformedResponse, parse_responses
 
 Sender = Callable[[Case], Exchange]
-Judge = Callable[[Case, Exchange, list[str]], None]
+Record = Callable[[Case, Exchange, list[str]], None]
 """Takes a case, what came back, and what schemathesis found wrong with it."""
 
 # What a body must hold beyond its schema depends on the model (`BEYOND_SCHEMA`), so a valid one may be refused; the others look
@@ -37,8 +37,8 @@ REFUSED_FOR_OTHER_REASONS = (413, 503, 504)
 MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
 
 
-def run(document: Mapping[str, Any], run_seed: int, num_cases: int, send: Sender, judge: Judge) -> None:
-    """Send about `num_cases` requests and hand what came back to `judge`: as many for each operation with a body and each mode,
+def run(document: Mapping[str, Any], run_seed: int, num_cases: int, send: Sender, record: Record) -> None:
+    """Send about `num_cases` requests and hand what came back to `record`: as many for each operation with a body and each mode,
     and a few for the others.
     """
     with warnings.catch_warnings():
@@ -50,10 +50,10 @@ def run(document: Mapping[str, Any], run_seed: int, num_cases: int, send: Sender
         for operation in operations:
             for mode in MODES:
                 num = num_each if operation.body else min(num_each, NUM_WITHOUT_BODY)
-                _run_operation(operation, mode, run_seed, num, send, judge)
+                _run_operation(operation, mode, run_seed, num, send, record)
 
 
-def _run_operation(operation: Any, mode: Any, run_seed: int, num_cases: int, send: Sender, judge: Judge) -> None:
+def _run_operation(operation: Any, mode: Any, run_seed: int, num_cases: int, send: Sender, record: Record) -> None:
     numbers = iter(range(10**9))
 
     @seed(run_seed)
@@ -74,7 +74,7 @@ def _run_operation(operation: Any, mode: Any, run_seed: int, num_cases: int, sen
             assume(False)
             return
         exchange = send(case)
-        judge(case, exchange, _validate(generated, prepared, exchange))
+        record(case, exchange, _validate(generated, prepared, exchange))
 
     try:
         check()

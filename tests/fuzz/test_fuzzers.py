@@ -212,7 +212,7 @@ def test_the_fuzzers_find_what_a_toy_gets_wrong_and_write_it_down(tmp_path: Path
     with toy(respond) as address:
         for number in range(150):
             case = trees.generate(SEED, number, BODIES)
-            findings.judge(case, send(address, case))
+            findings.record(case, send(address, case))
     assert findings.problems
     files = list(tmp_path.glob("*.json"))
     assert files

@@ -1,6 +1,6 @@
 """Clients of many kinds on connections of their own: patient ones, slow ones, ones that leave, ones that send too much.
 
-A client sends requests until it is told to end, and records what each came to; it judges answers, not the server.
+A client sends requests until it is told to end, and records what each came to; the answers are checked here, not in the server.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ async def record_alone(address: tuple[str, int], messages: Sequence[Message]) ->
     return found
 
 
-def judge(message: Message, status: int, body: bytes) -> tuple[Outcome, str]:
+def classify(message: Message, status: int, body: bytes) -> tuple[Outcome, str]:
     """Whether an answer is the one that the message gets alone."""
     if status in (503, 504):
         code = json.loads(body).get("code")
@@ -160,7 +160,7 @@ class Client:
             await asyncio.sleep(RETRY_S)
 
     async def _be_patient(self, connection: Connection, message: Message) -> tuple[Outcome, str]:
-        return judge(message, *await connection.exchange(message.content))
+        return classify(message, *await connection.exchange(message.content))
 
     async def _be_slow(self, connection: Connection, message: Message) -> tuple[Outcome, str]:
         """Send in ten parts with pauses."""
@@ -168,7 +168,7 @@ class Client:
         for start in range(0, len(message.content), size):
             connection.write(message.content[start : start + size])
             await asyncio.sleep(SLOW_PAUSE_S)
-        return judge(message, *await connection.read())
+        return classify(message, *await connection.read())
 
     async def _be_leaving(self, connection: Connection, message: Message) -> tuple[Outcome, str]:
         """Close amid the request, right behind it, or while the answer is computed."""
@@ -188,7 +188,7 @@ class Client:
             connection.write(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
         status, body = await connection.read()
         connection.is_over = True
-        return judge(Message("oversize", b"", 413), status, body)
+        return classify(Message("oversize", b"", 413), status, body)
 
     async def _be_reading(self, connection: Connection, message: Message) -> tuple[Outcome, str]:
         """Read what operators read; `/health/ready` may be 503 with its reasons."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.soak.clients import Outcome, Record, judge
+from tests.soak.clients import Outcome, Record, classify
 from tests.soak.faults import Fault, FaultKind, is_explained, schedule
 from tests.soak.report import NUM_ROWS, Sample, Soak
 from tests.soak.run import run
@@ -132,7 +132,7 @@ ALONE = [{"forecast": [100.0, 200.0], "label": "a", "score": 0.5}]
 def test_an_answer_is_compared_number_by_number(found: Any, is_same: bool) -> None:
     assert (not list(differences(found, ALONE))) is is_same
     message = Message("forecast", b"", 200, ALONE)
-    assert judge(message, 200, json.dumps({"predictions": found}).encode())[0] == ("answered" if is_same else "wrong")
+    assert classify(message, 200, json.dumps({"predictions": found}).encode())[0] == ("answered" if is_same else "wrong")
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_an_answer_is_compared_number_by_number(found: Any, is_same: bool) -> No
     ],
 )
 def test_a_refusal_needs_its_reason(status: int, body: dict[str, str], outcome: Outcome) -> None:
-    assert judge(Message("forecast", b"", 200, ALONE), status, json.dumps(body).encode())[0] == outcome
+    assert classify(Message("forecast", b"", 200, ALONE), status, json.dumps(body).encode())[0] == outcome
 
 
 def test_an_answer_that_is_promised_bit_by_bit_may_not_differ_by_rounding() -> None:
     exact = Message("lstm", b"", 200, [[0.5]], is_exact=True)
-    assert judge(exact, 200, b'{"predictions": [[0.5]]}')[0] == "answered"
-    assert judge(exact, 200, b'{"predictions": [[0.50000001]]}')[0] == "wrong"
+    assert classify(exact, 200, b'{"predictions": [[0.5]]}')[0] == "answered"
+    assert classify(exact, 200, b'{"predictions": [[0.50000001]]}')[0] == "wrong"

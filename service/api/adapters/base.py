@@ -110,9 +110,9 @@ class AdapterEndpoint(InferenceEndpoint):
             parsed = self._read(body, path)
         else:
             parsed = await self._large_bodies.read(body, lambda: self._read(body, path))
-        call.parsed(len(parsed.instances), self._limits.max_instances)
+        call.finish_parse(len(parsed.instances), self._limits.max_instances)
         model = self._resolve(parsed, visible_models(self._models, request.state))
-        call.resolved(model)
+        call.set_model(model)
         plain = is_plain(body)
         predictions = await model.predict(parsed.instances, parsed.parameters, deadline=call.deadline, is_plain=plain)
         written_from = time.monotonic()
@@ -121,7 +121,7 @@ class AdapterEndpoint(InferenceEndpoint):
         else:
             content = await asyncio.to_thread(self._adapter.write, parsed, model, predictions)
         answer = json_answer(await write_large(content))
-        call.written(written_from)
+        call.finish_write(written_from)
         return answer
 
     def _read(self, body: bytes, path: str) -> PredictionRequest:

@@ -131,9 +131,9 @@ class InferEndpoint(InferenceEndpoint):
         body = await self.decompress(call.body, head.encoding)
         # Before the body is read: nobody's tensors are parsed for a model that is not there.
         model = visible_models(self._models, request.state).get(*find_model(request.path))
-        call.resolved(model)
+        call.set_model(model)
         parsed = await self._parse(body, request.headers, model)
-        call.parsed(_num_rows(parsed, model), self._limits.max_instances)
+        call.finish_parse(_num_rows(parsed, model), self._limits.max_instances)
         call.shorten(parsed.timeout_s)
         outputs = parsed.outputs
         if outputs is None and parsed.is_binary:
@@ -141,7 +141,7 @@ class InferEndpoint(InferenceEndpoint):
         values = await model.infer_public(parsed.inputs, outputs, deadline=call.deadline)
         written_from = time.monotonic()
         answer = await self._write(model, parsed.id, values, head)
-        call.written(written_from)
+        call.finish_write(written_from)
         return answer
 
     async def _parse(self, body: bytes, headers: Headers, model: TensorModel) -> InferRequest:

@@ -1,4 +1,4 @@
-"""What a device must show before its answers are believed."""
+"""What a device must show before its answers are used."""
 
 from __future__ import annotations
 

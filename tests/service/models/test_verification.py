@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from service.models.folder import ModelOptions
 from service.models.repository import Repository, preload_folders
-from service.models.verification import Failed, Name, RunJobs, Verdict, Verification, verify_folders
+from service.models.verification import JobFailure, Name, RunJobs, Verdict, Verification, verify_folders
 from tests.folders import add_int8_graph, edit_example, write_forecast_folder, write_text_folder
 
 CPU = ModelOptions("cpu", measure_s=0.05)
@@ -21,7 +21,7 @@ class Failure(NamedTuple):
     stage: str
 
 
-def run_here(jobs: Sequence[Name], work: object) -> Iterator[tuple[Name, Verdict | Failed]]:
+def run_here(jobs: Sequence[Name], work: object) -> Iterator[tuple[Name, Verdict | JobFailure]]:
     assert callable(work)
     for job in jobs:
         yield job, Failure("it took more than 1 s", "it was tried") if job[0] == "endless" else work(job, lambda stage: None)
@@ -76,9 +76,11 @@ async def test_verdicts_are_awaited_as_they_come_from_a_pipe(tmp_path: Path) -> 
     for verdict in list(found.items())[:1]:
         sender.send(verdict)
     sender.close()  # the process that verifies has died
-    repository = Repository(tmp_path, CPU, verification=Verification(receiver))
+    reaped: list[bool] = []
+    repository = Repository(tmp_path, CPU, verification=Verification(receiver, kill=lambda: reaped.append(True)))
     await repository.start()
     assert [model["state"] for model in repository.describe()] == ["READY", "UNAVAILABLE"]
+    assert reaped == [True], "the process that verified is not left as a zombie"
     await repository.stop()
 
 

@@ -55,12 +55,12 @@ class FakeOpener:
     def __init__(self, *, broken: Sequence[str] = (), absent: Sequence[str] = ()) -> None:
         self.broken = broken
         self.absent = absent
-        self.asked: list[tuple[list[str], int]] = []
+        self.requested: list[tuple[list[str], int]] = []
         self.options: dict[str, dict[str, str]] = {}
 
     def __call__(self, graph: bytes, providers: Sequence[Provider], num_threads: int) -> FakeSession:
         names = [name for name, _ in providers]
-        self.asked.append((names, num_threads))
+        self.requested.append((names, num_threads))
         self.options |= dict(providers)
         if any(name in self.broken for name in names):
             raise RuntimeError("libcudnn.so.9: cannot open shared object file\nand a long trace")
@@ -208,7 +208,7 @@ def test_a_type_that_no_request_can_carry_is_an_error_of_its_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "available", "opener", "provider", "asked"),
+    ("device", "available", "opener", "provider", "requested"),
     [
         ("cpu", [CUDA, CPU], FakeOpener(), CPU, [[CPU]]),
         ("auto", [CPU], FakeOpener(), CPU, [[CPU]]),
@@ -221,12 +221,12 @@ def test_a_type_that_no_request_can_carry_is_an_error_of_its_folder() -> None:
     ],
 )
 def test_the_provider_is_the_one_that_runs(
-    device: Any, available: list[str], opener: FakeOpener, provider: str, asked: list[list[str]]
+    device: Any, available: list[str], opener: FakeOpener, provider: str, requested: list[list[str]]
 ) -> None:
     runtime = open_runtime(b"", device, 3, open_session=opener, available=available)
     assert isinstance(runtime, OnnxRuntime)
     assert (runtime.requested, runtime.provider) == (device, provider)
-    assert opener.asked == [(providers, 3) for providers in asked]
+    assert opener.requested == [(providers, 3) for providers in requested]
 
 
 @pytest.mark.parametrize(

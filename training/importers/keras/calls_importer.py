@@ -26,7 +26,7 @@ from training.importers.options import ImportOptions
 from training.importers.rows_file import read_rows_file
 from training.importers.tokenizer_file import read_tokenizer
 from training.importers.torch.checks import Verdict
-from training.importers.torch.publishing import Published, publish
+from training.importers.torch.publishing import PublishedModel, publish
 from training.importers.torch.tasks import Classify, Example, Forecast, Lists, Row, Task
 from training.importers.torch.wrappers import LinearScale
 from training.layers.registry import Layer, Shape, build_layer
@@ -77,7 +77,7 @@ class ImportedCalls:
     """The folder that was published, and what was measured."""
 
     folder: Path
-    published: Published
+    published: PublishedModel
 
 
 def import_calls(
@@ -178,7 +178,7 @@ def _prepare(module: CallsModule, inputs: Sequence[ModelInput]) -> None:
 
 
 @dataclass(frozen=True)
-class _Served:
+class _ServedModule:
     """The module as its task has it, the axes of its inputs, and rows to try it on."""
 
     module: nn.Module
@@ -211,7 +211,7 @@ class _Served:
 
 
 @dataclass(frozen=True)
-class _Texts(_Served):
+class _Texts(_ServedModule):
     tokenizer: Path
     max_length: int
 
@@ -274,17 +274,17 @@ class _Padded(nn.Module):
         return result
 
 
-def _as_task(module: CallsModule, inputs: list[ModelInput], options: ImportOptions) -> _Served:
+def _as_task(module: CallsModule, inputs: list[ModelInput], options: ImportOptions) -> _ServedModule:
     """What the options make of the model. Raises ModelImportError where they do not fit."""
     if isinstance(options, ForecastOptions):
         return _as_forecast(module, inputs, options)
     if isinstance(options, ClassifyOptions):
         return _as_texts(module, inputs, options)
     _prepare(module, inputs)
-    return _Served(module, Lists(), {given.name: given.axes for given in inputs}, inputs)
+    return _ServedModule(module, Lists(), {given.name: given.axes for given in inputs}, inputs)
 
 
-def _as_forecast(module: CallsModule, inputs: list[ModelInput], options: ForecastOptions) -> _Served:
+def _as_forecast(module: CallsModule, inputs: list[ModelInput], options: ForecastOptions) -> _ServedModule:
     given = inputs[0]
     if len(inputs) > 1 or given.vocabulary is not None or len(given.axes) != 2:
         listed = " and ".join(str(("batch", *own.axes)) for own in inputs)
@@ -310,7 +310,7 @@ def _as_forecast(module: CallsModule, inputs: list[ModelInput], options: Forecas
 
 
 @dataclass(frozen=True)
-class _Histories(_Served):
+class _Histories(_ServedModule):
     length: int
     is_fixed: bool
 
@@ -325,7 +325,7 @@ class _Histories(_Served):
         return {"history": history[:, None] if history.ndim == 1 else history}
 
 
-def _as_texts(module: CallsModule, inputs: list[ModelInput], options: ClassifyOptions) -> _Served:
+def _as_texts(module: CallsModule, inputs: list[ModelInput], options: ClassifyOptions) -> _ServedModule:
     given = inputs[0]
     if len(inputs) > 1 or given.vocabulary is None or len(given.axes) != 1:
         raise ModelImportError("--task classify reads texts: the model must have one input of token ids, for an Embedding")

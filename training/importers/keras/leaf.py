@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from training.importers.torch.axes import BATCH, Axis, Merged, Time, Value
+from training.importers.torch.axes import BATCH, Axis, MergedAxis, Time, Value
 from training.importers.torch.errors import Untranslatable
 from training.importers.torch.rules import rule
 from training.importers.torch.writer import Writer
@@ -34,7 +34,7 @@ def write_run_layer(w: Writer, values: Value, mask: Value | None, *state: Value,
     axes = values.axes
     if axes[0] != BATCH:
         raise Untranslatable(f"a layer over the axes {values}: the rows are not in front")
-    if any(isinstance(axis, Time | Merged) for axis in axes[2:]) and not layer.acts_on_last_axis:
+    if any(isinstance(axis, Time | MergedAxis) for axis in axes[2:]) and not layer.acts_on_last_axis:
         raise Untranslatable(f"a layer over the axes {values}: only the first axis behind the batch may be open")
     if layer.acts_on_last_axis and not isinstance(axes[-1], int):
         raise Untranslatable(f"a layer over the axes {values}: it reads the last one as features, which is open")

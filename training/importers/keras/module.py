@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from training.importers.keras.calls import CallGraph, TensorRef
 from training.importers.keras.entry import KerasFileError, place_of
 from training.importers.keras.keras_file import StoredWeight
-from training.importers.keras.steps import Axes, MultiHeadAttentionStep, Step, Stored, make_step
-from training.importers.keras.tagged import Result, Tagged, flat
+from training.importers.keras.masked_tensor import MaskedTensor, Result, flat
+from training.importers.keras.steps import Axes, MultiHeadAttentionStep, Step, VersionedLayer, make_step
 
 Weights = Mapping[tuple[str, ...], tuple[StoredWeight, ...]]
 """By the names of the models inside models and of the layer."""
-Environment = dict[TensorRef, Tagged]
+Environment = dict[TensorRef, MaskedTensor]
 
 
 class CallsModule(nn.Module):
@@ -46,13 +46,13 @@ class CallsModule(nn.Module):
             if call.layer in graph.nested:
                 self.steps[key] = CallsModule(graph.nested[call.layer], weights, keras_version, own)
             else:
-                self.steps[key] = make_step(Stored(entry, weights.get(own, ()), keras_version))
+                self.steps[key] = make_step(VersionedLayer(entry, weights.get(own, ()), keras_version))
         self.output_names = self.name_outputs()
 
     def prepare(self, samples: Sequence[Sequence[Tensor]]) -> None:
         """Build the layers for the shapes that they read; `samples` are the inputs of two runs that differ in what is open."""
         with torch.no_grad():
-            self._run([[Tagged(tensor) for tensor in sample] for sample in samples])
+            self._run([[MaskedTensor(tensor) for tensor in sample] for sample in samples])
         self.output_names = self.name_outputs()
 
     def name_outputs(self) -> tuple[str, ...]:
@@ -73,17 +73,17 @@ class CallsModule(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """The output, or all of them by name."""
-        (found,) = self._run([[Tagged(tensor) for tensor in inputs]])
+        (found,) = self._run([[MaskedTensor(tensor) for tensor in inputs]])
         if len(found) == 1:
             return found[0].values
         return {name: part.values for name, part in zip(self.output_names, found, strict=True)}
 
-    def call(self, runs: Sequence[Sequence[Tagged]]) -> list[Result]:
+    def call(self, runs: Sequence[Sequence[MaskedTensor]]) -> list[Result]:
         """The results of several runs, with their masks: what a model gives as a layer of another."""
         results = self._run(runs)
         return [found[0] if len(found) == 1 else tuple(found) for found in results]
 
-    def _run(self, runs: Sequence[Sequence[Tagged]]) -> list[list[Tagged]]:
+    def _run(self, runs: Sequence[Sequence[MaskedTensor]]) -> list[list[MaskedTensor]]:
         graph = self.graph
         known: list[Environment] = [dict(zip(graph.inputs, run, strict=True)) for run in runs]
         for call in graph.calls:
@@ -103,10 +103,10 @@ class CallsModule(nn.Module):
                 if isinstance(step, MultiHeadAttentionStep) and self.is_keras_3:
                     # Keras 3 takes the masks off the tensors that it reads.
                     for read in [tensor for tensor in env if tensor in _read(call.args)]:
-                        env[read] = Tagged(env[read].values)
+                        env[read] = MaskedTensor(env[read].values)
         return [[self._output(env, tensor) for tensor in graph.outputs] for env in known]
 
-    def _output(self, env: Environment, tensor: TensorRef) -> Tagged:
+    def _output(self, env: Environment, tensor: TensorRef) -> MaskedTensor:
         if tensor not in env:
             raise KerasFileError(f'layer "{tensor.layer}" has no result {tensor.part}')
         return env[tensor]
@@ -131,7 +131,7 @@ def _read(value: Any) -> set[TensorRef]:
     return {tensor for part in value for tensor in _read(part)} if isinstance(value, list | tuple) else set()
 
 
-def _shapes(runs: Sequence[Sequence[Tagged]]) -> list[Axes]:
+def _shapes(runs: Sequence[Sequence[MaskedTensor]]) -> list[Axes]:
     """The axes of each tensor behind the batch; "time" where two runs differ."""
     shapes = []
     for parts in zip(*runs, strict=True):

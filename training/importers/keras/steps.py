@@ -21,8 +21,8 @@ from training.importers.keras.entry import Entry, KerasFileError, name_of, place
 from training.importers.keras.keras_file import StoredLayer, StoredWeight
 from training.importers.keras.layers import from_keras_config
 from training.importers.keras.leaf import run_layer
+from training.importers.keras.masked_tensor import MaskedTensor, Result, flat, plain
 from training.importers.keras.operations import find_operation, in_our_words
-from training.importers.keras.tagged import Result, Tagged, flat, plain
 from training.importers.keras.weights import load_weights
 from training.importers.model import SourceLayer
 from training.layers.named import snake_case
@@ -53,7 +53,7 @@ REFUSED = {
 
 
 @dataclass(frozen=True)
-class Stored:
+class VersionedLayer:
     """A layer of the file: its configuration, its weights, and the version of Keras that wrote it."""
 
     entry: Entry
@@ -77,7 +77,7 @@ class Stored:
 class Step(nn.Module):
     """One layer. `build` is called once, with the axes of its tensors behind the batch ("time" where one is open)."""
 
-    def __init__(self, stored: Stored) -> None:
+    def __init__(self, stored: VersionedLayer) -> None:
         super().__init__()
         self.stored = stored
         self.is_built = False
@@ -145,8 +145,8 @@ class LayerStep(Step):
             raise self.refuse(f"reads {len(given)} tensors")
         is_read = mask is not None and self.layer.mask_use(self.layer.config) != "ignored"
         found = run_layer(value.values, mask if is_read else None, *(state.values for state in states), layer=self.layer)
-        first = Tagged(found[0], self._mask_of(value.values, mask, found[0]))
-        return first if len(found) == 1 else (first, *(Tagged(part) for part in found[1:]))
+        first = MaskedTensor(found[0], self._mask_of(value.values, mask, found[0]))
+        return first if len(found) == 1 else (first, *(MaskedTensor(part) for part in found[1:]))
 
     def _mask_of(self, values: Tensor, mask: Tensor | None, result: Tensor) -> Tensor | None:
         if self.table["type"] == "embedding":
@@ -221,8 +221,8 @@ class CellsStep(Step):
         for layer in self.layers:
             assert isinstance(layer, Layer)
             result, *final = run_layer(result, mask, layer=layer)
-            states += [Tagged(part) for part in final]
-        first = Tagged(result, mask if self.option("return_sequences") else None)
+            states += [MaskedTensor(part) for part in final]
+        first = MaskedTensor(result, mask if self.option("return_sequences") else None)
         return (first, *states) if self.option("return_state") else first
 
 
@@ -240,7 +240,7 @@ class OperationStep(Step):
     def forward(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Result:
         given = {**self.options, **in_our_words(plain(dict(kwargs)))}
         try:
-            return Tagged(self.operation(*plain(list(args)), **given))
+            return MaskedTensor(self.operation(*plain(list(args)), **given))
         except (TypeError, ValueError) as exc:
             raise self.refuse(str(exc)) from exc
 
@@ -265,7 +265,7 @@ class FunctionStep(Step):
     def forward(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Result:
         self.refuse_options(kwargs, "mask")
         (value,) = flat(args)
-        return Tagged(self.compute(value.values), value.mask if self.keeps_mask else None)
+        return MaskedTensor(self.compute(value.values), value.mask if self.keeps_mask else None)
 
 
 class ReLUStep(FunctionStep):
@@ -302,11 +302,11 @@ class SoftmaxStep(FunctionStep):
             raise self.refuse("softmax over the rows of the batch: an answer would depend on the other rows")
         steps = mask.values if mask is not None else value.mask
         if steps is None:
-            return Tagged(torch.softmax(value.values, dim=axis))
+            return MaskedTensor(torch.softmax(value.values, dim=axis))
         if steps.shape != value.values.shape:
             raise self.refuse("reads masked steps: the mask is laid over another axis than the steps")
         scores = torch.softmax(value.values.masked_fill(~steps, -1e9), dim=axis)
-        return Tagged(scores.masked_fill(~steps, 0.0) if self.stored.is_keras_3 else scores, steps)
+        return MaskedTensor(scores.masked_fill(~steps, 0.0) if self.stored.is_keras_3 else scores, steps)
 
 
 class PReLUStep(Step):
@@ -320,7 +320,7 @@ class PReLUStep(Step):
     def forward(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Result:
         (value,) = flat(args)
         x = value.values
-        return Tagged(functional.relu(x) - self.alpha * functional.relu(-x), value.mask)
+        return MaskedTensor(functional.relu(x) - self.alpha * functional.relu(-x), value.mask)
 
 
 class PermuteStep(FunctionStep):
@@ -449,7 +449,7 @@ class MergeStep(Step):
         for number, part in enumerate(parts):
             for _ in range(rank - part.dim()):
                 parts[number] = parts[number].unsqueeze(1)
-        return Tagged(self.merge(parts), self.join_masks([value.mask for value in given]))
+        return MaskedTensor(self.merge(parts), self.join_masks([value.mask for value in given]))
 
     def merge(self, parts: list[Tensor]) -> Tensor:
         result = parts[0]
@@ -520,9 +520,9 @@ class ConcatenateStep(Step):
         axis = int(self.option("axis", -1)) % rank
         if axis == 0:
             raise self.refuse("along the rows of the batch: that is not supported")
-        return Tagged(torch.cat([value.values for value in given], axis), self._join_masks(given, axis, rank))
+        return MaskedTensor(torch.cat([value.values for value in given], axis), self._join_masks(given, axis, rank))
 
-    def _join_masks(self, given: Sequence[Tagged], axis: int, rank: int) -> Tensor | None:
+    def _join_masks(self, given: Sequence[MaskedTensor], axis: int, rank: int) -> Tensor | None:
         masks = [value.mask for value in given]
         known = [mask for mask in masks if mask is not None]
         if not known or rank == 2:
@@ -561,7 +561,7 @@ class DotStep(Step):
         left = one.transpose(1, 2) if first == 1 else one
         right = other.transpose(1, 2) if second == 2 else other
         result = torch.matmul(left, right)
-        return Tagged(result.squeeze(1) if ranks[0] == 2 else result.squeeze(-1) if ranks[1] == 2 else result)
+        return MaskedTensor(result.squeeze(1) if ranks[0] == 2 else result.squeeze(-1) if ranks[1] == 2 else result)
 
 
 # ----------------------------------------------------------------------------------------------------------- attention
@@ -595,8 +595,8 @@ class AttentionStep(Step):
         result = torch.matmul(weights, value.values)
         if query_mask is not None:
             result = torch.where(query_mask.unsqueeze(-1), result, 0.0)
-        first = Tagged(result, query_mask)
-        return (first, Tagged(weights)) if kwargs.get("return_attention_scores") else first
+        first = MaskedTensor(result, query_mask)
+        return (first, MaskedTensor(weights)) if kwargs.get("return_attention_scores") else first
 
     def _score(self, query: Tensor, key: Tensor) -> Tensor:
         if not self.is_additive and self.weight is None:
@@ -653,15 +653,17 @@ class MultiHeadAttentionStep(Step):
         else:
             weights = torch.softmax(torch.where(mask, scores, scores - 1e9), dim=-1)
         joined = torch.matmul(weights, split["value"]).transpose(1, 2).flatten(2)
-        first = Tagged(self.projections["output"](joined), _mask_in(query))
-        return (first, Tagged(weights)) if kwargs.get("return_attention_scores") else first
+        first = MaskedTensor(self.projections["output"](joined), _mask_in(query))
+        return (first, MaskedTensor(weights)) if kwargs.get("return_attention_scores") else first
 
     def _heads(self, name: str, x: Tensor) -> Tensor:
         """(B, T, heads · size) as (B, heads, T, size)."""
         found: Tensor = self.projections[name](x).unflatten(-1, (self.heads, -1))
         return found.transpose(1, 2)
 
-    def _mask(self, scores: Tensor, kwargs: Mapping[str, Any], query: Tagged, value: Tagged, key: Tagged | None) -> Tensor | None:
+    def _mask(
+        self, scores: Tensor, kwargs: Mapping[str, Any], query: MaskedTensor, value: MaskedTensor, key: MaskedTensor | None
+    ) -> Tensor | None:
         """What a query may read, to be broadcast to (B, heads, T, S)."""
         found: list[Tensor] = []
         for name, own, axis in (("query_mask", query, 2), ("value_mask", value, 1), ("key_mask", key, 1)):
@@ -687,7 +689,7 @@ def causal(scores: Tensor) -> Tensor:
 
 def _mask_in(value: Any) -> Tensor | None:
     """The mask that a tensor carries, or that it is."""
-    if not isinstance(value, Tagged):
+    if not isinstance(value, MaskedTensor):
         return None
     return value.values if value.values.dtype == torch.bool else value.mask
 
@@ -732,7 +734,7 @@ def graph_classes() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*recipes, *_STEPS]))
 
 
-def make_step(stored: Stored) -> Step:
+def make_step(stored: VersionedLayer) -> Step:
     """The step of a layer. Raises KerasFileError for a class that is not known, before any weight is looked at."""
     kind = str(stored.entry["class_name"])
     require_float32(stored)
@@ -765,7 +767,7 @@ def kind_of(entry: Entry) -> str:
     return snake_case(str(entry["class_name"]))
 
 
-def require_float32(stored: Stored) -> None:
+def require_float32(stored: VersionedLayer) -> None:
     """Raise KerasFileError where a layer computes in another type."""
     value = stored.config.get("dtype")
     policy = value.get("config", {}).get("name") if isinstance(value, Mapping) else value
@@ -782,7 +784,7 @@ def table_of(entry: Entry, keras_version: str) -> dict[str, Any]:
     return from_keras_config(entry, keras_version=keras_version)
 
 
-def arrays_of(stored: Stored, *names: str) -> list[NDArray[Any]]:
+def arrays_of(stored: VersionedLayer, *names: str) -> list[NDArray[Any]]:
     """The weights of a layer, as many as it must have. Raises KerasFileError."""
     found = [weight.values for weight in stored.weights]
     if len(found) != len(names):

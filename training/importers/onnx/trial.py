@@ -81,11 +81,11 @@ class GraphTrial:
     outputs: tuple[GraphTensor, ...]
 
 
-class _Rejected(TrainingError):
+class _LayoutError(TrainingError):
     """A guess of the axes does not hold; says why."""
 
 
-class _NotRun(_Rejected):
+class _RunError(_LayoutError):
     """The graph does not run; it may need rows of more steps."""
 
 
@@ -105,9 +105,9 @@ def try_layouts(source: Source, roles: Roles, example: Sequence[Any] | None, *, 
             rows = _draw_rows(source, inputs, lengths) if example is None else _read_rows(inputs, example)
             try:
                 layout = _try_layout(source, inputs, rows, roles)
-            except _Rejected as exc:
+            except _LayoutError as exc:
                 reasons.append(f"{guess}{f', {lengths[0]} steps' if lengths else ''}: {exc}")
-                if isinstance(exc, _NotRun):
+                if isinstance(exc, _RunError):
                     continue
                 break
             if not layout.is_single:
@@ -134,23 +134,23 @@ def _try_layout(source: Source, inputs: tuple[FileInput, ...], rows: list[Arrays
     feeds.append(_batch(subject, 3, num_steps if subject.is_open else None))
     errors = run_first(opened.SerializeToString(), [as_feed(inputs, feed) for feed in feeds])
     if errors[0]:
-        raise _NotRun(f"a row alone: {errors[0]}")
+        raise _RunError(f"a row alone: {errors[0]}")
     if errors[1]:
-        raise _NotRun(
+        raise _RunError(
             f"the length is frozen: a row of {subject.num_steps(longest)} steps works, "
             f"one of {subject.num_steps(shortest)} does not ({errors[1]})"
         )
     notes = []
     if subject.is_open and any(errors[2:4]):
         if is_sure:
-            raise _Rejected(f"other lengths than the example's: {errors[2] or errors[3]}")
+            raise _LayoutError(f"other lengths than the example's: {errors[2] or errors[3]}")
         fixed = tuple(replace(spec, axes=rows[0][spec.name].shape) for spec in specs)
         notes.append(f"the length is frozen at {subject.num_steps(longest)} steps")
         specs, subject = fixed, replace(subject, inputs=fixed)
         opened = _open_axes(source, inputs, specs)
     is_single = bool(errors[-1])
     if is_single and not _may_be_single(inputs):
-        raise _Rejected(f"several rows: {errors[-1]}")
+        raise _LayoutError(f"several rows: {errors[-1]}")
     module = GraphModule(opened.SerializeToString(), inputs)
     axes = _output_axes(module, subject, is_single)
     ranks = {name: array.ndim for name, array in module.run(feeds[0]).items()}
@@ -249,7 +249,7 @@ def _specs_of(inputs: Sequence[FileInput], rows: Sequence[Arrays]) -> tuple[tupl
         axes: list[int | str] = list(shapes[0])
         for place, dim in enumerate(entry.row_dims):
             if isinstance(dim, int) and place not in differing and dim != shapes[0][place]:
-                raise _Rejected(f'"{entry.name}" is {entry.port} in the file, the example rows have shape {shapes[0]}')
+                raise _LayoutError(f'"{entry.name}" is {entry.port} in the file, the example rows have shape {shapes[0]}')
         steps = differing[0] if differing else _open_axis(entry)
         if steps is not None:
             own = [shape[steps] for shape in shapes]
@@ -333,7 +333,7 @@ def _sizes(subject: Subject) -> list[tuple[int, int | None]]:
 
 
 def _output_axes(module: GraphModule, subject: Subject, is_single: bool) -> dict[str, int | None]:
-    """Where each output has the rows. Raises _Rejected where one has them nowhere."""
+    """Where each output has the rows. Raises _LayoutError where one has them nowhere."""
     if is_single:
         number = _num_steps(subject) if subject.is_open else None
         batch_axis = next(entry.batch_axis for entry in module.inputs if entry.role == "row")
@@ -349,11 +349,11 @@ def _output_axes(module: GraphModule, subject: Subject, is_single: bool) -> dict
         if first.dtype.kind not in "fiub":
             raise ModelImportError(f'output "{name}" is {first.dtype}')
         if len({run[name].ndim for run in runs}) > 1:
-            raise _Rejected(f'output "{name}" has another number of axes for other sizes')
+            raise _LayoutError(f'output "{name}" has another number of axes for other sizes')
         dims = list(zip(*(run[name].shape for run in runs), strict=True))
         _, place = shape_of(dims, [rows for rows, _ in _sizes(subject)], [steps or 0 for _, steps in _sizes(subject)])
         if place < 0:
-            raise _Rejected(f'output "{name}" has no axis for the rows: {list(first.shape)} for {_sizes(subject)[0][0]} rows')
+            raise _LayoutError(f'output "{name}" has no axis for the rows: {list(first.shape)} for {_sizes(subject)[0][0]} rows')
         found[name] = place
     return found
 
@@ -368,7 +368,7 @@ def _require_independent_rows(module: GraphModule, subject: Subject, axes: Mappi
             axis = axes[name] or 0
             row, own = values.take(number, axis=axis), alone[name].take(0, axis=axis)
             if row.shape != own.shape or float(np.abs(row - own).max(initial=0.0)) > ROWS_APART * size(own):
-                raise _Rejected(f'the answer "{name}" for a row depends on the other rows in its batch')
+                raise _LayoutError(f'the answer "{name}" for a row depends on the other rows in its batch')
 
 
 def name_outputs_of(module: GraphModule) -> Names:

@@ -36,7 +36,7 @@ Plain = Batch | Time | int
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedAxis:
     """Several axes that a view made into one."""
 
     axes: tuple[Plain, ...]
@@ -46,7 +46,7 @@ class Merged:
 
 
 BATCH = Batch()
-Axis = Plain | Merged
+Axis = Plain | MergedAxis
 Axes = tuple[Axis, ...]
 
 

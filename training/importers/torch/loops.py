@@ -13,7 +13,7 @@ from training.importers.torch.axes import BATCH, Axes, Time, Value, canonical
 from training.importers.torch.errors import Untranslatable
 from training.importers.torch.ops_indexing import getitem, take_slice
 from training.importers.torch.ops_shape import expand_to, flip_time, unsqueeze
-from training.importers.torch.program import Carried, Final, Indexed, Inner, Loop, Node, StepOf, Steps, Varying
+from training.importers.torch.program import CarriedValue, Final, Inner, Loop, Node, StepOf, Steps, TurnNumber, VaryingNumber
 from training.importers.torch.recording import Ref, SliceOf
 from training.importers.torch.writer import DATATYPE, Writer
 
@@ -193,9 +193,9 @@ class LoopWriter:
     def _resolve(self, leaf: Any) -> Any:
         if isinstance(leaf, Inner):
             return self.results[leaf.call][leaf.part]
-        if isinstance(leaf, Carried):
+        if isinstance(leaf, CarriedValue):
             return self.states[leaf.index]
-        if isinstance(leaf, StepOf) and isinstance(leaf.index, Indexed):
+        if isinstance(leaf, StepOf) and isinstance(leaf.index, TurnNumber):
             return self._scan(self._in_outer(lambda: self.t.all_steps(leaf.source)), leaf.index)
         if isinstance(leaf, StepOf | Steps):
             return self._in_outer(lambda: self.t.resolve(leaf))
@@ -220,7 +220,7 @@ class LoopWriter:
         places = [place for place, entry in enumerate(entries) if _is_indexed(entry)]
         if not places:
             return None
-        if len(places) > 1 or isinstance(leaf, Inner | Carried):
+        if len(places) > 1 or isinstance(leaf, Inner | CarriedValue):
             raise Untranslatable("item access by the number of the step", node.place)
         source = self._resolve(leaf)
         number = places[0]
@@ -234,7 +234,7 @@ class LoopWriter:
         entry = entries[number]
         keeps = isinstance(entry, SliceOf)
         if keeps:
-            if entry.step not in (None, 1) or not isinstance(entry.start, Indexed) or not _is_next(entry.start, entry.stop):
+            if entry.step not in (None, 1) or not isinstance(entry.start, TurnNumber) or not _is_next(entry.start, entry.stop):
                 raise Untranslatable("several steps at once in a loop", node.place)
             entry = entry.start
         # Integers before the place take their axes away.
@@ -246,7 +246,7 @@ class LoopWriter:
         self.w.node = node
         return getitem(self.w, value, tuple(rest)) if rest else value
 
-    def _scan(self, value: Value, index: Indexed) -> Value:
+    def _scan(self, value: Value, index: TurnNumber) -> Value:
         """Of a tensor, time first, the step of the turn; inside the body."""
         key = (value, index)
         if key in self._known:
@@ -264,19 +264,19 @@ class LoopWriter:
     def _known(self) -> dict[Any, Value]:
         return self.__dict__.setdefault("_steps_by_source", {})  # type: ignore[no-any-return]
 
-    def _prepare(self, value: Value, index: Indexed) -> tuple[Value, bool]:
+    def _prepare(self, value: Value, index: TurnNumber) -> tuple[Value, bool]:
         """The part of the tensor that the turns go through, and whether from its end."""
         w, axis = self.w, value.axes[0]
         num_turns = self.loop.counts
         if index.step not in (1, -1):
             raise Untranslatable("a loop that leaves out steps")
-        starts = index.start.values if isinstance(index.start, Varying) else (index.start,) * len(num_turns)
+        starts = index.start.values if isinstance(index.start, VaryingNumber) else (index.start,) * len(num_turns)
         low = starts if index.step == 1 else tuple(start - turns + 1 for start, turns in zip(starts, num_turns, strict=True))
         if len(set(low)) > 1:
             raise Untranslatable("a loop that begins at a step that follows from the length")
         first = low[0]
         if isinstance(axis, int):
-            stop = Varying(tuple(first + turns for turns in num_turns))
+            stop = VaryingNumber(tuple(first + turns for turns in num_turns))
             table = take_slice(w, value, 0, SliceOf(0, stop, None))
             return (take_slice(w, table, 0, SliceOf(first, None, None)) if first else table), index.step == -1
         if not isinstance(axis, Time):
@@ -290,13 +290,13 @@ class LoopWriter:
 
 
 def _is_indexed(entry: Any) -> bool:
-    return isinstance(entry, Indexed) or (isinstance(entry, SliceOf) and isinstance(entry.start, Indexed))
+    return isinstance(entry, TurnNumber) or (isinstance(entry, SliceOf) and isinstance(entry.start, TurnNumber))
 
 
-def _is_next(start: Indexed, stop: Any) -> bool:
-    if not isinstance(stop, Indexed) or stop.step != start.step:
+def _is_next(start: TurnNumber, stop: Any) -> bool:
+    if not isinstance(stop, TurnNumber) or stop.step != start.step:
         return False
     one, other = start.start, stop.start
-    if isinstance(one, Varying) and isinstance(other, Varying):
+    if isinstance(one, VaryingNumber) and isinstance(other, VaryingNumber):
         return all(b - a == 1 for a, b in zip(one.values, other.values, strict=True))
     return isinstance(one, int) and isinstance(other, int) and other - one == 1

@@ -11,7 +11,7 @@ import torch
 from training.importers.torch.axes import Value, canonical
 from training.importers.torch.errors import Untranslatable
 from training.importers.torch.ops_shape import chunk
-from training.importers.torch.program import Varying
+from training.importers.torch.program import VaryingNumber
 from training.importers.torch.rules import rule
 from training.importers.torch.writer import Writer
 
@@ -22,7 +22,7 @@ def _common(w: Writer, *values: Any) -> torch.dtype:
     if any(tensor.dtype == torch.float32 for tensor in tensors) or any(isinstance(value, float) for value in values):
         return torch.float32
     if any(tensor.dtype == torch.int64 for tensor in tensors) or any(
-        isinstance(value, int | Varying) and not isinstance(value, bool) for value in values
+        isinstance(value, int | VaryingNumber) and not isinstance(value, bool) for value in values
     ):
         return torch.int64
     return torch.bool
@@ -154,7 +154,7 @@ rule("logical_xor", "__xor__", "bitwise_xor")(_logical("Xor"))
 @rule("where")
 def where(w: Writer, condition: Value, input: Any, other: Any) -> Value:
     dtype = w.result_dtype()
-    branches = [w.operand(value, dtype) if not isinstance(value, Varying) else value for value in (input, other)]
+    branches = [w.operand(value, dtype) if not isinstance(value, VaryingNumber) else value for value in (input, other)]
 
     def write(*names: str) -> str:
         return w.graph.add("Where", w.small(w.cast(condition, torch.bool)), *names)

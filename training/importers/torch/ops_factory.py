@@ -8,7 +8,7 @@ import torch
 
 from training.importers.torch.axes import BATCH, Batch, Time, Value
 from training.importers.torch.errors import Untranslatable
-from training.importers.torch.program import Varying
+from training.importers.torch.program import VaryingNumber
 from training.importers.torch.rules import rule
 from training.importers.torch.writer import Writer
 
@@ -47,7 +47,7 @@ def arange(w: Writer, *args: Any, **kwargs: Any) -> Value:
     start, step = (numbers[0] or 0, 1) if len(numbers) > 1 else (0, 1)
     if len(numbers) > 2 and numbers[2] is not None:
         step = numbers[2]
-    if isinstance(start, Varying) or isinstance(step, Varying) or step == 0:
+    if isinstance(start, VaryingNumber) or isinstance(step, VaryingNumber) or step == 0:
         raise Untranslatable("arange from a number that follows from the input")
     dtype = w.result_dtype()
     if isinstance(axis, Batch):
@@ -68,7 +68,7 @@ def tensor(w: Writer, data: Any, *args: Any, **kwargs: Any) -> Value:
         return w.cast(data, w.result_dtype())
     axes = w.result_axes()
     numbers = data if isinstance(data, list | tuple) else [data]
-    if axes == (BATCH,) and all(isinstance(number, Varying) or number == numbers[0] for number in numbers):
+    if axes == (BATCH,) and all(isinstance(number, VaryingNumber) or number == numbers[0] for number in numbers):
         return w.operand(numbers[0], w.result_dtype())
     raise Untranslatable("a tensor made of numbers that follow from the input")
 

@@ -11,7 +11,7 @@ import torch
 from training.importers.torch.axes import BATCH, Time, Value
 from training.importers.torch.errors import Untranslatable
 from training.importers.torch.ops_shape import cut, squeeze, unsqueeze
-from training.importers.torch.program import Steps, Varying
+from training.importers.torch.program import Steps, VaryingNumber
 from training.importers.torch.recording import SliceOf
 from training.importers.torch.rules import rule
 from training.importers.torch.writer import Writer, positive
@@ -76,7 +76,7 @@ def _from_end(w: Writer, time: Time, index: Any) -> str:
     """The number of a step as INT64 (B,)."""
     if isinstance(index, int):
         return w.linear(time.lengths, 1, index)
-    if isinstance(index, Varying):
+    if isinstance(index, VaryingNumber):
         return w.row_number(index).name
     raise Untranslatable("an index that is computed")
 
@@ -88,7 +88,7 @@ def take_slice(w: Writer, value: Value, place: int, bounds: SliceOf) -> Value:
     if start in (None, 0) and stop is None and step == 1:
         return value
     if isinstance(axis, int):
-        if isinstance(stop, Varying) and isinstance(axis, int) and start in (None, 0) and step == 1:
+        if isinstance(stop, VaryingNumber) and isinstance(axis, int) and start in (None, 0) and step == 1:
             return _table_of_steps(w, value, place, stop)
         if not all(isinstance(bound, int | None) for bound in (start, stop)):
             raise Untranslatable("a slice of a fixed axis by a number that follows from the input")
@@ -131,7 +131,7 @@ def _slice_time(w: Writer, value: Value, place: int, axis: Time, start: Any, sto
 
 def _bound(w: Writer, axis: Time, bound: Any) -> tuple[int, int]:
     """A bound as (1, n): n steps behind the row's end, or (0, n): step n."""
-    if isinstance(bound, Varying):
+    if isinstance(bound, VaryingNumber):
         found = w.affine(bound.values)
         own = [step - axis.steps[0] for step in axis.steps]
         if found is None or found[0] != 1 or [value - bound.values[0] for value in bound.values] != own:
@@ -142,7 +142,7 @@ def _bound(w: Writer, axis: Time, bound: Any) -> tuple[int, int]:
     return (0, bound) if bound >= 0 else (1, bound)
 
 
-def _table_of_steps(w: Writer, value: Value, place: int, stop: Varying) -> Value:
+def _table_of_steps(w: Writer, value: Value, place: int, stop: VaryingNumber) -> Value:
     """As many entries of a table as there are steps: a positional encoding."""
     to = w.axis_of(stop.values)
     if not isinstance(to, Time):

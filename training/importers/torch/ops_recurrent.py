@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.importers.torch.axes import BATCH, Axis, Merged, Time, Value
+from training.importers.torch.axes import BATCH, Axis, MergedAxis, Time, Value
 from training.importers.torch.errors import Untranslatable
 from training.importers.torch.ops_elementwise import add_of, relu, sigmoid, tanh
 from training.importers.torch.ops_linear import linear
@@ -49,7 +49,7 @@ def _recurrent(w: Writer, operator: str, input: Value, args: Sequence[Any], acti
         _, state, weights, has_biases, num_layers, dropout, training, is_bidirectional = args
         is_batch_first = False
         merged = input.axes[0]
-        assert isinstance(merged, Merged)
+        assert isinstance(merged, MergedAxis)
         value = Value(input.name, (merged.axes[1], merged.axes[0], *input.axes[1:]), FLOAT)
     else:
         state, weights, has_biases, num_layers, dropout, training, is_bidirectional, is_batch_first = args
@@ -234,7 +234,7 @@ def pack(w: Writer, input: Value, lengths: Value, batch_first: bool) -> tuple[Va
     time, rows = value.axes[:2]
     if rows != BATCH or not isinstance(time, Time):
         raise Untranslatable(f"pack_padded_sequence of {input}")
-    data = Value(value.name, (Merged((BATCH, time)), *value.axes[2:]), value.dtype, is_packed=True)
+    data = Value(value.name, (MergedAxis((BATCH, time)), *value.axes[2:]), value.dtype, is_packed=True)
     return data, Value("", (time,), torch.int64, fill=0.0)
 
 
@@ -243,7 +243,7 @@ def unpack(
     w: Writer, data: Value, batch_sizes: Any, batch_first: bool, padding_value: float, total_length: Any
 ) -> tuple[Value, ...]:
     merged = data.axes[0]
-    assert isinstance(merged, Merged)
+    assert isinstance(merged, MergedAxis)
     time = merged.axes[1]
     assert isinstance(time, Time)
     value = Value(data.name, (time, BATCH, *data.axes[1:]), data.dtype)

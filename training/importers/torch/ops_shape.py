@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.importers.torch.axes import BATCH, Axes, Axis, Batch, Merged, Plain, Time, Value
+from training.importers.torch.axes import BATCH, Axes, Axis, Batch, MergedAxis, Plain, Time, Value
 from training.importers.torch.errors import Untranslatable
-from training.importers.torch.program import Dims, Indexed, Steps, Varying
+from training.importers.torch.program import Dims, Steps, TurnNumber, VaryingNumber
 from training.importers.torch.recording import SliceOf
 from training.importers.torch.rules import rule
 from training.importers.torch.writer import Writer, positive
@@ -43,7 +43,7 @@ def _regroup(w: Writer, value: Value, sizes: Sequence[Dims]) -> Axes:
     found: list[Axis] = []
     parts: list[Plain] = []
     for axis in value.axes:
-        parts += axis.axes if isinstance(axis, Merged) else [axis]
+        parts += axis.axes if isinstance(axis, MergedAxis) else [axis]
     queue = [(axis, _dims_of(w, axis)) for axis in parts]
     for wanted in sizes:
         if set(wanted) == {1} and not (queue and set(queue[0][1]) == {1}):
@@ -72,7 +72,7 @@ def _regroup(w: Writer, value: Value, sizes: Sequence[Dims]) -> Axes:
         elif len(taken) == 1 or (all(axis == 1 for axis in taken if isinstance(axis, int)) and len(named) == 1):
             found.append(named[0])
         else:
-            found.append(Merged(tuple(part for part in taken if part != 1)))
+            found.append(MergedAxis(tuple(part for part in taken if part != 1)))
     if any(axis != 1 for axis, _ in queue):
         raise _frozen(value)
     return tuple(found)
@@ -446,4 +446,4 @@ def is_whole(bounds: SliceOf) -> bool:
     return bounds.start in (None, 0) and bounds.stop is None and bounds.step in (None, 1)
 
 
-__all__ = ["Indexed", "Varying", "cut", "expand_to", "flip_time", "is_whole", "pad_axis", "reshape_to"]
+__all__ = ["TurnNumber", "VaryingNumber", "cut", "expand_to", "flip_time", "is_whole", "pad_axis", "reshape_to"]

@@ -21,17 +21,17 @@ Dims = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Varying:
+class VaryingNumber:
     """A number that follows from the sizes: one value for each recording."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Indexed:
+class TurnNumber:
     """A number that changes from one turn of a loop to the next: start + step * turn."""
 
-    start: int | Varying
+    start: int | VaryingNumber
     step: int
 
 
@@ -44,7 +44,7 @@ class Inner:
 
 
 @dataclass(frozen=True)
-class Carried:
+class CarriedValue:
     """In a loop's body: what the turn before left; an index into `Loop.carried`."""
 
     index: int
@@ -64,7 +64,7 @@ class StepOf:
     """One of a list with one entry for every step: entry `index`, from the end if below zero, or the turn's own."""
 
     source: Ref | Final
-    index: int | Varying | Indexed
+    index: int | VaryingNumber | TurnNumber
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class _Unifier:
                 return True
             node = self.nodes[leaf.call]
             return isinstance(node, Loop) or node.values is None
-        return isinstance(leaf, Varying | Indexed | Inner | Carried | Final | StepOf | Steps)
+        return isinstance(leaf, VaryingNumber | TurnNumber | Inner | CarriedValue | Final | StepOf | Steps)
 
     # ------------------------------------------------------------------------------------------ leaves outside of loops
 
@@ -216,7 +216,7 @@ class _Unifier:
         if all(type(value) is type(first) and value == first for value in values):
             return first
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            return Varying(tuple(values))
+            return VaryingNumber(tuple(values))
         raise Untranslatable(f"an argument is {first!r} at one size and {values[1]!r} at another", place)
 
     def _reference(self, values: Sequence[Any], place: Place | None) -> Any:
@@ -366,7 +366,7 @@ class _Unifier:
             carried = (self._leaf(first, place), inner)
             if carried not in loop.carried:
                 loop.carried.append(carried)
-            return Carried(loop.carried.index(carried))
+            return CarriedValue(loop.carried.index(carried))
         # From outside: always the same, or one entry of a list for each turn.
         homes = [
             [self._locate(recording, value) if isinstance(value, Ref) else None for value in turns]
@@ -454,7 +454,7 @@ def _position_in(found: Dims, sizes: Dims, place: Place | None) -> int:
     raise Untranslatable("a step in the middle of the sequence", place)
 
 
-def _indexed(values: Sequence[Sequence[int]], place: Place | None) -> int | Varying | Indexed:
+def _indexed(values: Sequence[Sequence[int]], place: Place | None) -> int | VaryingNumber | TurnNumber:
     """start + step * turn, for every recording."""
     step = values[0][1] - values[0][0]
     starts = []
@@ -462,8 +462,8 @@ def _indexed(values: Sequence[Sequence[int]], place: Place | None) -> int | Vary
         if any(value != turns[0] + step * turn for turn, value in enumerate(turns)):
             raise Untranslatable("a number changes from step to step, not by the same amount", place)
         starts.append(turns[0])
-    start = starts[0] if len(set(starts)) == 1 else Varying(tuple(starts))
-    return Indexed(start, step) if step else start
+    start = starts[0] if len(set(starts)) == 1 else VaryingNumber(tuple(starts))
+    return TurnNumber(start, step) if step else start
 
 
 def _dims(shapes: Sequence[tuple[int, ...]]) -> tuple[Dims, ...]:

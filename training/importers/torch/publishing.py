@@ -49,7 +49,7 @@ BATCHES: Mapping[Batching, str] = {
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedModel:
     """What came of a publication: the folder (None in a dry run), the route, and what was measured."""
 
     folder: Path | None
@@ -116,7 +116,7 @@ def publish(
     dry_run: bool = False,
     models: str | Path = "models",
     origin: Mapping[str, Any] | None = None,
-) -> Published:
+) -> PublishedModel:
     """Publish a module, unchanged, as `models/<name>/<version>`.
 
     `example` are rows of at least two lengths, without a batch axis: arrays, tuples of arrays in the order of `forward`'s
@@ -146,7 +146,7 @@ def publish(
         trial = try_module(wrapped, parameters, rows, axes, lengths, batch_first, state, takes_one_row=one)
         answers = None if expected is None else read_expected(expected, trial)
         artifact, verdict, tried = make_artifact(trial, batching, tolerance, answers)
-        result = Published(None, route_of(artifact), artifact.batching, verdict, artifact.notes, tuple(tried))
+        result = PublishedModel(None, route_of(artifact), artifact.batching, verdict, artifact.notes, tuple(tried))
         if dry_run:
             return result
         publication = _publication(form, trial, artifact, result, chosen, example, scores or {}, origin)
@@ -222,7 +222,7 @@ def _publication(
     form: Form,
     trial: Trial,
     artifact: Artifact,
-    result: Published,
+    result: PublishedModel,
     task: Task,
     example: Sequence[Any],
     scores: Scores,
@@ -303,4 +303,4 @@ def _check_served(folder: Path) -> None:
         raise ModuleRefused(f"the service does not serve the folder: {(found.stdout + found.stderr).strip()[:500]}")
 
 
-__all__ = ["Classify", "Forecast", "Published", "publish"]
+__all__ = ["Classify", "Forecast", "PublishedModel", "publish"]

@@ -19,19 +19,19 @@ from training.importers.torch import (  # noqa: F401  the rules register themsel
     ops_reduce,
     ops_shape,
 )
-from training.importers.torch.axes import BATCH, Axis, Merged, Time, Value, canonical
+from training.importers.torch.axes import BATCH, Axis, MergedAxis, Time, Value, canonical
 from training.importers.torch.errors import Untranslatable
 from training.importers.torch.loops import LoopResults, LoopWriter
 from training.importers.torch.ops_indexing import select
 from training.importers.torch.ops_shape import reshape_to
 from training.importers.torch.program import (
     Final,
-    Indexed,
     Loop,
     Node,
     Program,
     StepOf,
     Steps,
+    TurnNumber,
     find_needed,
     transform,
 )
@@ -144,7 +144,7 @@ class _Translator:
             for axis in value.axes[1:]:
                 if isinstance(axis, Time) and axis.lengths != LENGTHS:
                     raise Untranslatable(f'output "{name}" has another number of steps than the input')
-                if isinstance(axis, Merged):
+                if isinstance(axis, MergedAxis):
                     raise Untranslatable(f'output "{name}" has the axis {axis}')
                 shape.append("time" if isinstance(axis, Time) else int(axis))  # type: ignore[arg-type]
             datatype = DATATYPE[value.dtype]
@@ -153,10 +153,10 @@ class _Translator:
         return outputs
 
     def _rows_first(self, value: Value, name: str) -> Value:
-        merged = next((place for place, axis in enumerate(value.axes) if isinstance(axis, Merged)), None)
+        merged = next((place for place, axis in enumerate(value.axes) if isinstance(axis, MergedAxis)), None)
         if merged is not None:
             axis = value.axes[merged]
-            assert isinstance(axis, Merged)
+            assert isinstance(axis, MergedAxis)
             axes = (*value.axes[:merged], *axis.axes, *value.axes[merged + 1 :])
             value = reshape_to(self.w, value, [_dims(self.w, part) for part in axes])
         if BATCH not in value.axes:
@@ -219,7 +219,7 @@ class _Translator:
         if isinstance(leaf, Final):
             return self.results[leaf.loop].finals[leaf.call, leaf.part]
         if isinstance(leaf, StepOf):
-            if isinstance(leaf.index, Indexed):
+            if isinstance(leaf.index, TurnNumber):
                 raise Untranslatable("one step of a list outside its loop")
             return select(self.w, self.all_steps(leaf.source), 0, leaf.index)
         if isinstance(leaf, Steps):
@@ -249,7 +249,7 @@ def _dims(w: Writer, axis: Axis) -> tuple[int, ...]:
         return (axis,) * len(w.batch)
     if isinstance(axis, Time):
         return axis.steps
-    if isinstance(axis, Merged):
+    if isinstance(axis, MergedAxis):
         sizes = [_dims(w, part) for part in axis.axes]
         product = sizes[0]
         for size in sizes[1:]:

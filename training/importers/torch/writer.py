@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.graph.builder import GraphBuilder
-from training.importers.torch.axes import BATCH, Axes, Axis, Batch, Merged, Time, Value, canonical
+from training.importers.torch.axes import BATCH, Axes, Axis, Batch, MergedAxis, Time, Value, canonical
 from training.importers.torch.errors import Untranslatable
-from training.importers.torch.program import Dims, Indexed, Node, Varying
+from training.importers.torch.program import Dims, Node, TurnNumber, VaryingNumber
 
 ONNX_TYPE = {torch.float32: 1, torch.int64: 7, torch.bool: 9}
 DATATYPE = {torch.float32: "FP32", torch.int64: "INT64", torch.bool: "BOOL"}
@@ -85,7 +85,7 @@ class Writer:
                 return time
         for time in self.times.values():
             if dims == tuple(rows * steps for rows, steps in zip(self.batch, time.steps, strict=True)):
-                return Merged((BATCH, time))
+                return MergedAxis((BATCH, time))
         raise Untranslatable(f"an axis of a size that follows from no input ({', '.join(map(str, dims))} in three runs)")
 
     def result_axes(self, part: int = 0) -> Axes:
@@ -113,7 +113,7 @@ class Writer:
                 return slope, offset, time
         return None
 
-    def row_number(self, number: Varying) -> Value:
+    def row_number(self, number: VaryingNumber) -> Value:
         """A number that follows from the row's length, INT64 (B,)."""
         found = self.affine(number.values)
         if found is None:
@@ -178,9 +178,9 @@ class Writer:
         """A tensor or number as a tensor of this type."""
         if isinstance(value, Value):
             return self.cast(value, dtype)
-        if isinstance(value, Varying):
+        if isinstance(value, VaryingNumber):
             return self.cast(self.row_number(value), dtype)
-        if isinstance(value, Indexed):
+        if isinstance(value, TurnNumber):
             raise Untranslatable("arithmetic with the number of the step")
         if isinstance(value, bool | int | float):
             return Value("", (), dtype, constant=torch.tensor(value, dtype=dtype))
@@ -190,7 +190,7 @@ class Writer:
         self, operator: str | Callable[..., str], values: Sequence[Any], dtype: torch.dtype, to: torch.dtype
     ) -> Value:
         """A node over operands of type `dtype`, broadcast as torch does; its result has type `to`."""
-        numbers = [isinstance(value, Varying) for value in values]
+        numbers = [isinstance(value, VaryingNumber) for value in values]
         operands = [self.operand(value, dtype) for value in values]
         is_packed = any(operand.is_packed for operand in operands)
         if is_packed and any(operand.rank > 1 and not operand.is_packed for operand in operands):

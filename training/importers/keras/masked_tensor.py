@@ -10,19 +10,19 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Tagged:
+class MaskedTensor:
     """`mask` (B, T) is true where a step counts; None: no step is masked."""
 
     values: Tensor
     mask: Tensor | None = None
 
 
-Result = Tagged | tuple[Tagged, ...]
+Result = MaskedTensor | tuple[MaskedTensor, ...]
 
 
-def flat(value: Any) -> Iterator[Tagged]:
+def flat(value: Any) -> Iterator[MaskedTensor]:
     """The tensors of nested arguments, in order."""
-    if isinstance(value, Tagged):
+    if isinstance(value, MaskedTensor):
         yield value
     elif isinstance(value, list | tuple):
         for part in value:
@@ -31,7 +31,7 @@ def flat(value: Any) -> Iterator[Tagged]:
 
 def plain(value: Any) -> Any:
     """Nested arguments with bare tensors."""
-    if isinstance(value, Tagged):
+    if isinstance(value, MaskedTensor):
         return value.values
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
