@@ -140,6 +140,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Given]:
             SLUICE_API_KEYS_FILE=str(keys_file),
             SLUICE_STRICT_READINESS="false",
             SLUICE_REQUEST_TIMEOUT_MS="0.001",
+            SLUICE_MODEL_CONTROL="explicit",
+            SLUICE_LOAD_MODELS="*",
         ) as hurried,
     ):
         yield Given(server, hurried, keys)
@@ -178,6 +180,7 @@ PROVOCATIONS: dict[str, Callable[[Given], httpx.Response]] = {
     "method_not_allowed": lambda given: CLIENT.put(given.server.url + "/predict", headers={"x-api-key": given.keys["predict"]}),
     "request_timeout": lambda given: begin_slowly(given),
     "ambiguous_model": lambda given: given.post({"instances": [{"history": [1, 2, 3]}]}, path="/predict/forecast"),
+    "load_failed": lambda given: given._replace(server=given.hurried).post({}, key="admin", path="/models/broken/load"),
     "payload_too_large": lambda given: given.post(b" " * 50_001),
     "url_too_long": lambda given: given.post({}, path="/" + "a" * 10_000),
     "unsupported_media_type": lambda given: given.post(FORECAST, headers={"content-type": "text/plain"}),
