@@ -19,7 +19,7 @@ import numpy as np
 
 from service.clock import Clock
 from service.context import current_timing
-from service.errors import InferenceFailed, InvalidInput
+from service.errors import InferenceFailed, InvalidInput, PayloadTooLarge
 from service.models.folder import ModelOptions, Parts
 from service.runtime.base import Runtime
 from service.runtime.tensor_data import TensorData, datatype_of, largest_classes, read_tensor, write_bytes, write_values
@@ -52,6 +52,10 @@ HEAVY_REQUEST_SIZE = 20_000
 """Values, or bytes, of a request's tensors beyond which they are read and written on a thread."""
 CHARACTER_SIZE = 4
 """A character of a text, which a tokenizer reads, takes up to 1.7 µs: as much as so many values."""
+MAX_VALUES = 5_000_000
+"""Of all outputs of one answer: some 40 MB of JSON."""
+MAX_CLASSIFIED = 200_000
+"""Of the outputs whose largest values are named, which takes 2 µs for each."""
 SHOWN_NAME_LENGTH = 128
 
 
@@ -281,6 +285,7 @@ class Model:
         if not self.is_batched:
             values = {name: array[0] for name, array in values.items()}
         requested = outputs if outputs is not None else [AllOfIt(name) for name in names]
+        _expect_bounded(values, requested)
         is_slow = any(output.num_classes or values[output.name].dtype.kind == "O" for output in requested)
         if is_slow and sum(array.size for array in values.values()) > HEAVY_REQUEST_SIZE:
             return await asyncio.to_thread(self._write_outputs, values, requested)
@@ -353,6 +358,16 @@ class Model:
         tensors, rows, steps, lengths, key = items[0]
         output = await self.batcher.submit(tensors, rows=rows, steps=steps, true_steps=sum(lengths), deadline=deadline, key=key)
         return [output]
+
+
+def _expect_bounded(values: Tensors, requested: Sequence[RequestedOutput]) -> None:
+    """Raise PayloadTooLarge for more values than are written: a plain graph may make as many as a number in its input says."""
+    for limit, what, found in (
+        (MAX_VALUES, "values", sum(values[output.name].size for output in requested)),
+        (MAX_CLASSIFIED, "values to classify", sum(values[output.name].size for output in requested if output.num_classes)),
+    ):
+        if found > limit:
+            raise PayloadTooLarge(f"the answer would hold {found} {what}, at most {limit} are given", found=found, limit=limit)
 
 
 def reading_size(tensor: TensorData) -> int:

@@ -9,9 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.errors import FolderError
+from service.api.v2.parsing import RequestedOutput
+from service.errors import FolderError, PayloadTooLarge
 from service.models.folder import ModelOptions
 from service.models.loading import check_folder, load_model
+from service.models.model import MAX_VALUES
 from service.models.plain_graph import is_plain_folder
 
 FLOAT = TensorProto.FLOAT
@@ -122,3 +124,26 @@ async def test_a_graph_of_scalars_takes_scalars(tmp_path: Path) -> None:
     nodes = [helper.make_node("Neg", ["a"], ["negated"])]
     folder = write_plain(tmp_path / "negate" / "1", nodes, [float_input("a")], ["negated"])
     assert (await infer(folder, a=np.array(1.5)))["negated"] == -1.5
+
+
+async def test_an_answer_is_bounded_whatever_the_graph_makes_of_a_number(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["zero"], value_float=0.0),
+        helper.make_node("Constant", [], ["one"], value_float=1.0),
+        helper.make_node("Range", ["zero", "end", "one"], ["steps"]),
+    ]
+    folder = write_plain(tmp_path / "range" / "1", nodes, [float_input("end")], ["steps"])
+    model = await load_model(folder, ModelOptions(device="cpu"))
+    try:
+        for number, is_refused in ((1000.0, False), (MAX_VALUES + 1.0, True)):
+            request = [Given("end", np.array(number))]
+            if is_refused:
+                with pytest.raises(PayloadTooLarge, match="at most"):
+                    await model.infer_public(request)
+            else:
+                assert (await model.infer_public(request))[0].shape == [1000]
+        classes = [RequestedOutput("steps", False, 1)]
+        with pytest.raises(PayloadTooLarge, match="to classify"):
+            await model.infer_public([Given("end", np.array(3e5))], classes)
+    finally:
+        await model.stop()
