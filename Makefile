@@ -37,8 +37,9 @@ lint: $(VENV)/.test  ## ruff and mypy, strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  ## lint, type-check and the fast tests
-	$(BIN)/python -m pytest
+# A file's tests stay together, for they share servers; more than four processes would take too much memory for torch.
+test: lint  ## lint, type-check and the fast tests, on up to four cores
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 test-all: lint  ## every test, the slow ones too
 	$(BIN)/python -m pytest -m ''

@@ -195,7 +195,7 @@ def test_a_browser_sees_every_operation_and_sends_requests_from_the_page(window:
         assert {error["code"] for error in describe_errors()} <= set(window.texts(".info td code"))
 
         for path, methods in document["paths"].items():
-            if "post" not in methods:
+            if "predict" not in methods.get("post", {}).get("tags", ()):
                 continue
             block = f"#operations-predict-{methods['post']['operationId']}"
             window.click(f"{block} .opblock-summary-control")
