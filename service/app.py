@@ -33,9 +33,10 @@ from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
 from service.api.error_shapes import ErrorShapes, ShapedPath
 from service.api.gateway import Gateway
+from service.api.inference import Monitors, RequestLimits
 from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
-from service.api.predict import RequestLimits, documented_routes, predict_endpoints
+from service.api.predict import documented_routes, predict_endpoints
 from service.api.v2.errors import describe_error as describe_v2_error
 from service.api.v2.infer import INFER_ROUTES, InferEndpoint
 from service.api.v2.operations import v2_router, v2_routes
@@ -194,6 +195,7 @@ def create_app(
     if settings.vertex_health_route is not None:
         require_probe_route(settings.vertex_health_route, paths)
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
+    monitors = Monitors.open(limits)
     admission = AdmissionControl(
         time.monotonic,
         random.random,
@@ -203,9 +205,9 @@ def create_app(
     return Gateway(
         access.wrap(api),
         direct={
-            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, loop_budget),
-            **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits)),
-            **adapter_endpoints(formats.adapters, repository, metrics, limits),
+            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, loop_budget, monitors),
+            **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors)),
+            **adapter_endpoints(formats.adapters, repository, metrics, limits, monitors),
         },
         routes=dict.fromkeys(paths),
         observers=metrics,

@@ -7,18 +7,51 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
 from service.api.compression import decompress_body, read_coding
 from service.api.deadlines import DeadlineMonitor
 from service.api.disconnects import DisconnectMonitor
+from service.api.errors import UnsupportedMediaType
 from service.api.large_bodies import LargeBodyParser
-from service.api.predict import RequestLimits, RequestObserver, displaced_error, outcome_of, reason_of
 from service.api.request import Answer, ClientDisconnected, HttpRequest, receive_body
 from service.context import Timing, current_timing
-from service.errors import DeadlineExceeded, InvalidReason, Outcome, PayloadTooLarge, ServiceError
+from service.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidReason,
+    MalformedRequest,
+    ModelNotReady,
+    Outcome,
+    Overloaded,
+    PayloadTooLarge,
+    RequestError,
+    ServiceError,
+)
 
 UNKNOWN = "_unknown"
+
+
+class RequestObserver(Protocol):
+    """Counts the requests to predict."""
+
+    def request_finished(
+        self, api: str, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
+    ) -> None:
+        """One request is over, `duration_s` after its body had arrived.
+
+        `model` and `version` are `_unknown` when the request did not get as far as a model. `reason` is set for invalid
+        requests that held something wrong.
+        """
+        ...
+
+
+class RequestLimits(NamedTuple):
+    """How much one request may hold."""
+
+    max_instances: int
+    max_body_bytes: int
+    max_json_values: int = 1_000_000
 
 
 class NamedModel(Protocol):
@@ -52,18 +85,11 @@ class Call:
             self.deadline = self.started + timeout_s
             self._deadlines.watch(self._task, self.deadline, time.monotonic())
 
-    def finish_parse(self, num_instances: int, max_instances: int) -> None:
-        """The body has been read. Raises PayloadTooLarge for too many instances, or rows."""
+    def finish_parse(self, num_instances: int, started_at: float | None = None) -> None:
+        """The body has been read, since `started_at` of `time.monotonic()`; None: since it had come."""
         self.request.num_instances = num_instances
         if self.timing is not None:
-            self.timing.add("parse", self.started, time.monotonic())
-        if num_instances > max_instances:
-            raise PayloadTooLarge(
-                f"the request has {num_instances} instances; SLUICE_MAX_INSTANCES is {max_instances}",
-                found=num_instances,
-                limit=max_instances,
-                setting="SLUICE_MAX_INSTANCES",
-            )
+            self.timing.add("parse", self.started if started_at is None else started_at, time.monotonic())
 
     def finish_write(self, started_at: float) -> None:
         """The answer has been written, since `started_at` of `time.monotonic()`."""
@@ -80,26 +106,30 @@ class Call:
             self.timing.model, self.timing.version = model.name, model.version
 
 
+class Monitors(NamedTuple):
+    """What watches over the requests of all endpoints of one event loop; of several, each would read a large body at once."""
+
+    disconnects: DisconnectMonitor
+    deadlines: DeadlineMonitor
+    large_bodies: LargeBodyParser
+
+    @classmethod
+    def open(cls, limits: RequestLimits) -> Self:
+        """Those of endpoints with these limits."""
+        return cls(DisconnectMonitor(), DeadlineMonitor(), LargeBodyParser(limits.max_json_values))
+
+
 class InferenceEndpoint:
     """An endpoint that runs a model; `respond` is the protocol's."""
 
     api: str
     """How the metrics call the protocol."""
 
-    def __init__(
-        self,
-        observer: RequestObserver,
-        limits: RequestLimits,
-        *,
-        disconnects: DisconnectMonitor | None = None,
-        deadlines: DeadlineMonitor | None = None,
-        large_bodies: LargeBodyParser | None = None,
-    ) -> None:
+    def __init__(self, observer: RequestObserver, limits: RequestLimits, monitors: Monitors | None = None) -> None:
+        """`monitors` None: the endpoint is the only one of its event loop."""
         self._observer = observer
         self._limits = limits
-        self._disconnects = disconnects or DisconnectMonitor()
-        self._deadlines = deadlines or DeadlineMonitor()
-        self._large_bodies = large_bodies or LargeBodyParser(limits.max_json_values)
+        self._disconnects, self._deadlines, self._large_bodies = monitors or Monitors.open(limits)
 
     def refused(self) -> None:
         """A request was refused before it was begun."""
@@ -160,3 +190,26 @@ class InferenceEndpoint:
             self._deadlines.forget(task)
             name, version = (UNKNOWN, UNKNOWN) if call is None else (call.name, call.version)
             self._observer.request_finished(self.api, name, version, outcome, time.monotonic() - started, reason)
+
+
+def displaced_error() -> Overloaded:
+    """How a request ends whose ticket was displaced."""
+    return Overloaded("the place of this request was given to another one")
+
+
+def outcome_of(exc: ServiceError) -> Outcome:
+    """How the metrics call a request that ended with `exc`."""
+    if isinstance(exc, RequestError | UnsupportedMediaType):
+        return "invalid"
+    if isinstance(exc, Overloaded | ModelNotReady):
+        return "rejected"
+    return "timeout" if isinstance(exc, DeadlineExceeded) else "error"
+
+
+def reason_of(exc: ServiceError) -> InvalidReason | None:
+    """How the metrics call what was wrong with the request; None when nothing in it was."""
+    if isinstance(exc, InvalidInput):
+        return exc.reason
+    if isinstance(exc, PayloadTooLarge):
+        return "payload"
+    return "json" if isinstance(exc, MalformedRequest | UnsupportedMediaType) else None

@@ -65,18 +65,23 @@ def parse(body: bytes, max_instances: int) -> ParsedRequest:
         raise _wrong_field(content, "parameters", "an object")
     if not instances:
         raise InvalidInput('"instances" is empty, expected at least one', where="instances", found=0, expected="at least 1")
-    if len(instances) > max_instances:
-        raise PayloadTooLarge(
-            f"the request has {len(instances)} instances; SLUICE_MAX_INSTANCES is {max_instances}",
-            found=len(instances),
-            limit=max_instances,
-            setting="SLUICE_MAX_INSTANCES",
-        )
+    expect_no_more_than(max_instances, len(instances))
     if (timeout_ms := content.get("timeout_ms")) is not None:
         if type(timeout_ms) not in (int, float) or timeout_ms <= 0:
             raise _wrong_field(content, "timeout_ms", "a number of milliseconds above 0")
         return ParsedRequest(model, version, instances, parameters, timeout_ms / 1000)
     return ParsedRequest(model, version, instances, parameters)
+
+
+def expect_no_more_than(max_instances: int, found: int) -> None:
+    """Raise PayloadTooLarge for more instances, or rows, than one request may hold."""
+    if found > max_instances:
+        raise PayloadTooLarge(
+            f"the request has {found} instances; SLUICE_MAX_INSTANCES is {max_instances}",
+            found=found,
+            limit=max_instances,
+            setting="SLUICE_MAX_INSTANCES",
+        )
 
 
 def _not_json(body: bytes, exc: ValueError) -> ServiceError:

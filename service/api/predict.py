@@ -5,40 +5,22 @@ HTTP only: which instances a model accepts is known to its task, how it is run t
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 from fastapi.routing import APIRoute
 
 from service.api.access.control import visible_models
-from service.api.deadlines import DeadlineMonitor
-from service.api.disconnects import DisconnectMonitor
-from service.api.errors import UnsupportedMediaType
-from service.api.large_bodies import LargeBodyParser, write_large
+from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
+from service.api.large_bodies import write_large
 from service.api.parsing import LARGE_BYTES, ParsedRequest, parse
-from service.api.request import Answer, ClientDisconnected, HttpRequest, json_answer, read_body
+from service.api.request import Answer, HttpRequest, expect_plain_json, json_answer
 from service.api.schemas import PredictRequest, PredictResponse, predict_models
-from service.context import current_timing
-from service.errors import (
-    DeadlineExceeded,
-    InvalidInput,
-    InvalidReason,
-    MalformedRequest,
-    ModelNotReady,
-    Outcome,
-    Overloaded,
-    PayloadTooLarge,
-    RequestError,
-    ServiceError,
-)
+from service.errors import InvalidInput, MalformedRequest
 from service.wire import is_plain, write
 
-UNKNOWN = "_unknown"
-API = "predict"
-"""How the metrics call this API."""
 # Up to this many predictions nobody looks how large their answer is: eight of the longest forecasts take 20 ms.
 FEW_PREDICTIONS = 8
 MAX_NAME_BYTES = 256
@@ -125,30 +107,10 @@ class TaskEndpoint(Protocol):
     def prediction(self) -> Any: ...
 
 
-class RequestObserver(Protocol):
-    """Counts the requests to predict."""
-
-    def request_finished(
-        self, api: str, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
-    ) -> None:
-        """One request is over, `duration_s` after its body had arrived.
-
-        `model` and `version` are `_unknown` when the request did not get as far as a model. `reason` is set for invalid
-        requests that held something wrong.
-        """
-        ...
-
-
-class RequestLimits(NamedTuple):
-    """How much one request may hold."""
-
-    max_instances: int
-    max_body_bytes: int
-    max_json_values: int = 1_000_000
-
-
-class PredictEndpoint:
+class PredictEndpoint(InferenceEndpoint):
     """One endpoint that predicts. With `task`, the model may be left out, and must be of that task and fit the `purpose`."""
+
+    api = "predict"
 
     def __init__(
         self,
@@ -158,108 +120,51 @@ class PredictEndpoint:
         *,
         task: str | None = None,
         purpose: str | None = None,
-        disconnects: DisconnectMonitor | None = None,
-        deadlines: DeadlineMonitor | None = None,
-        large_bodies: LargeBodyParser | None = None,
         loop_budget: LoopBudget | None = None,
+        monitors: Monitors | None = None,
     ) -> None:
         """`loop_budget` None: bodies are read as they come."""
+        super().__init__(observer, limits, monitors)
         self._models = models
-        self._observer = observer
-        self._limits = limits
         self._task = task
         self._purpose = purpose
-        self._disconnects = disconnects or DisconnectMonitor()
-        self._deadlines = deadlines or DeadlineMonitor()
-        self._large_bodies = large_bodies or LargeBodyParser(limits.max_json_values)
         self._loop_budget = loop_budget
 
-    def refused(self) -> None:
-        """A request was refused before it was begun."""
-        self._observer.request_finished(API, UNKNOWN, UNKNOWN, "rejected", 0.0, None)
+    def check_head(self, request: HttpRequest) -> None:
+        """Raise UnsupportedMediaType for a body that is declared as something other than plain JSON."""
+        expect_plain_json(request.headers)
 
-    async def answer(self, request: HttpRequest) -> Answer:
-        """The predictions for one request, as JSON. Raises ServiceError, and ClientDisconnected when its client has gone."""
-        task = asyncio.current_task()
-        assert task is not None
-        started = time.monotonic()
-        name = version = UNKNOWN
-        outcome: Outcome = "error"
-        reason: InvalidReason | None = None
-        try:
-            body = await read_body(request, self._limits.max_body_bytes)
-            started = time.monotonic()  # the time that a client takes to send is not counted
-            deadline = started + request.timeout_s
-            self._disconnects.watch(task, request)
-            self._deadlines.watch(task, deadline, started)
-            ticket = request.ticket
-            if ticket is not None:
-                ticket.cancel = task.cancel
-            is_large = len(body) > LARGE_BYTES
-            parsed_from = started
-            if not is_large:
-                if self._loop_budget is not None and self._loop_budget.is_spent():
-                    # The body waits as it is: what is read from it takes five times its memory, and is cold when it is encoded.
-                    if ticket is not None and (named := find_model(body)) is not None:
-                        ticket.assign(named)
-                    await self._loop_budget.renewal()
-                    parsed_from = time.monotonic()
-                parsed = parse(body, self._limits.max_instances)
-            else:
-                parsed = await self._large_bodies.parse(body, self._limits.max_instances)
-            request.num_instances = len(parsed.instances)
-            timing = current_timing()
-            if timing is not None:
-                timing.add("parse", parsed_from, time.monotonic())
-            if parsed.timeout_s is not None and parsed.timeout_s < request.timeout_s:
-                deadline = started + parsed.timeout_s
-                self._deadlines.watch(task, deadline, time.monotonic())
-            model = self._resolve(parsed, visible_models(self._models, request.state))
-            name, version = model.name, model.version
-            request.model = name
-            if ticket is not None:
-                ticket.assign(name)
-            if timing is not None:
-                timing.model, timing.version = name, version
-            predictions = await model.predict(
-                parsed.instances,
-                parsed.parameters,
-                deadline=deadline,
-                is_plain=is_plain(body),
-                has_turn=not is_large and self._loop_budget is not None,
-            )
-            if timing is None:
-                content = await _write(name, version, predictions)
-            else:
-                written_from = time.monotonic()
-                content = await _write(name, version, predictions)
-                timing.add("write", written_from, time.monotonic())
-            outcome = "ok"
-            return json_answer(content)
-        except ServiceError as exc:
-            outcome, reason = outcome_of(exc), reason_of(exc)
-            raise
-        except ClientDisconnected:
-            outcome = "cancelled"
-            raise
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            if request.ticket is not None and request.ticket.is_displaced:
-                task.uncancel()
-                outcome = "rejected"
-                raise displaced_error() from None
-            if self._disconnects.has_cancelled(task, request):
-                task.uncancel()  # it was ours, and the task may end by itself
-                raise ClientDisconnected from None
-            if self._deadlines.has_expired(task):
-                task.uncancel()
-                outcome = "timeout"
-                raise DeadlineExceeded("there was no answer before the deadline") from None
-            raise
-        finally:
-            self._disconnects.forget(task, request)
-            self._deadlines.forget(task)
-            self._observer.request_finished(API, name, version, outcome, time.monotonic() - started, reason)
+    async def respond(self, call: Call) -> Answer:
+        """The predictions for one request, as JSON."""
+        body = call.body
+        is_large = len(body) > LARGE_BYTES
+        parsed_from = call.started
+        if not is_large:
+            if self._loop_budget is not None and self._loop_budget.is_spent():
+                # The body waits as it is: what is read from it takes five times its memory, and is cold when it is encoded.
+                ticket = call.request.ticket
+                if ticket is not None and (named := find_model(body)) is not None:
+                    ticket.assign(named)
+                await self._loop_budget.renewal()
+                parsed_from = time.monotonic()
+            parsed = parse(body, self._limits.max_instances)
+        else:
+            parsed = await self._large_bodies.parse(body, self._limits.max_instances)
+        call.finish_parse(len(parsed.instances), parsed_from)
+        call.shorten(parsed.timeout_s)
+        model = self._resolve(parsed, visible_models(self._models, call.request.state))
+        call.set_model(model)
+        predictions = await model.predict(
+            parsed.instances,
+            parsed.parameters,
+            deadline=call.deadline,
+            is_plain=is_plain(body),
+            has_turn=not is_large and self._loop_budget is not None,
+        )
+        written_from = time.monotonic()
+        content = await _write(model.name, model.version, predictions)
+        call.finish_write(written_from)
+        return json_answer(content)
 
     def _resolve(self, parsed: ParsedRequest, models: Models) -> ServedModel:
         if parsed.model is None:
@@ -285,29 +190,6 @@ def find_model(body: bytes) -> str | None:
     return found[1].decode(errors="replace") if found is not None else None
 
 
-def displaced_error() -> Overloaded:
-    """How a request ends whose ticket was displaced."""
-    return Overloaded("the place of this request was given to another one")
-
-
-def outcome_of(exc: ServiceError) -> Outcome:
-    """How the metrics call a request that ended with `exc`."""
-    if isinstance(exc, RequestError | UnsupportedMediaType):
-        return "invalid"
-    if isinstance(exc, Overloaded | ModelNotReady):
-        return "rejected"
-    return "timeout" if isinstance(exc, DeadlineExceeded) else "error"
-
-
-def reason_of(exc: ServiceError) -> InvalidReason | None:
-    """How the metrics call what was wrong with the request; None when nothing in it was."""
-    if isinstance(exc, InvalidInput):
-        return exc.reason
-    if isinstance(exc, PayloadTooLarge):
-        return "payload"
-    return "json" if isinstance(exc, MalformedRequest | UnsupportedMediaType) else None
-
-
 async def _write(name: str, version: str, predictions: Sequence[Any]) -> bytes:
     content = {"model": name, "version": version, "predictions": predictions}
     return write(content) if len(predictions) <= FEW_PREDICTIONS else await write_large(content)
@@ -324,10 +206,10 @@ def predict_endpoints(
     limits: RequestLimits,
     task_endpoints: Iterable[TaskEndpoint],
     loop_budget: LoopBudget | None = None,
+    monitors: Monitors | None = None,
 ) -> dict[str, PredictEndpoint]:
     """What answers at each path: `/predict`, and the endpoints of the tasks."""
-    disconnects, deadlines = DisconnectMonitor(), DeadlineMonitor()
-    large_bodies = LargeBodyParser(limits.max_json_values)
+    monitors = monitors or Monitors.open(limits)
 
     def endpoint(task: str | None, purpose: str | None) -> PredictEndpoint:
         return PredictEndpoint(
@@ -336,10 +218,8 @@ def predict_endpoints(
             limits,
             task=task,
             purpose=purpose,
-            disconnects=disconnects,
-            deadlines=deadlines,
-            large_bodies=large_bodies,
             loop_budget=loop_budget,
+            monitors=monitors,
         )
 
     return {PREDICT_PATH: endpoint(None, None), **{each.path: endpoint(each.task, each.purpose) for each in task_endpoints}}

@@ -301,22 +301,28 @@ def _read_number(name: bytes, value: bytes, least: int, most: int, unit: str) ->
 
 
 async def read_body(request: HttpRequest, max_bytes: int) -> bytes:
-    """The whole body; never holds more than `max_bytes` of it, however it is sent.
+    """A whole body of plain JSON: `expect_plain_json`, then `receive_body`; raises what these do."""
+    expect_plain_json(request.headers)
+    return await receive_body(request, max_bytes)
 
-    Raises BodyTooLarge, UnsupportedMediaType when the body is declared as something other than plain JSON, RequestTimedOut,
-    Overloaded when too many bodies are being received, and ClientDisconnected when the connection closes first.
-    """
-    for name, value in request.headers:
+
+def expect_plain_json(headers: Headers) -> None:
+    """Raise UnsupportedMediaType when the body is declared as something other than plain JSON."""
+    for name, value in headers:
         if name == b"content-type":
-            if value != b"application/json" and not _is_json(value):
-                found = value.decode("latin-1")[:100]
-                raise UnsupportedMediaType(
-                    f'Content-Type is "{found}"; send "application/json"', found=found, expected="application/json"
-                )
+            expect_json_type(value)
         elif name == b"content-encoding" and value.lower() != b"identity":
             found = value.decode("latin-1")[:100]
             raise UnsupportedMediaType(f'Content-Encoding is "{found}"; send the JSON as it is', found=found, expected="identity")
-    return await receive_body(request, max_bytes)
+
+
+def expect_json_type(content_type: bytes) -> None:
+    """Raise UnsupportedMediaType for a Content-Type that is not JSON."""
+    if content_type != b"application/json" and not _is_json(content_type):
+        found = content_type.decode("latin-1")[:100]
+        raise UnsupportedMediaType(
+            f'Content-Type is "{found}"; send "application/json"', found=found, expected="application/json"
+        )
 
 
 async def receive_body(request: HttpRequest, max_bytes: int) -> bytes:

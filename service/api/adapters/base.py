@@ -9,14 +9,12 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from service.api.access.control import visible_models
 from service.api.compression import read_coding
-from service.api.deadlines import DeadlineMonitor
-from service.api.disconnects import DisconnectMonitor
-from service.api.errors import InternalError, Problem, UnsupportedMediaType, find_row, problem
-from service.api.inference import Call, InferenceEndpoint
-from service.api.large_bodies import LargeBodyParser, write_large
-from service.api.parsing import LARGE_BYTES
-from service.api.predict import RequestLimits, RequestObserver, ServedModel
-from service.api.request import Answer, HttpRequest, json_answer
+from service.api.errors import InternalError, Problem, find_row, problem
+from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
+from service.api.large_bodies import write_large
+from service.api.parsing import LARGE_BYTES, expect_no_more_than
+from service.api.predict import ServedModel
+from service.api.request import Answer, HttpRequest, expect_json_type, json_answer
 from service.errors import InvalidInput, MalformedRequest, ServiceError
 from service.wire import is_plain, read, write
 
@@ -81,10 +79,10 @@ class AdapterEndpoint(InferenceEndpoint):
     """The endpoint of one wire format."""
 
     def __init__(
-        self, adapter: Adapter, models: Models, observer: RequestObserver, limits: RequestLimits, **options: Any
+        self, adapter: Adapter, models: Models, observer: RequestObserver, limits: RequestLimits, monitors: Monitors | None = None
     ) -> None:
-        """`options` as of InferenceEndpoint."""
-        super().__init__(observer, limits, **options)
+        """`monitors` as of InferenceEndpoint."""
+        super().__init__(observer, limits, monitors)
         self.api = adapter.api
         self._adapter = adapter
         self._models = models
@@ -94,11 +92,8 @@ class AdapterEndpoint(InferenceEndpoint):
         for name, value in request.headers:
             if name == b"content-encoding":
                 read_coding(value)
-            elif name == b"content-type" and not _may_be_json(value):
-                found = value.decode("latin-1")[:100]
-                raise UnsupportedMediaType(
-                    f'Content-Type is "{found}"; send "application/json"', found=found, expected="application/json"
-                )
+            elif name == b"content-type" and value.partition(b";")[0].strip():
+                expect_json_type(value)
 
     async def respond(self, call: Call) -> Answer:
         """The predictions for one request."""
@@ -110,7 +105,8 @@ class AdapterEndpoint(InferenceEndpoint):
             parsed = self._read(body, path)
         else:
             parsed = await self._large_bodies.read(body, lambda: self._read(body, path))
-        call.finish_parse(len(parsed.instances), self._limits.max_instances)
+        call.finish_parse(len(parsed.instances))
+        expect_no_more_than(self._limits.max_instances, len(parsed.instances))
         model = self._resolve(parsed, visible_models(self._models, request.state))
         call.set_model(model)
         plain = is_plain(body)
@@ -146,17 +142,17 @@ class AdapterEndpoint(InferenceEndpoint):
 
 
 def adapter_endpoints(
-    adapters: Iterable[Adapter], models: Models, observer: RequestObserver, limits: RequestLimits
+    adapters: Iterable[Adapter],
+    models: Models,
+    observer: RequestObserver,
+    limits: RequestLimits,
+    monitors: Monitors | None = None,
 ) -> dict[str, AdapterEndpoint]:
     """Template of a path → what answers there."""
-    disconnects, deadlines = DisconnectMonitor(), DeadlineMonitor()
-    large_bodies = LargeBodyParser(limits.max_json_values)
+    monitors = monitors or Monitors.open(limits)
     endpoints: dict[str, AdapterEndpoint] = {}
     for adapter in adapters:
-        endpoint = AdapterEndpoint(
-            adapter, models, observer, limits, disconnects=disconnects, deadlines=deadlines, large_bodies=large_bodies
-        )
-        endpoints |= dict.fromkeys(adapter.paths, endpoint)
+        endpoints |= dict.fromkeys(adapter.paths, AdapterEndpoint(adapter, models, observer, limits, monitors))
     return endpoints
 
 
@@ -203,10 +199,3 @@ def optional(content: Mapping[str, Any], field: str, kind: type, name: str) -> A
     if value is not None and type(value) is not kind:
         raise MalformedRequest(f'"{field}": expected {name}', where=field)
     return value
-
-
-def _may_be_json(content_type: bytes) -> bool:
-    media = content_type.partition(b";")[0].strip().lower()
-    if media in (b"", b"application/json", b"application/x-www-form-urlencoded"):
-        return True
-    return media.startswith(b"application/") and media.endswith(b"+json")

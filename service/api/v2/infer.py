@@ -14,10 +14,9 @@ from typing import Any, NamedTuple, Protocol, Self
 from service.api.access.control import visible_models
 from service.api.compression import LARGE_COMPRESSED, MIN_BYTES, choose_coding, compress
 from service.api.errors import UnsupportedMediaType
-from service.api.inference import Call, InferenceEndpoint
+from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
-from service.api.parsing import LARGE_BYTES
-from service.api.predict import RequestLimits, RequestObserver
+from service.api.parsing import LARGE_BYTES, expect_no_more_than
 from service.api.request import Answer, Headers, HttpRequest
 from service.api.v2.parsing import InferRequest, InputTensor, RawTensor, RequestedOutput, parse, read_json_length
 from service.errors import InvalidInput, MalformedRequest
@@ -115,9 +114,11 @@ class InferEndpoint(InferenceEndpoint):
 
     api = "v2"
 
-    def __init__(self, models: TensorModels, observer: RequestObserver, limits: RequestLimits, **options: Any) -> None:
-        """`options` as of InferenceEndpoint."""
-        super().__init__(observer, limits, **options)
+    def __init__(
+        self, models: TensorModels, observer: RequestObserver, limits: RequestLimits, monitors: Monitors | None = None
+    ) -> None:
+        """`monitors` as of InferenceEndpoint."""
+        super().__init__(observer, limits, monitors)
         self._models = models
 
     def check_head(self, request: HttpRequest) -> None:
@@ -133,7 +134,9 @@ class InferEndpoint(InferenceEndpoint):
         model = visible_models(self._models, request.state).get(*find_model(request.path))
         call.set_model(model)
         parsed = await self._parse(body, request.headers, model)
-        call.finish_parse(_num_rows(parsed, model), self._limits.max_instances)
+        num_rows = _num_rows(parsed, model)
+        call.finish_parse(num_rows)
+        expect_no_more_than(self._limits.max_instances, num_rows)
         call.shorten(parsed.timeout_s)
         outputs = parsed.outputs
         if outputs is None and parsed.is_binary:

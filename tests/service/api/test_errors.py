@@ -32,8 +32,9 @@ from service.api.errors import (
     problem,
 )
 from service.api.gateway import Gateway
+from service.api.inference import RequestLimits
 from service.api.operations import operations_router
-from service.api.predict import RequestLimits, documented_routes, predict_endpoints
+from service.api.predict import documented_routes, predict_endpoints
 from service.api.request import Headers, HttpRequest
 from service.errors import (
     AmbiguousModel,

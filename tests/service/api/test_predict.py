@@ -11,7 +11,8 @@ import pytest
 
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
-from service.api.predict import API, FEW_PREDICTIONS, UNKNOWN, PredictEndpoint, RequestLimits, find_model, outcome_of
+from service.api.inference import UNKNOWN, Monitors, RequestLimits, outcome_of
+from service.api.predict import FEW_PREDICTIONS, PredictEndpoint, find_model
 from service.api.request import AsgiRequest, ClientDisconnected
 from service.errors import (
     DeadlineExceeded,
@@ -71,7 +72,7 @@ class RecordingObserver:
     def request_finished(
         self, api: str, model: str, version: str, outcome: Outcome, duration_s: float, reason: InvalidReason | None
     ) -> None:
-        assert (api, duration_s >= 0) == (API, True)
+        assert (api, duration_s >= 0) == (PredictEndpoint.api, True)
         self.requests.append((model, version, outcome, reason))
 
 
@@ -154,7 +155,8 @@ async def test_a_client_that_disconnects_while_its_model_runs_is_counted_as_canc
 
     observer = RecordingObserver()
     limits = RequestLimits(10, 1000)
-    endpoint = PredictEndpoint(Models(Slow()), observer, limits, disconnects=DisconnectMonitor(watch_after_s=0.0))
+    monitors = Monitors.open(limits)._replace(disconnects=DisconnectMonitor(watch_after_s=0.0))
+    endpoint = PredictEndpoint(Models(Slow()), observer, limits, monitors=monitors)
     with pytest.raises(ClientDisconnected):
         await endpoint.answer(AsgiRequest({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive))
     assert observer.requests == [("echo", "3", "cancelled", None)]
