@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from service.clock import Alarm, Clock, MonotonicClock
@@ -143,7 +143,7 @@ class Batcher(Generic[T, R]):
         on_overdue: Callable[[], None] = lambda: None,
         idle_s: float = THREAD_IDLE_S,
     ) -> None:
-        """A thread that has had nothing to do for `idle_s` ends. `on_overdue` is called once a batch has run for longer than
+        """Threads that were not needed for `idle_s` end. `on_overdue` is called once a batch has run for longer than
         `max_run_s`, or still runs when `stop` gives up.
         """
         self.name = name
@@ -165,6 +165,8 @@ class Batcher(Generic[T, R]):
         self._threads: list[threading.Thread] = []
         self._num_threads = 0  # without those that were told to end
         self._idle_s = idle_s
+        self._peak_running = 0  # since threads were last ended
+        self._idle_alarm: Alarm | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
         self._is_dispatch_due = False
@@ -195,7 +197,7 @@ class Batcher(Generic[T, R]):
             grace = self._clock.call_at(self._clock.now() + grace_s, self._give_up)
             await self._finished
             grace.cancel()
-        for alarm in (self._alarm, self._delay, self._watch):
+        for alarm in (self._alarm, self._delay, self._watch, self._idle_alarm):
             if alarm is not None:
                 alarm.cancel()
         for _ in range(self._num_threads):
@@ -346,6 +348,7 @@ class Batcher(Generic[T, R]):
                 else:
                     if self._watch is None and self._max_run_s < math.inf:
                         self._watch = self._clock.call_at(now + self._max_run_s, self._check_runs)
+                    self._peak_running = max(self._peak_running, len(self._running))
                     if self._num_threads < len(self._running):
                         self._start_thread()
                     self._todo.put((number, payloads))
@@ -399,24 +402,31 @@ class Batcher(Generic[T, R]):
         self._threads = [*(each for each in self._threads if each.is_alive()), thread]
         self._num_threads += 1
         thread.start()
+        if self._idle_alarm is None:
+            self._set_idle_alarm()
 
-    def _end_idle_thread(self) -> None:
-        """A thread has had nothing to do for a while: have one end, unless all are needed just now."""
-        if self._num_threads > len(self._running) and self._is_open:
+    def _set_idle_alarm(self) -> None:
+        assert self._loop is not None, "only a batcher that started has threads"
+        self._idle_alarm = self._loop.call_later(self._idle_s, self._end_idle_threads, context=contextvars.Context())
+
+    def _end_idle_threads(self) -> None:
+        """Have those threads end that no batch needed since the last time.
+
+        One alarm on the loop instead of a timeout of each thread's `get`: in Python 3.11 a `SimpleQueue.get` of which another
+        thread took the value just as its time was over waits on without end.
+        """
+        self._idle_alarm = None
+        while self._num_threads > self._peak_running:
             self._num_threads -= 1
             self._todo.put(None)
+        self._peak_running = len(self._running)
+        if self._num_threads:
+            self._set_idle_alarm()
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """The life of a worker thread: values in, values out."""
         while True:
-            try:
-                todo = self._todo.get(timeout=self._idle_s)
-            except Empty:
-                try:
-                    loop.call_soon_threadsafe(self._end_idle_thread)
-                except RuntimeError:  # the loop is closed
-                    return
-                continue
+            todo = self._todo.get()
             if todo is None:
                 break
             number, payloads = todo
