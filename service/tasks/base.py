@@ -197,6 +197,10 @@ class TaskDefinition:
         """Whether a model of this task is meant for the purpose of an endpoint."""
         return True
 
+    def is_for_streams(self, manifest: Manifest) -> bool:
+        """Whether the model is made for sequences in pieces: it answers requests that name no model only where no other does."""
+        return False
+
     def criterion(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Criterion | None:
         """What of a request decides which model answers it; None: nothing. Takes any JSON, and refuses none."""
         return None

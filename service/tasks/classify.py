@@ -63,6 +63,7 @@ class ClassifySpec(Spec):
     max_length: Annotated[int, Field(ge=1, description="tokens read of one text")]
     truncation: Truncation
     language: Annotated[str, Field(description="BCP 47 tag of the texts, or `und`")]
+    streaming: bool = Field(False, description="made for texts in pieces")
 
     @model_validator(mode="after")
     def _truncation_keeps_max_length(self) -> ClassifySpec:
@@ -230,6 +231,9 @@ class ClassifyDefinition(TaskDefinition):
 
     def example_instance(self, manifest: Manifest) -> object:
         return "A quiet, moving film."
+
+    def is_for_streams(self, manifest: Manifest) -> bool:
+        return manifest.spec_of(ClassifySpec).streaming
 
     def serves(self, manifest: Manifest, purpose: str) -> bool:
         spec = manifest.spec_of(ClassifySpec)

@@ -21,7 +21,7 @@ MAX_HISTORY_VALUES = 1_000_000
 
 
 class CheckedInstance(NamedTuple):
-    """One instance, checked: raw values FP32 (T, F) without gaps, and what is to be forecast from them."""
+    """One instance, checked: raw values FP32 (T, F), without gaps unless the model reads streams, and what is to be forecast."""
 
     history: Array
     horizon: int
@@ -91,7 +91,7 @@ class RequestDefaults:
             )
         values, has_gaps = read_numbers(given, len(spec.features), index, is_plain=is_plain)
         num_interpolated = 0
-        if has_gaps:
+        if has_gaps and not spec.streaming:  # whose graph knows what to do without a value
             values, num_interpolated = self._interpolate(values, index)
         # A null is a field left out: clients with optional fields send it so.
         value = instance.get("horizon")

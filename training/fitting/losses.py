@@ -43,9 +43,20 @@ def forecast_loss(name: Loss, quantiles: Sequence[float]) -> LossFunction:
     return loss
 
 
+def stream_loss(quantiles: Sequence[float], first: int) -> LossFunction:
+    """The quantile loss of a batch with `future` (B, T, horizon, targets), raw: of the forecasts at step `first` and later."""
+    levels = torch.tensor(quantiles)
+
+    def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
+        target = network.head.scale_target(batch["future"], prediction)
+        return pinball(prediction.values[:, first:], target[:, first:], levels.to(target.device))
+
+    return loss
+
+
 def pinball(prediction: Tensor, target: Tensor, levels: Tensor) -> Tensor:
-    """Mean quantile loss of (B, horizon, targets, Q) against (B, horizon, targets) (Koenker and Bassett 1978)."""
-    error = target.unsqueeze(-1) - prediction  # (B, horizon, targets, Q)
+    """Mean quantile loss of (..., targets, Q) against (..., targets) (Koenker and Bassett 1978)."""
+    error = target.unsqueeze(-1) - prediction  # (..., targets, Q)
     return torch.maximum(levels * error, (levels - 1) * error).mean()
 
 

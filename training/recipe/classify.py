@@ -129,6 +129,11 @@ class ClassifyRecipe(Recipe):
         default="",
         description="what the labels are about: one of subject `sentiment` answers `/predict/sentiment`",
     )
+    streaming: bool = Field(
+        default=False,
+        description="for texts in pieces: layers that cannot go on from piece to piece are refused; of several models that fit a "
+        "request which names none, one that is not for streams answers",
+    )
     data: TextData
     tokenizer: TokenizerSettings = TokenizerSettings()
     fit: ClassifyFit

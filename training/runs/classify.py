@@ -34,7 +34,7 @@ from training.fitting.losses import Batch, classify_loss
 from training.network.heads.classify import ClassifyHead, ClassifySpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
-from training.recipe import ClassifyRecipe
+from training.recipe import ClassifyRecipe, RecipeError
 from training.reporting.progress import progress_line
 from training.reporting.report import Report
 from training.runs.steps import (
@@ -73,6 +73,8 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
 
     torch.manual_seed(recipe.seed)
     network = Network(network_spec(recipe, tokenizer.get_vocab_size(), split.labels))
+    if recipe.streaming and not network.can_stream:
+        raise RecipeError("streaming: these layers cannot go on from piece to piece: one direction, and concat_pooling at most")
     check_network(network, recipe, console)
 
     def batches(epoch: int) -> Iterator[Batch]:
@@ -124,6 +126,7 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
             "truncation": {"head": head, "tail": tail},
             "language": recipe.language,
             **({"subject": recipe.subject} if recipe.subject else {}),
+            **({"streaming": True} if recipe.streaming else {}),
         },
         files={TOKENIZER_FILE: tokenizer.to_str()},
         pictures=_pictures(recipe, split, fitted, answers),
