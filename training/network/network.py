@@ -109,7 +109,8 @@ class Network(nn.Module):
     @property
     def num_parameters(self) -> int:
         """Weights that training may change, counted as Keras counts them."""
-        return sum(layer.num_parameters for layer in self.stack)
+        own = sum(parameter.numel() for parameter in self.head.parameters())
+        return own + sum(layer.num_parameters for layer in self.stack)
 
     @property
     def num_fixed_parameters(self) -> int:

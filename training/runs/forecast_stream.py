@@ -15,7 +15,7 @@ from training.data.streams import Streams, num_streams, sample_streams, validati
 from training.export.answers import format_stream
 from training.export.publish import Publication
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
-from training.fitting.losses import Batch, pinball, stream_loss
+from training.fitting.losses import Batch, stream_loss
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
 from training.recipe import ForecastRecipe, ForecastSettings
@@ -164,9 +164,7 @@ def _tensors(streams: Streams) -> Batch:
 def _validation_loss(network: Network, recipe: ForecastRecipe, stream: tuple[Streams, int]) -> float:
     streams, first = stream
     batch = on_device_of(network, _tensors(streams))
-    prediction = network.predict(batch)
-    target = network.head.scale_target(batch["future"], prediction)
-    return float(pinball(prediction.values[:, first:], target[:, first:], torch.tensor(recipe.forecast.quantiles)))
+    return float(stream_loss(recipe.forecast.quantiles, first)(network, network.predict(batch), batch))
 
 
 def _follow(graph: Graph, series: Series) -> list[StreamAnswers]:

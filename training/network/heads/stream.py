@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
@@ -51,7 +51,8 @@ class StreamStatistics(Statistics):
     """Level and spread of the targets at each step, (B, T, targets), as offset and scale; and what else an answer needs."""
 
     lengths: Tensor = field(default_factory=lambda: torch.zeros(0))
-    base: Tensor | None = None  # (B, T, horizon, targets), scaled: the values one season before those that are forecast
+    season: Tensor = field(default_factory=lambda: torch.zeros(0))  # (B, T, horizon, targets), scaled: one season before
+    distance: Tensor = field(default_factory=lambda: torch.zeros(0))  # (B, T, targets): of the last value from last season's
     deviation: Tensor = field(default_factory=lambda: torch.zeros(0))  # (B, T, targets), by level and spread one step before
     is_scored: Tensor = field(default_factory=lambda: torch.zeros(0))  # (B, T, targets)
     quantiles: Tensor = field(default_factory=lambda: torch.zeros(0))  # (B, targets, Q), scaled: of the first value
@@ -62,7 +63,8 @@ class StreamStatistics(Statistics):
 class StreamStatisticsSymbol(StatisticsSymbol):
     """`StreamStatistics` in the graph."""
 
-    base: str | None = None
+    season: str = ""  # empty: there is none
+    distance: str = ""
     deviation: str = ""
     is_scored: str = ""
     state: Mapping[str, str] = field(default_factory=dict)
@@ -88,14 +90,18 @@ class StreamHead(Head):
         self.targets = list(spec.targets)
         self.chooses = self.targets != list(range(spec.num_features))
         lag = spec.seasonal_lag
-        # Of each step of the horizon the place of its base among the values of the last season, the oldest at 0; 0 is the
-        # value one season before the last one, which is read too.
+        # Of each step of the horizon the place of its value among those of the last season; at 0 is the value one season before
+        # the last one.
         self.base_places = [] if lag is None else [step % lag + 1 for step in range(spec.horizon)]
         self.num_bases = max(self.base_places, default=-1) + 1
         self.season_length = lag or 0
         # What the layers read of a step; the input has the features alone.
         self.features = Shape(("time", 2 * spec.num_features + self.num_bases * len(self.targets)))
         self.levels = list(spec.quantiles)
+        # How much of the last value's distance from last season's (or from the level) is still there so many steps later:
+        # learned, from all of it on.
+        steps = torch.arange(spec.horizon, dtype=torch.float32)
+        self.persistence = nn.Parameter((-steps / spec.horizon).exp())
         below, above = self.levels[:2], self.levels[-2:]
         # Widths of the two outermost quantiles to the distance at which a tail falls by e.
         self.low_rate = math.log(below[1] / below[0])
@@ -163,25 +169,28 @@ class StreamHead(Head):
         scaled = self._scale(running.values, running.level, running.spread, running.known)
         features = [scaled, (~running.known).to(scaled.dtype)]
         offset, scale, known = (self._of_targets(part) for part in (running.level, running.spread, running.known))
-        base, state = None, dict(running.state)
+        state, distance = dict(running.state), self._of_targets(scaled)
+        season = distance.new_zeros(*distance.shape[:2], self.spec.horizon, len(self.targets))
         if self.num_bases:
-            season, ends = self._read_season(self._of_targets(running.values), known, history.lengths, start)
-            season = self._scale(season[0], offset.unsqueeze(2), scale.unsqueeze(2), season[1])  # (B, T, bases, targets)
-            features.append(season.flatten(2))
-            base, state = season[:, :, self.base_places], state | ends
+            before, ends = self._read_season(self._of_targets(running.values), known, history.lengths, start)
+            bases = self._scale(before[0], offset.unsqueeze(2), scale.unsqueeze(2), before[1])  # (B, T, bases, targets)
+            features.append(bases.flatten(2))
+            season, state = bases[:, :, self.base_places], state | ends
+            distance = (distance - bases[:, :, 0]).masked_fill(~known, 0.0)
         given = start.get(NUM_VALUES, scaled.new_zeros(len(scaled), self.spec.num_features))
         counts = running.known.to(scaled.dtype).cumsum(1)
         num_before = self._of_targets(given.unsqueeze(1) + counts - running.known.to(scaled.dtype))
         # Bounded, so that a float32 counts on.
         num_values = (given + ragged.last_step(counts, history.lengths)).clamp(max=2.0 * self.spec.warm_up)
-        before = self._of_targets(running.level_before), self._of_targets(running.spread_before)
+        level, spread = self._of_targets(running.level_before), self._of_targets(running.spread_before)
         num_targets, num_levels = len(self.targets), len(self.levels)
         statistics = StreamStatistics(
             offset=offset,
             scale=scale,
             lengths=history.lengths,
-            base=base,
-            deviation=(self._of_targets(running.values) - before[0]) / before[1],
+            season=season,
+            distance=distance,
+            deviation=(self._of_targets(running.values) - level) / spread,
             is_scored=known & (num_before >= self.spec.warm_up),
             quantiles=start.get(QUANTILES, scaled.new_zeros(len(scaled), num_targets * num_levels)).view(
                 -1, num_targets, num_levels
@@ -215,10 +224,10 @@ class StreamHead(Head):
 
     def predict(self, output: Signal, given: LayerInput) -> Tensor:
         """Scaled, at every step: (B, T, horizon, targets, Q)."""
-        assert isinstance(given.statistics, StreamStatistics)
-        values = output.values.unflatten(2, self.spec.answer_shape)
-        base = given.statistics.base
-        return values if base is None else values + base.unsqueeze(4)
+        statistics = given.statistics
+        assert isinstance(statistics, StreamStatistics)
+        base = statistics.season + self.persistence[:, None] * statistics.distance.unsqueeze(2)
+        return output.values.unflatten(2, self.spec.answer_shape) + base.unsqueeze(4)
 
     def answer(self, prediction: Prediction) -> tuple[Tensor, ...]:
         statistics = self._statistics_of(prediction)
@@ -279,15 +288,18 @@ class StreamHead(Head):
             missing = graph.add("Cast", graph.add("Not", running.known), to=1)
             parts = (running.level, running.spread, running.known, running.values, running.level_before, running.spread_before)
             level, spread, known, values, level_before, spread_before = (self._write_of_targets(graph, part) for part in parts)
-        features, base, state = [scaled, missing], None, dict(running.state)
+        features, season, state = [scaled, missing], "", dict(running.state)
+        distance = self._write_of_targets(graph, scaled)
         if self.num_bases:
             with graph.scope("season"):
-                (season, is_known), ends = self._write_season(graph, values, known)
+                (bases, is_known), ends = self._write_season(graph, values, known)
                 axis = graph.constant([2])
                 steps = graph.add("Unsqueeze", level, axis), graph.add("Unsqueeze", spread, axis)
-                season = self._write_scale(graph, season, *steps, is_known)
-                features.append(graph.add("Reshape", season, graph.constant([0, 0, self.num_bases * len(self.targets)])))
-                base, state = graph.add("Gather", season, graph.constant(self.base_places), axis=2), state | ends
+                bases = self._write_scale(graph, bases, *steps, is_known)
+                features.append(graph.add("Reshape", bases, graph.constant([0, 0, self.num_bases * len(self.targets)])))
+                season, state = graph.add("Gather", bases, graph.constant(self.base_places), axis=2), state | ends
+                distance = graph.add("Sub", distance, graph.add("Gather", bases, graph.constant(0), axis=2))
+                distance = graph.add("Where", known, distance, graph.constant(0.0))
         with graph.scope("anomaly"):
             weight = graph.add("Cast", running.known, to=1)
             given = graph.add("Unsqueeze", NUM_VALUES, graph.constant([1]))
@@ -300,7 +312,7 @@ class StreamHead(Head):
             state[NUM_VALUES] = graph.add("Min", num_new, graph.constant(2.0 * self.spec.warm_up))
             deviation = graph.add("Div", graph.add("Sub", values, level_before), spread_before)
         symbol = Symbol(graph.add("Concat", *features, axis=2), "lengths")
-        statistics = StreamStatisticsSymbol(level, spread, base, deviation, is_scored, state)
+        statistics = StreamStatisticsSymbol(level, spread, season, distance, deviation, is_scored, state)
         return LayerInputSymbol(symbol, symbol, statistics)
 
     def _write_season(self, graph: GraphBuilder, values: str, known: str) -> tuple[tuple[str, str], dict[str, str]]:
@@ -333,9 +345,12 @@ class StreamHead(Head):
         with graph.scope("answer"):
             last = _write_last(graph, output.values)
             last = graph.add("Reshape", last, graph.constant([0, *self.spec.answer_shape]))
-            if statistics.base is not None:
-                base = _write_last(graph, statistics.base)
-                last = graph.add("Add", last, graph.add("Unsqueeze", base, graph.constant([3])))
+            rest = graph.add("Unsqueeze", _write_last(graph, statistics.distance), graph.constant([1]))
+            persistence = self.persistence.detach().cpu().numpy()
+            base = graph.add("Mul", graph.constant(persistence[:, np.newaxis], "persistence"), rest)  # (B, horizon, targets)
+            if statistics.season:
+                base = graph.add("Add", _write_last(graph, statistics.season), base)
+            last = graph.add("Add", last, graph.add("Unsqueeze", base, graph.constant([3])))
             last = self._write_sorted(graph, last)  # (B, horizon, targets, Q)
             axes = graph.constant([1, 3])
             level, spread = (
@@ -366,9 +381,10 @@ class StreamHead(Head):
         starts, ends, axes = graph.constant([0]), graph.constant([count]), graph.constant([2])
         values = graph.add("Slice", output.values, starts, ends, axes)
         values = graph.add("Reshape", values, graph.constant([0, 0, len(self.targets), len(self.levels)]))
-        if statistics.base is not None:
-            base = graph.add("Gather", statistics.base, graph.constant(0), axis=2)
-            values = graph.add("Add", values, graph.add("Unsqueeze", base, graph.constant([3])))
+        base = graph.add("Mul", graph.constant(float(self.persistence[0].detach())), statistics.distance)  # (B, T, targets)
+        if statistics.season:
+            base = graph.add("Add", graph.add("Gather", statistics.season, graph.constant(0), axis=2), base)
+        values = graph.add("Add", values, graph.add("Unsqueeze", base, graph.constant([3])))
         return self._write_sorted(graph, values)
 
     def _write_sorted(self, graph: GraphBuilder, values: str) -> str:

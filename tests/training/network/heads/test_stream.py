@@ -134,6 +134,18 @@ def test_without_weights_the_forecast_is_the_value_of_last_season() -> None:
     np.testing.assert_allclose(answers["forecast"][1:4, 0], season[1:], rtol=1e-4)
 
 
+def test_of_a_step_away_from_last_season_what_is_learned_stays() -> None:
+    network = stream(seasonal_lag=4, horizon=4, scaling={"kind": "running", "span": 200})
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.head.persistence.copy_(torch.tensor([1.0, 0.5, 0.25, 0.0]))
+    history = np.tile([10.0, 30.0, 20.0, 40.0], 20)
+    history[-1] += 8
+    answers, _ = run(graph_of(network), history, zeros(network))
+    np.testing.assert_allclose(answers["forecast"][:, 0], [10 + 8, 30 + 4, 20 + 2, 48], rtol=1e-4)
+
+
 def test_quantiles_ascend_and_the_forecast_is_the_median() -> None:
     network = stream()
     answers, _ = run(graph_of(network), np.arange(30.0), zeros(network))
