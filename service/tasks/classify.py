@@ -63,7 +63,7 @@ class ClassifySpec(Spec):
     max_length: Annotated[int, Field(ge=1, description="tokens read of one text")]
     truncation: Truncation
     language: Annotated[str, Field(description="BCP 47 tag of the texts, or `und`")]
-    streaming: bool = Field(False, description="made for texts in pieces")
+    streaming: bool = Field(default=False, description="made for texts in pieces")
 
     @model_validator(mode="after")
     def _truncation_keeps_max_length(self) -> ClassifySpec:

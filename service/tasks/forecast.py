@@ -180,8 +180,9 @@ class ForecastTask(Task):
             scores, is_missing = scores[:, 0], is_missing[:, 0]
         if not is_missing.any():
             return np.ascontiguousarray(scores)
-        found: list[Any] = np.where(is_missing, None, scores.astype(object)).tolist()
-        return found
+        found = scores.astype(object)
+        found[is_missing] = None
+        return list(found.tolist())
 
     def encode_tensors(self, tensors: Tensors) -> Tensors:
         """`history` FP32 (B, T, F) and `lengths`, cut to the steps that the network reads: as `encode` cuts a history."""

@@ -121,14 +121,16 @@ def plain_detectors(targets: list[int], season_length: int) -> dict[str, Detecto
             change = np.abs(values[lag:, targets] - values[:-lag, targets])
             usual = _rolling(change, length).mean(-1)  # of the steps before each
             usual = np.maximum(usual, 1e-9 * np.abs(values[:, targets]).mean() + 1e-12)
-            return (change[length:] / usual)[start - lag - length :]
+            scores: npt.NDArray[np.float64] = (change[length:] / usual)[start - lag - length :]
+            return scores
 
         return detect
 
     def z_score(values: Array, start: int) -> npt.NDArray[np.float64]:
         windows = _rolling(values[:, targets], length)
         spread = np.maximum(windows.std(-1), 1e-9 * np.abs(values[:, targets]).mean() + 1e-12)
-        return (np.abs(values[length:, targets] - windows.mean(-1)) / spread)[start - length :]
+        scores: npt.NDArray[np.float64] = (np.abs(values[length:, targets] - windows.mean(-1)) / spread)[start - length :]
+        return scores
 
     return {"last_value": against(1), "seasonal_naive": against(season_length), "rolling_z_score": z_score}
 

@@ -52,7 +52,8 @@ def test_level_and_spread_are_weighted_means_of_the_values_there_are() -> None:
 
 def test_a_stream_in_pieces_has_the_level_of_the_whole() -> None:
     values = np.random.default_rng(1).lognormal(size=30)
-    whole, state = read(values), {}
+    whole = read(values)
+    state: dict[str, Tensor] = {}
     for start, end in ((0, 1), (1, 4), (4, 30)):
         piece = read(values[start:end], dict(state))
         for name in ("level", "spread", "level_before", "spread_before"):

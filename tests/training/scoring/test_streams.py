@@ -10,6 +10,7 @@ import torch
 
 from training.data.series import Array, Series
 from training.export.graph import write_graph
+from training.layers.scaling import ScalingConfig
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
 from training.recipe import ForecastSettings
@@ -40,7 +41,7 @@ def make_series(num_steps: int, test_length: int) -> Series:
 def graph() -> Graph:
     torch.manual_seed(0)
     layers = ({"type": "gru", "units": 3, "return_sequences": True}, {"type": "dense"})
-    running = {"kind": "running", "span": 20}
+    running = ScalingConfig(kind="running", span=20)
     spec = ForecastSpec(layers=layers, horizon=2, quantiles=tuple(LEVELS), streaming=True, scaling=running, warm_up=4)
     return Graph(write_graph(Network(spec)).SerializeToString())
 

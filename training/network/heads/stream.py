@@ -227,7 +227,7 @@ class StreamHead(Head):
         statistics = given.statistics
         assert isinstance(statistics, StreamStatistics)
         base = statistics.season + self.persistence[:, None] * statistics.distance.unsqueeze(2)
-        return output.values.unflatten(2, self.spec.answer_shape) + base.unsqueeze(4)
+        return output.values.reshape(*output.values.shape[:2], *self.spec.answer_shape) + base.unsqueeze(4)
 
     def answer(self, prediction: Prediction) -> tuple[Tensor, ...]:
         statistics = self._statistics_of(prediction)

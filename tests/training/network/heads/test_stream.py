@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from training.export.graph import write_graph
 from training.layers.registry import LayerError
+from training.layers.scaling import ScalingConfig
 from training.network.heads.forecast import ForecastSpec
 from training.network.heads.stream import MAX_ANOMALY, StreamHead
 from training.network.network import Network
@@ -65,7 +66,7 @@ def test_a_spec_that_cannot_stream_is_refused(options: dict[str, Any], message: 
 
 def test_running_scaling_is_for_streams_alone() -> None:
     with pytest.raises(ValidationError, match="need each other"):
-        ForecastSpec(layers=(LSTM, DENSE), scaling={"kind": "running", "span": 3})
+        ForecastSpec(layers=(LSTM, DENSE), scaling=ScalingConfig(kind="running", span=3))
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,7 @@ def test_of_a_step_away_from_last_season_what_is_learned_stays() -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
+        assert isinstance(network.head, StreamHead)
         network.head.persistence.copy_(torch.tensor([1.0, 0.5, 0.25, 0.0]))
     history = np.tile([10.0, 30.0, 20.0, 40.0], 20)
     history[-1] += 8
