@@ -126,6 +126,12 @@ class StateError(InvalidInput):
         self.problem: StateProblem = problem
         self.facts["problem"] = problem
 
+    def at(self, instance: int) -> StateError:
+        """The same error, of an instance by its number in the request."""
+        found, expected = self.facts.get("found"), self.facts.get("expected")
+        message = f"instance {instance}: {self.message}"
+        return StateError(message, problem=self.problem, instance=instance, found=found, expected=expected)
+
 
 class ModelNotFound(RequestError):
     """There is no such model, version, or default model for the task; lists what there is."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ class SequenceState:
         return block + _checksum(block)
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview) -> SequenceState:
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> SequenceState:
         """The state that a block holds; its tensors are read-only. Raises StateError for a block that is damaged."""
         block = memoryview(data).toreadonly()
         if len(block) < _HEAD.size + CHECKSUM_BYTES:
@@ -109,7 +109,7 @@ class SequenceState:
         return hash((self.model, self.version, self.digest, self.steps))
 
 
-def block_size(model: str, tensors: Any) -> int:
+def block_size(model: str, tensors: Iterable[tuple[str, int, int]]) -> int:
     """The bytes of a block; `tensors` are (name, number of axes, bytes of the values)."""
     size = _HEAD.size + len(model.encode()) + CHECKSUM_BYTES
     return size + sum(_TENSOR.size + len(name.encode()) + _AXIS.size * axes + nbytes for name, axes, nbytes in tensors)
@@ -132,7 +132,7 @@ def read_identity(block: bytes | memoryview) -> GraphIdentity:
         raise _damaged("it does not begin as a state does") from exc
 
 
-def expect_identity(found: GraphIdentity, expected: GraphIdentity, instance: int | None = None) -> None:
+def expect_identity(found: GraphIdentity, expected: GraphIdentity) -> None:
     """Raise StateError where a state belongs to another model, version or graph, which says which of them it is."""
     if found == expected:
         return
@@ -141,7 +141,6 @@ def expect_identity(found: GraphIdentity, expected: GraphIdentity, instance: int
         raise StateError(
             f'the state belongs to model "{name}", expected one of "{expected.model}"',
             problem="model",
-            instance=instance,
             found=name,
             expected=expected.model,
         )
@@ -149,14 +148,12 @@ def expect_identity(found: GraphIdentity, expected: GraphIdentity, instance: int
         raise StateError(
             f'the state belongs to version {found.version} of "{name}", expected one of version {expected.version}',
             problem="version",
-            instance=instance,
             found=str(found.version),
             expected=str(expected.version),
         )
     raise StateError(
-        f'the state belongs to another graph of "{name}", version {found.version}: its file has changed, or another precision runs',
+        f'the state belongs to another graph of "{name}", version {found.version}: its file has changed, or another one runs',
         problem="graph",
-        instance=instance,
         found=found.digest,
         expected=expected.digest,
     )

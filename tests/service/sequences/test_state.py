@@ -141,9 +141,11 @@ def test_a_block_with_a_right_checksum_and_wrong_parts_is_damaged(body: bytes) -
 )
 def test_a_state_of_another_graph_is_refused_with_what_differs(found: GraphIdentity, problem: str, message: str) -> None:
     with pytest.raises(StateError, match=message) as caught:
-        expect_identity(found, make_state().identity, instance=2)
+        expect_identity(found, make_state().identity)
     assert caught.value.problem == problem
-    assert caught.value.facts["instance"] == 2
+    located = caught.value.at(2)
+    assert (located.problem, located.facts["instance"]) == (problem, 2)
+    assert located.message == f"instance 2: {caught.value.message}"
 
 
 def test_a_state_of_the_same_graph_is_accepted() -> None:
