@@ -55,6 +55,7 @@ from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runti
 from service.scheduling.admission import AdmissionControl, RefusalBudget
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import RequestedLimits
+from service.sequences.tokens import open_state_tokens
 from service.settings import Settings
 from service.tasks.registry import TaskRegistry, built_in_tasks
 
@@ -131,6 +132,7 @@ def create_app(
             on_failed=on_failed or _log_failure,
         )
 
+    state_tokens = open_state_tokens(settings.state_key_file)
     access = open_access(access_options(settings), metrics, rates)
     hooks = list(access.hooks)
     access_log: AccessLogWriter | None = None
@@ -144,7 +146,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What is read on threads holds the GIL for the most part: more of them than cores would only delay the event loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, options.num_workers), "reader"))
-        endless = (_flush_regularly(metrics), trim_heap_when_idle(), *(watch.run() for watch in access.watches))
+        watches = (*access.watches, *state_tokens.watches)
+        endless = (_flush_regularly(metrics), trim_heap_when_idle(), *(watch.run() for watch in watches))
         tasks = [
             asyncio.create_task(each)
             for each in (_load(repository, on_loaded, on_failed) if membership is None else membership.run(), *endless)
@@ -208,7 +211,9 @@ def create_app(
     return Gateway(
         access.wrap(api),
         direct={
-            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, loop_budget, monitors),
+            **predict_endpoints(
+                repository, metrics, limits, options.tasks.endpoints, loop_budget, monitors, tokens=state_tokens.tokens
+            ),
             **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors)),
             **adapter_endpoints(formats.adapters, repository, metrics, limits, monitors),
         },

@@ -27,7 +27,14 @@ SERVICE_RULES: dict[str, set[str]] = {
     "service.server": {"service.app", "service.api", "service.models", "service.observability", "service.process"}
     | {"service.settings"},
     "service.controlling": {"service.app", "service.models", "service.observability", "service.process", "service.settings"},
-    "service.app": {"service.api", "service.models", "service.tasks", "service.scheduling", "service.runtime"}
+    "service.app": {
+        "service.api",
+        "service.models",
+        "service.tasks",
+        "service.scheduling",
+        "service.sequences",
+        "service.runtime",
+    }
     | {"service.observability", "service.process", "service.settings"},
     "service.api": set(),
     "service.observability": set(),

@@ -240,12 +240,14 @@ class Item(NamedTuple):
     """The true length of every row."""
     key: tuple[int, ...] = ()
     """Only items with equal keys may share a batch."""
+    instances: Sequence[int] = ()
+    """Which instances of its request the rows are, in order; empty: all of them."""
 
 
-def make_item(tensors: Tensors, signature: Signature) -> Item:
+def make_item(tensors: Tensors, signature: Signature, instances: Sequence[int] = ()) -> Item:
     """An item of checked tensors, whatever they are."""
     lengths = row_lengths(tensors, signature)
-    return Item(tensors, len(lengths), num_steps(tensors, signature), lengths, batch_key(tensors, signature))
+    return Item(tensors, len(lengths), num_steps(tensors, signature), lengths, batch_key(tensors, signature), instances)
 
 
 def batch_key(tensors: Tensors, signature: Signature) -> tuple[int, ...]:

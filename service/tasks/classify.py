@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -80,6 +81,11 @@ class Encoder(Protocol):
     @property
     def largest_id(self) -> int: ...
 
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether each text gets tokens beside its own, such as one for its begin."""
+        ...
+
     def encode(self, texts: Sequence[str], max_length: int, head: int, tail: int) -> Sequence[tuple[Sequence[int], bool]]:
         """Per text its ids (at least one) and whether it was truncated. Raises InvalidInput for a text that has none."""
         ...
@@ -103,13 +109,22 @@ class ClassifyTask(Task):
     def describe(self) -> dict[str, Any]:
         return self.spec.model_dump(exclude_none=True)
 
+    def why_not_streaming(self) -> str:
+        return "its tokenizer adds tokens to each text, so also between its pieces" if self.tokenizer.adds_tokens else ""
+
     def run_steps(
-        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+        self,
+        instances: Sequence[object],
+        parameters: Mapping[str, object],
+        group: GroupRows,
+        *,
+        is_plain: bool = False,
+        steps_seen: Sequence[int] | None = None,
     ) -> Steps:
-        encoded = self.encode(instances, parameters)
+        encoded = self.encode(instances, parameters, is_piece=steps_seen is not None)
         groups = group([len(ids) for ids, _ in encoded])
         predictions: list[Prediction] = [None] * len(encoded)
-        outputs = yield [self._collate([encoded[index][0] for index in indices]) for indices in groups]
+        outputs = yield [self._collate([encoded[index][0] for index in indices], indices) for indices in groups]
         for indices, output in zip(groups, outputs, strict=True):
             expect_finite(output, indices)
             for index, probabilities in zip(indices, output[PROBABILITIES], strict=True):
@@ -120,12 +135,16 @@ class ClassifyTask(Task):
         probabilities = outputs[PROBABILITIES]
         return with_finite_rows({PROBABILITIES: probabilities}, [probabilities])
 
-    def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[tuple[Sequence[int], bool]]:
-        """Check every instance; per text its token ids and whether it was truncated."""
+    def encode(
+        self, instances: Sequence[object], parameters: Mapping[str, object], *, is_piece: bool = False
+    ) -> list[tuple[Sequence[int], bool]]:
+        """Check every instance; per text its token ids and whether it was truncated. A piece of a text is read whole."""
         expect_instances(instances)
         if parameters:
             raise refuse_parameters(list(parameters), ())
         texts = [_read_text(instance, index) for index, instance in enumerate(instances)]
+        if is_piece:
+            return list(self.tokenizer.encode(texts, sys.maxsize, sys.maxsize, 0))
         truncation = self.spec.truncation
         return list(self.tokenizer.encode(texts, self.spec.max_length, truncation.head, truncation.tail))
 
@@ -141,12 +160,13 @@ class ClassifyTask(Task):
             prediction["truncated"] = True
         return prediction
 
-    def encode_tensors(self, tensors: Tensors) -> Tensors:
+    def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
         """`text` BYTES (B) as token ids, as `encode` splits texts."""
         texts = tensors.get(TEXT)
         if texts is None or tensors.keys() != {TEXT} or texts.ndim != 1:
             raise InvalidInput(f'expected one tensor "{TEXT}", BYTES [batch], got {sorted(tensors)}', where=TEXT)
-        return self._collate([ids for ids, _ in self.encode(texts.tolist(), {})]).tensors
+        encoded = self.encode(texts.tolist(), {}, is_piece=steps_seen is not None)
+        return self._collate([ids for ids, _ in encoded]).tensors
 
     def decode_tensors(self, outputs: Tensors) -> Tensors:
         probabilities = outputs[PROBABILITIES]
@@ -165,15 +185,16 @@ class ClassifyTask(Task):
             return [f"{self.spec.tokenizer} has token ids up to {largest}, the graph does not take them"]
         return []
 
-    def _collate(self, rows: Sequence[Sequence[int]]) -> Item:
+    def _collate(self, rows: Sequence[Sequence[int]], instances: Sequence[int] = ()) -> Item:
         lengths = [len(ids) for ids in rows]
         if len(rows) == 1:
-            return Item({TOKENS: np.array(rows, np.int64)}, 1, lengths[0], lengths)
+            return Item({TOKENS: np.array(rows, np.int64)}, 1, lengths[0], lengths, instances=instances)
         longest = max(lengths)
         padded = np.zeros((len(rows), longest), np.int64)  # (B, T)
         for row, ids in zip(padded, rows, strict=True):
             row[: len(ids)] = ids
-        return Item({TOKENS: padded, LENGTHS: np.array(lengths, np.int64)}, len(rows), longest, lengths)
+        tensors: Tensors = {TOKENS: padded, LENGTHS: np.array(lengths, np.int64)}
+        return Item(tensors, len(rows), longest, lengths, instances=instances)
 
 
 class ClassifyDefinition(TaskDefinition):

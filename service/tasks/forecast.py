@@ -29,7 +29,7 @@ from service.tasks.base import (
     expect_instances,
     finite_rows,
 )
-from service.tasks.forecast_request import CheckedInstance, RequestDefaults, takes_frequency
+from service.tasks.forecast_request import CheckedInstance, RequestDefaults, refuse_long_piece, takes_frequency
 from service.tasks.forecast_schema import EXAMPLES, Forecast, ForecastDescription, ForecastInstance, ForecastParameters
 from service.tasks.forecast_spec import ForecastSpec
 from service.tasks.frequencies import read_frequency, timestamps
@@ -85,10 +85,19 @@ class ForecastTask(Task):
     def describe(self) -> dict[str, Any]:
         return self.spec.model_dump(exclude_none=True) | {"max_horizon": self.max_horizon}
 
+    def why_not_streaming(self) -> str:
+        return ""
+
     def run_steps(
-        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+        self,
+        instances: Sequence[object],
+        parameters: Mapping[str, object],
+        group: GroupRows,
+        *,
+        is_plain: bool = False,
+        steps_seen: Sequence[int] | None = None,
     ) -> Steps:
-        checked = self.encode(instances, parameters, is_plain=is_plain)
+        checked = self.encode(instances, parameters, is_plain=is_plain, steps_seen=steps_seen)
         step = self.spec.horizon
         num_runs = -(-max([instance.horizon for instance in checked]) // step)
         num_numbers = len(checked) * num_runs * step * self._numbers_per_step
@@ -110,10 +119,12 @@ class ForecastTask(Task):
             unfinished = [index for index, instance in enumerate(checked) if instance.horizon > start]
             if start > 0:
                 for index in unfinished:
-                    histories[index] = self._feed_back(histories[index], forecasts[index][-1][0])
+                    # With state the next run goes on from where the last one ended.
+                    before = histories[index] if steps_seen is None else histories[index][:0]
+                    histories[index] = self._feed_back(before, forecasts[index][-1][0])
             groups = group([len(histories[index]) for index in unfinished])
             rows = [[unfinished[number] for number in numbers] for numbers in groups]
-            outputs = yield [self._collate([histories[index] for index in indices]) for indices in rows]
+            outputs = yield [self._collate([histories[index] for index in indices], indices) for indices in rows]
             for indices, output in zip(rows, outputs, strict=True):
                 expect_finite(output, indices)
                 for index, forecast in zip(indices, output[COMBINED], strict=True):
@@ -142,13 +153,23 @@ class ForecastTask(Task):
         return prepared if is_finite is None else {**outputs, **prepared, IS_FINITE: is_finite}
 
     def encode(
-        self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False
+        self,
+        instances: Sequence[object],
+        parameters: Mapping[str, object],
+        *,
+        is_plain: bool = False,
+        steps_seen: Sequence[int] | None = None,
     ) -> list[CheckedInstance]:
-        """Check every instance; fill gaps and cut histories to what the network reads."""
+        """Check every instance; fill gaps and cut histories to what the network reads. A piece of a series is read whole."""
         expect_instances(instances)
         defaults = (
             RequestDefaults(self.spec, self.max_horizon, self.can_feed_back, parameters) if parameters else self._no_parameters
         )
+        if steps_seen is not None:
+            return [
+                defaults.read_instance(instance, index, is_plain, seen)
+                for index, (instance, seen) in enumerate(zip(instances, steps_seen, strict=True))
+            ]
         return [defaults.read_instance(instance, index, is_plain) for index, instance in enumerate(instances)]
 
     def decode(self, instance: CheckedInstance, forecast: Array, anomaly: Array | None = None) -> Prediction:
@@ -184,14 +205,14 @@ class ForecastTask(Task):
         found[is_missing] = None
         return list(found.tolist())
 
-    def encode_tensors(self, tensors: Tensors) -> Tensors:
+    def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
         """`history` FP32 (B, T, F) and `lengths`, cut to the steps that the network reads: as `encode` cuts a history."""
         history, lengths = tensors.get(HISTORY), tensors.get(LENGTHS)
         if history is None or history.ndim != 3 or (lengths is not None and lengths.shape != history.shape[:1]):
             return tensors  # which `check` refuses
         steps, context = history.shape[1], self.spec.context_length
         shortest = steps if lengths is None else int(lengths.min(initial=steps))
-        if shortest < self.spec.min_length:
+        if shortest + (steps_seen or 0) < self.spec.min_length:
             row = 0 if lengths is None else int(lengths.argmin())
             raise InvalidInput(
                 f"instance {row}: history: expected at least {self.spec.min_length} steps, got {shortest}",
@@ -202,6 +223,10 @@ class ForecastTask(Task):
                 expected=f"at least {self.spec.min_length}",
             )
         if steps <= context:
+            return tensors
+        if steps_seen is not None:
+            if self.spec.streaming:
+                raise refuse_long_piece(self.spec, 0, steps)
             return tensors
         if lengths is None:
             return {**tensors, HISTORY: history[:, -context:]}
@@ -223,16 +248,17 @@ class ForecastTask(Task):
         columns = [self.spec.targets.index(feature) for feature in self.spec.features]
         return np.concatenate((history, forecast[:, columns]))[-self.spec.context_length :]
 
-    def _collate(self, histories: Sequence[Array]) -> Item:
+    def _collate(self, histories: Sequence[Array], instances: Sequence[int] = ()) -> Item:
         if len(histories) == 1:
             (history,) = histories
-            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),))
+            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), instances=instances)
         lengths = [len(history) for history in histories]
         longest = max(lengths)
         padded = np.zeros((len(histories), longest, len(self.spec.features)), np.float32)  # (B, T, F)
         for row, history in zip(padded, histories, strict=True):
             row[: len(history)] = history
-        return Item({HISTORY: padded, LENGTHS: np.array(lengths, np.int64)}, len(histories), longest, lengths)
+        tensors: Tensors = {HISTORY: padded, LENGTHS: np.array(lengths, np.int64)}
+        return Item(tensors, len(histories), longest, lengths, instances=instances)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.tasks.forecast_request import MAX_HISTORY_VALUES, MAX_LEVELS
 from service.tasks.frequencies import MAX_LENGTH
 from service.tasks.history import FLOAT32_MAX
+from service.tasks.state_schema import InstanceState, PredictionState
 
 Number = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] | None
 Values = Annotated[list[Number], Field(min_length=1, max_length=MAX_HISTORY_VALUES)]
@@ -57,8 +58,8 @@ class ForecastInstance(BaseModel):
 
     history: Values | Rows = Field(
         description="Past values, oldest first, in their own units: numbers, or one row of numbers per step where the model has "
-        "several features. `null` is a gap and is interpolated. Of a history longer than the model reads, the last part counts; "
-        "at most 1,000,000 values.",
+        "several features. `null` is a gap and is interpolated; beside a `state` there may be none. Of a history longer than the "
+        "model reads, the last part counts; at most 1,000,000 values.",
         examples=[HISTORY],
     )
     horizon: Horizon = None
@@ -69,6 +70,7 @@ class ForecastInstance(BaseModel):
         description="ISO 8601 time of the first value of `history`. With a frequency, the prediction holds timestamps.",
         examples=["2026-01-05T00:00:00"],
     )
+    state: InstanceState = None
 
 
 class ForecastParameters(BaseModel):
@@ -112,6 +114,7 @@ class Forecast(BaseModel):
         "`null` where the value is missing, 0 for the first `warm_up` values of a stream.",
         examples=[[0.3, 0.1, 4.2]],
     )
+    state: PredictionState = None
 
 
 class ForecastDescription(BaseModel):

@@ -483,6 +483,16 @@ def test_a_model_for_streams_scores_every_value_and_none_that_is_missing() -> No
     assert alone["anomaly"] == [3, 4, 5, 6, 7, 8]  # of the values that are read
 
 
+def test_a_piece_of_a_stream_may_lack_values_and_is_bounded() -> None:
+    task = stream_task("y")
+    (checked,) = task.encode([{"history": [None, 2]}], {}, steps_seen=[5])
+    assert np.isnan(checked.history[:, 0]).tolist() == [True, False]
+    with pytest.raises(InvalidInput, match="expected at most 6 steps of a stream at once, got 7: send them in several pieces"):
+        task.encode([{"history": [1] * 7}], {}, steps_seen=[5])
+    with pytest.raises(InvalidInput, match="expected at most 6 steps of a stream at once"):
+        task.encode_tensors({"history": np.zeros((1, 7, 1), np.float32)}, steps_seen=5)
+
+
 def test_of_several_targets_each_has_its_scores() -> None:
     history = [[1, 2, 3], [None, 5, 6], [7, 8, None]]
     (found,) = score_on(stream_task("a", "b", "c", targets=("c", "a")), {"history": history})
