@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.errors import TrainingError
 from training.fitting.checkpoints import BEST, LAST, CheckpointError, load_checkpoint, remove_checkpoints
 from training.fitting.losses import Batch, LossFunction
-from training.fitting.optimizers import make_optimizer, make_schedule
+from training.fitting.optimizers import group_parameters, make_optimizer, make_schedule
 from training.network.network import Network
 from training.recipe import Fit
 
@@ -120,6 +120,7 @@ def _make_trainer(settings: Fit, folder: Path, display: _Display, accelerator: s
         accelerator=accelerator,
         devices=1,
         max_epochs=settings.epochs,
+        precision="bf16-mixed" if settings.precision == "bfloat16" else "32-true",
         gradient_clip_val=settings.clip_norm or None,
         callbacks=callbacks,
         logger=False,
@@ -201,7 +202,7 @@ class _Loop(lightning.LightningModule):
         return _Epoch(self._batches(self.current_epoch), self._num_batches)
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self.network.parameters(), self.settings)
+        optimizer = make_optimizer(group_parameters(self.network, self.settings), self.settings)
         schedule = make_schedule(optimizer, self.settings, self.settings.epochs * self._num_batches)
         if schedule is None:
             return optimizer
