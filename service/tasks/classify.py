@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -15,6 +16,7 @@ from service.manifest import FileName, Manifest, Spec, StrictModel
 from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors, TensorSpec
 from service.tasks.base import (
     HEAVY_NUM_INSTANCES,
+    Criterion,
     Endpoint,
     GroupRows,
     Prediction,
@@ -49,6 +51,10 @@ HEAVY_CHARACTERS = 8_000
 """Beyond so many, splitting takes 2 ms and more, and belongs on a thread."""
 
 
+CHINESE, OTHER = "zh", "other"
+HAN = re.compile("[\u4e00-\u9fff]")
+NUM_LOOKED_AT, LENGTH_LOOKED_AT = 16, 1000
+"""Of a request that names no model: how many texts, and of each how many characters, decide which model answers."""
 SMALLEST = 1e-7
 """The least probability of a piece of which the logarithm is taken: no piece alone decides a long text."""
 
@@ -241,7 +247,8 @@ class ClassifyDefinition(TaskDefinition):
             "classify",
             "Classify texts by sentiment",
             "The sentiment of texts. Without `model`, the one that SLUICE_DEFAULT_SENTIMENT_MODEL names answers, or the only one "
-            "whose manifest says that it classifies sentiment. Where several fit: 409.",
+            "whose manifest says that it classifies sentiment; of several, a Chinese one answers texts with Chinese characters "
+            "and no others. Where several fit: 409.",
             purpose=SENTIMENT,
             default_setting="default_sentiment_model",
             instance=Text | ClassifyInstance,
@@ -290,6 +297,21 @@ class ClassifyDefinition(TaskDefinition):
         if spec.subject is not None:
             return spec.subject == purpose
         return purpose == SENTIMENT and set(spec.labels) == SENTIMENT_LABELS
+
+    def criterion(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Criterion | None:
+        """Whether texts are Chinese, by their characters; only the beginning of a request is looked at."""
+        found: dict[str, None] = {}
+        for instance in instances[:NUM_LOOKED_AT]:
+            text = instance.get("text") if isinstance(instance, dict) else instance
+            if isinstance(text, str):
+                found[CHINESE if HAN.search(text, 0, LENGTH_LOOKED_AT) else OTHER] = None
+        return Criterion("language", tuple(found), is_preference=True) if found else None
+
+    def fits(self, manifest: Manifest, criterion: Criterion) -> bool:
+        language = manifest.spec_of(ClassifySpec).language.partition("-")[0].lower()
+        if language in ("und", "mul"):
+            return True
+        return all((value == CHINESE) == (language == CHINESE) for value in criterion.values)
 
 
 TASK = ClassifyDefinition()

@@ -177,6 +177,8 @@ class _Rewriter:
             return False
         table = self.constants.get(node.input[0])
         is_table = table is not None and table.dtype == np.float32 and table.ndim == 2 and table.size >= MIN_TABLE_WEIGHTS
+        # A single column is the factors of vectors that are 8-bit numbers already.
+        is_table = is_table and table.shape[1] > 1
         return is_table and self.num_uses[node.input[0]] == 1
 
     def _is_large_dense(self, node: onnx.NodeProto) -> bool:
