@@ -120,7 +120,6 @@ def _make_trainer(settings: Fit, folder: Path, display: _Display, accelerator: s
         accelerator=accelerator,
         devices=1,
         max_epochs=settings.epochs,
-        precision="bf16-mixed" if settings.precision == "bfloat16" else "32-true",
         gradient_clip_val=settings.clip_norm or None,
         callbacks=callbacks,
         logger=False,
@@ -216,7 +215,9 @@ class _Loop(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.network.is_stateful and not self._state:
             self._state = self.network.initial_state(len(next(iter(batch.values()))), self.device)
-        prediction = self.network.predict({**batch, **self._state})
+        # Not Lightning's own precision: that refuses to clip the gradients of a fused optimizer.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            prediction = self.network.predict({**batch, **self._state})
         self._state = {name: tensor.detach() for name, tensor in prediction.state.items()}
         loss = self._loss(self.network, prediction, batch) + self.network.penalty(prediction)
         self.sum_of_losses += loss.detach()

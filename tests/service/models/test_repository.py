@@ -221,14 +221,16 @@ async def test_a_configured_model_that_cannot_answer_is_missed(
 
 
 async def test_chinese_texts_are_answered_by_the_chinese_model_and_others_by_another(tmp_path: Path) -> None:
-    for name, language in (("a-chinese", "zh-Hans"), ("b-english", "en")):
-        write_text_folder(tmp_path, name)
-        edit_manifest(tmp_path / name / "1", lambda manifest, language=language: manifest["classify"].update(language=language))
+    write_text_folder(tmp_path, "a-chinese")
+    edit_manifest(tmp_path / "a-chinese" / "1", lambda manifest: manifest["classify"].update(language="zh-Hans"))
+    write_text_folder(tmp_path, "b-english")
     repository = await start(tmp_path)
     assert choose(repository, "classify", "房间很好", purpose="sentiment") == "a-chinese"
     assert choose(repository, "classify", {"text": "The 房间 was fine."}, purpose="sentiment") == "a-chinese"
     assert choose(repository, "classify", {"text": "A fine room. 🙂"}, purpose="sentiment") == "b-english"
-    for instances in (["房间很好", "A fine room."], [None, 5, {}], []):  # both, or nothing that could be looked at
+    both: list[object] = ["房间很好", "A fine room."]
+    nothing_to_look_at: list[object] = [None, 5, {}]
+    for instances in (both, nothing_to_look_at, []):
         with pytest.raises(AmbiguousModel) as caught:
             repository.choose("classify", instances, {}, purpose="sentiment")
         assert caught.value.facts["candidates"] == ["a-chinese", "b-english"]
