@@ -41,7 +41,7 @@ from service.scheduling.batching import Batcher, BatchObserver, SilentObserver, 
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import Limits, group_rows
 from service.scheduling.tuning import Tuning
-from service.sequences.rows import SequenceRows, StatefulTensors, state_size, state_specs
+from service.sequences.rows import SequenceRows, StatefulTensors, state_size
 from service.sequences.state import GraphIdentity, SequenceState
 from service.tasks.base import IS_FINITE, STATE, Prediction, Step, Steps, expect_finite, with_finite_rows
 from service.tasks.base import advance as advance_task
@@ -155,7 +155,7 @@ class Model:
         """Which states are its own."""
         self.why_not_streaming = parts.why_not_streaming or parts.task.why_not_streaming()
         """Why no sequence can come in pieces, in words that follow "the model cannot stream"; empty where it can."""
-        self._state_inputs = {spec.name: spec for spec in state_specs(self.signature)} if self.can_stream else {}
+        self._state_inputs = {spec.name: spec for spec in self.signature.state_specs} if self.can_stream else {}
         self.state_bytes = state_size(self.identity, self.signature) if self.can_stream else 0
         """The size of each of its states, as a block of bytes; 0 where there are none."""
         public = (*self.public_tensors.inputs, *self.public_tensors.outputs)
