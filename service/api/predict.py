@@ -112,7 +112,9 @@ class PredictEndpoint(InferenceEndpoint):
         monitors: Monitors | None = None,
         tokens: StateTokens | None = None,
     ) -> None:
-        """`monitors` as of InferenceEndpoint. `tokens` reads and writes the states that clients carry; None: no instance carries one."""
+        """`monitors` as of InferenceEndpoint. `tokens` reads and writes the states that clients carry; None: no instance carries
+        one.
+        """
         super().__init__(observer, limits, monitors)
         self._models = models
         self._tokens = tokens
