@@ -24,7 +24,8 @@ class ScalingConfig(BaseModel):
     window divides by the mean absolute value of the row's last `length` steps (all if left out; 1 where that is 0),
     then applies `transform`. log is the logarithm of value + `floor` (in scaled units), so that zeros are
     accepted; a row that goes below zero is first lifted by twice its depth, so that temperatures are accepted too. A target
-    that lies below zero after that counts as zero.
+    that lies below zero after that counts as zero, and no forecast does. Behind any kind, `centre` = "last" makes each history
+    relative to its last value, in units of its mean absolute step (`training/layers/decomposition.py`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +34,7 @@ class ScalingConfig(BaseModel):
     length: PositiveInt | None = None
     transform: Literal["none", "log", "asinh"] = "none"
     floor: Annotated[float, Field(gt=0)] = 1e-2
+    centre: Literal["none", "last"] = "none"
 
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> ScalingConfig:
@@ -126,7 +128,7 @@ class Scaler(nn.Module):
         offset, scale = self._of_targets(statistics.offset), self._of_targets(statistics.scale)
         match self.config.transform:
             case "log":
-                prediction = prediction.exp() - self.config.floor
+                prediction = (prediction.exp() - self.config.floor).clamp(min=0.0)
             case "asinh":
                 prediction = prediction.sinh()
         if scale is not None:
@@ -200,6 +202,7 @@ class Scaler(nn.Module):
         match self.config.transform:
             case "log":
                 prediction = graph.add("Sub", graph.add("Exp", prediction), graph.constant(self.config.floor))
+                prediction = graph.add("Max", prediction, graph.constant(0.0))
             case "asinh":
                 prediction = graph.add("Sinh", prediction)
         for operator, statistic in (("Mul", statistics.scale), ("Add", statistics.offset)):

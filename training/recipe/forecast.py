@@ -21,6 +21,10 @@ class SeriesSource(FileOrBuiltin):
         description="`wide`: one series per row; `long`: one row per series and time; `table`: one series",
     )
     id: str = Field(default="unique_id", description="long: the column that names the series")
+    name: str = Field(
+        default="", description="names the scores of this file's series, as in `m3_smape`; empty: none of their own"
+    )
+    exclude: list[str] = Field(default_factory=list, description="ids of series that are left out")
     time: str = Field(default="ds", description="long, table: the column of time; rows must be in its order")
     values: list[str] = Field(
         default_factory=list, description="the columns of features; left out: `y`, or all columns of numbers of a table"
@@ -40,6 +44,16 @@ class SeriesData(Data):
     validation_length: int | None = Field(default=None, ge=1, description="steps before the test part; left out: one horizon")
     test_length: int | None = Field(
         default=None, ge=1, description="last steps, where no test file is given; left out: one horizon"
+    )
+    train_on_validation: bool = Field(
+        default=False,
+        description='learn from the validation part too, once the options are chosen by it; needs `fit.keep = "last"`',
+    )
+    min_future: int | None = Field(
+        default=None,
+        ge=1,
+        description="fewest steps of future in a training window, and in validation and test parts; what is missing of a horizon "
+        "does not count. Left out: the horizon",
     )
 
     @model_validator(mode="after")
@@ -64,6 +78,13 @@ class ForecastSettings(RecipeTable):
     )
     step: Count = Field(default=1, description="values per recurrent step, as 24 hours make one step of a day")
     seasonal_lag: int = Field(default=0, ge=0, description="the forecast corrects the value this many steps earlier; 0: none")
+    decomposition: Literal["none", "classical"] = Field(
+        default="none",
+        description="`classical`: each history's own season, shrunk by a learned gate, is taken off it and added to the forecast",
+    )
+    mape_point: bool = Field(
+        default=False, description="a second point forecast, trained on the mean absolute percentage error; beside quantiles"
+    )
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -73,6 +94,10 @@ class ForecastSettings(RecipeTable):
             raise ValueError(f"quantiles must hold 0.5, the point forecast, got {self.quantiles}")
         if self.shortest > self.context_length:
             raise ValueError(f"min_length {self.shortest} is above context_length {self.context_length}")
+        if self.decomposition != "none" and self.season_length < 2:
+            raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
+        if self.mape_point and not self.quantiles:
+            raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
         return self
 
     @property
@@ -96,6 +121,11 @@ class ScalingSettings(RecipeTable):
         default=None, description="window with log: added to the scaled values, so that zero has a logarithm; left out: 0.01"
     )
 
+    centre: Literal["none", "last"] = Field(
+        default="none",
+        description="`last`: behind the rest, each history is relative to its last value, in units of its mean absolute step",
+    )
+
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         for option in ("length", "transform", "floor"):
@@ -107,7 +137,10 @@ class ScalingSettings(RecipeTable):
 class ForecastFit(Fit):
     """The training loop of a forecasting model."""
 
-    loss: Literal["mse", "mae", "huber", "quantile"] = Field(description="the loss, of scaled values; `quantile` with quantiles")
+    loss: Literal["mse", "mae", "huber", "quantile", "smape"] = Field(
+        description="the loss, of scaled values; `quantile` with quantiles. `smape`: of the symmetric relative error of raw "
+        "values, with quantiles their quantile loss"
+    )
     short_share: Share = Field(default=0.2, description="share of the training windows that are cut to a random shorter history")
 
 
@@ -138,6 +171,8 @@ class ForecastRecipe(Recipe):
 
     @model_validator(mode="after")
     def _check_loss(self) -> Self:
-        if (self.fit.loss == "quantile") != bool(self.forecast.quantiles):
+        if self.fit.loss != "smape" and (self.fit.loss == "quantile") != bool(self.forecast.quantiles):
             raise ValueError('loss "quantile" and forecast.quantiles need each other')
+        if self.data.train_on_validation and self.fit.keep != "last":
+            raise ValueError('data.train_on_validation leaves nothing to choose an epoch by: it needs fit.keep = "last"')
         return self
