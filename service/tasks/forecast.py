@@ -36,6 +36,7 @@ from service.tasks.frequencies import read_frequency, timestamps
 
 HISTORY = "history"
 FORECAST, QUANTILES = "forecast", "quantiles"
+FORECAST_MAPE = "forecast_mape"
 OLD_FORECAST = "mean"
 """How graphs and examples called the point forecast when folders were first written."""
 COMBINED = "forecast and quantiles"
@@ -62,6 +63,7 @@ class ForecastTask(Task):
         """The longest forecast, in steps."""
         self._levels = tuple(spec.quantiles)
         self._numbers_per_step = len(spec.targets) * (1 + len(spec.quantiles))
+        self._has_mape = spec.has_mape
         self._output = next((name for name in (FORECAST, OLD_FORECAST) if name in signature.output_names), FORECAST)
 
     @cached_property
@@ -81,7 +83,7 @@ class ForecastTask(Task):
         return size > HEAVY_SIZE
 
     def describe(self) -> dict[str, Any]:
-        return self.spec.model_dump() | {"max_horizon": self.max_horizon}
+        return self.spec.model_dump() | {"points": self.spec.point_names, "max_horizon": self.max_horizon}
 
     def run_steps(
         self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
@@ -101,13 +103,14 @@ class ForecastTask(Task):
             (output,) = yield [self._collate([checked[0].history])]
             expect_finite(output, (0,))
             return [self.decode(checked[0], output[COMBINED][0])]
-        forecasts: list[list[Array]] = [[] for _ in checked]  # per instance and run: (1 + Q, H) or (1 + Q, H, targets)
+        forecasts: list[list[Array]] = [[] for _ in checked]  # per instance and run: as `prepare` gives a row
         histories = [instance.history for instance in checked]
         for start in range(0, num_runs * step, step):
             unfinished = [index for index, instance in enumerate(checked) if instance.horizon > start]
             if start > 0:
                 for index in unfinished:
-                    histories[index] = self._feed_back(histories[index], forecasts[index][-1][0])
+                    point = forecasts[index][-1][-1 if checked[index].is_mape else 0]
+                    histories[index] = self._feed_back(histories[index], point)
             groups = group([len(histories[index]) for index in unfinished])
             rows = [[unfinished[number] for number in numbers] for numbers in groups]
             outputs = yield [self._collate([histories[index] for index in indices]) for indices in rows]
@@ -121,12 +124,18 @@ class ForecastTask(Task):
         ]
 
     def prepare(self, outputs: Tensors) -> Tensors:
-        """Forecast and quantiles as one FP32 tensor, the forecast first: (B, 1 + Q, H), or (B, 1 + Q, H, targets) for several."""
+        """Forecast and quantiles as one FP32 tensor, the forecast first: (B, 1 + Q, H), or (B, 1 + Q, H, targets) for several.
+
+        A second point forecast comes last.
+        """
         point = outputs[self._output]  # (B, H, targets)
-        combined = np.empty((len(point), 1 + len(self._levels), *point.shape[1:]), np.float32)
+        num_levels = len(self._levels)
+        combined = np.empty((len(point), 1 + num_levels + self._has_mape, *point.shape[1:]), np.float32)
         combined[:, 0] = point
-        if self._levels:
-            combined[:, 1:] = outputs[QUANTILES].transpose(0, 3, 1, 2)
+        if num_levels:
+            combined[:, 1 : 1 + num_levels] = outputs[QUANTILES].transpose(0, 3, 1, 2)
+        if self._has_mape:
+            combined[:, -1] = outputs[FORECAST_MAPE]
         prepared: Tensors = {COMBINED: combined[..., 0] if len(self.spec.targets) == 1 else combined}
         is_finite = finite_rows([combined])
         return prepared if is_finite is None else {**outputs, **prepared, IS_FINITE: is_finite}
@@ -142,8 +151,14 @@ class ForecastTask(Task):
         return [defaults.read_instance(instance, index, is_plain) for index, instance in enumerate(instances)]
 
     def decode(self, instance: CheckedInstance, forecast: Array) -> Prediction:
-        """The prediction for one instance from (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): the forecast, behind it the quantiles."""
+        """The prediction for one instance from (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): the forecast, behind it the quantiles.
+
+        Of a model with a second point forecast that is the last row.
+        """
         levels, horizon = instance.levels, instance.horizon
+        if self._has_mape:
+            chosen = forecast[-1:] if instance.is_mape else forecast[:1]
+            forecast = np.concatenate((chosen, forecast[1:-1]))
         if levels != self._levels:
             forecast = np.tensordot(_interpolation(self._levels, levels), forecast, axes=1).astype(np.float32)
         point, *at_levels = forecast[:, :horizon]
@@ -187,8 +202,8 @@ class ForecastTask(Task):
         return {**tensors, HISTORY: cut, LENGTHS: np.minimum(lengths, context)}
 
     def decode_tensors(self, outputs: Tensors) -> Tensors:
-        public = {FORECAST: outputs[self._output]}
-        return public | {QUANTILES: outputs[QUANTILES]} if QUANTILES in outputs else public
+        names = {FORECAST: self._output, QUANTILES: QUANTILES, FORECAST_MAPE: FORECAST_MAPE}
+        return {public: outputs[name] for public, name in names.items() if name in outputs}
 
     def _feed_back(self, history: Array, forecast: Array) -> Array:
         """The history (T, F) for the next run; `forecast` is (H,) or (H, targets)."""
@@ -247,6 +262,7 @@ class ForecastDefinition(TaskDefinition):
             *manifest.mismatch("inputs", HISTORY, "FP32", ["batch", "time", len(spec.features)]),
             *manifest.mismatch("outputs", OLD_FORECAST if is_old else FORECAST, "FP32", point),
             *(manifest.mismatch("outputs", QUANTILES, "FP32", [*point, len(spec.quantiles)]) if spec.quantiles else ()),
+            *(manifest.mismatch("outputs", FORECAST_MAPE, "FP32", point) if spec.has_mape else ()),
         ]
 
     def build(self, manifest: Manifest, signature: Signature, read_file: ReadFile) -> ForecastTask:
