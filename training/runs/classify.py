@@ -81,7 +81,7 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
         rng = np.random.default_rng([recipe.seed, epoch])
         noise, unknown = settings.word_dropout, unknown_id(tokenizer)
         gather = batches_in_order if network.is_stateful else batches_by_length
-        epoch_batches = gather(rows, split.train.labels, settings.batch_size, rng, word_dropout=noise, unknown=unknown)
+        epoch_batches = gather(rows, split.train.labels, recipe.rows_per_batch, rng, word_dropout=noise, unknown=unknown)
         for number, batch in enumerate(epoch_batches):
             if number == num_batches:
                 return
@@ -92,7 +92,7 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
         wrong = [_error(network, validation[name], part.labels, recipe) for name, part in split.validation.items()]
         return float(np.mean(wrong))
 
-    num_batches = num_batches_by_length(len(rows), settings.batch_size)
+    num_batches = num_batches_by_length(len(rows), recipe.rows_per_batch)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
     fitted = fit_network(
         network,
@@ -148,7 +148,13 @@ def open_trial(recipe: ClassifyRecipe, folder: Path, data: Path | None) -> Trial
 
 def network_spec(recipe: ClassifyRecipe, vocabulary_size: int, labels: Sequence[str]) -> NetworkSpec:
     """The recipe's network for ids below `vocabulary_size`, and these labels."""
-    return ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=vocabulary_size, labels=tuple(labels))
+    return ClassifySpec(
+        layers=tuple(recipe.layers),
+        members=recipe.ensemble.members,
+        combine=recipe.ensemble.combine,
+        vocabulary_size=vocabulary_size,
+        labels=tuple(labels),
+    )
 
 
 def spec_of_recipe(recipe: ClassifyRecipe, data: Path | None) -> tuple[NetworkSpec, tuple[str, ...]]:
