@@ -46,6 +46,7 @@ LOSSES = {
     "mae": "mean absolute error, scaled",
     "huber": "Huber loss, scaled",
     "quantile": "quantile loss, scaled",
+    "smape": "loss of the symmetric relative error",
     "binary_crossentropy": "crossentropy, nats",
     "categorical_crossentropy": "crossentropy, nats",
 }
