@@ -85,7 +85,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     ),
     "season, level and unit of the history": lambda: forecast(
         {"type": "gru", "units": 4},
-        {"type": "smoothing"},
+        {"type": "smoothing", "of": "changes"},
         DENSE,
         scaling={"kind": "window", "transform": "log", "centre": "last"},
         decomposition="classical",
