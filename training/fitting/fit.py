@@ -177,8 +177,7 @@ class _Loop(lightning.LightningModule):
         self.network = network
         self.average: AveragedModel | None = None
         if settings.average:
-            average = get_ema_multi_avg_fn(settings.average)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(network, multi_avg_fn=average)
+            self.average = AveragedModel(network, multi_avg_fn=_moving_average(settings.average))
         self.settings = settings
         self.epochs: list[Epoch] = []
         self._loss = loss
@@ -262,6 +261,19 @@ class _Loop(lightning.LightningModule):
         state = load_checkpoint(path)["state_dict"]
         prefix = "average.module." if self.average is not None else "network."
         self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """An exponential moving average that forgets its beginning: the decay grows to `decay` over the first steps.
+
+    With a constant one the first weights, which are random, would keep a share of 13 % after 400 steps of 0.995.
+    """
+
+    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
+        num_steps = int(num_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + num_steps) / (10 + num_steps)))(averaged, current, num_averaged)  # type: ignore[no-untyped-call]
+
+    return update
 
 
 class _Display(Callback):

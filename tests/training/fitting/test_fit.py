@@ -336,6 +336,17 @@ def test_relative_errors_of_zeros_are_finite_with_their_gradients() -> None:
         assert torch.autograd.grad(found.sum(), forecast)[0].isfinite().all()
 
 
+def test_a_value_near_zero_counts_no_more_than_twice_itself() -> None:
+    assert percentage_error(torch.tensor([5.0, 1.5]), torch.tensor([0.001, 1.0])).tolist() == [2.0, 0.5]
+
+
+def test_the_moving_average_forgets_its_first_weights(tmp_path: Path) -> None:
+    network, _ = run(tmp_path / "a", average=0.999, epochs=12)
+    plain, _ = run(tmp_path / "b", epochs=12)
+    first = weights(make_network())
+    assert (weights(network) - first).norm() > 0.5 * (weights(plain) - first).norm()
+
+
 def test_the_last_epoch_is_kept_on_request(tmp_path: Path) -> None:
     scores = iter([3.0, 1.0, 2.0])
     kept: list[torch.Tensor] = []
