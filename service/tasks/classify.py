@@ -88,6 +88,7 @@ class ClassifySpec(Spec):
         ),
     ] = None
     language: Annotated[str, Field(description="BCP 47 tag of the texts, or `und`")]
+    streaming: bool = Field(default=False, description="made for texts in pieces")
 
     @model_validator(mode="after")
     def _truncation_keeps_max_length(self) -> ClassifySpec:
@@ -103,6 +104,11 @@ class Encoder(Protocol):
 
     @property
     def largest_id(self) -> int: ...
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether each text gets tokens beside its own, such as one for its begin."""
+        ...
 
     @property
     def unknown_id(self) -> int: ...
@@ -130,15 +136,24 @@ class ClassifyTask(Task):
     def describe(self) -> dict[str, Any]:
         return self.spec.model_dump(exclude_none=True)
 
+    def why_not_streaming(self) -> str:
+        return "its tokenizer adds tokens to each text, so also between its pieces" if self.tokenizer.adds_tokens else ""
+
     def run_steps(
-        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+        self,
+        instances: Sequence[object],
+        parameters: Mapping[str, object],
+        group: GroupRows,
+        *,
+        is_plain: bool = False,
+        steps_seen: Sequence[int] | None = None,
     ) -> Steps:
-        encoded = self.encode(instances, parameters)
-        if self.spec.long_texts == "pieces" and any(is_longer for _, is_longer in encoded):
+        encoded = self.encode(instances, parameters, is_piece=steps_seen is not None)
+        if self.spec.long_texts == "pieces" and steps_seen is None and any(is_longer for _, is_longer in encoded):
             return (yield from self._run_pieces(encoded, group))
         groups = group([len(ids) for ids, _ in encoded])
         predictions: list[Prediction] = [None] * len(encoded)
-        outputs = yield [self._collate([encoded[index][0] for index in indices]) for indices in groups]
+        outputs = yield [self._collate([encoded[index][0] for index in indices], indices) for indices in groups]
         for indices, output in zip(groups, outputs, strict=True):
             expect_finite(output, indices)
             for index, probabilities in zip(indices, output[PROBABILITIES], strict=True):
@@ -166,12 +181,19 @@ class ClassifyTask(Task):
         probabilities = outputs[PROBABILITIES]
         return with_finite_rows({PROBABILITIES: probabilities}, [probabilities])
 
-    def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[tuple[Sequence[int], bool]]:
-        """Check every instance; per text its token ids and whether it was truncated, or is to be read in pieces."""
+    def encode(
+        self, instances: Sequence[object], parameters: Mapping[str, object], *, is_piece: bool = False
+    ) -> list[tuple[Sequence[int], bool]]:
+        """Check every instance; per text its token ids and whether it was truncated, or is to be read in pieces.
+
+        With `is_piece` the texts are pieces of streams, which are read whole.
+        """
         expect_instances(instances)
         if parameters:
             raise refuse_parameters(list(parameters), ())
         texts = [_read_text(instance, index) for index, instance in enumerate(instances)]
+        if is_piece:
+            return list(self.tokenizer.encode(texts, sys.maxsize, sys.maxsize, 0))
         max_length, truncation = self.spec.max_length, self.spec.truncation
         if self.spec.long_texts == "pieces":
             whole = self.tokenizer.encode(texts, sys.maxsize, sys.maxsize, 0)
@@ -195,14 +217,15 @@ class ClassifyTask(Task):
                 prediction["uncertain"] = True
         return prediction
 
-    def encode_tensors(self, tensors: Tensors) -> Tensors:
+    def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
         """`text` BYTES (B) as token ids, a row for each: of a text longer than that, what `truncation` keeps."""
         texts = tensors.get(TEXT)
         if texts is None or tensors.keys() != {TEXT} or texts.ndim != 1:
             raise InvalidInput(f'expected one tensor "{TEXT}", BYTES [batch], got {sorted(tensors)}', where=TEXT)
+        is_piece = steps_seen is not None
         keep, max_length = self.spec.truncation, self.spec.max_length
-        rows = [ids for ids, _ in self.encode(texts.tolist(), {})]
-        if self.spec.long_texts == "pieces":
+        rows = [ids for ids, _ in self.encode(texts.tolist(), {}, is_piece=is_piece)]
+        if self.spec.long_texts == "pieces" and not is_piece:
             # An answer has a row for each text, and cannot be made of several.
             rows = [ids if len(ids) <= max_length else [*ids[: keep.head], *ids[len(ids) - keep.tail :]] for ids in rows]
         return self._collate(rows).tensors
@@ -224,15 +247,16 @@ class ClassifyTask(Task):
             return [f"{self.spec.tokenizer} has token ids up to {largest}, the graph does not take them"]
         return []
 
-    def _collate(self, rows: Sequence[Sequence[int]]) -> Item:
+    def _collate(self, rows: Sequence[Sequence[int]], instances: Sequence[int] = ()) -> Item:
         lengths = [len(ids) for ids in rows]
         if len(rows) == 1:
-            return Item({TOKENS: np.array(rows, np.int64)}, 1, lengths[0], lengths)
+            return Item({TOKENS: np.array(rows, np.int64)}, 1, lengths[0], lengths, instances=instances)
         longest = max(lengths)
         padded = np.zeros((len(rows), longest), np.int64)  # (B, T)
         for row, ids in zip(padded, rows, strict=True):
             row[: len(ids)] = ids
-        return Item({TOKENS: padded, LENGTHS: np.array(lengths, np.int64)}, len(rows), longest, lengths)
+        tensors: Tensors = {TOKENS: padded, LENGTHS: np.array(lengths, np.int64)}
+        return Item(tensors, len(rows), longest, lengths, instances=instances)
 
 
 class ClassifyDefinition(TaskDefinition):
@@ -291,6 +315,9 @@ class ClassifyDefinition(TaskDefinition):
 
     def example_instance(self, manifest: Manifest) -> object:
         return "A quiet, moving film."
+
+    def is_for_streams(self, manifest: Manifest) -> bool:
+        return manifest.spec_of(ClassifySpec).streaming
 
     def serves(self, manifest: Manifest, purpose: str) -> bool:
         spec = manifest.spec_of(ClassifySpec)

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.tasks.state_schema import InstanceState, PredictionState
+
 MAX_CHARACTERS = 100_000
 """The longest text. Whatever is read of it, all of it is split into tokens first: 60 ms and 10 MB."""
 
@@ -24,6 +26,7 @@ class ClassifyInstance(BaseModel):
         description="The text, in any characters; at most 100,000 of them, and not only white space.",
         examples=["A quiet, moving film."],
     )
+    state: InstanceState = None
 
 
 class ClassifyParameters(BaseModel):
@@ -45,6 +48,7 @@ class Classification(BaseModel):
         description="True if the text was too long and only its beginning and end were read; else absent.",
         examples=[True],
     )
+    state: PredictionState = None
     known_tokens: int | None = Field(
         default=None,
         description="How many tokens of the text the model knows; absent where its manifest has no `min_known`.",

@@ -124,10 +124,11 @@ class Symbol:
 
 @dataclass(frozen=True)
 class StatePart:
-    """One tensor of a layer's state, (B, units)."""
+    """One tensor of a state, (B, units), which is zero where a sequence begins; later its values lie about in `range`."""
 
     name: str
     units: int
+    range: tuple[float, float] = (-1.0, 1.0)
 
 
 LayerState = tuple[Tensor, ...]  # one tensor per StatePart; empty: zeros

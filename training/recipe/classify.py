@@ -194,6 +194,11 @@ class ClassifyRecipe(Recipe):
         default="",
         description="what the labels are about: one of subject `sentiment` answers `/predict/sentiment`",
     )
+    streaming: bool = Field(
+        default=False,
+        description="for texts in pieces: layers that cannot go on from piece to piece are refused; of several models that fit a "
+        "request which names none, one that is not for streams answers",
+    )
     data: TextData
     tokenizer: TokenizerSettings = TokenizerSettings()
     vectors: VectorSettings | None = Field(default=None, description="vectors that the embedding starts with; left out: none")

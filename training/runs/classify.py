@@ -43,7 +43,7 @@ from training.network.heads.head import Prediction
 from training.network.heads.ngrams import NgramSpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
-from training.recipe import ClassifyRecipe
+from training.recipe import ClassifyRecipe, RecipeError
 from training.reporting.progress import progress_line
 from training.reporting.report import Report
 from training.runs.steps import (
@@ -83,6 +83,8 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
 
     torch.manual_seed(recipe.seed)
     network = Network(network_spec(recipe, tokenizer.get_vocab_size(), split.labels))
+    if recipe.streaming and not network.can_stream:
+        raise RecipeError("streaming: these layers cannot go on from piece to piece: one direction, and concat_pooling at most")
     check_network(network, recipe, console)
     if recipe.vectors is not None and not (resume and (folder / LAST).exists()):
         _start_with_vectors(network, recipe, [*rows, *_encode(recipe, tokenizer, split.unlabelled).ids], console)
@@ -149,6 +151,7 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
             "truncation": {"head": head, "tail": tail},
             "language": recipe.language,
             **({"subject": recipe.subject} if recipe.subject else {}),
+            **({"streaming": True} if recipe.streaming else {}),
             **({"long_texts": "pieces"} if recipe.tokenizer.piece_length is not None else {}),
             **({"min_known": recipe.tokenizer.min_known} if recipe.tokenizer.min_known else {}),
         },

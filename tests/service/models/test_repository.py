@@ -168,6 +168,18 @@ async def test_the_model_for_the_frequency_of_the_request_answers(tmp_path: Path
     await repository.stop()
 
 
+async def test_a_model_for_streams_answers_where_it_is_named_or_alone(tmp_path: Path) -> None:
+    edit_manifest(write_text_folder(tmp_path, "a-stream"), lambda content: content["classify"].update(streaming=True))
+    repository = await start(tmp_path)
+    assert choose(repository, "classify") == choose(repository, "classify", purpose="sentiment") == "a-stream"
+    await repository.stop()
+    write_text_folder(tmp_path, "b-text")
+    repository = await start(tmp_path)
+    assert choose(repository, "classify") == choose(repository, "classify", purpose="sentiment") == "b-text"
+    assert repository.get("a-stream").name == "a-stream"
+    await repository.stop()
+
+
 async def test_where_several_models_take_the_frequency_none_is_guessed(tmp_path: Path) -> None:
     for name, frequencies in (("a", ["H"]), ("b", []), ("c", ["D"])):
         write_forecast_folder(tmp_path, name, frequencies=frequencies)

@@ -284,6 +284,29 @@ def test_recent_appends_the_last_steps_of_each_row() -> None:
     torch.testing.assert_close(Graph(layer, num_source_features=3)(signal, source)[0], expected)
 
 
+def test_recent_appends_to_each_step_of_a_sequence_what_the_input_was_there() -> None:
+    layer = build({"type": "recent", "n": 1})
+    signal, source = draw([5, 2, 3]), draw([5, 2, 3])
+    assert layer.output == Shape(("time", 6))
+    torch.testing.assert_close(
+        run(layer, signal, source), cut(layer, Signal(torch.cat([signal.values, source.values], 2), signal.lengths))
+    )
+    assert layer.can_stream
+    assert not build({"type": "recent", "n": 1}, VECTOR).can_stream
+
+
+def test_concat_pooling_of_pieces_is_that_of_all_steps_so_far() -> None:
+    layer = build({"type": "concat_pooling"})
+    signal = draw([6, 6], num_padding=0)
+    negative = Signal(-signal.values.abs() - 1, signal.lengths)  # of which zero is no maximum
+    state = tuple(torch.zeros(2, part.units) for part in layer.state)
+    for start, end in ((0, 1), (1, 4), (4, 6)):
+        piece = Signal(negative.values[:, start:end], torch.tensor([end - start] * 2))
+        output, state = layer(piece, piece, state)
+        whole = layer(Signal(negative.values[:, :end], torch.tensor([end, end])), negative)[0]
+        torch.testing.assert_close(output.values, whole.values)
+
+
 def test_mask_zero_masks_every_zero_and_leaves_the_lengths() -> None:
     layer = build({"type": "embedding", "output_dim": 2, "mask_zero": True}, TOKENS)
     tokens = torch.tensor([[3, 0, 4, 0, 0], [0, 0, 0, 9, 9], [1, 2, 3, 4, 5]])
