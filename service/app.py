@@ -69,6 +69,9 @@ MEASURE_S = 0.1
 MAX_RUN_FACTOR = 3
 # But no sooner than this, however short the time of a request is: the machine may be busy.
 LEAST_MAX_RUN_S = 5.0
+# Of the rows that may wait, so many may be admitted by what is known of their bodies: the estimate may be too large, and rows
+# that run wait no longer. The queue of the model itself holds the exact bound.
+ADMITTED_SHARE = 1.25
 # Two, so that a short body need not wait behind a long one.
 MIN_READERS = 2
 
@@ -200,7 +203,7 @@ def create_app(
         time.monotonic,
         random.random,
         max_pending_bytes=settings.max_pending_bytes,
-        max_pending_rows=settings.max_queue_size,
+        max_pending_rows=ADMITTED_SHARE * settings.max_queue_size,
     )
     return Gateway(
         access.wrap(api),
