@@ -228,7 +228,7 @@ def test_the_moving_average_soon_forgets_the_first_weights_and_then_has_a_long_m
         with torch.no_grad():
             weight.weight.fill_(value)
         average.update_parameters(weight)
-        return float(average.module.weight.detach())
+        return float(next(average.parameters()).detach())
 
     assert step(1.0) == 1.0  # the first weights
     assert [step(0.0) for _ in range(30)][-1] < 1e-3
