@@ -67,11 +67,13 @@ class NamedModel(Protocol):
 class Call:
     """One request whose body has arrived."""
 
-    __slots__ = ("_deadlines", "_task", "body", "deadline", "name", "request", "started", "timing", "version")
+    __slots__ = ("_deadlines", "_task", "body", "content", "deadline", "name", "request", "started", "timing", "version")
 
     def __init__(self, request: HttpRequest, body: bytes, task: asyncio.Task[object], deadlines: DeadlineMonitor) -> None:
         self.request = request
         self.body = body
+        self.content: object = None
+        """What was read of a large body; it is freed in pieces."""
         self.started = time.monotonic()  # the time that a client takes to send is not counted
         self.deadline = self.started + request.timeout_s
         self.name = self.version = UNKNOWN
@@ -164,9 +166,13 @@ class InferenceEndpoint:
                 request.ticket.cancel = task.cancel
             answer = await self.respond(call)
             outcome = "ok"
+            if call.content is not None:
+                self._large_bodies.free(call.content)
             return answer
         except ServiceError as exc:
             outcome, reason = outcome_of(exc), reason_of(exc)
+            if call is not None and call.content is not None:
+                self._large_bodies.free(call.content)
             raise
         except ClientDisconnected:
             outcome = "cancelled"

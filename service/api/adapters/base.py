@@ -16,7 +16,7 @@ from service.api.parsing import LARGE_BYTES, expect_no_more_than
 from service.api.predict import ServedModel
 from service.api.request import Answer, HttpRequest, expect_json_type, json_answer
 from service.errors import InvalidInput, MalformedRequest, ServiceError
-from service.wire import is_plain, read, write
+from service.wire import is_plain, read, read_large, write
 
 HEAVY_NUM_INSTANCES = 64
 """Beyond so many, the predictions are brought into the form of their answer on a thread."""
@@ -105,6 +105,7 @@ class AdapterEndpoint(InferenceEndpoint):
             parsed = self._read(body, path)
         else:
             parsed = await self._large_bodies.read(body, lambda: self._read(body, path))
+            call.content = parsed.instances
         call.finish_parse(len(parsed.instances))
         expect_no_more_than(self._limits.max_instances, len(parsed.instances))
         model = self._resolve(parsed, visible_models(self._models, request.state))
@@ -122,7 +123,7 @@ class AdapterEndpoint(InferenceEndpoint):
 
     def _read(self, body: bytes, path: str) -> PredictionRequest:
         try:
-            content = read(body)
+            content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
         except ValueError as exc:
             raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
         parsed = self._adapter.read(content, path)

@@ -133,7 +133,7 @@ class InferEndpoint(InferenceEndpoint):
         # Before the body is read: nobody's tensors are parsed for a model that is not there.
         model = visible_models(self._models, request.state).get(*find_model(request.path))
         call.set_model(model)
-        parsed = await self._parse(body, request.headers, model)
+        parsed = await self._parse(call, body, model)
         num_rows = _num_rows(parsed, model)
         call.finish_parse(num_rows)
         expect_no_more_than(self._limits.max_instances, num_rows)
@@ -147,13 +147,14 @@ class InferEndpoint(InferenceEndpoint):
         call.finish_write(written_from)
         return answer
 
-    async def _parse(self, body: bytes, headers: Headers, model: TensorModel) -> InferRequest:
-        json_length = read_json_length(headers, len(body))
+    async def _parse(self, call: Call, body: bytes, model: TensorModel) -> InferRequest:
+        json_length = read_json_length(call.request.headers, len(body))
         text_size = len(body) if json_length is None else json_length
         if text_size <= LARGE_BYTES:
             parsed = parse(body, json_length)
         else:
             parsed = await self._large_bodies.read(body[:text_size], lambda: parse(body, json_length))
+            call.content = parsed
         return parsed if isinstance(parsed, InferRequest) else InferRequest([_raw_input(parsed, model)], None, True)
 
     async def _write(self, model: TensorModel, identifier: str | None, outputs: Sequence[OutputTensor], head: Head) -> Answer:
