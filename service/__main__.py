@@ -26,6 +26,7 @@ from service.errors import RestartReason, ServiceError, StartError
 from service.observability.logs import escape_controls, set_up_logs
 from service.process.machine import (
     can_fork,
+    default_memory_per_process,
     default_workers,
     disable_tokenizer_threads,
     limit_blas_threads,
@@ -174,7 +175,8 @@ def _serve(args: argparse.Namespace) -> int:
     # small ones, too.
     workers = settings.workers or (default_workers(num_cores(), memory_bytes()) if shares_models else 1)
     threads = settings.num_threads or threads_per_worker(num_cores(), workers)
-    settings = settings.model_copy(update={"workers": workers, "num_threads": threads})
+    max_bytes = settings.process_memory_bytes or default_memory_per_process(memory_bytes(), workers)
+    settings = settings.model_copy(update={"workers": workers, "num_threads": threads, "process_memory_bytes": max_bytes})
     if settings.model_control != "none" and not hasattr(socket, "AF_UNIX"):
         raise StartError("SLUICE_MODEL_CONTROL needs Unix sockets, which this system has not")
     if workers == 1 and settings.model_control == "none":
@@ -192,7 +194,15 @@ def _serve_alone(settings: Settings) -> int:
 
     with _verification(settings) as verification:
         sockets, url = _listen(settings)
-        return Service(settings, url, verification=verification).serve(sockets, on_loaded=print_line)
+        service = Service(settings, url, verification=verification, max_bytes=_max_bytes(settings))
+        return service.serve(sockets, on_loaded=print_line)
+
+
+def _max_bytes(settings: Settings) -> int | None:
+    """What the address space of a process is bounded by; a GPU's driver takes far more of it than there is memory."""
+    from service.runtime.onnx_runtime import may_use_gpu
+
+    return None if may_use_gpu(settings.device) else settings.process_memory_bytes
 
 
 @contextlib.contextmanager
@@ -255,7 +265,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
             self.count_restart(reason)
 
     sockets, url = _listen(settings)
-    build = functools.partial(Service, settings, url, metrics_dir=metrics_dir)
+    build = functools.partial(Service, settings, url, metrics_dir=metrics_dir, max_bytes=_max_bytes(settings))
     service = companion = preload = verification = None
     if settings.model_control != "none":
         copies = metrics_dir / "models"
@@ -294,6 +304,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
         forks=service is not None,
         drain_s=settings.drain_seconds,
         grace_s=grace_s(settings) + 5,
+        max_bytes=settings.process_memory_bytes,
     ).run()
 
 

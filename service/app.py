@@ -46,6 +46,7 @@ from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.membership import Membership, Stream
 from service.models.repository import Preload, Repository
+from service.models.target import Withdrawal
 from service.models.verification import Verification
 from service.observability.access_log import AccessLogWriter, Times
 from service.observability.loop_lag import LoopLagMonitor
@@ -53,6 +54,7 @@ from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
 from service.process.machine import max_open_connections, num_cores, threads_per_worker
 from service.process.memory import trim_heap_when_idle
+from service.process.notices import Notices
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
 from service.scheduling.admission import AdmissionControl, RefusalBudget
 from service.scheduling.loop_budget import LoopBudget
@@ -70,7 +72,8 @@ log = logging.getLogger(__name__)
 MEASURE_S = 0.1
 # A run of a graph that takes so many times the time of a request is ended, and its model taken out of service.
 MAX_RUN_FACTOR = 3
-# But no sooner than this, however short the time of a request is: the machine may be busy.
+# But no sooner than this, however short the time of a request is: a wall clock tells, a good model must not be withdrawn for what
+# else a machine does, and where there was more work than cores threads have stood still for 2.4 s (docs/reliability.md).
 LEAST_MAX_RUN_S = 5.0
 # Of the rows that may wait, so many may be admitted by what is known of their bodies: the estimate may be too large, and rows
 # that run wait no longer. The queue of the model itself holds the exact bound.
@@ -96,6 +99,7 @@ def create_app(
     on_loaded: OnLoaded | None = None,
     on_failed: OnFailed | None = None,
     on_stuck: Callable[[], None] = lambda: None,
+    notices: Notices | None = None,
     scrape_interval_s: float = SCRAPE_INTERVAL_S,
 ) -> Gateway:
     """The whole server as one ASGI app.
@@ -106,7 +110,8 @@ def create_app(
     them, `verification` verifies the rest, `rates` is where they count requests together. `connect_control` connects to the
     process that decides what is served, None: what the folders hold at the start. `tasks` are those that folders may be for,
     None: the built-in ones. `tracing` keeps the spans of requests, None: what the settings say. Raises StartError for what the
-    settings of access name, and where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
+    settings of access name, and where tracing is not installed. `notices` tell the other workers what is withdrawn. Scrapes
+    within `scrape_interval_s` get the same metrics.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
@@ -133,6 +138,10 @@ def create_app(
             on_started=lambda: _finish_start(repository, on_loaded),
             on_failed=on_failed or _log_failure,
         )
+    elif notices is not None:
+        repository.on_withdrawn = lambda withdrawal: notices.publish(withdrawal._asdict())
+        notices.on_notice = lambda notice: repository.withdraw(Withdrawal(**notice))
+
     state_tokens = open_state_tokens(settings.state_key_file)
     access = open_access(access_options(settings), metrics, rates)
     access_log = None if settings.access_log == "off" else AccessLogWriter(settings.access_log, metrics.access_log_dropped)
@@ -283,6 +292,7 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         settings.body_timeout_ms / 1000,
         settings.send_timeout_ms / 1000,
         min(settings.max_connections, max_open_connections()),
+        settings.drain_seconds,
     )
 
 

@@ -24,7 +24,7 @@ from service.models.folder import ModelOptions
 from service.models.repository import Preload, examine_versions
 from service.models.scanning import LATEST, ModelVersion, scan_models
 from service.models.snapshots import copy_version
-from service.models.target import Key, Target, write_target
+from service.models.target import Key, Target, Withdrawal, write_target
 from service.models.verification import UNSEEN, Verdict, verify
 from service.observability.logs import set_up_logs
 from service.observability.prometheus import reload_counter
@@ -159,6 +159,8 @@ async def _attend(controller: Controller, stream: MessageStream) -> None:
                 joining = asyncio.create_task(_join(controller, member))
             elif message["type"] in ("load", "unload"):
                 start(_answer(controller, stream, message))
+            elif message["type"] == "withdrawn":
+                start(_withdraw(controller, message))
             else:
                 member.receive(message)
     finally:
@@ -186,6 +188,14 @@ async def _answer(controller: Controller, stream: MessageStream, message: Messag
         log.exception("a model could not be loaded or unloaded")
         code, text = "load_failed", "an unexpected error; the log says more"
     stream.send({"type": "result", "id": message["id"], "code": code, "message": text})
+
+
+async def _withdraw(controller: Controller, message: Message) -> None:
+    names = ("name", "version", "folder", "reason")
+    try:
+        await controller.withdraw(Withdrawal(*(message[name] for name in names)))
+    except ServiceError as exc:
+        log.error("a model cannot be taken out of service everywhere", extra={"model": message["name"], "reason": exc.message})
 
 
 class StreamMember:

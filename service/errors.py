@@ -50,7 +50,7 @@ ConnectionReason = Literal[
 ]
 """Why the server refused or closed a connection: there are too many, it made room for another one, its next request did not
 come, a head, a body or the reading of an answer took too long, or what came is not read."""
-RestartReason = Literal["crashed", "hung", "ended"]
+RestartReason = Literal["crashed", "hung", "ended", "memory"]
 """Why a worker process was replaced: it failed, its event loop stood still, or a signal from outside ended it."""
 
 

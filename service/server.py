@@ -35,8 +35,9 @@ from service.models.verification import Verification
 from service.observability.logs import escape_controls, set_up_logs
 from service.process.connections import DrainRequested, Slot, has_waiting, receive_connection, refuse_handshakes
 from service.process.machine import cores_of_worker
-from service.process.memory import configure_malloc
+from service.process.memory import bound_address_space, configure_malloc
 from service.process.messages import connect
+from service.process.notices import Notices
 from service.process.supervisor import CANNOT_START, SIGHUP, WorkerContext, signals_to_handle
 from service.process.tls import Certificate, Tls
 from service.settings import Settings
@@ -49,8 +50,12 @@ GC_THRESHOLDS = (5000, 20, 20)
 # How often the event loop of a worker counts a heartbeat, and how many connections it receives in one turn.
 HEARTBEAT_INTERVAL_S = 0.25
 RECEIVE_AT_ONCE = 16
+# When a process has too many files open, it tries again to accept after so long.
+ACCEPT_AGAIN_S = 1.0
 # For so long a server that ends accepts connections that were begun before; what then waits is accepted in any case.
 LAST_ACCEPT_S = 0.05
+# The address space of threads, of which each model has some while it runs: their stacks are hardly used, and count as a whole.
+STACKS_BYTES = 2**30
 # For so long a connection that has just been accepted may wait for its first request when the server ends.
 FIRST_REQUEST_S = 1.0
 
@@ -68,8 +73,12 @@ class Service:
         verification: Verification | None = None,
         rates: RateTables | None = None,
         control_path: Path | None = None,
+        max_bytes: int | None = None,
     ) -> None:
-        """`control_path` is the socket of the process that decides what is served, None: nothing changes after the start."""
+        """`control_path` is the socket of the process that decides what is served, None: nothing changes after the start.
+
+        `max_bytes` are what the process may take beyond what it has when the models are loaded, None: what it needs.
+        """
         self._url = url
         self._curl = "curl -s" if settings.api_keys_file is None else "curl -s -H 'X-API-Key: KEY'"
         self._tls = open_tls(settings)
@@ -77,6 +86,8 @@ class Service:
         self._server: uvicorn.Server | None = None
         self._failure: StartError | None = None
         self._drain_s = settings.drain_seconds
+        self._max_bytes = max_bytes
+        self._notices = Notices()
         self._app = create_app(
             settings,
             metrics_dir=metrics_dir,
@@ -87,6 +98,7 @@ class Service:
             on_loaded=self._finish_loading,
             on_failed=self._stop_with,
             on_stuck=self._be_replaced,
+            notices=self._notices,
         )
         self._config = uvicorn_config(self._app, settings)
         # Both import the rest of what serving needs, which a parent does for all its workers.
@@ -110,7 +122,7 @@ class Service:
             if SIGHUP in signals_to_handle():
                 signal.signal(SIGHUP, server.handle_exit)
         else:
-            server = WorkerServer(self._config, self._tls, self._app, context)
+            server = WorkerServer(self._config, self._tls, self._app, context, self._notices)
         self._server = server
         server.run(list(sockets))
         if self._failure is not None:
@@ -122,6 +134,8 @@ class Service:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        if self._max_bytes is not None:
+            bound_address_space(self._max_bytes + STACKS_BYTES)
         self._on_loaded(startup_message(repository, self._url, self._curl))
 
     def _be_replaced(self) -> None:
@@ -169,6 +183,9 @@ class Server(uvicorn.Server):
         self._tls = tls
         self._connection_class: Callable[..., asyncio.Protocol] = config.http_protocol_class
         self._watch: asyncio.Task[None] | None = None
+        self._listening: list[socket.socket] = []
+        # Those that are being begun, with TLS until the end of the handshake, the oldest first.
+        self._connecting: dict[asyncio.Task[None], None] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._tls is None:
@@ -176,16 +193,76 @@ class Server(uvicorn.Server):
             return
         await super().startup([])
         loop = asyncio.get_running_loop()
-        for listener in sockets or []:
-            server = await loop.create_server(self._make_protocol, sock=listener, backlog=BACKLOG, **self._tls.options)
-            self.servers.append(server)
+        self._listening = list(sockets or [])
+        for listener in self._listening:
+            listener.setblocking(False)
+            loop.add_reader(listener, self._accept, loop, listener)
         certificate = self._tls.certificate
         self._watch = loop.create_task(FileWatch(certificate.files, certificate.reload).run())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._watch is not None:
             self._watch.cancel()
+        for listener in self._listening:
+            asyncio.get_running_loop().remove_reader(listener)
+        self._listening.clear()
+        if self._connecting:
+            await asyncio.wait(self._connecting, timeout=FIRST_REQUEST_S)
+        for task in self._connecting:  # handshakes
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
         await super().shutdown(sockets)
+
+    def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        """Begin the connections that have come. In place of the event loop's own way, which shows nothing of handshakes."""
+        for _ in range(RECEIVE_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError as exc:
+                log.error("a connection cannot be accepted: %s", exc.strerror)
+                loop.remove_reader(listener)
+                loop.call_later(ACCEPT_AGAIN_S, self._accept_again, loop, listener)
+                return
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._begin(loop, connection)
+
+    def _accept_again(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        if listener in self._listening:
+            loop.add_reader(listener, self._accept, loop, listener)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+        """Begin a connection, with TLS by its handshake, which takes a place: where there is none, the oldest handshake's."""
+        if self._tls is not None and not self._app.connections.begin_handshake():
+            oldest = next(iter(self._connecting), None)
+            if oldest is None:
+                connection.close()
+                self._count_closed()
+                return
+            del self._connecting[oldest]
+            oldest.cancel()
+            self._app.connections.replace_handshake()
+        task = loop.create_task(self._connect(loop, connection))
+        self._connecting[task] = None  # the loop itself holds tasks weakly
+        task.add_done_callback(self._finish_begin)
+
+    def _finish_begin(self, task: asyncio.Task[None]) -> None:
+        self._connecting.pop(task, None)
+        if self._tls is not None:
+            self._app.connections.end_handshake()
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+        options = {} if self._tls is None else self._tls.options
+        try:
+            await loop.connect_accepted_socket(self._make_protocol, connection, **options)
+        except (OSError, asyncio.CancelledError):  # the client has disconnected, or another one has its place
+            connection.close()
+            self._count_closed()
+
+    def _count_closed(self) -> None:
+        """A connection has ended without a protocol."""
 
     def _make_protocol(self) -> asyncio.Protocol:
         return self._connection_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
@@ -231,15 +308,16 @@ class DrainingServer(Server):
 class WorkerServer(Server):
     """A worker: receives the connections that its parent accepted until there will be no more, and counts heartbeats."""
 
-    def __init__(self, config: uvicorn.Config, tls: Tls | None, app: Gateway, context: WorkerContext) -> None:
+    def __init__(self, config: uvicorn.Config, tls: Tls | None, app: Gateway, context: WorkerContext, notices: Notices) -> None:
         super().__init__(config, tls, app)
         self._context = context
+        self._notices = notices
         self._connection_class = counted_connection(config.http_protocol_class, context.slot)
-        self._connecting: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
+        self._notices.open(self._context.notices, loop)
         loop.add_reader(self._context.channel, self._receive)
         self._count_heartbeat(loop)
 
@@ -252,7 +330,6 @@ class WorkerServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.start_draining()
         asyncio.get_running_loop().remove_reader(self._context.channel)
-        await asyncio.gather(*self._connecting)
         await super().shutdown(sockets)
 
     def _count_heartbeat(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -277,17 +354,10 @@ class WorkerServer(Server):
             if connection is None:
                 self._context.slot.count_closed()
                 continue
-            task = loop.create_task(self._connect(loop, connection))
-            self._connecting.add(task)  # the loop itself holds tasks weakly
-            task.add_done_callback(self._connecting.discard)
+            self._begin(loop, connection)
 
-    async def _connect(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
-        options = {} if self._tls is None else self._tls.options
-        try:
-            await loop.connect_accepted_socket(self._make_protocol, connection, **options)
-        except OSError:  # the client has disconnected
-            connection.close()
-            self._context.slot.count_closed()
+    def _count_closed(self) -> None:
+        self._context.slot.count_closed()
 
 
 def counted_connection(protocol: type[asyncio.Protocol], slot: Slot) -> Callable[..., asyncio.Protocol]:

@@ -190,6 +190,14 @@ class Settings(BaseSettings):
         "machine or container has.",
     )
 
+    process_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory that one process may take beyond what it has when its models are loaded. A run of a graph for which "
+        "that is not enough fails with 500; one of several processes that keeps more for 10 s finishes its requests and is "
+        "replaced. 0: an equal share of this machine's or container's memory, or 1 GiB if that is more.",
+    )
+
     # How rows become batches.
     latency_target_ms: float = Field(
         default=50.0,

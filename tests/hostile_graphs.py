@@ -44,6 +44,19 @@ def write_greedy_folder(models: Path, name: str = "greedy", *, num_bytes: int = 
     return _write(models, name, nodes, {"size": [num_bytes // 4]}, answer=1.0)
 
 
+def write_input_memory_folder(models: Path, name: str = "input-memory") -> Path:
+    """Multiplies `x` by the mean of as many ones as its largest value says: little memory for small ones, all for large ones."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=1),
+        helper.make_node("Cast", ["largest"], ["size"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["size", "one_axis"], ["flat"]),
+        helper.make_node("ConstantOfShape", ["flat"], ["large"], value=helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])),
+        helper.make_node("ReduceMean", ["large"], ["mean"], axes=[0], keepdims=0),
+        helper.make_node("Mul", ["x", "mean"], ["y"]),
+    ]
+    return _write(models, name, nodes, {"one_axis": [1]}, answer=1.0)
+
+
 def _loop(inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
     """Adds 1 to its last input as often as the first one says."""
     body = helper.make_graph(

@@ -12,7 +12,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 # Everybody in the service may import these; they import one another from right to left only.
-LEAVES = ("service.manifest", "service.wire", "service.clock", "service.files", "service.context", "service.errors", "service")
+LEAVES = (
+    "service.manifest",
+    "service.wire",
+    "service.json_pieces",
+    "service.clock",
+    "service.files",
+    "service.context",
+    "service.errors",
+    "service",
+)
 # Folder (or file beside the folders) → the folders that it may import, leaves not counted. Whoever adds a folder adds its rule.
 SERVICE_RULES: dict[str, set[str]] = {
     "service.__main__": {
@@ -196,6 +205,12 @@ def test_a_folder_keeps_to_its_subject(place: str) -> None:
     for name, path in SERVICE.items():
         if name == place or name.startswith(place + "."):
             assert not {imported.split(".")[0] for imported in imports_of(path)} & WITHOUT[place], name
+
+
+def test_the_command_of_the_server_has_numpy_imported_only_after_its_threads_are_bounded() -> None:
+    # numpy's BLAS starts its threads at the import, and a process with threads cannot be forked.
+    code = "import service.__main__, sys; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_neither_package_imports_the_other_or_the_front() -> None:

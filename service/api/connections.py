@@ -20,6 +20,8 @@ SWEEP_AT_ONCE = 500
 """So many connections are looked at in one turn of the loop: some 0.3 ms."""
 MIN_RATE = 16 * 1024
 """Bytes per second below which a body, or the reading of an answer, is slow once its time is over: 128 kbit/s."""
+LEAST_BODY_S = 1.0
+"""For so long a body may arrive in any case while the server drains."""
 
 
 class Phase(enum.IntEnum):
@@ -40,6 +42,8 @@ class ConnectionLimits(NamedTuple):
     body_timeout_s: float = 10.0
     send_timeout_s: float = 30.0
     max_connections: int = 10_000
+    drain_s: float = 5.0
+    """For so long a server that ends goes on serving."""
 
 
 class Connection(Protocol):
@@ -119,9 +123,10 @@ class ConnectionMonitor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._due_at = 0.0
         self._drains_from: float | None = None
+        self._num_handshakes = 0
 
     def start_draining(self) -> None:
-        """The server ends: from here on no body gets more than its timeout, at whatever rate it comes."""
+        """The server ends: a body that has not come when it has drained, at whatever rate, is awaited no more."""
         self._drains_from = -math.inf if self._loop is None else self._loop.time()
 
     @property
@@ -129,8 +134,11 @@ class ConnectionMonitor:
         return len(self._records)
 
     def add(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether there is room for a new connection, if need be in place of an idle one."""
-        if len(self._records) >= self.limits.max_connections and not self._make_room():
+        """Whether there is room for a new connection, if need be in place of an idle one.
+
+        One that came by a handshake has its place already.
+        """
+        if not self._num_handshakes and self._is_full and not self._make_room():
             self.observer.connection_closed("too_many")
             return False
         self._records[connection] = _Record(loop.time())
@@ -138,6 +146,26 @@ class ConnectionMonitor:
             self._loop = loop
             self._set_timer(loop)
         return True
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._records) + self._num_handshakes >= self.limits.max_connections
+
+    def begin_handshake(self) -> bool:
+        """Whether there is room for a connection that is to begin with a handshake: it takes a place until `end_handshake`."""
+        if self._is_full and not self._make_room():
+            self.observer.connection_closed("too_many")
+            return False
+        self._num_handshakes += 1
+        return True
+
+    def replace_handshake(self) -> None:
+        """Begin a handshake in the place of another one, which is ended."""
+        self._num_handshakes += 1
+
+    def end_handshake(self) -> None:
+        """A handshake is over: its connection was added, or has ended."""
+        self._num_handshakes -= 1
 
     def remove(self, connection: Connection) -> None:
         """The connection has ended."""
@@ -244,5 +272,5 @@ def find_reason(
         return "header_timeout" if age_s > limits.header_timeout_s else None
     is_late = age_s > limits.body_timeout_s + connection.num_body_bytes / MIN_RATE
     if drains_from is not None:
-        is_late |= now - max(connection.phase_began_at, drains_from) > limits.body_timeout_s
+        is_late |= now > max(drains_from + limits.drain_s, connection.phase_began_at + LEAST_BODY_S)
     return "body_timeout" if is_late else None

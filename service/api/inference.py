@@ -71,11 +71,25 @@ class NamedModel(Protocol):
 class Call:
     """One request whose body has arrived."""
 
-    __slots__ = ("_deadlines", "_task", "body", "deadline", "name", "parse_from", "request", "started", "timing", "version")
+    __slots__ = (
+        "_deadlines",
+        "_task",
+        "body",
+        "content",
+        "deadline",
+        "name",
+        "parse_from",
+        "request",
+        "started",
+        "timing",
+        "version",
+    )
 
     def __init__(self, request: HttpRequest, body: bytes, task: asyncio.Task[object], deadlines: DeadlineMonitor) -> None:
         self.request = request
         self.body = body
+        self.content: object = None
+        """What was read of a large body; it is freed in pieces."""
         self.started = self.parse_from = time.monotonic()  # the time that a client takes to send is not counted
         self.deadline = self.started + request.timeout_s
         self.name = self.version = UNKNOWN
@@ -171,7 +185,9 @@ class InferenceEndpoint:
         and PayloadTooLarge for too many values. `model` is the one that the request seems to name.
         """
         if text_size > LARGE_BYTES:
-            return await self._large_bodies.read(body if text_size == len(body) else body[:text_size], parse)
+            parsed = await self._large_bodies.read(body if text_size == len(body) else body[:text_size], parse)
+            call.content = parsed
+            return parsed
         if self._loop_budget is not None and self._loop_budget.is_spent():
             await self.renew_turn(call, model)
         return parse()
@@ -210,9 +226,13 @@ class InferenceEndpoint:
                 request.ticket.cancel = task.cancel
             answer = await self.respond(call)
             outcome = "ok"
+            if call.content is not None:
+                self._large_bodies.free(call.content)
             return answer
         except ServiceError as exc:
             outcome, reason = outcome_of(exc), reason_of(exc)
+            if call is not None and call.content is not None:
+                self._large_bodies.free(call.content)
             raise
         except ClientDisconnected:
             outcome = "cancelled"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from service.errors import InvalidInput, MalformedRequest, PayloadTooLarge, ServiceError
-from service.wire import read
+from service.wire import read, read_large
 
 FIELDS = ("model", "version", "instances", "parameters", "timeout_ms")
 _FIELD_SET = frozenset(FIELDS)
@@ -32,10 +32,11 @@ class ParsedRequest(NamedTuple):
 def parse(body: bytes, max_instances: int) -> ParsedRequest:
     """Read a request strictly: no unknown fields, no wrong types, no NaN.
 
-    Raises MalformedRequest, PayloadTooLarge for too many instances, and InvalidInput for none or for NaN and Infinity.
+    A body of more than LARGE_BYTES takes long, and is for a thread. Raises MalformedRequest, PayloadTooLarge for too many
+    instances, and InvalidInput for none or for NaN and Infinity.
     """
     try:
-        content = read(body)
+        content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
     except ValueError as exc:
         raise _not_json(body, exc) from exc
     if type(content) is not dict:

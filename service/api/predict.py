@@ -134,6 +134,7 @@ class PredictEndpoint(InferenceEndpoint):
             parsed = parse(body, self._limits.max_instances)
         else:
             parsed = await self._large_bodies.parse(body, self._limits.max_instances)
+            call.content = parsed.instances
         call.finish_parse(len(parsed.instances))
         call.shorten(parsed.timeout_s)
         model = self._resolve(parsed, visible_models(self._models, call.request.state))

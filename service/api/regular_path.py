@@ -302,6 +302,9 @@ class RegularPathProtocol(HttpToolsProtocol):
                 # In a turn of its own, for other connections come in between; and the parser may be at work now.
                 self.loop.call_soon(self._feed_piece)
             return
+        if self.flow.read_paused:
+            # The end of the client's side may have waited in the kernel since: it comes no later than what is read now.
+            self._fed_at = self.loop.time()
         self.flow.is_held = False
         self.flow.resume_reading()
 

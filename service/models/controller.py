@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 from service.errors import FolderError, LoadFailed, ModelNotFound, Overloaded, ReloadOutcome, ServiceError
 from service.models.scanning import LATEST, ModelVersion, VersionPins, scan_models, unreadable
 from service.models.snapshots import fingerprint
-from service.models.target import UNLOADED, Key, Target, TargetVersion
+from service.models.target import UNLOADED, Key, Target, TargetVersion, Withdrawal
 from service.models.verification import Verdict
 
 log = logging.getLogger(__name__)
@@ -287,6 +288,25 @@ class Controller:
             self._state = replace(state, failed=failed, unloaded=unloaded)
             await self._unload(keys)
 
+    async def withdraw(self, withdrawal: Withdrawal) -> None:
+        """Take a version out of service that one member has withdrawn, until its folder changes or a request loads it.
+
+        Nothing happens where something else is served by now. Raises LoadFailed.
+        """
+        key = withdrawal.key
+
+        def without(state: State) -> State:
+            snapshot = state.served.get(key)
+            if snapshot is None or snapshot.folder != withdrawal.folder:
+                return state
+            failure = Failure(withdrawal.reason, snapshot.fingerprint, key in state.updates, retry_at=math.inf)
+            served = {other: each for other, each in state.served.items() if other != key}
+            return replace(state, served=served, failed={**state.failed, key: failure})
+
+        if without(self._state) is not self._state:
+            await self._change(without)
+            log.error("model version is withdrawn", extra={"model": key[0], "version": key[1], "reason": withdrawal.reason})
+
     @contextlib.asynccontextmanager
     async def _turn(self, name: str) -> AsyncIterator[None]:
         if self._num_pending >= MAX_PENDING:
@@ -336,26 +356,25 @@ class Controller:
         self._show()
         try:
             snapshot = await self._verify(key, found.folder)
-            state = self._state
-            served = {**state.served, key: snapshot}
-            if LATEST in self._pins.get(key[0], ()):
-                served = {other: each for other, each in served.items() if other[0] != key[0] or int(other[1]) >= int(key[1])}
-            failed = {other: each for other, each in state.failed.items() if other != key}
-            await self._change(
-                replace(
-                    state,
-                    served=served,
-                    failed=failed,
-                    loading=state.loading - {key},
-                    unloaded=state.unloaded - {key},
-                    updates=state.updates | {key},
-                )
-            )
+            await self._change(lambda state: self._with_version(state, key, snapshot))
         except ServiceError as exc:
             self._fail(key, found.fingerprint, exc.message)
         else:
             self._on_reload("loaded")
             log.info("model version is loaded", extra={"model": key[0], "version": key[1]})
+
+    def _with_version(self, state: State, key: Key, snapshot: Snapshot) -> State:
+        served = {**state.served, key: snapshot}
+        if LATEST in self._pins.get(key[0], ()):
+            served = {other: each for other, each in served.items() if other[0] != key[0] or int(other[1]) >= int(key[1])}
+        return replace(
+            state,
+            served=served,
+            failed={other: each for other, each in state.failed.items() if other != key},
+            loading=state.loading - {key},
+            unloaded=state.unloaded - {key},
+            updates=state.updates | {key},
+        )
 
     def _fail(self, key: Key, print_: str | None, reason: str) -> None:
         self._on_reload("error")
@@ -369,25 +388,25 @@ class Controller:
         self._show()
 
     async def _unload(self, keys: Sequence[Key]) -> None:
-        state = self._state
+        before = self._state.served
         await self._change(
-            replace(
+            lambda state: replace(
                 state,
                 served={key: each for key, each in state.served.items() if key not in keys},
                 updates=state.updates - frozenset(keys),
             )
         )
         for key in keys:
-            if key in state.served:
+            if key in before:
                 self._on_reload("unloaded")
                 log.info("model version is unloaded", extra={"model": key[0], "version": key[1]})
 
     # -------------------------------------------------------------------------------------------------------- changes
 
-    async def _change(self, state: State) -> None:
-        """Have every member serve another state, or none. Raises LoadFailed."""
+    async def _change(self, edit: Callable[[State], State]) -> None:
+        """Have every member serve the edited state, or none. Raises LoadFailed."""
         async with self._changing:
-            members, change, target = list(self._members), self._next_change(), state.target()
+            members, change, target = list(self._members), self._next_change(), edit(self._state).target()
             ready: list[Member] = []
             for member in members:  # one after the other: the others serve meanwhile
                 try:
@@ -400,7 +419,8 @@ class Controller:
                     for each in ready:
                         each.abort(change)
                     raise LoadFailed("; ".join(failures.values()))
-            self._set(state)
+            # What is served changes here alone; what is shown beside it may have changed meanwhile.
+            self._set(edit(self._state))
             ends = await asyncio.gather(
                 *(_within(COMMIT_TIMEOUT_S, member.commit(change)) for member in ready), return_exceptions=True
             )

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from service.errors import DeadlineExceeded, LoadFailed, ModelNotFound, Overloaded, ServiceError, StartError
 from service.models.repository import Repository
-from service.models.target import Target, read_target
+from service.models.target import Target, Withdrawal, read_target
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Membership:
         self._stream: Stream | None = None
         self._pending: dict[int, asyncio.Future[None]] = {}
         self._num_requests = 0
+        repository.on_withdrawn = self._report
 
     async def run(self) -> None:
         """Follow the controlling process, and the next one where it ends."""
@@ -99,6 +100,8 @@ class Membership:
     async def _follow(self, stream: Stream) -> None:
         self._stream = stream
         stream.send({"type": "hello", "pid": os.getpid()})
+        for withdrawal in self._repository.withdrawals:  # of which a process that has ended may not have known
+            self._report(withdrawal)
         preparing: asyncio.Task[None] | None = None
         target: Target = ()
         try:
@@ -131,6 +134,11 @@ class Membership:
             self._on_failed(exc)
             return
         stream.send({"type": "prepared", "change": change, "failures": [[*key, reason] for key, reason in failures.items()]})
+
+    def _report(self, withdrawal: Withdrawal) -> None:
+        """Have a version withdrawn in all processes; without a controlling process the next one is told."""
+        if self._stream is not None:
+            self._stream.send({"type": "withdrawn", **withdrawal._asdict()})
 
     def _finish(self, message: dict[str, Any]) -> None:
         result = self._pending.get(message["id"])

@@ -25,7 +25,7 @@ from service.models.folder import Examination, ModelOptions, examine
 from service.models.loading import load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
 from service.models.scanning import LATEST, ModelVersion, VersionPins, highest_first, scan_models
-from service.models.target import UNLOADED, Key, Target, TargetVersion
+from service.models.target import UNLOADED, Key, Target, TargetVersion, Withdrawal
 from service.models.verification import UNSEEN, Verdict, Verification, examine_verified
 from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
@@ -157,6 +157,9 @@ class Repository:
         self._preload = preload
         self._verification = verification
         self._on_stuck = on_stuck
+        self.on_withdrawn: Callable[[Withdrawal], None] = lambda _: None
+        """Called when a version was taken out of service for what its graph did."""
+        self._withdrawn: dict[tuple[Key, Path], str] = {}
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._entries: dict[str, list[ModelVersion]] = {}
         self._serving: dict[str, Model] = {}
@@ -200,7 +203,7 @@ class Repository:
     async def _prepare(self, target: Target) -> dict[Key, str]:
         failures: dict[Key, str] = {}
         for each in target:
-            if each.folder is None or self._is_loaded(each):
+            if each.folder is None or self._is_loaded(each) or (each.key, Path(each.folder)) in self._withdrawn:
                 continue
             entry = ModelVersion(each.name, each.version, folder=Path(each.folder))
             started = time.perf_counter()
@@ -226,6 +229,8 @@ class Repository:
         before = {entry.key: entry for entries in self._entries.values() for entry in entries}
         self._entries, self._serving = {}, {}
         self._unloaded = [each for each in target if each.reason == UNLOADED]
+        folders = {(each.key, Path(each.folder)) for each in target if each.folder is not None}
+        self._withdrawn = {place: reason for place, reason in self._withdrawn.items() if place in folders}
         for each in target:
             if each.reason != UNLOADED:
                 entry = self._renew(each, before.get(each.key))
@@ -244,6 +249,25 @@ class Repository:
                 self._observer.unloaded(*key)
             if model is not None and (key not in after or after[key].model is not model):
                 self._retire(key, model)
+
+    def withdraw(self, withdrawal: Withdrawal) -> None:
+        """Take a version out of service that another process has withdrawn, when its requests are answered; or never serve it."""
+        place = (withdrawal.key, Path(withdrawal.folder))
+        if place in self._withdrawn:
+            return
+        self._withdrawn[place] = withdrawal.reason
+        entry = next((each for each in self._entries.get(withdrawal.name, ()) if (each.key, each.folder) == place), None)
+        if entry is None or entry.model is None:
+            return
+        model, entry.model = entry.model, None
+        self._choose_serving(entry.name)
+        self._refuse(entry, withdrawal.reason, 0.0)
+        self._retire(entry.key, model)
+
+    @property
+    def withdrawals(self) -> list[Withdrawal]:
+        """What was taken out of service, here or in another process, and is still to be served as far as is known here."""
+        return [Withdrawal(*key, str(folder), reason) for (key, folder), reason in self._withdrawn.items()]
 
     async def stop(self) -> None:
         """Let every model answer what waits, then end its threads."""
@@ -456,6 +480,10 @@ class Repository:
         except FolderError as exc:
             self._refuse(entry, exc.message, time.perf_counter() - started)
             return
+        if (reason := self._withdrawn.get((entry.key, entry.folder))) is not None:
+            self._refuse(entry, reason, time.perf_counter() - started)
+            await model.stop()
+            return
         self._put_into_service(entry, model, time.perf_counter() - started)
         self._choose_serving(entry.name)
 
@@ -520,6 +548,8 @@ class Repository:
             entry.model, entry.state = before.model, "READY"
             if each.reason is not None and each.reason != before.reason:
                 self._observer.update_failed(*each.key)
+        elif (reason := self._withdrawn.get((each.key, entry.folder))) is not None:
+            entry.state, entry.reason = "UNAVAILABLE", reason
         else:
             entry.state = "LOADING"
         return entry
@@ -583,9 +613,12 @@ class Repository:
         entry = next((entry for entry in self._entries.get(key[0], ()) if entry.model is model), None)
         if model is None or entry is None:
             return
+        reason = f"a run of its graph took more than {self.options.max_run_s:g} s and was ended"
         entry.model = None
+        self._withdrawn[key, entry.folder] = reason
         self._choose_serving(entry.name)
-        self._refuse(entry, f"a run of its graph took more than {self.options.max_run_s:g} s and was ended", 0.0)
+        self._refuse(entry, reason, 0.0)
+        self.on_withdrawn(Withdrawal(*key, str(entry.folder), reason))
         task = asyncio.get_running_loop().create_task(self._end_runs(model))
         self._withdrawals.add(task)
         task.add_done_callback(self._withdrawals.discard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -41,6 +41,20 @@ class TargetVersion:
     @property
     def path(self) -> str:
         return f"{self.name}/{self.version}" if self.version else self.name
+
+
+class Withdrawal(NamedTuple):
+    """A version that one process has taken out of service, which all are to do."""
+
+    name: str
+    version: str
+    folder: str
+    """That it was served from: another content is another version."""
+    reason: str
+
+    @property
+    def key(self) -> Key:
+        return self.name, self.version
 
 
 Target = Sequence[TargetVersion]

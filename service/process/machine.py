@@ -14,6 +14,7 @@ from pathlib import Path
 # A worker that shares its models has some 20 MB of its own (the bundled models, Linux); large bodies and batches come on top.
 MEMORY_PER_WORKER_BYTES = 128 * 2**20
 MAX_WORKERS = 256
+MIN_MEMORY_BYTES = 2**30
 # Files of a process that are no connections: libraries, pipes, listeners, the metrics of several workers; more than there are.
 OTHER_FILES = 128
 # Pools that libraries open with a thread per core, however many processes there are.
@@ -53,6 +54,14 @@ def memory_bytes(root: Path = ROOT) -> int:
 def default_workers(cores: int, memory: int) -> int:
     """Server processes that share their models, where the operator names no number: one per core, as long as each has memory."""
     return max(1, min(cores, memory // MEMORY_PER_WORKER_BYTES, MAX_WORKERS))
+
+
+def default_memory_per_process(memory: int, num_processes: int) -> int:
+    """What one of so many serving processes may take, where the operator names no number: its share, or 1 GiB if that is more.
+
+    Not all of them need as much at once, and a process that is replaced for little would cost more than what it holds.
+    """
+    return min(memory, max(memory // num_processes, MIN_MEMORY_BYTES))
 
 
 def threads_per_worker(cores: int, num_workers: int) -> int:

@@ -1,15 +1,17 @@
-"""The process's heap: freed blocks are kept while the process is busy, and unused memory is returned when it becomes idle.
+"""The memory of a process: how much it may have, and its heap, whose unused part is returned when the process becomes idle.
 
-For glibc, the C library of most Linux systems; elsewhere nothing happens. Knows nothing of requests: a process is busy or idle
-by the processor time that it uses.
+The heap is glibc's, the C library of most Linux systems; elsewhere nothing happens. Knows nothing of requests: a process is busy
+or idle by the processor time that it uses.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 # mallopt's names in <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -36,6 +38,38 @@ def trim_heap() -> None:
     trim = _libc_function("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def bound_address_space(num_bytes: int) -> bool:
+    """Have allocations of this process fail once it has so many bytes more than now. False where that cannot be (not Linux).
+
+    What fails is the allocation that goes beyond, most likely the largest: a run of a graph then ends with an error.
+    """
+    pages = _read_statm("self")
+    if pages is None:
+        return False
+    import resource  # Unix only
+
+    bound = pages[0] * resource.getpagesize() + num_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        bound = min(bound, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    return True
+
+
+def own_memory_bytes(pid: int) -> int:
+    """The memory of a process that no file backs, whether it shares it with its parent or not; 0 where that is not known."""
+    pages = _read_statm(str(pid))
+    return 0 if pages is None else (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _read_statm(pid: str) -> list[int] | None:
+    """Pages of a process: all that are mapped, those in memory, and those of them that files back."""
+    try:
+        return [int(number) for number in Path(f"/proc/{pid}/statm").read_text().split()]
+    except OSError:
+        return None
 
 
 class IdleDetector:

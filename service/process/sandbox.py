@@ -19,6 +19,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from service.process.memory import bound_address_space
+
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -171,10 +173,5 @@ def bound_memory(num_bytes: int) -> None:
 
     with contextlib.suppress(OSError):  # whoever runs out of memory, it is this process that the system ends
         Path("/proc/self/oom_score_adj").write_text("1000")
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    bound = pages * resource.getpagesize() + num_bytes
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard != resource.RLIM_INFINITY:
-        bound = min(bound, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    bound_address_space(num_bytes)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

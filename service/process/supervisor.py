@@ -9,6 +9,7 @@ import contextlib
 import faulthandler
 import gc
 import logging
+import math
 import multiprocessing
 import os
 import selectors
@@ -34,6 +35,8 @@ from service.process.connections import (
     send_connection,
     send_drain,
 )
+from service.process.memory import own_memory_bytes
+from service.process.notices import MAX_NOTICE_BYTES, can_take
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ MAX_DELAY_S = 30.0
 CHECK_INTERVAL_S = 1.0
 UNREADY_AFTER_CHECKS = 2
 HUNG_AFTER_CHECKS = 30
+# A worker that has taken more memory than it may at so many checks in a row is replaced: a large request is over before.
+TOO_LARGE_AFTER_CHECKS = 10
 # A worker that has not loaded yet gets this many times the checks: a device may compile graphs for minutes.
 LOADING_FACTOR = 10
 STOP_SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
@@ -58,6 +63,8 @@ RETRY_S = 0.01
 # For so long connections that were begun before the end are accepted. Longer only while workers cannot take those that wait.
 LAST_ACCEPT_S = 0.05
 MAX_LAST_ACCEPT_S = 2.0
+# Notices are kept for workers to come; so many are, which are more than a server has models.
+MAX_NOTICES = 10_000
 # At most so many connections are accepted before signals and deaths are looked at again.
 ACCEPT_AT_ONCE = 64
 
@@ -72,6 +79,8 @@ class WorkerContext:
     """Its counters, which the parent reads."""
     reports: Connection
     """Takes one string when the worker has loaded."""
+    notices: Connection
+    """Gives notices (`notices.py`) of other workers, and takes those for them."""
 
 
 WorkerMain = Callable[[WorkerContext], None]
@@ -112,8 +121,16 @@ class _Worker:
     channel: socket.socket
     slot: Slot
     reports: Connection
+    notices: Connection
     started_at: float
     delay_s: float
+    num_notices: int = 0
+    """How many of all notices it was sent."""
+    first_bytes: int | None = None
+    """Its own memory when it had loaded."""
+    num_large_checks: int = 0
+    is_too_large: bool = False
+    kill_at: float = math.inf
     has_loaded: bool = False
     num_sent: int = 0
     num_heartbeats: int = 0
@@ -125,6 +142,14 @@ class _Worker:
         is_ready = self.has_loaded and self.num_missed_checks < UNREADY_AFTER_CHECKS and not self.slot.is_leaving
         num_in_transit = self.num_sent - self.slot.num_received if self.is_channel_open else MAX_IN_TRANSIT
         return WorkerLoad(is_ready, num_in_transit, self.num_sent - self.slot.num_closed)
+
+    def check_memory(self, max_bytes: int) -> int:
+        """See how much memory it has taken since it had loaded."""
+        if self.first_bytes is None:
+            return 0
+        taken = own_memory_bytes(self.pid) - self.first_bytes
+        self.num_large_checks = self.num_large_checks + 1 if taken > max_bytes else 0
+        return taken
 
     @property
     def pid(self) -> int:
@@ -165,6 +190,8 @@ class Supervisor:
 
     `companion` runs in a process of its own beside the workers, and is started anew where it ends.
 
+    A worker that keeps more than `max_bytes` beyond what it had when it had loaded drains, ends and is replaced.
+
     At the signal the workers drain, and connections are accepted and sent for `drain_s` more; after another `grace_s`, or at a
     second signal, workers that have not ended are killed.
     """
@@ -182,6 +209,8 @@ class Supervisor:
         grace_s: float = 30.0,
         check_interval_s: float = CHECK_INTERVAL_S,
         hung_after_checks: int = HUNG_AFTER_CHECKS,
+        max_bytes: int | None = None,
+        too_large_after_checks: int = TOO_LARGE_AFTER_CHECKS,
     ) -> None:
         self._worker_main = worker_main
         self._listeners = list(listeners)
@@ -194,6 +223,8 @@ class Supervisor:
         self._grace_s = grace_s
         self._check_interval_s = check_interval_s
         self._hung_after_checks = hung_after_checks
+        self._max_bytes = max_bytes
+        self._too_large_after_checks = too_large_after_checks
         self._context: multiprocessing.context.ForkContext | multiprocessing.context.SpawnContext = (
             multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
         )
@@ -201,6 +232,7 @@ class Supervisor:
         self._vacancies = [_Vacancy(slot, 0.0, 0.0) for slot in create_slots(self._context, num_workers)]
         self._selector = selectors.DefaultSelector()
         self._signals: tuple[socket.socket, ...] = ()
+        self._notices: list[bytes] = []
         self._next_check_at = 0.0
         self._next_place = 0
         self._is_accepting = False
@@ -228,6 +260,7 @@ class Supervisor:
                 self._reap()
                 self._reap_companion()
                 self._check_heartbeats()
+                self._send_notices()
                 self._spawn_due()
                 self._is_stopping |= self._drains_until is not None and time.monotonic() >= self._drains_until
             self._stop()
@@ -255,8 +288,9 @@ class Supervisor:
         ours.setblocking(False)
         theirs.setblocking(False)
         reports, reports_of_worker = self._context.Pipe(duplex=False)
-        inherited = [ours, reports, *self._inherited()] if self._forks else []
-        context = WorkerContext(theirs, vacancy.slot, reports_of_worker)
+        notices, notices_of_worker = self._context.Pipe()
+        inherited = [ours, reports, notices, *self._inherited()] if self._forks else []
+        context = WorkerContext(theirs, vacancy.slot, reports_of_worker, notices_of_worker)
         process = self._context.Process(target=_run_worker, args=(self._worker_main, context, inherited))
         # Between the fork and its first line, a child would take signals for the parent.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -266,22 +300,26 @@ class Supervisor:
             log.error("a worker cannot be started: %s", exc.strerror)
             ours.close()
             reports.close()
+            notices.close()
             self._vacancies.append(replace(vacancy, due_at=time.monotonic() + MAX_DELAY_S))
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             theirs.close()
             reports_of_worker.close()
-        worker = _Worker(process, ours, vacancy.slot, reports, time.monotonic(), vacancy.delay_s)
+            notices_of_worker.close()
+        worker = _Worker(process, ours, vacancy.slot, reports, notices, time.monotonic(), vacancy.delay_s)
         self._workers.append(worker)
+        self._send_notices()
         if self._drains_until is not None:
             send_drain(worker.channel)
         self._selector.register(process.sentinel, selectors.EVENT_READ, lambda: None)
         self._selector.register(reports, selectors.EVENT_READ, lambda: self._read_report(worker))
+        self._selector.register(notices, selectors.EVENT_READ, lambda: self._read_notice(worker))
 
     def _inherited(self) -> list[socket.socket | Connection | selectors.BaseSelector]:
         """What a forked process holds of this one, and must close: it would keep the port, and workers not see the parent end."""
-        ends = [end for worker in self._workers for end in (worker.channel, worker.reports)]
+        ends = [end for worker in self._workers for end in (worker.channel, worker.reports, worker.notices)]
         return [*self._listeners, *self._signals, self._selector, *ends]
 
     def _spawn_companion(self, main: Callable[[], None]) -> None:
@@ -314,10 +352,30 @@ class Supervisor:
         with contextlib.suppress(EOFError, OSError):
             report = worker.reports.recv()
             worker.has_loaded = True
+            worker.first_bytes = own_memory_bytes(worker.pid)
             if not self._has_reported and not self._vacancies and all(worker.has_loaded for worker in self._workers):
                 self._has_reported = True
                 self._observer.loaded(report)
         worker.reports.close()
+
+    def _read_notice(self, worker: _Worker) -> None:
+        """A worker has something for the others, or its end of the pipe is closed because it died."""
+        try:
+            notice = worker.notices.recv_bytes(MAX_NOTICE_BYTES)
+        except (EOFError, OSError):
+            self._selector.unregister(worker.notices)
+            worker.notices.close()
+            return
+        if notice not in self._notices and len(self._notices) < MAX_NOTICES:
+            self._notices.append(notice)
+
+    def _send_notices(self) -> None:
+        """Send every worker the notices that it has not been sent, its own too, as far as its pipe takes them at once."""
+        for worker in self._workers:
+            with contextlib.suppress(OSError):  # it has died
+                while worker.num_notices < len(self._notices) and not worker.notices.closed and can_take(worker.notices):
+                    worker.notices.send_bytes(self._notices[worker.num_notices])
+                    worker.num_notices += 1
 
     def _reap(self) -> None:
         """Release what belonged to workers that have ended, and plan when each is replaced."""
@@ -327,6 +385,8 @@ class Supervisor:
             if not worker.reports.closed:
                 self._selector.unregister(worker.reports)
                 worker.reports.close()
+            while not worker.notices.closed:  # what it published last, to the end of the pipe
+                self._read_notice(worker)
             worker.channel.close()
             pid, status = worker.pid, worker.process.exitcode
             worker.process.close()
@@ -340,6 +400,8 @@ class Supervisor:
             self._vacancies.append(_Vacancy(worker.slot, time.monotonic() + delay_s, delay_s))
             is_hung = worker.num_missed_checks >= worker.max_missed_checks(self._hung_after_checks)
             reason: RestartReason = "hung" if is_hung else "ended" if status == 0 else "crashed"
+            if worker.is_too_large:
+                reason = "memory"
             self._observer.replaced(reason)
             log.error(
                 "worker died",
@@ -362,6 +424,7 @@ class Supervisor:
             worker.check_heartbeat()
             if worker.slot.is_leaving and self._drains_until is None:
                 worker.end_channel()
+            self._check_memory(worker)
             too_many = worker.max_missed_checks(self._hung_after_checks)
             if worker.num_missed_checks == too_many:
                 silent_s = round(too_many * self._check_interval_s, 1)
@@ -369,6 +432,25 @@ class Supervisor:
                 os.kill(worker.pid, DUMP_SIGNAL)
             elif worker.num_missed_checks > too_many:
                 worker.process.kill()
+
+    def _check_memory(self, worker: _Worker) -> None:
+        """Have a worker end that has taken too much; kill it if it does not end in time."""
+        if self._max_bytes is None:
+            return
+        taken = worker.check_memory(self._max_bytes)
+        if worker.is_too_large:
+            if time.monotonic() >= worker.kill_at:
+                worker.process.kill()
+        elif worker.num_large_checks >= self._too_large_after_checks and self._drains_until is None:
+            # One at a time: the others serve meanwhile.
+            if any(other.is_too_large for other in self._workers):
+                return
+            log.error(
+                "worker keeps too much memory, and is replaced",
+                extra={"worker": worker.pid, "taken_bytes": taken, "limit_bytes": self._max_bytes},
+            )
+            worker.is_too_large, worker.kill_at = True, time.monotonic() + self._grace_s
+            os.kill(worker.pid, signal.SIGTERM)
 
     def _stop(self) -> None:
         """Hand over what the kernel has accepted, and have every worker finish its requests; kill those that do not end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from service.errors import InvalidInput
+from service.runtime.tensor_data import VALUES_AT_ONCE
 from service.runtime.tensors import Array, TensorSpec, is_all_finite, refuse_nonfinite
 
 
@@ -16,7 +17,7 @@ def parse_row(values: object, spec: TensorSpec, *, instance: int | None = None) 
     """
     name, expected = spec.name, str(spec)
     try:
-        array = np.array(values, dtype=object if spec.datatype == "BYTES" else None)
+        array = _to_array(values, spec.datatype)
     except OverflowError as exc:
         message = f'tensor "{name}": a number is too large for {spec.datatype}'
         raise InvalidInput(message, reason="nonfinite", instance=instance, where=name, expected=expected) from exc
@@ -36,6 +37,17 @@ def parse_row(values: object, spec: TensorSpec, *, instance: int | None = None) 
     if spec.dtype.kind == "f" and not is_all_finite(row):
         raise refuse_nonfinite(row, spec, instance=instance)
     return row
+
+
+def _to_array(values: object, datatype: str) -> Array:
+    """numpy's array of nested lists, a part of a long one at a time. Raises ValueError and OverflowError as numpy does."""
+    dtype = object if datatype == "BYTES" else None
+    if not isinstance(values, list) or not values:
+        return np.array(values, dtype)
+    step = max(1, VALUES_AT_ONCE // max(1, len(values[0]) if isinstance(values[0], list) else 1))
+    if len(values) <= step:
+        return np.array(values, dtype)
+    return np.concatenate([np.array(values[start : start + step], dtype) for start in range(0, len(values), step)])
 
 
 def _fits(array: Array, spec: TensorSpec) -> bool:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from service.api.access.keys import describe_entry, new_key
 from tests.folders import write_forecast_folder
-from tests.serving import ROOT, server_process, wait_until
+from tests.serving import PATIENCE_S, ROOT, server_process, wait_until
 
 BODY = b'{"instances": [{"history": [1, 2, 3]}, {"history": [1, 2]}]}'
 
@@ -97,3 +99,37 @@ def test_a_pipe_that_nobody_reads_stops_no_request_and_the_drops_are_counted(mod
             process.kill()
             process.wait()
         os.close(reader)
+
+
+REFUSED = {
+    "malformed": (b"GARBAGE\r\n\r\n", 400),
+    "a URL of 10 KB": (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+    "a head of 80 KB": (b"GET / HTTP/1.1\r\nA: " + b"x" * 80_000 + b"\r\n\r\n", 431),
+    "half a head": (b"GET / HTTP/1.1\r\nA", 408),
+    "half a body": (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{", 408),
+    "a body that is too large": (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n{", 413),
+}
+
+
+@pytest.mark.parametrize("fast_path", ["true", "false"])
+def test_what_is_refused_before_it_is_read_is_in_the_log_and_in_the_metrics(models: Path, fast_path: str) -> None:
+    settings: dict[str, Any] = {"SLUICE_ACCESS_LOG": "json", "SLUICE_NUM_THREADS": "1", "SLUICE_FAST_PATH": fast_path}
+    settings |= {"SLUICE_HEADER_TIMEOUT_MS": "500", "SLUICE_BODY_TIMEOUT_MS": "500"}
+    with server_process(models, **settings) as server:
+        found = urlsplit(server.url)
+        assert found.hostname is not None
+        assert found.port is not None
+        for content, status in REFUSED.values():
+            with socket.create_connection((found.hostname, found.port), PATIENCE_S) as connection:
+                connection.sendall(content)
+                assert connection.recv(12) == b"HTTP/1.1 %d" % status
+
+        def entries() -> list[dict[str, Any]]:
+            return [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]
+
+        wait_until(lambda: len(entries()) == len(REFUSED), "a line for each")
+        assert [entry["status"] for entry in entries()] == [status for _, status in REFUSED.values()]
+        assert {entry["outcome"] for entry in entries()} == {"invalid"}
+        metrics = httpx.get(server.url + "/metrics").text
+        for _, status in REFUSED.values():
+            assert re.search(rf'sluice_http_requests_total{{[^}}]*status="{status}"[^}}]*}} [12]\.0', metrics), status

@@ -206,3 +206,29 @@ def test_the_end_of_the_server_does_not_wait_for_handshakes(models: Path, tmp_pa
             with socket.create_connection(encrypted.address):
                 assert_serves(encrypted)
                 assert server.end() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_handshakes_count_as_connections_and_the_oldest_make_room(models: Path, tmp_path: Path, workers: str) -> None:
+    files = make_certificate(tmp_path)
+    with (
+        server_process(
+            models,
+            SLUICE_WORKERS=workers,
+            SLUICE_NUM_THREADS="1",
+            SLUICE_MAX_CONNECTIONS="4",
+            SLUICE_TLS_CERTFILE=str(files.certfile),
+            SLUICE_TLS_KEYFILE=str(files.keyfile),
+            SLUICE_TLS_HANDSHAKE_TIMEOUT_MS="60000",
+        ) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        encrypted = Encrypted(server, files)
+        silent = [stack.enter_context(socket.create_connection(encrypted.address, PATIENCE_S)) for _ in range(40)]
+        for connection in silent[: -4 * int(workers)]:
+            with contextlib.suppress(ConnectionError):
+                assert connection.recv(1) == b"", "it had to make room"
+        with encrypted.client() as client:
+            assert client.post("/predict/forecast", json=BODY).status_code == 200
+        assert server.end() == 0
+        assert "Traceback" not in server.log

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.folders import edit_manifest, write_forecast_folder, write_text_folder
+from tests.hostile_graphs import write_input_loop_folder
 from tests.serving import PATIENCE_S, ServerProcess, server_process, wait_until
 
 BODY: dict[str, Any] = {"model": "toy-forecast", "instances": [{"history": [1.0, 2.0, 4.0]}]}
@@ -231,6 +232,26 @@ def test_where_no_process_can_be_forked_models_are_loaded_and_unloaded_all_the_s
             assert client.post(f"{server.url}/models/toy-forecast/unload").status_code == 200
         wait_until(lambda: answers(client, server) == {(404, None, "model_not_found")}, "it is gone")
         assert server.end() == 0
+
+
+def test_a_model_that_one_worker_withdraws_none_serves_until_it_is_loaded_again(tmp_path: Path, client: httpx.Client) -> None:
+    write_input_loop_folder(tmp_path)
+    write_forecast_folder(tmp_path, horizon=4)
+    settings = EXPLICIT | {"SLUICE_LOAD_MODELS": "*", "SLUICE_REQUEST_TIMEOUT_MS": "400"}
+    with server_process(tmp_path, **settings) as server:
+
+        def statuses(x: float = 3.0) -> set[int]:
+            body = {"model": "input-loop", "instances": [{"x": [x]}]}
+            return {client.post(f"{server.url}/predict", json=body).status_code for _ in range(4)}
+
+        assert statuses() == {200}
+        endless = {"model": "input-loop", "instances": [{"x": [1e17]}]}
+        assert client.post(f"{server.url}/predict", json=endless).status_code == 504
+        wait_until(lambda: statuses() == {503}, "every worker has taken it out of service")
+        assert "was ended" in client.get(f"{server.url}/models/input-loop").json()["reason"]
+        assert answers(client, server) == {(200, "1", 4)}
+        assert client.post(f"{server.url}/models/input-loop/load").status_code == 200
+        assert statuses() == {200}
 
 
 def test_folders_are_followed(tmp_path: Path, client: httpx.Client) -> None:

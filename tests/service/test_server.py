@@ -19,6 +19,7 @@ import uvicorn
 from service.app import create_app
 from service.errors import StartError
 from service.process.connections import create_slots
+from service.process.notices import Notices
 from service.process.supervisor import WorkerContext
 from service.process.tls import Certificate, Tls
 from service.server import WorkerServer, counted_connection, open_tls
@@ -52,6 +53,7 @@ async def test_a_connection_without_a_handshake_is_counted_as_closed_once(tmp_pa
     [slot] = create_slots(context, 1)
     channel, other_end = socket.socketpair()
     reports, _ = context.Pipe(duplex=False)
+    notices, _ = context.Pipe()
     config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
     config.load()
     tls = Tls(Certificate(*make_certificate(tmp_path)), handshake_timeout_s=0.2)
@@ -62,7 +64,8 @@ async def test_a_connection_without_a_handshake_is_counted_as_closed_once(tmp_pa
             config,
             tls,
             create_app(Settings(models=tmp_path)),
-            WorkerContext(channel, slot, reports),
+            WorkerContext(channel, slot, reports, notices),
+            Notices(),
         )
         server.lifespan = config.lifespan_class(config)
         theirs.sendall(sent)

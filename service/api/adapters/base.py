@@ -18,7 +18,7 @@ from service.api.parsing import expect_no_more_than
 from service.api.predict import ServedModel
 from service.api.request import Answer, HttpRequest, expect_json_type, json_answer
 from service.errors import InvalidInput, MalformedRequest, ServiceError
-from service.wire import is_plain, read, write
+from service.wire import is_plain, read, read_large, write
 
 HEAVY_NUM_INSTANCES = 64
 """Beyond so many, the predictions are brought into the form of their answer on a thread."""
@@ -142,7 +142,7 @@ class AdapterEndpoint(InferenceEndpoint):
 
     def _read(self, body: bytes, path: str) -> PredictionRequest:
         try:
-            content = read(body)
+            content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
         except ValueError as exc:
             raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
         parsed = self._adapter.read(content, path)

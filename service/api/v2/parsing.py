@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from service.api.parsing import LARGE_BYTES
 from service.errors import MalformedRequest
-from service.wire import read
+from service.wire import read, read_large
 
 JSON_LENGTH_HEADER = b"inference-header-content-length"
 MAX_TENSORS = 256
@@ -75,7 +76,7 @@ def parse(body: bytes, json_length: int | None) -> InferRequest | RawTensor:
         return RawTensor(memoryview(body))
     text = memoryview(body)[:json_length]
     try:
-        content = read(text)
+        content = read(text) if len(text) <= LARGE_BYTES else read_large(text)
     except ValueError as exc:
         raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
     if type(content) is not dict:

@@ -20,7 +20,7 @@ from service.api.connections import (
 )
 from service.errors import ConnectionReason
 
-LIMITS = ConnectionLimits(header_timeout_s=10, body_timeout_s=20, send_timeout_s=30, max_connections=2)
+LIMITS = ConnectionLimits(header_timeout_s=10, body_timeout_s=20, send_timeout_s=30, max_connections=2, drain_s=5)
 INTERVAL_S = 0.5
 
 
@@ -71,14 +71,15 @@ def test_a_head_and_a_body_have_their_time_and_an_answer_that_is_computed_has_an
 @pytest.mark.parametrize(
     ("began_at", "drains_from", "now", "reason"),
     [
-        (100.0, 150.0, 170.0, None),
-        (100.0, 150.0, 170.1, "body_timeout"),
-        (160.0, 150.0, 180.0, None),
-        (160.0, -math.inf, 180.1, "body_timeout"),
+        (100.0, 150.0, 155.0, None),
+        (100.0, 150.0, 155.1, "body_timeout"),
+        (154.5, 150.0, 155.5, None),
+        (154.5, 150.0, 155.6, "body_timeout"),
+        (160.0, -math.inf, 161.1, "body_timeout"),
         (100.0, None, 180.1, None),
     ],
 )
-def test_while_the_server_drains_a_body_has_its_timeout_and_no_more(
+def test_a_server_that_ends_awaits_a_body_as_long_as_it_drains_and_no_more(
     began_at: float, drains_from: float | None, now: float, reason: ConnectionReason | None
 ) -> None:
     body = FakeConnection(Phase.BODY, began_at, num_body_bytes=1000 * MIN_RATE)
@@ -146,6 +147,25 @@ async def test_beyond_the_bound_an_idle_connection_makes_room_and_without_one_th
     assert not monitor.add(FakeConnection(), loop)
     assert observer.reasons == ["evicted", "too_many"]
     assert monitor.num_connections == 2
+
+
+async def test_a_handshake_takes_a_place_and_its_connection_takes_it_over() -> None:
+    observer, loop = Observer(), asyncio.get_running_loop()
+    monitor = ConnectionMonitor(LIMITS, observer, interval_s=0.005)
+    busy = FakeConnection()
+    assert monitor.begin_handshake()
+    assert monitor.add(busy, loop)
+    monitor.end_handshake()
+    assert monitor.begin_handshake()
+    assert not monitor.begin_handshake()
+    assert observer.reasons == ["too_many"]
+    assert monitor.add(FakeConnection(), loop), "its handshake has the place"
+    monitor.end_handshake()
+    assert not monitor.begin_handshake()
+    assert monitor.num_connections == 2
+    monitor.remove(busy)
+    assert monitor.begin_handshake()
+    monitor.end_handshake()
 
 
 async def test_a_connection_that_is_used_again_makes_no_room() -> None:

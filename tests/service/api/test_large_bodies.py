@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from service.api.errors import find_row
-from service.api.large_bodies import LargeBodyParser, count_values
+from service.api.large_bodies import LargeBodyParser
 from service.api.parsing import LARGE_BYTES
 from service.errors import InvalidInput, MalformedRequest, PayloadTooLarge, ServiceError
+from service.json_pieces import count_values
 from service.settings import Settings
 from tests.folders import write_forecast_folder
 from tests.service.api.test_both_paths import JSON, Connection, request, serving
@@ -40,7 +41,7 @@ BODIES: dict[str, Callable[[], tuple[bytes, type[ServiceError]]]] = {
     "numbers and NaN": lambda: (filled(b"1.5", tail=b",NaN]}"), InvalidInput),
     "numbers, cut off": lambda: (filled(b"1.5", tail=b""), MalformedRequest),
     "numbers": lambda: (filled(b"12"), PayloadTooLarge),
-    "one open bracket after the other": lambda: (b"[" * 90_000, MalformedRequest),
+    "one open bracket after the other": lambda: (b"[" * 90_000, PayloadTooLarge),
     "strings": lambda: (filled(b'"a"'), PayloadTooLarge),
 }
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import ModelNotFound
+from service.errors import ModelNotFound, ModelNotReady
 from service.models.folder import ModelOptions
 from service.models.repository import Repository
-from service.models.target import UNLOADED, TargetVersion
+from service.models.target import UNLOADED, TargetVersion, Withdrawal
 from tests.folders import write_forecast_folder
 from tests.serving import PATIENCE_S
 
@@ -105,4 +105,35 @@ async def test_what_is_prepared_and_not_applied_is_dropped(tmp_path: Path) -> No
     repository.apply([])
     with pytest.raises(ModelNotFound):
         repository.get("toy-forecast")
+    await repository.stop()
+
+
+async def test_what_another_process_has_withdrawn_is_served_no_more_and_never_again_from_that_folder(tmp_path: Path) -> None:
+    folder = write_forecast_folder(tmp_path)
+    repository = Repository(tmp_path, CPU)
+    await repository.start()
+    found = repository.get("toy-forecast")
+    withdrawal = Withdrawal("toy-forecast", "1", str(folder), "a run of its graph was ended")
+    repository.withdraw(withdrawal)
+    with pytest.raises(ModelNotReady, match="a run of its graph was ended"):
+        repository.get("toy-forecast")
+    (prediction,) = await found.predict(BODY)  # who had found it is answered
+    assert prediction["forecast"].size
+    repository.apply([version(folder)])
+    assert repository.index()[0]["reason"] == "a run of its graph was ended"
+    assert repository.withdrawals == [withdrawal]
+    other = write_forecast_folder(tmp_path / "other")
+    await change(repository, version(other))
+    assert repository.get("toy-forecast")
+    assert repository.withdrawals == []
+    await repository.stop()
+
+
+async def test_what_was_withdrawn_before_it_is_loaded_is_not_served(tmp_path: Path) -> None:
+    folder = write_forecast_folder(tmp_path)
+    repository = Repository(tmp_path, CPU)
+    repository.withdraw(Withdrawal("toy-forecast", "1", str(folder), "a run of its graph was ended"))
+    await repository.start()
+    assert repository.index()[0]["state"] == "UNAVAILABLE"
+    assert repository.models == []
     await repository.stop()

@@ -22,8 +22,8 @@ from service.models.controller import (
 )
 from service.models.scanning import VersionPins
 from service.models.snapshots import fingerprint
-from service.models.target import Key, Target, read_target, write_target
-from tests.folders import write_forecast_folder
+from service.models.target import Key, Target, Withdrawal, read_target, write_target
+from tests.folders import edit_manifest, write_forecast_folder
 
 A1, A2, A3 = ("a", "1"), ("a", "2"), ("a", "3")
 EMPTY = State({}, {})
@@ -286,3 +286,47 @@ async def test_every_state_is_kept_before_a_member_serves_it(tmp_path: Path) -> 
     world.members[0].commit = observed  # type: ignore[method-assign]
     await world.controller.load("a")
     assert kept == [True]
+
+
+async def test_what_one_member_withdraws_all_withdraw_until_its_folder_changes_or_it_is_loaded_again(tmp_path: Path) -> None:
+    world = await World(tmp_path).start()
+    folder = write_forecast_folder(tmp_path, "a", "1")
+    write_forecast_folder(tmp_path, "b", "1")
+    for name in ("a", "b"):
+        await world.controller.load(name)
+
+    def withdrawal() -> Withdrawal:
+        return Withdrawal(*A1, world.controller.state.served[A1].folder, "its run did not end")
+
+    stale = withdrawal()
+    await world.controller.withdraw(stale)
+    assert world.served == {("b", "1")}
+    assert world.members[1].shown[A1] == ("UNAVAILABLE", "its run did not end")
+    assert world.states[-1].failed[A1].reason == "its run did not end"
+    world.time_s += 10**6
+    for _ in range(3):
+        await world.controller.poll()
+    assert world.served == {("b", "1")}
+    late = FakeMember()
+    await world.controller.join(late)
+    assert late.served == {("b", "1")}
+    await world.controller.load("a")
+    assert world.served == {A1, ("b", "1")}
+    await world.controller.withdraw(stale)  # of the copy before, which nobody serves
+    assert world.served == {A1, ("b", "1")}
+    await world.controller.withdraw(withdrawal())
+    edit_manifest(folder, lambda manifest: manifest.update(description="another one"))
+    for _ in range(3):
+        await world.controller.poll()
+    assert world.served == {A1, ("b", "1")}
+
+
+async def test_a_version_that_is_withdrawn_while_another_is_loaded_stays_withdrawn(tmp_path: Path) -> None:
+    world = await World(tmp_path).start()
+    write_forecast_folder(tmp_path, "a", "1")
+    await world.controller.load("a")
+    write_forecast_folder(tmp_path, "b", "1")
+    withdrawal = Withdrawal(*A1, world.controller.state.served[A1].folder, "its run did not end")
+    await asyncio.gather(world.controller.load("b"), world.controller.withdraw(withdrawal))
+    assert world.served == {("b", "1")}
+    assert world.controller.state.loading == frozenset()

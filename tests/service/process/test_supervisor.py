@@ -121,3 +121,38 @@ def test_a_worker_that_ends_is_replaced_with_its_reason(toy: Toy, number: int | 
     connection, pid = toy.connect()
     connection.close()
     assert pid != victim
+
+
+def test_a_notice_reaches_all_workers_and_those_that_come_later(toy: Toy) -> None:
+    def list_notices(connection: socket.socket) -> str:
+        connection.sendall(b"list")
+        with connection.makefile() as lines:
+            return lines.readline().strip()
+
+    (first, publisher), (second, other) = toy.connect(), toy.connect()
+    assert publisher != other
+    with first, second:
+        first.sendall(b"publish")
+        for connection in (second, first):  # the order to publish is not to come in one piece with another
+            wait_until(lambda connection=connection: list_notices(connection) == str(publisher), "it has got the notice, once")
+        first.sendall(b"publish")
+        second.sendall(b"exit")
+        wait_until(lambda: f"died {other}" in toy.output, "the other one has ended")
+        wait_until(lambda: toy.output.count("replaced ended") == 1, "it is replaced")
+
+    def is_known() -> bool:
+        connection, pid = toy.connect()
+        with connection:
+            return pid not in (publisher, other) and list_notices(connection) == str(publisher)
+
+    wait_until(is_known, "its successor has got the notice")
+
+
+def test_a_worker_that_keeps_too_much_memory_is_replaced(toy: Toy) -> None:
+    (first, victim), (second, other) = toy.connect(), toy.connect()
+    with first, second:
+        first.sendall(b"grow")
+        wait_until(lambda: f"died {victim}" in toy.output, "it has ended")
+        wait_until(lambda: "replaced memory" in toy.output, "it is replaced")
+        assert "worker keeps too much memory" in toy.log
+        assert f"died {other}" not in toy.output

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service.errors import InvalidInput
+from service.runtime.tensor_data import VALUES_AT_ONCE
 from service.runtime.tensors import DATATYPES, Signature, TensorSpec, check
 from service.tasks.nested_lists import parse_row
 
@@ -56,6 +57,30 @@ def test_a_row_of_other_values_is_refused(values: Any, datatype: str, shape: tup
     with pytest.raises(InvalidInput, match=words) as caught:
         parse_row(values, TensorSpec("x", datatype, shape), instance=3)
     assert caught.value.facts["instance"] == 3
+
+
+LONG = VALUES_AT_ONCE + 7
+
+
+@pytest.mark.parametrize(
+    ("values", "datatype", "shape"),
+    [
+        ([0.5] * LONG, "FP32", ("batch", "time")),
+        ([0.5] * LONG + [1], "FP32", ("batch", "time")),
+        ([[1, 2]] * LONG, "INT64", ("batch", "time", 2)),
+        ([[[1], [2]]] * LONG, "INT64", ("batch", "time", 2, 1)),
+        (["a"] * LONG, "BYTES", ("batch", "time")),
+    ],
+    ids=["numbers", "numbers of two types", "rows", "rows of rows", "strings"],
+)
+def test_a_long_row_is_the_same_in_parts(values: Any, datatype: str, shape: tuple[int | str, ...]) -> None:
+    assert parse_row(values, TensorSpec("x", datatype, shape))[0].tolist() == values
+
+
+@pytest.mark.parametrize("last", [[1.0], [[1.0]], [], 1.0, None, "1"])
+def test_a_long_row_with_something_else_at_its_end_is_refused(last: Any) -> None:
+    with pytest.raises(InvalidInput):
+        parse_row([[0.5, 1.5]] * LONG + [last], TensorSpec("x", "FP32", ("batch", "time", 2)))
 
 
 def test_an_empty_row_is_parsed_and_refused_by_the_check() -> None:
