@@ -99,6 +99,14 @@ def siamese() -> Any:
     return keras.Model([one, other], L.Dot(axes=1, normalize=True)([encoder(one), encoder(other)]))
 
 
+def siamese_of_models() -> Any:
+    """One functional model, called twice."""
+    x = keras.Input((None, FEATURES))
+    shared = keras.Model(x, L.Dense(3)(L.GRU(4)(x)))
+    one, other = keras.Input((None, FEATURES), name="one"), keras.Input((None, FEATURES), name="other")
+    return keras.Model([one, other], L.Dense(1)(L.Subtract()([shared(one), shared(other)])))
+
+
 def several_outputs() -> Any:
     x = keras.Input((None, FEATURES), name="readings")
     h, state, cell = L.LSTM(4, return_sequences=True, return_state=True, name="encoder")(x)
@@ -162,6 +170,7 @@ CASES: dict[str, Case] = {
         )
     ),
     "siamese": Case(siamese),
+    "siamese, functional": Case(siamese_of_models),
     "several outputs": Case(several_outputs),
     "several inputs": Case(several_inputs),
     "decoder": Case(decoder),

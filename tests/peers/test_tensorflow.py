@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 IMPORTS = {"tf213": "from tensorflow import keras", "tf_keras": "import tf_keras as keras"}
 SCRIPT = """
 import json, os, warnings
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 warnings.simplefilter("ignore")
 import numpy as np
 IMPORT

@@ -6,7 +6,7 @@ Reads the model's configuration alone, of Keras 2 or 3, and no file; what a laye
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.importers.keras.chain import StoredInput, groups_of, is_model, list_tensors, read_input, require_layers
@@ -93,7 +93,7 @@ def read_calls(model: Any) -> CallGraph:
     if not inputs or not outputs:
         raise KerasFileError("the model names no input or no output")
     stored = tuple(read_input([by_name[tensor.layer]], by_name[tensor.layer], None) for tensor in inputs)
-    calls = [call for entry in entries for call in _calls_of(entry)]
+    calls = _count_from_first([call for entry in entries for call in _calls_of(entry)], outputs, nested)
     _require_known(calls, outputs, by_name)
     ordered = _in_order(calls, {TensorRef(tensor.layer, tensor.node, 0) for tensor in inputs})
     return CallGraph(inputs, stored, by_name, groups_of(entries), tuple(_needed(ordered, outputs)), outputs, nested)
@@ -114,6 +114,20 @@ def _read_sequential(config: Any, entries: Sequence[Entry], by_name: Mapping[str
         calls.append(LayerCall(name_of(entry), 0, (last,), {}))
         last = TensorRef(name_of(entry), 0, 0)
     return CallGraph((source,), (stored,), by_name, groups_of(entries), tuple(calls), (last,), nested)
+
+
+def _count_from_first(calls: Sequence[LayerCall], outputs: Sequence[TensorRef], nested: Mapping[str, Any]) -> list[LayerCall]:
+    """The calls of models inside numbered as they are referred to: from 1 where their own making counts as the first.
+
+    So Keras counts functional models, and Keras 2 Sequential ones too. Only calls that are read are saved: the largest number
+    that is referred to tells.
+    """
+    read = [*outputs, *tensors_in([(call.args, call.kwargs) for call in calls])]
+    first = {}
+    for name in nested:
+        largest = max((tensor.node for tensor in read if tensor.layer == name), default=-1)
+        first[name] = int(largest >= sum(call.layer == name for call in calls))
+    return [replace(call, node=call.node + first.get(call.layer, 0)) for call in calls]
 
 
 def _calls_of(entry: Entry) -> Iterator[LayerCall]:
