@@ -57,6 +57,7 @@ from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runti
 from service.scheduling.admission import AdmissionControl, RefusalBudget
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import RequestedLimits
+from service.sequences.tokens import open_state_tokens
 from service.settings import Settings
 from service.tasks.registry import TaskRegistry, built_in_tasks
 
@@ -71,6 +72,9 @@ MEASURE_S = 0.1
 MAX_RUN_FACTOR = 3
 # But no sooner than this, however short the time of a request is: the machine may be busy.
 LEAST_MAX_RUN_S = 5.0
+# Of the rows that may wait, so many may be admitted by what is known of their bodies: the estimate may be too large, and rows
+# that run wait no longer. The queue of the model itself holds the exact bound.
+ADMITTED_SHARE = 1.25
 # Two, so that a short body need not wait behind a long one.
 MIN_READERS = 2
 
@@ -129,6 +133,7 @@ def create_app(
             on_started=lambda: _finish_start(repository, on_loaded),
             on_failed=on_failed or _log_failure,
         )
+    state_tokens = open_state_tokens(settings.state_key_file)
     access = open_access(access_options(settings), metrics, rates)
     access_log = None if settings.access_log == "off" else AccessLogWriter(settings.access_log, metrics.access_log_dropped)
     if tracing is None and settings.tracing:
@@ -139,7 +144,12 @@ def create_app(
 
     def begin_work() -> list[Coroutine[Any, Any, None]]:
         load = _load(repository, on_loaded, on_failed) if membership is None else membership.run()
-        return [load, _flush_regularly(metrics), trim_heap_when_idle(), *(watch.run() for watch in access.watches)]
+        return [
+            load,
+            _flush_regularly(metrics),
+            trim_heap_when_idle(),
+            *(watch.run() for watch in (*access.watches, *state_tokens.watches)),
+        ]
 
     drain = Drain()
     formats = wire_formats(settings.vertex_predict_route)
@@ -167,7 +177,7 @@ def create_app(
     return Gateway(
         access.wrap(api),
         direct={
-            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, monitors),
+            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, monitors, tokens=state_tokens.tokens),
             **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors)),
             **adapter_endpoints(formats.adapters, repository, metrics, limits, monitors),
         },
@@ -254,7 +264,7 @@ def _admission(settings: Settings) -> AdmissionControl:
         time.monotonic,
         random.random,
         max_pending_bytes=settings.max_pending_bytes,
-        max_pending_rows=settings.max_queue_size,
+        max_pending_rows=ADMITTED_SHARE * settings.max_queue_size,
     )
 
 

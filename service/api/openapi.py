@@ -33,6 +33,8 @@ BEYOND_SCHEMA: Mapping[str, str] = {
     "frequency": "One of the model's `frequencies`, where it has any.",
     "start": "An ISO 8601 timestamp, with a frequency unless the model has just one, whose forecast ends before the year 10000.",
     "text": "Not only white space, of any script.",
+    "state": "For a model that can stream (`streaming` of `GET /models/{name}`): that of an answer of the same model, version "
+    "and graph, or `null`, which is not the same as no `state`. In all instances of a request, or in none.",
 }
 TAGS = (
     {
@@ -153,7 +155,7 @@ def description() -> str:
     return f"""Forecasts of series and classifications of texts by recurrent networks, batched across requests.
 
 Bodies are JSON. Numbers are finite: NaN and Infinity are refused. A field that is not listed is refused; a field that is `null`
-counts as absent.
+counts as absent, except `state`: `null` begins a sequence.
 
 ## Beyond the schemas
 

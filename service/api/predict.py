@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 from fastapi.routing import APIRoute
 
 from service.api.access.control import visible_models
+from service.api.carried import StateTokens, StreamingModel, holds_state, predict_carried
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
 from service.api.parsing import LARGE_BYTES, ParsedRequest, parse
@@ -28,7 +29,7 @@ _MODEL = re.compile(rb'\s*\{\s*"model"\s*:\s*"([^"\\]{1,200})"')
 _MODEL_AT_END = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
 
 
-class ServedModel(Protocol):
+class ServedModel(StreamingModel, Protocol):
     """What these endpoints need of a model."""
 
     @property
@@ -109,10 +110,14 @@ class PredictEndpoint(InferenceEndpoint):
         task: str | None = None,
         purpose: str | None = None,
         monitors: Monitors | None = None,
+        tokens: StateTokens | None = None,
     ) -> None:
-        """`monitors` as of InferenceEndpoint."""
+        """`monitors` as of InferenceEndpoint. `tokens` reads and writes the states that clients carry; None: no instance carries
+        one.
+        """
         super().__init__(observer, limits, monitors)
         self._models = models
+        self._tokens = tokens
         self._task = task
         self._purpose = purpose
 
@@ -133,13 +138,22 @@ class PredictEndpoint(InferenceEndpoint):
         call.shorten(parsed.timeout_s)
         model = self._resolve(parsed, visible_models(self._models, call.request.state))
         call.set_model(model)
-        predictions = await model.predict(
-            parsed.instances,
-            parsed.parameters,
-            deadline=call.deadline,
-            is_plain=is_plain(body),
-            has_turn=self.has_turn(len(body)),
-        )
+        has_turn = self.has_turn(len(body))
+        predictions: Sequence[Any]
+        if self._tokens is not None and holds_state(body, parsed.instances) and not model.has_own_state_field:
+            predictions = await predict_carried(
+                model,
+                self._tokens,
+                parsed.instances,
+                parsed.parameters,
+                deadline=call.deadline,
+                is_plain=is_plain(body),
+                has_turn=has_turn,
+            )
+        else:
+            predictions = await model.predict(
+                parsed.instances, parsed.parameters, deadline=call.deadline, is_plain=is_plain(body), has_turn=has_turn
+            )
         written_from = time.monotonic()
         content = await _write(model.name, model.version, predictions)
         call.finish_write(written_from)
@@ -185,12 +199,14 @@ def predict_endpoints(
     limits: RequestLimits,
     task_endpoints: Iterable[TaskEndpoint],
     monitors: Monitors | None = None,
+    *,
+    tokens: StateTokens | None = None,
 ) -> dict[str, PredictEndpoint]:
     """What answers at each path: `/predict`, and the endpoints of the tasks."""
     monitors = monitors or Monitors.open(limits)
 
     def endpoint(task: str | None, purpose: str | None) -> PredictEndpoint:
-        return PredictEndpoint(models, observer, limits, task=task, purpose=purpose, monitors=monitors)
+        return PredictEndpoint(models, observer, limits, task=task, purpose=purpose, monitors=monitors, tokens=tokens)
 
     return {PREDICT_PATH: endpoint(None, None), **{each.path: endpoint(each.task, each.purpose) for each in task_endpoints}}
 
