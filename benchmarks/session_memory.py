@@ -31,6 +31,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.memory import memory_of
+from service.process.memory import configure_malloc, trim_heap
 
 NUM_PROCESSES, NUM_RUNS, NUM_STEPS = 3, 7, 16
 UNPACKED = {"session.disable_prepacking": "1"}
@@ -93,7 +94,8 @@ def write_packed(source: Source, folder: Path) -> str:
 
 
 def hold(open_it: Callable[[], ort.InferenceSession] | None, tensors: Mapping[str, Any], report: Connection) -> None:
-    """Open, run, tell the time of a run, and stay until told to end."""
+    """Open, run, tell the time of a run, return unused memory as an idle worker does, and stay until told to end."""
+    configure_malloc()
     times = [0.0]
     if open_it is not None:
         session = open_it()
@@ -102,6 +104,7 @@ def hold(open_it: Callable[[], ort.InferenceSession] | None, tensors: Mapping[st
             started = time.process_time()
             session.run(None, dict(tensors))
             times.append(time.process_time() - started)
+    trim_heap()
     report.send(statistics.median(times))
     report.recv()
 
