@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Task = Literal["forecast", "classify"]
+Api = Literal["predict", "v2 JSON", "v2 binary"]
+"""What the requests are: instances at each server's own endpoint, or tensors of the Open Inference Protocol, `/v2`."""
 
 REFERENCE, HOURLY, SENTIMENT = "lstm-2x64", "forecast-hourly", "sentiment-en"
 MODELS: dict[str, Task] = {REFERENCE: "forecast", HOURLY: "forecast", SENTIMENT: "classify"}
@@ -16,6 +18,7 @@ GROUPS = {
     "connections": "One series of 168 values per request, on two LSTM layers of 64 units",
     "mixed": "Other models and mixed lengths, 64 connections",
     "instances": "Several series of 168 values per request",
+    "protocol": "The Open Inference Protocol (`/v2`): series of 168 values as a tensor, on two LSTM layers of 64 units",
     "open loop": "Requests at random times, at a share of the server's own maximum",
 }
 
@@ -39,6 +42,7 @@ class Case:
     lengths: tuple[int, int] = STANDARD
     load: float | None = None
     duration_factor: int = 1
+    api: Api = "predict"
 
     @property
     def task(self) -> Task:
@@ -63,6 +67,9 @@ CASES: tuple[Case, ...] = (
     Case("i1", "1 instance, 16 connections", "instances", connections=16),
     Case("i16", "16 instances, 16 connections", "instances", connections=16, num_instances=16),
     Case("i256", "256 instances, 4 connections", "instances", connections=4, num_instances=256, duration_factor=3),
+    Case("v2", "a series as JSON, 64 connections", "protocol", api="v2 JSON"),
+    Case("v2b", "a series as binary data, 64 connections", "protocol", api="v2 binary"),
+    Case("v2b64", "64 series as binary data, 4 connections", "protocol", connections=4, num_instances=64, api="v2 binary"),
     Case("open50", "50 % of the maximum", "open loop", load=0.5, duration_factor=2),
     Case("open90", "90 % of the maximum", "open loop", load=0.9, duration_factor=2),
 )

@@ -170,7 +170,7 @@ def write_canned_responses(
             for case in cases:
                 if case.model == model:
                     body = target.body(case, workloads[case.name].requests[0])
-                    (folder / case.name).write_bytes(post(server.url + target.path(case), body))
+                    (folder / case.name).write_bytes(post(server.url + target.path(case), body, target.headers(case)))
     return folder
 
 

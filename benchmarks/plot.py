@@ -55,6 +55,12 @@ PANELS = {
         lambda case, one: one.requests_per_s * case.num_instances,
         lambda case: str(case.num_instances),
     ),
+    "protocol": _Panel(
+        "The Open Inference Protocol, one series or 64",
+        "rows/s",
+        lambda case, one: one.requests_per_s * case.num_instances,
+        lambda case: {"v2": "JSON", "v2b": "binary", "v2b64": "64, binary"}.get(case.name, case.name),
+    ),
     "open loop": _Panel(
         "Requests at random times, 99th percentile",
         "ms from the intended time",

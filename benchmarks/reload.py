@@ -2,12 +2,14 @@
 
     python -m benchmarks.reload
     python -m benchmarks.reload --changes 30 --rounds 2
+    python -m benchmarks.reload --changes 8 --rounds 0 --idle 0
 
-A server of several processes gets forecasts without a pause over some connections. First windows without and with changes take
-turns: the median of their p99 is compared. Then so many changes follow one after the other: a new version of the model that
-answers replaces the old one, another model is unloaded and loaded. Every answer is compared with the first one. Exit status 1
-where a request fails or is answered wrongly, where memory grows by more than 5 %, or p99 by more than a factor of 2.
-Linux only.
+A server of several processes gets requests of every API without a pause over some connections: forecasts and texts at `/predict`,
+at `/v2` as JSON and as binary data, and in the wire formats of others. First windows without and with changes take turns: the
+median of the p99 of the forecasts is compared. Then so many changes follow one after the other: a new version of the forecasting
+model replaces the old one, the files of the classifier change, a third model is unloaded and loaded. Every answer is compared
+with the first one; requests for the third model may be answered that it is not there. Exit status 1 where a request fails or is
+answered wrongly, where memory grows by more than 5 %, or p99 by more than a factor of 2. Linux only.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import Request as HttpRequest
@@ -30,52 +33,72 @@ from urllib.request import urlopen
 from benchmarks import http_client
 from benchmarks.client import LoadResult, run_closed_loop
 from benchmarks.memory import memory_of
+from benchmarks.protocol_requests import every_kind
 from benchmarks.servers import ROOT, Server, sluice
-from benchmarks.traffic import FORECAST, SENTIMENT, Request, post
+from benchmarks.traffic import FORECAST, SENTIMENT, Check, Request, expect_problem
 
 ALLOWED_GROWTH = 0.05
 ALLOWED_RATIO = 2.0
 TOLERANCE = 1e-4
 # Memory after so many changes is the baseline: the first ones fill the allocator's pools.
-FIRST_CHANGES = 10
+FIRST_CHANGES = 12
 # The server checks once a second whether it is idle, and a model that was replaced ends soon after its last request.
 IDLE_S = 4.0
 CHANGE_TIMEOUT_S = 120
+VISITOR = "visitor"
+"""A copy of the forecasting model that comes and goes."""
+NUM_BODIES = 8
 
 
 class Changes:
-    """Models that come and go: each call makes the next change, and returns when all processes serve it."""
+    """Models that come, change and go: each call makes the next change, and returns when all processes serve it."""
 
     def __init__(self, models: Path, url: str) -> None:
         self._models = models
         self._url = url
         self._version = 1
-        self._steps = itertools.cycle([self._replace, self._unload, self._load])
+        self._steps = itertools.cycle([self._replace, self._unload, self._load, self._touch])
 
     def __call__(self) -> None:
         next(self._steps)()
 
     def _replace(self) -> None:
-        """The next version of the model that answers, in place of the last one."""
-        folder = self._models / FORECAST
-        old, new = folder / str(self._version), folder / str(self._version + 1)
-        aside = shutil.copytree(old, folder / ".aside")
-        manifest = json.loads((aside / "manifest.json").read_text())
-        (aside / "manifest.json").write_text(json.dumps(manifest | {"version": new.name}))
-        aside.rename(new)
-        shutil.rmtree(old)
+        """The next version of the forecasting model, in place of the last one."""
+        old, new = str(self._version), str(self._version + 1)
+        copy_version(self._models / FORECAST, old, self._models / FORECAST, new)
+        shutil.rmtree(self._models / FORECAST / old)
         self._version += 1
         self._post(f"{FORECAST}/load")
 
+    def _touch(self) -> None:
+        """The classifier anew, under its number: a file of it is another one."""
+        manifest = self._models / SENTIMENT / "1" / "manifest.json"
+        aside = manifest.with_name(".manifest.json")
+        shutil.copy(manifest, aside)
+        aside.rename(manifest)
+        self._post(f"{SENTIMENT}/load")
+
     def _unload(self) -> None:
-        self._post(f"{SENTIMENT}/unload")
+        self._post(f"{VISITOR}/unload")
 
     def _load(self) -> None:
-        self._post(f"{SENTIMENT}/load")
+        self._post(f"{VISITOR}/load")
 
     def _post(self, path: str) -> None:
         with urlopen(HttpRequest(f"{self._url}/models/{path}", b""), timeout=CHANGE_TIMEOUT_S):
             pass
+
+
+def copy_version(source: Path, version: str, target: Path, new: str) -> None:
+    """Copy a version to another model or number, aside first, so that nobody reads half of it."""
+    target.mkdir(exist_ok=True)
+    aside = shutil.copytree(source / version, target / ".aside")
+    manifest = json.loads((aside / "manifest.json").read_text())
+    (aside / "manifest.json").write_text(json.dumps(manifest | {"name": target.name, "version": new}))
+    example = json.loads((aside / "example.json").read_text())
+    example["request"]["model"] = target.name
+    (aside / "example.json").write_text(json.dumps(example))
+    aside.rename(target / new)
 
 
 def under_load(server: Server, requests: Iterator[Request], connections: int, work: Callable[[], None]) -> LoadResult:
@@ -103,20 +126,27 @@ def under_load(server: Server, requests: Iterator[Request], connections: int, wo
     return total
 
 
-def forecasts(url: str) -> Iterator[Request]:
-    """The same forecasts again and again, each expected to be answered as at first."""
+def mixed_requests(url: str, models: Path) -> Iterator[Request]:
+    """Requests of every kind again and again, each expected to be answered as at first."""
     made = []
-    for number in range(16):
-        instance = {"history": [float((number * 7 + step * 3) % 24) for step in range(168 + 10 * number)]}
-        body = json.dumps({"model": FORECAST, "instances": [instance] * (1 + number % 3)}).encode()
-        expected = json.loads(http_client.post(f"{url}/predict", body))["predictions"]
-        made.append(Request("forecast", post("/predict", body), functools.partial(is_equal, expected)))
+    for kind in every_kind(models, NUM_BODIES, {"forecast": FORECAST, "visitor": VISITOR, "texts": SENTIMENT}):
+        status, answer = http_client.exchange(url, kind.message)
+        if status != 200:
+            raise RuntimeError(f"{kind.name}: {status}: {answer[:300]!r}")
+        is_expected = functools.partial(is_equal, kind.read, kind.read(answer))
+        made.append(Request(kind.name, kind.message, unless_gone(is_expected) if kind.model == VISITOR else is_expected))
     return itertools.cycle(made)
 
 
-def is_equal(expected: object, status: int, answer: bytes) -> bool:
-    """Whether these are the predictions, to the rounding of float32 in batches of other sizes."""
-    return status == 200 and is_close(json.loads(answer)["predictions"], expected)
+def is_equal(read: Callable[[bytes], object], expected: object, status: int, answer: bytes) -> bool:
+    """Whether an answer holds this, to the rounding of float32 in batches of other sizes."""
+    return status == 200 and is_close(read(answer), expected)
+
+
+def unless_gone(is_expected: Check) -> Check:
+    """The check of a request for a model that is unloaded now and then."""
+    others = expect_problem(404, "model_not_found"), expect_problem(503, "model_not_ready")
+    return lambda status, answer: any(check(status, answer) for check in (is_expected, *others))
 
 
 def is_close(found: object, expected: object) -> bool:
@@ -130,9 +160,9 @@ def is_close(found: object, expected: object) -> bool:
     return found == expected
 
 
-def idle_bytes(server: Server) -> int:
+def idle_bytes(server: Server, idle_s: float) -> int:
     """Resident memory of the idle server, all its processes together."""
-    time.sleep(IDLE_S)
+    time.sleep(idle_s)
     return memory_of(process.pid for process in server.members()).resident
 
 
@@ -144,65 +174,83 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="windows without and with changes")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a window")
     parser.add_argument("--changes", type=int, default=100, help="models that are replaced, unloaded or loaded in a row")
+    parser.add_argument("--idle", type=float, default=IDLE_S, help="seconds before memory is read; 0: it is not compared")
     options = parser.parse_args()
     settings = {"SLUICE_WORKERS": str(options.workers), "SLUICE_MODEL_CONTROL": "explicit", "SLUICE_LOAD_MODELS": "*"}
     with tempfile.TemporaryDirectory() as name:
         models = Path(name)
         for model in (FORECAST, SENTIMENT):
             shutil.copytree(options.models / model, models / model)
+        copy_version(models / FORECAST, "1", models / VISITOR, "1")
         with sluice(models, **settings) as server:
-            return report(server, models, options.connections, options.rounds, options.seconds, options.changes)
+            return report(server, models, options)
 
 
-def report(server: Server, models: Path, connections: int, rounds: int, window_s: float, num_changes: int) -> int:
-    """Measure and print; the exit status."""
-    requests, change = forecasts(server.url), Changes(models, server.url)
+class Tally:
+    """All answers, and what was wrong with some."""
 
-    def change_times(count: int) -> None:
-        for _ in range(count):
-            change()
+    def __init__(self, server: Server, requests: Iterator[Request], connections: int) -> None:
+        self._server = server
+        self._requests = requests
+        self._connections = connections
+        self.kinds: Counter[str] = Counter()
+        self.num_errors = 0
+        self.errors: list[str] = []
 
-    num_answers = num_errors = 0
-    errors: list[str] = []
-
-    def measure(work: Callable[[], None]) -> LoadResult:
-        nonlocal num_answers, num_errors
-        result = under_load(server, requests, connections, work)
-        num_answers += result.num_responses
-        num_errors += result.num_errors
-        errors.extend(result.errors)
+    def under_load(self, work: Callable[[], None]) -> LoadResult:
+        """Work while requests are sent."""
+        result = under_load(self._server, self._requests, self._connections, work)
+        self.kinds.update({kind: len(latencies) for kind, latencies in result.latencies_s.items()})
+        self.num_errors += result.num_errors
+        self.errors += result.errors
         return result
 
-    def change_for(seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            change()
 
-    quiet, changing = [], []
-    for _ in range(rounds):
-        quiet.append(measure(lambda: time.sleep(window_s)).quantile_ms("forecast", 0.99))
-        changing.append(measure(lambda: change_for(window_s)).quantile_ms("forecast", 0.99))
-    ratio = statistics.median(changing) / statistics.median(quiet)
-    print(f"p99 without changes {statistics.median(quiet):.1f} ms, while models load {statistics.median(changing):.1f} ms")
-
-    measure(lambda: change_times(FIRST_CHANGES))
-    before = idle_bytes(server)
+def report(server: Server, models: Path, options: argparse.Namespace) -> int:
+    """Measure and print; the exit status."""
+    change = Changes(models, server.url)
+    tally = Tally(server, mixed_requests(server.url, models), options.connections)
+    verdicts = []
+    if options.rounds:
+        ratio = compare_latency(tally, change, options.rounds, options.seconds)
+        verdicts.append((ratio <= ALLOWED_RATIO, f"p99 while models load: {ratio:.2f} x, allowed {ALLOWED_RATIO:g} x"))
+    if options.idle:
+        tally.under_load(lambda: repeat(change, FIRST_CHANGES))
+        before = idle_bytes(server, options.idle)
     started = time.monotonic()
-    measure(lambda: change_times(num_changes))
+    tally.under_load(lambda: repeat(change, options.changes))
     took_s = time.monotonic() - started
-    growth = idle_bytes(server) / before - 1
-    print(f"{num_changes} changes in {took_s:.0f} s; {num_answers} answers, {num_errors} failed or wrong {errors[:3]}")
-    verdicts = [
-        (num_errors == 0, f"requests that failed or were answered wrongly: {num_errors}"),
-        (
-            growth <= ALLOWED_GROWTH,
-            f"memory after the changes, of {before / 1e6:.0f} MB: {growth:+.1%}, allowed {ALLOWED_GROWTH:+.0%}",
-        ),
-        (ratio <= ALLOWED_RATIO, f"p99 while models load: {ratio:.2f} x, allowed {ALLOWED_RATIO:g} x"),
-    ]
+    if options.idle:
+        growth = idle_bytes(server, options.idle) / before - 1
+        limits = f"{growth:+.1%}, allowed {ALLOWED_GROWTH:+.0%}"
+        verdicts.append((growth <= ALLOWED_GROWTH, f"memory after the changes, of {before / 1e6:.0f} MB: {limits}"))
+    verdicts.insert(0, (tally.num_errors == 0, f"requests that failed or were answered wrongly: {tally.num_errors}"))
+    print(f"{options.changes} changes in {took_s:.0f} s; {sum(tally.kinds.values())} answers {tally.errors[:3]}")
+    print("; ".join(f"{kind} {count}" for kind, count in sorted(tally.kinds.items())))
     for passed, text in verdicts:
         print(f"{'passed' if passed else 'FAILED'}: {text}")
     return 0 if all(passed for passed, _ in verdicts) else 1
+
+
+def compare_latency(tally: Tally, change: Callable[[], None], rounds: int, window_s: float) -> float:
+    """The p99 of forecasts at `/predict` while models change, beside that while none does: medians of windows in turns."""
+    quiet, changing = [], []
+    for _ in range(rounds):
+        quiet.append(tally.under_load(lambda: time.sleep(window_s)).quantile_ms("predict forecasts", 0.99))
+        changing.append(tally.under_load(lambda: change_for(change, window_s)).quantile_ms("predict forecasts", 0.99))
+    print(f"p99 without changes {statistics.median(quiet):.1f} ms, while models load {statistics.median(changing):.1f} ms")
+    return statistics.median(changing) / statistics.median(quiet)
+
+
+def change_for(change: Callable[[], None], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        change()
+
+
+def repeat(change: Callable[[], None], count: int) -> None:
+    for _ in range(count):
+        change()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.protocol_requests import read_binary_answer
 from service.runtime.tensors import Array
 
 TOLERANCE = 1e-4
@@ -22,8 +23,19 @@ class ResponseMismatch(Exception):
 
 
 def parse_sluice_predictions(response: bytes) -> list[Prediction]:
-    """The numbers of Sluice's predictions, one per instance, whatever their keys are called."""
-    return [_arrays(prediction.values()) for prediction in json.loads(response)["predictions"]]
+    """The numbers of Sluice's predictions, or of its tensors at `/v2`, one per instance, whatever their names are."""
+    try:
+        content = json.loads(response)
+    except ValueError:  # there is more behind the JSON
+        return _rows([(shape, values) for _, shape, values in read_binary_answer(response)])
+    if "outputs" in content:
+        return _rows([(output["shape"], output["data"]) for output in content["outputs"]])
+    return [_arrays(prediction.values()) for prediction in content["predictions"]]
+
+
+def _rows(tensors: Sequence[tuple[list[int], Any]]) -> list[Prediction]:
+    arrays = [np.array(values, np.float64).reshape(shape) for shape, values in tensors]
+    return [list(rows) for rows in zip(*arrays, strict=True)]
 
 
 def _arrays(values: Iterable[Any]) -> Prediction:

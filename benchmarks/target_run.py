@@ -54,7 +54,9 @@ class TargetRun:
 
     def run(self, cases: Iterable[Case]) -> None:
         """Measure all cases, grouped by model; canned responses are a ceiling of closed loops only."""
-        wanted = [case for case in cases if case.load is None or self.target.predictions is not None]
+        wanted = [
+            case for case in cases if case.api in self.target.apis and (case.load is None or self.target.predictions is not None)
+        ]
         # Open loops last: their rates are shares of the closed loops' rates.
         ordered = sorted(wanted, key=lambda case: (list(self.folders).index(case.model), case.load is not None))
         for model, group in itertools.groupby(ordered, key=lambda case: case.model):
@@ -73,7 +75,8 @@ class TargetRun:
         ):
             bodies = {case.name: self._write_bodies(case, Path(name) / case.name) for case in cases}
             first = cases[0]
-            run_wrk(self._url(server, first), bodies[first.name], WARM_UP_CONNECTIONS, WARM_UP_S)
+            headers = self.target.headers(first)
+            run_wrk(self._url(server, first), bodies[first.name], WARM_UP_CONNECTIONS, WARM_UP_S, headers)
             for case in cases:
                 try:
                     self._measure(server, case, bodies[case.name])
@@ -93,13 +96,13 @@ class TargetRun:
             self.log(f"{self.target.name}, {model}: ready in {server.ready_s:.2f} s, {resident / 1e6:.0f} MB")
 
     def _measure(self, server: Server, case: Case, bodies: Path) -> None:
-        url = self._url(server, case)
-        response = post(url, (bodies / "0").read_bytes())
+        url, headers = self._url(server, case), self.target.headers(case)
+        response = post(url, (bodies / "0").read_bytes(), headers)
         if self.target.predictions is not None:
             verify(_parse(self.target.predictions, response), self.workloads[case.name].expected)
         duration_s = self.seconds * case.duration_factor
         if case.load is None:
-            load = run_wrk(url, bodies, case.connections, duration_s)
+            load = run_wrk(url, bodies, case.connections, duration_s, headers)
             if not load.requests_per_s:
                 raise NoResponses(f"no 2xx response within {duration_s:g} s, {load.num_failed} requests failed")
             found = self._record(case, load)

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from benchmarks.cases import Case
+from benchmarks.cases import Api, Case
+from benchmarks.protocol_requests import JSON_LENGTH, infer_binary, infer_json, infer_path
 from benchmarks.responses import Prediction, parse_sluice_predictions
 from benchmarks.results import Family, TargetSpec
 from benchmarks.rivals import RIVALS, Rival
@@ -44,6 +45,10 @@ class Target:
     """A response → its numbers, one prediction per instance; None: responses are canned."""
     path: Callable[[Case], str] = lambda case: "/predict"
     ready_path: str = "/health/ready"
+    apis: Sequence[Api] = ("predict",)
+    """What it can be sent."""
+    headers: Callable[[Case], Mapping[str, str]] = lambda case: {}
+    """Of the requests of a case, beside their type."""
 
     @property
     def name(self) -> str:
@@ -64,7 +69,9 @@ def sluice(num_processes: int) -> Target:
         num_threads=settings.num_threads or threads_per_worker(num_cores(), num_processes),
         batching=Batching(settings.max_batch_size, "instances", settings.max_queue_delay_ms),
     )
-    return Target(spec, command, _sluice_body, parse_sluice_predictions)
+    return Target(
+        spec, command, _sluice_body, parse_sluice_predictions, path=_sluice_path, apis=get_args(Api), headers=_sluice_headers
+    )
 
 
 def echo(responses: Path) -> Target:
@@ -74,7 +81,16 @@ def echo(responses: Path) -> Target:
         return [sys.executable, "-m", "benchmarks.echo", str(responses), str(port)], {}
 
     spec = TargetSpec(name=ECHO, family="echo", num_processes=1)
-    return Target(spec, command, _sluice_body, None, path=lambda case: f"/{case.name}", ready_path="/")
+    return Target(
+        spec,
+        command,
+        _sluice_body,
+        None,
+        path=lambda case: f"/{case.name}",
+        ready_path="/",
+        apis=get_args(Api),
+        headers=_sluice_headers,
+    )
 
 
 def from_rival(rival: Rival, num_processes: int, python: Path) -> Target:
@@ -94,6 +110,7 @@ def from_rival(rival: Rival, num_processes: int, python: Path) -> Target:
         predictions=lambda response: [_arrays(prediction) for prediction in rival.predictions(response)],
         path=lambda case: rival.path,
         ready_path=rival.ready_path,
+        apis=("predict", "v2 JSON") if rival.path.startswith("/v2/") else ("predict",),
     )
 
 
@@ -135,7 +152,23 @@ def _arrays(prediction: Mapping[str, Any]) -> Prediction:
 
 
 def _sluice_body(case: Case, instances: Sequence[Instance]) -> bytes:
-    return json.dumps({"model": case.model, "instances": instances}).encode()
+    if case.api == "predict":
+        return json.dumps({"model": case.model, "instances": instances}).encode()
+    histories = [instance["history"] for instance in instances if isinstance(instance, dict)]
+    return b"".join(infer_binary(histories)) if case.api == "v2 binary" else infer_json(histories)
+
+
+def _sluice_path(case: Case) -> str:
+    return "/predict" if case.api == "predict" else infer_path(case.model)
+
+
+def _sluice_headers(case: Case) -> Mapping[str, str]:
+    """The length of the JSON before binary data depends on how many numbers there are, not on which."""
+    if case.api != "v2 binary":
+        return {}
+    steps, _ = case.lengths
+    head, _ = infer_binary([[0.0] * steps] * case.num_instances)
+    return {JSON_LENGTH: str(len(head))}
 
 
 def _label(name: str, num_processes: int) -> str:

@@ -94,6 +94,7 @@ def create_app(
     verification: Verification | None = None,
     rates: RateTables | None = None,
     connect_control: Connect | None = None,
+    packed_graphs: Path | None = None,
     tasks: TaskRegistry | None = None,
     tracing: Tracing | None = None,
     on_loaded: OnLoaded | None = None,
@@ -108,10 +109,10 @@ def create_app(
     `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU, `on_stuck` when a graph runs
     that cannot be ended. `metrics_dir` is shared by the workers of one server, `preload` holds what their parent has read for
     them, `verification` verifies the rest, `rates` is where they count requests together. `connect_control` connects to the
-    process that decides what is served, None: what the folders hold at the start. `tasks` are those that folders may be for,
-    None: the built-in ones. `tracing` keeps the spans of requests, None: what the settings say. Raises StartError for what the
-    settings of access name, and where tracing is not installed. `notices` tell the other workers what is withdrawn. Scrapes
-    within `scrape_interval_s` get the same metrics.
+    process that decides what is served, None: what the folders hold at the start; `packed_graphs` is where it puts graphs for
+    all workers to map. `tasks` are those that folders may be for, None: the built-in ones. `tracing` keeps the spans of requests,
+    None: what the settings say. `notices` tell the other workers what is withdrawn. Raises StartError for what the settings of
+    access name, and where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
@@ -123,7 +124,7 @@ def create_app(
         defaults=default_models(settings, options.tasks),
         strict_readiness=settings.strict_readiness,
         observer=metrics,
-        open_graph=functools.partial(open_runtime, gpu=gpu_options(settings)),
+        open_graph=functools.partial(open_runtime, gpu=gpu_options(settings), packed=packed_graphs),
         preload=preload,
         may_be_empty=settings.model_control == "explicit",
         verification=verification,

@@ -21,6 +21,7 @@ from service.app import model_options
 from service.errors import FolderError, ServiceError
 from service.models.controller import Controller, Failure, MemberLost, Snapshot, State, Verify
 from service.models.folder import ModelOptions
+from service.models.packing import PACKED_FOLDER, keep_packed, pack_graph
 from service.models.repository import Preload, examine_versions
 from service.models.scanning import LATEST, ModelVersion, scan_models
 from service.models.snapshots import copy_version
@@ -254,7 +255,8 @@ def _verifier(folder: Path, settings: Settings) -> Verify:
         place = folder / f"load-{os.getpid()}-{next(numbers)}"
         target = place.joinpath(*key)
         try:
-            outcome = await run_job(functools.partial(_copy_and_verify, key, source, target, options), timeout_s, max_bytes)
+            work = functools.partial(_copy_and_verify, key, source, target, folder / PACKED_FOLDER, options)
+            outcome = await run_job(work, timeout_s, max_bytes)
         except JobFailed as exc:
             outcome = str(exc)
         if isinstance(outcome, str):
@@ -265,12 +267,15 @@ def _verifier(folder: Path, settings: Settings) -> Verify:
     return verify_one
 
 
-def _copy_and_verify(key: Key, source: Path, target: Path, options: ModelOptions) -> Snapshot | str:
+def _copy_and_verify(key: Key, source: Path, target: Path, packed: Path, options: ModelOptions) -> Snapshot | str:
     """The verified copy, or what is wrong with the folder."""
     try:
         fingerprint = copy_version(source, target)
         # On another device it is checked and measured by the process that runs it there.
-        verdict = verify(key, target, replace(options, device="cpu"))
+        options = replace(options, device="cpu")
+        verdict = verify(key, target, options)
+        if not verdict.findings:
+            pack_graph(key, target, packed, verdict, options)
     except ServiceError as exc:
         return exc.message
     except Exception as exc:
@@ -285,6 +290,8 @@ def _keep_state(folder: Path, state: State) -> None:
     new.write_bytes(pickle.dumps(state))
     new.rename(folder / STATE_FILE)
     needed = {Path(each.folder).parent.parent for each in state.served.values()}
+    if not state.loading:  # while one is verified, what is packed of it is in no state yet
+        keep_packed(folder / PACKED_FOLDER, {each.verdict.sha256 for each in state.served.values() if each.verdict is not None})
     for place in folder.glob("load-*"):
         if place not in needed and not state.loading:  # while one is verified, its copy is in no state yet
             shutil.rmtree(place, ignore_errors=True)

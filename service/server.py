@@ -30,6 +30,7 @@ from service.api.transport import choose_protocol
 from service.app import create_app
 from service.errors import ServiceError, StartError
 from service.files import FileWatch
+from service.models.packing import PACKED_FOLDER
 from service.models.repository import Preload, Repository
 from service.models.verification import Verification
 from service.observability.logs import escape_controls, set_up_logs
@@ -95,6 +96,7 @@ class Service:
             verification=verification,
             rates=rates,
             connect_control=None if control_path is None else functools.partial(connect, control_path),
+            packed_graphs=None if control_path is None else control_path.parent / PACKED_FOLDER,
             on_loaded=self._finish_loading,
             on_failed=self._stop_with,
             on_stuck=self._be_replaced,

@@ -20,6 +20,7 @@ from service.models.folder import Examination, ModelOptions, examine
 from service.models.loading import open_and_replay, with_tuning
 from service.models.scanning import ModelVersion, VersionPins, scan_models
 from service.runtime.base import CPU, OpenRuntime
+from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.tuning import Tuning
 
 log = logging.getLogger(__name__)
@@ -106,11 +107,17 @@ def _verify(folders: Mapping[Name, Path], options: ModelOptions, name: Name, rep
     return verify(name, folders[name], options, report)
 
 
-def verify(name: Name, folder: Path, options: ModelOptions, report: Report = lambda _: None) -> Verdict:
+def verify(
+    name: Name,
+    folder: Path,
+    options: ModelOptions,
+    report: Report = lambda _: None,
+    open_graph: OpenRuntime = open_runtime,
+) -> Verdict:
     """What is found of one version folder, whatever that is; `report` is called with each stage. Runs its own event loop."""
     try:
         report("its graph was opened and its example replayed")
-        examination = asyncio.run(open_and_replay(folder, options, identity=name))
+        examination = asyncio.run(open_and_replay(folder, options, open_graph, identity=name))
         report("its graph was measured")
         parts, findings = with_tuning(examination, options)
     except ServiceError as exc:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 PROVIDERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"cuda": (CUDA, CPU), "tensorrt": (TENSORRT, CUDA, CPU)})
 
 # A file of its sources, and behind it the function.
+# Smaller weights stay within a packed graph.
+MIN_MAPPED_BYTES = 1024
 SOURCE_PLACE = re.compile(r"\S*/[\w.+-]+\.(?:cc|cpp|cu|cuh|h|hpp):\d+ (?:[^()]*::[^()]*\(.*?\)(?: const)? )?")
 # What is less is raised as an exception, too. onnxruntime would write it to stderr in colours, with names from the graph.
 FATAL = 4
@@ -101,13 +103,15 @@ def open_runtime(
     num_threads: int = 1,
     *,
     gpu: GpuOptions | None = None,
+    packed: Path | None = None,
     open_session: OpenSession | None = None,
     available: Sequence[str] | None = None,
 ) -> Runtime:
     """Open an ONNX graph, given as its path or its bytes.
 
     `device="cuda"` and `"tensorrt"` are strict and raise StartError where they cannot be had; `"auto"` takes CUDA if it
-    can be had, else the CPU, and `provider` is which. Raises FolderError when onnxruntime does not take the graph.
+    can be had, else the CPU, and `provider` is which. On the CPU weights are mapped where `write_packed` has put them into the
+    folder `packed`. Raises FolderError when onnxruntime does not take the graph.
     `open_session` and `available` (the providers of this machine) stand in for onnxruntime in tests.
     """
     if isinstance(graph, Path):
@@ -123,7 +127,9 @@ def open_runtime(
         hint = "pip install 'sluice-serving[gpu]'"
         raise StartError(f"device {device} was asked for, but this onnxruntime only has {list(available)}: {hint}")
     if wanted == CPU:
-        return OnnxRuntime(_open(open_session, graph, [(CPU, {})], num_threads), device, run_options=run_options)
+        session = None if packed is None else _open_packed(graph, packed, num_threads)
+        session = session or _open(open_session, graph, [(CPU, {})], num_threads)
+        return OnnxRuntime(session, device, run_options=run_options)
     reason = None
     try:
         session = open_session(graph, [(name, _options(name, gpu, graph)) for name in providers], num_threads)
@@ -139,6 +145,54 @@ def open_runtime(
         log.warning("CUDA is installed but cannot be used, the CPU is: %s", reason)
         runtime.fallback = reason
     return runtime
+
+
+def write_packed(graph: bytes, packed: Path) -> None:
+    """Write a graph with its weights as the kernels of this machine read them, for processes that map one file.
+
+    A process that opens the graph as it is holds its weights twice, as they were read and packed. Raises FolderError.
+    """
+    file = _packed_file(graph, packed)
+    options = _session_options(1)
+    weights = {"file_name": f"{file.name}.weights", "min_size_in_bytes": str(MIN_MAPPED_BYTES)}
+    for name, value in weights.items():
+        options.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    options.optimized_model_filepath = str(file)
+    try:
+        packed.mkdir(parents=True, exist_ok=True)
+        require_runtime().InferenceSession(graph, options, providers=[CPU], enable_fallback=0)
+    except StartError:
+        raise
+    except Exception as exc:  # onnxruntime's exceptions have no common class but Exception
+        remove_packed(file)
+        raise FolderError(f"onnxruntime does not pack the graph: {_first_line(exc)}") from exc
+
+
+def list_packed(packed: Path) -> dict[str, Path]:
+    """sha256 of a graph → what `remove_packed` takes."""
+    return {file.stem: file for file in packed.glob("*.onnx")}
+
+
+def remove_packed(file: Path) -> None:
+    """Remove a packed graph. Processes that have opened it keep it."""
+    for each in file.parent.glob(f"{file.name}*"):
+        each.unlink(missing_ok=True)
+
+
+def _packed_file(graph: bytes, packed: Path) -> Path:
+    return packed / f"{hashlib.sha256(graph).hexdigest()}.onnx"
+
+
+def _open_packed(graph: bytes, packed: Path, num_threads: int) -> Session | None:
+    file = _packed_file(graph, packed)
+    if not file.exists():
+        return None
+    try:
+        return _open_session(str(file), [(CPU, {})], num_threads)
+    except Exception as exc:  # onnxruntime's exceptions have no common class but Exception
+        log.warning("a packed graph cannot be opened, the graph itself is: %s", _first_line(exc))
+        return None
 
 
 def require_runtime() -> Any:
@@ -247,11 +301,23 @@ def _options(provider: str, gpu: GpuOptions, graph: bytes) -> dict[str, str]:
     return options
 
 
-def _open_session(graph: bytes, providers: Sequence[Provider], num_threads: int) -> Session:
+def _open_session(graph: bytes | str, providers: Sequence[Provider], num_threads: int) -> Session:
+    """`graph` is its bytes, or the path of a packed one."""
     ort = require_runtime()
     for _, provider_options in providers:
         if folder := provider_options.get("trt_engine_cache_path"):
             Path(folder).mkdir(parents=True, exist_ok=True)
+    options = _session_options(num_threads)
+    if providers[0][0] != CPU:
+        # CUDA and cuDNN come as packages with `sluice[gpu]`; the loader finds them only when they are loaded before.
+        ort.preload_dlls(directory="")
+    # Without this flag, onnxruntime's Python class replaces failing providers by the CPU and prints to stdout.
+    session: Session = ort.InferenceSession(graph, options, providers=list(providers), enable_fallback=0)
+    return session
+
+
+def _session_options(num_threads: int) -> Any:
+    ort = require_runtime()
     options = ort.SessionOptions()
     # Many small runs side by side: each on one thread, none of them spinning while it waits.
     options.intra_op_num_threads = num_threads
@@ -264,12 +330,7 @@ def _open_session(graph: bytes, providers: Sequence[Provider], num_threads: int)
     # Memory patterns are remembered per set of input shapes, and ragged batches have ever new shapes.
     options.enable_mem_pattern = False
     options.log_severity_level = FATAL
-    if providers[0][0] != CPU:
-        # CUDA and cuDNN come as packages with `sluice[gpu]`; the loader finds them only when they are loaded before.
-        ort.preload_dlls(directory="")
-    # Without this flag, onnxruntime's Python class replaces failing providers by the CPU and prints to stdout.
-    session: Session = ort.InferenceSession(graph, options, providers=list(providers), enable_fallback=0)
-    return session
+    return options
 
 
 def _run_options() -> Any:

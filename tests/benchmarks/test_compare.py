@@ -24,11 +24,28 @@ HISTORY = {"history": [float(hour % 24) for hour in range(336)]}
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_a_short_run_measures_every_target_and_writes_its_page(tmp_path: Path) -> None:
     targets = ["sluice, 1 process", "hand-written, 1 process", "hand-written tuned, 1 process"]
-    main(["--targets", *targets, "--cases", "c64", "texts", "--rounds", "1", "--seconds", "1", "--results", str(tmp_path)])
+    main(
+        [
+            "--targets",
+            *targets,
+            "--cases",
+            "c64",
+            "texts",
+            "v2",
+            "v2b64",
+            "--rounds",
+            "1",
+            "--seconds",
+            "1",
+            "--results",
+            str(tmp_path),
+        ]
+    )
     results = read_results(tmp_path / RESULTS)
     assert results.failures == ()
     measured = {(one.target.lower(), one.case) for one in results.measurements}
-    assert measured == {(target, case) for target in [*targets, "echo"] for case in ("c64", "texts")}
+    cases = {(target, case) for target in [*targets, "echo"] for case in ("c64", "texts")}
+    assert measured == cases | {(target, case) for target in (targets[0], "echo") for case in ("v2", "v2b64")}
     assert {(one.target.lower(), one.case) for one in results.invariances} == {(target, "texts") for target in targets}
     assert all(one.worst_difference <= TOLERANCE for one in results.invariances)
     assert "| Sluice, 1 process |" in (tmp_path / PAGE).read_text()

@@ -18,7 +18,7 @@ import pytest
 
 from tests.folders import edit_manifest, write_forecast_folder, write_text_folder
 from tests.hostile_graphs import write_input_loop_folder
-from tests.serving import PATIENCE_S, ServerProcess, server_process, wait_until
+from tests.serving import PATIENCE_S, ROOT, ServerProcess, server_process, wait_until
 
 BODY: dict[str, Any] = {"model": "toy-forecast", "instances": [{"history": [1.0, 2.0, 4.0]}]}
 EXPLICIT: dict[str, Any] = {"SLUICE_WORKERS": "2", "SLUICE_MODEL_CONTROL": "explicit"}
@@ -191,6 +191,28 @@ def test_a_worker_and_a_controlling_process_that_die_are_replaced_and_serve_what
         wait_until(is_served, "both workers serve it")
         wait_until(lambda: client.post(f"{server.url}/models/toy-forecast/unload").status_code == 200, "it controls")
         assert answers(client, server) == {(404, None, "model_not_found")}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_weights_of_what_is_loaded_later_are_in_memory_once(tmp_path: Path, client: httpx.Client) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(ROOT / "models" / "forecast-hourly", models / "forecast-hourly")
+    with server_process(models, **EXPLICIT) as server:
+        assert client.post(f"{server.url}/models/forecast-hourly/load").status_code == 200
+        mapped = [files for pid in children(server.process.pid) if (files := weights_of(pid))]
+        assert len(mapped) == 2
+        assert mapped[0] == mapped[1] != set()
+        body = {"model": "forecast-hourly", "instances": [{"history": [float(step % 24) for step in range(168)]}]}
+        found = {client.post(f"{server.url}/predict", json=body).text for _ in range(4)}
+        assert len(found) == 1
+        assert client.post(f"{server.url}/models/forecast-hourly/unload").status_code == 200
+        wait_until(lambda: not any(map(weights_of, children(server.process.pid))), "nothing is mapped any more")
+
+
+def weights_of(pid: int) -> set[str]:
+    """The device and inode of each packed graph's weights that a process has mapped."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {" ".join(line.split()[3:5]) for line in lines if ".weights" in line}
 
 
 @pytest.mark.parametrize("settings", [EXPLICIT, POLL], ids=["explicit", "poll"])

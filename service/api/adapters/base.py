@@ -14,7 +14,7 @@ from service.api.compression import read_coding
 from service.api.errors import InternalError, Problem, find_row, problem
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
-from service.api.parsing import expect_no_more_than
+from service.api.parsing import LARGE_BYTES, expect_no_more_than
 from service.api.predict import ServedModel
 from service.api.request import Answer, HttpRequest, expect_json_type, json_answer
 from service.errors import InvalidInput, MalformedRequest, ServiceError

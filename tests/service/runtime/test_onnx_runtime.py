@@ -19,7 +19,17 @@ from onnx import helper
 
 from service.errors import FolderError, InferenceFailed, InvalidInput, StartError
 from service.runtime.base import CPU, CUDA, TENSORRT, Device
-from service.runtime.onnx_runtime import GpuOptions, OnnxRuntime, Provider, may_use_gpu, open_runtime, require_runtime
+from service.runtime.onnx_runtime import (
+    GpuOptions,
+    OnnxRuntime,
+    Provider,
+    list_packed,
+    may_use_gpu,
+    open_runtime,
+    remove_packed,
+    require_runtime,
+    write_packed,
+)
 from service.runtime.tensors import Tensors, collate, split
 from tests.fakes import SUM_SIGNATURE, recurrent_graph, recurrent_signature, sum_graph
 
@@ -420,3 +430,47 @@ def test_a_graph_may_run_on_a_gpu_where_there_is_one_and_it_is_not_ruled_out(
     device: Device, available: list[str], may: bool
 ) -> None:
     assert may_use_gpu(device, available) == may
+
+
+BUNDLED = Path(__file__).parents[3] / "models" / "forecast-hourly" / "1" / "model.onnx"
+ROWS: Tensors = {
+    "history": np.random.default_rng(1).uniform(1, 9, (3, 200, 1)).astype(np.float32),
+    "lengths": np.array([200, 168, 180]),
+}
+
+
+def test_a_packed_graph_gives_the_same_numbers(tmp_path: Path) -> None:
+    graph = BUNDLED.read_bytes()
+    write_packed(graph, tmp_path)
+    plain, packed = open_runtime(graph, "cpu"), open_runtime(graph, "cpu", packed=tmp_path)
+    assert (packed.inputs, packed.outputs) == (plain.inputs, plain.outputs)
+    for name, values in plain.run(ROWS).items():
+        np.testing.assert_array_equal(packed.run(ROWS)[name], values)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_weights_of_a_packed_graph_are_mapped_and_stay_when_their_file_is_removed(tmp_path: Path) -> None:
+    graph = BUNDLED.read_bytes()
+    write_packed(graph, tmp_path)
+    runtime = open_runtime(graph, "cpu", packed=tmp_path)
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    before = runtime.run(ROWS)["forecast"]
+    [file] = list_packed(tmp_path).values()
+    remove_packed(file)
+    assert list(tmp_path.iterdir()) == []
+    np.testing.assert_array_equal(runtime.run(ROWS)["forecast"], before)
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph"])
+def test_a_packed_graph_that_cannot_be_opened_is_not_used(tmp_path: Path, content: bytes) -> None:
+    graph = BUNDLED.read_bytes()
+    write_packed(graph, tmp_path)
+    [file] = list_packed(tmp_path).values()
+    file.write_bytes(content)
+    assert open_runtime(graph, "cpu", packed=tmp_path).run(ROWS)["forecast"].shape == (3, 48, 1)
+
+
+def test_a_graph_that_cannot_be_packed_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="does not pack the graph"):
+        write_packed(b"no graph", tmp_path)
+    assert list(tmp_path.iterdir()) == []
