@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from service import __version__
 from service.api import page
@@ -39,6 +40,7 @@ from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
 from service.api.predict import documented_routes, predict_endpoints
 from service.api.protocol_routes import ProtocolRoute, protocol_router
+from service.api.stream import STREAM_PATH, StreamEndpoint
 from service.api.v2.errors import describe_error as describe_v2_error
 from service.api.v2.infer import INFER_ROUTES, InferEndpoint
 from service.api.v2.operations import v2_routes
@@ -175,11 +177,13 @@ def create_app(
     scrapes = ScrapeCache(metrics, time.monotonic, scrape_interval_s)
     control = membership if settings.model_control == "explicit" else None
     protocol_routes = _add_routes(api, settings, options.tasks, repository, metrics, scrapes, formats, drain, control)
+    stream = StreamEndpoint(repository, metrics, state_tokens.tokens, drain, settings.request_timeout_ms / 1000)
+    api.router.routes.append(Route(STREAM_PATH, stream, methods=["POST"]))
     add_error_handlers(api, error_shapes)
     complete_openapi(api, access.refusals, protocol_routes)
     documented = {route.path for route in protocol_routes if route.about is not None}
     own_paths = [path for path in api.openapi()["paths"] if path not in documented]
-    paths = [*own_paths, *page.ROUTES, *(route.path for route in protocol_routes)]
+    paths = [*own_paths, STREAM_PATH, *page.ROUTES, *(route.path for route in protocol_routes)]
     if settings.vertex_health_route is not None:
         require_probe_route(settings.vertex_health_route, paths)
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
@@ -203,6 +207,7 @@ def create_app(
         tracer=tracing,
         times_stages=access_log is not None,
         connections=ConnectionMonitor(connection_limits(settings), metrics),
+        streaming_paths=frozenset((STREAM_PATH,)),
     )
 
 

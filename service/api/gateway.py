@@ -107,14 +107,17 @@ class Gateway:
         tracer: Tracer | None = None,
         times_stages: bool = False,
         connections: ConnectionMonitor | None = None,
+        streaming_paths: frozenset[str] = frozenset(),
     ) -> None:
         """`direct` maps paths, or templates of paths, to the endpoints that answer POST there; `routes` are the templates of all
         routes.
 
+        A body sent to one of the `streaming_paths` may last as long as it goes on coming.
         `times_stages` where a hook wants to know how long each stage of a request took; a tracer does. `connections` is
         for the protocol that brings the requests.
         """
         self.connections = connections or ConnectionMonitor()
+        self.streaming_paths = streaming_paths
         self._inner = inner
         self._hooks = tuple(hooks)
         self._admission = admission

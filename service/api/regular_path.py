@@ -79,6 +79,7 @@ class RegularPathProtocol(HttpToolsProtocol):
         self._fed_at = 0.0
         self._is_in_head = False
         self._is_dropping = False  # the body of a request whose answer is known
+        self._is_streaming = False  # a body whose time begins anew with each part of it
         # Of the head that is being read: bytes since it began, and those of its first feed, which may be of the request before.
         self._num_head_bytes = 0
         self._num_first_bytes = 0
@@ -206,6 +207,8 @@ class RegularPathProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle.response_complete or self._is_dropping:
             return
+        if self._is_streaming:
+            self.phase_began_at, self.num_body_bytes = self._fed_at, 0
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
@@ -278,6 +281,7 @@ class RegularPathProtocol(HttpToolsProtocol):
     def _start_regular(self) -> None:
         super().on_headers_complete()
         self.headers = []  # for trailers; the scope holds the headers
+        self._is_streaming = self.scope["path"] in self._gateway.streaming_paths
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
