@@ -37,6 +37,7 @@ from service.api.inference import Monitors, RequestLimits
 from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
 from service.api.predict import documented_routes, predict_endpoints
+from service.api.sequences import sequences_router
 from service.api.v2.errors import describe_error as describe_v2_error
 from service.api.v2.infer import INFER_ROUTES, InferEndpoint
 from service.api.v2.operations import v2_router, v2_routes
@@ -55,6 +56,10 @@ from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runti
 from service.scheduling.admission import AdmissionControl, RefusalBudget
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import RequestedLimits
+from service.sequences.kept import KeptSequences
+from service.sequences.shared import SharedStore
+from service.sequences.store import MemoryStore, SequenceStore, StoreObserver
+from service.sequences.table import Bounds
 from service.sequences.tokens import open_state_tokens
 from service.settings import Settings
 from service.tasks.registry import TaskRegistry, built_in_tasks
@@ -86,6 +91,7 @@ def create_app(
     verification: Verification | None = None,
     rates: RateTables | None = None,
     connect_control: Connect | None = None,
+    sequence_path: Path | None = None,
     tasks: TaskRegistry | None = None,
     tracing: Tracing | None = None,
     on_loaded: OnLoaded | None = None,
@@ -99,7 +105,8 @@ def create_app(
     `on_failed` is called instead when this machine lacks what was requested, a runtime or a GPU, `on_stuck` when a graph runs
     that cannot be ended. `metrics_dir` is shared by the workers of one server, `preload` holds what their parent has read for
     them, `verification` verifies the rest, `rates` is where they count requests together. `connect_control` connects to the
-    process that decides what is served, None: what the folders hold at the start. `tasks` are those that folders may be for,
+    process that decides what is served, None: what the folders hold at the start. `sequence_path` is the socket of the process
+    that keeps the states of sequences, None: this one does. `tasks` are those that folders may be for,
     None: the built-in ones. `tracing` keeps the spans of requests, None: what the settings say. Raises StartError for what the
     settings of access name, and where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
     """
@@ -130,6 +137,7 @@ def create_app(
         )
 
     state_tokens = open_state_tokens(settings.state_key_file)
+    sequences = KeptSequences(open_store(settings, sequence_path, metrics.sequences), metrics.sequences)
     access = open_access(access_options(settings), metrics, rates)
     hooks = list(access.hooks)
     access_log: AccessLogWriter | None = None
@@ -143,8 +151,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What is read on threads holds the GIL for the most part: more of them than cores would only delay the event loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, options.num_workers), "reader"))
-        watches = (*access.watches, *state_tokens.watches)
-        endless = (_flush_regularly(metrics), trim_heap_when_idle(), *(watch.run() for watch in watches))
+        watches = (watch.run() for watch in (*access.watches, *state_tokens.watches))
+        endless = (_flush_regularly(metrics), trim_heap_when_idle(), sequences.store.run(), *watches)
         tasks = [
             asyncio.create_task(each)
             for each in (_load(repository, on_loaded, on_failed) if membership is None else membership.run(), *endless)
@@ -167,6 +175,7 @@ def create_app(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await repository.stop()
+            await sequences.store.close()
             metrics.flush()
 
     api = FastAPI(
@@ -184,6 +193,15 @@ def create_app(
     control = membership if settings.model_control == "explicit" else None
     api.include_router(operations_router(repository, scrapes.render, descriptions, drain))
     api.include_router(control_router(repository, control))
+    api.include_router(
+        sequences_router(
+            repository,
+            sequences,
+            state_tokens.tokens,
+            timeout_s=settings.request_timeout_ms / 1000,
+            max_body_bytes=settings.max_body_bytes,
+        )
+    )
     v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain, control=control)
     api.include_router(v2_router(v2))
     formats = wire_formats(settings.vertex_predict_route)
@@ -209,9 +227,16 @@ def create_app(
         access.wrap(api),
         direct={
             **predict_endpoints(
-                repository, metrics, limits, options.tasks.endpoints, loop_budget, monitors, tokens=state_tokens.tokens
+                repository,
+                metrics,
+                limits,
+                options.tasks.endpoints,
+                loop_budget,
+                monitors,
+                tokens=state_tokens.tokens,
+                sequences=sequences,
             ),
-            **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors)),
+            **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors, sequences)),
             **adapter_endpoints(formats.adapters, repository, metrics, limits, monitors),
         },
         routes=dict.fromkeys(paths),
@@ -245,6 +270,21 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         settings.send_timeout_ms / 1000,
         min(settings.max_connections, max_open_connections()),
     )
+
+
+def open_store(settings: Settings, path: Path | None, observer: StoreObserver) -> SequenceStore:
+    """Where the states of sequences are kept; `path` as of `create_app`. Raises StartError."""
+    bounds = Bounds(settings.sequence_max, settings.sequence_max_bytes, settings.sequence_ttl_seconds)
+    if settings.sequence_store != "local":
+        try:
+            from service.sequences.redis_store import RedisStore
+        except ImportError as exc:
+            raise StartError(
+                f"SLUICE_SEQUENCE_STORE needs the client of Redis, which is not installed ({exc}): "
+                "pip install 'sluice-serving[redis]'"
+            ) from exc
+        return RedisStore(settings.sequence_store, bounds, observer)
+    return MemoryStore(bounds, observer) if path is None else SharedStore(path)
 
 
 def require_tracing(scheme: str) -> Tracing:

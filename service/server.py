@@ -68,8 +68,11 @@ class Service:
         verification: Verification | None = None,
         rates: RateTables | None = None,
         control_path: Path | None = None,
+        sequence_path: Path | None = None,
     ) -> None:
-        """`control_path` is the socket of the process that decides what is served, None: nothing changes after the start."""
+        """`control_path` is the socket of the process that decides what is served, None: nothing changes after the start;
+        `sequence_path` that of the process that keeps the states of sequences, None: this one does.
+        """
         self._url = url
         self._curl = "curl -s" if settings.api_keys_file is None else "curl -s -H 'X-API-Key: KEY'"
         self._tls = open_tls(settings)
@@ -84,6 +87,7 @@ class Service:
             verification=verification,
             rates=rates,
             connect_control=None if control_path is None else functools.partial(connect, control_path),
+            sequence_path=sequence_path,
             on_loaded=self._finish_loading,
             on_failed=self._stop_with,
             on_stuck=self._be_replaced,

@@ -292,6 +292,22 @@ class ModelList(BaseModel):
     models: list[ModelState] = Field(description="In the order of their names.")
 
 
+# ------------------------------------------------------------------------------------------------------- /sequences
+
+
+class SequenceDescription(BaseModel):
+    """What is kept of a sequence."""
+
+    id: str = Field(description="Its id; a number as its digits.", examples=["sensor-17"])
+    model: AnsweringModel
+    version: AnsweringVersion
+    steps: int = Field(description="Steps of the series, or tokens of the text, that its state has seen.", examples=[42])
+    bytes: int = Field(description="Size of its state.", examples=[600])
+    idle_seconds: float = Field(description="Time since its last request, in seconds.", examples=[1.5])
+    is_busy: bool = Field(description="Whether a request is running a step of it now; what is shown is before that.")
+    state: str = Field(description="Its state, as `PUT` and the field `state` of an instance take it.", examples=["U0xTMQ…"])
+
+
 # ----------------------------------------------------------------------------------------------- health, index, errors
 
 

@@ -37,7 +37,7 @@ from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.samples import Sample
 
 from service.context import CURRENT
-from service.errors import ConnectionReason, InvalidReason, Outcome, RateScope, ReloadOutcome, RestartReason
+from service.errors import ConnectionReason, InvalidReason, Outcome, RateScope, ReloadOutcome, RestartReason, SequenceEnd
 from service.manifest import Graph
 from service.observability.exemplars import Bucket, Exemplar, ExemplarStore, file_of
 from service.observability.statistics import sum_statistics
@@ -63,6 +63,7 @@ OTHER_KEYS = "_other"
 RELOADS = ("model_reloads_total", "Changes of what is served while the server runs.", "outcome")
 RELOAD_OUTCOMES: tuple[ReloadOutcome, ...] = get_args(ReloadOutcome)
 RESTARTS = ("worker_restarts_total", "Worker processes that were replaced.", "reason")
+SEQUENCE_ENDS: tuple[SequenceEnd, ...] = get_args(SequenceEnd)
 RESTART_REASONS: tuple[RestartReason, ...] = get_args(RestartReason)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
@@ -149,6 +150,9 @@ class LoadedModel(Protocol):
 
     @property
     def limits(self) -> LimitFacts: ...
+
+    @property
+    def can_stream(self) -> bool: ...
 
     @property
     def oldest_wait_s(self) -> float | None: ...
@@ -340,6 +344,7 @@ class Metrics:
         reloads = counter(*RELOADS)
         for change in RELOAD_OUTCOMES:
             reloads.labels(change)
+        self.sequences = SequenceMeter(registry)
         build = gauge("build_info", "What is running: always 1.", "version", "onnxruntime", "python", mode="livemax")
         build.labels(version, onnxruntime, platform.python_version()).set(1)
         self.request_meter(UNKNOWN, UNKNOWN)
@@ -419,6 +424,8 @@ class Metrics:
     def loaded(self, model: LoadedModel, duration_s: float) -> None:
         """The model is READY. Counts too whether its graph runs on another provider than requested."""
         self.model(model.name, model.version).loaded(model, duration_s)
+        if model.can_stream:
+            self.sequences.add_model(model.name, model.version)
         if model.runtime.fallback is not None:
             self.fallbacks.labels(model.runtime.requested, model.runtime.provider).inc()
 
@@ -649,6 +656,69 @@ class ModelMeter:
         if self._compute is not None:
             self._compute.observe(compute_s)
         self._last_inference.value = time.time()
+
+
+class VersionFacts(Protocol):
+    """A version of a model."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+
+class SequenceFacts(Protocol):
+    """The sequences of one version of a model."""
+
+    @property
+    def num_sequences(self) -> int: ...
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
+class SequenceMeter:
+    """The series of sequences whose states are kept. Steps are counted as requests are; here are their starts and ends."""
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        """`registry` None: for the process that keeps the states of several workers, whose own file every scrape reads too."""
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"sluice_{name}", text, labels, registry=registry)
+
+        # One process counts what is kept: that of the states, or with Redis each, and all find the same.
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"sluice_{name}", text, MODEL, registry=registry, multiprocess_mode="livemax")
+
+        self._started = counter("sequences_started_total", "Sequences that requests started.", *MODEL)
+        self._ended = counter("sequences_ended_total", "Sequences that ended, by the reason.", *MODEL, "reason")
+        self._active = gauge("sequences_active", "Sequences whose states are kept.")
+        self._bytes = gauge("sequence_state_bytes", "Bytes of the states that are kept.")
+
+    def add_model(self, model: str, version: str) -> None:
+        """The counters of a version that can stream begin at 0."""
+        self._started.labels(model, version)
+        for reason in SEQUENCE_ENDS:
+            self._ended.labels(model, version, reason)
+
+    def started(self, model: str, version: int) -> None:
+        """A request started a sequence."""
+        self._started.labels(model, str(version)).inc()
+
+    def ended(self, model: str, version: int, reason: SequenceEnd) -> None:
+        """A sequence ended."""
+        self._ended.labels(model, str(version), reason).inc()
+
+    def evicted(self, owner: VersionFacts, reason: SequenceEnd) -> None:
+        """A sequence ended without a request for it."""
+        self.ended(owner.model, owner.version, reason)
+
+    def counted(self, totals: Mapping[Any, SequenceFacts]) -> None:
+        """So many are kept now, by version of a model (VersionFacts)."""
+        for owner, total in totals.items():
+            self._active.labels(owner.model, str(owner.version)).set(total.num_sequences)
+            self._bytes.labels(owner.model, str(owner.version)).set(total.num_bytes)
 
 
 class WorkerSumCollector(Collector):
