@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from service.observability.logs import set_up_logs
-from service.observability.metrics import SequenceMeter
+from service.observability.prometheus import SequenceMeter
 from service.sequences.shared import StoreServer
 from service.sequences.store import EXPIRY_INTERVAL_S
 from service.sequences.table import Bounds, SequenceTable

@@ -73,7 +73,7 @@ HOMES = {
     "onnxruntime": {"service.runtime.onnx_runtime"},
     "orjson": {"service.wire"},
     "tokenizers": {"service.tasks.tokenization"},
-    "prometheus_client": {"service.observability.metrics"},
+    "prometheus_client": {"service.observability.prometheus"},
     "opentelemetry": {"service.observability.tracing"},
     "pydantic_settings": {"service.settings"},
     "redis": {"service.sequences.redis_store"},
@@ -171,7 +171,7 @@ def test_on_the_network_side_of_training_only_the_builder_imports_onnx() -> None
 
 
 def test_a_single_layer_is_imported_by_the_layers_alone() -> None:
-    shared = {"registry", "base", "activations", "named", "ragged", "scaling", "weights"}
+    shared = {"registry", "base", "activations", "named", "ragged", "scaling", "running_scaling", "weights"}
     layers = {name for name in TRAINING if name.startswith("training.layers.") and name.rpartition(".")[2] not in shared}
     assert "training.layers.lstm" in layers
     for name, path in TRAINING.items():
@@ -180,6 +180,7 @@ def test_a_single_layer_is_imported_by_the_layers_alone() -> None:
 
 def test_of_the_network_the_heads_alone_differ_by_task() -> None:
     heads = {"training.network.heads.forecast", "training.network.heads.classify", "training.network.heads.tensor"}
+    heads.add("training.network.heads.stream")
     assert heads <= TRAINING.keys()
     folders = ("training.network", "training.export", "training.fitting", "training.layers", "training.graph")
     for name, path in TRAINING.items():

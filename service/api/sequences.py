@@ -388,10 +388,9 @@ def _read_object(body: bytes) -> dict[str, Any]:
 def _read_state(models: Catalog, tokens: StateTokens, content: Mapping[str, Any]) -> Any:
     """The state of a token, of the model that is named or of the one that it belongs to. Raises StateError."""
     name = content.get("model")
-    candidates: Sequence[StreamingModel]
-    candidates = (
-        [each for each in models.models if each.can_stream] if name is None else [models.get(name, content.get("version"))]
-    )
+    candidates: Sequence[StatefulModel] = [each for each in models.models if each.can_stream]
+    if name is not None:
+        candidates = [models.get(name, content.get("version"))]
     error = StateError("there is no model that can stream", problem="not_streaming")
     for model in candidates:
         try:

@@ -157,6 +157,8 @@ class Criterion:
     values: tuple[str, ...]
     reason: InvalidReason = "shape"
     """What is wrong with a request that no model fits."""
+    is_preference: bool = False
+    """Whether a request that no model fits is answered as if there were no criterion, and not refused."""
 
     def __str__(self) -> str:
         return f"{self.field} {', '.join(repr(value[:60]) for value in self.values[:3])}"
@@ -215,6 +217,10 @@ class TaskDefinition:
     def serves(self, manifest: Manifest, purpose: str) -> bool:
         """Whether a model of this task is meant for the purpose of an endpoint."""
         return True
+
+    def is_for_streams(self, manifest: Manifest) -> bool:
+        """Whether the model is made for sequences in pieces: it answers requests that name no model only where no other does."""
+        return False
 
     def criterion(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Criterion | None:
         """What of a request decides which model answers it; None: nothing. Takes any JSON, and refuses none."""

@@ -29,7 +29,7 @@ from service.tasks.base import (
     expect_instances,
     finite_rows,
 )
-from service.tasks.forecast_request import CheckedInstance, RequestDefaults, takes_frequency
+from service.tasks.forecast_request import CheckedInstance, RequestDefaults, refuse_long_piece, takes_frequency
 from service.tasks.forecast_schema import EXAMPLES, Forecast, ForecastDescription, ForecastInstance, ForecastParameters
 from service.tasks.forecast_spec import ForecastSpec
 from service.tasks.frequencies import read_frequency, timestamps
@@ -40,6 +40,8 @@ OLD_FORECAST = "mean"
 """How graphs and examples called the point forecast when folders were first written."""
 COMBINED = "forecast and quantiles"
 """What `prepare` makes of the outputs."""
+ANOMALY = "anomaly"
+"""The score of each value of the history, of a model that reads streams."""
 
 MAX_NUMBERS = 5_000_000
 """The largest answer: 10,000 forecasts of 48 steps and nine quantiles are some 40 MB of JSON."""
@@ -56,7 +58,7 @@ class ForecastTask(Task):
         super().__init__(signature)
         self.spec = spec
         self.horizon = spec.horizon
-        self.can_feed_back = set(spec.features) == set(spec.targets)
+        self.can_feed_back = set(spec.features) == set(spec.targets) and not spec.streaming
         """Whether a forecast holds all that the next run must know."""
         self.max_horizon = spec.horizon * (max_horizon_multiple if self.can_feed_back else 1)
         """The longest forecast, in steps."""
@@ -81,7 +83,7 @@ class ForecastTask(Task):
         return size > HEAVY_SIZE
 
     def describe(self) -> dict[str, Any]:
-        return self.spec.model_dump() | {"max_horizon": self.max_horizon}
+        return self.spec.model_dump(exclude_none=True) | {"max_horizon": self.max_horizon}
 
     def why_not_streaming(self) -> str:
         return ""
@@ -109,8 +111,9 @@ class ForecastTask(Task):
         if num_runs == len(checked) == 1:  # the usual request, without the lists of what follows: 3 µs
             (output,) = yield [self._collate([checked[0].history])]
             expect_finite(output, (0,))
-            return [self.decode(checked[0], output[COMBINED][0])]
+            return [self.decode(checked[0], output[COMBINED][0], output[ANOMALY][0] if self.spec.streaming else None)]
         forecasts: list[list[Array]] = [[] for _ in checked]  # per instance and run: (1 + Q, H) or (1 + Q, H, targets)
+        anomalies: list[Array | None] = [None] * len(checked)
         histories = [instance.history for instance in checked]
         for start in range(0, num_runs * step, step):
             unfinished = [index for index, instance in enumerate(checked) if instance.horizon > start]
@@ -126,9 +129,12 @@ class ForecastTask(Task):
                 expect_finite(output, indices)
                 for index, forecast in zip(indices, output[COMBINED], strict=True):
                     forecasts[index].append(forecast)
+                if self.spec.streaming:
+                    for index, scores in zip(indices, output[ANOMALY], strict=True):
+                        anomalies[index] = scores
         return [
-            self.decode(instance, runs[0] if len(runs) == 1 else np.concatenate(runs, axis=1))
-            for instance, runs in zip(checked, forecasts, strict=True)
+            self.decode(instance, runs[0] if len(runs) == 1 else np.concatenate(runs, axis=1), scores)
+            for instance, runs, scores in zip(checked, forecasts, anomalies, strict=True)
         ]
 
     def prepare(self, outputs: Tensors) -> Tensors:
@@ -139,7 +145,11 @@ class ForecastTask(Task):
         if self._levels:
             combined[:, 1:] = outputs[QUANTILES].transpose(0, 3, 1, 2)
         prepared: Tensors = {COMBINED: combined[..., 0] if len(self.spec.targets) == 1 else combined}
-        is_finite = finite_rows([combined])
+        checked = [combined]
+        if self.spec.streaming:
+            prepared[ANOMALY] = outputs[ANOMALY]
+            checked.append(outputs[ANOMALY])
+        is_finite = finite_rows(checked)
         return prepared if is_finite is None else {**outputs, **prepared, IS_FINITE: is_finite}
 
     def encode(
@@ -162,8 +172,11 @@ class ForecastTask(Task):
             ]
         return [defaults.read_instance(instance, index, is_plain) for index, instance in enumerate(instances)]
 
-    def decode(self, instance: CheckedInstance, forecast: Array) -> Prediction:
-        """The prediction for one instance from (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): the forecast, behind it the quantiles."""
+    def decode(self, instance: CheckedInstance, forecast: Array, anomaly: Array | None = None) -> Prediction:
+        """The prediction for one instance from (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): the forecast, behind it the quantiles.
+
+        `anomaly` (≥ T, targets) has a score per value of the history, of models that give one.
+        """
         levels, horizon = instance.levels, instance.horizon
         if levels != self._levels:
             forecast = np.tensordot(_interpolation(self._levels, levels), forecast, axes=1).astype(np.float32)
@@ -176,7 +189,21 @@ class ForecastTask(Task):
             prediction["timestamps"] = timestamps(instance.start, instance.frequency, steps)
         if instance.num_interpolated:
             prediction["num_interpolated"] = instance.num_interpolated
+        if anomaly is not None:
+            prediction[ANOMALY] = self._scores(instance.history, anomaly)
         return prediction
+
+    def _scores(self, history: Array, anomaly: Array) -> Array | list[Any]:
+        """The scores of a history (T, F), null where a value is missing; rows of several targets, as forecasts have."""
+        places = [self.spec.features.index(target) for target in self.spec.targets]
+        scores, is_missing = anomaly[: len(history)], np.isnan(history[:, places])
+        if len(places) == 1:
+            scores, is_missing = scores[:, 0], is_missing[:, 0]
+        if not is_missing.any():
+            return np.ascontiguousarray(scores)
+        found = scores.astype(object)
+        found[is_missing] = None
+        return list(found.tolist())
 
     def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
         """`history` FP32 (B, T, F) and `lengths`, cut to the steps that the network reads: as `encode` cuts a history."""
@@ -195,7 +222,11 @@ class ForecastTask(Task):
                 found=shortest,
                 expected=f"at least {self.spec.min_length}",
             )
-        if steps <= context or steps_seen is not None:
+        if steps <= context:
+            return tensors
+        if steps_seen is not None:
+            if self.spec.streaming:
+                raise refuse_long_piece(self.spec, 0, steps)
             return tensors
         if lengths is None:
             return {**tensors, HISTORY: history[:, -context:]}
@@ -209,7 +240,7 @@ class ForecastTask(Task):
 
     def decode_tensors(self, outputs: Tensors) -> Tensors:
         public = {FORECAST: outputs[self._output]}
-        return public | {QUANTILES: outputs[QUANTILES]} if QUANTILES in outputs else public
+        return public | {name: outputs[name] for name in (QUANTILES, ANOMALY) if name in outputs}
 
     def _feed_back(self, history: Array, forecast: Array) -> Array:
         """The history (T, F) for the next run; `forecast` is (H,) or (H, targets)."""
@@ -220,14 +251,14 @@ class ForecastTask(Task):
     def _collate(self, histories: Sequence[Array], instances: Sequence[int] = ()) -> Item:
         if len(histories) == 1:
             (history,) = histories
-            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), instances=instances)
+            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), (), instances)
         lengths = [len(history) for history in histories]
         longest = max(lengths)
         padded = np.zeros((len(histories), longest, len(self.spec.features)), np.float32)  # (B, T, F)
         for row, history in zip(padded, histories, strict=True):
             row[: len(history)] = history
         tensors: Tensors = {HISTORY: padded, LENGTHS: np.array(lengths, np.int64)}
-        return Item(tensors, len(histories), longest, lengths, instances=instances)
+        return Item(tensors, len(histories), longest, lengths, (), instances)
 
 
 @dataclass(frozen=True)
@@ -269,6 +300,7 @@ class ForecastDefinition(TaskDefinition):
             *manifest.mismatch("inputs", HISTORY, "FP32", ["batch", "time", len(spec.features)]),
             *manifest.mismatch("outputs", OLD_FORECAST if is_old else FORECAST, "FP32", point),
             *(manifest.mismatch("outputs", QUANTILES, "FP32", [*point, len(spec.quantiles)]) if spec.quantiles else ()),
+            *(manifest.mismatch("outputs", ANOMALY, "FP32", ["batch", "time", len(spec.targets)]) if spec.streaming else ()),
         ]
 
     def build(self, manifest: Manifest, signature: Signature, read_file: ReadFile) -> ForecastTask:
@@ -281,6 +313,9 @@ class ForecastDefinition(TaskDefinition):
         tensors = super().public_tensors(manifest, signature)
         outputs = (replace(spec, name=FORECAST) if spec.name == OLD_FORECAST else spec for spec in tensors.outputs)
         return PublicTensors(tensors.inputs, tuple(outputs))
+
+    def is_for_streams(self, manifest: Manifest) -> bool:
+        return manifest.spec_of(ForecastSpec).streaming
 
     def example_instance(self, manifest: Manifest) -> object | None:
         spec = manifest.spec_of(ForecastSpec)

@@ -21,7 +21,7 @@ MAX_HISTORY_VALUES = 1_000_000
 
 
 class CheckedInstance(NamedTuple):
-    """One instance, checked: raw values FP32 (T, F) without gaps, and what is to be forecast from them."""
+    """One instance, checked: raw values FP32 (T, F), without gaps unless the model reads streams, and what is to be forecast."""
 
     history: Array
     horizon: int
@@ -92,9 +92,11 @@ class RequestDefaults:
                 found=num_values,
                 expected=f"at most {MAX_HISTORY_VALUES}",
             )
+        if spec.streaming and steps_seen is not None and len(given) > spec.context_length:
+            raise refuse_long_piece(spec, index, len(given))
         values, has_gaps = read_numbers(given, len(spec.features), index, is_plain=is_plain)
         num_interpolated = 0
-        if has_gaps:
+        if has_gaps and not spec.streaming:  # whose graph knows what to do without a value
             if steps_seen is not None:
                 raise self._refuse_gap(values, index)
             values, num_interpolated = self._interpolate(values, index)
@@ -225,6 +227,19 @@ class RequestDefaults:
             where="frequency",
             expected=listed or None,
         )
+
+
+def refuse_long_piece(spec: ForecastSpec, index: int, num_steps: int) -> InvalidInput:
+    """A piece of a stream is longer than its graph reads at once: a history would be cut, but a stream has no part to lose."""
+    return InvalidInput(
+        f"instance {index}: history: expected at most {spec.context_length} steps of a stream at once, got {num_steps}: "
+        "send them in several pieces",
+        reason="length",
+        instance=index,
+        where="history",
+        found=num_steps,
+        expected=f"at most {spec.context_length}",
+    )
 
 
 def takes_frequency(spec: ForecastSpec, frequency: Frequency) -> bool:

@@ -107,6 +107,13 @@ class Forecast(BaseModel):
         description="Number of gaps that were filled, of the steps that the model reads; absent if there were none.",
         examples=[1],
     )
+    anomaly: list[float | None] | list[list[float | None]] | None = Field(
+        default=None,
+        description="Of models that read streams: how surprising each value of `history` was under the forecast before it, "
+        "-log10 of its two-sided tail probability, from 0 to 10: 1 is what one value in ten reaches, 3 one in a thousand. "
+        "`null` where the value is missing, 0 for the first `warm_up` values of a stream.",
+        examples=[[0.3, 0.1, 4.2]],
+    )
     state: PredictionState = None
 
 
@@ -124,6 +131,8 @@ class ForecastDescription(BaseModel):
     point: Literal["mean", "median"] = Field(description="What the point forecast is.", examples=["median"])
     features: list[str] = Field(description="Names of the values of one step, in the order of a row.", examples=[["value"]])
     targets: list[str] = Field(description="The features that are forecast, in the order of a row.", examples=[["value"]])
+    streaming: bool = Field(default=False, description="Whether it reads streams value by value, and gives `anomaly`.")
+    warm_up: int | None = Field(default=None, description="First values of a stream without an anomaly score.")
 
 
 EXAMPLES = (

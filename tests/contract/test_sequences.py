@@ -45,7 +45,7 @@ def redis() -> Iterator[RedisServer]:
 @pytest.fixture(scope="module", params=["one process", "two workers", "two workers with Redis", "regular path"])
 def server(request: pytest.FixtureRequest, models: Path) -> Iterator[ServerProcess]:
     """Real servers, with every store."""
-    settings = {"SLUICE_WORKERS": "2" if "two" in request.param else "1"}
+    settings: dict[str, Any] = {"SLUICE_WORKERS": "2" if "two" in request.param else "1"}
     if "Redis" in request.param:
         redis: RedisServer = request.getfixturevalue("redis")
         settings["SLUICE_SEQUENCE_STORE"] = redis.url
@@ -443,7 +443,7 @@ def children(pid: int) -> dict[int, str]:
 def test_a_worker_that_is_killed_takes_no_sequence_with_it_and_blocks_none(
     models: Path, store: str, request: pytest.FixtureRequest
 ) -> None:
-    settings = {"SLUICE_WORKERS": "2"}
+    settings: dict[str, Any] = {"SLUICE_WORKERS": "2"}
     if store == "redis":
         redis: RedisServer = request.getfixturevalue("redis")
         redis.flush()
@@ -504,7 +504,7 @@ def test_sequences_in_redis_outlive_the_server(models: Path, redis: RedisServer)
 
 def test_a_model_that_is_reloaded_with_another_graph_in_mid_sequence_is_409(tmp_path: Path) -> None:
     folder = write_forecast_stream(tmp_path, cells("lstm"))
-    settings = {"SLUICE_MODEL_CONTROL": "explicit", "SLUICE_LOAD_MODELS": "*", "SLUICE_WORKERS": "2"}
+    settings: dict[str, Any] = {"SLUICE_MODEL_CONTROL": "explicit", "SLUICE_LOAD_MODELS": "*", "SLUICE_WORKERS": "2"}
     with server_process(tmp_path, **settings) as server:
         web = Connections(server.url)
         web.forecast("a", SERIES[:3], start=True)

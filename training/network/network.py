@@ -7,7 +7,7 @@ Holds what is the same for all tasks, in training and in the graph; what a task 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class NamedState:
     input: str
     output: str
     units: int
+    range: tuple[float, float] = (-1.0, 1.0)  # where its values lie, about
 
 
 class Network(nn.Module):
@@ -44,7 +45,7 @@ class Network(nn.Module):
         self.spec = spec
         self.head = make_head(spec)
         tables = self.head.complete([dict(table) for table in spec.layers])
-        layers = build_layers(tables, self.head.first, self.head.source)
+        layers = build_layers(tables, self.head.first, self.head.scaled_source)
         self.layer_names = [table.get("name") or f"{table['type']}_{index}" for index, table in enumerate(spec.layers)]
         self.layers = nn.ModuleList(layers)
         _check_chain(self.layer_names, layers)
@@ -58,12 +59,16 @@ class Network(nn.Module):
         # A layer behind a repeated vector starts anew: it does not read the sequence that comes in pieces.
         streams = self.can_stream and not self.is_stateful
         self._keeps_state = [layer.is_stateful or (streams and layer.input.is_open) for layer in layers]
-        # The state tensors by name, layer after layer: all if the network can stream, else those of stateful layers.
-        self.state = tuple(
-            NamedState(f"{name}_{part.name}", f"{name}_{part.name}_next", part.units)
-            for name, layer, keeps_state in self._named_layers()
-            if keeps_state
-            for part in layer.state
+        # The state tensors by name, the head's, then layer after layer: all if the network can stream, else those of stateful
+        # layers.
+        self.state = (
+            *(NamedState(part.name, f"{part.name}_next", part.units, part.range) for part in self.head.state),
+            *(
+                NamedState(f"{name}_{part.name}", f"{name}_{part.name}_next", part.units, part.range)
+                for name, layer, keeps_state in self._named_layers()
+                if keeps_state
+                for part in layer.state
+            ),
         )
 
     @property
@@ -104,7 +109,8 @@ class Network(nn.Module):
     @property
     def num_parameters(self) -> int:
         """Weights that training may change, counted as Keras counts them."""
-        return sum(layer.num_parameters for layer in self.stack)
+        own = sum(parameter.numel() for parameter in self.head.parameters())
+        return own + sum(layer.num_parameters for layer in self.stack)
 
     @property
     def num_fixed_parameters(self) -> int:
@@ -152,13 +158,15 @@ class Network(nn.Module):
         """What the layers give for raw inputs, for a loss to compare: `forward` without the answer's last step."""
         given = self.head.read(inputs)
         output, activity, state = self._run_layers(given, inputs)
-        return Prediction(self.head.predict(output, given), output.others, given.statistics, activity, state)
+        prediction = Prediction(self.head.predict(output, given), output.others, given.statistics, activity, state)
+        return replace(prediction, state={**self.head.next_state(prediction), **state}) if state else prediction
 
     def write(self, graph: GraphBuilder) -> dict[str, str]:
         """Add the nodes of `forward`; returns the values of all outputs by name. Raises NetworkError without statistics."""
         given = self.head.write_input(graph)
         output, state = self._write_layers(graph, given)
-        return {**dict(zip(self.outputs, self.head.write_answer(graph, output, given), strict=True)), **state}
+        answers = dict(zip(self.outputs, self.head.write_answer(graph, output, given), strict=True))
+        return {**answers, **self.head.write_next_state(graph, output, given), **state}
 
     def _named_layers(self) -> Iterator[tuple[str, Layer, bool]]:
         """Name and layer, and whether it has state inputs."""

@@ -32,7 +32,8 @@ class ForecastSpec(NetworkSpec):
     """Reads `num_features`, and forecasts the features at `targets` for `horizon` steps.
 
     With `quantiles` (ascending, 0.5 among them), or a mean alone. `step` = 24 folds every 24 steps into one for the recurrent
-    layers; `seasonal_lag` = 168 makes the forecast a correction to the value 168 steps before it.
+    layers; `seasonal_lag` = 168 makes the forecast a correction to the value 168 steps before it. With `streaming` the series
+    comes value by value (`stream.py`), and the first `warm_up` values are scored by no forecast.
     """
 
     task: Literal["forecast"] = "forecast"
@@ -43,6 +44,8 @@ class ForecastSpec(NetworkSpec):
     scaling: ScalingConfig = ScalingConfig()
     step: PositiveInt = 1
     seasonal_lag: PositiveInt | None = None
+    streaming: bool = False
+    warm_up: PositiveInt = 1
 
     @model_validator(mode="after")
     def _check_targets_and_quantiles(self) -> ForecastSpec:
@@ -52,6 +55,10 @@ class ForecastSpec(NetworkSpec):
             raise ValueError(f"quantiles must ascend without repetition, got {list(self.quantiles)}")
         if self.quantiles and 0.5 not in self.quantiles:
             raise ValueError(f"quantiles must hold 0.5, the point forecast, got {list(self.quantiles)}")
+        if self.streaming != (self.scaling.kind == "running"):
+            raise ValueError('streaming and scaling of kind "running" need each other')
+        if self.streaming and (len(self.quantiles) < 3 or self.step > 1):
+            raise ValueError("streaming needs three quantiles or more, and step = 1")
         return self
 
     @property
