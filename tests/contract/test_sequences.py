@@ -17,6 +17,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from service.api.schemas import SequenceDescription
 from tests.folders import write_text_folder
 from tests.service.sequences.stores import RedisServer, redis_server
 from tests.serving import ServerProcess, client_of, server_process, wait_until
@@ -193,6 +194,7 @@ def test_a_sequence_is_shown_moved_and_ended(web: Connections) -> None:
         "steps": 5,
         "is_busy": False,
     }
+    assert shown.keys() == SequenceDescription.model_fields.keys()
     assert shown["bytes"] > 64
     assert shown["idle_seconds"] >= 0
     put = web.request("PUT", "/sequences/copy", json={"state": shown["state"]}).raise_for_status().json()

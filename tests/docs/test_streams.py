@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.serving import server_process
-from tests.streams import cells, write_forecast_stream
+from tests.streams import cells, write_forecast_stream, write_text_stream
 
 PAGE = (Path(__file__).parents[2] / "docs" / "streams.md").read_text(encoding="utf-8")
 MAX_LINES = 14
@@ -31,6 +31,7 @@ def example(title: str) -> dict[str, Any]:
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models = tmp_path_factory.mktemp("models")
     write_forecast_stream(models, cells("lstm"), name="sensor-stream")
+    write_text_stream(models, cells("lstm"), name="sentiment-stream")
     with server_process(models) as server:
         yield server.url
 
@@ -41,3 +42,12 @@ def test_a_sensor_gets_with_each_reading_the_forecast_of_all_its_readings(url: s
     instances = [{"history": readings[: end + 1], "state": None} for end in range(len(readings))]
     answer = httpx.post(f"{url}/predict/forecast", json={"instances": instances}, trust_env=False)
     assert forecasts == [each["forecast"] for each in answer.json()["predictions"]]
+
+
+def test_a_chat_gets_with_each_message_the_label_of_all_its_messages(url: str) -> None:
+    messages = ["good film", "bad plot", "bad"]
+    labels = list(example("chat")["moods"](messages, "chat-1", url))
+    instances = [" ".join(messages[: end + 1]) for end in range(len(messages))]
+    answer = httpx.post(f"{url}/predict", json={"model": "sentiment-stream", "instances": instances}, trust_env=False)
+    assert labels == [each["label"] for each in answer.json()["predictions"]]
+    assert httpx.get(f"{url}/sequences/chat-1", trust_env=False).status_code == 404
