@@ -247,9 +247,11 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     from service.api.access.wiring import make_rate_tables
     from service.app import access_options, model_options
     from service.controlling import preload_state, run_controller, socket_path
+    from service.keeping import run_store, store_path
     from service.models.repository import preload_folders
     from service.models.verification import Verification
     from service.observability.prometheus import forget_worker, restart_counter
+    from service.process.messages import expect_short_path
     from service.server import Service, grace_s, run_worker
 
     class Observer:
@@ -266,7 +268,8 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
 
     sockets, url = _listen(settings)
     build = functools.partial(Service, settings, url, metrics_dir=metrics_dir, max_bytes=_max_bytes(settings))
-    service = companion = preload = verification = None
+    service = preload = verification = None
+    companions = []
     if settings.model_control != "none":
         copies = metrics_dir / "models"
         copies.mkdir(mode=0o700)
@@ -276,7 +279,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
                 return None if verification is None else verification.collect()
 
         state, preload = preload_state(settings, copies, verify, opens_graphs=shares_models)
-        companion = functools.partial(run_controller, settings, copies, state)
+        companions.append(functools.partial(run_controller, settings, copies, state))
         build = functools.partial(build, control_path=socket_path(copies))
     else:
         with _verification(settings) as verification:
@@ -285,6 +288,11 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
                 preload = preload_folders(settings.model_folders, options, verification=verification, pins=settings.version_pins)
             elif verification is not None:
                 verification = Verification(known=verification.collect())
+    may_stream = settings.model_control != "none" or preload is None or preload.can_stream
+    if settings.sequence_store == "local" and settings.workers > 1 and may_stream:
+        expect_short_path(store_path(metrics_dir))
+        companions.append(functools.partial(run_store, settings, metrics_dir))
+        build = functools.partial(build, sequence_path=store_path(metrics_dir))
     if shares_models:
         rates = make_rate_tables(access_options(settings), multiprocessing.get_context("fork"))
         service = build(preload=preload, rates=rates)
@@ -300,7 +308,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
         sockets,
         settings.workers,
         observer=Observer(),
-        companion=companion,
+        companions=companions,
         forks=service is not None,
         drain_s=settings.drain_seconds,
         grace_s=grace_s(settings) + 5,

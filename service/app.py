@@ -40,6 +40,7 @@ from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
 from service.api.predict import documented_routes, predict_endpoints
 from service.api.protocol_routes import ProtocolRoute, protocol_router
+from service.api.sequences import sequences_router
 from service.api.stream import STREAM_PATH, StreamEndpoint
 from service.api.v2.errors import describe_error as describe_v2_error
 from service.api.v2.infer import INFER_ROUTES, InferEndpoint
@@ -61,6 +62,10 @@ from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runti
 from service.scheduling.admission import AdmissionControl, RefusalBudget
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import RequestedLimits
+from service.sequences.kept import KeptSequences
+from service.sequences.shared import SharedStore
+from service.sequences.store import MemoryStore, SequenceStore, StoreObserver
+from service.sequences.table import Bounds
 from service.sequences.tokens import open_state_tokens
 from service.settings import Settings
 from service.tasks.registry import TaskRegistry, built_in_tasks
@@ -97,6 +102,7 @@ def create_app(
     rates: RateTables | None = None,
     connect_control: Connect | None = None,
     packed_graphs: Path | None = None,
+    sequence_path: Path | None = None,
     tasks: TaskRegistry | None = None,
     tracing: Tracing | None = None,
     on_loaded: OnLoaded | None = None,
@@ -112,9 +118,10 @@ def create_app(
     that cannot be ended. `metrics_dir` is shared by the workers of one server, `preload` holds what their parent has read for
     them, `verification` verifies the rest, `rates` is where they count requests together. `connect_control` connects to the
     process that decides what is served, None: what the folders hold at the start; `packed_graphs` is where it puts graphs for
-    all workers to map. `tasks` are those that folders may be for, None: the built-in ones. `tracing` keeps the spans of requests,
-    None: what the settings say. `notices` tell the other workers what is withdrawn. Raises StartError for what the settings of
-    access name, and where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
+    all workers to map. `sequence_path` is the socket of the process that keeps the states of sequences, None: this one does.
+    `tasks` are those that folders may be for, None: the built-in ones. `tracing` keeps the spans of requests, None: what the
+    settings say. `notices` tell the other workers what is withdrawn. Raises StartError for what the settings of access name, and
+    where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
     """
     metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
     options = model_options(settings, tasks)
@@ -146,6 +153,7 @@ def create_app(
         notices.on_notice = lambda notice: repository.withdraw(Withdrawal(**notice))
 
     state_tokens = open_state_tokens(settings.state_key_file)
+    sequences = KeptSequences(open_store(settings, sequence_path, metrics.sequences), metrics.sequences)
     access = open_access(access_options(settings), metrics, rates)
     access_log = None if settings.access_log == "off" else AccessLogWriter(settings.access_log, metrics.access_log_dropped)
     if tracing is None and settings.tracing:
@@ -160,6 +168,7 @@ def create_app(
             load,
             _flush_regularly(metrics),
             trim_heap_when_idle(),
+            sequences.store.run(),
             *(watch.run() for watch in (*access.watches, *state_tokens.watches)),
         ]
 
@@ -169,7 +178,7 @@ def create_app(
     api = FastAPI(
         title="Sluice",
         version=__version__,
-        lifespan=_lifespan(begin_work, repository, metrics, access_log, tracing, options.num_workers),
+        lifespan=_lifespan(begin_work, repository, sequences, metrics, access_log, tracing, options.num_workers),
         docs_url=None,  # FastAPI's page loads its scripts from the internet; ours is in api/page.py
         redoc_url=None,
         redirect_slashes=False,
@@ -179,6 +188,15 @@ def create_app(
     protocol_routes = _add_routes(api, settings, options.tasks, repository, metrics, scrapes, formats, drain, control)
     stream = StreamEndpoint(repository, metrics, state_tokens.tokens, drain, settings.request_timeout_ms / 1000)
     api.router.routes.append(Route(STREAM_PATH, stream, methods=["POST"]))
+    api.include_router(
+        sequences_router(
+            repository,
+            sequences,
+            state_tokens.tokens,
+            timeout_s=settings.request_timeout_ms / 1000,
+            max_body_bytes=settings.max_body_bytes,
+        )
+    )
     add_error_handlers(api, error_shapes)
     complete_openapi(api, access.refusals, protocol_routes)
     documented = {route.path for route in protocol_routes if route.about is not None}
@@ -191,8 +209,16 @@ def create_app(
     return Gateway(
         access.wrap(api),
         direct={
-            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, monitors, tokens=state_tokens.tokens),
-            **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors)),
+            **predict_endpoints(
+                repository,
+                metrics,
+                limits,
+                options.tasks.endpoints,
+                monitors,
+                tokens=state_tokens.tokens,
+                sequences=sequences,
+            ),
+            **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors, sequences)),
             **adapter_endpoints(formats.adapters, repository, metrics, limits, monitors),
         },
         routes=dict.fromkeys(paths),
@@ -214,6 +240,7 @@ def create_app(
 def _lifespan(
     begin_work: Callable[[], Iterable[Coroutine[Any, Any, None]]],
     repository: Repository,
+    sequences: KeptSequences,
     metrics: Metrics,
     access_log: AccessLogWriter | None,
     tracing: Tracing | None,
@@ -244,6 +271,7 @@ def _lifespan(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await repository.stop()
+            await sequences.store.close()
             metrics.flush()
 
     return lifespan
@@ -300,6 +328,21 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         min(settings.max_connections, max_open_connections()),
         settings.drain_seconds,
     )
+
+
+def open_store(settings: Settings, path: Path | None, observer: StoreObserver) -> SequenceStore:
+    """Where the states of sequences are kept; `path` as of `create_app`. Raises StartError."""
+    bounds = Bounds(settings.sequence_max, settings.sequence_max_bytes, settings.sequence_ttl_seconds)
+    if settings.sequence_store != "local":
+        try:
+            from service.sequences.redis_store import RedisStore
+        except ImportError as exc:
+            raise StartError(
+                f"SLUICE_SEQUENCE_STORE needs the client of Redis, which is not installed ({exc}): "
+                "pip install 'sluice-serving[redis]'"
+            ) from exc
+        return RedisStore(settings.sequence_store, bounds, observer)
+    return MemoryStore(bounds, observer) if path is None else SharedStore(path)
 
 
 def require_tracing(scheme: str) -> Tracing:

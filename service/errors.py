@@ -7,10 +7,13 @@
     │   ├── InvalidInput            well-formed, but not what this model takes; says which instance, where, found, expected
     │   │   └── StateError              a recurrent state that cannot be used; says why not
     │   ├── ModelNotFound           no such model, version or task
+    │   ├── SequenceNotFound        a step of a sequence that was not started, or has ended
+    │   ├── SequenceConflict        a sequence whose state belongs to another graph than the one that answers now
     │   └── AmbiguousModel          the request names no model and several would fit
     ├── CapacityError           later it may succeed
     │   ├── Overloaded              the queue is full
-    │   └── DeadlineExceeded        there was no answer before the deadline
+    │   ├── DeadlineExceeded        there was no answer before the deadline
+    │   └── StoreUnavailable        what keeps the states of sequences cannot be reached
     ├── ModelNotReady           loading, or its folder is broken
     ├── InferenceFailed         the graph failed; the details are in the log, not in the message
     ├── LoadFailed              a model that a request wants loaded cannot be; what was served before goes on being served
@@ -33,6 +36,9 @@ InvalidReason = Literal["json", "shape", "dtype", "nonfinite", "length", "timest
 StateProblem = Literal["damaged", "forged", "model", "version", "graph", "tensors", "nonfinite", "not_streaming"]
 """Why a recurrent state cannot be used: its bytes are damaged, or not signed with a key of the server; it belongs to another
 model, version or graph; its tensors are not the graph's, or not finite; the model cannot stream at all."""
+SequenceEnd = Literal["end", "restart", "reload", "idle", "lru"]
+"""Why a sequence ended: a request ended it, or started it anew on the same graph or on another one; it was not used for its time
+to live, or not for longest when there were too many."""
 RateScope = Literal["key", "address"]
 """Whose rate a request was beyond."""
 ReloadOutcome = Literal["loaded", "unloaded", "error"]
@@ -139,6 +145,18 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
 
+class SequenceNotFound(RequestError):
+    """A step for a sequence that was not started, or has ended: it has to begin with `sequence_start`."""
+
+    code = "sequence_not_found"
+
+
+class SequenceConflict(RequestError):
+    """The state that is kept of the sequence belongs to another version or graph than the one that would go on from it."""
+
+    code = "sequence_conflict"
+
+
 class AmbiguousModel(RequestError):
     """The request names no model and several would fit: it has to name one of the `candidates`."""
 
@@ -168,6 +186,12 @@ class DeadlineExceeded(CapacityError):
     """The deadline passed before there was an answer."""
 
     code = "deadline_exceeded"
+
+
+class StoreUnavailable(CapacityError):
+    """What keeps the states of sequences cannot be reached; nothing of the step was kept, and it may be repeated."""
+
+    code = "store_unavailable"
 
 
 class ModelNotReady(ServiceError):

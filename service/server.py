@@ -74,9 +74,11 @@ class Service:
         verification: Verification | None = None,
         rates: RateTables | None = None,
         control_path: Path | None = None,
+        sequence_path: Path | None = None,
         max_bytes: int | None = None,
     ) -> None:
-        """`control_path` is the socket of the process that decides what is served, None: nothing changes after the start.
+        """`control_path` is the socket of the process that decides what is served, None: nothing changes after the start;
+        `sequence_path` that of the process that keeps the states of sequences, None: this one does.
 
         `max_bytes` are what the process may take beyond what it has when the models are loaded, None: what it needs.
         """
@@ -97,6 +99,7 @@ class Service:
             rates=rates,
             connect_control=None if control_path is None else functools.partial(connect, control_path),
             packed_graphs=None if control_path is None else control_path.parent / PACKED_FOLDER,
+            sequence_path=sequence_path,
             on_loaded=self._finish_loading,
             on_failed=self._stop_with,
             on_stuck=self._be_replaced,

@@ -260,6 +260,28 @@ class Settings(BaseSettings):
         "one per line, of at least 32 characters; the first signs, each verifies, so that keys can be changed. It is read again "
         "when it changes. Empty: states are not signed, and whoever carries one can change it. See docs/streams.md.",
     )
+    sequence_store: str = Field(
+        default="local",
+        pattern=r"^(local|(redis|rediss|unix)://.+)$",
+        description="Where the states of sequences are kept. `local`: in the memory of this server, for all of its processes. "
+        "The URL of a Redis, as `redis://host:6379/0`: there, for all servers that name it; needs the extra `redis`.",
+    )
+    sequence_ttl_seconds: float = Field(
+        default=3600.0,
+        ge=0.1,
+        le=31_536_000,
+        description="A sequence without a step for so long ends.",
+    )
+    sequence_max: int = Field(
+        default=100_000,
+        ge=1,
+        description="Sequences whose states are kept at most. Beyond them the one ends that was not used for longest.",
+    )
+    sequence_max_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1024,
+        description="Bytes of all states that are kept at most. Beyond them the sequence ends that was not used for longest.",
+    )
 
     # What a connection may take.
     max_connections: int = Field(

@@ -27,6 +27,7 @@ SERVICE_RULES: dict[str, set[str]] = {
     "service.__main__": {
         "service.server",
         "service.controlling",
+        "service.keeping",
         "service.app",
         "service.api",
         "service.models",
@@ -36,6 +37,7 @@ SERVICE_RULES: dict[str, set[str]] = {
     "service.server": {"service.app", "service.api", "service.models", "service.observability", "service.process"}
     | {"service.settings"},
     "service.controlling": {"service.app", "service.models", "service.observability", "service.process", "service.settings"},
+    "service.keeping": {"service.observability", "service.sequences", "service.settings"},
     "service.app": {
         "service.api",
         "service.models",
@@ -84,6 +86,7 @@ HOMES = {
     "prometheus_client": {"service.observability.prometheus"},
     "opentelemetry": {"service.observability.tracing"},
     "pydantic_settings": {"service.settings"},
+    "redis": {"service.sequences.redis_store"},
     "uvicorn": {"service.server", "service.api.regular_path"},
     "httptools": {"service.api.regular_path"},
     "fastapi_swagger": {"service.api.page"},

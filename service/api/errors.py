@@ -23,8 +23,11 @@ from service.errors import (
     ModelNotReady,
     Overloaded,
     PayloadTooLarge,
+    SequenceConflict,
+    SequenceNotFound,
     ServiceError,
     StateError,
+    StoreUnavailable,
 )
 
 PROBLEM_TYPE = b"application/problem+json"
@@ -125,11 +128,13 @@ TABLE: tuple[ErrorRow, ...] = (
     ErrorRow(Unauthorized, 401, "API key needed"),
     ErrorRow(Forbidden, 403, "API key does not suffice"),
     ErrorRow(ModelNotFound, 404, "No such model"),
+    ErrorRow(SequenceNotFound, 404, "No such sequence"),
     ErrorRow(NotFound, 404, "No such path"),
     ErrorRow(MethodNotAllowed, 405, "Method not allowed"),
     ErrorRow(RequestTimedOut, 408, "Request came too slowly"),
     ErrorRow(AmbiguousModel, 409, "Several models fit"),
     ErrorRow(LoadFailed, 409, "Model cannot be loaded"),
+    ErrorRow(SequenceConflict, 409, "Sequence is of another graph"),
     ErrorRow(PayloadTooLarge, 413, "Request is too large"),
     ErrorRow(UrlTooLong, 414, "URL is too long"),
     ErrorRow(UnsupportedMediaType, 415, "Body is not JSON"),
@@ -141,6 +146,7 @@ TABLE: tuple[ErrorRow, ...] = (
     ErrorRow(InternalError, 500, "Unexpected error"),
     ErrorRow(ModelNotReady, 503, "Model is not ready"),
     ErrorRow(Overloaded, 503, "Too busy"),
+    ErrorRow(StoreUnavailable, 503, "States of sequences cannot be reached"),
     ErrorRow(DeadlineExceeded, 504, "Out of time"),
 )
 _ROWS = {row.error: row for row in TABLE}

@@ -41,6 +41,7 @@ TAGS = (
         "name": "predict",
         "description": "Predictions. Requests of all clients share batches, which changes no answer.",
     },
+    {"name": "sequences", "description": "Sequences whose states are kept from one request to the next."},
     {"name": "models", "description": "The models of this server, and what each accepts and returns."},
     {"name": "health", "description": "Probes for load balancers and orchestrators."},
     {"name": "server", "description": "The server itself."},

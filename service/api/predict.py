@@ -19,6 +19,7 @@ from service.api.large_bodies import write_large
 from service.api.parsing import LARGE_BYTES, ParsedRequest, parse
 from service.api.request import Answer, HttpRequest, expect_plain_json, json_answer
 from service.api.schemas import PredictRequest, PredictResponse, predict_models
+from service.api.sequences import KeptSequences, holds_sequences, predict_kept
 from service.errors import InvalidInput, MalformedRequest
 from service.wire import is_plain, write
 
@@ -111,13 +112,15 @@ class PredictEndpoint(InferenceEndpoint):
         purpose: str | None = None,
         monitors: Monitors | None = None,
         tokens: StateTokens | None = None,
+        sequences: KeptSequences | None = None,
     ) -> None:
         """`monitors` as of InferenceEndpoint. `tokens` reads and writes the states that clients carry; None: no instance carries
-        one.
+        one. `sequences` are those whose states are kept; None: no request names one.
         """
         super().__init__(observer, limits, monitors)
         self._models = models
         self._tokens = tokens
+        self._sequences = sequences
         self._task = task
         self._purpose = purpose
 
@@ -145,6 +148,16 @@ class PredictEndpoint(InferenceEndpoint):
             predictions = await predict_carried(
                 model,
                 self._tokens,
+                parsed.instances,
+                parsed.parameters,
+                deadline=call.deadline,
+                is_plain=is_plain(body),
+                has_turn=has_turn,
+            )
+        elif self._sequences is not None and holds_sequences(body, parsed.instances, parsed.parameters):
+            predictions = await predict_kept(
+                model,
+                self._sequences,
                 parsed.instances,
                 parsed.parameters,
                 deadline=call.deadline,
@@ -202,12 +215,15 @@ def predict_endpoints(
     monitors: Monitors | None = None,
     *,
     tokens: StateTokens | None = None,
+    sequences: KeptSequences | None = None,
 ) -> dict[str, PredictEndpoint]:
     """What answers at each path: `/predict`, and the endpoints of the tasks."""
     monitors = monitors or Monitors.open(limits)
 
     def endpoint(task: str | None, purpose: str | None) -> PredictEndpoint:
-        return PredictEndpoint(models, observer, limits, task=task, purpose=purpose, monitors=monitors, tokens=tokens)
+        return PredictEndpoint(
+            models, observer, limits, task=task, purpose=purpose, monitors=monitors, tokens=tokens, sequences=sequences
+        )
 
     return {PREDICT_PATH: endpoint(None, None), **{each.path: endpoint(each.task, each.purpose) for each in task_endpoints}}
 
@@ -242,13 +258,13 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for status, text in {
         400: "Not JSON, or unknown fields or wrong types",
-        404: "No such model",
-        409: "No model is named, and several fit",
+        404: "No such model, or no such sequence",
+        409: "No model is named, and several fit; or the sequence was begun with another graph",
         413: "Too many bytes or instances",
         415: "The body is not declared as JSON",
         422: "Well-formed, but not what the model accepts; names the instance, the place in it, what was found and expected",
         500: "The model failed",
-        503: "The queue is full or the model is loading; Retry-After says when to try again",
+        503: "The queue is full, the model is loading, or no state can be reached; Retry-After says when to try again",
         504: "No answer in time",
     }.items()
 }

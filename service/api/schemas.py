@@ -74,7 +74,9 @@ class PredictRequest(_Strict):
     )
     parameters: dict[str, Any] | None = Field(
         default=None,
-        description="Defaults for every instance: `horizon`, `quantiles` and `frequency` for a forecast, none for other tasks.",
+        description="Defaults for every instance: `horizon`, `quantiles` and `frequency` for a forecast, none for other tasks. "
+        "For the next step of a sequence whose state is kept: `sequence_id`, a number from 1 or a string, and `sequence_start` and "
+        "`sequence_end`, which are true or false; an instance that is an object may have these three itself.",
         examples=[{"horizon": 6}],
     )
     timeout_ms: TimeoutMs = None
@@ -290,6 +292,24 @@ class ModelList(BaseModel):
     """Every model of the models folder, broken ones too."""
 
     models: list[ModelState] = Field(description="In the order of their names.")
+
+
+# ------------------------------------------------------------------------------------------------------- /sequences
+
+
+class SequenceDescription(BaseModel):
+    """What is kept of a sequence."""
+
+    id: str = Field(description="Its id; a number as its digits.", examples=["sensor-17"])
+    model: AnsweringModel
+    version: AnsweringVersion
+    steps: int = Field(description="Steps of the series, or tokens of the text, that its state has seen.", examples=[42])
+    bytes: int = Field(description="Size of its state.", examples=[600])
+    idle_seconds: float = Field(description="Time since its last request, in seconds.", examples=[1.5])
+    is_busy: bool = Field(
+        description="Whether a request is running a step of it now; what is shown is before that.", examples=[False]
+    )
+    state: str = Field(description="Its state, as `PUT` and the field `state` of an instance take it.", examples=["U0xTMQ…"])
 
 
 # ----------------------------------------------------------------------------------------------- health, index, errors

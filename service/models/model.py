@@ -260,6 +260,11 @@ class Model:
                 f'model "{self.name}" cannot stream: {self.why_not_streaming}', problem="not_streaming", found=self.name
             )
 
+    def expect_state(self, state: SequenceState) -> None:
+        """Raise StateError for a state that the model cannot go on from."""
+        self.expect_streaming()
+        SequenceRows([state], self.signature, self.identity)
+
     async def _run_steps(
         self,
         steps: Steps,

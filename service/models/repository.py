@@ -101,6 +101,12 @@ class Preload:
     examinations: dict[tuple[str, str], tuple[Examination, float]]
     """By name and version: what was found, and the seconds it took."""
 
+    @property
+    def can_stream(self) -> bool:
+        """Whether one of the models can stream."""
+        parts = [examination.parts for examination, _ in self.examinations.values()]
+        return any(each is not None and not each.why_not_streaming for each in parts)
+
 
 @dataclass(frozen=True)
 class ExampleRequest:

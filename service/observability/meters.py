@@ -101,6 +101,9 @@ class LoadedModel(Protocol):
     def limits(self) -> LimitFacts: ...
 
     @property
+    def can_stream(self) -> bool: ...
+
+    @property
     def oldest_wait_s(self) -> float | None: ...
 
 

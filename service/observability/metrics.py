@@ -36,6 +36,8 @@ class Metrics:
         self._requests: dict[tuple[str, str, str], RequestMeter] = {}
         self._models: dict[tuple[str, str], ModelMeter] = {}
         self._exposition = Exposition(directory, self._is_served)
+        self.sequences = self._exposition.sequences
+        """Those whose states are kept."""
         self._families = families = self._exposition.families
         self._pending = pending = PendingSeries(SECONDS)
         self._recorders = Recorders(families, pending, self._exposition.exemplars)
@@ -112,6 +114,8 @@ class Metrics:
     def loaded(self, model: LoadedModel, duration_s: float) -> None:
         """The model is READY. Counts too whether its graph runs on another provider than requested."""
         self.model(model.name, model.version).loaded(model, duration_s)
+        if model.can_stream:
+            self.sequences.add_model(model.name, model.version)
         if model.runtime.fallback is not None:
             self._families.fallbacks.labels(model.runtime.requested, model.runtime.provider).inc()
 

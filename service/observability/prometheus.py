@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.samples import Sample
 
-from service.errors import ReloadOutcome, RestartReason
+from service.errors import ReloadOutcome, RestartReason, SequenceEnd
 from service.observability.exemplars import Bucket, Exemplar, ExemplarStore, file_of
 
 # The measure itself is off by half a millisecond; from 10 ms on a stall shows in the latency of requests.
@@ -41,6 +41,7 @@ TIMESTEPS = tuple(2**n for n in range(13))
 RELOADS = ("model_reloads_total", "Changes of what is served while the server runs.", "outcome")
 RELOAD_OUTCOMES: tuple[ReloadOutcome, ...] = get_args(ReloadOutcome)
 RESTARTS = ("worker_restarts_total", "Worker processes that were replaced.", "reason")
+SEQUENCE_ENDS: tuple[SequenceEnd, ...] = get_args(SequenceEnd)
 RESTART_REASONS: tuple[RestartReason, ...] = get_args(RestartReason)
 
 COSTS = {
@@ -159,6 +160,7 @@ class Exposition:
         """`is_served` of a model's name and version: what is not is not shown."""
         registry = CollectorRegistry()
         self.families = Families(registry)
+        self.sequences = SequenceMeter(registry)
         self.exemplars = ExemplarStore(SECONDS, directory)
         self._process: WorkerProcessMetrics | None = None
         self._scraped = registry
@@ -190,6 +192,69 @@ class Exposition:
         encode, content_type = choose_encoder(accept)
         has_exemplars = content_type.startswith("application/openmetrics-text")
         return encode(ExemplarCollector(self._scraped, self.exemplars) if has_exemplars else self._scraped), content_type
+
+
+class VersionFacts(Protocol):
+    """A version of a model."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+
+class SequenceFacts(Protocol):
+    """The sequences of one version of a model."""
+
+    @property
+    def num_sequences(self) -> int: ...
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
+class SequenceMeter:
+    """The series of sequences whose states are kept. Steps are counted as requests are; here are their starts and ends."""
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        """`registry` None: for the process that keeps the states of several workers, whose own file every scrape reads too."""
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"sluice_{name}", text, labels, registry=registry)
+
+        # One process counts what is kept: that of the states, or with Redis each, and all find the same.
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"sluice_{name}", text, MODEL, registry=registry, multiprocess_mode="livemax")
+
+        self._started = counter("sequences_started_total", "Sequences that requests started.", *MODEL)
+        self._ended = counter("sequences_ended_total", "Sequences that ended, by the reason.", *MODEL, "reason")
+        self._active = gauge("sequences_active", "Sequences whose states are kept.")
+        self._bytes = gauge("sequence_state_bytes", "Bytes of the states that are kept.")
+
+    def add_model(self, model: str, version: str) -> None:
+        """The counters of a version that can stream begin at 0."""
+        self._started.labels(model, version)
+        for reason in SEQUENCE_ENDS:
+            self._ended.labels(model, version, reason)
+
+    def started(self, model: str, version: int) -> None:
+        """A request started a sequence."""
+        self._started.labels(model, str(version)).inc()
+
+    def ended(self, model: str, version: int, reason: SequenceEnd) -> None:
+        """A sequence ended."""
+        self._ended.labels(model, str(version), reason).inc()
+
+    def evicted(self, owner: VersionFacts, reason: SequenceEnd) -> None:
+        """A sequence ended without a request for it."""
+        self.ended(owner.model, owner.version, reason)
+
+    def counted(self, totals: Mapping[Any, SequenceFacts]) -> None:
+        """So many are kept now, by version of a model (VersionFacts)."""
+        for owner, total in totals.items():
+            self._active.labels(owner.model, str(owner.version)).set(total.num_sequences)
+            self._bytes.labels(owner.model, str(owner.version)).set(total.num_bytes)
 
 
 class WorkerSumCollector(Collector):

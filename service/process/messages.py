@@ -54,12 +54,17 @@ async def connect(path: Path) -> MessageStream:
     return MessageStream(*await asyncio.open_unix_connection(path, limit=MAX_MESSAGE_BYTES))
 
 
-async def serve(path: Path, on_connected: Callable[[MessageStream], Awaitable[None]]) -> asyncio.Server:
-    """Serve at this path: `on_connected` is run for each connection, which ends with it. Raises StartError."""
+def expect_short_path(path: Path) -> None:
+    """Raise StartError where no Unix socket can have this path."""
     if len(str(path).encode()) > MAX_PATH_BYTES:
         raise StartError(
             f"the path of the folder for temporary files is too long for a socket in it: {path}; TMPDIR names another"
         )
+
+
+async def serve(path: Path, on_connected: Callable[[MessageStream], Awaitable[None]]) -> asyncio.Server:
+    """Serve at this path: `on_connected` is run for each connection, which ends with it. Raises StartError."""
+    expect_short_path(path)
 
     async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream = MessageStream(reader, writer)

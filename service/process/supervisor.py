@@ -95,7 +95,7 @@ class SupervisorObserver(Protocol):
         ...
 
     def died(self, pid: int) -> None:
-        """A worker ended, killed or not."""
+        """A worker, or a companion, ended, killed or not."""
         ...
 
     def replaced(self, reason: RestartReason) -> None:
@@ -182,13 +182,23 @@ class _Vacancy:
     delay_s: float
 
 
+@dataclass
+class _Companion:
+    """A process beside the workers."""
+
+    main: Callable[[], None]
+    process: BaseProcess | None = None
+    due_at: float = 0.0
+    """When it is started anew, where it has ended."""
+
+
 class Supervisor:
     """Keeps `num_workers` processes of `worker_main` running until a signal to end, and sends them the listeners' connections.
 
     With `forks`, workers are copies of this process as it is, and share its memory until they write to it: it must have no
     other threads. Else they are processes of their own, and `worker_main` is pickled.
 
-    `companion` runs in a process of its own beside the workers, and is started anew where it ends.
+    Each of `companions` runs in a process of its own beside the workers, and is started anew where it ends.
 
     A worker that keeps more than `max_bytes` beyond what it had when it had loaded drains, ends and is replaced.
 
@@ -203,7 +213,7 @@ class Supervisor:
         num_workers: int,
         *,
         observer: SupervisorObserver,
-        companion: Callable[[], None] | None = None,
+        companions: Sequence[Callable[[], None]] = (),
         forks: bool = False,
         drain_s: float = 0.0,
         grace_s: float = 30.0,
@@ -216,9 +226,7 @@ class Supervisor:
         self._listeners = list(listeners)
         self._observer = observer
         self._forks = forks
-        self._companion_main = companion
-        self._companion: BaseProcess | None = None
-        self._companion_due_at = 0.0
+        self._companions = [_Companion(main) for main in companions]
         self._drain_s = drain_s
         self._grace_s = grace_s
         self._check_interval_s = check_interval_s
@@ -258,7 +266,7 @@ class Supervisor:
             while not self._is_stopping:
                 self._wait()
                 self._reap()
-                self._reap_companion()
+                self._reap_companions()
                 self._check_heartbeats()
                 self._send_notices()
                 self._spawn_due()
@@ -269,15 +277,11 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------ workers start and end
 
     def _spawn_due(self) -> None:
-        """Start a worker at every vacant place whose time has come, and the companion."""
+        """Start a worker at every vacant place whose time has come, and the companions."""
         now = time.monotonic()
-        if (
-            self._companion_main is not None
-            and self._companion is None
-            and self._companion_due_at <= now
-            and not self._is_stopping
-        ):
-            self._spawn_companion(self._companion_main)
+        for companion in self._companions:
+            if companion.process is None and companion.due_at <= now and not self._is_stopping:
+                self._spawn_companion(companion)
         for vacancy in [vacancy for vacancy in self._vacancies if vacancy.due_at <= now and not self._is_stopping]:
             self._vacancies.remove(vacancy)
             self._spawn(vacancy)
@@ -322,10 +326,10 @@ class Supervisor:
         ends = [end for worker in self._workers for end in (worker.channel, worker.reports, worker.notices)]
         return [*self._listeners, *self._signals, self._selector, *ends]
 
-    def _spawn_companion(self, main: Callable[[], None]) -> None:
-        self._companion_due_at = time.monotonic() + MIN_UPTIME_S
+    def _spawn_companion(self, companion: _Companion) -> None:
+        companion.due_at = time.monotonic() + MIN_UPTIME_S
         inherited = self._inherited() if self._forks else []
-        process = self._context.Process(target=_run_companion, args=(main, inherited))
+        process = self._context.Process(target=_run_companion, args=(companion.main, inherited))
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             process.start()
@@ -334,17 +338,20 @@ class Supervisor:
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        self._companion = process
+        companion.process = process
         self._selector.register(process.sentinel, selectors.EVENT_READ, lambda: None)
 
-    def _reap_companion(self) -> None:
-        process = self._companion
-        if process is None or process.exitcode is None:
-            return
-        self._selector.unregister(process.sentinel)
-        log.error("the process beside the workers died", extra={"worker": process.pid, "exit_status": process.exitcode})
-        self._companion = None
-        process.close()
+    def _reap_companions(self) -> None:
+        for companion in self._companions:
+            process = companion.process
+            if process is None or process.exitcode is None:
+                continue
+            self._selector.unregister(process.sentinel)
+            log.error("the process beside the workers died", extra={"worker": process.pid, "exit_status": process.exitcode})
+            companion.process = None
+            assert process.pid is not None
+            self._observer.died(process.pid)
+            process.close()
 
     def _read_report(self, worker: _Worker) -> None:
         """A worker has loaded, or its end of the pipe is closed because it died."""
@@ -469,9 +476,10 @@ class Supervisor:
             worker.process.kill()
             worker.process.join()
         self._reap()
-        if self._companion is not None:
-            self._companion.kill()
-            self._companion.join()
+        for companion in self._companions:
+            if companion.process is not None:
+                companion.process.kill()
+                companion.process.join()
 
     def _accept_the_last(self) -> None:
         for listener in self._listeners:
@@ -494,8 +502,7 @@ class Supervisor:
         due_at = min([self._next_check_at, *(vacancy.due_at for vacancy in self._vacancies)])
         if self._drains_until is not None:
             due_at = min(due_at, self._drains_until)
-        if self._companion_main is not None and self._companion is None:
-            due_at = min(due_at, self._companion_due_at)
+        due_at = min([due_at, *(companion.due_at for companion in self._companions if companion.process is None)])
         self._select(due_at)
 
     def _select(self, due_at: float) -> None:

@@ -178,7 +178,7 @@ def test_a_worker_and_a_controlling_process_that_die_are_replaced_and_serve_what
         for victim in children(server.process.pid):
             os.kill(victim, signal.SIGKILL)
             wait_until(lambda victim=victim: victim not in children(server.process.pid), "it is gone")
-            wait_until(lambda: len(children(server.process.pid)) == 3, "it is replaced")
+            wait_until(lambda: len(children(server.process.pid)) == 4, "it is replaced")
 
         def is_served() -> bool:
             try:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.browser import IS_THERE, open_browser
 from tests.serving import server_process, wait_until
-from tests.streams import cells, write_forecast_stream
+from tests.streams import cells, write_forecast_stream, write_text_stream
 
 PAGE = (Path(__file__).parents[2] / "docs" / "streams.md").read_text(encoding="utf-8")
 MAX_LINES = 14
@@ -59,6 +59,7 @@ class SilentHandler(SimpleHTTPRequestHandler):
 def url(pages: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models = tmp_path_factory.mktemp("models")
     write_forecast_stream(models, cells("lstm"), name="sensor-stream")
+    write_text_stream(models, cells("lstm"), name="sentiment-stream")
     with server_process(models, SLUICE_CORS_ORIGINS=pages[1]) as server:
         yield server.url
 
@@ -84,3 +85,12 @@ def test_a_page_shows_each_forecast_as_it_comes(url: str, pages: tuple[Path, str
     answer = httpx.post(f"{url}/predict/forecast", json={"instances": [{"history": readings, "state": None}]}, trust_env=False)
     last = json.loads(text.split("\n\n")[len(readings) - 1].removeprefix("data: "))
     assert last["forecast"] == answer.json()["predictions"][0]["forecast"]
+
+
+def test_a_chat_gets_with_each_message_the_label_of_all_its_messages(url: str) -> None:
+    messages = ["good film", "bad plot", "bad"]
+    labels = list(example("chat")["moods"](messages, "chat-1", url))
+    instances = [" ".join(messages[: end + 1]) for end in range(len(messages))]
+    answer = httpx.post(f"{url}/predict", json={"model": "sentiment-stream", "instances": instances}, trust_env=False)
+    assert labels == [each["label"] for each in answer.json()["predictions"]]
+    assert httpx.get(f"{url}/sequences/chat-1", trust_env=False).status_code == 404

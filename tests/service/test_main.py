@@ -440,11 +440,14 @@ def worker_pids(server: ServerProcess) -> list[int]:
     pids = []
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
-            is_child = f"\nPPid:\t{server.process.pid}\n" in status.read_text()
+            text = status.read_text()
+            is_child = f"\nPPid:\t{server.process.pid}\n" in text
             command = (status.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if is_child and b"resource_tracker" not in command:
+        # Nor is the process that keeps the states of sequences.
+        is_store = "Name:\tsluice-store\n" in text
+        if is_child and not is_store and b"resource_tracker" not in command:
             pids.append(int(status.parent.name))
     return sorted(pids)
 

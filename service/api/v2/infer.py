@@ -6,6 +6,7 @@ HTTP only: what a model's tensors are, and how they are read, is known to the mo
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimi
 from service.api.large_bodies import write_large
 from service.api.parsing import expect_no_more_than
 from service.api.request import Answer, Headers, HttpRequest
+from service.api.sequences import KeptSequences
 from service.api.v2.parsing import InferRequest, InputTensor, RawTensor, RequestedOutput, parse, read_json_length
 from service.errors import InvalidInput, MalformedRequest
 
@@ -91,6 +93,12 @@ class TensorModel(Protocol):
         self, inputs: Sequence[Any], outputs: Sequence[RequestedOutput] | None, *, deadline: float, has_turn: bool = False
     ) -> Sequence[OutputTensor]: ...
 
+    async def advance_public(
+        self, inputs: Sequence[Any], states: Sequence[Any], outputs: Sequence[RequestedOutput] | None, *, deadline: float
+    ) -> tuple[Sequence[OutputTensor], Sequence[Any]]:
+        """The outputs, and the new states."""
+        ...
+
 
 class TensorModels(Protocol):
     """What this endpoint needs of the repository."""
@@ -115,11 +123,17 @@ class InferEndpoint(InferenceEndpoint):
     api = "v2"
 
     def __init__(
-        self, models: TensorModels, observer: RequestObserver, limits: RequestLimits, monitors: Monitors | None = None
+        self,
+        models: TensorModels,
+        observer: RequestObserver,
+        limits: RequestLimits,
+        monitors: Monitors | None = None,
+        sequences: KeptSequences | None = None,
     ) -> None:
-        """`monitors` as of InferenceEndpoint."""
+        """`monitors` as of InferenceEndpoint. `sequences` are those whose states are kept; None: none are."""
         super().__init__(observer, limits, monitors)
         self._models = models
+        self._sequences = sequences
 
     def check_head(self, request: HttpRequest) -> None:
         """Raise UnsupportedMediaType for a body that is neither JSON nor binary."""
@@ -145,11 +159,25 @@ class InferEndpoint(InferenceEndpoint):
         if outputs is None and parsed.is_binary:
             outputs = [RequestedOutput(spec.name, True) for spec in model.public_tensors.outputs]
         has_turn = self.has_turn(text_size)
-        values = await model.infer_public(parsed.inputs, outputs, deadline=call.deadline, has_turn=has_turn)
+        if parsed.step is None or self._sequences is None:
+            values = await model.infer_public(parsed.inputs, outputs, deadline=call.deadline, has_turn=has_turn)
+        else:
+            advance = functools.partial(self._advance, model, parsed.inputs, outputs, call.deadline)
+            values = await self._sequences.advance(model, [parsed.step], advance, deadline=call.deadline)
         written_from = time.monotonic()
         answer = await self._write(model, parsed.id, values, head)
         call.finish_write(written_from)
         return answer
+
+    @staticmethod
+    async def _advance(
+        model: TensorModel,
+        inputs: Sequence[Any],
+        outputs: Sequence[RequestedOutput] | None,
+        deadline: float,
+        states: Sequence[Any],
+    ) -> tuple[Sequence[OutputTensor], Sequence[Any]]:
+        return await model.advance_public(inputs, states, outputs, deadline=deadline)
 
     async def _write(self, model: TensorModel, identifier: str | None, outputs: Sequence[OutputTensor], head: Head) -> Answer:
         content: dict[str, Any] = {"model_name": model.name, "model_version": model.version}

@@ -42,6 +42,8 @@ EXTENSIONS = (
     "model_configuration",
     "model_repository",
     "parameters",
+    "sequence",
+    "sequence(string_id)",
     "statistics",
 )
 

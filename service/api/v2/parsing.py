@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from service.api.parsing import LARGE_BYTES
+from service.api.sequences import SequenceStep, read_step
 from service.errors import MalformedRequest
 from service.wire import read, read_large
 
@@ -47,6 +48,8 @@ class InferRequest(NamedTuple):
     id: str | None = None
     timeout_s: float | None = None
     """How long the answer may take at most."""
+    step: SequenceStep | None = None
+    """Of the sequence that it is the next step of; None: it is of none."""
 
 
 class RawTensor(NamedTuple):
@@ -97,7 +100,8 @@ def parse(body: bytes, json_length: int | None) -> InferRequest | RawTensor:
     timeout_us = parameters.get("timeout")
     if timeout_us is not None and (type(timeout_us) is not int or timeout_us < 0):
         raise MalformedRequest('"timeout": expected a whole number of microseconds', where="parameters")
-    return InferRequest(inputs, outputs, is_binary, identifier, timeout_us / 1e6 if timeout_us else None)
+    step = read_step(parameters, zero_is_none=True) if parameters else None
+    return InferRequest(inputs, outputs, is_binary, identifier, timeout_us / 1e6 if timeout_us else None, step)
 
 
 class _Tail:

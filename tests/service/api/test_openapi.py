@@ -164,10 +164,10 @@ async def test_every_read_endpoint_returns_what_its_schema_says(tmp_path: Path) 
                 answer = await client.get(url, headers={"accept": "application/json"})
                 media_type = answer.headers["content-type"].split(";")[0]
                 schema = about["responses"][str(answer.status_code)]["content"][media_type]["schema"]
-                content = answer.json() if media_type == "application/json" else answer.text
+                content = answer.json() if media_type.endswith("json") else answer.text
                 validator(schema, COMPONENTS).validate(content)
                 # What is answered is documented too, except for what the manifests add.
-                if isinstance(content, dict) and "{name}" not in path:
+                if isinstance(content, dict) and "{name}" not in path and answer.is_success:
                     assert content.keys() <= resolve(schema)["properties"].keys(), url
 
 

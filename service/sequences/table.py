@@ -1,0 +1,213 @@
+"""Sequences and their states: which request has which, in which order, and which sequences end when there are too many.
+
+Pure: no I/O, no event loop, no threads; time comes from the clock it is given. What a state is, it does not know.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+Eviction = Literal["idle", "lru"]
+"""Why the table ended a sequence: nothing came for its time to live, or others were used later and there is no room."""
+
+V = TypeVar("V")
+
+
+class Bounds(NamedTuple):
+    """How many sequences are kept, and for how long."""
+
+    max_sequences: int = 100_000
+    max_bytes: int = 256 * 2**20
+    """Of all states together."""
+    ttl_s: float = 3600.0
+    """A sequence without a step for so long ends."""
+
+
+class Owner(NamedTuple):
+    """The version of a model that a state belongs to."""
+
+    model: str
+    version: int
+
+
+class Stored(NamedTuple, Generic[V]):
+    """What is kept of a sequence."""
+
+    owner: Owner
+    num_bytes: int
+    value: V
+
+
+class Found(NamedTuple, Generic[V]):
+    """A sequence as it is now, for those that only look at it."""
+
+    stored: Stored[V]
+    idle_s: float
+    is_busy: bool
+    """Whether a request has it."""
+
+
+@dataclass
+class Total:
+    """The sequences of one version of a model."""
+
+    num_sequences: int = 0
+    num_bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """The places of one request in the queues of its sequences. It is granted when it is the first in all of them."""
+
+    keys: tuple[str, ...]
+    expires_at: float
+    on_granted: Callable[[], None]
+    num_waiting: int = 0
+    """Of its sequences, those that other requests have."""
+    is_valid: bool = True
+    """Until it is finished, or its time is over."""
+
+    @property
+    def is_granted(self) -> bool:
+        """Whether the sequences are this request's."""
+        return self.num_waiting == 0
+
+
+@dataclass(slots=True, eq=False)
+class _Queue(Generic[V]):
+    stored: Stored[V] | None
+    tickets: deque[Ticket] = field(default_factory=deque)
+    """The first one has the sequence."""
+
+
+class SequenceTable(Generic[V]):
+    """Sequences by their keys. A request takes tickets for all of its sequences at once, so no two wait for each other.
+
+    A sequence that no request has ends when it was not used for `ttl_s`, or when there are too many and it is the one that was
+    not used for longest. Those that requests have are never ended: the bounds may be exceeded by as many.
+    """
+
+    def __init__(
+        self, bounds: Bounds, now: Callable[[], float], on_evicted: Callable[[Owner, Eviction], None] = lambda owner, reason: None
+    ) -> None:
+        self._bounds = bounds
+        self._now = now
+        self._on_evicted = on_evicted
+        self._idle: OrderedDict[str, tuple[Stored[V], float]] = OrderedDict()  # the one that was not used for longest is first
+        self._busy: dict[str, _Queue[V]] = {}
+        self._tickets: set[Ticket] = set()
+        self.num_sequences = 0
+        self.num_bytes = 0
+        self.totals: dict[Owner, Total] = {}
+        """A version of which nothing is kept any more stays, with zeros."""
+
+    def enqueue(self, keys: Iterable[str], within_s: float, on_granted: Callable[[], None]) -> Ticket:
+        """A ticket for these sequences, all different, for so many seconds; `on_granted` is called unless it is granted now."""
+        now = self._now()
+        self._end_idle(now)
+        ticket = Ticket(tuple(keys), now + within_s, on_granted)
+        for key in ticket.keys:
+            queue = self._busy.get(key)
+            if queue is None:
+                idle = self._idle.pop(key, None)
+                queue = self._busy[key] = _Queue(None if idle is None else idle[0])
+            else:
+                ticket.num_waiting += 1
+            queue.tickets.append(ticket)
+        self._tickets.add(ticket)
+        return ticket
+
+    def read(self, ticket: Ticket) -> list[Stored[V] | None]:
+        """What is kept of the sequences of a granted ticket, None where there is nothing."""
+        return [self._busy[key].stored for key in ticket.keys]
+
+    def commit(self, ticket: Ticket, changes: Sequence[Stored[V] | None]) -> bool:
+        """Keep this of each of its sequences, None: end it, and finish the ticket.
+
+        False, and no change, where its time was over.
+        """
+        if not ticket.is_valid:
+            return False
+        for key, stored in zip(ticket.keys, changes, strict=True):
+            queue = self._busy[key]
+            if queue.stored is not None:
+                self._count(queue.stored, -1)
+            if stored is not None:
+                self._count(stored, 1)
+            queue.stored = stored
+        self.release(ticket)
+        return True
+
+    def release(self, ticket: Ticket) -> None:
+        """Finish the ticket, granted or not, and leave its sequences as they are."""
+        if not ticket.is_valid:
+            return
+        ticket.is_valid = False
+        self._tickets.discard(ticket)
+        now = self._now()
+        granted = []
+        for key in ticket.keys:
+            queue = self._busy[key]
+            was_first = queue.tickets[0] is ticket
+            queue.tickets.remove(ticket)
+            if not queue.tickets:
+                del self._busy[key]
+                if queue.stored is not None:
+                    self._idle[key] = queue.stored, now
+            elif was_first:
+                following = queue.tickets[0]
+                following.num_waiting -= 1
+                if following.is_granted:
+                    granted.append(following)
+        self._end_least_recent()
+        for following in granted:
+            following.on_granted()
+
+    def find(self, key: str) -> Found[V] | None:
+        """The sequence as it is, whoever has it; looking at it is no use."""
+        now = self._now()
+        self._end_idle(now)
+        queue = self._busy.get(key)
+        if queue is not None:
+            return None if queue.stored is None else Found(queue.stored, 0.0, True)
+        idle = self._idle.get(key)
+        return None if idle is None else Found(idle[0], now - idle[1], False)
+
+    def expire(self) -> None:
+        """End what is idle for too long, and the tickets whose time is over. To be called now and then."""
+        now = self._now()
+        self._end_idle(now)
+        for ticket in [ticket for ticket in self._tickets if ticket.expires_at <= now]:
+            self.release(ticket)
+
+    def __repr__(self) -> str:
+        return f"<SequenceTable: {self.num_sequences} sequences, {self.num_bytes} bytes, {len(self._busy)} busy>"
+
+    def _end_idle(self, now: float) -> None:
+        while self._idle:
+            key, (stored, used_at) = next(iter(self._idle.items()))
+            if now - used_at < self._bounds.ttl_s:
+                return
+            self._evict(key, stored, "idle")
+
+    def _end_least_recent(self) -> None:
+        while self._idle and (self.num_sequences > self._bounds.max_sequences or self.num_bytes > self._bounds.max_bytes):
+            key, (stored, _) = next(iter(self._idle.items()))
+            self._evict(key, stored, "lru")
+
+    def _evict(self, key: str, stored: Stored[V], reason: Eviction) -> None:
+        del self._idle[key]
+        self._count(stored, -1)
+        self._on_evicted(stored.owner, reason)
+
+    def _count(self, stored: Stored[V], sign: int) -> None:
+        total = self.totals.get(stored.owner)
+        if total is None:
+            total = self.totals[stored.owner] = Total()
+        total.num_sequences += sign
+        total.num_bytes += sign * stored.num_bytes
+        self.num_sequences += sign
+        self.num_bytes += sign * stored.num_bytes
