@@ -58,6 +58,15 @@ def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:
     assert {"majority", "tfidf_logistic"} <= training["baselines"].keys()
 
 
+def test_the_sensor_forecasts_a_day_better_than_its_baselines_and_finds_what_was_put_into_the_test_part() -> None:
+    training = manifest("sensor-stream")["training"]
+    metrics, baselines = training["metrics"], training["baselines"]
+    assert all(metrics["mase"] < baselines[name]["mase"] for name in ("last_value", "seasonal_naive", "linear"))
+    assert 0.77 <= metrics["one_step_coverage_80"] <= 0.83
+    for kind in ("spike_auroc", "level_shift_auroc", "flat_line_auroc"):
+        assert metrics[kind] > max(baselines[name][kind] for name in ("last_value", "seasonal_naive", "rolling_z_score")), kind
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
 def test_the_scores_of_the_readme_are_the_manifests(folder: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
