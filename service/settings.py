@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     default_sentiment_model: str | None = Field(
         default=None,
         description="Model of `/predict/sentiment` when a request names none. Empty: the only one that classifies sentiment; "
-        "where there are several, 409.",
+        "of several, a Chinese one for Chinese characters and another one else; where several fit, 409.",
     )
 
     # Processes and threads.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,13 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 
 from tests.folders import WORDS, run_graph
+from tests.torch_models import FEATURES as TORCH_FEATURES
+from tests.torch_models import WORDS as TORCH_WORDS
+from tests.torch_models import CharModel, StatefulGRU, floats, words
 from training.export.graph import describe_tensors, write_graph
+from training.importers.importer import read_options
+from training.importers.keras.importer import import_keras
+from training.importers.torch.publishing import publish
 from training.network.heads.classify import ClassifySpec
 from training.network.heads.forecast import ForecastSpec
 from training.network.heads.tensor import TensorInput, TensorSpec
@@ -88,7 +95,8 @@ def write_stream_folder(models: Path, name: str, network: Network, block: Mappin
             predictions.append(answer["y"][0].tolist())
             continue
         instances.append({"history": values[:, 0].tolist()})
-        levels = {f"{level:g}": answer["quantiles"][0, :, 0, i].tolist() for i, level in enumerate(LEVELS)}
+        assert block is not None
+        levels = {f"{level:g}": answer["quantiles"][0, :, 0, i].tolist() for i, level in enumerate(block["quantiles"])}
         predictions.append({"forecast": answer["forecast"][0, :, 0].tolist(), "quantiles": levels})
     example = {
         "request": {"model": name, "instances": instances},
@@ -191,3 +199,48 @@ def stream_cases() -> dict[str, StreamCase]:
             ),
         }
     return cases
+
+
+def write_torch_stream(models: Path) -> Path:
+    """A torch module whose state is an argument and an output."""
+    published = publish(StatefulGRU().eval(), "torch-stream", example=floats(6, 9)(), models=models, state={"h0": "h_n"})
+    assert published.folder is not None
+    return published.folder
+
+
+def write_character_stream(models: Path) -> Path:
+    """A language model over characters in torch: two layers, an answer for every step."""
+    published = publish(CharModel().eval(), "characters", example=words(6, 9)(), models=models, state={"hidden": "hidden"})
+    assert published.folder is not None
+    return published.folder
+
+
+def write_keras_stream(models: Path) -> Path:
+    """Layers that are stateful in Keras, saved and imported. Skips where Keras is not installed."""
+    from tests.keras_models import keras, saved, sequential
+
+    path = models.parent / "keras-stream.keras"
+    layers = (keras.layers.LSTM(4, stateful=True, return_sequences=True), keras.layers.GRU(3, stateful=True))
+    model = sequential((None, FEATURES), *layers, keras.layers.Dense(2), batch_size=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Keras's own use of numpy
+        saved(model, path)
+    return import_keras(path, read_options(name="keras-stream"), models).folder
+
+
+def imported_cases() -> dict[str, StreamCase]:
+    """Networks of other libraries."""
+
+    def draw_floats(random: np.random.Generator, length: int) -> list[Any]:
+        rows: list[Any] = random.normal(size=(length, TORCH_FEATURES)).astype(np.float32).tolist()
+        return rows
+
+    def draw_ids(random: np.random.Generator, length: int) -> list[Any]:
+        found: list[Any] = random.integers(0, TORCH_WORDS, length).tolist()
+        return found
+
+    return {
+        "torch": StreamCase(write_torch_stream, draw_floats, lambda piece: {"x": piece}),
+        "torch-characters": StreamCase(write_character_stream, draw_ids, lambda piece: {"x": piece}, has_steps=True),
+        "keras": StreamCase(write_keras_stream, draw_rows, lambda piece: {"input": piece}),
+    }

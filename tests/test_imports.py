@@ -72,7 +72,7 @@ HOMES = {
     "onnxruntime": {"service.runtime.onnx_runtime"},
     "orjson": {"service.wire"},
     "tokenizers": {"service.tasks.tokenization"},
-    "prometheus_client": {"service.observability.metrics"},
+    "prometheus_client": {"service.observability.prometheus"},
     "opentelemetry": {"service.observability.tracing"},
     "pydantic_settings": {"service.settings"},
     "uvicorn": {"service.server", "service.api.regular_path"},

@@ -41,7 +41,7 @@ from service.scheduling.batching import Batcher, BatchObserver, SilentObserver, 
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import Limits, group_rows
 from service.scheduling.tuning import Tuning
-from service.sequences.rows import SequenceRows, StatefulTensors, state_size, state_specs
+from service.sequences.rows import SequenceRows, StatefulTensors, state_size
 from service.sequences.state import GraphIdentity, SequenceState
 from service.tasks.base import IS_FINITE, STATE, Prediction, Step, Steps, expect_finite, with_finite_rows
 from service.tasks.base import advance as advance_task
@@ -155,7 +155,7 @@ class Model:
         """Which states are its own."""
         self.why_not_streaming = parts.why_not_streaming or parts.task.why_not_streaming()
         """Why no sequence can come in pieces, in words that follow "the model cannot stream"; empty where it can."""
-        self._state_inputs = {spec.name: spec for spec in state_specs(self.signature)} if self.can_stream else {}
+        self._state_inputs = {spec.name: spec for spec in self.signature.state_specs} if self.can_stream else {}
         self.state_bytes = state_size(self.identity, self.signature) if self.can_stream else 0
         """The size of each of its states, as a block of bytes; 0 where there are none."""
         public = (*self.public_tensors.inputs, *self.public_tensors.outputs)
@@ -296,16 +296,16 @@ class Model:
         self._observer.decoded(decode_s)
         return step.predictions
 
-    async def infer(self, tensors: Tensors, *, deadline: float | None = None) -> Tensors:
+    async def infer(self, tensors: Tensors, *, deadline: float | None = None, has_turn: bool = False) -> Tensors:
         """All outputs of the graph for named inputs, a row of axis 0 each, in order: `predict` without the task.
 
         `lengths` may be missing where all rows are of full length, and a recurrent state where it begins with zeros. Rows
         are grouped by their cost and share batches with all other requests. An output with a `time` axis is as long as the
-        inputs, and means nothing beyond a row's own length. Raises InvalidInput for tensors that are not the model's, and
-        what `predict` raises.
+        inputs, and means nothing beyond a row's own length. `has_turn` as in `predict`. Raises InvalidInput for tensors that are
+        not the model's, and what `predict` raises.
         """
         is_heavy = sum(array.size for array in tensors.values()) > HEAVY_TENSOR_SIZE
-        if not is_heavy and self._loop_budget.is_spent():
+        if not (is_heavy or has_turn) and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
             self.batcher.expect_time_left(deadline)
         timing = current_timing()
@@ -330,13 +330,15 @@ class Model:
         outputs: Sequence[RequestedOutput] | None = None,
         *,
         deadline: float | None = None,
+        has_turn: bool = False,
     ) -> list[OutputTensor]:
         """The requested public tensors, None: all of them, for tensors as a client sent them: `infer` in the task's own terms.
 
         A model that can stream also takes its recurrent state, all of it or none, and returns the parts of it that are requested.
-        Raises InvalidInput for tensors that are not the model's and outputs that it does not have, and what `infer` raises.
+        `has_turn` as in `predict`. Raises InvalidInput for tensors that are not the model's and outputs that it does not have,
+        and what `infer` raises.
         """
-        return await self._infer_public(inputs, outputs, deadline)
+        return await self._infer_public(inputs, outputs, deadline, has_turn=has_turn)
 
     async def advance_public(
         self,
@@ -361,6 +363,8 @@ class Model:
         outputs: Sequence[RequestedOutput] | None,
         deadline: float | None,
         sequences: SequenceRows | None = None,
+        *,
+        has_turn: bool = False,
     ) -> list[OutputTensor]:
         names = [spec.name for spec in self.public_tensors.outputs]
         states = self.signature.state_outputs if self.can_stream else frozenset()
@@ -376,7 +380,7 @@ class Model:
         is_heavy = sum(map(reading_size, inputs)) > HEAVY_REQUEST_SIZE
         read_inputs = functools.partial(self._read_inputs, inputs, sequences, is_piece=bool(wanted))
         graph_inputs = await asyncio.to_thread(read_inputs) if is_heavy else read_inputs()
-        graph_outputs = await self.infer(graph_inputs, deadline=deadline)
+        graph_outputs = await self.infer(graph_inputs, deadline=deadline, has_turn=has_turn and not is_heavy)
         if sequences is not None:
             sequences.collect([graph_outputs])
         values = self._task.decode_tensors(graph_outputs)

@@ -617,6 +617,8 @@ class Repository:
         fitting = candidates
         if criterion is not None:
             fitting = [model for model in candidates if model.definition.fits(model.manifest, criterion)]
+            if not fitting and criterion.is_preference:
+                fitting = candidates
         if len(fitting) == 1:
             return fitting[0]
         names = [model.name for model in (fitting or candidates)]
@@ -631,7 +633,7 @@ class Repository:
             )
         if default in names:
             return next(model for model in fitting if model.name == default)
-        of = "" if criterion is None else f" of {criterion}"
+        of = "" if criterion is None or criterion.is_preference else f" of {criterion}"
         raise AmbiguousModel(f'several models for {task}{of} fit, "model" names one of {names}', candidates=names, task=task)
 
     def _answers(self, endpoint: Endpoint, model: Model, instance: object) -> bool:

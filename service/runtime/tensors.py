@@ -84,6 +84,12 @@ class Signature:
         return has_time and any(spec.name == LENGTHS for spec in self.inputs)
 
     @cached_property
+    def state_specs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that are fed a recurrent state, in the order of the pairs."""
+        inputs = {spec.name: spec for spec in self.inputs}
+        return tuple(inputs[name] for name, _ in self.state)
+
+    @cached_property
     def state_inputs(self) -> frozenset[str]:
         """The inputs that are fed a recurrent state."""
         return frozenset(name for name, _ in self.state)

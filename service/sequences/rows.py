@@ -28,7 +28,7 @@ class SequenceRows:
     def __init__(self, states: Sequence[SequenceState | None], signature: Signature, identity: GraphIdentity) -> None:
         """A state of None begins a sequence. Raises StateError for a state that this graph cannot go on from."""
         self._identity = identity
-        self._specs = state_specs(signature)
+        self._specs = signature.state_specs
         self._outputs = dict(signature.state)
         for index, state in enumerate(states):
             if state is not None:
@@ -65,19 +65,16 @@ class SequenceRows:
     def _attach(self, item: Item) -> StatefulTensors:
         tensors = StatefulTensors(item.tensors)
         given = [self._current[index] for index in _indices(item)]
-        tensors.update(stack_states(given, self._specs))
+        if len(given) > 1:
+            tensors.update(stack_states(given, self._specs))
+        elif given[0] is not None:
+            tensors.update({name: array[np.newaxis] for name, array in given[0].items()})
         return tensors
-
-
-def state_specs(signature: Signature) -> list[TensorSpec]:
-    """The inputs that are fed a state, in the order in which the manifest pairs them."""
-    inputs = {spec.name: spec for spec in signature.inputs}
-    return [inputs[name] for name, _ in signature.state]
 
 
 def state_size(identity: GraphIdentity, signature: Signature) -> int:
     """The bytes of every state of this graph, as a block."""
-    sizes = [(spec, [int(size) for size in spec.shape[1:]]) for spec in state_specs(signature)]
+    sizes = [(spec, [int(size) for size in spec.shape[1:]]) for spec in signature.state_specs]
     return block_size(
         identity.model, [(spec.name, len(shape), spec.dtype.itemsize * int(np.prod(shape))) for spec, shape in sizes]
     )
@@ -119,17 +116,13 @@ def _indices(item: Item) -> Sequence[int]:
 
 def _check_tensors(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> None:
     """Raise StateError unless the tensors are such as this graph returns: who may write a state may write anything into it."""
-    expected = {spec.name: spec for spec in specs}
-    if tensors.keys() != expected.keys():
-        shown = sorted(name[:128] for name in tensors)[:10]
+    if len(tensors) != len(specs) or any(spec.name not in tensors for spec in specs):
+        shown, expected = sorted(name[:128] for name in tensors)[:10], sorted(spec.name for spec in specs)
         raise StateError(
-            f"the state holds the tensors {shown}, expected {sorted(expected)}",
-            problem="tensors",
-            found=shown,
-            expected=sorted(expected),
+            f"the state holds the tensors {shown}, expected {expected}", problem="tensors", found=shown, expected=expected
         )
-    for name, spec in expected.items():
-        array = tensors[name]
+    for spec in specs:
+        name, array = spec.name, tensors[spec.name]
         if array.dtype != spec.dtype or array.shape != spec.shape[1:]:
             found = f"{array.dtype} {list(array.shape)}"
             raise StateError(

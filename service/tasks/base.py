@@ -157,6 +157,8 @@ class Criterion:
     values: tuple[str, ...]
     reason: InvalidReason = "shape"
     """What is wrong with a request that no model fits."""
+    is_preference: bool = False
+    """Whether a request that no model fits is answered as if there were no criterion, and not refused."""
 
     def __str__(self) -> str:
         return f"{self.field} {', '.join(repr(value[:60]) for value in self.values[:3])}"

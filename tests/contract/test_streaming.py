@@ -19,9 +19,9 @@ from service.models.loading import check_folder, load_model
 from service.models.model import Model
 from service.sequences.state import SequenceState
 from service.wire import read, write
-from tests.streams import StreamCase, stream_cases
+from tests.streams import StreamCase, imported_cases, stream_cases
 
-CASES = stream_cases()
+CASES = stream_cases() | imported_cases()
 MAX_STEPS = 40
 OPTIONS = ModelOptions(device="cpu")
 quick = settings(

@@ -33,8 +33,10 @@ def format_stream(answer: Mapping[str, Any], levels: list[float], is_missing: An
     return {**format_forecast(answer, levels), "anomaly": rows}
 
 
-def format_classify(probabilities: Any, labels: Sequence[str], is_truncated: bool) -> dict[str, Any]:
-    """One row of probabilities as a prediction of POST /predict."""
+def format_classify(
+    probabilities: Any, labels: Sequence[str], is_truncated: bool, *, known: int | None = None, is_uncertain: bool = False
+) -> dict[str, Any]:
+    """One row of probabilities as a prediction of POST /predict; `known`: how many of its tokens are, where that is told."""
     values = [float(f"{value:.7g}") for value in probabilities]
     best = int(np.argmax(probabilities))
     prediction: dict[str, Any] = {
@@ -44,4 +46,8 @@ def format_classify(probabilities: Any, labels: Sequence[str], is_truncated: boo
     }
     if is_truncated:
         prediction["truncated"] = True
+    if known is not None:
+        prediction["known_tokens"] = known
+    if is_uncertain:
+        prediction["uncertain"] = True
     return prediction

@@ -99,17 +99,24 @@ def _pinball_terms(error: Tensor, levels: Tensor) -> Tensor:
 
 
 def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:
-    """Of a batch with `labels` (B,). Raises NetworkError if the network has other logits than it needs."""
+    """Of a batch with `labels` (B,), -1 where every label is as probable as the others.
+
+    Raises NetworkError if the network has other logits than it needs.
+    """
 
     def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
-        logits = prediction.values  # (B, labels), or (B, 1) for the second of two
+        logits = prediction.values.float()  # (B, labels), or (B, 1) for the second of two
         if (name == "binary_crossentropy") != (logits.shape[1] == 1):
             wanted = 'one unit (activation = "sigmoid")' if name == "binary_crossentropy" else "a unit per label"
             raise NetworkError(f'loss "{name}" needs a last layer with {wanted}, got {logits.shape[1]} units')
+        labels = batch["labels"]
+        is_neutral = labels < 0
         if name == "binary_crossentropy":
-            target = batch["labels"].to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-            return functional.binary_cross_entropy_with_logits(logits[:, 0], target)
-        return functional.cross_entropy(logits, batch["labels"], label_smoothing=label_smoothing)
+            target = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+            return functional.binary_cross_entropy_with_logits(logits[:, 0], target.masked_fill(is_neutral, 0.5))
+        given = functional.cross_entropy(logits, labels.clamp(min=0), label_smoothing=label_smoothing, reduction="none")
+        even = -functional.log_softmax(logits, 1).mean(1)
+        return torch.where(is_neutral, even, given).mean()
 
     return loss
 

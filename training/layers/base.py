@@ -180,6 +180,8 @@ class Layer(nn.Module):
     reads_source: ClassVar[bool] = False
     # Reads token ids, so that it may be the first layer of a network whose input they are.
     reads_tokens: ClassVar[bool] = False
+    # Its first weight is a vector for every token id.
+    holds_vectors: ClassVar[bool] = False
     # Needs every step before it gives its first one, so that a sequence cannot come in pieces.
     reads_whole_sequence: ClassVar[bool] = False
     # Reads, makes or drops steps, so that it has no place in a network of plain vectors.
