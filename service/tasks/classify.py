@@ -134,7 +134,7 @@ class ClassifyTask(Task):
         return sum(len(text) for text in texts if isinstance(text, str)) > HEAVY_CHARACTERS
 
     def describe(self) -> dict[str, Any]:
-        return self.spec.model_dump(exclude_none=True)
+        return self.spec.model_dump(exclude_none=True, exclude=None if self.spec.streaming else {"streaming"})
 
     def why_not_streaming(self) -> str:
         return "its tokenizer adds tokens to each text, so also between its pieces" if self.tokenizer.adds_tokens else ""

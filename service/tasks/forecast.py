@@ -85,7 +85,7 @@ class ForecastTask(Task):
         return size > HEAVY_SIZE
 
     def describe(self) -> dict[str, Any]:
-        about = self.spec.model_dump(exclude_none=True)
+        about = self.spec.model_dump(exclude_none=True, exclude=None if self.spec.streaming else {"streaming"})
         return about | {"points": self.spec.point_names, "max_horizon": self.max_horizon}
 
     def why_not_streaming(self) -> str:

@@ -146,8 +146,12 @@ class ForecastDescription(BaseModel):
     )
     features: list[str] = Field(description="Names of the values of one step, in the order of a row.", examples=[["value"]])
     targets: list[str] = Field(description="The features that are forecast, in the order of a row.", examples=[["value"]])
-    streaming: bool = Field(default=False, description="Whether it reads streams value by value, and gives `anomaly`.")
-    warm_up: int | None = Field(default=None, description="First values of a stream without an anomaly score.")
+    streaming: bool = Field(
+        default=False,
+        description="Whether it reads streams value by value, and gives `anomaly`; absent where not.",
+        examples=[True],
+    )
+    warm_up: int | None = Field(default=None, description="First values of a stream without an anomaly score.", examples=[48])
 
 
 EXAMPLES = (

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.models.loading import check_folder
+from service.models.folder import ModelOptions
+from service.models.loading import check_folder, load_model
+from service.sequences.state import SequenceState
+from service.wire import read, write
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = sorted(path for path in (ROOT / "models").glob("*/*") if path.is_dir())
@@ -56,6 +61,35 @@ def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:
     assert training["metrics"]["imdb_accuracy"] >= 0.88
     assert training["metrics"]["sst2_accuracy"] >= 0.82
     assert {"majority", "tfidf_logistic"} <= training["baselines"].keys()
+
+
+def test_the_sensor_forecasts_a_day_better_than_its_baselines_and_finds_what_was_put_into_the_test_part() -> None:
+    training = manifest("sensor-stream")["training"]
+    metrics, baselines = training["metrics"], training["baselines"]
+    assert all(metrics["mase"] < baselines[name]["mase"] for name in ("last_value", "seasonal_naive", "linear"))
+    assert 0.77 <= metrics["one_step_coverage_80"] <= 0.83
+    for kind in ("spike_auroc", "level_shift_auroc", "flat_line_auroc"):
+        assert metrics[kind] > max(baselines[name][kind] for name in ("last_value", "seasonal_naive", "rolling_z_score")), kind
+
+
+async def test_the_sensor_in_pieces_answers_as_the_whole_and_marks_what_is_odd_and_what_is_missing() -> None:
+    model = await load_model(ROOT / "models" / "sensor-stream" / "1", ModelOptions(measure_s=0.0))
+    values: list[float | None] = [round(4500 + 900 * math.sin(2 * math.pi * step / 48), 1) for step in range(400)]
+    values[200], values[390] = None, 9000.0
+    (whole,) = read(write(await model.predict([{"history": values}])))
+    scores: list[float | None] = []
+    state: SequenceState | None = None
+    for start, end in pairwise([0, 1, 2, 50, 201, 390, 391, 400]):
+        (answer,), (state,) = await model.advance([{"history": values[start:end]}], [state])
+        answer = read(write(answer))
+        scores += answer["anomaly"]
+    await model.stop()
+    assert answer["forecast"] == whole["forecast"]
+    assert answer["quantiles"] == whole["quantiles"]
+    assert len(answer["forecast"]) == 48
+    assert [score is None for score in scores] == [step == 200 for step in range(400)]
+    assert scores[390] == 10
+    assert [score or 0.0 for score in scores] == pytest.approx([score or 0.0 for score in whole["anomaly"]], abs=1e-5)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)

@@ -28,8 +28,8 @@ def write_graph(network: Network) -> ModelProto:
     return graph.build()
 
 
-def describe_tensors(network: Network) -> dict[str, list[dict[str, Any]]]:
-    """The graph's `inputs`, `outputs` and `state` pairs as the manifest lists them."""
+def describe_tensors(network: Network) -> dict[str, Any]:
+    """The graph's `inputs`, `outputs` and `state` pairs as the manifest lists them, and why it cannot stream, if so."""
     source = network.head.source
     inputs = [_tensor(network.head.input_name, "INT64" if source.is_tokens else "FP32", "batch", *source.axes)]
     if network.has_lengths:
@@ -40,7 +40,8 @@ def describe_tensors(network: Network) -> dict[str, list[dict[str, Any]]]:
         inputs.append(_tensor(part.input, "FP32", "batch", part.units))
         outputs.append(_tensor(part.output, "FP32", "batch", part.units))
         state.append({"input": part.input, "output": part.output})
-    return {"inputs": inputs, "outputs": outputs, "state": state}
+    reason = {"cannot_stream": network.why_not_streaming} if network.why_not_streaming else {}
+    return {"inputs": inputs, "outputs": outputs, "state": state, **reason}
 
 
 def _tensor(name: str, datatype: str, *shape: int | str) -> dict[str, Any]:

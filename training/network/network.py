@@ -16,7 +16,7 @@ from training.graph.builder import GraphBuilder
 from training.layers.base import sum_of
 from training.layers.registry import Layer, LayerError, OptionError, Signal, Symbol, build_layers
 from training.network.ensemble import combine, merge, rows_of, write_combine
-from training.network.heads.head import LayerInput, LayerInputSymbol, Prediction
+from training.network.heads.head import Head, LayerInput, LayerInputSymbol, Prediction
 from training.network.heads.registry import make_head
 from training.network.spec import NetworkError, NetworkSpec
 
@@ -62,8 +62,10 @@ class Network(nn.Module):
         self.outputs = self.head.outputs(layers[-1])
         # Whether a batch in training starts where the one before ended (Keras's `stateful`).
         self.is_stateful = any(layer.is_stateful for layer in layers)
-        # Whether a sequence in pieces, with state, gives what it gives whole.
-        self.can_stream = self.head.accepts_pieces and _can_stream(layers)
+        # Why a sequence in pieces, with state, does not give what it gives whole, in words that follow "the model cannot
+        # stream"; empty where it does.
+        self.why_not_streaming = _why_not_streaming(self.head, self.layer_names, layers)
+        self.can_stream = not self.why_not_streaming
         # A layer behind a repeated vector starts anew: it does not read the sequence that comes in pieces.
         streams = self.can_stream and not self.is_stateful
         self._keeps_state = [layer.is_stateful or (streams and layer.input.is_open) for layer in self.stack]
@@ -258,13 +260,21 @@ class Network(nn.Module):
         return symbol, state
 
 
-def _can_stream(layers: Sequence[Layer]) -> bool:
-    """Whether the layers give for a sequence in pieces, with state, what they give for the whole."""
-    if not layers[0].input.is_open or not all(layer.can_stream for layer in layers):
-        return False
+def _why_not_streaming(head: Head, names: Sequence[str], layers: Sequence[Layer]) -> str:
+    """Why the head or the layers do not give for a sequence in pieces, with state, what they give for the whole; or nothing."""
+    if not layers[0].input.is_open:
+        return "it reads rows of a fixed size"
+    if head.why_no_pieces:
+        return f"it {head.why_no_pieces}"
+    whole = next((name for name, layer in zip(names, layers, strict=True) if not layer.can_stream), None)
+    if whole is not None:
+        return f'its layer "{whole}" reads more of a sequence than each step and what came before it'
     keeping = [layer for layer in layers if layer.state and layer.input.is_open]
-    # Where only some layers are stateful, the others start anew with every piece.
-    return bool(keeping) and len({layer.is_stateful for layer in keeping}) == 1
+    if not keeping:
+        return "it has no layer that keeps a state"
+    if len({layer.is_stateful for layer in keeping}) > 1:
+        return "some of its layers are stateful, and the others start anew with every piece"
+    return ""
 
 
 def _check_ensemble(names: Sequence[str], layers: Sequence[Layer]) -> None:

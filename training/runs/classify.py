@@ -176,13 +176,14 @@ def open_trial(recipe: ClassifyRecipe, folder: Path, data: Path | None) -> Trial
 
 def network_spec(recipe: ClassifyRecipe, vocabulary_size: int, labels: Sequence[str]) -> NetworkSpec:
     """The recipe's network for ids below `vocabulary_size`, and these labels."""
+    ngrams = None if recipe.ngrams is None else NgramSpec(order=recipe.ngrams.order, buckets=recipe.ngrams.buckets)
     return ClassifySpec(
         layers=tuple(recipe.layers),
         members=recipe.ensemble.members,
         combine=recipe.ensemble.combine,
         vocabulary_size=vocabulary_size,
         labels=tuple(labels),
-        ngrams=None if recipe.ngrams is None else NgramSpec(order=recipe.ngrams.order, buckets=recipe.ngrams.buckets),
+        ngrams=ngrams,
     )
 
 

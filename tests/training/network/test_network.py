@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.training.network.networks import DENSE, EMBEDDING, LSTM, classify, forecast, histories, run
+from training.export.graph import describe_tensors
 from training.layers.registry import LayerError
 from training.network.heads.tensor import TensorInput, TensorSpec
 from training.network.network import Network
@@ -105,7 +106,31 @@ def test_the_shortest_history_follows_from_what_is_read_of_it() -> None:
 def test_only_a_network_that_reads_forward_step_by_step_can_stream(network: Any, expected: bool) -> None:
     built: Network = network()
     assert built.can_stream is expected
+    assert bool(built.why_not_streaming) is not expected
     assert bool(built.state) is expected
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (lambda: forecast(scaling={"kind": "window"}), "it scales each history by a part of itself"),
+        (lambda: forecast(seasonal_lag=7), "it corrects the value 7 steps earlier"),
+        (lambda: forecast(step=24), "it folds 24 steps into one"),
+        (
+            lambda: forecast(LSTM, {"type": "recent", "n": 2}, DENSE),
+            'its layer "recent_1" reads more of a sequence than each step',
+        ),
+        (
+            lambda: forecast({**LSTM, "stateful": True, "return_sequences": True}, LSTM, DENSE),
+            "some of its layers are stateful, and the others start anew",
+        ),
+    ],
+)
+def test_a_network_says_why_it_cannot_stream_and_its_manifest_too(network: Any, reason: str) -> None:
+    built: Network = network()
+    assert built.why_not_streaming.startswith(reason)
+    assert describe_tensors(built)["cannot_stream"] == built.why_not_streaming
+    assert "cannot_stream" not in describe_tensors(forecast())
 
 
 def test_a_sequence_in_pieces_gives_what_it_gives_whole() -> None:

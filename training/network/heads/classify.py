@@ -65,9 +65,8 @@ class ClassifyHead(Head):
         return cls(spec)
 
     @property
-    def accepts_pieces(self) -> bool:
-        """Not with n-grams, which are counted over the whole text."""
-        return self.spec.ngrams is None
+    def why_no_pieces(self) -> str:
+        return "counts n-grams over the whole text" if self.spec.ngrams is not None else ""
 
     @property
     def num_logits(self) -> int:

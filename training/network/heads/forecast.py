@@ -148,9 +148,17 @@ class ForecastHead(Head):
         return self.spec.step
 
     @property
-    def accepts_pieces(self) -> bool:
-        is_whole = self.decomposition is not None or self.centring is not None or self.spec.scaling.kind == "window"
-        return not is_whole and self.spec.seasonal_lag is None and self.spec.step == 1
+    def why_no_pieces(self) -> str:
+        spec = self.spec
+        if spec.scaling.kind == "window" or spec.scaling.centre != "none":
+            return "scales each history by a part of itself, which a piece does not have"
+        if spec.decomposition != "none":
+            return "takes each history's own season off it, which a piece does not have"
+        if spec.seasonal_lag is not None:
+            return f"corrects the value {spec.seasonal_lag} steps earlier, which a piece need not have"
+        if spec.step > 1:
+            return f"folds {spec.step} steps into one, counted from the end of a history"
+        return ""
 
     def min_length(self, num_steps: int) -> int:
         return max(self.spec.step * num_steps, self.spec.seasonal_lag or 1)

@@ -101,9 +101,9 @@ class Head(nn.Module):
         return 1
 
     @property
-    def accepts_pieces(self) -> bool:
-        """Whether what is done before the layers is the same for a sequence in pieces as for the whole."""
-        return True
+    def why_no_pieces(self) -> str:
+        """Why what is done around the layers needs a whole sequence, in words that follow "it"; empty where pieces will do."""
+        return ""
 
     @property
     def state(self) -> tuple[StatePart, ...]:
