@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.tasks.forecast_request import MAX_HISTORY_VALUES, MAX_LEVELS
 from service.tasks.frequencies import MAX_LENGTH
 from service.tasks.history import FLOAT32_MAX
+from service.tasks.state_schema import InstanceState, PredictionState
 
 Number = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] | None
 Values = Annotated[list[Number], Field(min_length=1, max_length=MAX_HISTORY_VALUES)]
@@ -66,8 +67,8 @@ class ForecastInstance(BaseModel):
 
     history: Values | Rows = Field(
         description="Past values, oldest first, in their own units: numbers, or one row of numbers per step where the model has "
-        "several features. `null` is a gap and is interpolated. Of a history longer than the model reads, the last part counts; "
-        "at most 1,000,000 values.",
+        "several features. `null` is a gap and is interpolated; beside a `state` there may be none. Of a history longer than the "
+        "model reads, the last part counts; at most 1,000,000 values.",
         examples=[HISTORY],
     )
     horizon: Horizon = None
@@ -79,6 +80,7 @@ class ForecastInstance(BaseModel):
         description="ISO 8601 time of the first value of `history`. With a frequency, the prediction holds timestamps.",
         examples=["2026-01-05T00:00:00"],
     )
+    state: InstanceState = None
 
 
 class ForecastParameters(BaseModel):
@@ -117,6 +119,14 @@ class Forecast(BaseModel):
         description="Number of gaps that were filled, of the steps that the model reads; absent if there were none.",
         examples=[1],
     )
+    anomaly: list[float | None] | list[list[float | None]] | None = Field(
+        default=None,
+        description="Of models that read streams: how surprising each value of `history` was under the forecast before it, "
+        "-log10 of its two-sided tail probability, from 0 to 10: 1 is what one value in ten reaches, 3 one in a thousand. "
+        "`null` where the value is missing, 0 for the first `warm_up` values of a stream.",
+        examples=[[0.3, 0.1, 4.2]],
+    )
+    state: PredictionState = None
 
 
 class ForecastDescription(BaseModel):
@@ -136,6 +146,8 @@ class ForecastDescription(BaseModel):
     )
     features: list[str] = Field(description="Names of the values of one step, in the order of a row.", examples=[["value"]])
     targets: list[str] = Field(description="The features that are forecast, in the order of a row.", examples=[["value"]])
+    streaming: bool = Field(default=False, description="Whether it reads streams value by value, and gives `anomaly`.")
+    warm_up: int | None = Field(default=None, description="First values of a stream without an anomaly score.")
 
 
 EXAMPLES = (

@@ -28,6 +28,12 @@ class ForecastSpec(Spec):
     )
     features: Annotated[list[str], Field(min_length=1)]
     targets: Annotated[list[str], Field(min_length=1, description="features that are forecast, in the order of the outputs")]
+    streaming: bool = Field(
+        default=False, description="reads a stream value by value, gaps included, and has the output `anomaly`"
+    )
+    warm_up: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="first values of a stream without an anomaly score"
+    )
 
     @model_validator(mode="after")
     def _lengths_and_quantiles_are_ordered(self) -> ForecastSpec:

@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.errors import TrainingError
 from training.fitting.checkpoints import BEST, LAST, CheckpointError, load_checkpoint, remove_checkpoints
 from training.fitting.losses import Batch, LossFunction
-from training.fitting.optimizers import make_optimizer, make_schedule
+from training.fitting.optimizers import group_parameters, make_optimizer, make_schedule
 from training.network.network import Network
 from training.recipe import Fit
 
@@ -200,7 +200,7 @@ class _Loop(lightning.LightningModule):
         return _Epoch(self._batches(self.current_epoch), self._num_batches)
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self.network.parameters(), self.settings)
+        optimizer = make_optimizer(group_parameters(self.network, self.settings), self.settings)
         schedule = make_schedule(optimizer, self.settings, self.settings.epochs * self._num_batches)
         if schedule is None:
             return optimizer
@@ -214,7 +214,9 @@ class _Loop(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.network.is_stateful and not self._state:
             self._state = self.network.initial_state(len(next(iter(batch.values()))), self.device)
-        prediction = self.network.predict({**batch, **self._state})
+        # Not Lightning's own precision: that refuses to clip the gradients of a fused optimizer.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            prediction = self.network.predict({**batch, **self._state})
         self._state = {name: tensor.detach() for name, tensor in prediction.state.items()}
         loss = self._loss(self.network, prediction, batch) + self.network.penalty(prediction)
         self.sum_of_losses += loss.detach()

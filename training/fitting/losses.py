@@ -70,8 +70,27 @@ def _point_terms(
             return functional.mse_loss(values, target, reduction="none")
 
 
+def stream_loss(quantiles: Sequence[float], first: int) -> LossFunction:
+    """The quantile loss of a batch with `future` (B, T, horizon, targets), raw: of the forecasts at step `first` and later.
+
+    What is forecast `n` steps ahead weighs 1 / n: near values are forecast far better than later ones, and it is under their
+    quantiles that anomaly scores are taken.
+    """
+    levels = torch.tensor(quantiles)
+
+    def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
+        target = network.head.scale_target(batch["future"], prediction)[:, first:]
+        error = target.unsqueeze(-1) - prediction.values[:, first:]  # (B, T, horizon, targets, Q)
+        at_levels = levels.to(target.device)
+        losses = torch.maximum(at_levels * error, (at_levels - 1) * error).mean((0, 1, 3, 4))  # (horizon,)
+        weights = 1 / torch.arange(1, len(losses) + 1, device=losses.device)
+        return (weights * losses).sum() / weights.sum()
+
+    return loss
+
+
 def pinball(prediction: Tensor, target: Tensor, levels: Tensor) -> Tensor:
-    """Mean quantile loss of (B, horizon, targets, Q) against (B, horizon, targets) (Koenker and Bassett 1978)."""
+    """Mean quantile loss of (..., targets, Q) against (..., targets) (Koenker and Bassett 1978)."""
     return _pinball_terms(target.unsqueeze(-1) - prediction, levels).mean()
 
 
@@ -81,17 +100,24 @@ def _pinball_terms(error: Tensor, levels: Tensor) -> Tensor:
 
 
 def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:
-    """Of a batch with `labels` (B,). Raises NetworkError if the network has other logits than it needs."""
+    """Of a batch with `labels` (B,), -1 where every label is as probable as the others.
+
+    Raises NetworkError if the network has other logits than it needs.
+    """
 
     def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
-        logits = prediction.values  # (B, labels), or (B, 1) for the second of two
+        logits = prediction.values.float()  # (B, labels), or (B, 1) for the second of two
         if (name == "binary_crossentropy") != (logits.shape[1] == 1):
             wanted = 'one unit (activation = "sigmoid")' if name == "binary_crossentropy" else "a unit per label"
             raise NetworkError(f'loss "{name}" needs a last layer with {wanted}, got {logits.shape[1]} units')
+        labels = batch["labels"]
+        is_neutral = labels < 0
         if name == "binary_crossentropy":
-            target = batch["labels"].to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-            return functional.binary_cross_entropy_with_logits(logits[:, 0], target)
-        return functional.cross_entropy(logits, batch["labels"], label_smoothing=label_smoothing)
+            target = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+            return functional.binary_cross_entropy_with_logits(logits[:, 0], target.masked_fill(is_neutral, 0.5))
+        given = functional.cross_entropy(logits, labels.clamp(min=0), label_smoothing=label_smoothing, reduction="none")
+        even = -functional.log_softmax(logits, 1).mean(1)
+        return torch.where(is_neutral, even, given).mean()
 
     return loss
 

@@ -19,28 +19,32 @@ from training.layers.base import Signal, Symbol
 
 
 class ScalingConfig(BaseModel):
-    """none; minmax to 0..1 and standard, with statistics of the training part per feature; window, per row.
+    """none; minmax to 0..1 and standard, with statistics of the training part per feature; window, per row; running.
 
     window divides by the mean absolute value of the row's last `length` steps (all if left out; 1 where that is 0),
     then applies `transform`. log is the logarithm of value + `floor` (in scaled units), so that zeros are
     accepted; a row that goes below zero is first lifted by twice its depth, so that temperatures are accepted too. A target
-    that lies below zero after that counts as zero, and no forecast does. Behind any kind, `centre` = "last" makes each history
-    relative to its last value, in units of its mean absolute step (`training/layers/decomposition.py`).
+    that lies below zero after that counts as zero, and no forecast does. running is for streams (`running_scaling.py`), over
+    about `span` steps. Behind any other kind, `centre` = "last" makes each history relative to its last value, in units of its
+    mean absolute step (`decomposition.py`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["none", "minmax", "standard", "window"] = "none"
+    kind: Literal["none", "minmax", "standard", "window", "running"] = "none"
     length: PositiveInt | None = None
     transform: Literal["none", "log", "asinh"] = "none"
     floor: Annotated[float, Field(gt=0)] = 1e-2
     centre: Literal["none", "last"] = "none"
+    span: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> ScalingConfig:
         for option in ("length", "transform", "floor"):
             if self.kind != "window" and getattr(self, option) != type(self).model_fields[option].default:
                 raise ValueError(f'option "{option}" belongs to kind "window", not "{self.kind}"')
+        if (self.kind == "running") != (self.span is not None):
+            raise ValueError(f'option "span" and kind "running" need each other, got kind "{self.kind}"')
         return self
 
 

@@ -7,7 +7,7 @@ Holds what is the same for all tasks, in training and in the graph; what a task 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class NamedState:
     input: str
     output: str
     units: int
+    range: tuple[float, float] = (-1.0, 1.0)  # where its values lie, about
 
 
 class Network(nn.Module):
@@ -47,7 +48,7 @@ class Network(nn.Module):
         self.spec = spec
         self.head = make_head(spec)
         tables = self.head.complete([dict(table) for table in spec.layers])
-        members = [build_layers(tables, self.head.first, self.head.source) for _ in range(spec.members)]
+        members = [build_layers(tables, self.head.first, self.head.scaled_source) for _ in range(spec.members)]
         layers = members[0]
         # Of one member; all have the same.
         self.layer_names = [table.get("name") or f"{table['type']}_{index}" for index, table in enumerate(spec.layers)]
@@ -66,12 +67,16 @@ class Network(nn.Module):
         # A layer behind a repeated vector starts anew: it does not read the sequence that comes in pieces.
         streams = self.can_stream and not self.is_stateful
         self._keeps_state = [layer.is_stateful or (streams and layer.input.is_open) for layer in self.stack]
-        # The state tensors by name, layer after layer: all if the network can stream, else those of stateful layers.
-        self.state = tuple(
-            NamedState(f"{name}_{part.name}", f"{name}_{part.name}_next", part.units)
-            for name, layer, keeps_state in self._named_layers()
-            if keeps_state
-            for part in layer.state
+        # The state tensors by name, the head's, then layer after layer: all if the network can stream, else those of stateful
+        # layers.
+        self.state = (
+            *(NamedState(part.name, f"{part.name}_next", part.units, part.range) for part in self.head.state),
+            *(
+                NamedState(f"{name}_{part.name}", f"{name}_{part.name}_next", part.units, part.range)
+                for name, layer, keeps_state in self._named_layers()
+                if keeps_state
+                for part in layer.state
+            ),
         )
 
     @property
@@ -163,13 +168,15 @@ class Network(nn.Module):
         """What the layers give for raw inputs, for a loss to compare: `forward` without the answer's last step."""
         given = self.head.read(inputs)
         output, activity, state = self._run_members(given, inputs)
-        return Prediction(self.head.predict(output, given), output.others, given.statistics, activity, state)
+        prediction = Prediction(self.head.predict(output, given), output.others, given.statistics, activity, state)
+        return replace(prediction, state={**self.head.next_state(prediction), **state}) if state else prediction
 
     def write(self, graph: GraphBuilder) -> dict[str, str]:
         """Add the nodes of `forward`; returns the values of all outputs by name. Raises NetworkError without statistics."""
         given = self.head.write_input(graph)
         output, state = self._write_members(graph, given)
-        return {**dict(zip(self.outputs, self.head.write_answer(graph, output, given), strict=True)), **state}
+        answers = dict(zip(self.outputs, self.head.write_answer(graph, output, given), strict=True))
+        return {**answers, **self.head.write_next_state(graph, output, given), **state}
 
     def _named_layers(self, member: int | None = None) -> Iterator[tuple[str, Layer, bool]]:
         """Name and layer, and whether it has state inputs: of one member, or of all."""

@@ -85,6 +85,13 @@ class ForecastSettings(RecipeTable):
     mape_point: bool = Field(
         default=False, description="a second point forecast, trained on the mean absolute percentage error; beside quantiles"
     )
+    streaming: bool = Field(
+        default=False,
+        description='the series comes value by value: forecasts and anomaly scores go on from state; needs scaling "running"',
+    )
+    warm_up: Count | None = Field(
+        default=None, description="streaming: first values of a stream that have no anomaly score; left out: one season (or 16)"
+    )
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -98,20 +105,37 @@ class ForecastSettings(RecipeTable):
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
             raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
+        if self.streaming:
+            if self.min_length is not None or self.step > 1:
+                raise ValueError("a stream begins with one value: min_length and step are not for streaming")
+            if self.decomposition != "none" or self.mape_point:
+                raise ValueError("a stream has no end to be decomposed from: decomposition and mape_point are not for streaming")
+            if len(self.quantiles) < 3:
+                raise ValueError("streaming needs three quantiles or more: anomaly scores are taken under them")
+        elif self.warm_up is not None:
+            raise ValueError("warm_up is for streaming = true")
         return self
 
     @property
     def shortest(self) -> int:
         """The fewest steps of history that the model takes."""
+        if self.streaming:
+            return 1
         return self.min_length if self.min_length is not None else max(self.season_length, self.step, self.seasonal_lag, 1)
+
+    @property
+    def num_unscored(self) -> int:
+        """Of a stream, the first values without an anomaly score."""
+        return self.warm_up if self.warm_up is not None else max(self.season_length, 16)
 
 
 class ScalingSettings(RecipeTable):
     """What the graph does to raw values before the layers read them, and undoes at the end."""
 
-    kind: Literal["none", "minmax", "standard", "window"] = Field(
+    kind: Literal["none", "minmax", "standard", "window", "running"] = Field(
         default="standard",
-        description="`minmax`, `standard`: fitted on the training part; `window`: each history by its own last part",
+        description="`minmax`, `standard`: fitted on the training part; `window`: each history by its own last part; `running`: "
+        "each value of a stream by the level and spread until then",
     )
     length: Count | None = Field(default=None, description="window: last steps whose mean divides the history; left out: all")
     transform: Literal["none", "log", "asinh"] | None = Field(
@@ -119,6 +143,9 @@ class ScalingSettings(RecipeTable):
     )
     floor: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="window with log: added to the scaled values, so that zero has a logarithm; left out: 0.01"
+    )
+    span: Count | None = Field(
+        default=None, description="running: steps over which level and spread are taken, as in pandas' `ewm`; needed there"
     )
 
     centre: Literal["none", "last"] = Field(
@@ -131,6 +158,8 @@ class ScalingSettings(RecipeTable):
         for option in ("length", "transform", "floor"):
             if self.kind != "window" and getattr(self, option) is not None:
                 raise ValueError(f'{option} is for kind "window", not "{self.kind}"')
+        if (self.kind == "running") != (self.span is not None):
+            raise ValueError(f'span and kind "running" need each other, got kind "{self.kind}"')
         return self
 
 
@@ -142,6 +171,13 @@ class ForecastFit(Fit):
         "values, with quantiles their quantile loss"
     )
     short_share: Share = Field(default=0.2, description="share of the training windows that are cut to a random shorter history")
+    window_length: Count | None = Field(
+        default=None, description="streaming: steps of a training window, from zeros on; left out: `forecast.context_length`"
+    )
+    missing_share: Share = Field(
+        default=0.0,
+        description="streaming: share of a training window's values that are left out, in gaps, to learn from the rest",
+    )
 
 
 class ForecastEvaluation(Evaluation):
@@ -175,4 +211,11 @@ class ForecastRecipe(Recipe):
             raise ValueError('loss "quantile" and forecast.quantiles need each other')
         if self.data.train_on_validation and self.fit.keep != "last":
             raise ValueError('data.train_on_validation leaves nothing to choose an epoch by: it needs fit.keep = "last"')
+        if self.forecast.streaming != (self.scaling.kind == "running"):
+            raise ValueError('forecast.streaming and scaling of kind "running" need each other')
+        if self.forecast.streaming:
+            if (self.fit.window_length or self.forecast.context_length) <= self.forecast.num_unscored:
+                raise ValueError(f"fit.window_length must be above forecast.warm_up, {self.forecast.num_unscored} steps")
+        elif self.fit.window_length is not None or self.fit.missing_share:
+            raise ValueError("fit.window_length and fit.missing_share are for forecast.streaming = true")
         return self

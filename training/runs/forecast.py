@@ -31,6 +31,7 @@ from training.recipe import ForecastRecipe, RecipeError
 from training.reporting.forecast import forecast_pictures
 from training.reporting.progress import progress_line
 from training.reporting.report import Report
+from training.runs.forecast_stream import run_stream, stream_trial
 from training.runs.steps import (
     Outcome,
     check_network,
@@ -53,6 +54,9 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
     forecast, settings = recipe.forecast, recipe.fit
 
     series = read_series(recipe.data, forecast, data)
+    if forecast.streaming:
+        spec = network_spec(recipe, len(series.features), series.target_indices)
+        return run_stream(recipe, spec, series, folder=folder, resume=resume, console=console)
     console.print(f"data        {_describe(series)}", highlight=False)
 
     torch.manual_seed(recipe.seed)
@@ -133,6 +137,8 @@ def open_trial(recipe: ForecastRecipe, folder: Path, data: Path | None) -> Trial
     """What a further graph of a published folder is measured with."""
     series = read_series(recipe.data, recipe.forecast, data)
     network = Network(network_spec(recipe, len(series.features), series.target_indices))
+    if recipe.forecast.streaming:
+        return stream_trial(recipe, series, network, read_example_instances(folder))
     network.set_statistics(torch.from_numpy(series.training_values()).float())
     return _trial(recipe, series, network, read_example_instances(folder))
 
@@ -154,6 +160,8 @@ def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[in
         decomposition=forecast.decomposition,
         season_length=forecast.season_length,
         mape_point=forecast.mape_point,
+        streaming=forecast.streaming,
+        warm_up=forecast.num_unscored if forecast.streaming else 1,
     )
 
 
@@ -285,4 +293,5 @@ TASK = Task(
     spec_of_recipe=spec_of_recipe,
     spec_of_manifest=spec_of_manifest,
     layers_without_steps=layers_without_steps,
+    larger_is_better=("auroc",),
 )

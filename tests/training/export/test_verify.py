@@ -39,6 +39,11 @@ def forecast(*layers: dict[str, Any], **options: Any) -> Network:
     return network
 
 
+def stream(*layers: dict[str, Any], **options: Any) -> Network:
+    running = {"kind": "running", "span": 20}
+    return forecast(*layers, streaming=True, scaling=running, warm_up=4, quantiles=(0.05, 0.25, 0.5, 0.9), **options)
+
+
 def classify(*layers: dict[str, Any], labels: tuple[str, ...] = ("no", "yes")) -> Network:
     torch.manual_seed(0)
     return Network(ClassifySpec(layers=layers, labels=labels, vocabulary_size=12))
@@ -110,6 +115,11 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "an ensemble by its median": lambda: forecast(
         LSTM, {"type": "recent", "n": 2}, DENSE, members=4, combine="median", scaling={"kind": "window"}, horizon=2
     ),
+    "stream": lambda: stream(sequences(LSTM), {"type": "recent", "n": 1}, DENSE, horizon=3),
+    "stream, several features": lambda: stream(
+        sequences(GRU), sequences(LSTM), DENSE, num_features=3, targets=(2, 0), horizon=5, seasonal_lag=4
+    ),
+    "text, pooled in pieces": lambda: classify(EMBEDDING, sequences(LSTM), {"type": "concat_pooling"}, DENSE),
     "text": lambda: classify(EMBEDDING, LSTM, DENSE, labels=("a", "b", "c")),
     "text, sigmoid": lambda: classify(EMBEDDING, GRU, {"type": "dense", "units": 1, "activation": "sigmoid"}),
     "text, pooled": lambda: classify(

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from training.fitting.fit import Epoch, FitError, FitResult, fit
 from training.fitting.losses import Batch, classify_loss, forecast_loss, pinball
-from training.fitting.optimizers import make_optimizer, make_schedule
+from training.fitting.optimizers import group_parameters, make_optimizer, make_schedule
 from training.fitting.relative import percentage_error, symmetric_error
 from training.network.heads.classify import ClassifySpec
 from training.network.heads.forecast import ForecastSpec
@@ -218,6 +218,42 @@ def test_optimizers_have_keras_defaults() -> None:
     assert has(made(), kind="Adam", lr=0.001, eps=1e-7, betas=(0.9, 0.999))
     assert has(made(weight_decay=0.1), kind="AdamW", weight_decay=0.1)
     assert has(made(optimizer="adamw"), kind="AdamW", weight_decay=0.004)
+
+
+def test_layers_learn_at_their_own_rates_by_name_or_type() -> None:
+    settings = Fit.model_validate({"loss": "mse", "learning_rate": 0.1, "rates": {"lstm": 0.5, "dense_2": 0.25}})
+    network = make_network()
+    groups = group_parameters(network, settings)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    lstm, _, dense = network.stack
+    assert {rates[id(parameter)] for parameter in lstm.parameters()} == {0.05}
+    assert {rates[id(parameter)] for parameter in dense.parameters()} == {0.025}
+    assert len(rates) == len(list(network.parameters()))
+    (plain,) = group_parameters(network, Fit.model_validate({"loss": "mse"}))
+    assert (plain["lr"], len(plain["params"])) == (0.001, len(rates))
+    for schedule in ("cosine", "onecycle"):
+        optimizer = make_optimizer(groups, settings)
+        scheduler = make_schedule(optimizer, settings.model_copy(update={"schedule": schedule}), 10)
+        assert scheduler is not None
+        optimizer.step()
+        scheduler.step()
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert first == pytest.approx(2 * second)
+
+
+def test_a_layer_with_the_rate_zero_stays_as_it_is(tmp_path: Path) -> None:
+    network, _ = run(tmp_path, rates={"lstm": 0.0}, epochs=1)
+    before = make_network()
+    for layer, untrained, is_same in zip(network.stack, before.stack, (True, True, False), strict=True):
+        pairs = zip(layer.parameters(), untrained.parameters(), strict=True)
+        assert all(torch.equal(found, start) for found, start in pairs) == is_same
+
+
+def test_training_in_bfloat16_learns_and_leaves_float32_weights(tmp_path: Path) -> None:
+    network, fitted = run(tmp_path, precision="bfloat16", clip_norm=1.0)
+    assert fitted.epochs[-1].loss < fitted.epochs[0].loss
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert not torch.equal(weights(network), weights(run(tmp_path, precision="float32", clip_norm=1.0)[0]))
 
 
 @pytest.mark.parametrize(("schedule", "first", "last"), [("cosine", 0.01, 0.0), ("onecycle", 0.0004, 0.0)])

@@ -36,7 +36,8 @@ class ForecastSpec(NetworkSpec):
     With `quantiles` (ascending, 0.5 among them), or a mean alone. `step` = 24 folds every 24 steps into one for the recurrent
     layers; `seasonal_lag` = 168 makes the forecast a correction to the value 168 steps before it. `decomposition` takes the
     season of `season_length` steps off a history before the layers read it, and adds it to the forecast. `mape_point` adds a
-    second point forecast, for the mean absolute percentage error.
+    second point forecast, for the mean absolute percentage error. With `streaming` the series comes value by value
+    (`stream.py`), and the first `warm_up` values are scored by no forecast.
     """
 
     task: Literal["forecast"] = "forecast"
@@ -50,6 +51,8 @@ class ForecastSpec(NetworkSpec):
     decomposition: Literal["none", "classical"] = "none"
     season_length: PositiveInt = 1
     mape_point: bool = False
+    streaming: bool = False
+    warm_up: PositiveInt = 1
 
     @model_validator(mode="after")
     def _check_targets_and_quantiles(self) -> ForecastSpec:
@@ -63,6 +66,12 @@ class ForecastSpec(NetworkSpec):
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
             raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
+        if self.streaming != (self.scaling.kind == "running"):
+            raise ValueError('streaming and scaling of kind "running" need each other')
+        if self.streaming and (len(self.quantiles) < 3 or self.step > 1):
+            raise ValueError("streaming needs three quantiles or more, and step = 1")
+        if self.streaming and (self.decomposition != "none" or self.mape_point or self.scaling.centre != "none"):
+            raise ValueError("a stream has no end: decomposition, mape_point and scaling.centre are not for streaming")
         return self
 
     @property

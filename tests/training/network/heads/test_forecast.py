@@ -48,7 +48,7 @@ def silence(network: Network) -> Network:
         ({"quantiles": (0.1, 0.9)}, "quantiles must hold 0.5"),
         ({"horizon": 0}, "greater than 0"),
         ({"scaling": {"kind": "minmax", "length": 3}}, 'option "length" belongs to kind "window", not "minmax"'),
-        ({"scaling": {"kind": "log"}}, "Input should be 'none', 'minmax', 'standard' or 'window'"),
+        ({"scaling": {"kind": "log"}}, "Input should be 'none', 'minmax', 'standard', 'window' or 'running'"),
         ({"scaling": {"kind": "window", "window": 3}}, "Extra inputs are not permitted"),
         ({"decomposition": "classical"}, "needs a season_length of 2 or more, got 1"),
         ({"mape_point": True}, "it needs quantiles"),
