@@ -296,17 +296,18 @@ def _in_order(parts: Sequence[tuple[Int64, torch.Tensor]]) -> torch.Tensor:
 def _start_with_vectors(network: Network, recipe: ClassifyRecipe, rows: Sequence[Int64], console: Console) -> None:
     """Learn token vectors from rows and give them to the embedding. Raises LayerError where there is none."""
     assert recipe.vectors is not None
-    places = [index for index, layer in enumerate(network.stack) if layer.holds_vectors]
+    places = [index for index, layer in enumerate(network.members[0]) if layer.holds_vectors]
     if not places:
         raise LayerError("layers[0]", str(recipe.layers[0].get("type")), None, "[vectors] needs an embedding to begin with")
-    layer = network.stack[places[0]]
-    num_ids, dimensions = layer.weights[0].shape
+    layers = [member[places[0]] for member in network.members]
+    num_ids, dimensions = layers[0].weights[0].shape
 
     def show(epoch: int, loss: float) -> None:
         console.print(f"vectors     epoch {epoch}  loss {loss:.4f}", highlight=False)
 
     vectors = learn_vectors(rows, num_ids, dimensions, recipe.vectors, recipe.seed, progress=show)
-    layer.load_keras_weights([vectors.numpy()])
+    for layer in layers:
+        layer.load_keras_weights([vectors.numpy()])
 
 
 @torch.no_grad()
