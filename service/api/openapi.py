@@ -31,6 +31,7 @@ BEYOND_SCHEMA: Mapping[str, str] = {
     "horizon": "At most the model's `max_horizon`. Written without a decimal point: `24`, not `24.0`.",
     "quantiles": "Between the lowest and the highest of the model's own levels.",
     "frequency": "One of the model's `frequencies`, where it has any.",
+    "point": "One of the model's `points`.",
     "start": "An ISO 8601 timestamp, with a frequency unless the model has just one, whose forecast ends before the year 10000.",
     "text": "Not only white space, of any script.",
     "state": "For a model that can stream (`streaming` of `GET /models/{name}`): that of an answer of the same model, version "

@@ -27,6 +27,7 @@ SHORT = {
     "sentiments": ["fit.epochs=1", "fit.steps_per_epoch=4"],
     "question-type": ["fit.epochs=1", "fit.steps_per_epoch=4"],
     "embedding-lstm": ["fit.epochs=1", "fit.steps_per_epoch=1"],
+    "forecast-quarterly": ["fit.epochs=1", "fit.steps_per_epoch=2", "ensemble.members=2", "fit.average=0.0"],
 }
 # 11 million parameters: half a minute, most of it Adam's checkpoint and the four verification.
 MARKS = {"embedding-lstm": [pytest.mark.data, pytest.mark.slow]}

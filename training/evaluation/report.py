@@ -77,8 +77,8 @@ def as_markdown(results: Mapping[str, Mapping[str, Any]], abouts: Mapping[str, s
 
 
 def number(value: float) -> str:
-    """Three decimals below two, two above."""
-    return f"{value:.3f}" if abs(value) < 2 else f"{value:.2f}"
+    """Four decimals below a tenth, three below two, else two."""
+    return f"{value:.{4 if abs(value) < 0.1 else 3 if abs(value) < 2 else 2}f}"
 
 
 def _by(found: Mapping[str, Any]) -> str:

@@ -52,10 +52,10 @@ def group_parameters(network: Network, settings: Fit) -> list[dict[str, Any]]:
     rate = learning_rate(settings)
     groups: dict[float, list[Any]] = {}
     given: set[int] = set()
-    for index, (table, layer) in enumerate(zip(network.spec.layers, network.stack, strict=True)):
+    for index, (table, *layers) in enumerate(zip(network.spec.layers, *network.members, strict=True)):
         kind, name = names_of_layer(table, index)
         factor = settings.rates.get(name, settings.rates.get(kind, 1.0))
-        found = list(layer.parameters())
+        found = [parameter for layer in layers for parameter in layer.parameters()]
         given.update(map(id, found))
         groups.setdefault(factor, []).extend(found)
     rest = [parameter for parameter in network.parameters() if id(parameter) not in given]

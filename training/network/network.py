@@ -87,10 +87,16 @@ class Network(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, Layer)]
 
     @property
+    def members(self) -> list[list[Layer]]:
+        """The layers of each member, in order; one list where there is no ensemble."""
+        count, layers = len(self.layer_names), self.stack
+        return [layers[start : start + count] for start in range(0, len(layers), count)]
+
+    @property
     def min_length(self) -> int:
         """The fewest steps that a row must have."""
         num_steps = 1
-        layers = self.stack[: len(self.layer_names)]
+        layers = self.members[0]
         for layer in reversed(layers):
             num_steps = layer.steps_for(num_steps)
         return max(self.head.min_length(num_steps), *(layer.min_length for layer in layers))
@@ -113,7 +119,7 @@ class Network(nn.Module):
     @property
     def notes(self) -> tuple[str, ...]:
         """The layers' hints on their options, with their places."""
-        layers = self.stack[: len(self.layer_names)]
+        layers = self.members[0]
         return tuple(
             f"layers[{index}] ({layer.config.type}): {note}" for index, layer in enumerate(layers) for note in layer.notes
         )

@@ -104,6 +104,8 @@ class ForecastSettings(RecipeTable):
         if self.streaming:
             if self.min_length is not None or self.step > 1:
                 raise ValueError("a stream begins with one value: min_length and step are not for streaming")
+            if self.decomposition != "none" or self.mape_point:
+                raise ValueError("a stream has no end to be decomposed from: decomposition and mape_point are not for streaming")
             if len(self.quantiles) < 3:
                 raise ValueError("streaming needs three quantiles or more: anomaly scores are taken under them")
         elif self.warm_up is not None:

@@ -301,7 +301,8 @@ def _start_with_vectors(network: Network, recipe: ClassifyRecipe, rows: Sequence
         console.print(f"vectors     epoch {epoch}  loss {loss:.4f}", highlight=False)
 
     vectors = learn_vectors(rows, num_ids, dimensions, recipe.vectors, recipe.seed, progress=show)
-    layer.load_keras_weights([vectors.numpy()])
+    for layer in layers:
+        layer.load_keras_weights([vectors.numpy()])
 
 
 @torch.no_grad()

@@ -161,16 +161,16 @@ def _pictures(recipe: TabularRecipe, split: RowSplit, fitted: FitResult, answers
 
 def _adapt(network: Network, train: Rows) -> None:
     """Fit a first normalization to the features, and a last inverse one to the numbers that are predicted."""
-    first, last = network.stack[0], network.stack[-1]
-    if first.adapts_to == "inputs":
-        first.adapt(torch.from_numpy(train.values))
-    if last.adapts_to == "answers":
-        last.adapt(torch.from_numpy(train.answers))
+    for first, *_, last in ([layers[0], *layers] for layers in network.members):
+        if first.adapts_to == "inputs":
+            first.adapt(torch.from_numpy(train.values))
+        if last.adapts_to == "answers":
+            last.adapt(torch.from_numpy(train.answers))
 
 
 def _check_head(network: Network, recipe: TabularRecipe, split: RowSplit) -> None:
     """Raise LayerError unless the last layer gives what the loss compares."""
-    head, where = network.stack[-1], f"layers[{len(network.layers) - 1}]"
+    head, where = network.stack[-1], f"layers[{len(network.layer_names) - 1}]"
     found = network.outputs[recipe.output]
     loss = recipe.fit.loss
     num_units = 1 if loss == "binary_crossentropy" else split.num_answers

@@ -338,6 +338,7 @@ def narrowed(path: str, server: httpx.Client) -> tuple[dict[str, Any], dict[str,
         "horizon": {"anyOf": [horizon, {"type": "null"}]},
         "quantiles": {"anyOf": [{"type": "array", "items": level, "maxItems": 99}, {"type": "null"}]},
         "frequency": {"enum": [*model["frequencies"], "hourly", None]},
+        "point": {"enum": [*model["points"], None]},
     }
     series |= choices | {"start": {"enum": ["2026-01-05T00:00:00", "2026-01-05", "20260105T00Z", None]}}
     components["schemas"]["ForecastParameters"]["properties"] |= choices

@@ -364,6 +364,15 @@ def test_the_moving_average_forgets_its_first_weights(tmp_path: Path) -> None:
     assert (weights(network) - first).norm() > 0.5 * (weights(plain) - first).norm()
 
 
+def test_the_layers_of_all_members_learn_at_their_rate() -> None:
+    settings = Fit(loss="mse", learning_rate=0.1, rates={"lstm": 0.5})
+    groups, of_one = (group_parameters(make_network(members=members), settings) for members in (3, 1))
+    numbers = {group["lr"]: sum(parameter.numel() for parameter in group["params"]) for group in groups}
+    alone = {group["lr"]: sum(parameter.numel() for parameter in group["params"]) for group in of_one}
+    assert numbers == {rate: 3 * number for rate, number in alone.items()}
+    assert set(numbers) == {0.05, 0.1}
+
+
 def test_the_last_epoch_is_kept_on_request(tmp_path: Path) -> None:
     scores = iter([3.0, 1.0, 2.0])
     kept: list[torch.Tensor] = []

@@ -361,13 +361,18 @@ class ForecastHead(Head):
         return draws if kind != "none" else super().draws()
 
     def error_scale(self, name: str, expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """The largest value of the row's history or forecast; states lie between -1 and 1 as they are."""
+        """The largest value of the row's history or forecast; states lie between -1 and 1 as they are.
+
+        Of logs no value is known better than to a rounding of `floor`, which is what is left of a history of zeros.
+        """
         if name not in ("forecast", "quantiles", MAPE):
             return super().error_scale(name, expected, inputs)
         history = [np.abs(row[:length]).max() for row, length in zip(inputs["history"], inputs["lengths"], strict=True)]
         largest = np.maximum(history, np.abs(expected).max(axis=tuple(range(1, expected.ndim))))
-        floor: NDArray[Any] = np.maximum(largest, np.finfo(np.float32).tiny)
-        return floor
+        if self.spec.scaling.transform == "log":
+            largest = np.where(np.array(history) == 0, np.maximum(largest, self.spec.scaling.floor), largest)
+        scale: NDArray[Any] = np.maximum(largest, np.finfo(np.float32).tiny)
+        return scale
 
 
 def _like(part: Tensor, values: Tensor) -> Tensor:

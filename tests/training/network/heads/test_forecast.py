@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -149,6 +150,14 @@ def test_the_second_point_forecast_is_an_answer_of_its_own() -> None:
     raw = network.head.unscale(prediction.values, prediction)
     torch.testing.assert_close(outputs["forecast_mape"], raw[..., 3])
     torch.testing.assert_close(outputs["quantiles"], raw[..., :3].sort(-1).values)
+
+
+def test_an_error_of_a_history_of_zeros_is_relative_to_the_floor_of_its_logs() -> None:
+    inputs = {"history": np.array([[[0.0], [0.0]], [[1e-6], [0.0]]]), "lengths": np.array([2, 2])}
+    expected = np.full((2, 1, 1), 1e-9)
+    logs = forecast(scaling={"kind": "window", "transform": "log", "floor": 0.01}).head
+    assert logs.error_scale("forecast", expected, inputs).tolist() == [0.01, 1e-6]
+    assert forecast(scaling={"kind": "window"}).head.error_scale("forecast", expected, inputs).tolist() == [1e-9, 1e-6]
 
 
 def test_no_forecast_of_logs_is_below_zero() -> None:
