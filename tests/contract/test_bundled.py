@@ -58,6 +58,14 @@ def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:
     assert {"majority", "tfidf_logistic"} <= training["baselines"].keys()
 
 
+def test_the_chinese_model_beats_its_baselines_on_texts_that_training_never_saw() -> None:
+    training = manifest("sentiment-zh")["training"]
+    assert training["metrics"]["accuracy"] >= 0.93
+    for baseline in training["baselines"].values():
+        assert training["metrics"]["unseen_accuracy"] > baseline["unseen_accuracy"]
+        assert training["metrics"]["accuracy"] > baseline["accuracy"]
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
 def test_the_scores_of_the_readme_are_the_manifests(folder: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
