@@ -92,6 +92,14 @@ async def test_the_sensor_in_pieces_answers_as_the_whole_and_marks_what_is_odd_a
     assert [score or 0.0 for score in scores] == pytest.approx([score or 0.0 for score in whole["anomaly"]], abs=1e-5)
 
 
+def test_the_chinese_model_beats_its_baselines_on_texts_that_training_never_saw() -> None:
+    training = manifest("sentiment-zh")["training"]
+    assert training["metrics"]["accuracy"] >= 0.93
+    for baseline in training["baselines"].values():
+        assert training["metrics"]["unseen_accuracy"] > baseline["unseen_accuracy"]
+        assert training["metrics"]["accuracy"] > baseline["accuracy"]
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
 def test_the_scores_of_the_readme_are_the_manifests(folder: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

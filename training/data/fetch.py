@@ -113,7 +113,8 @@ def _download(url: str, partial: Path, progress: Progress, timeout_s: float) -> 
 
 
 def unpack_imdb(archive: Path, folder: Path) -> None:
-    """aclImdb's folders of small files as imdb_train, imdb_test and imdb_unsup.parquet: id, label, rating, movie, text.
+    """aclImdb's folders of small files as imdb_train and imdb_test.parquet: id, label, rating, movie, text. The reviews without
+    labels are imdb_unsup.parquet: id, movie, text.
 
     Rows are ordered by label, then id. The film comes from the lists of addresses, line `id` of each.
     """
@@ -138,7 +139,7 @@ def unpack_imdb(archive: Path, folder: Path) -> None:
                 rows[part].append((moods[mood], int(number), int(rating), content.strip()))
     for part, found in rows.items():
         found.sort()
-        pl.DataFrame(
+        table = pl.DataFrame(
             {
                 "id": pl.Series([row[1] for row in found], dtype=pl.Int32),
                 "label": pl.Series([row[0] for row in found], dtype=pl.Int8),
@@ -146,4 +147,7 @@ def unpack_imdb(archive: Path, folder: Path) -> None:
                 "movie": pl.Series([films[part, row[0]][row[1]] for row in found], dtype=pl.String),
                 "text": pl.Series([row[3] for row in found], dtype=pl.String),
             }
-        ).write_parquet(folder / f"imdb_{part}.parquet", compression="zstd")
+        )
+        if part == "unsup":
+            table = table.select(pl.col("id").cast(pl.Int64), "movie", "text")
+        table.write_parquet(folder / f"imdb_{part}.parquet", compression="zstd")

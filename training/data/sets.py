@@ -75,7 +75,7 @@ _SETS = (
     ),
     DataSet(
         "imdb",
-        "50,000 labelled film reviews (Maas et al. 2011); 84 MB, turned into parquet",
+        "50,000 labelled film reviews, and 50,000 without labels (Maas et al. 2011); 84 MB, turned into parquet",
         "research; cite the paper",
         (
             Download(
@@ -83,6 +83,7 @@ _SETS = (
                 (
                     File("imdb/imdb_train.parquet", "b8dd30d416a44c7583e5dc54de27167eff87a71428595b8470e71c345b6dfca3"),
                     File("imdb/imdb_test.parquet", "92f4e4862853323c8b985b65d635de5eae50a618391f646020b326a724d3874f"),
+                    File("imdb/imdb_unsup.parquet", "25ed82237a0bdb208b487e8595f33e91c082b50b9525fdd9500db6579ded6cc7"),
                 ),
                 unpack="imdb",
             ),
