@@ -141,6 +141,9 @@ class Manifest(StrictModel):
     inputs: Annotated[list[TensorEntry], Field(min_length=1)]
     outputs: Annotated[list[TensorEntry], Field(min_length=1)]
     state: list[StatePair] = Field(default_factory=list)
+    cannot_stream: str = Field(
+        "", max_length=1000, description="why a sequence cannot come in pieces, whatever state there is; empty where it can"
+    )
     min_length: Annotated[int, Field(ge=1, description="the fewest steps of a row along its open axis")] = 1
     training: Annotated[Training, Field(default_factory=lambda: Training(created=None))]
 

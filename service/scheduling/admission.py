@@ -47,7 +47,7 @@ SHARES = tuple(
 class _Account:
     """The work of one endpoint, or of one model at it."""
 
-    __slots__ = ("finished", "models", "outstanding", "rows", "rows_per_unit", "unit_s")
+    __slots__ = ("finished", "mean_units", "models", "outstanding", "rows", "rows_per_unit", "unit_s")
 
     def __init__(self) -> None:
         self.outstanding = 0
@@ -55,7 +55,9 @@ class _Account:
         """Of an endpoint: those that are pending, its models' among them."""
         self.finished = 0
         self.unit_s = 0.0
+        self.mean_units = 0.0
         self.rows_per_unit = 0.0
+        """Of many requests together: the mean of their rows over the mean of their units."""
         self.models: dict[str, _Account] = {}
 
 
@@ -138,11 +140,12 @@ class AdmissionControl:
         draw: Callable[[], float],
         *,
         max_pending_bytes: int = 1 << 62,
-        max_pending_rows: int = 1 << 30,
+        max_pending_rows: float = math.inf,
     ) -> None:
         """`now` in seconds, `draw` a random number from 0 to 1; the bounds hold for what is admitted and not finished.
 
-        How many rows a body holds is not known before it is read: it is taken from what finished at the same endpoint.
+        How many rows a body holds is not known before it is read: it is taken from what finished at the same endpoint. So
+        `max_pending_rows` leaves room for an estimate that is a little too large, and for rows that run already.
         """
         self._now = now
         self._draw = draw
@@ -235,7 +238,9 @@ class AdmissionControl:
             account.finished += units
             self._num_finished += 1
         if num_rows:
-            account.rows_per_unit += ROWS_RATE * (num_rows / units - account.rows_per_unit)
+            # Not the mean of each request's own ratio: where a body's length differs from row to row, that is the larger number.
+            account.mean_units += ROWS_RATE * (units - account.mean_units)
+            account.rows_per_unit += ROWS_RATE * (num_rows - units * account.rows_per_unit) / account.mean_units
         now = self._now()
         if has_left or ticket.closed_at is not None:
             self._num_left += 1
@@ -363,7 +368,8 @@ class AdmissionControl:
     def _add_model(self, endpoint: _Account, model: str) -> None:
         """The account of a model begins with what is known of the endpoint."""
         account = endpoint.models[model] = self._open_account()
-        account.unit_s, account.rows_per_unit = endpoint.unit_s, endpoint.rows_per_unit
+        account.unit_s = endpoint.unit_s
+        account.mean_units, account.rows_per_unit = endpoint.mean_units, endpoint.rows_per_unit
 
     def _learn(self, elapsed_s: float) -> None:
         """Correct what a byte takes by what was finished, if work waited all the time."""

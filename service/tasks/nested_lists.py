@@ -26,6 +26,8 @@ def parse_row(values: object, spec: TensorSpec, *, instance: int | None = None) 
         raise InvalidInput(message, instance=instance, where=name, expected=expected) from exc
     if array.ndim != len(spec.shape) - 1:
         message = f'tensor "{name}": expected {len(spec.shape) - 1} axes in one row of {expected}, got {array.ndim}'
+        if not array.size and spec.time_axis is not None:
+            message = f'tensor "{name}": the row is empty; expected at least one step of {expected}'
         raise InvalidInput(message, instance=instance, where=name, found=list(array.shape), expected=expected)
     if array.size and not _fits(array, spec):
         message = f'tensor "{name}": expected values of {spec.datatype}, got {_describe(array)}'

@@ -150,6 +150,7 @@ CASES |= {
     "repeat_vector": Case(floats(L.LSTM(4), L.RepeatVector(5), L.LSTM(3, return_sequences=True), L.TimeDistributed(L.Dense(1)))),
     "reshape": Case(floats(L.Flatten(), L.Dense(8), L.Reshape((4, 2)), L.GRU(3))),
     "normalization": Case(lambda: adapted(), num_states=0),
+    "normalization of all": Case(lambda: adapted_as_one(), num_states=0),
     "vectors": Case(floats(L.Dense(5, "relu"), L.Dense(3, "softmax"), shape=(6,))),
     "one_step": Case(floats(L.LSTM(5, return_sequences=True), L.LSTM(3), L.Dropout(0.5), L.Dense(1), shape=(1, 6))),
     "leaky_relu": Case(floats(L.LSTM(4), L.Dense(4), L.LeakyReLU(negative_slope=0.2), L.Dense(3), L.Softmax())),
@@ -163,6 +164,13 @@ def adapted() -> Any:
     """A model that standardizes its own input by what it saw."""
     normalization = L.Normalization()
     normalization.adapt(np.random.default_rng(3).normal([1, 20, -300], [1, 5, 100], (50, STEPS, FEATURES)).astype(np.float32))
+    return keras.Sequential([keras.Input(SEQUENCE), normalization, L.LSTM(4), L.Dense(1)])
+
+
+def adapted_as_one() -> Any:
+    """The same for all values alike."""
+    normalization = L.Normalization(axis=None)
+    normalization.adapt(np.random.default_rng(3).normal(20, 5, (50, STEPS, FEATURES)).astype(np.float32))
     return keras.Sequential([keras.Input(SEQUENCE), normalization, L.LSTM(4), L.Dense(1)])
 
 

@@ -45,6 +45,7 @@ class Net(nn.Module):
         ("mean", True, False),
         ("states", True, False),
         pytest.param("last", False, True, marks=pytest.mark.slow),
+        pytest.param("mean", True, True, marks=pytest.mark.slow),
         pytest.param("steps", True, False, marks=pytest.mark.slow),
     ],
 )
@@ -60,8 +61,7 @@ async def test_an_export_is_served_as_the_module_answers_alone(
         example = (torch.zeros(2, 11, FEATURES),)
         torch.onnx.export(net, example, str(path), input_names=["x"], output_names=["y"], dynamo=is_dynamo, **axes)
     result = import_onnx(read_onnx(path), "net", OnnxOptions(), tmp_path / "models")
-    # In a graph of the dynamo exporter ONNX's inference of shapes loses the time axis before the last step is taken.
-    assert result.artifact.batching == ("equal" if is_dynamo else "ragged")
+    assert result.artifact.batching == "ragged"
     async with client_of(tmp_path / "models") as client:
         body = {"model": "net", "instances": [row.tolist() for row in ROWS]}
         response = await client.post("/predict", content=json.dumps(body))

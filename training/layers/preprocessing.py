@@ -87,10 +87,13 @@ class PadSequences(Layer):
 
 
 class NormalizationConfig(LayerConfig):
-    """Keras's Normalization over the last axis. Without `mean` and `variance` they are fitted on the training part."""
+    """Keras's Normalization of each feature, or with `axis` null of all values alike.
+
+    Without `mean` and `variance` they are fitted on the training part.
+    """
 
     type: Literal["normalization"]
-    axis: Literal[-1] = -1
+    axis: int | None = -1
     mean: float | list[float] | None = None
     variance: float | list[float] | None = None
     invert: bool = False
@@ -98,7 +101,9 @@ class NormalizationConfig(LayerConfig):
     @field_validator("axis", mode="before")
     @classmethod
     def _as_keras_saves_it(cls, value: Any) -> Any:
-        return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+        if isinstance(value, list | tuple) and len(value) == 1:
+            return value[0]
+        return None if value == [] else value
 
 
 class Normalization(Layer):
@@ -114,14 +119,19 @@ class Normalization(Layer):
     def __init__(self, config: NormalizationConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
         require_values(shape)
+        # Counted with the rows, as in Keras.
+        is_last = config.axis in (None, -1, len(shape.axes))
+        require(is_last, "axis", f"must be -1, the features, or null, all values alike; got {config.axis}")
         both = (config.mean is None) == (config.variance is None)
         require(both, "mean" if config.mean is None else "variance", "mean and variance are given both, or none of them")
         self.is_given = config.mean is not None
         for name, values in (("mean", config.mean or 0.0), ("variance", 1.0 if config.variance is None else config.variance)):
             found = torch.as_tensor(values, dtype=torch.float32)
-            fits = found.numel() in (1, shape.features)
-            require(fits, name, f"expected a number or {shape.features}, got {found.numel()}")
-            self.register_buffer(name, found.reshape(-1).expand(shape.features).clone())
+            fits = found.numel() == 1 or (found.numel() == shape.features and config.axis is not None)
+            expected = "a number" if config.axis is None else f"a number or {shape.features}"
+            require(fits, name, f"expected {expected}, got {found.numel()}")
+            found = found.reshape(()) if found.numel() == 1 else found
+            self.register_buffer(name, found.expand(() if config.axis is None else (shape.features,)).clone())
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -147,8 +157,8 @@ class Normalization(Layer):
 
     @torch.no_grad()
     def adapt(self, values: Tensor) -> None:
-        """Take mean and variance of each feature of values (N, ..., F), as Keras's `adapt` does."""
-        rows = values.double().reshape(-1, values.shape[-1])
+        """Take mean and variance of each feature of values (N, ..., F), or of all, as Keras's `adapt` does."""
+        rows = values.double().reshape(-1, *(() if self.config.axis is None else values.shape[-1:]))
         self.mean.copy_(rows.mean(0))
         self.variance.copy_(rows.var(0, correction=0))
         self.count.fill_(len(rows))

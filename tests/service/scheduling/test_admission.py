@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 
 import pytest
 
@@ -174,6 +175,23 @@ def test_the_rows_that_are_pending_are_bounded_by_what_earlier_bodies_held() -> 
     while admission.admit("/predict", BODY, TIMEOUT_S) is not None:
         admitted += 1
     assert admitted == pytest.approx(50, abs=2)
+
+
+def test_bodies_of_other_lengths_count_as_the_rows_that_they_hold() -> None:
+    admission = control(ManualClock(), max_pending_rows=400)
+    draw = random.Random(3)
+
+    def admit() -> Ticket | None:
+        return admission.admit("/predict", draw.choice((100, 10_000)), TIMEOUT_S)
+
+    for _ in range(400):
+        ticket = admit()
+        assert ticket is not None
+        admission.finish(ticket, 1, is_done=True)
+    admitted = 0
+    while admit() is not None:
+        admitted += 1
+    assert admitted == pytest.approx(400, rel=0.25), "of one row each"
 
 
 def test_the_rows_of_requests_count_whether_their_model_is_known_or_not() -> None:

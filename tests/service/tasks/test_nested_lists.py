@@ -48,6 +48,7 @@ def test_one_row_is_parsed_into_a_batch_of_one(values: Any, datatype: str, shape
         ([1], "BOOL", ("batch", "time"), "expected values of BOOL"),
         ([1], "BYTES", ("batch", "time"), "expected values of BYTES"),
         ([[1.0], [1.0, 2.0]], "FP32", ("batch", "time", 2), "different lengths"),
+        ([], "FP32", ("batch", "time", 2), r"the row is empty; expected at least one step of FP32 \[batch, time, 2\]"),
         ([1.0], "FP32", ("batch", "time", 2), r"expected 2 axes in one row of FP32 \[batch, time, 2\], got 1"),
         ({"a": 1}, "FP32", ("batch", "time"), "expected 1 axes"),
     ],

@@ -76,7 +76,7 @@ def test_rows_of_other_open_axes_do_not_share_an_item() -> None:
         ([[1, 2], [3]], "different lengths"),
         ([1, 2], "axes"),
         ([[1, 2, 3]], "expected FP32 [batch, time, 2]"),
-        ([], "axes"),
+        ([], "at least one step"),
         ([[]], "expected FP32 [batch, time, 2]"),
         ([["1", "2"]], "strings"),
         ([[1, None]], "null"),

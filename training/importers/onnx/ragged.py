@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from training.importers.onnx.measured_axes import measure_axes
 from training.importers.onnx.recurrent_nodes import RECURRENT, SEQUENCE_LENS, input_of
 from training.importers.torch.errors import Untranslatable
 from training.importers.torch.translate import LENGTHS
@@ -204,18 +205,25 @@ class _Rewriter:
 
 
 def _find_sequences(model: ModelProto) -> dict[str, _Sequence]:
-    """The values with one axis of rows and one of steps, as ONNX's own inference of shapes has them."""
+    """The values with one axis of rows and one of steps: as measured, or as ONNX's own inference of shapes has them.
+
+    Inference loses the steps behind a Reshape whose target is computed, as torch's default exporter writes it.
+    """
+    found = {
+        name: _Sequence(name, axes.index("batch"), axes.index("time"), len(axes), dtype)
+        for name, (axes, dtype) in measure_axes(model).items()
+        if axes.count("batch") == 1 and axes.count("time") == 1
+    }
     try:
         inferred = onnx.shape_inference.infer_shapes(model).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return {}
-    found = {}
+        return found
     for entry in [*inferred.value_info, *inferred.input, *inferred.output]:
         tensor = entry.type.tensor_type
         axes = [dim.dim_param for dim in tensor.shape.dim]
         if axes.count("batch") == 1 and axes.count("time") == 1:
             dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-            found[entry.name] = _Sequence(entry.name, axes.index("batch"), axes.index("time"), len(axes), dtype)
+            found.setdefault(entry.name, _Sequence(entry.name, axes.index("batch"), axes.index("time"), len(axes), dtype))
     return found
 
 
