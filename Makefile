@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The public data sets, where they lie beside the checkout; else whatever the caller set, or none.
 export SLUICE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: serve test test-all test-install test-oldest test-peers lint docs reference bench bench-against leaks soak fuzz audit sbom schema clean help
+.PHONY: serve test test-all test-install test-oldest test-peers lint docs reference bench scores bench-against leaks soak fuzz audit sbom schema clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -88,6 +88,9 @@ reference: $(VENV)/.test  ## write the generated parts of docs/reference from th
 
 bench: $(VENV)/.test  ## speed beside other servers, all in one run: writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.compare
+
+scores: $(VENV)/.test  ## scores of the bundled models through a running service: writes docs/explanation/scores.md
+	$(BIN)/python -m benchmarks.scores $(BENCHMARKS)
 
 bench-against: $(VENV)/.test  ## speed beside another checkout of Sluice: make bench-against BEFORE=../before
 	$(BIN)/python -m benchmarks.before_after --before $(BEFORE)

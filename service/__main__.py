@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 # Each verifies one folder after the other.
 MAX_VERIFIERS = 4
-# Read by prometheus_client when it is imported, so it must be set before service.observability.metrics is imported.
+# Read by prometheus_client when it is imported, so it must be set before service.observability.prometheus is imported.
 METRICS_DIR_NAME = "PROMETHEUS_MULTIPROC_DIR"
 
 log = logging.getLogger("service")
@@ -239,7 +239,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     from service.controlling import preload_state, run_controller, socket_path
     from service.models.repository import preload_folders
     from service.models.verification import Verification
-    from service.observability.metrics import forget_worker, restart_counter
+    from service.observability.prometheus import forget_worker, restart_counter
     from service.server import Service, grace_s, run_worker
 
     class Observer:

@@ -12,10 +12,11 @@ import logging
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
@@ -25,8 +26,8 @@ from service.api.access.control import OPERATIONS
 from service.api.access.wiring import AccessOptions, RateTables, open_access
 from service.api.access_log import AccessLog
 from service.api.adapters.base import adapter_endpoints
-from service.api.adapters.operations import adapter_router, adapter_routes
-from service.api.adapters.registry import wire_formats
+from service.api.adapters.operations import adapter_routes, prediction_routes
+from service.api.adapters.registry import WireFormats, wire_formats
 from service.api.connections import ConnectionLimits, ConnectionMonitor
 from service.api.control import control_router
 from service.api.draining import Drain
@@ -37,9 +38,10 @@ from service.api.inference import Monitors, RequestLimits
 from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
 from service.api.predict import documented_routes, predict_endpoints
+from service.api.protocol_routes import ProtocolRoute, protocol_router
 from service.api.v2.errors import describe_error as describe_v2_error
 from service.api.v2.infer import INFER_ROUTES, InferEndpoint
-from service.api.v2.operations import v2_router, v2_routes
+from service.api.v2.operations import v2_routes
 from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.membership import Membership, Stream
@@ -55,6 +57,7 @@ from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runti
 from service.scheduling.admission import AdmissionControl, RefusalBudget
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import RequestedLimits
+from service.sequences.tokens import open_state_tokens
 from service.settings import Settings
 from service.tasks.registry import TaskRegistry, built_in_tasks
 
@@ -130,25 +133,84 @@ def create_app(
             on_started=lambda: _finish_start(repository, on_loaded),
             on_failed=on_failed or _log_failure,
         )
-
+    state_tokens = open_state_tokens(settings.state_key_file)
     access = open_access(access_options(settings), metrics, rates)
-    hooks = list(access.hooks)
-    access_log: AccessLogWriter | None = None
-    if settings.access_log != "off":
-        access_log = AccessLogWriter(settings.access_log, metrics.access_log_dropped)
-        hooks.append(AccessLog(access_log.put, access.addresses, Times().text))
+    access_log = None if settings.access_log == "off" else AccessLogWriter(settings.access_log, metrics.access_log_dropped)
     if tracing is None and settings.tracing:
         tracing = require_tracing("http" if settings.tls_certfile is None else "https")
+    hooks = list(access.hooks)
+    if access_log is not None:
+        hooks.append(AccessLog(access_log.put, access.addresses, Times().text))
+
+    def begin_work() -> list[Coroutine[Any, Any, None]]:
+        load = _load(repository, on_loaded, on_failed) if membership is None else membership.run()
+        return [
+            load,
+            _flush_regularly(metrics),
+            trim_heap_when_idle(),
+            *(watch.run() for watch in (*access.watches, *state_tokens.watches)),
+        ]
+
+    drain = Drain()
+    formats = wire_formats(settings.vertex_predict_route)
+    error_shapes = ErrorShapes([ShapedPath("/v2", describe_v2_error), *formats.error_shapes])
+    api = FastAPI(
+        title="Sluice",
+        version=__version__,
+        lifespan=_lifespan(begin_work, repository, metrics, access_log, tracing, options.num_workers),
+        docs_url=None,  # FastAPI's page loads its scripts from the internet; ours is in api/page.py
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    scrapes = ScrapeCache(metrics, time.monotonic, scrape_interval_s)
+    control = membership if settings.model_control == "explicit" else None
+    protocol_routes = _add_routes(api, settings, options.tasks, repository, metrics, scrapes, formats, drain, control)
+    add_error_handlers(api, error_shapes)
+    complete_openapi(api, access.refusals, protocol_routes)
+    documented = {route.path for route in protocol_routes if route.about is not None}
+    own_paths = [path for path in api.openapi()["paths"] if path not in documented]
+    paths = [*own_paths, *page.ROUTES, *(route.path for route in protocol_routes)]
+    if settings.vertex_health_route is not None:
+        require_probe_route(settings.vertex_health_route, paths)
+    limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
+    monitors = Monitors.open(limits, loop_budget)
+    return Gateway(
+        access.wrap(api),
+        direct={
+            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, monitors, tokens=state_tokens.tokens),
+            **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors)),
+            **adapter_endpoints(formats.adapters, repository, metrics, limits, monitors),
+        },
+        routes=dict.fromkeys(paths),
+        observers=metrics,
+        hooks=hooks,
+        admission=_admission(settings),
+        refusals=RefusalBudget(time.monotonic, time.process_time),
+        timeout_s=settings.request_timeout_ms / 1000,
+        metrics_port=settings.metrics_port,
+        drain=drain,
+        error_shapes=error_shapes,
+        tracer=tracing,
+        times_stages=access_log is not None,
+        connections=ConnectionMonitor(connection_limits(settings), metrics),
+    )
+
+
+def _lifespan(
+    begin_work: Callable[[], Iterable[Coroutine[Any, Any, None]]],
+    repository: Repository,
+    metrics: Metrics,
+    access_log: AccessLogWriter | None,
+    tracing: Tracing | None,
+    num_threads: int,
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """What runs beside the requests: `begin_work` from the first of them to the last, and what records them."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # What is read on threads holds the GIL for the most part: more of them than cores would only delay the event loop.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, options.num_workers), "reader"))
-        endless = (_flush_regularly(metrics), trim_heap_when_idle(), *(watch.run() for watch in access.watches))
-        tasks = [
-            asyncio.create_task(each)
-            for each in (_load(repository, on_loaded, on_failed) if membership is None else membership.run(), *endless)
-        ]
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(MIN_READERS, num_threads), "reader"))
+        tasks = [asyncio.create_task(work) for work in begin_work()]
         lag_monitor = LoopLagMonitor(metrics.observe_loop_lag)
         lag_monitor.start()
         if access_log is not None:
@@ -169,61 +231,40 @@ def create_app(
             await repository.stop()
             metrics.flush()
 
-    api = FastAPI(
-        title="Sluice",
-        version=__version__,
-        lifespan=lifespan,
-        docs_url=None,  # FastAPI's page loads its scripts from the internet; ours is in api/page.py
-        redoc_url=None,
-        redirect_slashes=False,
-    )
-    drain = Drain()
-    scrapes = ScrapeCache(metrics, time.monotonic, scrape_interval_s)
-    api.router.routes.extend(documented_routes(options.tasks.endpoints))
-    descriptions = {task.name: task.description for task in options.tasks if task.description is not None}
-    control = membership if settings.model_control == "explicit" else None
+    return lifespan
+
+
+def _add_routes(
+    api: FastAPI,
+    settings: Settings,
+    tasks: TaskRegistry,
+    repository: Repository,
+    metrics: Metrics,
+    scrapes: ScrapeCache,
+    formats: WireFormats,
+    drain: Drain,
+    control: Membership | None,
+) -> list[ProtocolRoute]:
+    """Add every route to the app that FastAPI runs; those of other protocols."""
+    api.router.routes.extend(documented_routes(tasks.endpoints))
+    descriptions = {task.name: task.description for task in tasks if task.description is not None}
     api.include_router(operations_router(repository, scrapes.render, descriptions, drain))
     api.include_router(control_router(repository, control))
     v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain, control=control)
-    api.include_router(v2_router(v2))
-    formats = wire_formats(settings.vertex_predict_route)
-    adapter_paths = [path for adapter in formats.adapters for path in adapter.paths]
-    other_routes = adapter_routes(repository, health_path=settings.vertex_health_route, drain=drain)
-    api.include_router(adapter_router(other_routes, adapter_paths))
-    more_paths = [*(route.path for route in v2), *(route.path for route in other_routes)]
-    error_shapes = ErrorShapes([ShapedPath("/v2", describe_v2_error), *formats.error_shapes])
-    add_error_handlers(api, error_shapes)
-    complete_openapi(api, access.refusals)
-    paths = [*api.openapi()["paths"], *page.ROUTES, *more_paths, *adapter_paths]
-    if settings.vertex_health_route is not None:
-        require_probe_route(settings.vertex_health_route, paths)
-    limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
-    monitors = Monitors.open(limits)
-    admission = AdmissionControl(
+    api.include_router(protocol_router(v2, "open inference protocol"))
+    others = adapter_routes(repository, health_path=settings.vertex_health_route, drain=drain)
+    others += prediction_routes(formats.adapters)
+    api.include_router(protocol_router(others, "other formats"))
+    return [*v2, *others]
+
+
+def _admission(settings: Settings) -> AdmissionControl:
+    """Which requests wait, and which are refused at once."""
+    return AdmissionControl(
         time.monotonic,
         random.random,
         max_pending_bytes=settings.max_pending_bytes,
         max_pending_rows=ADMITTED_SHARE * settings.max_queue_size,
-    )
-    return Gateway(
-        access.wrap(api),
-        direct={
-            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, loop_budget, monitors),
-            **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors)),
-            **adapter_endpoints(formats.adapters, repository, metrics, limits, monitors),
-        },
-        routes=dict.fromkeys(paths),
-        observers=metrics,
-        hooks=hooks,
-        admission=admission,
-        refusals=RefusalBudget(time.monotonic, time.process_time),
-        timeout_s=settings.request_timeout_ms / 1000,
-        metrics_port=settings.metrics_port,
-        drain=drain,
-        error_shapes=error_shapes,
-        tracer=tracing,
-        times_stages=access_log is not None,
-        connections=ConnectionMonitor(connection_limits(settings), metrics),
     )
 
 

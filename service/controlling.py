@@ -27,7 +27,7 @@ from service.models.snapshots import copy_version
 from service.models.target import Key, Target, write_target
 from service.models.verification import UNSEEN, Verdict, verify
 from service.observability.logs import set_up_logs
-from service.observability.metrics import reload_counter
+from service.observability.prometheus import reload_counter
 from service.process.jobs import JobFailed, run_job
 from service.process.machine import memory_bytes
 from service.process.messages import Message, MessageStream, serve

@@ -5,6 +5,7 @@
     │   ├── MalformedRequest        not JSON, wrong types, unknown fields
     │   ├── PayloadTooLarge         more bytes or more instances than one request may carry
     │   ├── InvalidInput            well-formed, but not what this model takes; says which instance, where, found, expected
+    │   │   └── StateError              a recurrent state that cannot be used; says why not
     │   ├── ModelNotFound           no such model, version or task
     │   └── AmbiguousModel          the request names no model and several would fit
     ├── CapacityError           later it may succeed
@@ -27,8 +28,11 @@ from typing import ClassVar, Literal
 
 Outcome = Literal["ok", "invalid", "rejected", "timeout", "cancelled", "error"]
 """How a request to predict ended."""
-InvalidReason = Literal["json", "shape", "dtype", "nonfinite", "length", "timestamp", "payload"]
+InvalidReason = Literal["json", "shape", "dtype", "nonfinite", "length", "timestamp", "payload", "state"]
 """What was wrong with a request that was refused for what it held."""
+StateProblem = Literal["damaged", "forged", "model", "version", "graph", "tensors", "nonfinite", "not_streaming"]
+"""Why a recurrent state cannot be used: its bytes are damaged, or not signed with a key of the server; it belongs to another
+model, version or graph; its tensors are not the graph's, or not finite; the model cannot stream at all."""
 RateScope = Literal["key", "address"]
 """Whose rate a request was beyond."""
 ReloadOutcome = Literal["loaded", "unloaded", "error"]
@@ -99,6 +103,34 @@ class InvalidInput(RequestError):
     ) -> None:
         super().__init__(message, instance=instance, where=where, found=found, expected=expected)
         self.reason = reason
+
+
+class StateError(InvalidInput):
+    """A recurrent state cannot be used: `problem` says whether it is damaged or forged, of another model, version or graph, or
+    whether the model cannot stream.
+    """
+
+    code = "invalid_state"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        problem: StateProblem,
+        instance: int | None = None,
+        where: str | None = "state",
+        found: object = None,
+        expected: object = None,
+    ) -> None:
+        super().__init__(message, reason="state", instance=instance, where=where, found=found, expected=expected)
+        self.problem: StateProblem = problem
+        self.facts["problem"] = problem
+
+    def at(self, instance: int) -> StateError:
+        """The same error, of an instance by its number in the request."""
+        found, expected = self.facts.get("found"), self.facts.get("expected")
+        message = f"instance {instance}: {self.message}"
+        return StateError(message, problem=self.problem, instance=instance, found=found, expected=expected)
 
 
 class ModelNotFound(RequestError):

@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     default_sentiment_model: str | None = Field(
         default=None,
         description="Model of `/predict/sentiment` when a request names none. Empty: the only one that classifies sentiment; "
-        "where there are several, 409.",
+        "of several, a Chinese one for Chinese characters and another one else; where several fit, 409.",
     )
 
     # Processes and threads.
@@ -243,6 +243,14 @@ class Settings(BaseSettings):
     max_instances: int = Field(default=10_000, ge=1, description="Instances of a request at most.")
     max_horizon_multiple: int = Field(
         default=10, ge=1, description="Longest forecast, in horizons of its model; beyond one, forecasts are fed back as history."
+    )
+
+    # Sequences that go on from one request to the next.
+    state_key_file: Path | None = Field(
+        default=None,
+        description="The file with the keys that sign the states which clients carry from one request to the next (HMAC-SHA256): "
+        "one per line, of at least 32 characters; the first signs, each verifies, so that keys can be changed. It is read again "
+        "when it changes. Empty: states are not signed, and whoever carries one can change it. See docs/streams.md.",
     )
 
     # What a connection may take.

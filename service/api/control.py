@@ -1,6 +1,6 @@
 """The endpoints that load and unload models while the server runs.
 
-Their bodies are small, and mean nothing but that a model is named; `api/v2/operations.py` has the same for the protocol.
+Their bodies are small, and mean nothing but that a model is named; `api/v2/operations.py` has the routes of the protocol.
 """
 
 from __future__ import annotations
@@ -88,11 +88,18 @@ def expect_control(control: RepositoryControl | None, request: Request, name: st
     return control
 
 
-async def _expect_no_body(request: Request) -> None:
+async def read_object(request: Request) -> dict[str, Any]:
+    """The JSON object that a small body holds, empty where there is none. Raises MalformedRequest and BodyTooLarge."""
     body = await receive_body(AsgiRequest(request.scope, request.receive), MAX_CONTROL_BYTES)
     try:
         content = read(body) if body else {}
     except ValueError as exc:
         raise MalformedRequest(f"the body is not JSON: {exc}") from exc
-    if content != {}:
+    if type(content) is not dict:
+        raise MalformedRequest("the body is no JSON object")
+    return content
+
+
+async def _expect_no_body(request: Request) -> None:
+    if await read_object(request):
         raise MalformedRequest("the body is empty, or an empty JSON object: a model is loaded as its folder has it")

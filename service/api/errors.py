@@ -24,6 +24,7 @@ from service.errors import (
     Overloaded,
     PayloadTooLarge,
     ServiceError,
+    StateError,
 )
 
 PROBLEM_TYPE = b"application/problem+json"
@@ -133,6 +134,7 @@ TABLE: tuple[ErrorRow, ...] = (
     ErrorRow(UrlTooLong, 414, "URL is too long"),
     ErrorRow(UnsupportedMediaType, 415, "Body is not JSON"),
     ErrorRow(InvalidInput, 422, "Input does not fit the model"),
+    ErrorRow(StateError, 422, "State cannot be used"),
     ErrorRow(RateLimited, 429, "Too many requests"),
     ErrorRow(HeadTooLarge, 431, "Request head is too large"),
     ErrorRow(InferenceFailed, 500, "Model failed"),

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import NamedTuple, Protocol, Self
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 from service.api.compression import decompress_body, read_coding
 from service.api.deadlines import DeadlineMonitor
 from service.api.disconnects import DisconnectMonitor
 from service.api.errors import UnsupportedMediaType
 from service.api.large_bodies import LargeBodyParser
+from service.api.parsing import LARGE_BYTES
 from service.api.request import Answer, ClientDisconnected, HttpRequest, receive_body
 from service.context import Timing, current_timing
 from service.errors import (
@@ -28,6 +30,8 @@ from service.errors import (
     RequestError,
     ServiceError,
 )
+
+T = TypeVar("T")
 
 UNKNOWN = "_unknown"
 
@@ -67,12 +71,12 @@ class NamedModel(Protocol):
 class Call:
     """One request whose body has arrived."""
 
-    __slots__ = ("_deadlines", "_task", "body", "deadline", "name", "request", "started", "timing", "version")
+    __slots__ = ("_deadlines", "_task", "body", "deadline", "name", "parse_from", "request", "started", "timing", "version")
 
     def __init__(self, request: HttpRequest, body: bytes, task: asyncio.Task[object], deadlines: DeadlineMonitor) -> None:
         self.request = request
         self.body = body
-        self.started = time.monotonic()  # the time that a client takes to send is not counted
+        self.started = self.parse_from = time.monotonic()  # the time that a client takes to send is not counted
         self.deadline = self.started + request.timeout_s
         self.name = self.version = UNKNOWN
         self.timing: Timing | None = current_timing()
@@ -85,11 +89,11 @@ class Call:
             self.deadline = self.started + timeout_s
             self._deadlines.watch(self._task, self.deadline, time.monotonic())
 
-    def finish_parse(self, num_instances: int, started_at: float | None = None) -> None:
-        """The body has been read, since `started_at` of `time.monotonic()`; None: since it had come."""
+    def finish_parse(self, num_instances: int) -> None:
+        """The body has been read."""
         self.request.num_instances = num_instances
         if self.timing is not None:
-            self.timing.add("parse", self.started if started_at is None else started_at, time.monotonic())
+            self.timing.add("parse", self.parse_from, time.monotonic())
 
     def finish_write(self, started_at: float) -> None:
         """The answer has been written, since `started_at` of `time.monotonic()`."""
@@ -106,17 +110,31 @@ class Call:
             self.timing.model, self.timing.version = model.name, model.version
 
 
+class LoopBudget(Protocol):
+    """The time of the event loop, divided (`scheduling/loop_budget.py`)."""
+
+    def is_spent(self) -> bool:
+        """Whether this turn of the loop has been long, or others wait already."""
+        ...
+
+    async def renewal(self) -> None:
+        """Wait for a turn that has time left."""
+        ...
+
+
 class Monitors(NamedTuple):
     """What watches over the requests of all endpoints of one event loop; of several, each would read a large body at once."""
 
     disconnects: DisconnectMonitor
     deadlines: DeadlineMonitor
     large_bodies: LargeBodyParser
+    loop_budget: LoopBudget | None = None
+    """None: bodies are read as they come."""
 
     @classmethod
-    def open(cls, limits: RequestLimits) -> Self:
+    def open(cls, limits: RequestLimits, loop_budget: LoopBudget | None = None) -> Self:
         """Those of endpoints with these limits."""
-        return cls(DisconnectMonitor(), DeadlineMonitor(), LargeBodyParser(limits.max_json_values))
+        return cls(DisconnectMonitor(), DeadlineMonitor(), LargeBodyParser(limits.max_json_values), loop_budget)
 
 
 class InferenceEndpoint:
@@ -129,7 +147,7 @@ class InferenceEndpoint:
         """`monitors` None: the endpoint is the only one of its event loop."""
         self._observer = observer
         self._limits = limits
-        self._disconnects, self._deadlines, self._large_bodies = monitors or Monitors.open(limits)
+        self._disconnects, self._deadlines, self._large_bodies, self._loop_budget = monitors or Monitors.open(limits)
 
     def refused(self) -> None:
         """A request was refused before it was begun."""
@@ -145,6 +163,34 @@ class InferenceEndpoint:
     async def respond(self, call: Call) -> Answer:
         """The answer to a request. Raises ServiceError."""
         raise NotImplementedError
+
+    async def read_in_turn(self, call: Call, body: bytes, text_size: int, parse: Callable[[], T], model: str | None) -> T:
+        """The result of `parse`, which reads a body whose first `text_size` bytes are JSON.
+
+        A small one is read on the event loop, in a turn that has time left; a large one on a thread. Raises what `parse` raises,
+        and PayloadTooLarge for too many values. `model` is the one that the request seems to name.
+        """
+        if text_size > LARGE_BYTES:
+            return await self._large_bodies.read(body if text_size == len(body) else body[:text_size], parse)
+        if self._loop_budget is not None and self._loop_budget.is_spent():
+            await self.renew_turn(call, model)
+        return parse()
+
+    async def renew_turn(self, call: Call, model: str | None) -> None:
+        """Wait for a turn of the event loop that has time left.
+
+        The body waits as it is: what is read from it takes five times its memory, and is cold when it is encoded.
+        """
+        assert self._loop_budget is not None
+        ticket = call.request.ticket
+        if ticket is not None and model is not None:
+            ticket.assign(model)
+        await self._loop_budget.renewal()
+        call.parse_from = time.monotonic()
+
+    def has_turn(self, text_size: int) -> bool:
+        """Whether a body with so much JSON was read in a turn of the event loop that had time left: it needs no other."""
+        return text_size <= LARGE_BYTES and self._loop_budget is not None
 
     async def answer(self, request: HttpRequest) -> Answer:
         """The answer to a request. Raises ServiceError, and ClientDisconnected when its client has gone."""

@@ -6,16 +6,19 @@ Knows the routes of the app it is given, and nothing of models.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
 
 from service.api.errors import PROBLEM_TYPE, TABLE
+from service.api.protocol_routes import ProtocolRoute
 from service.api.schemas import Problem
 
 ERRORS_PAGE = "/docs/errors"
-PROBLEM = PROBLEM_TYPE.decode()
+PROBLEM, JSON = PROBLEM_TYPE.decode(), "application/json"
+REFERENCE = "#/components/schemas/{model}"
 # What a request must hold that depends on the model or on the server: field → rule. A body that a schema accepts is refused
 # for one of these reasons only; a test generates bodies and holds the service to it.
 BEYOND_SCHEMA: Mapping[str, str] = {
@@ -30,6 +33,8 @@ BEYOND_SCHEMA: Mapping[str, str] = {
     "frequency": "One of the model's `frequencies`, where it has any.",
     "start": "An ISO 8601 timestamp, with a frequency unless the model has just one, whose forecast ends before the year 10000.",
     "text": "Not only white space, of any script.",
+    "state": "For a model that can stream (`streaming` of `GET /models/{name}`): that of an answer of the same model, version "
+    "and graph, or `null`, which is not the same as no `state`. In all instances of a request, or in none.",
 }
 TAGS = (
     {
@@ -39,6 +44,11 @@ TAGS = (
     {"name": "models", "description": "The models of this server, and what each accepts and returns."},
     {"name": "health", "description": "Probes for load balancers and orchestrators."},
     {"name": "server", "description": "The server itself."},
+    {
+        "name": "open inference protocol",
+        "description": 'What clients of Triton, KServe and MLServer speak. Its errors are `{"error": "..."}`.',
+    },
+    {"name": "other formats", "description": "What clients of other servers send, each with errors of its own shape."},
 )
 
 
@@ -49,10 +59,15 @@ SECURITY_SCHEMES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def complete_openapi(api: FastAPI, refusals: Callable[[str], Mapping[int, str]] = lambda path: {}) -> None:
+def complete_openapi(
+    api: FastAPI,
+    refusals: Callable[[str], Mapping[int, str]] = lambda path: {},
+    protocol_routes: Sequence[ProtocolRoute] = (),
+) -> None:
     """Complete the document of `api`, whose routes must all be there; `/openapi.json` then serves it.
 
     `refusals` are the statuses with which access to a path is refused, and when; where one is 401, the path needs an API key.
+    `protocol_routes` are those of other protocols, whose errors have other shapes.
     """
     document: dict[str, Any] = api.openapi()
     document["info"]["description"] = description()
@@ -60,7 +75,13 @@ def complete_openapi(api: FastAPI, refusals: Callable[[str], Mapping[int, str]] 
     document["tags"] = list(TAGS)
     document["x-errors"] = describe_errors()
     schemas = document["components"]["schemas"]
-    schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas["Problem"] = Problem.model_json_schema(ref_template=REFERENCE)
+    requests = {route.about.request: None for route in protocol_routes if route.about is not None and route.about.request}
+    errors = {route.path: route.error for route in protocol_routes if route.error is not None}
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in (*requests, *dict.fromkeys(errors.values()))], ref_template=REFERENCE
+    )
+    schemas |= definitions.get("$defs", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     for path, operations in document["paths"].items():
@@ -69,7 +90,9 @@ def complete_openapi(api: FastAPI, refusals: Callable[[str], Mapping[int, str]] 
             suffix = f"{re.sub(r'[^a-zA-Z0-9]', '_', path)}_{method}"
             operation["operationId"] = operation["operationId"].removesuffix(suffix)
             refused = refusals(path)
-            operation["responses"] |= {str(status): {"description": text} for status, text in refused.items()}
+            error = errors.get(path)
+            content = {} if error is None else {"content": {JSON: {"schema": {"$ref": REFERENCE.format(model=error.__name__)}}}}
+            operation["responses"] |= {str(status): {"description": text, **content} for status, text in refused.items()}
             if 401 in refused:
                 operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
                 document["components"]["securitySchemes"] = SECURITY_SCHEMES
@@ -132,7 +155,7 @@ def description() -> str:
     return f"""Forecasts of series and classifications of texts by recurrent networks, batched across requests.
 
 Bodies are JSON. Numbers are finite: NaN and Infinity are refused. A field that is not listed is refused; a field that is `null`
-counts as absent.
+counts as absent, except `state`: `null` begins a sequence.
 
 ## Beyond the schemas
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 from fastapi.routing import APIRoute
 
 from service.api.access.control import visible_models
+from service.api.carried import StateTokens, StreamingModel, holds_state, predict_carried
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
 from service.api.parsing import LARGE_BYTES, ParsedRequest, parse
@@ -28,7 +29,7 @@ _MODEL = re.compile(rb'\s*\{\s*"model"\s*:\s*"([^"\\]{1,200})"')
 _MODEL_AT_END = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
 
 
-class ServedModel(Protocol):
+class ServedModel(StreamingModel, Protocol):
     """What these endpoints need of a model."""
 
     @property
@@ -43,18 +44,6 @@ class ServedModel(Protocol):
     async def predict(
         self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool, has_turn: bool = False
     ) -> Sequence[Any]: ...
-
-
-class LoopBudget(Protocol):
-    """The time of the event loop, divided (`scheduling/loop_budget.py`)."""
-
-    def is_spent(self) -> bool:
-        """Whether this turn of the loop has been long, or others wait already."""
-        ...
-
-    async def renewal(self) -> None:
-        """Wait for a turn that has time left."""
-        ...
 
 
 class Models(Protocol):
@@ -120,15 +109,17 @@ class PredictEndpoint(InferenceEndpoint):
         *,
         task: str | None = None,
         purpose: str | None = None,
-        loop_budget: LoopBudget | None = None,
         monitors: Monitors | None = None,
+        tokens: StateTokens | None = None,
     ) -> None:
-        """`loop_budget` None: bodies are read as they come."""
+        """`monitors` as of InferenceEndpoint. `tokens` reads and writes the states that clients carry; None: no instance carries
+        one.
+        """
         super().__init__(observer, limits, monitors)
         self._models = models
+        self._tokens = tokens
         self._task = task
         self._purpose = purpose
-        self._loop_budget = loop_budget
 
     def check_head(self, request: HttpRequest) -> None:
         """Raise UnsupportedMediaType for a body that is declared as something other than plain JSON."""
@@ -137,30 +128,32 @@ class PredictEndpoint(InferenceEndpoint):
     async def respond(self, call: Call) -> Answer:
         """The predictions for one request, as JSON."""
         body = call.body
-        is_large = len(body) > LARGE_BYTES
-        parsed_from = call.started
-        if not is_large:
+        if len(body) <= LARGE_BYTES:
             if self._loop_budget is not None and self._loop_budget.is_spent():
-                # The body waits as it is: what is read from it takes five times its memory, and is cold when it is encoded.
-                ticket = call.request.ticket
-                if ticket is not None and (named := find_model(body)) is not None:
-                    ticket.assign(named)
-                await self._loop_budget.renewal()
-                parsed_from = time.monotonic()
+                await self.renew_turn(call, find_model(body))
             parsed = parse(body, self._limits.max_instances)
         else:
             parsed = await self._large_bodies.parse(body, self._limits.max_instances)
-        call.finish_parse(len(parsed.instances), parsed_from)
+        call.finish_parse(len(parsed.instances))
         call.shorten(parsed.timeout_s)
         model = self._resolve(parsed, visible_models(self._models, call.request.state))
         call.set_model(model)
-        predictions = await model.predict(
-            parsed.instances,
-            parsed.parameters,
-            deadline=call.deadline,
-            is_plain=is_plain(body),
-            has_turn=not is_large and self._loop_budget is not None,
-        )
+        has_turn = self.has_turn(len(body))
+        predictions: Sequence[Any]
+        if self._tokens is not None and holds_state(parsed.instances) and not model.has_own_state_field:
+            predictions = await predict_carried(
+                model,
+                self._tokens,
+                parsed.instances,
+                parsed.parameters,
+                deadline=call.deadline,
+                is_plain=is_plain(body),
+                has_turn=has_turn,
+            )
+        else:
+            predictions = await model.predict(
+                parsed.instances, parsed.parameters, deadline=call.deadline, is_plain=is_plain(body), has_turn=has_turn
+            )
         written_from = time.monotonic()
         content = await _write(model.name, model.version, predictions)
         call.finish_write(written_from)
@@ -205,22 +198,15 @@ def predict_endpoints(
     observer: RequestObserver,
     limits: RequestLimits,
     task_endpoints: Iterable[TaskEndpoint],
-    loop_budget: LoopBudget | None = None,
     monitors: Monitors | None = None,
+    *,
+    tokens: StateTokens | None = None,
 ) -> dict[str, PredictEndpoint]:
     """What answers at each path: `/predict`, and the endpoints of the tasks."""
     monitors = monitors or Monitors.open(limits)
 
     def endpoint(task: str | None, purpose: str | None) -> PredictEndpoint:
-        return PredictEndpoint(
-            models,
-            observer,
-            limits,
-            task=task,
-            purpose=purpose,
-            loop_budget=loop_budget,
-            monitors=monitors,
-        )
+        return PredictEndpoint(models, observer, limits, task=task, purpose=purpose, monitors=monitors, tokens=tokens)
 
     return {PREDICT_PATH: endpoint(None, None), **{each.path: endpoint(each.task, each.purpose) for each in task_endpoints}}
 

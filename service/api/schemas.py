@@ -68,7 +68,8 @@ class PredictRequest(_Strict):
         min_length=1,
         description="One entry per prediction, in the form that the model's task accepts: as in `/predict/forecast`, as in "
         '`/predict/classify`, or for a model of plain tensors a nested list of one row or `{"input name": nested list}`. At '
-        "most SLUICE_MAX_INSTANCES of them, 10,000 by default.",
+        "most SLUICE_MAX_INSTANCES of them, 10,000 by default. An instance of a model that can stream may have a `state`: `null` "
+        "begins a sequence, and the `state` of an answer goes on with it.",
         examples=[[{"history": _WEEK}]],
     )
     parameters: dict[str, Any] | None = Field(
@@ -242,6 +243,18 @@ class TensorDescription(_Open):
     shape: list[int | str] = Field(description="Its axes: a size, or the name of an open axis.", examples=[["batch", "time", 1]])
 
 
+class Streaming(BaseModel):
+    """Whether sequences can come in pieces, each of which goes on from the state of the one before."""
+
+    can_stream: bool = Field(description="Whether instances may have a `state`.", examples=[True])
+    reason: str | None = Field(
+        default=None, description="Why not; else absent.", examples=["its manifest declares no recurrent state"]
+    )
+    state_bytes: int | None = Field(
+        default=None, description="Size of a state, before it is written as text; absent where there is none.", examples=[620]
+    )
+
+
 class ModelDescription(ModelState):
     """One model: what its manifest says, and how this server runs it. Everything but the state is absent until READY."""
 
@@ -258,6 +271,7 @@ class ModelDescription(ModelState):
     inputs: list[TensorDescription] | None = Field(default=None, description="Inputs of the graph.")
     outputs: list[TensorDescription] | None = Field(default=None, description="Outputs of the graph.")
     batching: Batching | None = Field(default=None, description="How its requests are put together.")
+    streaming: Streaming | None = Field(default=None, description="Whether its sequences can come in pieces.")
 
 
 def model_description(tasks: Mapping[str, Any]) -> type[BaseModel]:

@@ -44,6 +44,11 @@ def describe_model(model: Model) -> dict[str, Any]:
         "inputs": [tensor.model_dump() for tensor in manifest.inputs],
         "outputs": [tensor.model_dump() for tensor in manifest.outputs],
         "recurrent_state": [pair.model_dump() for pair in manifest.state],
+        "streaming": (
+            {"can_stream": True, "state_bytes": model.state_bytes}
+            if model.can_stream
+            else {"can_stream": False, "reason": model.why_not_streaming}
+        ),
         "training": manifest.training.model_dump(exclude_none=True),
         "batching": {
             "max_batch_size": limits.max_batch_size,

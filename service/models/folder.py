@@ -24,6 +24,7 @@ from service.models.device_check import find_difference
 from service.models.external_data import find_external_data
 from service.models.plain_graph import Identity, identity_of, is_plain_folder, open_plain
 from service.models.precision import RequestedPrecision, choose_graph, precision_of
+from service.models.streaming import NO_STATE, why_not_streaming
 from service.runtime.base import CPU, Device, FallbackRuntime, OpenRuntime, Runtime
 from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import Signature, TensorSpec
@@ -77,6 +78,8 @@ class Parts:
     """Its example was replayed and its graph measured already (see `verification.py`)."""
     is_plain: bool = False
     """Whether the folder holds a graph alone: it has no example, and its manifest was made from the graph."""
+    why_not_streaming: str = NO_STATE
+    """Why no sequence can come in pieces, by its manifest and its graph; empty where it can."""
     is_batched: bool = True
     """Whether axis 0 of its tensors is the batch. Else each run takes the tensors of one request, as they are, and the
     signature shows them with a batch of one in front."""
@@ -178,7 +181,18 @@ def examine(
     with contextlib.suppress(FolderError):  # the replay says what is wrong with it
         example = read_file(folder, EXAMPLE_FILE)
     assert graph is not None
-    parts = Parts(manifest, chosen, runtime, signature, definition, task, example, choice.note, is_bounded=is_bounded(graph))
+    parts = Parts(
+        manifest,
+        chosen,
+        runtime,
+        signature,
+        definition,
+        task,
+        example,
+        choice.note,
+        is_bounded=is_bounded(graph),
+        why_not_streaming=why_not_streaming(manifest, graph),
+    )
     return Examination(parts, findings)
 
 

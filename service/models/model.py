@@ -9,9 +9,10 @@ import asyncio
 import functools
 import logging
 import math
+import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from service.clock import Clock
 from service.context import current_timing
-from service.errors import InferenceFailed, InvalidInput, PayloadTooLarge
+from service.errors import InferenceFailed, InvalidInput, PayloadTooLarge, StateError
 from service.models.folder import ModelOptions, Parts
 from service.runtime.base import Runtime
 from service.runtime.tensor_data import TensorData, datatype_of, largest_classes, read_tensor, write_bytes, write_values
@@ -40,7 +41,10 @@ from service.scheduling.batching import Batcher, BatchObserver, SilentObserver, 
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import Limits, group_rows
 from service.scheduling.tuning import Tuning
-from service.tasks.base import IS_FINITE, Prediction, advance, expect_finite, with_finite_rows
+from service.sequences.rows import SequenceRows, StatefulTensors, state_size
+from service.sequences.state import GraphIdentity, SequenceState
+from service.tasks.base import IS_FINITE, STATE, Prediction, Step, Steps, expect_finite, with_finite_rows
+from service.tasks.base import advance as advance_task
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +151,16 @@ class Model:
         self.public_tensors = parts.definition.public_tensors(parts.manifest, parts.signature)
         self._public_inputs = {spec.name: spec for spec in self.public_tensors.inputs}
         self._task = parts.task
+        self.identity = GraphIdentity(self.name, int(self.version), self.graph.sha256)
+        """Which states are its own."""
+        self.why_not_streaming = parts.why_not_streaming or parts.task.why_not_streaming()
+        """Why no sequence can come in pieces, in words that follow "the model cannot stream"; empty where it can."""
+        self._state_inputs = {spec.name: spec for spec in self.signature.state_specs} if self.can_stream else {}
+        self.state_bytes = state_size(self.identity, self.signature) if self.can_stream else 0
+        """The size of each of its states, as a block of bytes; 0 where there are none."""
+        public = (*self.public_tensors.inputs, *self.public_tensors.outputs)
+        self.has_own_state_field = any(spec.name == STATE for spec in public)
+        """Whether a tensor of its own is called as the field of instances that carries a state: then that field is the tensor."""
         self._group = functools.partial(group_rows, limits=limits)
         self._loop_budget = loop_budget or LoopBudget()
         self._observer: ModelObserver = observer or SilentModelObserver()
@@ -162,6 +176,11 @@ class Model:
             max_run_s=options.max_run_s,
             on_overdue=functools.partial(_end_runs, parts.runtime, weakref.ref(self)),
         )
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether a sequence can come in pieces."""
+        return not self.why_not_streaming
 
     @property
     def horizon(self) -> int | None:
@@ -185,7 +204,7 @@ class Model:
         """Answer what waits, then end the threads."""
         await self.batcher.stop()
 
-    async def predict(
+    def predict(
         self,
         instances: Sequence[object],
         parameters: Mapping[str, object] | None = None,
@@ -193,7 +212,7 @@ class Model:
         deadline: float | None = None,
         is_plain: bool = False,
         has_turn: bool = False,
-    ) -> list[Prediction]:
+    ) -> Coroutine[Any, Any, list[Prediction]]:
         """The predictions of JSON instances, in order; `deadline` in seconds of the batcher's clock (monotonic).
 
         Lists of numbers in them are arrays that `wire.write` takes. `is_plain` as in `Task.run_steps`; with `has_turn`
@@ -203,14 +222,60 @@ class Model:
         """
         parameters = parameters or {}
         steps = self._task.run_steps(instances, parameters, self._group, is_plain=is_plain)
-        # A large request would hold up every other one while its numbers are read: it is read on a thread.
+        return self._run_steps(steps, self._task.is_heavy(instances, parameters), deadline, has_turn=has_turn)
+
+    async def advance(
+        self,
+        instances: Sequence[object],
+        states: Sequence[SequenceState | None],
+        parameters: Mapping[str, object] | None = None,
+        *,
+        deadline: float | None = None,
+        is_plain: bool = False,
+        has_turn: bool = False,
+    ) -> tuple[list[Prediction], list[SequenceState]]:
+        """`predict` for the next pieces of sequences, one per instance, each of which goes on from its state; None begins one.
+
+        Returns the new states with the predictions. Nothing is kept: the same instances with the same states give the same answer
+        again. Two pieces of one sequence belong into two calls. Raises StateError where the model cannot stream, and for a state
+        that is not its own; and what `predict` raises.
+        """
+        self.expect_streaming()
+        sequences = SequenceRows(states, self.signature, self.identity)
+        parameters = parameters or {}
+        steps = self._task.run_steps(instances, parameters, self._group, is_plain=is_plain, steps_seen=sequences.steps_seen)
+        take_step = functools.partial(_advance_sequences, sequences)
         is_heavy = self._task.is_heavy(instances, parameters)
+        predictions = await self._run_steps(steps, is_heavy, deadline, has_turn=has_turn, take_step=take_step)
+        return predictions, sequences.states
+
+    def with_state(self, prediction: Prediction, state: object) -> Prediction:
+        """A prediction that holds the state of its sequence beside what it is, as instances do."""
+        return self._task.with_state(prediction, state)
+
+    def expect_streaming(self) -> None:
+        """Raise StateError, which says why, where no sequence can come in pieces."""
+        if self.why_not_streaming:
+            raise StateError(
+                f'model "{self.name}" cannot stream: {self.why_not_streaming}', problem="not_streaming", found=self.name
+            )
+
+    async def _run_steps(
+        self,
+        steps: Steps,
+        is_heavy: bool,
+        deadline: float | None,
+        *,
+        has_turn: bool,
+        take_step: Callable[[Steps, list[Tensors] | None], Step] = advance_task,
+    ) -> list[Prediction]:
+        # A large request would hold up every other one while its numbers are read: it is read on a thread.
         if not (is_heavy or has_turn) and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
             self.batcher.expect_time_left(deadline)
         timing = current_timing()
         started = time.monotonic()
-        step = await asyncio.to_thread(advance, steps, None) if is_heavy else advance(steps, None)
+        step = await asyncio.to_thread(take_step, steps, None) if is_heavy else take_step(steps, None)
         ended = time.monotonic()
         self._observer.encoded(ended - started, [n for item in step.items or () for n in item.lengths])
         if timing is not None:
@@ -220,7 +285,7 @@ class Model:
             outputs = await self._submit(step.items, deadline)
             started = time.monotonic()
             try:
-                step = await asyncio.to_thread(advance, steps, outputs) if is_heavy else advance(steps, outputs)
+                step = await asyncio.to_thread(take_step, steps, outputs) if is_heavy else take_step(steps, outputs)
             except InferenceFailed as exc:
                 self._log_failure(exc)
                 raise
@@ -231,16 +296,16 @@ class Model:
         self._observer.decoded(decode_s)
         return step.predictions
 
-    async def infer(self, tensors: Tensors, *, deadline: float | None = None) -> Tensors:
+    async def infer(self, tensors: Tensors, *, deadline: float | None = None, has_turn: bool = False) -> Tensors:
         """All outputs of the graph for named inputs, a row of axis 0 each, in order: `predict` without the task.
 
         `lengths` may be missing where all rows are of full length, and a recurrent state where it begins with zeros. Rows
         are grouped by their cost and share batches with all other requests. An output with a `time` axis is as long as the
-        inputs, and means nothing beyond a row's own length. Raises InvalidInput for tensors that are not the model's, and
-        what `predict` raises.
+        inputs, and means nothing beyond a row's own length. `has_turn` as in `predict`. Raises InvalidInput for tensors that are
+        not the model's, and what `predict` raises.
         """
         is_heavy = sum(array.size for array in tensors.values()) > HEAVY_TENSOR_SIZE
-        if not is_heavy and self._loop_budget.is_spent():
+        if not (is_heavy or has_turn) and self._loop_budget.is_spent():
             await self._loop_budget.renewal()
             self.batcher.expect_time_left(deadline)
         timing = current_timing()
@@ -265,23 +330,62 @@ class Model:
         outputs: Sequence[RequestedOutput] | None = None,
         *,
         deadline: float | None = None,
+        has_turn: bool = False,
     ) -> list[OutputTensor]:
         """The requested public tensors, None: all of them, for tensors as a client sent them: `infer` in the task's own terms.
 
-        Raises InvalidInput for tensors that are not the model's and outputs that it does not have, and what `infer` raises.
+        A model that can stream also takes its recurrent state, all of it or none, and returns the parts of it that are requested.
+        `has_turn` as in `predict`. Raises InvalidInput for tensors that are not the model's and outputs that it does not have,
+        and what `infer` raises.
         """
+        return await self._infer_public(inputs, outputs, deadline, has_turn=has_turn)
+
+    async def advance_public(
+        self,
+        inputs: Sequence[TensorData],
+        states: Sequence[SequenceState | None],
+        outputs: Sequence[RequestedOutput] | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> tuple[list[OutputTensor], list[SequenceState]]:
+        """`infer_public` for the next pieces of sequences, one per row, as `advance` is `predict`: also returns the new states.
+
+        Raises StateError as `advance` does, and InvalidInput where there are not as many rows as states.
+        """
+        self.expect_streaming()
+        sequences = SequenceRows(states, self.signature, self.identity)
+        answer = await self._infer_public(inputs, outputs, deadline, sequences)
+        return answer, sequences.states
+
+    async def _infer_public(
+        self,
+        inputs: Sequence[TensorData],
+        outputs: Sequence[RequestedOutput] | None,
+        deadline: float | None,
+        sequences: SequenceRows | None = None,
+        *,
+        has_turn: bool = False,
+    ) -> list[OutputTensor]:
         names = [spec.name for spec in self.public_tensors.outputs]
+        states = self.signature.state_outputs if self.can_stream else frozenset()
         for output in outputs or ():
-            if output.name not in names:
+            if output.name not in names and output.name not in states:
                 raise InvalidInput(
                     f'unknown output "{output.name[:SHOWN_NAME_LENGTH]}": the model\'s outputs are {names}',
                     where="outputs",
                     found=output.name[:SHOWN_NAME_LENGTH],
                     expected=names,
                 )
+        wanted = states.intersection(output.name for output in outputs or ())
         is_heavy = sum(map(reading_size, inputs)) > HEAVY_REQUEST_SIZE
-        graph_inputs = await asyncio.to_thread(self._read_inputs, inputs) if is_heavy else self._read_inputs(inputs)
-        values = self._task.decode_tensors(await self.infer(graph_inputs, deadline=deadline))
+        read_inputs = functools.partial(self._read_inputs, inputs, sequences, is_piece=bool(wanted))
+        graph_inputs = await asyncio.to_thread(read_inputs) if is_heavy else read_inputs()
+        graph_outputs = await self.infer(graph_inputs, deadline=deadline, has_turn=has_turn and not is_heavy)
+        if sequences is not None:
+            sequences.collect([graph_outputs])
+        values = self._task.decode_tensors(graph_outputs)
+        if wanted:
+            values |= {name: graph_outputs[name] for name in wanted}
         if not self.is_batched:
             values = {name: array[0] for name, array in values.items()}
         requested = outputs if outputs is not None else [AllOfIt(name) for name in names]
@@ -291,10 +395,15 @@ class Model:
             return await asyncio.to_thread(self._write_outputs, values, requested)
         return self._write_outputs(values, requested)
 
-    def _read_inputs(self, inputs: Sequence[TensorData]) -> Tensors:
+    def _read_inputs(self, inputs: Sequence[TensorData], sequences: SequenceRows | None, *, is_piece: bool) -> Tensors:
+        """The graph's inputs. Rows are pieces of sequences where `is_piece`, where there are `sequences`, or a state is given."""
         tensors: Tensors = {}
+        state: Tensors = {}
         for given in inputs:
             spec = self._public_inputs.get(given.name)
+            if spec is None and given.name in self._state_inputs and given.name not in state and sequences is None:
+                state[given.name] = read_tensor(given, self._state_inputs[given.name])
+                continue
             if spec is None or given.name in tensors:
                 name, known = given.name[:SHOWN_NAME_LENGTH], list(self._public_inputs)
                 why = f"the model's inputs are {known}" if spec is None else "it is there twice"
@@ -303,7 +412,24 @@ class Model:
                 tensors[given.name] = read_tensor(given, spec)
             else:
                 tensors[given.name] = read_tensor(given, replace(spec, shape=spec.shape[1:]))[np.newaxis]
-        return self._task.encode_tensors(tensors)
+        if state and state.keys() != self._state_inputs.keys():
+            missing = sorted(self._state_inputs.keys() - state.keys())
+            raise InvalidInput(f"the recurrent state comes whole or not at all: {missing} missing", where="inputs")
+        if sequences is None:
+            # Whoever sends a state counts the steps by themselves.
+            steps_seen = sys.maxsize if state else 0 if is_piece else None
+            return self._task.encode_tensors(tensors, steps_seen) | state
+        encoded = self._task.encode_tensors(tensors, min(sequences.steps_seen))
+        num_rows = check(encoded, self.signature)
+        if num_rows != len(sequences.steps_seen):
+            raise InvalidInput(
+                f"the request has {num_rows} rows for {len(sequences.steps_seen)} sequences",
+                where="inputs",
+                found=num_rows,
+                expected=len(sequences.steps_seen),
+            )
+        (item,) = sequences.attach([make_item(encoded, self.signature)])
+        return item.tensors
 
     def _write_outputs(self, values: Tensors, requested: Sequence[RequestedOutput]) -> list[OutputTensor]:
         return [self._write_output(values[output.name], output) for output in requested]
@@ -355,7 +481,7 @@ class Model:
         if len(items) > 1:
             submissions = [Submission(item.tensors, item.rows, item.steps, sum(item.lengths), item.key) for item in items]
             return await self.batcher.submit_all(submissions, deadline=deadline)
-        tensors, rows, steps, lengths, key = items[0]
+        tensors, rows, steps, lengths, key, _ = items[0]
         output = await self.batcher.submit(tensors, rows=rows, steps=steps, true_steps=sum(lengths), deadline=deadline, key=key)
         return [output]
 
@@ -386,6 +512,17 @@ class _GraphInputs(dict[str, Array]):
     """Tensors whose outputs are wanted as the graph gives them, in a batch with others that `Task.prepare` is for."""
 
 
+_MARKED = frozenset((_GraphInputs, StatefulTensors))
+
+
+def _advance_sequences(sequences: SequenceRows, steps: Steps, outputs: list[Tensors] | None) -> Step:
+    """`advance_task` where instances are pieces of sequences."""
+    if outputs is not None:
+        sequences.collect(outputs)
+    step = advance_task(steps, outputs)
+    return step if step.items is None else Step(sequences.attach(step.items), [])
+
+
 def _end_runs(runtime: Runtime, model: weakref.ref[Model]) -> None:
     """End the runs of a graph, and call `on_overdue` where the model is still held."""
     runtime.terminate()
@@ -401,10 +538,14 @@ def _run_batch(model: Parts, items: Sequence[Tensors]) -> list[Tensors]:
     """
     signature = model.signature
     outputs = model.runtime.run(collate(items, signature))
-    if _GraphInputs not in map(type, items):
+    if _MARKED.isdisjoint(map(type, items)):
         return split(model.task.prepare(outputs), items, signature)
+    kinds = set(map(type, items))
+    if kinds == {_GraphInputs}:
+        return split(with_finite_rows(outputs, list(outputs.values())), items, signature)
+    states = {name: outputs[name] for name in signature.state_outputs}
+    prepared = split({**states, **model.task.prepare(outputs)}, items, signature)
+    if _GraphInputs not in kinds:
+        return prepared
     parts = split(with_finite_rows(outputs, list(outputs.values())), items, signature)
-    if any(type(item) is not _GraphInputs for item in items):
-        prepared = split(model.task.prepare(outputs), items, signature)
-        return [part if type(item) is _GraphInputs else own for item, part, own in zip(items, parts, prepared, strict=True)]
-    return parts
+    return [part if type(item) is _GraphInputs else own for item, part, own in zip(items, parts, prepared, strict=True)]

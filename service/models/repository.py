@@ -604,7 +604,8 @@ class Repository:
             raise ModelNotReady(self._reason or "the models are still loading", task=task)
         definition = self._tasks[task]
         models = [model for _, model in sorted(self._serving.items()) if model.task == task]
-        return [model for model in models if purpose is None or definition.serves(model.manifest, purpose)]
+        models = [model for model in models if purpose is None or definition.serves(model.manifest, purpose)]
+        return [model for model in models if not definition.is_for_streams(model.manifest)] or models
 
     def _get_default(self, name: str, task: str) -> Model:
         model = self.get(name)
@@ -616,6 +617,8 @@ class Repository:
         fitting = candidates
         if criterion is not None:
             fitting = [model for model in candidates if model.definition.fits(model.manifest, criterion)]
+            if not fitting and criterion.is_preference:
+                fitting = candidates
         if len(fitting) == 1:
             return fitting[0]
         names = [model.name for model in (fitting or candidates)]
@@ -630,7 +633,7 @@ class Repository:
             )
         if default in names:
             return next(model for model in fitting if model.name == default)
-        of = "" if criterion is None else f" of {criterion}"
+        of = "" if criterion is None or criterion.is_preference else f" of {criterion}"
         raise AmbiguousModel(f'several models for {task}{of} fit, "model" names one of {names}', candidates=names, task=task)
 
     def _answers(self, endpoint: Endpoint, model: Model, instance: object) -> bool:

@@ -73,12 +73,14 @@ def read_tensor(given: TensorData, spec: TensorSpec) -> Array:
     return read.reshape(final)
 
 
-def write_bytes(values: Array) -> bytes:
-    """The bytes of an array: numbers as they lie, strings as elements of BYTES."""
+def write_bytes(values: Array) -> bytes | memoryview:
+    """The bytes of an array, which must not be changed any more: numbers as they lie, strings as elements of BYTES."""
     if values.dtype.kind == "O":
         parts = [value.encode() if isinstance(value, str) else bytes(value) for value in values.ravel()]
         return b"".join(chain.from_iterable((len(part).to_bytes(_LENGTH_BYTES, "little"), part) for part in parts))
-    return np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
+    if not values.size:  # of which there is no view in bytes
+        return b""
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data.cast("B")
 
 
 def write_values(values: Array) -> Any:

@@ -84,6 +84,12 @@ class Signature:
         return has_time and any(spec.name == LENGTHS for spec in self.inputs)
 
     @cached_property
+    def state_specs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that are fed a recurrent state, in the order of the pairs."""
+        inputs = {spec.name: spec for spec in self.inputs}
+        return tuple(inputs[name] for name, _ in self.state)
+
+    @cached_property
     def state_inputs(self) -> frozenset[str]:
         """The inputs that are fed a recurrent state."""
         return frozenset(name for name, _ in self.state)
@@ -240,12 +246,14 @@ class Item(NamedTuple):
     """The true length of every row."""
     key: tuple[int, ...] = ()
     """Only items with equal keys may share a batch."""
+    instances: Sequence[int] = ()
+    """Which instances of its request the rows are, in order; empty: all of them."""
 
 
-def make_item(tensors: Tensors, signature: Signature) -> Item:
+def make_item(tensors: Tensors, signature: Signature, instances: Sequence[int] = ()) -> Item:
     """An item of checked tensors, whatever they are."""
     lengths = row_lengths(tensors, signature)
-    return Item(tensors, len(lengths), num_steps(tensors, signature), lengths, batch_key(tensors, signature))
+    return Item(tensors, len(lengths), num_steps(tensors, signature), lengths, batch_key(tensors, signature), instances)
 
 
 def batch_key(tensors: Tensors, signature: Signature) -> tuple[int, ...]:

@@ -30,6 +30,8 @@ GroupRows = Callable[[Sequence[int]], list[list[int]]]
 ReadFile = Callable[[str], bytes]
 """The content of a file of the model folder. Raises FolderError when it cannot be read, or lies outside."""
 
+STATE = "state"
+"""The field of an instance, and of its prediction, that carries the state of a sequence."""
 IS_FINITE = "/is_finite"
 """What `prepare` adds to the outputs of a batch in which something is not finite: BOOL [batch]."""
 
@@ -67,12 +69,20 @@ class Task(ABC):
 
     @abstractmethod
     def run_steps(
-        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+        self,
+        instances: Sequence[object],
+        parameters: Mapping[str, object],
+        group: GroupRows,
+        *,
+        is_plain: bool = False,
+        steps_seen: Sequence[int] | None = None,
     ) -> Steps:
         """Predict all instances. Nothing is checked before the first step.
 
         `group` says which rows share an item. `is_plain` says that the instances hold no true, false and null
-        (`wire.is_plain`): they need not be looked for. Raises InvalidInput that names the instance and the place in it,
+        (`wire.is_plain`): they need not be looked for. With `steps_seen`, each instance is the next piece of a sequence, which
+        had so many steps before: all of it is read, and items say which instances they are; who runs them feeds the states
+        (see `why_not_streaming`). Raises InvalidInput that names the instance and the place in it,
         MalformedRequest for unknown fields, and InferenceFailed when an output is not finite.
         """
 
@@ -80,13 +90,22 @@ class Task(ABC):
         """What can be done to the outputs of a whole batch at once, on the thread that ran it."""
         return with_finite_rows(outputs, list(outputs.values()))
 
+    def why_not_streaming(self) -> str:
+        """Why instances cannot be pieces of sequences, in words that follow "the model cannot stream"; empty where they can."""
+        return "its task is not made for it"
+
+    def with_state(self, prediction: Prediction, state: object) -> Prediction:
+        """A prediction that holds the state of its sequence beside what it is."""
+        return {**prediction, STATE: state}
+
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
         """Whether encoding or decoding these would hold up an event loop."""
         return len(instances) > HEAVY_NUM_INSTANCES
 
-    def encode_tensors(self, tensors: Tensors) -> Tensors:
+    def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
         """The graph's inputs for the public tensors of a request (see `TaskDefinition.public_tensors`).
 
+        With `steps_seen`, rows are pieces of sequences, as in `run_steps`, which had at least so many steps before.
         Only names and datatypes were compared yet. Raises InvalidInput that names the instance (row).
         """
         return tensors
@@ -138,6 +157,8 @@ class Criterion:
     values: tuple[str, ...]
     reason: InvalidReason = "shape"
     """What is wrong with a request that no model fits."""
+    is_preference: bool = False
+    """Whether a request that no model fits is answered as if there were no criterion, and not refused."""
 
     def __str__(self) -> str:
         return f"{self.field} {', '.join(repr(value[:60]) for value in self.values[:3])}"
@@ -196,6 +217,10 @@ class TaskDefinition:
     def serves(self, manifest: Manifest, purpose: str) -> bool:
         """Whether a model of this task is meant for the purpose of an endpoint."""
         return True
+
+    def is_for_streams(self, manifest: Manifest) -> bool:
+        """Whether the model is made for sequences in pieces: it answers requests that name no model only where no other does."""
+        return False
 
     def criterion(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Criterion | None:
         """What of a request decides which model answers it; None: nothing. Takes any JSON, and refuses none."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Protocol
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -13,6 +16,7 @@ from service.manifest import FileName, Manifest, Spec, StrictModel
 from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors, TensorSpec
 from service.tasks.base import (
     HEAVY_NUM_INSTANCES,
+    Criterion,
     Endpoint,
     GroupRows,
     Prediction,
@@ -47,6 +51,14 @@ HEAVY_CHARACTERS = 8_000
 """Beyond so many, splitting takes 2 ms and more, and belongs on a thread."""
 
 
+CHINESE, OTHER = "zh", "other"
+HAN = re.compile("[\u4e00-\u9fff]")
+NUM_LOOKED_AT, LENGTH_LOOKED_AT = 16, 1000
+"""Of a request that names no model: how many texts, and of each how many characters, decide which model answers."""
+SMALLEST = 1e-7
+"""The least probability of a piece of which the logarithm is taken: no piece alone decides a long text."""
+
+
 class Truncation(StrictModel):
     """Which tokens of an over-long text are read: the first `head` and the last `tail`."""
 
@@ -60,9 +72,23 @@ class ClassifySpec(Spec):
     labels: Annotated[list[str], Field(min_length=2)]
     subject: str | None = Field(None, description="what the labels are about, such as `sentiment`")
     tokenizer: FileName = "tokenizer.json"
-    max_length: Annotated[int, Field(ge=1, description="tokens read of one text")]
+    max_length: Annotated[int, Field(ge=1, description="tokens of a row: all that are read of one text, or of a piece of it")]
     truncation: Truncation
+    long_texts: Annotated[
+        Literal["cut", "pieces"],
+        Field(
+            description="what becomes of a text of more than `max_length` tokens: `cut` by `truncation`, or read whole in the "
+            "fewest `pieces` of that length, whose logarithms of probabilities are averaged"
+        ),
+    ] = "cut"
+    min_known: Annotated[
+        float | None,
+        Field(
+            gt=0, lt=1, description="share of a text's tokens that the tokenizer must know; below it the answer is `uncertain`"
+        ),
+    ] = None
     language: Annotated[str, Field(description="BCP 47 tag of the texts, or `und`")]
+    streaming: bool = Field(default=False, description="made for texts in pieces")
 
     @model_validator(mode="after")
     def _truncation_keeps_max_length(self) -> ClassifySpec:
@@ -78,6 +104,14 @@ class Encoder(Protocol):
 
     @property
     def largest_id(self) -> int: ...
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether each text gets tokens beside its own, such as one for its begin."""
+        ...
+
+    @property
+    def unknown_id(self) -> int: ...
 
     def encode(self, texts: Sequence[str], max_length: int, head: int, tail: int) -> Sequence[tuple[Sequence[int], bool]]:
         """Per text its ids (at least one) and whether it was truncated. Raises InvalidInput for a text that has none."""
@@ -102,34 +136,72 @@ class ClassifyTask(Task):
     def describe(self) -> dict[str, Any]:
         return self.spec.model_dump(exclude_none=True)
 
+    def why_not_streaming(self) -> str:
+        return "its tokenizer adds tokens to each text, so also between its pieces" if self.tokenizer.adds_tokens else ""
+
     def run_steps(
-        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+        self,
+        instances: Sequence[object],
+        parameters: Mapping[str, object],
+        group: GroupRows,
+        *,
+        is_plain: bool = False,
+        steps_seen: Sequence[int] | None = None,
     ) -> Steps:
-        encoded = self.encode(instances, parameters)
+        encoded = self.encode(instances, parameters, is_piece=steps_seen is not None)
+        if self.spec.long_texts == "pieces" and steps_seen is None and any(is_longer for _, is_longer in encoded):
+            return (yield from self._run_pieces(encoded, group))
         groups = group([len(ids) for ids, _ in encoded])
         predictions: list[Prediction] = [None] * len(encoded)
-        outputs = yield [self._collate([encoded[index][0] for index in indices]) for indices in groups]
+        outputs = yield [self._collate([encoded[index][0] for index in indices], indices) for indices in groups]
         for indices, output in zip(groups, outputs, strict=True):
             expect_finite(output, indices)
             for index, probabilities in zip(indices, output[PROBABILITIES], strict=True):
-                predictions[index] = self.decode(probabilities, encoded[index][1])
+                predictions[index] = self.decode(probabilities, *encoded[index])
         return predictions
+
+    def _run_pieces(self, encoded: Sequence[tuple[Sequence[int], bool]], group: GroupRows) -> Steps:
+        """`run_steps` where some text is longer than a row: each piece is a row of its own."""
+        rows: list[Sequence[int]] = []
+        texts: list[int] = []
+        for number, (ids, _) in enumerate(encoded):
+            pieces = cut_pieces(ids, self.spec.max_length)
+            rows += pieces
+            texts += [number] * len(pieces)
+        groups = group([len(row) for row in rows])
+        outputs = yield [self._collate([rows[index] for index in indices]) for indices in groups]
+        found: list[list[Array]] = [[] for _ in encoded]
+        for indices, output in zip(groups, outputs, strict=True):
+            expect_finite(output, [texts[index] for index in indices])
+            for index, probabilities in zip(indices, output[PROBABILITIES], strict=True):
+                found[texts[index]].append(probabilities)
+        return [self.decode(join_pieces(parts), ids, False) for parts, (ids, _) in zip(found, encoded, strict=True)]
 
     def prepare(self, outputs: Tensors) -> Tensors:
         probabilities = outputs[PROBABILITIES]
         return with_finite_rows({PROBABILITIES: probabilities}, [probabilities])
 
-    def encode(self, instances: Sequence[object], parameters: Mapping[str, object]) -> list[tuple[Sequence[int], bool]]:
-        """Check every instance; per text its token ids and whether it was truncated."""
+    def encode(
+        self, instances: Sequence[object], parameters: Mapping[str, object], *, is_piece: bool = False
+    ) -> list[tuple[Sequence[int], bool]]:
+        """Check every instance; per text its token ids and whether it was truncated, or is to be read in pieces.
+
+        With `is_piece` the texts are pieces of streams, which are read whole.
+        """
         expect_instances(instances)
         if parameters:
             raise refuse_parameters(list(parameters), ())
         texts = [_read_text(instance, index) for index, instance in enumerate(instances)]
-        truncation = self.spec.truncation
-        return list(self.tokenizer.encode(texts, self.spec.max_length, truncation.head, truncation.tail))
+        if is_piece:
+            return list(self.tokenizer.encode(texts, sys.maxsize, sys.maxsize, 0))
+        max_length, truncation = self.spec.max_length, self.spec.truncation
+        if self.spec.long_texts == "pieces":
+            whole = self.tokenizer.encode(texts, sys.maxsize, sys.maxsize, 0)
+            return [(ids, len(ids) > max_length) for ids, _ in whole]
+        return list(self.tokenizer.encode(texts, max_length, truncation.head, truncation.tail))
 
-    def decode(self, probabilities: Array, is_truncated: bool) -> Prediction:
-        """The prediction of one text from the probabilities of the labels, FP32 (labels,)."""
+    def decode(self, probabilities: Array, ids: Sequence[int], is_truncated: bool) -> Prediction:
+        """The prediction of one text from the probabilities of the labels, FP32 (labels,), and the token ids that were read."""
         winner = int(probabilities.argmax())
         prediction: dict[str, object] = {
             "label": self.spec.labels[winner],
@@ -138,14 +210,25 @@ class ClassifyTask(Task):
         }
         if is_truncated:
             prediction["truncated"] = True
+        if self.spec.min_known is not None:
+            known = len(ids) - ids.count(self.tokenizer.unknown_id)
+            prediction["known_tokens"] = known
+            if known < self.spec.min_known * len(ids):
+                prediction["uncertain"] = True
         return prediction
 
-    def encode_tensors(self, tensors: Tensors) -> Tensors:
-        """`text` BYTES (B) as token ids, as `encode` splits texts."""
+    def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
+        """`text` BYTES (B) as token ids, a row for each: of a text longer than that, what `truncation` keeps."""
         texts = tensors.get(TEXT)
         if texts is None or tensors.keys() != {TEXT} or texts.ndim != 1:
             raise InvalidInput(f'expected one tensor "{TEXT}", BYTES [batch], got {sorted(tensors)}', where=TEXT)
-        return self._collate([ids for ids, _ in self.encode(texts.tolist(), {})]).tensors
+        is_piece = steps_seen is not None
+        keep, max_length = self.spec.truncation, self.spec.max_length
+        rows = [ids for ids, _ in self.encode(texts.tolist(), {}, is_piece=is_piece)]
+        if self.spec.long_texts == "pieces" and not is_piece:
+            # An answer has a row for each text, and cannot be made of several.
+            rows = [ids if len(ids) <= max_length else [*ids[: keep.head], *ids[len(ids) - keep.tail :]] for ids in rows]
+        return self._collate(rows).tensors
 
     def decode_tensors(self, outputs: Tensors) -> Tensors:
         probabilities = outputs[PROBABILITIES]
@@ -164,15 +247,16 @@ class ClassifyTask(Task):
             return [f"{self.spec.tokenizer} has token ids up to {largest}, the graph does not take them"]
         return []
 
-    def _collate(self, rows: Sequence[Sequence[int]]) -> Item:
+    def _collate(self, rows: Sequence[Sequence[int]], instances: Sequence[int] = ()) -> Item:
         lengths = [len(ids) for ids in rows]
         if len(rows) == 1:
-            return Item({TOKENS: np.array(rows, np.int64)}, 1, lengths[0], lengths)
+            return Item({TOKENS: np.array(rows, np.int64)}, 1, lengths[0], lengths, (), instances)
         longest = max(lengths)
         padded = np.zeros((len(rows), longest), np.int64)  # (B, T)
         for row, ids in zip(padded, rows, strict=True):
             row[: len(ids)] = ids
-        return Item({TOKENS: padded, LENGTHS: np.array(lengths, np.int64)}, len(rows), longest, lengths)
+        tensors: Tensors = {TOKENS: padded, LENGTHS: np.array(lengths, np.int64)}
+        return Item(tensors, len(rows), longest, lengths, (), instances)
 
 
 class ClassifyDefinition(TaskDefinition):
@@ -187,7 +271,8 @@ class ClassifyDefinition(TaskDefinition):
             "classify",
             "Classify texts by sentiment",
             "The sentiment of texts. Without `model`, the one that SLUICE_DEFAULT_SENTIMENT_MODEL names answers, or the only one "
-            "whose manifest says that it classifies sentiment. Where several fit: 409.",
+            "whose manifest says that it classifies sentiment; of several, a Chinese one answers texts with Chinese characters "
+            "and no others. Where several fit: 409.",
             purpose=SENTIMENT,
             default_setting="default_sentiment_model",
             instance=Text | ClassifyInstance,
@@ -231,14 +316,47 @@ class ClassifyDefinition(TaskDefinition):
     def example_instance(self, manifest: Manifest) -> object:
         return "A quiet, moving film."
 
+    def is_for_streams(self, manifest: Manifest) -> bool:
+        return manifest.spec_of(ClassifySpec).streaming
+
     def serves(self, manifest: Manifest, purpose: str) -> bool:
         spec = manifest.spec_of(ClassifySpec)
         if spec.subject is not None:
             return spec.subject == purpose
         return purpose == SENTIMENT and set(spec.labels) == SENTIMENT_LABELS
 
+    def criterion(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Criterion | None:
+        """Whether texts are Chinese, by their characters; only the beginning of a request is looked at."""
+        found: dict[str, None] = {}
+        for instance in instances[:NUM_LOOKED_AT]:
+            text = instance.get("text") if isinstance(instance, dict) else instance
+            if isinstance(text, str):
+                found[CHINESE if HAN.search(text, 0, LENGTH_LOOKED_AT) else OTHER] = None
+        return Criterion("language", tuple(found), is_preference=True) if found else None
+
+    def fits(self, manifest: Manifest, criterion: Criterion) -> bool:
+        language = manifest.spec_of(ClassifySpec).language.partition("-")[0].lower()
+        if language in ("und", "mul"):
+            return True
+        return all((value == CHINESE) == (language == CHINESE) for value in criterion.values)
+
 
 TASK = ClassifyDefinition()
+
+
+def cut_pieces(ids: Sequence[int], max_length: int) -> list[Sequence[int]]:
+    """All tokens in order, in the fewest pieces of at most `max_length` whose lengths differ by one at most, as in training."""
+    count = -(-len(ids) // max_length)
+    ends = [len(ids) * number // count for number in range(count + 1)]
+    return [ids[start:end] for start, end in pairwise(ends)]
+
+
+def join_pieces(parts: Sequence[Array]) -> Array:
+    """The probabilities of a text from those of its pieces (labels,): their geometric mean, which averages logits."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = np.exp(np.log(np.maximum(np.stack(parts), SMALLEST)).mean(axis=0, dtype=np.float64))
+    return np.asarray(joined / joined.sum(), np.float32)
 
 
 def _read_text(instance: object, index: int) -> str:

@@ -9,8 +9,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.tasks.state_schema import InstanceState, PredictionState
+
 MAX_CHARACTERS = 100_000
-"""The longest text. Only its head and tail are read, but all of it is split into tokens first: 60 ms and 10 MB."""
+"""The longest text. Whatever is read of it, all of it is split into tokens first: 60 ms and 10 MB."""
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
 
@@ -24,6 +26,7 @@ class ClassifyInstance(BaseModel):
         description="The text, in any characters; at most 100,000 of them, and not only white space.",
         examples=["A quiet, moving film."],
     )
+    state: InstanceState = None
 
 
 class ClassifyParameters(BaseModel):
@@ -45,6 +48,18 @@ class Classification(BaseModel):
         description="True if the text was too long and only its beginning and end were read; else absent.",
         examples=[True],
     )
+    state: PredictionState = None
+    known_tokens: int | None = Field(
+        default=None,
+        description="How many tokens of the text the model knows; absent where its manifest has no `min_known`.",
+        examples=[6],
+    )
+    uncertain: bool | None = Field(
+        default=None,
+        description="True if the model knows less than the share `min_known` of the text's tokens: the answer says little; else "
+        "absent.",
+        examples=[True],
+    )
 
 
 class ClassifyDescription(BaseModel):
@@ -53,7 +68,13 @@ class ClassifyDescription(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     labels: list[str] = Field(description="Every label, in the order of the output.", examples=[["negative", "positive"]])
-    max_length: int = Field(description="Number of tokens read of one text.", examples=[256])
+    max_length: int = Field(description="Number of tokens read of one text, or of a piece of it.", examples=[256])
+    long_texts: str = Field(
+        default="cut", description="`cut`: longer texts are cut; `pieces`: they are read whole, in pieces.", examples=["pieces"]
+    )
+    min_known: float | None = Field(
+        default=None, description="Share of a text's tokens below which an answer is `uncertain`.", examples=[0.5]
+    )
     language: str = Field(description="BCP 47 tag of the texts, or `und`.", examples=["en"])
 
 

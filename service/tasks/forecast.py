@@ -29,17 +29,20 @@ from service.tasks.base import (
     expect_instances,
     finite_rows,
 )
-from service.tasks.forecast_request import CheckedInstance, RequestDefaults, takes_frequency
+from service.tasks.forecast_request import CheckedInstance, RequestDefaults, refuse_long_piece, takes_frequency
 from service.tasks.forecast_schema import EXAMPLES, Forecast, ForecastDescription, ForecastInstance, ForecastParameters
 from service.tasks.forecast_spec import ForecastSpec
 from service.tasks.frequencies import read_frequency, timestamps
 
 HISTORY = "history"
 FORECAST, QUANTILES = "forecast", "quantiles"
+FORECAST_MAPE = "forecast_mape"
 OLD_FORECAST = "mean"
 """How graphs and examples called the point forecast when folders were first written."""
 COMBINED = "forecast and quantiles"
 """What `prepare` makes of the outputs."""
+ANOMALY = "anomaly"
+"""The score of each value of the history, of a model that reads streams."""
 
 MAX_NUMBERS = 5_000_000
 """The largest answer: 10,000 forecasts of 48 steps and nine quantiles are some 40 MB of JSON."""
@@ -56,12 +59,13 @@ class ForecastTask(Task):
         super().__init__(signature)
         self.spec = spec
         self.horizon = spec.horizon
-        self.can_feed_back = set(spec.features) == set(spec.targets)
+        self.can_feed_back = set(spec.features) == set(spec.targets) and not spec.streaming
         """Whether a forecast holds all that the next run must know."""
         self.max_horizon = spec.horizon * (max_horizon_multiple if self.can_feed_back else 1)
         """The longest forecast, in steps."""
         self._levels = tuple(spec.quantiles)
         self._numbers_per_step = len(spec.targets) * (1 + len(spec.quantiles))
+        self._has_mape = spec.has_mape
         self._output = next((name for name in (FORECAST, OLD_FORECAST) if name in signature.output_names), FORECAST)
 
     @cached_property
@@ -81,12 +85,22 @@ class ForecastTask(Task):
         return size > HEAVY_SIZE
 
     def describe(self) -> dict[str, Any]:
-        return self.spec.model_dump() | {"max_horizon": self.max_horizon}
+        about = self.spec.model_dump(exclude_none=True)
+        return about | {"points": self.spec.point_names, "max_horizon": self.max_horizon}
+
+    def why_not_streaming(self) -> str:
+        return ""
 
     def run_steps(
-        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+        self,
+        instances: Sequence[object],
+        parameters: Mapping[str, object],
+        group: GroupRows,
+        *,
+        is_plain: bool = False,
+        steps_seen: Sequence[int] | None = None,
     ) -> Steps:
-        checked = self.encode(instances, parameters, is_plain=is_plain)
+        checked = self.encode(instances, parameters, is_plain=is_plain, steps_seen=steps_seen)
         step = self.spec.horizon
         num_runs = -(-max([instance.horizon for instance in checked]) // step)
         num_numbers = len(checked) * num_runs * step * self._numbers_per_step
@@ -100,50 +114,84 @@ class ForecastTask(Task):
         if num_runs == len(checked) == 1:  # the usual request, without the lists of what follows: 3 µs
             (output,) = yield [self._collate([checked[0].history])]
             expect_finite(output, (0,))
-            return [self.decode(checked[0], output[COMBINED][0])]
-        forecasts: list[list[Array]] = [[] for _ in checked]  # per instance and run: (1 + Q, H) or (1 + Q, H, targets)
+            return [self.decode(checked[0], output[COMBINED][0], output[ANOMALY][0] if self.spec.streaming else None)]
+        forecasts: list[list[Array]] = [[] for _ in checked]  # per instance and run: as `prepare` gives a row
+        anomalies: list[Array | None] = [None] * len(checked)
         histories = [instance.history for instance in checked]
         for start in range(0, num_runs * step, step):
             unfinished = [index for index, instance in enumerate(checked) if instance.horizon > start]
             if start > 0:
                 for index in unfinished:
-                    histories[index] = self._feed_back(histories[index], forecasts[index][-1][0])
+                    point = forecasts[index][-1][-1 if checked[index].is_mape else 0]
+                    # With state the next run goes on from where the last one ended.
+                    before = histories[index] if steps_seen is None else histories[index][:0]
+                    histories[index] = self._feed_back(before, point)
             groups = group([len(histories[index]) for index in unfinished])
             rows = [[unfinished[number] for number in numbers] for numbers in groups]
-            outputs = yield [self._collate([histories[index] for index in indices]) for indices in rows]
+            outputs = yield [self._collate([histories[index] for index in indices], indices) for indices in rows]
             for indices, output in zip(rows, outputs, strict=True):
                 expect_finite(output, indices)
                 for index, forecast in zip(indices, output[COMBINED], strict=True):
                     forecasts[index].append(forecast)
+                if self.spec.streaming:
+                    for index, scores in zip(indices, output[ANOMALY], strict=True):
+                        anomalies[index] = scores
         return [
-            self.decode(instance, runs[0] if len(runs) == 1 else np.concatenate(runs, axis=1))
-            for instance, runs in zip(checked, forecasts, strict=True)
+            self.decode(instance, runs[0] if len(runs) == 1 else np.concatenate(runs, axis=1), scores)
+            for instance, runs, scores in zip(checked, forecasts, anomalies, strict=True)
         ]
 
     def prepare(self, outputs: Tensors) -> Tensors:
-        """Forecast and quantiles as one FP32 tensor, the forecast first: (B, 1 + Q, H), or (B, 1 + Q, H, targets) for several."""
+        """Forecast and quantiles as one FP32 tensor, the forecast first: (B, 1 + Q, H), or (B, 1 + Q, H, targets) for several.
+
+        A second point forecast comes last.
+        """
         point = outputs[self._output]  # (B, H, targets)
-        combined = np.empty((len(point), 1 + len(self._levels), *point.shape[1:]), np.float32)
+        num_levels = len(self._levels)
+        combined = np.empty((len(point), 1 + num_levels + self._has_mape, *point.shape[1:]), np.float32)
         combined[:, 0] = point
-        if self._levels:
-            combined[:, 1:] = outputs[QUANTILES].transpose(0, 3, 1, 2)
+        if num_levels:
+            combined[:, 1 : 1 + num_levels] = outputs[QUANTILES].transpose(0, 3, 1, 2)
+        if self._has_mape:
+            combined[:, -1] = outputs[FORECAST_MAPE]
         prepared: Tensors = {COMBINED: combined[..., 0] if len(self.spec.targets) == 1 else combined}
-        is_finite = finite_rows([combined])
+        checked = [combined]
+        if self.spec.streaming:
+            prepared[ANOMALY] = outputs[ANOMALY]
+            checked.append(outputs[ANOMALY])
+        is_finite = finite_rows(checked)
         return prepared if is_finite is None else {**outputs, **prepared, IS_FINITE: is_finite}
 
     def encode(
-        self, instances: Sequence[object], parameters: Mapping[str, object], *, is_plain: bool = False
+        self,
+        instances: Sequence[object],
+        parameters: Mapping[str, object],
+        *,
+        is_plain: bool = False,
+        steps_seen: Sequence[int] | None = None,
     ) -> list[CheckedInstance]:
-        """Check every instance; fill gaps and cut histories to what the network reads."""
+        """Check every instance; fill gaps and cut histories to what the network reads. A piece of a series is read whole."""
         expect_instances(instances)
         defaults = (
             RequestDefaults(self.spec, self.max_horizon, self.can_feed_back, parameters) if parameters else self._no_parameters
         )
+        if steps_seen is not None:
+            return [
+                defaults.read_instance(instance, index, is_plain, seen)
+                for index, (instance, seen) in enumerate(zip(instances, steps_seen, strict=True))
+            ]
         return [defaults.read_instance(instance, index, is_plain) for index, instance in enumerate(instances)]
 
-    def decode(self, instance: CheckedInstance, forecast: Array) -> Prediction:
-        """The prediction for one instance from (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): the forecast, behind it the quantiles."""
+    def decode(self, instance: CheckedInstance, forecast: Array, anomaly: Array | None = None) -> Prediction:
+        """The prediction for one instance from (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): the forecast, behind it the quantiles.
+
+        Of a model with a second point forecast that is the last row. `anomaly` (≥ T, targets) has a score per value of the
+        history, of models that give one.
+        """
         levels, horizon = instance.levels, instance.horizon
+        if self._has_mape:
+            chosen = forecast[-1:] if instance.is_mape else forecast[:1]
+            forecast = np.concatenate((chosen, forecast[1:-1]))
         if levels != self._levels:
             forecast = np.tensordot(_interpolation(self._levels, levels), forecast, axes=1).astype(np.float32)
         point, *at_levels = forecast[:, :horizon]
@@ -155,16 +203,30 @@ class ForecastTask(Task):
             prediction["timestamps"] = timestamps(instance.start, instance.frequency, steps)
         if instance.num_interpolated:
             prediction["num_interpolated"] = instance.num_interpolated
+        if anomaly is not None:
+            prediction[ANOMALY] = self._scores(instance.history, anomaly)
         return prediction
 
-    def encode_tensors(self, tensors: Tensors) -> Tensors:
+    def _scores(self, history: Array, anomaly: Array) -> Array | list[Any]:
+        """The scores of a history (T, F), null where a value is missing; rows of several targets, as forecasts have."""
+        places = [self.spec.features.index(target) for target in self.spec.targets]
+        scores, is_missing = anomaly[: len(history)], np.isnan(history[:, places])
+        if len(places) == 1:
+            scores, is_missing = scores[:, 0], is_missing[:, 0]
+        if not is_missing.any():
+            return np.ascontiguousarray(scores)
+        found = scores.astype(object)
+        found[is_missing] = None
+        return list(found.tolist())
+
+    def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
         """`history` FP32 (B, T, F) and `lengths`, cut to the steps that the network reads: as `encode` cuts a history."""
         history, lengths = tensors.get(HISTORY), tensors.get(LENGTHS)
         if history is None or history.ndim != 3 or (lengths is not None and lengths.shape != history.shape[:1]):
             return tensors  # which `check` refuses
         steps, context = history.shape[1], self.spec.context_length
         shortest = steps if lengths is None else int(lengths.min(initial=steps))
-        if shortest < self.spec.min_length:
+        if shortest + (steps_seen or 0) < self.spec.min_length:
             row = 0 if lengths is None else int(lengths.argmin())
             raise InvalidInput(
                 f"instance {row}: history: expected at least {self.spec.min_length} steps, got {shortest}",
@@ -175,6 +237,10 @@ class ForecastTask(Task):
                 expected=f"at least {self.spec.min_length}",
             )
         if steps <= context:
+            return tensors
+        if steps_seen is not None:
+            if self.spec.streaming:
+                raise refuse_long_piece(self.spec, 0, steps)
             return tensors
         if lengths is None:
             return {**tensors, HISTORY: history[:, -context:]}
@@ -187,8 +253,8 @@ class ForecastTask(Task):
         return {**tensors, HISTORY: cut, LENGTHS: np.minimum(lengths, context)}
 
     def decode_tensors(self, outputs: Tensors) -> Tensors:
-        public = {FORECAST: outputs[self._output]}
-        return public | {QUANTILES: outputs[QUANTILES]} if QUANTILES in outputs else public
+        names = {FORECAST: self._output, **{name: name for name in (QUANTILES, FORECAST_MAPE, ANOMALY)}}
+        return {public: outputs[name] for public, name in names.items() if name in outputs}
 
     def _feed_back(self, history: Array, forecast: Array) -> Array:
         """The history (T, F) for the next run; `forecast` is (H,) or (H, targets)."""
@@ -196,16 +262,17 @@ class ForecastTask(Task):
         columns = [self.spec.targets.index(feature) for feature in self.spec.features]
         return np.concatenate((history, forecast[:, columns]))[-self.spec.context_length :]
 
-    def _collate(self, histories: Sequence[Array]) -> Item:
+    def _collate(self, histories: Sequence[Array], instances: Sequence[int] = ()) -> Item:
         if len(histories) == 1:
             (history,) = histories
-            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),))
+            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), (), instances)
         lengths = [len(history) for history in histories]
         longest = max(lengths)
         padded = np.zeros((len(histories), longest, len(self.spec.features)), np.float32)  # (B, T, F)
         for row, history in zip(padded, histories, strict=True):
             row[: len(history)] = history
-        return Item({HISTORY: padded, LENGTHS: np.array(lengths, np.int64)}, len(histories), longest, lengths)
+        tensors: Tensors = {HISTORY: padded, LENGTHS: np.array(lengths, np.int64)}
+        return Item(tensors, len(histories), longest, lengths, (), instances)
 
 
 @dataclass(frozen=True)
@@ -247,6 +314,8 @@ class ForecastDefinition(TaskDefinition):
             *manifest.mismatch("inputs", HISTORY, "FP32", ["batch", "time", len(spec.features)]),
             *manifest.mismatch("outputs", OLD_FORECAST if is_old else FORECAST, "FP32", point),
             *(manifest.mismatch("outputs", QUANTILES, "FP32", [*point, len(spec.quantiles)]) if spec.quantiles else ()),
+            *(manifest.mismatch("outputs", ANOMALY, "FP32", ["batch", "time", len(spec.targets)]) if spec.streaming else ()),
+            *(manifest.mismatch("outputs", FORECAST_MAPE, "FP32", point) if spec.has_mape else ()),
         ]
 
     def build(self, manifest: Manifest, signature: Signature, read_file: ReadFile) -> ForecastTask:
@@ -259,6 +328,9 @@ class ForecastDefinition(TaskDefinition):
         tensors = super().public_tensors(manifest, signature)
         outputs = (replace(spec, name=FORECAST) if spec.name == OLD_FORECAST else spec for spec in tensors.outputs)
         return PublicTensors(tensors.inputs, tuple(outputs))
+
+    def is_for_streams(self, manifest: Manifest) -> bool:
+        return manifest.spec_of(ForecastSpec).streaming
 
     def example_instance(self, manifest: Manifest) -> object | None:
         spec = manifest.spec_of(ForecastSpec)

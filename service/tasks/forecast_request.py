@@ -21,7 +21,7 @@ MAX_HISTORY_VALUES = 1_000_000
 
 
 class CheckedInstance(NamedTuple):
-    """One instance, checked: raw values FP32 (T, F) without gaps, and what is to be forecast from them."""
+    """One instance, checked: raw values FP32 (T, F), without gaps unless the model reads streams, and what is to be forecast."""
 
     history: Array
     horizon: int
@@ -31,12 +31,14 @@ class CheckedInstance(NamedTuple):
     frequency: Frequency | None = None
     num_given: int = 0
     """Steps of the history as it was sent, of which `history` is the last part."""
+    is_mape: bool = False
+    """Whether the second point forecast answers."""
 
 
 class RequestDefaults:
     """The parameters of a request, which hold for each instance that does not say otherwise; checks both."""
 
-    PARAMETERS: ClassVar = ("horizon", "quantiles", "frequency")
+    PARAMETERS: ClassVar = ("horizon", "quantiles", "frequency", "point")
     FIELDS: ClassVar = frozenset(("history", "start", *PARAMETERS))
 
     def __init__(self, spec: ForecastSpec, max_horizon: int, can_feed_back: bool, parameters: Mapping[str, object]) -> None:
@@ -51,10 +53,13 @@ class RequestDefaults:
         self.horizon = self._check_horizon(given["horizon"]) if "horizon" in given else spec.horizon
         self.levels = self._check_levels(given["quantiles"]) if "quantiles" in given else tuple(spec.quantiles)
         self.frequency = self._check_frequency(given["frequency"]) if "frequency" in given else None
+        self.is_mape = "point" in given and self._check_point(given["point"]) == "mape"
 
-    def read_instance(self, instance: object, index: int, is_plain: bool) -> CheckedInstance:
+    def read_instance(self, instance: object, index: int, is_plain: bool, steps_seen: int | None = None) -> CheckedInstance:
         """Check one instance; fill gaps and cut the history to what the network reads.
 
+        With `steps_seen`, the history is the next piece of a series that had so many steps before: it is read whole, has no gaps,
+        which would be filled from values that are not there yet, and together with those steps is as long as the network needs.
         Raises MalformedRequest for unknown fields and InvalidInput that names the place of what cannot be used.
         """
         spec = self.spec
@@ -69,14 +74,15 @@ class RequestDefaults:
                 if "history" in instance
                 else refuse_missing(index, "history")
             )
-        if len(given) < spec.min_length:
+        if len(given) + (steps_seen or 0) < spec.min_length or not given:
+            least = max(1, spec.min_length - (steps_seen or 0))
             raise InvalidInput(
-                f"instance {index}: history: expected at least {spec.min_length} steps, got {len(given)}",
+                f"instance {index}: history: expected at least {least} steps, got {len(given)}",
                 reason="length",
                 instance=index,
                 where="history",
                 found=len(given),
-                expected=f"at least {spec.min_length}",
+                expected=f"at least {least}",
             )
         num_values = len(given) * len(spec.features)
         if num_values > MAX_HISTORY_VALUES:
@@ -89,9 +95,13 @@ class RequestDefaults:
                 found=num_values,
                 expected=f"at most {MAX_HISTORY_VALUES}",
             )
+        if spec.streaming and steps_seen is not None and len(given) > spec.context_length:
+            raise refuse_long_piece(spec, index, len(given))
         values, has_gaps = read_numbers(given, len(spec.features), index, is_plain=is_plain)
         num_interpolated = 0
-        if has_gaps:
+        if has_gaps and not spec.streaming:  # whose graph knows what to do without a value
+            if steps_seen is not None:
+                raise self._refuse_gap(values, index)
             values, num_interpolated = self._interpolate(values, index)
         # A null is a field left out: clients with optional fields send it so.
         value = instance.get("horizon")
@@ -100,12 +110,26 @@ class RequestDefaults:
         levels = self.levels if value is None else self._check_levels(value, index)
         value = instance.get("frequency")
         frequency = self.frequency if value is None else self._check_frequency(value, index)
+        value = instance.get("point")
+        is_mape = self.is_mape if value is None else self._check_point(value, index) == "mape"
         start = instance.get("start")
         if start is not None:
             frequency = frequency or self._only_frequency(index)
             _check_start(start, frequency, len(given) + horizon, index)
-        history = values[-spec.context_length :]
-        return CheckedInstance(history, horizon, levels, num_interpolated, start, frequency, len(given))
+        history = values[-spec.context_length :] if steps_seen is None else values
+        return CheckedInstance(history, horizon, levels, num_interpolated, start, frequency, len(given), is_mape)
+
+    def _refuse_gap(self, values: Array, index: int) -> InvalidInput:
+        """A piece of a series has a gap (NaN)."""
+        step = int(np.argwhere(np.isnan(values))[0, 0])
+        return InvalidInput(
+            f"instance {index}: history[{step}]: expected a number, got null: with a state, gaps are not filled",
+            reason="nonfinite",
+            instance=index,
+            where=f"history[{step}]",
+            found="null",
+            expected="a number",
+        )
 
     def _interpolate(self, values: Array, index: int) -> tuple[Array, int]:
         """Fill the gaps (NaN) of every feature; count those among the steps that the network reads."""
@@ -196,6 +220,20 @@ class RequestDefaults:
             )
         return found
 
+    def _check_point(self, value: object, index: int | None = None) -> str:
+        if not isinstance(value, str):
+            raise refuse_type(index, "point", "a string", value)
+        names = self.spec.point_names
+        if value not in names:
+            raise InvalidInput(
+                f"{locate(index, 'point')}: expected one of {names}, the point forecasts of this model, got {show(value)}",
+                instance=index,
+                where="point",
+                found=show(value),
+                expected=names,
+            )
+        return value
+
     def _only_frequency(self, index: int) -> Frequency:
         """The frequency of a model that has just one; raises InvalidInput for the others."""
         if len(self._frequencies) == 1 and self._frequencies[0][1] is not None:
@@ -208,6 +246,19 @@ class RequestDefaults:
             where="frequency",
             expected=listed or None,
         )
+
+
+def refuse_long_piece(spec: ForecastSpec, index: int, num_steps: int) -> InvalidInput:
+    """A piece of a stream is longer than its graph reads at once: a history would be cut, but a stream has no part to lose."""
+    return InvalidInput(
+        f"instance {index}: history: expected at most {spec.context_length} steps of a stream at once, got {num_steps}: "
+        "send them in several pieces",
+        reason="length",
+        instance=index,
+        where="history",
+        found=num_steps,
+        expected=f"at most {spec.context_length}",
+    )
 
 
 def takes_frequency(spec: ForecastSpec, frequency: Frequency) -> bool:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.tasks.forecast_request import MAX_HISTORY_VALUES, MAX_LEVELS
 from service.tasks.frequencies import MAX_LENGTH
 from service.tasks.history import FLOAT32_MAX
+from service.tasks.state_schema import InstanceState, PredictionState
 
 Number = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] | None
 Values = Annotated[list[Number], Field(min_length=1, max_length=MAX_HISTORY_VALUES)]
@@ -45,6 +46,15 @@ Frequency = Annotated[
     ),
 ]
 
+Point = Annotated[
+    Literal["mean", "median", "mape"] | None,
+    Field(
+        description="Which point forecast `forecast` is, of those in `forecast.points` of `GET /models/{name}`; the model's own "
+        "`forecast.point` if absent. `mape` was trained on the mean absolute percentage error, and lies below the median.",
+        examples=["median"],
+    ),
+]
+
 # A week of hourly values, the shortest history of the bundled model: a daily wave, lower at the weekend, with one gap.
 WEEK: list[Any] = [round(300 + 80 * math.sin(math.tau * (hour - 9) / 24) - 60 * (hour >= 120)) for hour in range(168)]
 HISTORY: list[Any] = [*WEEK[:30], None, *WEEK[31:]]
@@ -57,18 +67,20 @@ class ForecastInstance(BaseModel):
 
     history: Values | Rows = Field(
         description="Past values, oldest first, in their own units: numbers, or one row of numbers per step where the model has "
-        "several features. `null` is a gap and is interpolated. Of a history longer than the model reads, the last part counts; "
-        "at most 1,000,000 values.",
+        "several features. `null` is a gap and is interpolated; beside a `state` there may be none. Of a history longer than the "
+        "model reads, the last part counts; at most 1,000,000 values.",
         examples=[HISTORY],
     )
     horizon: Horizon = None
     quantiles: Quantiles = None
     frequency: Frequency = None
+    point: Point = None
     start: str | None = Field(
         default=None,
         description="ISO 8601 time of the first value of `history`. With a frequency, the prediction holds timestamps.",
         examples=["2026-01-05T00:00:00"],
     )
+    state: InstanceState = None
 
 
 class ForecastParameters(BaseModel):
@@ -79,6 +91,7 @@ class ForecastParameters(BaseModel):
     horizon: Horizon = None
     quantiles: Quantiles = None
     frequency: Frequency = None
+    point: Point = None
 
 
 class Forecast(BaseModel):
@@ -86,7 +99,8 @@ class Forecast(BaseModel):
 
     forecast: list[float] | list[list[float]] = Field(
         description="The point forecast, step by step, in the units of the history; one row per step where the model has several "
-        "targets. It is the mean or the median of the model's distribution: `forecast.point` of `GET /models/{name}` says which.",
+        "targets. It is the mean or the median of the model's distribution: `forecast.point` of `GET /models/{name}` says which; "
+        "or what the request's `point` names.",
         examples=[[140.2, 138.9, 131.0]],
     )
     quantiles: dict[str, list[float] | list[list[float]]] | None = Field(
@@ -105,6 +119,14 @@ class Forecast(BaseModel):
         description="Number of gaps that were filled, of the steps that the model reads; absent if there were none.",
         examples=[1],
     )
+    anomaly: list[float | None] | list[list[float | None]] | None = Field(
+        default=None,
+        description="Of models that read streams: how surprising each value of `history` was under the forecast before it, "
+        "-log10 of its two-sided tail probability, from 0 to 10: 1 is what one value in ten reaches, 3 one in a thousand. "
+        "`null` where the value is missing, 0 for the first `warm_up` values of a stream.",
+        examples=[[0.3, 0.1, 4.2]],
+    )
+    state: PredictionState = None
 
 
 class ForecastDescription(BaseModel):
@@ -119,8 +141,13 @@ class ForecastDescription(BaseModel):
     frequencies: list[str] = Field(description="Frequencies it was trained for; empty: any.", examples=[["H"]])
     quantiles: list[float] = Field(description="Its own quantile levels, ascending; empty: none.", examples=[[0.1, 0.5, 0.9]])
     point: Literal["mean", "median"] = Field(description="What the point forecast is.", examples=["median"])
+    points: list[Literal["mean", "median", "mape"]] = Field(
+        description="The point forecasts that a request may choose from, the model's own first.", examples=[["median", "mape"]]
+    )
     features: list[str] = Field(description="Names of the values of one step, in the order of a row.", examples=[["value"]])
     targets: list[str] = Field(description="The features that are forecast, in the order of a row.", examples=[["value"]])
+    streaming: bool = Field(default=False, description="Whether it reads streams value by value, and gives `anomaly`.")
+    warm_up: int | None = Field(default=None, description="First values of a stream without an anomaly score.")
 
 
 EXAMPLES = (

@@ -25,6 +25,7 @@ from service.runtime.tensors import (
 from service.tasks.base import (
     HEAVY_NUM_INSTANCES,
     HEAVY_SIZE,
+    STATE,
     GroupRows,
     Prediction,
     ReadFile,
@@ -55,8 +56,21 @@ class TensorTask(Task):
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
         return len(instances) > HEAVY_NUM_INSTANCES or sum(map(_estimate_size, instances)) > HEAVY_SIZE
 
+    def why_not_streaming(self) -> str:
+        return ""
+
+    def with_state(self, prediction: Prediction, state: object) -> Prediction:
+        values = prediction if len(self.outputs) != 1 else {self.outputs[0].name: prediction}
+        return {**values, STATE: state}
+
     def run_steps(
-        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+        self,
+        instances: Sequence[object],
+        parameters: Mapping[str, object],
+        group: GroupRows,
+        *,
+        is_plain: bool = False,
+        steps_seen: Sequence[int] | None = None,
     ) -> Steps:
         rows = self.encode(instances, parameters)
         lengths = [num_steps(row, self.signature) for row in rows]
@@ -69,7 +83,7 @@ class TensorTask(Task):
             for indices in alike.values()
             for numbers in group([lengths[index] for index in indices])
         ]
-        outputs = yield [self._collate([rows[index] for index in indices]) for indices in groups]
+        outputs = yield [self._collate([rows[index] for index in indices], indices) for indices in groups]
         predictions: list[Prediction] = [None] * len(rows)
         for indices, output in zip(groups, outputs, strict=True):
             expect_finite(output, indices)
@@ -100,8 +114,8 @@ class TensorTask(Task):
             return row
         return row[(slice(None),) * (spec.time_axis - 1) + (slice(0, length),)]
 
-    def _collate(self, rows: Sequence[Tensors]) -> Item:
-        return make_item(collate(rows, self.signature), self.signature)
+    def _collate(self, rows: Sequence[Tensors], instances: Sequence[int]) -> Item:
+        return make_item(collate(rows, self.signature), self.signature, instances)
 
     def _read_row(self, instance: object, index: int) -> Tensors:
         names = [spec.name for spec in self.inputs]

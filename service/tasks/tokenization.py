@@ -42,6 +42,11 @@ class TextTokenizer:
         """The largest token id that a text can get, added tokens included; ids may have holes."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether each text gets tokens beside its own, such as one for its begin."""
+        return bool(self._tokenizer.num_special_tokens_to_add(is_pair=False))
+
     def encode(self, texts: Sequence[str], max_length: int, head: int, tail: int) -> list[Encoding]:
         """The ids of each text; of more than `max_length` the first `head` and the last `tail` are kept.
 

@@ -90,6 +90,53 @@ epochs = 1
 
 TWO_GRAPHS = CLASSIFY.replace('"gru"', '"lstm"') + "[quantize]\n"
 
+BESIDE_NGRAMS = """
+task = "classify"
+name = "toy"
+[data]
+labels = ["bad", "good"]
+[[data.train]]
+path = "texts.csv"
+[[data.train]]
+path = "facts.txt"
+neutral = true
+[[data.unlabelled]]
+path = "texts.csv"
+[[data.test]]
+path = "texts.csv"
+[tokenizer]
+kind = "words"
+vocabulary = 60
+min_frequency = 2
+piece_length = 6
+min_known = 0.5
+[vectors]
+epochs = 1
+block = 64
+[ngrams]
+order = 2
+buckets = 512
+[[layers]]
+type = "embedding"
+output_dim = 70
+storage = "int8"
+[[layers]]
+type = "bidirectional"
+layer = { type = "lstm", units = 3, return_sequences = true }
+[[layers]]
+type = "concat_pooling"
+[[layers]]
+type = "dense"
+activation = "sigmoid"
+[fit]
+loss = "binary_crossentropy"
+epochs = 1
+batch_tokens = 60
+rates = { embedding = 0.25 }
+[quantize]
+max_points_lost = 100.0
+"""
+
 ROWS = """
 task = "tensor"
 name = "toy"
@@ -121,9 +168,10 @@ epochs = 1
         (STREAMING, {"task": "forecast", "state": 2}),
         (CLASSIFY, {"task": "classify", "state": 0}),
         (TWO_GRAPHS, {"task": "classify", "state": 0}),
+        (BESIDE_NGRAMS, {"task": "classify", "state": 0}),
         (ROWS, {"task": "tensor", "state": 0}),
     ],
-    ids=["forecast", "streaming", "classify", "texts in two graphs", "rows in two graphs"],
+    ids=["forecast", "streaming", "classify", "texts in two graphs", "n-grams beside layers", "rows in two graphs"],
 )
 def test_a_published_folder_is_valid_to_the_service(tmp_path: Path, text: str, facts: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
@@ -131,6 +179,7 @@ def test_a_published_folder_is_valid_to_the_service(tmp_path: Path, text: str, f
         f"{'good' if i % 2 else 'bad'} film<br />{' '.join(rng.choice(['a', 'the', 'of'], i % 9))} {i},{i % 2}" for i in range(60)
     ]
     (tmp_path / "texts.csv").write_text("text,label\n" + "\n".join(rows))
+    (tmp_path / "facts.txt").write_text("x what is the of a\nx a film is the film\n")
     changes = ["data.drop_shared_texts=false"] if facts["task"] == "classify" else []
     recipe = parse_recipe(text, changes)
     folder = train(recipe, tmp_path / "toy.toml", data=tmp_path, models=tmp_path / "models", runs=tmp_path / "runs")

@@ -192,6 +192,47 @@ def test_a_worker_and_a_controlling_process_that_die_are_replaced_and_serve_what
         assert answers(client, server) == {(404, None, "model_not_found")}
 
 
+@pytest.mark.parametrize("settings", [EXPLICIT, POLL], ids=["explicit", "poll"])
+def test_where_no_process_can_be_forked_models_are_loaded_and_unloaded_all_the_same(
+    tmp_path: Path, client: httpx.Client, settings: dict[str, Any]
+) -> None:
+    """A thread in the parent rules out a fork: workers and the controlling process start anew, and load for themselves."""
+    code = (
+        "import sys, threading\n"
+        "from service.__main__ import main\n"
+        "if __name__ == '__main__':\n"
+        "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "    sys.exit(main([]))\n"
+    )
+    is_explicit = settings is EXPLICIT
+    models = tmp_path / "models"
+    publish(models, "1", horizon=4)
+    environ: dict[str, Any] = {**settings, **({"SLUICE_LOAD_MODELS": "*"} if is_explicit else {})}
+    with server_process(models, code=code, **environ) as server:
+        started = children(server.process.pid)
+        spawned = [pid for pid in started if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(spawned) == 3
+        with Load(server.url) as load:
+            publish(models, "2", horizon=6)
+            if is_explicit:
+                assert client.post(f"{server.url}/models/toy-forecast/load").status_code == 200
+            wait_until(lambda: answers(client, server) == {(200, "2", 6)}, "the new version answers")
+            assert answers(client, server, version="1") == {(200, "1", 4)}
+            broken = write_forecast_folder(tmp_path / "broken", version="3", horizon=8)
+            (broken / "model.onnx").write_bytes(b"no graph")
+            shutil.move(broken, models / "toy-forecast" / "3")
+            if is_explicit:
+                assert client.post(f"{server.url}/models/toy-forecast/load").status_code == 409
+            wait_until(lambda: index(client, server).get("toy-forecast/3") == "UNAVAILABLE", "it is refused")
+            assert answers(client, server) == {(200, "2", 6)}
+        assert not load.failures
+        shutil.rmtree(models / "toy-forecast")
+        if is_explicit:
+            assert client.post(f"{server.url}/models/toy-forecast/unload").status_code == 200
+        wait_until(lambda: answers(client, server) == {(404, None, "model_not_found")}, "it is gone")
+        assert server.end() == 0
+
+
 def test_folders_are_followed(tmp_path: Path, client: httpx.Client) -> None:
     models = tmp_path / "models"
     publish(models, "1", horizon=4)

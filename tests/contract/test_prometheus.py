@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 
-from benchmarks.servers import free_port
 from tests.folders import write_forecast_folder
+from tests.prometheus import query_value, running_prometheus
 from tests.serving import server_process
 
 PATIENCE_S = 60.0
 NUM_REQUESTS = 40
-
-
-@contextmanager
-def running_prometheus(folder: Path, target: str, *options: str) -> Iterator[str]:
-    """Prometheus with these options that scrapes `target` (host:port) every second; gives its URL."""
-    binary = shutil.which("prometheus")
-    if binary is None:
-        pytest.skip("prometheus is not installed (Debian's package prometheus)")
-    port = free_port()
-    config = folder / "prometheus.yml"
-    config.write_text(
-        f"global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: sluice, static_configs: [{{targets: ['{target}']}}]}}]\n"
-    )
-    command = [
-        binary,
-        f"--config.file={config}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--log.level=error",
-        *options,
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def query_value(prometheus: str, query: str) -> float | None:
-    """The value of a query that has one; None while Prometheus has nothing yet."""
-    try:
-        answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}, timeout=5).json()
-    except httpx.HTTPError:
-        return None
-    found = answer["data"]["result"]
-    return float(found[0]["value"][1]) if found else None
 
 
 def awaited(prometheus: str, query: str, expected: float) -> float | None:

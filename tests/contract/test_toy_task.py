@@ -58,7 +58,13 @@ class SumTask(Task):
         self.spec = spec
 
     def run_steps(
-        self, instances: Sequence[object], parameters: Mapping[str, object], group: GroupRows, *, is_plain: bool = False
+        self,
+        instances: Sequence[object],
+        parameters: Mapping[str, object],
+        group: GroupRows,
+        *,
+        is_plain: bool = False,
+        steps_seen: Sequence[int] | None = None,
     ) -> Steps:
         for index, instance in enumerate(instances):
             if not isinstance(instance, list) or not all(isinstance(value, int | float) for value in instance) or not instance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from tests.folders import write_forecast_folder, write_text_folder
-from tests.serving import ServerProcess, server_process
+from tests.serving import PATIENCE_S, ServerProcess, server_process, wait_until
 
 HISTORIES = np.array([[1.0, 2.0, 3.0, 2.5, 4.0], [2.0, 2.0, 1.0, 0.5, 3.0]], np.float32).reshape(2, 5, 1)
 COUNTED = "counted"
@@ -154,3 +155,55 @@ def test_statistics_of_all_workers_only_grow(server: ServerProcess) -> None:
         found.append(count())
     assert found == sorted(found)
     assert found[-1] == 40
+
+
+def test_models_are_loaded_and_unloaded_by_the_client(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    write_text_folder(tmp_path)
+    explicit: dict[str, Any] = {"SLUICE_MODEL_CONTROL": "explicit", "SLUICE_WORKERS": "2", "SLUICE_LOAD_MODELS": "toy-sentiment"}
+    with server_process(tmp_path, **explicit) as server:
+        # Loading takes as long as a process takes to start.
+        client = triton.InferenceServerClient(server.url.removeprefix("http://"), network_timeout=PATIENCE_S * 4)
+        try:
+            assert states(client) == {"toy-sentiment": "READY"}
+            assert not client.is_model_ready("toy-forecast")
+            with pytest.raises(InferenceServerException, match='no model "toy-forecast"'):
+                client.infer("toy-forecast", [history_input(is_binary=True)])
+            client.load_model("toy-forecast")
+            assert states(client) == {"toy-forecast": "READY", "toy-sentiment": "READY"}
+            assert client.is_model_ready("toy-forecast", "1")
+            assert client.infer("toy-forecast", [history_input(is_binary=True)]).as_numpy("forecast").shape == (2, 4, 1)
+            client.load_model("toy-forecast")  # again: nothing has changed
+            with pytest.raises(InferenceServerException, match="as its folder has it"):
+                client.load_model("toy-forecast", config='{"max_batch_size": 1}')
+            with pytest.raises(InferenceServerException, match="as its folder has it"):
+                client.load_model("toy-forecast", config="{}", files={"file:1/model.onnx": b"another graph"})
+            with pytest.raises(InferenceServerException, match='no model folder "unknown"'):
+                client.load_model("unknown")
+            client.unload_model("toy-forecast")
+            client.unload_model("toy-forecast", unload_dependents=True)
+            client.unload_model("unknown")
+            with pytest.raises(InferenceServerException, match='no model "toy-forecast"'):
+                client.infer("toy-forecast", [history_input(is_binary=True)])
+            wait_until(lambda: states(client)["toy-forecast"] == "UNAVAILABLE", "its requests are answered")
+            assert client.is_server_ready()
+        finally:
+            client.close()
+
+
+def states(client: Any) -> dict[str, str]:
+    return {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
+
+
+async def test_the_asyncio_client_loads_and_unloads_too(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    with server_process(tmp_path, SLUICE_MODEL_CONTROL="explicit") as server:
+        client = triton_aio.InferenceServerClient(server.url.removeprefix("http://"), conn_timeout=PATIENCE_S * 4)
+        try:
+            assert await client.get_model_repository_index() == []
+            await client.load_model("toy-forecast")
+            assert await client.is_model_ready("toy-forecast")
+            await client.unload_model("toy-forecast")
+            assert not await client.is_model_ready("toy-forecast")
+        finally:
+            await client.close()

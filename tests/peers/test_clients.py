@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.peers.environments import ROOT, run_in
+from tests.peers.examples import EXAMPLES, at
 from tests.serving import ServerProcess, server_process
-
-pytestmark = pytest.mark.slow
-PAGE = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
-ADDRESS, PORT = "127.0.0.1:8000", "port=8000"
-BLOCK = re.compile(r'^```\w+ title="(\w+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-"""Name and text of an example."""
-EXAMPLES = dict(BLOCK.findall(PAGE))
 
 # What has to hold when an example has run; `post` sends the same to the server's own endpoint.
 PREDICTED = """
@@ -91,7 +85,7 @@ response = InferenceResponse.model_validate(post("/v2/models/forecast-hourly/inf
 wanted = predicted("forecast-hourly", {"history": history.ravel().tolist()})["forecast"]
 np.testing.assert_allclose(NumpyCodec.decode_output(response.outputs[0]).ravel(), wanted, rtol=1e-5)
 index = RepositoryIndexResponse.model_validate(post("/v2/repository/index", {}))
-assert {entry.name for entry in index.root} == {"forecast-hourly", "sentiment-en"}
+assert {entry.name for entry in index.root} >= {"forecast-hourly", "sentiment-en"}
 for path, kind in (("/v2", MetadataServerResponse), ("/v2/models/sentiment-en", MetadataModelResponse)):
     assert kind.model_validate(requests.get("http://127.0.0.1:8000" + path, timeout=30).json()).name in ("sluice", "sentiment-en")
 """,
@@ -115,8 +109,11 @@ assert client.validate_api_key()
 """,
 }
 OF_THIS_ENVIRONMENT = ("tritonclient", "kserve_v1", "timeseries")
+OF_PLATFORMS = ("vertex", "sagemaker")
+"""Run in tests/contract/test_platforms.py, in the environment that the platform makes."""
+EACH_CLIENT = [pytest.param(name, marks=() if name in OF_THIS_ENVIRONMENT else pytest.mark.slow) for name in CLIENTS]
 
-PERF_ANALYZER = """
+PERF_STARTS = """
 import subprocess
 import sys
 from pathlib import Path
@@ -127,10 +124,12 @@ try:
     cannot = "cannot open shared object file" in started.stderr and started.stderr
 except OSError as exc:
     cannot = str(exc)
+windows = ["--measurement-mode", "count_windows", "--measurement-request-count", "50", "-s", "1000", "-r", "3"]
+"""
+PERF_ANALYZER = """
 if cannot:
     Path("skipped").write_text(cannot)
     sys.exit()
-windows = ["--measurement-mode", "count_windows", "--measurement-request-count", "50", "-s", "1000", "-r", "3"]
 for arguments in (
     ["-m", "sentiment-en", "--string-data", "a wonderful film", "-b", "2", "--concurrency-range", "4"],
     ["-m", "sentiment-en", "--string-data", "a wonderful film", "--async", "--concurrency-range", "4"],
@@ -142,6 +141,45 @@ for arguments in (
     assert "Inferences/Second vs. Client" in done.stdout, done.stdout
 """
 
+MODEL_CONTROL = """
+import numpy as np
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+client = triton.InferenceServerClient("127.0.0.1:8000", network_timeout=120)
+texts = ["-m", "sentiment-en", "--string-data", "a wonderful film", "-b", "2", "--concurrency-range", "2"]
+
+
+def states():
+    return {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
+
+
+def expect_measured(is_there):
+    if cannot:
+        return
+    done = subprocess.run([*command, *texts, *windows], capture_output=True, text=True, timeout=120)
+    assert (done.returncode == 0) == is_there, done.stdout + done.stderr
+    assert not is_there or "Inferences/Second vs. Client" in done.stdout, done.stdout
+
+
+assert states() == {}
+expect_measured(False)
+client.load_model("sentiment-en")
+assert states() == {"sentiment-en": "READY"}
+assert client.is_model_ready("sentiment-en")
+expect_measured(True)
+client.unload_model("sentiment-en")
+assert not client.is_model_ready("sentiment-en")
+assert states()["sentiment-en"] in ("UNLOADING", "UNAVAILABLE")
+expect_measured(False)
+try:
+    client.load_model("unknown")
+except InferenceServerException as exc:
+    assert "unknown" in str(exc)
+else:
+    raise AssertionError("a model is loaded that is not there")
+"""
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
@@ -149,26 +187,32 @@ def server() -> Iterator[ServerProcess]:
         yield server
 
 
-def at(server: ServerProcess, script: str) -> str:
-    """A script that sends its requests to this server."""
-    address = server.url.removeprefix("http://")
-    return script.replace(ADDRESS, address).replace(PORT, f"port={address.rpartition(':')[2]}")
+def address(server: ServerProcess) -> str:
+    return server.url.removeprefix("http://")
 
 
 def test_every_example_is_run() -> None:
-    assert set(EXAMPLES) == {*CLIENTS, "histories"}
+    assert set(EXAMPLES) == {*CLIENTS, *OF_PLATFORMS, "histories"}
 
 
-@pytest.mark.parametrize("name", CLIENTS)
+@pytest.mark.parametrize("name", EACH_CLIENT)
 def test_a_client_gets_what_predict_answers(
     name: str, server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name in OF_THIS_ENVIRONMENT:
         monkeypatch.setenv(f"SLUICE_TEST_{name.upper()}", sys.executable)
-    run_in(name, at(server, EXAMPLES[name] + PREDICTED + CLIENTS[name]), tmp_path)
+    run_in(name, at(address(server), EXAMPLES[name] + PREDICTED + CLIENTS[name]), tmp_path)
 
 
+@pytest.mark.slow
 def test_perf_analyzer_measures(server: ServerProcess, tmp_path: Path) -> None:
-    run_in("perf", at(server, EXAMPLES["histories"] + PERF_ANALYZER), tmp_path)
+    run_in("perf", at(address(server), EXAMPLES["histories"] + PERF_STARTS + PERF_ANALYZER), tmp_path)
     if (tmp_path / "skipped").exists():
         pytest.skip((tmp_path / "skipped").read_text())
+
+
+@pytest.mark.slow
+def test_the_client_beside_perf_analyzer_loads_and_unloads_what_it_measures(tmp_path: Path) -> None:
+    explicit: dict[str, Any] = {"SLUICE_MODEL_CONTROL": "explicit", "SLUICE_WORKERS": "2"}
+    with server_process(ROOT / "models", **explicit) as server:
+        run_in("perf", at(address(server), PERF_STARTS + MODEL_CONTROL), tmp_path)

@@ -27,7 +27,7 @@ from service.api.access.keys import KeyRing, read_keys
 from service.api.regular_path import RegularPathProtocol
 from service.app import MIN_READERS
 from service.errors import StartError
-from service.observability.metrics import RESTART_REASONS
+from service.observability.prometheus import RESTART_REASONS
 from service.process.machine import default_workers, memory_bytes, num_cores
 from service.server import listen
 from service.settings import settings_table

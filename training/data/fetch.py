@@ -113,12 +113,13 @@ def _download(url: str, partial: Path, progress: Progress, timeout_s: float) -> 
 
 
 def unpack_imdb(archive: Path, folder: Path) -> None:
-    """aclImdb's folders of small files as imdb_train.parquet and imdb_test.parquet: id, label, rating, movie, text.
+    """aclImdb's folders of small files as imdb_train, imdb_test and imdb_unsup.parquet: id, label, rating, movie, text.
 
     Rows are ordered by label, then id. The film comes from the lists of addresses, line `id` of each.
     """
-    rows: dict[str, list[tuple[int, int, int, str]]] = {"train": [], "test": []}
+    rows: dict[str, list[tuple[int, int, int, str]]] = {"train": [], "test": [], "unsup": []}
     films: dict[tuple[str, int], list[str]] = {}
+    moods = {"neg": 0, "pos": 1, "unsup": -1}
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
             parts = Path(member.name).parts
@@ -127,12 +128,14 @@ def unpack_imdb(archive: Path, folder: Path) -> None:
             file = tar.extractfile(member)
             assert file is not None
             content = file.read().decode("utf-8")
-            if len(parts) == 3 and parts[2] in ("urls_neg.txt", "urls_pos.txt"):
+            mood = parts[2].removeprefix("urls_").removesuffix(".txt")
+            part = "unsup" if mood == "unsup" else parts[1]
+            if len(parts) == 3 and mood in moods and parts[2] != mood:
                 titles = [line.split("/title/")[1].split("/")[0] for line in content.split()]
-                films[parts[1], int(parts[2] == "urls_pos.txt")] = titles
-            elif len(parts) == 4 and parts[2] in ("neg", "pos"):
+                films[part, moods[mood]] = titles
+            elif len(parts) == 4 and mood in moods:
                 number, rating = Path(parts[3]).stem.split("_")
-                rows[parts[1]].append((int(parts[2] == "pos"), int(number), int(rating), content.strip()))
+                rows[part].append((moods[mood], int(number), int(rating), content.strip()))
     for part, found in rows.items():
         found.sort()
         pl.DataFrame(

@@ -5,8 +5,10 @@ The tokenizer is learned from the training part only. Nothing here knows torch.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,17 @@ Int64 = npt.NDArray[np.int64]
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 PADDING_ID, UNKNOWN_ID = 0, 1
+LENGTH_BLUR = 0.1
+"""By how much of itself a row may count as longer when rows of similar length are gathered."""
+
+
+NEUTRAL = -1
+"""In the place of a label: every label is as probable as the others."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts with the index of each one's label."""
+    """Texts with the index of each one's label, or NEUTRAL."""
 
     texts: tuple[str, ...]
     labels: Int64
@@ -37,7 +45,7 @@ class Texts:
         return len(self.texts)
 
     def __repr__(self) -> str:
-        return f"Texts({len(self)} texts, {np.bincount(self.labels).tolist()} per label)"
+        return f"Texts({len(self)} texts, {np.bincount(self.labels[self.labels != NEUTRAL]).tolist()} per label)"
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,19 @@ class TextSplit:
     tests: Mapping[str, Texts]
     num_shared: int = 0  # training texts left out because they also stand in a validation or test file
     contents: tuple[Content, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    seen: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)  # of the test parts, which texts training has too
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Texts as a network reads them: token ids, a row for each text or several for the pieces of a long one, in order."""
+
+    ids: Sequence[Int64]
+    texts: Int64  # (rows,), the number of the text that each is of, ascending
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -70,31 +91,41 @@ def read_texts(data: TextData, folder: Path | None, seed: int) -> TextSplit:
     Raises DataError: a missing file or column, an empty text, a label outside the classes, or an empty part.
     """
     contents: list[Content] = []
-    frames: dict[str, list[tuple[str, TextSource, pl.DataFrame]]] = {"train": [], "validation": [], "test": []}
-    for role, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+    frames: dict[str, list[tuple[str, TextSource, pl.DataFrame]]] = {role: [] for role in _roles(data)}
+    for role, sources in _roles(data).items():
         for number, source in enumerate(sources):
             with with_location("data", role, number):
-                frames[role].append((_name(source), source, _frame(source, folder, contents)))
-    values, labels = read_classes(data.labels, pl.concat([frame["label"] for _, _, frame in frames["train"]]))
+                has_labels = not (source.neutral or role == "unlabelled")
+                frames[role].append((_name(source), source, _frame(source, folder, contents, has_labels=has_labels)))
+    labelled = [frame["label"] for _, source, frame in frames["train"] if not source.neutral]
+    values, labels = read_classes(data.labels, pl.concat(labelled))
     for index, (name, source, frame) in enumerate(list(frames["train"])):
         with with_location("data", "train", index):
-            class_indices(frame["label"], values, name)  # before any cut, so that the row is the file's
-        if data.test_share:
+            if not source.neutral:
+                class_indices(frame["label"], values, name)  # before any cut, so that the row is the file's
+        if data.test_share and not source.neutral:
             test, rest = cut_by_group(frame, data.test_share, np.random.default_rng([seed, index, 1]))
             frames["test"].append((name, source, test))
             frames["train"][index] = (name, source, rest)
-    held_out = [frame["text"] for role in ("validation", "test") for _, _, frame in frames[role]]
-    shared = pl.concat(held_out).str.strip_chars().str.to_lowercase().unique() if held_out else pl.Series("text", [], pl.String)
+    roles = {True: ("validation", "test"), False: (), "validation": ("validation",)}[data.drop_shared_texts]
+    held_out = [_plain(frame["text"]) for role in roles for _, _, frame in frames[role]]
+    shared = pl.concat(held_out).unique().to_list() if held_out else []
+
+    def without_shared(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.filter(~_plain(frame["text"]).is_in(shared)) if shared else frame
+
     default_share = data.validation_share if data.validation_share is not None else (0.0 if data.validation else 0.1)
     train: list[Texts] = []
     validation: dict[str, Texts] = {}
     tests: dict[str, Texts] = {}
     num_shared = 0
     for index, (name, source, frame) in enumerate(frames["train"]):
-        if data.drop_shared_texts:
-            kept = frame.filter(~frame["text"].str.strip_chars().str.to_lowercase().is_in(shared.to_list()))
-            num_shared += frame.height - kept.height
-            frame = kept
+        num_rows, frame = frame.height, without_shared(frame)
+        num_shared += num_rows - frame.height
+        if source.neutral:
+            texts = tuple(frame["text"].to_list())
+            train.extend([Texts(texts, np.full(len(texts), NEUTRAL))] * source.repeat)
+            continue
         share = source.validation_share if source.validation_share is not None else default_share
         back, rest = cut_by_group(frame, share, np.random.default_rng([seed, index]))
         with with_location("data", "train", index):
@@ -111,7 +142,10 @@ def read_texts(data: TextData, folder: Path | None, seed: int) -> TextSplit:
     for use, is_empty in (("learn from", not len(learned)), ("validate with", not validation)):
         if is_empty:
             raise DataError(f"nothing left to {use}: see data.validation_share", location=("data",))
-    return TextSplit(labels, learned, validation, tests, num_shared, tuple(contents))
+    unlabelled = tuple(text for _, _, frame in frames["unlabelled"] for text in without_shared(frame)["text"].to_list())
+    known = _plain(pl.Series("text", [text for part in train for text in part.texts], pl.String)).unique().to_list()
+    seen = {name: _plain(pl.Series("text", part.texts)).is_in(known).to_numpy() for name, part in tests.items()}
+    return TextSplit(labels, learned, validation, tests, num_shared, tuple(contents), unlabelled, seen)
 
 
 def cut_by_group(frame: pl.DataFrame, share: float, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -183,6 +217,26 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], head: int, tail: int) -> 
     return encoded
 
 
+def encode_rows(tokenizer: Tokenizer, texts: Sequence[str], cut: tuple[int, int], piece_length: int | None = None) -> Rows:
+    """The rows of texts: with `piece_length` all tokens, in pieces where there are more; else `cut` by `encode`."""
+    if piece_length is None:
+        return Rows(encode(tokenizer, texts, *cut), np.arange(len(texts)))
+    ids: list[Int64] = []
+    owners: list[int] = []
+    for number, whole in enumerate(encode(tokenizer, texts, sys.maxsize, 0)):
+        pieces = cut_pieces(whole, piece_length)
+        ids += pieces
+        owners += [number] * len(pieces)
+    return Rows(ids, np.array(owners, np.int64))
+
+
+def cut_pieces(ids: Int64, piece_length: int) -> list[Int64]:
+    """All tokens in order, in the fewest pieces of at most `piece_length` whose lengths differ by one at most."""
+    num_pieces = -(-len(ids) // piece_length)
+    ends = [len(ids) * number // num_pieces for number in range(num_pieces + 1)]
+    return [ids[start:end] for start, end in pairwise(ends)]
+
+
 def collate(rows: Sequence[Int64], labels: Int64) -> Tokens:
     """Pad to the longest row with zeros."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
@@ -215,6 +269,36 @@ def batches_by_length(
         yield _drop_words(batch, word_dropout, unknown, rng)
 
 
+def batches_by_tokens(
+    rows: Sequence[Int64],
+    labels: Int64,
+    sizes: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    word_dropout: float = 0.0,
+    unknown: int = UNKNOWN_ID,
+) -> Iterator[Tokens]:
+    """Every row once, in random order of batches with as many rows as `sizes` says, the shortest first: see `sizes_by_tokens`."""
+    lengths = np.array([len(row) for row in rows])
+    # Lengths are blurred, so that a row does not meet the same others in every epoch.
+    order = np.argsort(lengths * (1 + LENGTH_BLUR * rng.random(len(rows))), kind="stable")
+    ends = np.cumsum([0, *sizes])
+    for index in rng.permutation(len(sizes)):
+        chosen = order[ends[index] : ends[index + 1]]
+        yield _drop_words(collate([rows[i] for i in chosen], labels[chosen]), word_dropout, unknown, rng)
+
+
+def sizes_by_tokens(rows: Sequence[Int64], batch_size: int, batch_tokens: int) -> list[int]:
+    """The rows of each batch in rising order of length: `batch_size`, or more that have `batch_tokens` with their padding."""
+    lengths = np.sort([len(row) for row in rows])[::-1]
+    sizes, start = [], 0
+    while start < len(lengths):
+        size = min(max(batch_size, batch_tokens // max(1, int(lengths[start]))), len(lengths) - start)
+        sizes.append(size)
+        start += size
+    return sizes[::-1]
+
+
 def batches_in_order(
     rows: Sequence[Int64],
     labels: Int64,
@@ -244,6 +328,11 @@ def _drop_words(batch: Tokens, share: float, unknown: int, rng: np.random.Genera
     return batch
 
 
+def _plain(texts: pl.Series) -> pl.Series:
+    """Texts as they are compared: two that differ in case, or in spaces around them, are one."""
+    return texts.str.strip_chars().str.to_lowercase()
+
+
 def _name(source: TextSource) -> str:
     return source.name or Path(source.path).name.split(".")[0]
 
@@ -252,25 +341,34 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
     return name if name not in taken else f"{name}_{len(taken) + 1}"
 
 
-def _frame(source: TextSource, folder: Path | None, contents: list[Content]) -> pl.DataFrame:
-    """Columns text, label, group, all strings; without a group column each distinct text is its own group."""
+def _roles(data: TextData) -> dict[str, Sequence[TextSource]]:
+    """The files of each table of `[data]`."""
+    return {"train": data.train, "validation": data.validation, "test": data.test, "unlabelled": data.unlabelled}
+
+
+def _frame(source: TextSource, folder: Path | None, contents: list[Content], *, has_labels: bool) -> pl.DataFrame:
+    """Columns text, label, group, all strings; without a group column each distinct text is its own group.
+
+    Without labels that column is empty, and a table need not have it.
+    """
     content = read(source, folder)
     contents.append(content)
     if source.format == "lines" or (source.format == "auto" and not content.is_parquet and not _has_separator(content)):
         return _lines(content)
     table = content.table()
-    for option, column in (("text", source.text), ("label", source.label), ("group", source.group)):
+    label = source.label if has_labels else ""
+    for option, column in (("text", source.text), ("label", label), ("group", source.group)):
         expect_columns(table, [column] if column else [], content.name, option)
     expect_rows(table, content.name)
     frame = table.select(
         text=pl.col(source.text).cast(pl.String),
-        label=pl.col(source.label).cast(pl.String),
+        label=pl.col(label).cast(pl.String) if label else pl.lit("", pl.String),
         group=pl.col(source.group or source.text).cast(pl.String),
     )
     is_empty = frame["text"].is_null() | (frame["text"].str.strip_chars() == "")
     if is_empty.any():
         raise DataError(f"{content.name}: row {first_row(is_empty)}: the text is empty", option="text")
-    if frame["label"].null_count():
+    if has_labels and frame["label"].null_count():
         raise DataError(f"{content.name}: row {first_row(frame['label'].is_null())}: the label is missing", option="label")
     return frame
 

@@ -176,8 +176,10 @@ class _Rewriter:
         if node.op_type != "Gather" or _attributes(node).get("axis", 0) != 0 or node.input[1] in self.constants:
             return False
         table = self.constants.get(node.input[0])
-        is_table = table is not None and table.dtype == np.float32 and table.ndim == 2 and table.size >= MIN_TABLE_WEIGHTS
-        return is_table and self.num_uses[node.input[0]] == 1
+        if table is None or table.dtype != np.float32 or table.ndim != 2 or table.size < MIN_TABLE_WEIGHTS:
+            return False
+        # A single column is the factors of vectors that are 8-bit numbers already.
+        return table.shape[1] > 1 and self.num_uses[node.input[0]] == 1
 
     def _is_large_dense(self, node: onnx.NodeProto) -> bool:
         kernel = self.constants.get(_input(node, 1)) if node.op_type == "MatMul" else None

@@ -54,8 +54,13 @@ def require_same(recipe: Recipe, folder: Path) -> None:
     if not file.exists():
         return
     may_differ = {"version", "description", "licence"} | ({"fit.epochs"} if recipe.fit.schedule == "none" else set())
+    after_training = {"evaluate", "quantize", "ngrams", "calibrate"}
     old, new = _flat(json.loads(file.read_text(encoding="utf-8"))), _flat(recipe.model_dump(mode="json"))
-    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in may_differ)
+    differing = sorted(
+        key
+        for key in old.keys() | new.keys()
+        if old.get(key) != new.get(key) and key not in may_differ and key.split(".")[0] not in after_training
+    )
     if differing:
         raise RecipeError(f"--resume: the recipe has changed since that run: {', '.join(differing)}")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.fitting import relative
 from training.network.heads.head import Prediction
 from training.network.network import Network
 from training.network.spec import NetworkError
@@ -23,44 +24,99 @@ EPSILON = 1e-7  # Keras's distance of probabilities from 0 and 1
 LossFunction = Callable[[Network, Prediction, Batch], Tensor]
 
 
-def forecast_loss(name: Loss, quantiles: Sequence[float]) -> LossFunction:
-    """Of a batch with `future` (B, horizon, targets), raw."""
+def forecast_loss(name: Loss, quantiles: Sequence[float], *, mape_point: bool = False) -> LossFunction:
+    """Of a batch with `future` (B, horizon, targets), raw; steps of it that are NaN do not count.
+
+    `smape` compares raw values, all others those of the network's scaled space. With `mape_point` the last value of each step
+    is a second point forecast, whose absolute percentage error is one more term beside those of the quantiles.
+    """
     levels = torch.tensor(quantiles)
 
     def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
-        values = prediction.values
-        target = network.head.scale_target(batch["future"], prediction)
-        match name:
-            case "quantile":
-                return pinball(values, target, levels.to(values.device))
-            case "mae":
-                return functional.l1_loss(values, target)
-            case "huber":
-                return functional.huber_loss(values, target)
-            case _:
-                return functional.mse_loss(values, target)
+        values, future = prediction.values, batch["future"]
+        is_known = future.isfinite()
+        future = future.nan_to_num()
+        if mape_point:
+            raw = network.head.unscale(values, prediction)
+            terms = _point_terms(name, network, prediction, values[..., :-1], raw[..., :-1], future, levels)
+            count = values.shape[-1]
+            terms = (terms * (count - 1) + relative.percentage_error(raw[..., -1], future)) / count
+        else:
+            raw = network.head.unscale(values, prediction) if name == "smape" else values
+            terms = _point_terms(name, network, prediction, values, raw, future, levels)
+        return terms.masked_fill(~is_known, 0.0).sum() / is_known.sum().clamp(min=1)
 
     return loss
 
 
+def stream_loss(quantiles: Sequence[float], first: int) -> LossFunction:
+    """The quantile loss of a batch with `future` (B, T, horizon, targets), raw: of the forecasts at step `first` and later.
+
+    What is forecast `n` steps ahead weighs 1 / n: near values are forecast far better than later ones, and it is under their
+    quantiles that anomaly scores are taken.
+    """
+    levels = torch.tensor(quantiles)
+
+    def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
+        target = network.head.scale_target(batch["future"], prediction)[:, first:]
+        error = target.unsqueeze(-1) - prediction.values[:, first:]  # (B, T, horizon, targets, Q)
+        losses = _pinball_terms(error, levels.to(target.device)).mean((0, 1, 3))  # (horizon,)
+        weights = 1 / torch.arange(1, len(losses) + 1, device=losses.device)
+        return (weights * losses).sum() / weights.sum()
+
+    return loss
+
+
+def _point_terms(
+    name: Loss, network: Network, prediction: Prediction, values: Tensor, raw: Tensor, future: Tensor, levels: Tensor
+) -> Tensor:
+    """The loss of each step, (B, horizon, targets); `raw` are the values in the future's units, where the loss needs them."""
+    levels = levels.to(values.device)
+    if name == "smape":
+        if not len(levels):
+            return relative.symmetric_error(raw, future).abs()
+        return _pinball_terms(relative.symmetric_error(raw, future.unsqueeze(-1)), levels)
+    target = network.head.scale_target(future, prediction)
+    match name:
+        case "quantile":
+            return _pinball_terms(target.unsqueeze(-1) - values, levels)
+        case "mae":
+            return functional.l1_loss(values, target, reduction="none")
+        case "huber":
+            return functional.huber_loss(values, target, reduction="none")
+        case _:
+            return functional.mse_loss(values, target, reduction="none")
+
+
 def pinball(prediction: Tensor, target: Tensor, levels: Tensor) -> Tensor:
-    """Mean quantile loss of (B, horizon, targets, Q) against (B, horizon, targets) (Koenker and Bassett 1978)."""
-    error = target.unsqueeze(-1) - prediction  # (B, horizon, targets, Q)
-    return torch.maximum(levels * error, (levels - 1) * error).mean()
+    """Mean quantile loss of (..., targets, Q) against (..., targets) (Koenker and Bassett 1978)."""
+    return _pinball_terms(target.unsqueeze(-1) - prediction, levels).mean()
+
+
+def _pinball_terms(error: Tensor, levels: Tensor) -> Tensor:
+    """Of errors (..., Q), truth less forecast: the mean over the levels."""
+    return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
 
 
 def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:
-    """Of a batch with `labels` (B,). Raises NetworkError if the network has other logits than it needs."""
+    """Of a batch with `labels` (B,), -1 where every label is as probable as the others.
+
+    Raises NetworkError if the network has other logits than it needs.
+    """
 
     def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
-        logits = prediction.values  # (B, labels), or (B, 1) for the second of two
+        logits = prediction.values.float()  # (B, labels), or (B, 1) for the second of two
         if (name == "binary_crossentropy") != (logits.shape[1] == 1):
             wanted = 'one unit (activation = "sigmoid")' if name == "binary_crossentropy" else "a unit per label"
             raise NetworkError(f'loss "{name}" needs a last layer with {wanted}, got {logits.shape[1]} units')
+        labels = batch["labels"]
+        is_neutral = labels < 0
         if name == "binary_crossentropy":
-            target = batch["labels"].to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-            return functional.binary_cross_entropy_with_logits(logits[:, 0], target)
-        return functional.cross_entropy(logits, batch["labels"], label_smoothing=label_smoothing)
+            target = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+            return functional.binary_cross_entropy_with_logits(logits[:, 0], target.masked_fill(is_neutral, 0.5))
+        given = functional.cross_entropy(logits, labels.clamp(min=0), label_smoothing=label_smoothing, reduction="none")
+        even = -functional.log_softmax(logits, 1).mean(1)
+        return torch.where(is_neutral, even, given).mean()
 
     return loss
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, optim
 
-from training.recipe import Fit
+from training.network.network import Network
+from training.recipe import Fit, names_of_layer
 
 
-def make_optimizer(parameters: Iterable[Tensor], settings: Fit) -> optim.Optimizer:
+def make_optimizer(parameters: Iterable[Tensor] | Iterable[dict[str, Any]], settings: Fit) -> optim.Optimizer:
     """An optimizer with Keras's defaults, which differ from torch's in epsilon and, for rmsprop, in rho."""
-    rate = settings.learning_rate or (0.01 if settings.optimizer == "sgd" else 0.001)
+    rate = learning_rate(settings)
     decay = settings.weight_decay
     match settings.optimizer:
         case "sgd":
@@ -29,11 +31,33 @@ def make_optimizer(parameters: Iterable[Tensor], settings: Fit) -> optim.Optimiz
 
 def make_schedule(optimizer: optim.Optimizer, settings: Fit, num_steps: int) -> optim.lr_scheduler.LRScheduler | None:
     """The learning rate over all steps of the run: none, cosine down to zero, or one cycle (Smith 2018)."""
-    rate = optimizer.param_groups[0]["lr"]
     match settings.schedule:
         case "cosine":
             return optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
         case "onecycle":
-            return optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=num_steps)
+            return optim.lr_scheduler.OneCycleLR(
+                optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=num_steps
+            )
         case "none":
             return None
+
+
+def learning_rate(settings: Fit) -> float:
+    """The recipe's, or else Keras's default."""
+    return settings.learning_rate or (0.01 if settings.optimizer == "sgd" else 0.001)
+
+
+def group_parameters(network: Network, settings: Fit) -> list[dict[str, Any]]:
+    """The network's parameters with their learning rates: the recipe's times the factor that `fit.rates` has for a layer."""
+    rate = learning_rate(settings)
+    groups: dict[float, list[Any]] = {}
+    given: set[int] = set()
+    for index, (table, layer) in enumerate(zip(network.spec.layers, network.stack, strict=True)):
+        kind, name = names_of_layer(table, index)
+        factor = settings.rates.get(name, settings.rates.get(kind, 1.0))
+        found = list(layer.parameters())
+        given.update(map(id, found))
+        groups.setdefault(factor, []).extend(found)
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in given]
+    groups.setdefault(1.0, []).extend(rest)
+    return [{"params": found, "lr": rate * factor} for factor, found in groups.items() if found]

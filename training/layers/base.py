@@ -107,6 +107,10 @@ class Signal:
         """Other values of the same steps, without `others` and `activity`."""
         return Signal(values, self.lengths, self.mask)
 
+    def rows(self, part: slice) -> Signal:
+        """Values, lengths and mask of some rows."""
+        return Signal(self.values[part], self.lengths[part], None if self.mask is None else self.mask[part])
+
 
 @dataclass(frozen=True)
 class Symbol:
@@ -124,10 +128,11 @@ class Symbol:
 
 @dataclass(frozen=True)
 class StatePart:
-    """One tensor of a layer's state, (B, units)."""
+    """One tensor of a state, (B, units), which is zero where a sequence begins; later its values lie about in `range`."""
 
     name: str
     units: int
+    range: tuple[float, float] = (-1.0, 1.0)
 
 
 LayerState = tuple[Tensor, ...]  # one tensor per StatePart; empty: zeros
@@ -175,6 +180,8 @@ class Layer(nn.Module):
     reads_source: ClassVar[bool] = False
     # Reads token ids, so that it may be the first layer of a network whose input they are.
     reads_tokens: ClassVar[bool] = False
+    # Its first weight is a vector for every token id.
+    holds_vectors: ClassVar[bool] = False
     # Needs every step before it gives its first one, so that a sequence cannot come in pieces.
     reads_whole_sequence: ClassVar[bool] = False
     # Reads, makes or drops steps, so that it has no place in a network of plain vectors.

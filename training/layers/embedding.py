@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from pydantic import PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from training.graph.builder import GraphBuilder
 from training.layers.base import Layer, LayerConfig, LayerState, Shape, Signal, Symbol, require, require_values
@@ -14,7 +15,10 @@ from training.layers.weights import UNIFORM, ConstraintOption, InitializerOption
 
 
 class EmbeddingConfig(LayerConfig):
-    """`input_dim` may be left out: it then is the vocabulary's size. With `mask_zero` steps with id 0 are masked."""
+    """`input_dim` may be left out: it then is the vocabulary's size. With `mask_zero` steps with id 0 are masked.
+
+    With `storage = "int8"`, which Keras does not have, a published vector is 8-bit numbers and one factor: a quarter of the size.
+    """
 
     type: Literal["embedding"]
     input_dim: PositiveInt | None = None
@@ -24,6 +28,7 @@ class EmbeddingConfig(LayerConfig):
     activity_regularizer: RegularizerOption = None
     embeddings_constraint: ConstraintOption = None
     mask_zero: bool = False
+    storage: Literal["float32", "int8"] = "float32"
     weights: list[Any] | None = None
 
 
@@ -34,6 +39,7 @@ class Embedding(Layer):
     config: EmbeddingConfig
     keras_class = "Embedding"
     reads_tokens = True
+    holds_vectors = True
 
     def __init__(self, config: EmbeddingConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
@@ -59,7 +65,11 @@ class Embedding(Layer):
 
     def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         mask = signal.values != 0 if self.config.mask_zero else None
-        result = Signal(nn.functional.embedding(signal.values, self.embeddings), signal.lengths, mask)
+        vectors = nn.functional.embedding(signal.values, self.embeddings)
+        if self.config.storage == "int8" and not self.training:
+            codes, scale = _round(vectors)
+            vectors = codes * scale
+        result = Signal(vectors, signal.lengths, mask)
         return self.with_activity(self.config.activity_regularizer, result), ()
 
     def write(
@@ -68,8 +78,23 @@ class Embedding(Layer):
         mask = None
         if self.config.mask_zero:
             mask = graph.add("Not", graph.add("Equal", symbol.values, graph.constant(0)))
+        if self.config.storage == "int8":
+            return Symbol(self._write_codes(graph, symbol.values), symbol.lengths, mask), ()
         weights = graph.constant(self.embeddings.detach().cpu().numpy(), "embeddings")
         return Symbol(graph.add("Gather", weights, symbol.values, named=True), symbol.lengths, mask), ()
+
+    def _write_codes(self, graph: GraphBuilder, ids: str) -> str:
+        codes, scale = _round(self.embeddings.detach().cpu())
+        found = graph.add("Gather", graph.constant(codes.to(torch.int8).numpy(), "codes"), ids)
+        scales = graph.add("Gather", graph.constant(scale.numpy(), "scale"), ids)
+        return graph.add("Mul", graph.add("Cast", found, to=1), scales, named=True)
+
+
+def _round(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """The whole numbers from -127 to 127 and the factor (..., 1) whose product is nearest to each vector (..., F)."""
+    scale = vectors.abs().amax(-1, keepdim=True) / 127
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    return (vectors / scale).round(), scale
 
 
 class MaskingConfig(LayerConfig):

@@ -10,7 +10,18 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
-from training.layers.base import Layer, LayerConfig, LayerState, MaskUse, Shape, Signal, Symbol, require, require_sequence
+from training.layers.base import (
+    Layer,
+    LayerConfig,
+    LayerState,
+    MaskUse,
+    Shape,
+    Signal,
+    StatePart,
+    Symbol,
+    require,
+    require_sequence,
+)
 
 
 class GlobalPoolingConfig(LayerConfig):
@@ -39,7 +50,10 @@ class ConcatPoolingConfig(LayerConfig):
 
 
 class RecentConfig(LayerConfig):
-    """Appends the last `n` steps of the network's scaled input: a direct path past the layers before."""
+    """Appends the last `n` steps of the network's scaled input: a direct path past the layers before.
+
+    Behind a sequence `n` is 1: to each step is appended what the input is at that step.
+    """
 
     type: Literal["recent"]
     n: PositiveInt
@@ -125,10 +139,47 @@ class GlobalAveragePooling(_GlobalPooling):
 
 
 class ConcatPooling(_Pooling):
-    """Maximum, then mean, of each feature: (B, 2 · F)."""
+    """Maximum, then mean, of each feature: (B, 2 · F).
+
+    Of a sequence in pieces both are of all steps so far: the state holds the maximum, the sum, and how many steps there were.
+    A network that streams masks no step, so that a piece without any need not be thought of.
+    """
 
     Config: ClassVar[type[LayerConfig]] = ConcatPoolingConfig
     multiple = 2
+    reads_whole_sequence = False
+
+    @property
+    def state(self) -> tuple[StatePart, ...]:
+        features = self.input.features
+        return (StatePart("maximum", features), StatePart("sum", features), StatePart("num_steps", 1, (0.0, 20.0)))
+
+    def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
+        if not state:
+            return super().forward(signal, source)
+        maximum, total, num_steps = state
+        largest = _max(signal)
+        # Zeros are no maximum of no steps.
+        maximum = torch.where(num_steps > 0, torch.maximum(maximum, largest), largest)
+        total = total + signal.values.masked_fill(~_is_read(signal), 0.0).sum(1)
+        num_steps = num_steps + signal.lengths.unsqueeze(1).to(num_steps.dtype)
+        return Signal(torch.cat([maximum, total / num_steps], 1), signal.lengths), (maximum, total, num_steps)
+
+    def write(
+        self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
+    ) -> tuple[Symbol, tuple[str, ...]]:
+        if not state:
+            return super().write(graph, symbol, source)
+        maximum, total, num_steps = state
+        assert symbol.lengths is not None
+        largest = _write_max(graph, symbol)
+        has_steps = graph.add("Greater", num_steps, graph.constant(0.0))
+        maximum = graph.add("Where", has_steps, graph.add("Max", maximum, largest), largest)
+        total = graph.add("Add", total, _write_sum(graph, symbol))
+        num_new = graph.add("Cast", ragged.write_column(graph, symbol.lengths), to=1)
+        num_steps = graph.add("Add", num_steps, num_new)
+        values = graph.add("Concat", maximum, graph.add("Div", total, num_steps), axis=1)
+        return Symbol(values, symbol.lengths), (maximum, total, num_steps)
 
     def pool(self, signal: Signal) -> Tensor:
         if signal.mask is not None:
@@ -148,28 +199,38 @@ class ConcatPooling(_Pooling):
 
 
 class Recent(Layer):
-    """The vector so far, and after it the last `n` steps of the source: (B, F + n · source features)."""
+    """The vector so far, and after it the last `n` steps of the source: (B, F + n · source features).
+
+    Of a sequence each step, and after it the source's same step: (B, T, F + source features).
+    """
 
     Config: ClassVar[type[LayerConfig]] = RecentConfig
     config: RecentConfig
     reads_source = True
-    reads_whole_sequence = True
     is_about_steps = True
 
     def __init__(self, config: RecentConfig, shape: Shape, source: Shape) -> None:
         super().__init__(config, shape, source)
-        require(not shape.is_sequence, None, f"needs one vector per row, got {shape}")
+        self.is_per_step_of_source = shape.axes[0] == "time" and not shape.is_tokens and config.n == 1
+        fits = self.is_per_step_of_source or not shape.is_sequence
+        require(fits, None, f"needs one vector per row, or n = 1 and the input's own steps, got {shape}")
         require(not source.is_tokens, None, "needs a numeric input, this network reads tokens")
         fits = len(source.axes) == 2 and source.is_open
         require(fits, None, f"needs a network whose input has an open time axis, this one reads {source}")
         self.num_source_features = source.features
-        self.output = Shape((shape.features + config.n * source.features,))
+        self.output = shape.with_features(shape.features + config.n * source.features)
+
+    @property
+    def can_stream(self) -> bool:
+        return self.is_per_step_of_source
 
     @property
     def min_length(self) -> int:
         return self.config.n
 
     def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
+        if self.is_per_step_of_source:
+            return signal.with_values(torch.cat([signal.values, source.values], 2)), ()
         offsets = torch.arange(self.config.n, device=source.values.device)
         recent = ragged.last_steps(source.values, source.lengths, offsets, self.config.n)  # (B, n, F)
         return signal.with_values(torch.cat([signal.values, recent.flatten(1)], 1)), ()
@@ -178,6 +239,8 @@ class Recent(Layer):
         self, graph: GraphBuilder, symbol: Symbol, source: Symbol, state: tuple[str, ...] = ()
     ) -> tuple[Symbol, tuple[str, ...]]:
         n = self.config.n
+        if self.is_per_step_of_source:
+            return symbol.with_values(graph.add("Concat", symbol.values, source.values, axis=2, named=True)), ()
         assert source.lengths is not None
         recent = ragged.write_last_steps(graph, source.values, source.lengths, list(range(n)), n)
         flat = graph.add("Reshape", recent, graph.constant([0, n * self.num_source_features]))
@@ -216,8 +279,12 @@ def _write_mean(graph: GraphBuilder, symbol: Symbol) -> str:
     is_read = _write_is_read(graph, symbol)
     if is_read is None:
         return graph.add("ReduceMean", symbol.values, axes=[1], keepdims=0)
-    total = graph.add(
-        "ReduceSum", graph.add("Where", is_read, symbol.values, graph.constant(0.0)), graph.constant([1]), keepdims=0
-    )
+    total = _write_sum(graph, symbol)
     count = graph.add("ReduceSum", graph.add("Cast", is_read, to=1), graph.constant([1]), keepdims=0)  # (B, 1)
     return graph.add("Div", total, count)
+
+
+def _write_sum(graph: GraphBuilder, symbol: Symbol) -> str:
+    is_read = _write_is_read(graph, symbol)
+    values = symbol.values if is_read is None else graph.add("Where", is_read, symbol.values, graph.constant(0.0))
+    return graph.add("ReduceSum", values, graph.constant([1]), keepdims=0)

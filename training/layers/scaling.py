@@ -19,26 +19,32 @@ from training.layers.base import Signal, Symbol
 
 
 class ScalingConfig(BaseModel):
-    """none; minmax to 0..1 and standard, with statistics of the training part per feature; window, per row.
+    """none; minmax to 0..1 and standard, with statistics of the training part per feature; window, per row; running.
 
     window divides by the mean absolute value of the row's last `length` steps (all if left out; 1 where that is 0),
     then applies `transform`. log is the logarithm of value + `floor` (in scaled units), so that zeros are
     accepted; a row that goes below zero is first lifted by twice its depth, so that temperatures are accepted too. A target
-    that lies below zero after that counts as zero.
+    that lies below zero after that counts as zero, and no forecast does. Behind any kind, `centre` = "last" makes each history
+    relative to its last value, in units of its mean absolute step (`training/layers/decomposition.py`). running is
+    for streams (`running_scaling.py`), over about `span` steps.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["none", "minmax", "standard", "window"] = "none"
+    kind: Literal["none", "minmax", "standard", "window", "running"] = "none"
     length: PositiveInt | None = None
     transform: Literal["none", "log", "asinh"] = "none"
     floor: Annotated[float, Field(gt=0)] = 1e-2
+    span: PositiveInt | None = None
+    centre: Literal["none", "last"] = "none"
 
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> ScalingConfig:
         for option in ("length", "transform", "floor"):
             if self.kind != "window" and getattr(self, option) != type(self).model_fields[option].default:
                 raise ValueError(f'option "{option}" belongs to kind "window", not "{self.kind}"')
+        if (self.kind == "running") != (self.span is not None):
+            raise ValueError(f'option "span" and kind "running" need each other, got kind "{self.kind}"')
         return self
 
 
@@ -126,7 +132,7 @@ class Scaler(nn.Module):
         offset, scale = self._of_targets(statistics.offset), self._of_targets(statistics.scale)
         match self.config.transform:
             case "log":
-                prediction = prediction.exp() - self.config.floor
+                prediction = (prediction.exp() - self.config.floor).clamp(min=0.0)
             case "asinh":
                 prediction = prediction.sinh()
         if scale is not None:
@@ -200,6 +206,7 @@ class Scaler(nn.Module):
         match self.config.transform:
             case "log":
                 prediction = graph.add("Sub", graph.add("Exp", prediction), graph.constant(self.config.floor))
+                prediction = graph.add("Max", prediction, graph.constant(0.0))
             case "asinh":
                 prediction = graph.add("Sinh", prediction)
         for operator, statistic in (("Mul", statistics.scale), ("Add", statistics.offset)):

@@ -1,7 +1,18 @@
 """A recipe: one TOML file that holds a whole training run, read strictly; each task has its own tables and rules."""
 
-from training.recipe.base import Data, Evaluation, Fit, Loss, Quantize, Recipe, RecipeError, RecipeTable, Source
-from training.recipe.classify import ClassifyRecipe, TextData, TextSource, TokenizerSettings
+from training.recipe.base import (
+    Data,
+    Evaluation,
+    Fit,
+    Loss,
+    Quantize,
+    Recipe,
+    RecipeError,
+    RecipeTable,
+    Source,
+    names_of_layer,
+)
+from training.recipe.classify import ClassifyRecipe, NgramSettings, TextData, TextSource, TokenizerSettings, VectorSettings
 from training.recipe.forecast import (
     ForecastEvaluation,
     ForecastRecipe,
@@ -23,6 +34,7 @@ __all__ = [
     "ForecastRecipe",
     "ForecastSettings",
     "Loss",
+    "NgramSettings",
     "Quantize",
     "Recipe",
     "RecipeError",
@@ -37,8 +49,10 @@ __all__ = [
     "TextData",
     "TextSource",
     "TokenizerSettings",
+    "VectorSettings",
     "find_recipe",
     "line_of",
+    "names_of_layer",
     "parse_recipe",
     "read_recipe",
     "recipe_of_folder",

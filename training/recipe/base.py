@@ -6,7 +6,7 @@ Reads no files (`reading.py`), loads no data and knows no network: the layers ch
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,7 +16,7 @@ from training.errors import TrainingError
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Labels = dict[str, str] | list[str]
-Loss = Literal["mse", "mae", "huber", "quantile", "binary_crossentropy", "categorical_crossentropy"]
+Loss = Literal["mse", "mae", "huber", "quantile", "smape", "binary_crossentropy", "categorical_crossentropy"]
 
 
 class RecipeError(TrainingError):
@@ -110,6 +110,18 @@ class Fit(RecipeTable):
     average: Share = Field(
         default=0.0, description="decay of a moving average of the weights, which is then validated and published; 0: none"
     )
+    rates: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="factors of the learning rate by a layer's type or name, as `{ embedding = 0.25 }`; of other layers 1",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the products while training: `bfloat16` takes half the time on processors and GPUs that multiply it",
+    )
+
+    keep: Literal["best", "last"] = Field(
+        default="best", description="whose weights are published: of the epoch with the best validation score, or of the last"
+    )
 
     @model_validator(mode="after")
     def _check_optimizer_options(self) -> Self:
@@ -118,6 +130,15 @@ class Fit(RecipeTable):
         if self.weight_decay and self.optimizer == "rmsprop":
             raise ValueError("weight_decay is for sgd, adam and adamw")
         return self
+
+
+class Ensemble(RecipeTable):
+    """Several networks of the same layers in one graph, trained together from different weights, each on rows of its own."""
+
+    members: Count = Field(default=1, description="networks in the graph, each with a `batch_size` of its own")
+    combine: Literal["mean", "median"] = Field(
+        default="mean", description="how the last layers' values become one answer, before scaling is undone"
+    )
 
 
 class Evaluation(RecipeTable):
@@ -154,8 +175,22 @@ class Recipe(RecipeTable):
         description="the layers in their order, each with `type` and the options of that layer ([layers](layers.md))"
     )
     fit: Fit
+    ensemble: Ensemble = Ensemble()
     evaluate: Evaluation = Evaluation()
     quantize: Quantize | None = Field(default=None, description="a second graph with 8-bit weights; left out: none")
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> Self:
+        for name in self.fit.rates:
+            if not any(name in names_of_layer(table, index) for index, table in enumerate(self.layers)):
+                known = dict.fromkeys(names_of_layer(table, index)[0] for index, table in enumerate(self.layers))
+                raise ValueError(f'fit.rates: no layer has the type or the name "{name}"; there are {", ".join(known)}')
+        return self
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of one step of training, of all members of an ensemble."""
+        return self.fit.batch_size * self.ensemble.members
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -165,3 +200,9 @@ class Recipe(RecipeTable):
     def as_json(self) -> dict[str, Any]:
         """The recipe as it goes into the manifest: what differs from the defaults, plain JSON."""
         return json.loads(self.model_dump_json(exclude_defaults=True))  # type: ignore[no-any-return]
+
+
+def names_of_layer(table: Mapping[str, Any], index: int) -> tuple[str, str]:
+    """What a layer is called by in a recipe: its type, and its name or, without one, its type and place as `lstm_1`."""
+    kind = str(table.get("type"))
+    return kind, str(table.get("name") or f"{kind}_{index}")

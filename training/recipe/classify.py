@@ -28,6 +28,10 @@ class TextSource(Source):
         default=None, description="share of this file that is the validation part; left out: `data.validation_share`"
     )
     repeat: Count = Field(default=1, description="times that each epoch reads this file")
+    neutral: bool = Field(
+        default=False,
+        description="training files: the texts have no label, and the answer to them shall be the same probability of each",
+    )
 
 
 class TextData(Data):
@@ -38,6 +42,9 @@ class TextData(Data):
         default=(), description="files that choose the best epoch; left out: a cut of the training files"
     )
     test: Sequence[TextSource] = Field(default=(), description="files that are scored; left out: see `test_share`")
+    unlabelled: Sequence[TextSource] = Field(
+        default=(), description="files of which only the texts are read: for the tokenizer and `[vectors]`"
+    )
     labels: Labels = Field(
         default_factory=list,
         description="names of the classes in order, or a table of value in the file = name; left out: the values in order",
@@ -49,18 +56,24 @@ class TextData(Data):
     test_share: Share | None = Field(
         default=None, description="share of the training texts that is the test part; needed where there are no test files"
     )
-    drop_shared_texts: bool = Field(
-        default=True, description="leave out training texts that also stand in validation or test files"
+    drop_shared_texts: bool | Literal["validation"] = Field(
+        default=True,
+        description="leave out training texts that also stand in validation or test files; `validation`: or in the former alone, "
+        "to compare with scores of others, and what is right of the unseen test texts is scored too",
     )
 
     @property
     def sources(self) -> list[Source]:
-        return [*self.train, *self.validation, *self.test]
+        return [*self.train, *self.validation, *self.test, *self.unlabelled]
 
     @model_validator(mode="after")
     def _check_test_part(self) -> Self:
         if bool(self.test) == bool(self.test_share):
             raise ValueError("give [[data.test]] or data.test_share: scores are taken on texts that training never read")
+        if any(source.neutral for source in (*self.validation, *self.test, *self.unlabelled)):
+            raise ValueError("neutral is for [[data.train]]: there is no right answer to score")
+        if self.train and all(source.neutral for source in self.train):
+            raise ValueError("all of [[data.train]] is neutral: there is no label to learn")
         return self
 
 
@@ -76,6 +89,16 @@ class TokenizerSettings(RecipeTable):
     replacements: dict[str, str] = Field(default_factory=dict, description='replaced before anything else, as `"<br />" = " "`')
     head: Annotated[int, Field(ge=0)] = Field(default=200, description="tokens kept of the beginning of a longer text")
     tail: Annotated[int, Field(ge=0)] = Field(default=200, description="tokens kept of the end of a longer text")
+    piece_length: Count | None = Field(
+        default=None,
+        description="longer texts are read whole, in pieces of equal length of at most so many tokens, over which the logarithms "
+        "of the probabilities are averaged; left out: `head` and `tail` are read",
+    )
+    min_known: Share = Field(
+        default=0.0,
+        description="share of a text's tokens that must be known: answers say `known_tokens`, and `uncertain` below it; "
+        "0: neither",
+    )
     num_words: Annotated[int, Field(ge=2)] | None = Field(
         default=None, description="keras: ids below this one are given, so `num_words` - 1 words; left out: all words"
     )
@@ -89,6 +112,8 @@ class TokenizerSettings(RecipeTable):
     def _check_kind(self) -> Self:
         if self.head + self.tail < 1:
             raise ValueError("head + tail must keep at least one token")
+        if self.piece_length is not None and self.model_fields_set & {"head", "tail"}:
+            raise ValueError("piece_length reads texts whole, head and tail cut them: give one or the other")
         keras, others = {"num_words", "oov_token", "lower", "filters"}, {"vocabulary", "min_frequency", "lowercase"}
         for option in sorted(self.model_fields_set & (others if self.kind == "keras" else keras)):
             raise ValueError(f'{option} is not for kind "{self.kind}"')
@@ -100,11 +125,49 @@ class TokenizerSettings(RecipeTable):
         return self.num_words if self.kind == "keras" else self.vocabulary
 
 
+class VectorSettings(RecipeTable):
+    """Token vectors, with which the embedding starts: learned before the network from the training texts and
+    `[[data.unlabelled]]`, each from the mean of its neighbours (CBOW with negative sampling, Mikolov et al. 2013).
+    """
+
+    epochs: Count = Field(default=5, description="passes over the texts")
+    window: Count = Field(default=5, description="neighbours at most on either side")
+    negatives: Count = Field(default=64, description="tokens drawn for each block, which the neighbours must not predict")
+    block: Annotated[int, Field(ge=64)] = Field(default=4096, description="tokens of a step")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        default=0.05, description="of Adagrad with one step size for each token; falls to zero over the run"
+    )
+    subsample: Annotated[float, Field(gt=0)] = Field(
+        default=1e-4, description="share of the text above which a token is left out at random, the more often the more frequent"
+    )
+    scale: Annotated[float, Field(gt=0)] = Field(default=0.25, description="root mean square that all vectors together are given")
+
+
+class NgramSettings(RecipeTable):
+    """A linear classifier of the tokens' 1- to n-grams beside the layers, in the same graph: weighted by naive Bayes, fitted by
+    logistic regression (Wang and Manning 2012), and one 8-bit weight per bucket. How much of its logits and of the layers' is
+    answered is fitted on the validation part.
+    """
+
+    order: Annotated[int, Field(ge=1, le=5)] = Field(default=3, description="tokens of the longest n-gram")
+    buckets: Annotated[int, Field(ge=16, le=2**24)] = Field(
+        default=2**20, description="weights, by the remainder of the n-gram's hash; each takes a byte and logit"
+    )
+    smoothing: Annotated[float, Field(gt=0)] = Field(default=1.0, description="added to the naive Bayes counts")
+    strength: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="how closely the regression follows the training part: the inverse of its L2 penalty"
+    )
+
+
 class ClassifyFit(Fit):
     """The training loop of a classifier."""
 
     loss: Literal["binary_crossentropy", "categorical_crossentropy"] = Field(
         description="the loss: `binary_crossentropy` for one sigmoid unit, `categorical_crossentropy` for a unit per label"
+    )
+    batch_tokens: Count | None = Field(
+        default=None,
+        description="tokens, padding included, up to which a batch of short texts holds more than `batch_size` of them",
     )
     word_dropout: Share = Field(default=0.0, description="share of a text's tokens that are replaced by the unknown token")
     label_smoothing: Share = Field(default=0.0, description="share of the probability that is spread over all labels")
@@ -113,8 +176,10 @@ class ClassifyFit(Fit):
 class ClassifyEvaluation(Evaluation):
     """Beside what the test texts are scored."""
 
-    baselines: Sequence[Literal["majority", "tfidf_logistic"]] | None = Field(
-        default=None, description="baselines beside the model; left out: both"
+    baselines: Sequence[Literal["majority", "tfidf_logistic", "nb_logistic"]] | None = Field(
+        default=None,
+        description="baselines beside the model: `tfidf_logistic` and `nb_logistic` are logistic regression, of TF-IDF and of "
+        "naive Bayes n-grams; left out: the first two",
     )
 
 
@@ -129,15 +194,33 @@ class ClassifyRecipe(Recipe):
         default="",
         description="what the labels are about: one of subject `sentiment` answers `/predict/sentiment`",
     )
+    streaming: bool = Field(
+        default=False,
+        description="for texts in pieces: layers that cannot go on from piece to piece are refused; of several models that fit a "
+        "request which names none, one that is not for streams answers",
+    )
     data: TextData
     tokenizer: TokenizerSettings = TokenizerSettings()
+    vectors: VectorSettings | None = Field(default=None, description="vectors that the embedding starts with; left out: none")
+    ngrams: NgramSettings | None = Field(default=None, description="an n-gram classifier beside the layers; left out: none")
+    calibrate: bool = Field(
+        default=False,
+        description="fit a factor and a shift of the logits to the validation part, so that probabilities are frequencies; with "
+        "`[ngrams]` it always is",
+    )
     fit: ClassifyFit
     evaluate: ClassifyEvaluation = ClassifyEvaluation()
 
     @model_validator(mode="after")
     def _check_cut(self) -> Self:
-        if self.has_padding and self.tokenizer.model_fields_set & {"head", "tail"}:
-            raise ValueError("tokenizer.head and tail are for recipes without pad_sequences, which cuts texts itself")
+        if self.has_padding and self.tokenizer.model_fields_set & {"head", "tail", "piece_length"}:
+            raise ValueError(
+                "tokenizer.head, tail and piece_length are for recipes without pad_sequences, which cuts texts itself"
+            )
+        if self.data.unlabelled and self.vectors is None:
+            raise ValueError("data.unlabelled is for [vectors]: nothing else learns from texts without labels")
+        if self.vectors is not None and not any(table.get("type") == "embedding" for table in self.layers):
+            raise ValueError("[vectors] needs a layer of type embedding, which begins with them")
         return self
 
     @property
@@ -147,7 +230,9 @@ class ClassifyRecipe(Recipe):
 
     @property
     def truncation(self) -> tuple[int, int]:
-        """Of a longer text, how many tokens of its beginning and of its end are read."""
+        """Of a longer text, how many tokens of its beginning and of its end are read, where it is not read in pieces."""
+        if self.tokenizer.piece_length is not None:
+            return -(-self.tokenizer.piece_length // 2), self.tokenizer.piece_length // 2
         if not self.has_padding:
             return self.tokenizer.head, self.tokenizer.tail
         maxlen = self.layers[0]["maxlen"]

@@ -12,29 +12,38 @@ import torch
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from training.data.series import Int64
+from training.data.series import Float32, Int64
 from training.data.texts import (
+    Rows,
     Texts,
     TextSplit,
     Tokens,
     batches_by_length,
+    batches_by_tokens,
     batches_in_order,
     collate,
-    encode,
+    encode_rows,
     learn_tokenizer,
     num_batches_by_length,
     read_texts,
+    sizes_by_tokens,
     unknown_id,
 )
 from training.export.answers import format_classify
 from training.export.publish import Publication, read_example_instances
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
+from training.fitting.calibration import fit_calibration
+from training.fitting.checkpoints import LAST
 from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, classify_loss
+from training.fitting.ngrams import fit_ngrams
+from training.fitting.word_vectors import learn_vectors
 from training.network.heads.classify import ClassifyHead, ClassifySpec
+from training.network.heads.head import Prediction
+from training.network.heads.ngrams import NgramSpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
-from training.recipe import ClassifyRecipe
+from training.recipe import ClassifyRecipe, RecipeError
 from training.reporting.progress import progress_line
 from training.reporting.report import Report
 from training.runs.steps import (
@@ -48,7 +57,7 @@ from training.runs.steps import (
 )
 from training.runs.task import LayerTables, Task
 from training.scoring.baselines import score_baselines
-from training.scoring.classify import classify_baseline, classify_rows
+from training.scoring.classify import classify_baseline, classify_rows, join_pieces
 from training.scoring.evaluate import Graph, Scores
 from training.scoring.labels import confusion_counts, score_labels
 
@@ -56,30 +65,38 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
-    """Load → split by group → learn the tokenizer on the training part → build → fit → verify → score beside baselines.
+    """Load → split by group → learn the tokenizer → build → fit → calibrate → verify → score beside baselines.
 
     Checkpoints go to `folder`; nothing is published yet.
     """
-    settings, (head, tail) = recipe.fit, recipe.truncation
+    settings = recipe.fit
 
     split = read_texts(recipe.data, data, recipe.seed)
     console.print(f"data        {_describe(split)}", highlight=False)
 
     with progress_line(console, "learning the tokenizer and encoding the texts"):
-        tokenizer = learn_tokenizer(split.train.texts, recipe.tokenizer)
-        rows = encode(tokenizer, split.train.texts, head, tail)
-        validation = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.validation.items()}
-        tests = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.tests.items()}
+        tokenizer = learn_tokenizer((*split.train.texts, *split.unlabelled), recipe.tokenizer)
+        learned = _encode(recipe, tokenizer, split.train.texts)
+        rows, labels = learned.ids, split.train.labels[learned.texts]
+        validation = {name: _encode(recipe, tokenizer, part.texts) for name, part in split.validation.items()}
+        tests = {name: _encode(recipe, tokenizer, part.texts) for name, part in split.tests.items()}
 
     torch.manual_seed(recipe.seed)
     network = Network(network_spec(recipe, tokenizer.get_vocab_size(), split.labels))
+    if recipe.streaming and not network.can_stream:
+        raise RecipeError("streaming: these layers cannot go on from piece to piece: one direction, and concat_pooling at most")
     check_network(network, recipe, console)
+    if recipe.vectors is not None and not (resume and (folder / LAST).exists()):
+        _start_with_vectors(network, recipe, [*rows, *_encode(recipe, tokenizer, split.unlabelled).ids], console)
 
     def batches(epoch: int) -> Iterator[Batch]:
         rng = np.random.default_rng([recipe.seed, epoch])
         noise, unknown = settings.word_dropout, unknown_id(tokenizer)
-        gather = batches_in_order if network.is_stateful else batches_by_length
-        epoch_batches = gather(rows, split.train.labels, settings.batch_size, rng, word_dropout=noise, unknown=unknown)
+        if sizes:
+            epoch_batches = batches_by_tokens(rows, labels, sizes, rng, word_dropout=noise, unknown=unknown)
+        else:
+            gather = batches_in_order if network.is_stateful else batches_by_length
+            epoch_batches = gather(rows, labels, recipe.rows_per_batch, rng, word_dropout=noise, unknown=unknown)
         for number, batch in enumerate(epoch_batches):
             if number == num_batches:
                 return
@@ -87,10 +104,15 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
 
     def validate(network: Network) -> float:
         """Mean share of wrong answers over the validation sets."""
-        wrong = [_error(network, validation[name], part.labels, recipe) for name, part in split.validation.items()]
+        wrong = [
+            float((_classify(network, validation[name], recipe).argmax(1) != part.labels).mean())
+            for name, part in split.validation.items()
+        ]
         return float(np.mean(wrong))
 
-    num_batches = num_batches_by_length(len(rows), settings.batch_size)
+    has_sizes = settings.batch_tokens is not None and not network.is_stateful
+    sizes = sizes_by_tokens(rows, recipe.rows_per_batch, settings.batch_tokens or 0) if has_sizes else []
+    num_batches = len(sizes) or num_batches_by_length(len(rows), recipe.rows_per_batch)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
     fitted = fit_network(
         network,
@@ -106,14 +128,19 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
         console=console,
     )
 
+    if recipe.ngrams is not None or recipe.calibrate:
+        calibration = _calibrate(network, recipe, rows, labels, split.validation, validation, console)
+    else:
+        calibration = {}
     graph = write_verified_graph(network, recipe.seed)
 
-    answers = {name: classify_rows(graph.session, tests[name], recipe.evaluate.batch_size) for name in tests}
+    answers = _answers(graph.session, tests, recipe)
     results = _write_results(folder, split, answers)
     console.print(f"results     {results}", highlight=False, soft_wrap=True)
+    head, tail = recipe.truncation
     instances = _example_texts(split.tests, tests, head + tail)
     outcome = Outcome(
-        metrics=_score(split.tests, answers),
+        metrics=_score(split, answers),
         baselines=_score_baselines(recipe, split, folder, console),
         contents=split.contents,
         instances=instances,
@@ -124,9 +151,13 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
             "truncation": {"head": head, "tail": tail},
             "language": recipe.language,
             **({"subject": recipe.subject} if recipe.subject else {}),
+            **({"streaming": True} if recipe.streaming else {}),
+            **({"long_texts": "pieces"} if recipe.tokenizer.piece_length is not None else {}),
+            **({"min_known": recipe.tokenizer.min_known} if recipe.tokenizer.min_known else {}),
         },
         files={TOKENIZER_FILE: tokenizer.to_str()},
         pictures=_pictures(recipe, split, fitted, answers),
+        facts=calibration,
     )
     trial = _trial(recipe, split, tokenizer, network, rows, tests, instances)
     return prepare_publication(recipe, network, graph, fitted, trial, outcome)
@@ -134,18 +165,25 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
 
 def open_trial(recipe: ClassifyRecipe, folder: Path, data: Path | None) -> Trial:
     """What a further graph of a published folder is measured with."""
-    split, (head, tail) = read_texts(recipe.data, data, recipe.seed), recipe.truncation
+    split = read_texts(recipe.data, data, recipe.seed)
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
     some = np.random.default_rng(recipe.seed).permutation(len(split.train))[: TRIAL_ROWS * TRIAL_BATCHES]
-    rows = encode(tokenizer, [split.train.texts[index] for index in some], head, tail)
-    tests = {name: encode(tokenizer, part.texts, head, tail) for name, part in split.tests.items()}
+    rows = _encode(recipe, tokenizer, [split.train.texts[index] for index in some]).ids
+    tests = {name: _encode(recipe, tokenizer, part.texts) for name, part in split.tests.items()}
     network = Network(network_spec(recipe, tokenizer.get_vocab_size(), split.labels))
     return _trial(recipe, split, tokenizer, network, rows, tests, read_example_instances(folder))
 
 
 def network_spec(recipe: ClassifyRecipe, vocabulary_size: int, labels: Sequence[str]) -> NetworkSpec:
     """The recipe's network for ids below `vocabulary_size`, and these labels."""
-    return ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=vocabulary_size, labels=tuple(labels))
+    return ClassifySpec(
+        layers=tuple(recipe.layers),
+        members=recipe.ensemble.members,
+        combine=recipe.ensemble.combine,
+        vocabulary_size=vocabulary_size,
+        labels=tuple(labels),
+        ngrams=None if recipe.ngrams is None else NgramSpec(order=recipe.ngrams.order, buckets=recipe.ngrams.buckets),
+    )
 
 
 def spec_of_recipe(recipe: ClassifyRecipe, data: Path | None) -> tuple[NetworkSpec, tuple[str, ...]]:
@@ -159,7 +197,7 @@ def spec_of_recipe(recipe: ClassifyRecipe, data: Path | None) -> tuple[NetworkSp
         note = f"The vocabulary is learned from the texts: {most:,} tokens at most, and so many are counted here."
         return network_spec(recipe, most, labels), () if is_fixed else (note,)
     split = read_texts(recipe.data, data, recipe.seed)
-    tokenizer = learn_tokenizer(split.train.texts, recipe.tokenizer)
+    tokenizer = learn_tokenizer((*split.train.texts, *split.unlabelled), recipe.tokenizer)
     return network_spec(recipe, tokenizer.get_vocab_size(), split.labels), ()
 
 
@@ -181,22 +219,32 @@ def _trial(
     tokenizer: Tokenizer,
     network: Network,
     rows: Sequence[Int64],
-    tests: Mapping[str, Sequence[Int64]],
+    tests: Mapping[str, Rows],
     instances: Sequence[str],
 ) -> Trial:
-    head, tail = recipe.truncation
+    settings, max_length = recipe.tokenizer, sum(recipe.truncation)
+    unknown = unknown_id(tokenizer)
     parts = trial_parts(len(rows), recipe.seed)
     batches = [collate([rows[index] for index in part], np.zeros(len(part), np.int64)) for part in parts]
 
     def score(graph: Graph) -> Scores:
-        return _score(split.tests, {name: classify_rows(graph, tests[name], recipe.evaluate.batch_size) for name in tests})
+        return _score(split, _answers(graph, tests, recipe))
 
     def answer(graph: Graph) -> list[Any]:
         predictions = []
         for text in instances:
-            ids = encode(tokenizer, [text], head, tail)
-            is_truncated = len(tokenizer.encode(text, add_special_tokens=False).ids) > head + tail
-            predictions.append(format_classify(classify_rows(graph, ids, 1)[0], split.labels, is_truncated))
+            found = _encode(recipe, tokenizer, [text])
+            is_longer = len(tokenizer.encode(text, add_special_tokens=False).ids) > max_length
+            ids = np.concatenate(found.ids)
+            known = int((ids != unknown).sum()) if settings.min_known else None
+            prediction = format_classify(
+                join_pieces(classify_rows(graph, found.ids, 1), found.texts)[0],
+                split.labels,
+                is_longer and settings.piece_length is None,
+                known=known,
+                is_uncertain=known is not None and known < settings.min_known * len(ids),
+            )
+            predictions.append(prediction)
         return predictions
 
     return Trial(network, [{"tokens": batch.tokens, "lengths": batch.lengths} for batch in batches], score, answer)
@@ -210,15 +258,87 @@ def _tensors(batch: Tokens) -> Batch:
     }
 
 
-def _error(network: Network, rows: Sequence[Int64], labels: Int64, recipe: ClassifyRecipe) -> float:
+def _encode(recipe: ClassifyRecipe, tokenizer: Tokenizer, texts: Sequence[str]) -> Rows:
+    """The rows of texts, as the recipe reads long ones."""
+    return encode_rows(tokenizer, texts, recipe.truncation, recipe.tokenizer.piece_length)
+
+
+def _answers(graph: Graph, tests: Mapping[str, Rows], recipe: ClassifyRecipe) -> dict[str, Any]:
+    """The graph's probabilities of each test set's texts."""
+    batch_size = recipe.evaluate.batch_size
+    return {name: join_pieces(classify_rows(graph, rows.ids, batch_size), rows.texts) for name, rows in tests.items()}
+
+
+def _classify(network: Network, rows: Rows, recipe: ClassifyRecipe) -> Float32:
+    """The network's probabilities of texts (N, labels)."""
+    found = [(index, network.head.answer(prediction)[0]) for index, prediction in _predict(network, rows.ids, recipe)]
+    return join_pieces(_in_order(found).numpy(), rows.texts)
+
+
+def _predict(network: Network, rows: Sequence[Int64], recipe: ClassifyRecipe) -> Iterator[tuple[Int64, Prediction]]:
+    """Batches of rows of similar length: their numbers, and what the network predicts."""
     order = np.argsort([len(row) for row in rows], kind="stable")
-    num_wrong = 0
     for start in range(0, len(order), recipe.evaluate.batch_size):
         chosen = order[start : start + recipe.evaluate.batch_size]
-        batch = on_device_of(network, _tensors(collate([rows[i] for i in chosen], labels[chosen])))
-        probabilities = network({name: batch[name] for name in ("tokens", "lengths")})["probabilities"]
-        num_wrong += int((probabilities.argmax(1) != batch["labels"]).sum())
-    return num_wrong / len(rows)
+        batch = _tensors(collate([rows[index] for index in chosen], np.zeros(len(chosen), np.int64)))
+        yield chosen, network.predict(on_device_of(network, {name: batch[name] for name in ("tokens", "lengths")}))
+
+
+def _in_order(parts: Sequence[tuple[Int64, torch.Tensor]]) -> torch.Tensor:
+    """The rows of batches (indices, values) in the order of their indices."""
+    indices = np.concatenate([index for index, _ in parts])
+    return torch.cat([values.detach().cpu() for _, values in parts])[np.argsort(indices)]
+
+
+def _start_with_vectors(network: Network, recipe: ClassifyRecipe, rows: Sequence[Int64], console: Console) -> None:
+    """Learn token vectors from rows and give them to the embedding, which the recipe has."""
+    assert recipe.vectors is not None
+    layer = next(layer for layer in network.stack if layer.holds_vectors)
+    num_ids, dimensions = layer.weights[0].shape
+
+    def show(epoch: int, loss: float) -> None:
+        console.print(f"vectors     epoch {epoch}  loss {loss:.4f}", highlight=False)
+
+    vectors = learn_vectors(rows, num_ids, dimensions, recipe.vectors, recipe.seed, progress=show)
+    layer.load_keras_weights([vectors.numpy()])
+
+
+@torch.no_grad()
+def _calibrate(
+    network: Network,
+    recipe: ClassifyRecipe,
+    rows: Sequence[Int64],
+    labels: Int64,
+    parts: Mapping[str, Texts],
+    validation: Mapping[str, Rows],
+    console: Console,
+) -> dict[str, Any]:
+    """Fit the n-grams to the training rows, and the head's calibration to the validation sets, each of which counts the same."""
+    head = network.head
+    assert isinstance(head, ClassifyHead)
+    if head.ngrams is not None:
+        assert recipe.ngrams is not None
+        with progress_line(console, "fitting the n-grams"):
+            fit_ngrams(head.ngrams, rows, labels, recipe.ngrams)
+    logits, ngrams, truth, weights = [], [], [], []
+    for name, given in validation.items():
+        found, counted = [], []
+        for index, prediction in _predict(network, given.ids, recipe):
+            found.append((index, prediction.values))
+            if head.ngrams is not None:
+                batch = collate([given.ids[row] for row in index], np.zeros(len(index), np.int64))
+                counted.append((index, head.ngrams(torch.from_numpy(batch.tokens), torch.from_numpy(batch.lengths))))
+        logits.append(_in_order(found))
+        ngrams += [_in_order(counted)] if counted else []
+        truth.append(torch.from_numpy(parts[name].labels[given.texts]))
+        weights.append(torch.full((len(given),), 1 / len(given)))
+    both = torch.cat(ngrams) if ngrams else None
+    with torch.enable_grad():
+        calibration = fit_calibration(torch.cat(logits), both, torch.cat(truth), torch.cat(weights))
+    head.calibrate(calibration.factors, calibration.shift)
+    factors, shift = calibration.factors.tolist(), calibration.shift.tolist()
+    console.print(f"calibration layers x {factors[0]:.3f}, n-grams x {factors[1]:.3f}, shift {shift}", highlight=False)
+    return {"calibration": {"layers": factors[0], **({"ngrams": factors[1]} if ngrams else {}), "shift": shift}}
 
 
 def _pictures(recipe: ClassifyRecipe, split: TextSplit, fitted: FitResult, answers: Mapping[str, Any]) -> dict[str, bytes]:
@@ -249,11 +369,14 @@ def _write_results(folder: Path, split: TextSplit, answers: Mapping[str, Any]) -
     return path
 
 
-def _score(tests: Mapping[str, Texts], answers: Mapping[str, Any]) -> Scores:
+def _score(split: TextSplit, answers: Mapping[str, Any]) -> Scores:
     """Measures of all test sets, each named after its set where there are several."""
     scores: Scores = {}
-    for name, part in tests.items():
-        prefix = f"{name}_" if len(tests) > 1 else ""
+    for name, part in split.tests.items():
+        prefix = f"{name}_" if len(split.tests) > 1 else ""
+        is_seen = split.seen[name]
+        if is_seen.any() and not is_seen.all():
+            scores[f"{prefix}unseen_accuracy"] = float((answers[name].argmax(1) == part.labels)[~is_seen].mean())
         scores |= {f"{prefix}{measure}": score for measure, score in score_labels(part.labels, answers[name]).items()}
     return scores
 
@@ -264,15 +387,18 @@ def _score_baselines(recipe: ClassifyRecipe, split: TextSplit, folder: Path, con
     def score(name: str) -> Scores:
         with progress_line(console, f"baseline {name}"):
             answers = classify_baseline(name, split.train, split.tests, len(split.labels), replacements)
-        return _score(split.tests, answers)
+        return _score(split, answers)
 
     facts = [recipe.data.model_dump(mode="json"), recipe.seed, replacements, [content.sha256 for content in split.contents]]
     return score_baselines(recipe.baselines, score, folder / "baselines.json", facts)
 
 
-def _example_texts(tests: Mapping[str, Texts], rows: Mapping[str, Sequence[Int64]], max_length: int) -> list[str]:
-    """A short text, a longer one, and one that is cut: its own, or the longer one repeated."""
-    pairs = [(len(ids), text) for name, part in tests.items() for ids, text in zip(rows[name], part.texts, strict=True)]
+def _example_texts(tests: Mapping[str, Texts], rows: Mapping[str, Rows], max_length: int) -> list[str]:
+    """A short text, a longer one, and one that is cut, or read in pieces: the longer one repeated."""
+    pairs = []
+    for name, part in tests.items():
+        counts = np.bincount(rows[name].texts, [len(ids) for ids in rows[name].ids]).astype(int)
+        pairs += list(zip(counts.tolist(), part.texts, strict=True))
     pairs.sort(key=lambda pair: pair[0])
     short = pairs[len(pairs) // 20][1]
     longer = next((text for length, text in pairs if length > len(short.split()) + 5), pairs[-1][1])
@@ -285,6 +411,8 @@ def _describe(split: TextSplit) -> str:
         return ", ".join(f"{name} {len(part):,}" for name, part in parts.items())
 
     notes = [f"{len(split.train):,} texts to learn from", f"validation {counts(split.validation)}", f"test {counts(split.tests)}"]
+    if split.unlabelled:
+        notes.append(f"{len(split.unlabelled):,} without labels")
     if split.num_shared:
         notes.append(f"{split.num_shared:,} left out that stand in validation or test too")
     return "; ".join(notes)

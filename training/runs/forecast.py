@@ -31,6 +31,7 @@ from training.recipe import ForecastRecipe, RecipeError
 from training.reporting.forecast import forecast_pictures
 from training.reporting.progress import progress_line
 from training.reporting.report import Report
+from training.runs.forecast_stream import run_stream, stream_trial
 from training.runs.steps import (
     Outcome,
     check_network,
@@ -53,6 +54,9 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
     forecast, settings = recipe.forecast, recipe.fit
 
     series = read_series(recipe.data, forecast, data)
+    if forecast.streaming:
+        spec = network_spec(recipe, len(series.features), series.target_indices)
+        return run_stream(recipe, spec, series, folder=folder, resume=resume, console=console)
     console.print(f"data        {_describe(series)}", highlight=False)
 
     torch.manual_seed(recipe.seed)
@@ -65,26 +69,26 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
 
     def batches(epoch: int) -> Iterator[Batch]:
         if network.is_stateful:
-            in_order = windows_in_order(series, forecast, batch_size=settings.batch_size)
+            in_order = windows_in_order(series, forecast, batch_size=recipe.rows_per_batch)
             return map(_tensors, islice(in_order, num_batches))
         windows = sample_windows(
             series,
             forecast,
-            batch_size=settings.batch_size,
+            batch_size=recipe.rows_per_batch,
             num_batches=settings.steps_per_epoch,
             short_share=settings.short_share,
             rng=np.random.default_rng([recipe.seed, epoch]),
         )
         return map(_tensors, windows)
 
-    loss = forecast_loss(settings.loss, forecast.quantiles)
+    loss = forecast_loss(settings.loss, forecast.quantiles, mape_point=forecast.mape_point)
     validation = evaluation_windows(series, forecast, "validation", recipe.evaluate.stride)
 
     def validate(network: Network) -> float:
         return _mean_loss(network, loss, validation, recipe.evaluate.batch_size)
 
     num_rows = num_windows(series, forecast)
-    one_pass = -(-num_rows // settings.batch_size)
+    one_pass = -(-num_rows // recipe.rows_per_batch)
     num_batches = settings.steps_per_epoch or one_pass
     if network.is_stateful:
         num_batches = min(num_batches, one_pass)
@@ -120,6 +124,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
             "season_length": forecast.season_length,
             "quantiles": list(forecast.quantiles),
             "point": spec.point,
+            **({"points": spec.points} if len(spec.points) > 1 else {}),
             "features": list(series.features),
             "targets": list(series.targets),
         },
@@ -132,6 +137,8 @@ def open_trial(recipe: ForecastRecipe, folder: Path, data: Path | None) -> Trial
     """What a further graph of a published folder is measured with."""
     series = read_series(recipe.data, recipe.forecast, data)
     network = Network(network_spec(recipe, len(series.features), series.target_indices))
+    if recipe.forecast.streaming:
+        return stream_trial(recipe, series, network, read_example_instances(folder))
     network.set_statistics(torch.from_numpy(series.training_values()).float())
     return _trial(recipe, series, network, read_example_instances(folder))
 
@@ -141,6 +148,8 @@ def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[in
     forecast = recipe.forecast
     return ForecastSpec(
         layers=tuple(recipe.layers),
+        members=recipe.ensemble.members,
+        combine=recipe.ensemble.combine,
         num_features=num_features,
         targets=tuple(targets),
         horizon=forecast.horizon,
@@ -148,6 +157,11 @@ def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[in
         scaling=recipe.scaling.model_dump(exclude_none=True),  # type: ignore[arg-type]  # pydantic reads the table
         step=forecast.step,
         seasonal_lag=forecast.seasonal_lag or None,
+        streaming=forecast.streaming,
+        warm_up=forecast.num_unscored if forecast.streaming else 1,
+        decomposition=forecast.decomposition,
+        season_length=forecast.season_length,
+        mape_point=forecast.mape_point,
     )
 
 
@@ -204,12 +218,14 @@ def _tensors(windows: Windows) -> Batch:
 
 
 def _mean_loss(network: Network, loss: LossFunction, windows: Windows, batch_size: int) -> float:
-    total = 0.0
+    total, count = 0.0, 0
     for start in range(0, len(windows), batch_size):
         part = windows.rows(slice(start, start + batch_size))
         batch = on_device_of(network, _tensors(part))
-        total += float(loss(network, network.predict(batch), batch)) * len(part)
-    return total / len(windows)
+        weight = int(np.isfinite(part.future).sum())
+        total += float(loss(network, network.predict(batch), batch)) * weight
+        count += weight
+    return total / count
 
 
 def _score_baselines(recipe: ForecastRecipe, series: Series, test: Windows, folder: Path, console: Console) -> dict[str, Scores]:
@@ -255,7 +271,7 @@ def _without_zeros(value: Any) -> Any:
 
 
 def _describe(series: Series) -> str:
-    steps = sum(series.training_end(i) for i in range(len(series.ids)))
+    steps = sum(series.learning_end(i) for i in range(len(series.ids)))
     notes = [
         f"{len(series.ids):,} series, {len(series.features)} features"
         if len(series.ids) > 1 or len(series.features) > 1
@@ -277,4 +293,5 @@ TASK = Task(
     spec_of_recipe=spec_of_recipe,
     spec_of_manifest=spec_of_manifest,
     layers_without_steps=layers_without_steps,
+    larger_is_better=("auroc",),
 )

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
+from pydantic import BaseModel
+
 from service.api.access.control import visible_models
 from service.api.compression import read_coding
 from service.api.errors import InternalError, Problem, find_row, problem
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
-from service.api.parsing import LARGE_BYTES, expect_no_more_than
+from service.api.parsing import expect_no_more_than
 from service.api.predict import ServedModel
 from service.api.request import Answer, HttpRequest, expect_json_type, json_answer
 from service.errors import InvalidInput, MalformedRequest, ServiceError
@@ -53,8 +55,23 @@ class PredictionRequest(NamedTuple):
     """What `write` needs of the request."""
 
 
+class Described(NamedTuple):
+    """What the OpenAPI document says of the route of a wire format."""
+
+    operation: str
+    """Its id."""
+    summary: str
+    description: str
+    request: type[BaseModel]
+    response: type[BaseModel]
+    error: type[BaseModel]
+
+
 class Adapter(Protocol):
     """One wire format."""
+
+    @property
+    def described(self) -> Described: ...
 
     @property
     def api(self) -> str:
@@ -101,16 +118,19 @@ class AdapterEndpoint(InferenceEndpoint):
         encoding = next((value for name, value in request.headers if name == b"content-encoding"), b"")
         body = await self.decompress(call.body, encoding)
         path = request.path
-        if len(body) <= LARGE_BYTES:
-            parsed = self._read(body, path)
-        else:
-            parsed = await self._large_bodies.read(body, lambda: self._read(body, path))
+        parsed = await self.read_in_turn(call, body, len(body), lambda: self._read(body, path), None)
         call.finish_parse(len(parsed.instances))
         expect_no_more_than(self._limits.max_instances, len(parsed.instances))
         model = self._resolve(parsed, visible_models(self._models, request.state))
         call.set_model(model)
         plain = is_plain(body)
-        predictions = await model.predict(parsed.instances, parsed.parameters, deadline=call.deadline, is_plain=plain)
+        predictions = await model.predict(
+            parsed.instances,
+            parsed.parameters,
+            deadline=call.deadline,
+            is_plain=plain,
+            has_turn=self.has_turn(len(body)),
+        )
         written_from = time.monotonic()
         if len(predictions) <= HEAVY_NUM_INSTANCES:
             content = self._adapter.write(parsed, model, predictions)

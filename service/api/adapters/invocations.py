@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.schemas import InvocationsError, InvocationsRequest, InvocationsResponse
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
 
@@ -32,6 +33,14 @@ class Invocations:
     """One of the four forms → `predictions`."""
 
     api = "invocations"
+    described = Described(
+        "invoke",
+        "Predict as MLflow does",
+        "Rows as MLflow and SageMaker send them; a row of a data frame is an instance.",
+        InvocationsRequest,
+        InvocationsResponse,
+        InvocationsError,
+    )
     paths = (PATH,)
 
     def read(self, content: Any, path: str) -> PredictionRequest:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.schemas import KserveRequest, KserveResponse
 from service.api.predict import ServedModel
+from service.api.v2.schemas import ProtocolError
 from service.errors import MalformedRequest
 
 ONE, ONE_OF_VERSION = "/v1/models/{name}:predict", "/v1/models/{name}/versions/{version}:predict"
@@ -21,6 +23,14 @@ class KServeV1:
     """`{"instances": [...]}` → `{"predictions": [...]}`."""
 
     api = "kserve_v1"
+    described = Described(
+        "kserve_predict",
+        "Predict as KServe v1 does",
+        "Rows for one model, in the protocol v1 of KServe, which is the row form of TensorFlow Serving.",
+        KserveRequest,
+        KserveResponse,
+        ProtocolError,
+    )
     paths = (ONE, ONE_OF_VERSION)
 
     def read(self, content: Any, path: str) -> PredictionRequest:

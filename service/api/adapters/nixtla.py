@@ -9,7 +9,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.schemas import NixtlaDetail, NixtlaRequest, NixtlaResponse
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
 from service.wire import join_arrays
@@ -36,6 +37,14 @@ class Nixtla:
     """Flat series in, flat forecasts and intervals out."""
 
     api = "nixtla"
+    described = Described(
+        "nixtla_forecast",
+        "Forecast as Nixtla's client does",
+        "Forecasts of the model for the frequency, whatever the client calls it.",
+        NixtlaRequest,
+        NixtlaResponse,
+        NixtlaDetail,
+    )
     paths = (PATH,)
 
     def read(self, content: Any, path: str) -> PredictionRequest:

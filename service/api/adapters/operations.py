@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, Self
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from service.api.access.control import visible_models
 from service.api.adapters import nixtla, timeseries
+from service.api.adapters.base import Adapter
+from service.api.adapters.schemas import (
+    InvocationsError,
+    KserveModel,
+    NixtlaDetail,
+    NixtlaParameters,
+    Ping,
+    TimeseriesError,
+    TimeseriesModels,
+)
 from service.api.draining import Drain
+from service.api.model_routes import expect_version, json_response, list_names
+from service.api.protocol_routes import PREDICTION_STATUSES, UNKNOWN_MODEL, About, ProtocolRoute
+from service.api.v2.schemas import ModelNames, ProtocolError
 from service.errors import MalformedRequest, ModelNotFound, ModelNotReady
-from service.wire import write
 
 PING = "/ping"
 
@@ -36,13 +49,7 @@ class Catalog(Protocol):
     def index(self) -> list[dict[str, str]]: ...
 
 
-class Route(NamedTuple):
-    method: str
-    path: str
-    endpoint: Callable[..., Any]
-
-
-def adapter_routes(catalog: Catalog, *, health_path: str | None = None, drain: Drain | None = None) -> list[Route]:
+def adapter_routes(catalog: Catalog, *, health_path: str | None = None, drain: Drain | None = None) -> list[ProtocolRoute]:
     """The routes that run no model; `health_path` is where Vertex AI looks whether the container is ready."""
     drain = drain or Drain()
 
@@ -52,19 +59,17 @@ def adapter_routes(catalog: Catalog, *, health_path: str | None = None, drain: D
     async def ping() -> Response:
         """200 when the server is ready, as at `/health/ready`; else 503."""
         is_ready = catalog.is_ready and not drain.is_active
-        return _json({"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503)
+        return json_response({"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503)
 
-    async def v1_models(request: Request) -> Response:
+    async def kserve_models(request: Request) -> Response:
         """The names of the models."""
-        return _json({"models": sorted({entry["name"] for entry in visible(request).index()})})
+        return json_response(list_names(visible(request)))
 
-    async def v1_model(request: Request, name: str, version: str | None = None) -> Response:
+    async def kserve_model(request: Request, name: str, version: str | None = None) -> Response:
         """Whether a model answers, in KServe's words and in those of TensorFlow Serving."""
-        if version is not None and not (version.isascii() and version.isdigit() and len(version) < 10):
-            raise ModelNotFound(f'"{version[:40]}" is no version: expected a whole number')
         seen = visible(request)
         try:
-            seen.get(name, version)
+            seen.get(name, expect_version(version))
             is_ready = True
         except ModelNotReady:
             is_ready = False
@@ -73,7 +78,7 @@ def adapter_routes(catalog: Catalog, *, health_path: str | None = None, drain: D
             for entry in seen.index()
             if entry["name"] == name and "version" in entry and version in (None, entry["version"])
         ]
-        return _json({"name": name, "ready": is_ready, "model_version_status": states}, 200 if is_ready else 503)
+        return json_response({"name": name, "ready": is_ready, "model_version_status": states}, 200 if is_ready else 503)
 
     async def timeseries_models(request: Request) -> Response:
         """The forecasting models that answer."""
@@ -82,7 +87,7 @@ def adapter_routes(catalog: Catalog, *, health_path: str | None = None, drain: D
             for model in visible(request).describe()
             if model["state"] == "READY" and model.get("task") == "forecast"
         ]
-        return _json({"object": "list", "data": models})
+        return json_response({"object": "list", "data": models})
 
     async def model_parameters(request: Request, model: str = "", freq: str = "") -> Response:
         """How many steps the model for a frequency reads and forecasts, as Nixtla's client reads before it sends."""
@@ -92,32 +97,63 @@ def adapter_routes(catalog: Catalog, *, health_path: str | None = None, drain: D
         about = seen.describe_model(found.name).get("forecast")
         if about is None:
             raise MalformedRequest(f'model "{found.name}" does not forecast', where="model")
-        return _json({"detail": {"input_size": about["context_length"], "horizon": about["horizon"]}})
+        return json_response({"detail": {"input_size": about["context_length"], "horizon": about["horizon"]}})
 
     async def validate_key() -> Response:
         """200: whoever may not come here is refused before."""
-        return _json({"detail": "the API key is valid, or none is needed"})
+        return json_response({"detail": "the API key is valid, or none is needed"})
 
-    return [
-        Route("GET", PING, ping),
-        Route("GET", "/v1/models", v1_models),
-        Route("GET", "/v1/models/{name}", v1_model),
-        Route("GET", "/v1/models/{name}/versions/{version}", v1_model),
-        Route("GET", timeseries.MODELS_PATH, timeseries_models),
-        Route("GET", nixtla.PARAMETERS_PATH, model_parameters),
-        Route("GET", nixtla.KEY_PATH, validate_key),
-        *([Route("GET", health_path, ping)] if health_path is not None else []),
+    not_ready = {503: "It is not ready"}
+    readiness = About("ping", "Whether the server is ready", Ping, None, not_ready, (503,))
+    about_model = About("kserve_model", "Whether a model answers", KserveModel, None, {**UNKNOWN_MODEL, **not_ready}, (503,))
+    about_version = about_model._replace(operation="kserve_model_of_version", summary="Whether a version of a model answers")
+    parameters = {400: "The model does not forecast", 404: "No such model", 409: "Several models fit", 503: "It is not ready"}
+    routes = [
+        ProtocolRoute("GET", PING, ping, readiness, InvocationsError),
+        ProtocolRoute(
+            "GET", "/v1/models", kserve_models, About("kserve_models", "List the models by name", ModelNames), ProtocolError
+        ),
+        ProtocolRoute("GET", "/v1/models/{name}", kserve_model, about_model, ProtocolError),
+        ProtocolRoute("GET", "/v1/models/{name}/versions/{version}", kserve_model, about_version, ProtocolError),
+        ProtocolRoute(
+            "GET",
+            timeseries.MODELS_PATH,
+            timeseries_models,
+            About("timeseries_models", "List the forecasting models", TimeseriesModels),
+            TimeseriesError,
+        ),
+        ProtocolRoute(
+            "GET",
+            nixtla.PARAMETERS_PATH,
+            model_parameters,
+            About("nixtla_parameters", "How far a model looks", NixtlaParameters, None, parameters),
+            NixtlaDetail,
+        ),
+        ProtocolRoute(
+            "GET", nixtla.KEY_PATH, validate_key, About("nixtla_key", "Whether the API key is valid", NixtlaDetail), NixtlaDetail
+        ),
     ]
+    if health_path is not None:
+        routes.append(ProtocolRoute("GET", health_path, ping))
+    return routes
 
 
-def adapter_router(routes: list[Route], direct: list[str]) -> APIRouter:
-    """The routes as FastAPI runs them, and those of the adapters, so that other methods are refused there."""
-    router = APIRouter()
-    for method, path, endpoint in routes:
-        router.add_api_route(path, endpoint, methods=[method, "HEAD"], include_in_schema=False)
-    for path in direct:
-        router.add_api_route(path, _never_called, methods=["POST"], include_in_schema=False)
-    return router
+def prediction_routes(adapters: Iterable[Adapter]) -> list[ProtocolRoute]:
+    """The routes of the adapters: for the document, and so that other methods are refused there."""
+    return [ProtocolRoute("POST", path, *_describe(adapter, path)) for adapter in adapters for path in adapter.paths]
+
+
+def _describe(adapter: Adapter, path: str) -> tuple[Callable[..., Any], About, type[BaseModel]]:
+    async def predict(request: Request) -> Response:
+        # What a name that no model can have leads to: all others are answered before FastAPI.
+        raise ModelNotFound(f'there is no model at "{request.url.path[:200]}"')
+
+    described = adapter.described
+    predict.__doc__ = described.description
+    of_version = "_of_version" if "{version}" in path else ""
+    summary = f"{described.summary}: with one version" if of_version else described.summary
+    about = About(f"{described.operation}{of_version}", summary, described.response, described.request, PREDICTION_STATUSES)
+    return predict, about, described.error
 
 
 def _version_status(entry: dict[str, str]) -> dict[str, Any]:
@@ -128,12 +164,3 @@ def _version_status(entry: dict[str, str]) -> dict[str, Any]:
         "state": "AVAILABLE" if entry["state"] == "READY" else entry["state"],
         "status": {"error_code": "UNAVAILABLE" if reason else "OK", "error_message": reason},
     }
-
-
-async def _never_called(request: Request) -> Response:
-    """What a name that no model can have leads to: all others are answered before FastAPI."""
-    raise ModelNotFound(f'there is no model at "{request.url.path[:200]}"')
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(write(content), status, media_type="application/json")

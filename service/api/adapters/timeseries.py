@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.schemas import TimeseriesError, TimeseriesRequest, TimeseriesResponse
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
 
@@ -28,6 +29,14 @@ class TimeSeries:
     """Series in, forecasts out; all have one horizon, and the same levels."""
 
     api = "kserve_timeseries"
+    described = Described(
+        "timeseries_forecast",
+        "Forecast as KServe's time series protocol does",
+        "Forecasts of series, all with one horizon.",
+        TimeseriesRequest,
+        TimeseriesResponse,
+        TimeseriesError,
+    )
     paths = (PATH,)
 
     def read(self, content: Any, path: str) -> PredictionRequest:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.schemas import VertexError, VertexRequest, VertexResponse
 from service.api.predict import ServedModel
 
 describe_error = error_shape(lambda status, code, message: {"error": {"code": status, "message": message}})
@@ -19,6 +20,14 @@ class VertexAi:
     """`instances` and `parameters` → `predictions`; the container serves one model, or `parameters.model` names it."""
 
     api = "vertex_ai"
+    described = Described(
+        "vertex_predict",
+        "Predict as Vertex AI does",
+        "Instances at the route that the platform chose.",
+        VertexRequest,
+        VertexResponse,
+        VertexError,
+    )
 
     def __init__(self, path: str) -> None:
         self.paths = (path,)

@@ -16,7 +16,7 @@ from service.api.compression import LARGE_COMPRESSED, MIN_BYTES, choose_coding, 
 from service.api.errors import UnsupportedMediaType
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
-from service.api.parsing import LARGE_BYTES, expect_no_more_than
+from service.api.parsing import expect_no_more_than
 from service.api.request import Answer, Headers, HttpRequest
 from service.api.v2.parsing import InferRequest, InputTensor, RawTensor, RequestedOutput, parse, read_json_length
 from service.errors import InvalidInput, MalformedRequest
@@ -88,7 +88,7 @@ class TensorModel(Protocol):
     def public_tensors(self) -> PublicTensors: ...
 
     async def infer_public(
-        self, inputs: Sequence[Any], outputs: Sequence[RequestedOutput] | None, *, deadline: float
+        self, inputs: Sequence[Any], outputs: Sequence[RequestedOutput] | None, *, deadline: float, has_turn: bool = False
     ) -> Sequence[OutputTensor]: ...
 
 
@@ -133,7 +133,10 @@ class InferEndpoint(InferenceEndpoint):
         # Before the body is read: nobody's tensors are parsed for a model that is not there.
         model = visible_models(self._models, request.state).get(*find_model(request.path))
         call.set_model(model)
-        parsed = await self._parse(body, request.headers, model)
+        json_length = read_json_length(request.headers, len(body))
+        text_size = len(body) if json_length is None else json_length
+        read = await self.read_in_turn(call, body, text_size, lambda: parse(body, json_length), model.name)
+        parsed = read if isinstance(read, InferRequest) else InferRequest([_raw_input(read, model)], None, True)
         num_rows = _num_rows(parsed, model)
         call.finish_parse(num_rows)
         expect_no_more_than(self._limits.max_instances, num_rows)
@@ -141,20 +144,12 @@ class InferEndpoint(InferenceEndpoint):
         outputs = parsed.outputs
         if outputs is None and parsed.is_binary:
             outputs = [RequestedOutput(spec.name, True) for spec in model.public_tensors.outputs]
-        values = await model.infer_public(parsed.inputs, outputs, deadline=call.deadline)
+        has_turn = self.has_turn(text_size)
+        values = await model.infer_public(parsed.inputs, outputs, deadline=call.deadline, has_turn=has_turn)
         written_from = time.monotonic()
         answer = await self._write(model, parsed.id, values, head)
         call.finish_write(written_from)
         return answer
-
-    async def _parse(self, body: bytes, headers: Headers, model: TensorModel) -> InferRequest:
-        json_length = read_json_length(headers, len(body))
-        text_size = len(body) if json_length is None else json_length
-        if text_size <= LARGE_BYTES:
-            parsed = parse(body, json_length)
-        else:
-            parsed = await self._large_bodies.read(body[:text_size], lambda: parse(body, json_length))
-        return parsed if isinstance(parsed, InferRequest) else InferRequest([_raw_input(parsed, model)], None, True)
 
     async def _write(self, model: TensorModel, identifier: str | None, outputs: Sequence[OutputTensor], head: Head) -> Answer:
         content: dict[str, Any] = {"model_name": model.name, "model_version": model.version}

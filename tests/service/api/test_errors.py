@@ -49,6 +49,7 @@ from service.errors import (
     Overloaded,
     PayloadTooLarge,
     ServiceError,
+    StateError,
 )
 from service.observability.metrics import Metrics
 from service.tasks.registry import built_in_tasks
@@ -258,6 +259,7 @@ RAISED: Mapping[type[ServiceError], Callable[[Path], Awaitable[httpx.Response]] 
     PayloadTooLarge: lambda models: send(models, "POST", FORECAST, json={"instances": [1, 2, 3]}),
     UnsupportedMediaType: lambda models: send(models, "POST", FORECAST, content=b"{}", headers={"content-type": "text/plain"}),
     InvalidInput: lambda models: send(models, "POST", FORECAST, json={"instances": ["a"]}),
+    StateError: lambda models: send(models, "POST", FORECAST, json={"instances": [{"history": [1, 2, 3], "state": None}]}),
     InferenceFailed: "tests/service/models/test_model.py::test_a_graph_that_answers_nan_is_an_error_and_not_an_answer",
     RequestTimedOut: "tests/attacks/test_slow_clients.py::test_what_comes_too_slowly_is_answered_408_and_closed",
     UrlTooLong: "tests/service/api/test_regular_path.py::test_a_url_beyond_its_bound_is_refused_and_closes",
@@ -298,6 +300,8 @@ def sample_of(error: type[ServiceError]) -> ServiceError:
         return error("several fit", candidates=["a", "b"])
     if issubclass(error, Unauthorized):
         return error("no key", has_credentials=False)
+    if issubclass(error, StateError):
+        return error("cannot stream", problem="not_streaming")
     if issubclass(error, RateLimited):
         return error("too many", retry_after_s=2.2, limit="1/s")
     return error("what happened", where="history", found=7)

@@ -215,9 +215,12 @@ def waiting_request(body: bytes, ticket: RecordingTicket) -> AsgiRequest:
     return request
 
 
+LIMITS = RequestLimits(10, 1000)
+
+
 async def test_a_body_is_not_read_before_the_event_loop_has_time_and_its_model_is_guessed_meanwhile() -> None:
     model, budget, ticket = Echo(), SpentBudget(), RecordingTicket()
-    endpoint = PredictEndpoint(Models(model), RecordingObserver(), RequestLimits(10, 1000), loop_budget=budget)
+    endpoint = PredictEndpoint(Models(model), RecordingObserver(), LIMITS, monitors=Monitors.open(LIMITS, budget))
     request = waiting_request(b'{"model": "echo", "instances": [1]}', ticket)
     task = asyncio.create_task(endpoint.answer(request))
     await budget.is_awaited.wait()
@@ -229,7 +232,7 @@ async def test_a_body_is_not_read_before_the_event_loop_has_time_and_its_model_i
 
 async def test_a_request_that_is_displaced_is_refused_and_its_task_goes_on() -> None:
     observer, budget, ticket = RecordingObserver(), SpentBudget(), RecordingTicket()
-    endpoint = PredictEndpoint(Models(Echo()), observer, RequestLimits(10, 1000), loop_budget=budget)
+    endpoint = PredictEndpoint(Models(Echo()), observer, LIMITS, monitors=Monitors.open(LIMITS, budget))
 
     async def answer() -> str:
         with pytest.raises(Overloaded):

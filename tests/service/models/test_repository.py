@@ -168,6 +168,18 @@ async def test_the_model_for_the_frequency_of_the_request_answers(tmp_path: Path
     await repository.stop()
 
 
+async def test_a_model_for_streams_answers_where_it_is_named_or_alone(tmp_path: Path) -> None:
+    edit_manifest(write_text_folder(tmp_path, "a-stream"), lambda content: content["classify"].update(streaming=True))
+    repository = await start(tmp_path)
+    assert choose(repository, "classify") == choose(repository, "classify", purpose="sentiment") == "a-stream"
+    await repository.stop()
+    write_text_folder(tmp_path, "b-text")
+    repository = await start(tmp_path)
+    assert choose(repository, "classify") == choose(repository, "classify", purpose="sentiment") == "b-text"
+    assert repository.get("a-stream").name == "a-stream"
+    await repository.stop()
+
+
 async def test_where_several_models_take_the_frequency_none_is_guessed(tmp_path: Path) -> None:
     for name, frequencies in (("a", ["H"]), ("b", []), ("c", ["D"])):
         write_forecast_folder(tmp_path, name, frequencies=frequencies)
@@ -217,6 +229,37 @@ async def test_a_configured_model_that_cannot_answer_is_missed(
     repository = await start(tmp_path, {("forecast", None): configured})
     with pytest.raises(error, match=message):
         choose(repository, "forecast")
+    await repository.stop()
+
+
+async def test_chinese_texts_are_answered_by_the_chinese_model_and_others_by_another(tmp_path: Path) -> None:
+    write_text_folder(tmp_path, "a-chinese")
+    edit_manifest(tmp_path / "a-chinese" / "1", lambda manifest: manifest["classify"].update(language="zh-Hans"))
+    write_text_folder(tmp_path, "b-english")
+    repository = await start(tmp_path)
+    assert choose(repository, "classify", "房间很好", purpose="sentiment") == "a-chinese"
+    assert choose(repository, "classify", {"text": "The 房间 was fine."}, purpose="sentiment") == "a-chinese"
+    assert choose(repository, "classify", {"text": "A fine room. 🙂"}, purpose="sentiment") == "b-english"
+    both: list[object] = ["房间很好", "A fine room."]
+    nothing_to_look_at: list[object] = [None, 5, {}]
+    for instances in (both, nothing_to_look_at, []):
+        with pytest.raises(AmbiguousModel) as caught:
+            repository.choose("classify", instances, {}, purpose="sentiment")
+        assert caught.value.facts["candidates"] == ["a-chinese", "b-english"]
+    await repository.stop()
+    repository = await start(tmp_path, {("classify", "sentiment"): "b-english"})
+    assert choose(repository, "classify", ["x"], purpose="sentiment") == "b-english"
+    assert repository.choose("classify", ["房间很好", "A fine room."], {}, purpose="sentiment").name == "b-english"
+    await repository.stop()
+
+
+async def test_where_no_model_is_for_the_language_of_a_text_none_is_refused_for_it(tmp_path: Path) -> None:
+    write_text_folder(tmp_path, "a")
+    write_text_folder(tmp_path, "b")
+    repository = await start(tmp_path, {("classify", None): "b"})
+    assert choose(repository, "classify", "房间很好") == "b"
+    with pytest.raises(AmbiguousModel):
+        choose(repository, "classify", "房间很好", purpose="sentiment")
     await repository.stop()
 
 

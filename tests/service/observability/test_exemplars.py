@@ -11,7 +11,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from service.context import CURRENT, RequestContext
 from service.observability.exemplars import PUBLISH_INTERVAL_S, Bucket, Exemplar, ExemplarStore, file_of
-from service.observability.metrics import HTTP_DURATION, REQUEST_DURATION, Metrics
+from service.observability.metrics import Metrics
+from service.observability.prometheus import HTTP_DURATION, REQUEST_DURATION
 from tests.folders import write_forecast_folder
 from tests.serving import client_of
 

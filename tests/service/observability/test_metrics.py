@@ -12,7 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.observability.metrics import INVALID_REASONS, OUTCOMES, RESTART_REASONS, Metrics
+from service.observability.meters import INVALID_REASONS, OUTCOMES
+from service.observability.metrics import Metrics
+from service.observability.prometheus import RESTART_REASONS
 from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import PATIENCE_S, client_of
 

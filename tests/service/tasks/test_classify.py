@@ -56,6 +56,66 @@ def test_a_long_text_keeps_its_head_and_its_tail(classify: ClassifyTask) -> None
     assert seen[0]["lengths"].tolist() == [4]
 
 
+@pytest.fixture
+def whole(classify: ClassifyTask) -> ClassifyTask:
+    """Reads long texts in pieces of four tokens, and says how many tokens it knew."""
+    spec = classify.spec.model_copy(update={"long_texts": "pieces", "min_known": 0.5})
+    return ClassifyTask(spec, classify.signature, classify.tokenizer)
+
+
+def test_a_long_text_is_read_whole_in_pieces_whose_logits_are_averaged(whole: ClassifyTask) -> None:
+    seen: list[Tensors] = []
+    texts = ["good bad film a very not the was i", "good", "bad film", "good film good film good film good film"]
+    predictions = run_task(whole, by_first_token, texts, seen)
+    rows = [ids[:length].tolist() for item in seen for ids, length in zip(item["tokens"], item["lengths"], strict=True)]
+    assert sorted(rows) == sorted([[1, 2, 3], [4, 5, 6], [7, 8, 9], [1], [2, 3], [1, 3, 1, 3], [1, 3, 1, 3]])
+    # Odds of 3, 1/3 and 1/3 have the geometric mean 3 ** (-1/3).
+    assert [answer["label"] for answer in predictions] == ["negative", "positive", "negative", "positive"]
+    assert predictions[0]["probabilities"]["positive"] == pytest.approx(3 ** (-1 / 3) / (1 + 3 ** (-1 / 3)), rel=1e-5)
+    assert predictions[3]["probabilities"]["positive"] == pytest.approx(0.75)
+    assert [answer["known_tokens"] for answer in predictions] == [9, 1, 2, 8]
+    assert not any("truncated" in answer or "uncertain" in answer for answer in predictions)
+
+
+def test_texts_in_pieces_are_answered_as_without_others_beside_them(whole: ClassifyTask) -> None:
+    texts = ["good bad film a very not the was i", "good", "not a very good film it was bad"]
+    assert run_task(whole, by_first_token, texts) == [run_task(whole, by_first_token, [text])[0] for text in texts]
+
+
+def test_a_piece_that_is_certain_does_not_decide_a_text_alone(whole: ClassifyTask) -> None:
+    def run(item: Tensors) -> Tensors:
+        positive = np.where(item["tokens"][:, 0] == 1, 1.0, 0.001).astype(np.float32)
+        return {"probabilities": np.stack((1 - positive, positive), axis=1)}
+
+    (prediction,) = run_task(whole, run, ["good film a film " + "bad film a film " * 3])
+    assert prediction["label"] == "negative"
+    assert prediction["score"] < 1
+
+
+def test_a_piece_that_is_not_finite_names_its_text(whole: ClassifyTask) -> None:
+    def run(item: Tensors) -> Tensors:
+        return {"probabilities": np.where(item["tokens"][:, :1] == 4, [[np.nan, 1]], [[0.5, 0.5]]).astype(np.float32)}
+
+    with pytest.raises(InferenceFailed, match=r"^instance 1: "):
+        run_task(whole, run, ["good", "good bad film a very not the was i"])
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "is_uncertain"), [("good film", 2, False), ("good ☃", 1, False), ("good ☃ ☃", 1, True), ("\u2603", 0, True)]
+)
+def test_a_text_of_which_too_little_is_known_is_uncertain(whole: ClassifyTask, text: str, known: int, is_uncertain: bool) -> None:
+    (prediction,) = run_task(whole, by_first_token, [text])
+    assert prediction["known_tokens"] == known
+    assert prediction.get("uncertain", False) == is_uncertain
+
+
+def test_over_tensors_a_text_longer_than_a_row_keeps_its_head_and_tail(whole: ClassifyTask) -> None:
+    texts = np.array(["good bad film a very not the was i", "bad film"], np.object_)
+    tensors = whole.encode_tensors({"text": texts})
+    assert tensors["tokens"].tolist() == [[1, 7, 8, 9], [2, 3, 0, 0]]
+    assert tensors["lengths"].tolist() == [4, 2]
+
+
 @pytest.mark.parametrize(
     ("instance", "message"),
     [

@@ -441,6 +441,81 @@ def test_the_frequencies_of_a_request_decide_which_model_answers(
     assert criterion == (None if values is None else Criterion("frequency", values, "timestamp"))
 
 
+def stream_task(*features: str, targets: Sequence[str] = ()) -> ForecastTask:
+    """A task whose graph reads streams."""
+    spec = ForecastSpec(
+        context_length=6,
+        horizon=2,
+        quantiles=[0.1, 0.5, 0.9],
+        features=list(features),
+        targets=list(targets or features),
+        point="median",
+        streaming=True,
+        warm_up=2,
+    )
+    num_targets = len(spec.targets)
+    outputs = (
+        TensorSpec("forecast", "FP32", ("batch", 2, num_targets)),
+        TensorSpec("quantiles", "FP32", ("batch", 2, num_targets, 3)),
+        TensorSpec("anomaly", "FP32", ("batch", "time", num_targets)),
+    )
+    return ForecastTask(spec, Signature((TensorSpec("history", "FP32", ("batch", "time", len(features))), LENGTHS), outputs))
+
+
+def score_on(task: ForecastTask, *instances: object, **parameters: object) -> list[Any]:
+    """Answers of a graph that scores each value by itself, and a missing one by 0."""
+    targets = [task.spec.features.index(target) for target in task.spec.targets]
+
+    def run(item: Tensors) -> Tensors:
+        num_rows = len(item["history"])
+        zeros = np.zeros((num_rows, 2, len(targets)), np.float32)
+        quantiles = np.zeros((*zeros.shape, 3), np.float32)
+        return {"forecast": zeros, "quantiles": quantiles, "anomaly": np.nan_to_num(item["history"][..., targets])}
+
+    return run_task(task, run, instances, None, None, **parameters)
+
+
+def test_a_model_for_streams_scores_every_value_and_none_that_is_missing() -> None:
+    found = score_on(stream_task("y"), {"history": [1.5, None, 2]}, {"history": [None]}, {"history": [3]})
+    assert [answer["anomaly"] for answer in found] == [[1.5, None, 2.0], [None], [3.0]]
+    assert not any("num_interpolated" in answer for answer in found)
+    (alone,) = score_on(stream_task("y"), {"history": list(range(9))})
+    assert alone["anomaly"] == [3, 4, 5, 6, 7, 8]  # of the values that are read
+
+
+def test_a_piece_of_a_stream_may_lack_values_and_is_bounded() -> None:
+    task = stream_task("y")
+    (checked,) = task.encode([{"history": [None, 2]}], {}, steps_seen=[5])
+    assert np.isnan(checked.history[:, 0]).tolist() == [True, False]
+    with pytest.raises(InvalidInput, match="expected at most 6 steps of a stream at once, got 7: send them in several pieces"):
+        task.encode([{"history": [1] * 7}], {}, steps_seen=[5])
+    with pytest.raises(InvalidInput, match="expected at most 6 steps of a stream at once"):
+        task.encode_tensors({"history": np.zeros((1, 7, 1), np.float32)}, steps_seen=5)
+
+
+def test_of_several_targets_each_has_its_scores() -> None:
+    history = [[1, 2, 3], [None, 5, 6], [7, 8, None]]
+    (found,) = score_on(stream_task("a", "b", "c", targets=("c", "a")), {"history": history})
+    assert found["anomaly"] == [[3, 1], [6, None], [None, 7]]
+
+
+def test_a_forecast_of_a_stream_is_not_fed_back() -> None:
+    with pytest.raises(InvalidInput, match=r"horizon: expected 1 to 2 steps"):
+        score_on(stream_task("y"), {"history": [1], "horizon": 3})
+
+
+def test_a_score_that_is_not_finite_is_never_answered() -> None:
+    task = stream_task("y")
+
+    def run(item: Tensors) -> Tensors:
+        shape = (len(item["history"]), 2, 1)
+        anomaly = np.full(item["history"].shape, np.nan, np.float32)
+        return {"forecast": np.zeros(shape, np.float32), "quantiles": np.zeros((*shape, 3), np.float32), "anomaly": anomaly}
+
+    with pytest.raises(InferenceFailed, match='the model\'s output "anomaly" is not finite'):
+        run_task(task, run, [{"history": [1]}])
+
+
 @pytest.mark.parametrize(
     ("listed", "values", "fits"),
     [

@@ -149,6 +149,7 @@ def reviews_archive() -> bytes:
                 add(f"{part}/urls_{mood}.txt", "".join(f"http://www.imdb.com/title/tt{i}{mood}/usercomments\n" for i in (0, 1)))
                 for number in (1, 0):
                     add(f"{part}/{mood}/{number}_{rating}.txt", f"{part} {mood} {number}: café")
+        add("train/urls_unsup.txt", "http://www.imdb.com/title/tt7/usercomments\n")
         add("train/unsup/0_0.txt", "no label")
     return packed.getvalue()
 
@@ -162,6 +163,9 @@ def test_the_review_archive_becomes_parquet_in_a_fixed_order(origin: Origin, tmp
     assert table["text"].to_list() == [f"train {mood} {number}: café" for mood in ("neg", "pos") for number in (0, 1)]
     assert table["movie"].to_list() == ["tt0neg", "tt1neg", "tt0pos", "tt1pos"]
     assert table["rating"].to_list() == [2, 2, 9, 9]
+
+    unlabelled = pl.read_parquet(tmp_path / "imdb_unsup.parquet")
+    assert unlabelled.rows(named=True) == [{"id": 0, "label": -1, "rating": 0, "movie": "tt7", "text": "no label"}]
 
     files = tuple(
         File(f"imdb/imdb_{part}.parquet", fingerprint((tmp_path / f"imdb_{part}.parquet").read_bytes()))

@@ -10,15 +10,20 @@ import pytest
 
 from training.data.sources import DataError, fingerprint
 from training.data.texts import (
+    NEUTRAL,
     UNKNOWN_ID,
     TextSplit,
     batches_by_length,
+    batches_by_tokens,
     batches_in_order,
     collate,
+    cut_pieces,
     encode,
+    encode_rows,
     learn_tokenizer,
     num_batches_by_length,
     read_texts,
+    sizes_by_tokens,
 )
 from training.recipe import TextData, TextSource, TokenizerSettings
 
@@ -93,6 +98,21 @@ def test_training_texts_that_stand_in_the_test_file_are_left_out(tmp_path: Path)
     assert "A GOOD one" not in split.train.texts
 
 
+@pytest.mark.parametrize(
+    ("drop", "num_shared", "seen"), [(True, 2, [False, False]), (False, 0, [True, False]), ("validation", 1, [True, False])]
+)
+def test_which_shared_texts_are_left_out_is_an_option_and_those_seen_are_known(
+    tmp_path: Path, drop: bool | str, num_shared: int, seen: list[bool]
+) -> None:
+    (tmp_path / "train.txt").write_text(LINES + "1 A GOOD one \n0 held out\n")
+    (tmp_path / "dev.txt").write_text("0 held out\n")
+    (tmp_path / "test.txt").write_text(TEST_LINES)
+    sources = {"train": [{"path": "train.txt"}], "validation": [{"path": "dev.txt"}], "test": [{"path": "test.txt"}]}
+    split = read_texts(TextData.model_validate({**sources, "labels": ["no", "yes"], "drop_shared_texts": drop}), tmp_path, 0)
+    assert split.num_shared == num_shared
+    assert split.seen["test"].tolist() == seen
+
+
 def test_without_test_files_a_share_of_the_texts_is_the_test_part(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text(LINES + LINES.upper())
     data = TextData(train=[TextSource(path="train.txt")], test_share=0.25)
@@ -111,6 +131,33 @@ def test_without_test_files_a_share_of_the_texts_is_the_test_part(tmp_path: Path
 def test_a_test_part_comes_from_files_or_from_a_share(data: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"give \[\[data.test\]\] or data.test_share"):
         TextData.model_validate({"train": [{"path": "a.txt"}], **data})
+
+
+def test_unlabelled_and_neutral_files_need_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(LINES)
+    (tmp_path / "test.txt").write_text(TEST_LINES)
+    pl.DataFrame({"text": ["seen before", "A good one", "and more"]}).write_parquet(tmp_path / "more.parquet")
+    (tmp_path / "facts.txt").write_text("DESC What is a comet ?\nLOC a bad one\n")
+    data = TextData(
+        train=[TextSource(path="train.txt"), TextSource(path="facts.txt", neutral=True)],
+        test=[TextSource(path="test.txt")],
+        unlabelled=[TextSource(path="more.parquet")],
+        labels=["negative", "positive"],
+    )
+    split = read_texts(data, tmp_path, 1)
+    assert split.labels == ("negative", "positive")
+    assert split.unlabelled == ("seen before", "and more")
+    assert list(split.validation) == ["train"]
+    neutral = [text for text, label in zip(split.train.texts, split.train.labels, strict=True) if label == NEUTRAL]
+    assert neutral == ["What is a comet ?"]
+    assert len(split.contents) == 4
+
+
+def test_a_neutral_file_is_no_place_for_scores() -> None:
+    with pytest.raises(ValueError, match="there is no right answer to score"):
+        TextData(train=[TextSource(path="a.txt")], test=[TextSource(path="b.txt", neutral=True)])
+    with pytest.raises(ValueError, match="there is no label to learn"):
+        TextData(train=[TextSource(path="a.txt", neutral=True)], test=[TextSource(path="b.txt")])
 
 
 def test_labels_that_repeat_are_refused(tmp_path: Path) -> None:
@@ -169,6 +216,33 @@ def test_of_a_long_text_the_head_and_the_tail_are_read() -> None:
     assert encode(tokenizer, ["a b c d e f"], 2, 1)[0].tolist() == [*whole[:2], whole[-1]]
     assert encode(tokenizer, ["a b c d e f"], 2, 0)[0].tolist() == whole[:2]
     assert encode(tokenizer, [""], 2, 1)[0].tolist() == [UNKNOWN_ID]
+
+
+def test_a_long_text_is_read_whole_in_the_fewest_even_pieces() -> None:
+    assert [piece.tolist() for piece in cut_pieces(np.arange(7), 3)] == [[0, 1], [2, 3], [4, 5, 6]]
+    assert [piece.tolist() for piece in cut_pieces(np.arange(3), 3)] == [[0, 1, 2]]
+    tokenizer = learn_tokenizer(["a b c d e f g"] * 2, TokenizerSettings(kind="words"))
+    rows = encode_rows(tokenizer, ["a b", "a b c d e f g", "☃"], (2, 1), piece_length=3)
+    assert [len(ids) for ids in rows.ids] == [2, 2, 2, 3, 1]
+    assert rows.texts.tolist() == [0, 1, 1, 1, 2]
+    cut = encode_rows(tokenizer, ["a b", "a b c d e f g"], (2, 1))
+    assert [len(ids) for ids in cut.ids] == [2, 3]
+    assert cut.texts.tolist() == [0, 1]
+
+
+def test_batches_of_short_rows_may_hold_more_of_them() -> None:
+    rng = np.random.default_rng(0)
+    rows = [np.full(n, i + 2) for i, n in enumerate(rng.integers(1, 60, 997))]
+    labels = np.arange(997)
+    sizes = sizes_by_tokens(rows, 8, 160)
+    assert sum(sizes) == 997
+    assert min(sizes[1:]) == 8
+    assert max(sizes) > 30
+    batches = list(batches_by_tokens(rows, labels, sizes, rng))
+    assert sorted(map(len, batches)) == sorted(sizes)
+    assert sorted(np.concatenate([batch.labels for batch in batches]).tolist()) == list(range(997))
+    assert all(batch.tokens.size <= 160 * 1.3 or len(batch) <= 8 for batch in batches)
+    assert sizes_by_tokens([np.arange(5)] * 3, 2, 1) == [1, 2]
 
 
 def test_batches_hold_every_row_once_with_similar_lengths() -> None:

@@ -21,6 +21,7 @@ from training.layers.registry import LayerError, Shape, Signal, Symbol, build_la
 SEQUENCE = Shape(("time", 3))
 VECTOR = Shape((4,))
 TOKENS = Shape(("time",), vocabulary=11)
+WIDE = Shape(("time",), vocabulary=500)
 LENGTHS = [[5], [1], [1, 1], [7, 2, 5], [1, 9, 3, 9]]
 GARBAGE = 1e3
 
@@ -124,6 +125,7 @@ BIDIRECTIONAL: list[dict[str, Any]] = [
 OTHERS: list[tuple[dict[str, Any], Shape]] = [
     ({"type": "embedding", "output_dim": 5}, TOKENS),
     ({"type": "embedding", "output_dim": 5, "mask_zero": True}, Shape(("time",), vocabulary=2)),
+    ({"type": "embedding", "output_dim": 5, "storage": "int8"}, TOKENS),
     ({"type": "dense", "units": 6}, VECTOR),
     ({"type": "dense", "units": 6, "use_bias": False}, VECTOR),
     *(
@@ -282,6 +284,29 @@ def test_recent_appends_the_last_steps_of_each_row() -> None:
     torch.testing.assert_close(Graph(layer, num_source_features=3)(signal, source)[0], expected)
 
 
+def test_recent_appends_to_each_step_of_a_sequence_what_the_input_was_there() -> None:
+    layer = build({"type": "recent", "n": 1})
+    signal, source = draw([5, 2, 3]), draw([5, 2, 3])
+    assert layer.output == Shape(("time", 6))
+    torch.testing.assert_close(
+        run(layer, signal, source), cut(layer, Signal(torch.cat([signal.values, source.values], 2), signal.lengths))
+    )
+    assert layer.can_stream
+    assert not build({"type": "recent", "n": 1}, VECTOR).can_stream
+
+
+def test_concat_pooling_of_pieces_is_that_of_all_steps_so_far() -> None:
+    layer = build({"type": "concat_pooling"})
+    signal = draw([6, 6], num_padding=0)
+    negative = Signal(-signal.values.abs() - 1, signal.lengths)  # of which zero is no maximum
+    state = tuple(torch.zeros(2, part.units) for part in layer.state)
+    for start, end in ((0, 1), (1, 4), (4, 6)):
+        piece = Signal(negative.values[:, start:end], torch.tensor([end - start] * 2))
+        output, state = layer(piece, piece, state)
+        whole = layer(Signal(negative.values[:, :end], torch.tensor([end, end])), negative)[0]
+        torch.testing.assert_close(output.values, whole.values)
+
+
 def test_mask_zero_masks_every_zero_and_leaves_the_lengths() -> None:
     layer = build({"type": "embedding", "output_dim": 2, "mask_zero": True}, TOKENS)
     tokens = torch.tensor([[3, 0, 4, 0, 0], [0, 0, 0, 9, 9], [1, 2, 3, 4, 5]])
@@ -371,6 +396,36 @@ def test_weights_start_as_keras_starts_them() -> None:
     assert not closed.rnn.bias_ih_l0.any()
     embedding = build_layer({"type": "embedding", "output_dim": 50}, TOKENS, TOKENS, "layers[0]")
     assert 0.045 < next(embedding.parameters()).abs().max().item() <= 0.05
+
+
+def test_a_vector_in_eight_bits_is_within_half_a_step_of_its_largest_number_and_learns_unrounded() -> None:
+    rounded, plain = (
+        build({"type": "embedding", "output_dim": 5, "storage": storage}, TOKENS) for storage in ("int8", "float32")
+    )
+    with torch.no_grad():
+        rounded.embeddings[3] = 0.0
+    signal = draw([7, 2, 5], TOKENS)
+    vectors = rounded.embeddings.detach()[signal.values]
+    error = (rounded(signal, signal)[0].values.detach() - vectors).abs()
+    assert (error <= vectors.abs().amax(-1, keepdim=True) / 127 * 0.501).all()
+    assert error.any()
+    rounded.train()
+    torch.testing.assert_close(rounded(signal, signal)[0].values.detach(), vectors, rtol=0, atol=0)
+    sizes = [
+        len(graph_bytes(layer))
+        for layer in (build({"type": "embedding", "output_dim": 64, "storage": kind}, WIDE) for kind in ("int8", "float32"))
+    ]
+    assert sizes[0] < 0.3 * sizes[1]
+    assert plain.weights[0].shape == rounded.weights[0].shape
+
+
+def graph_bytes(layer: Any) -> bytes:
+    graph = GraphBuilder("layer")
+    symbol = Symbol(graph.input("values", "INT64", ["batch", "time"]), None)
+    with graph.scope("layer_0"):
+        values = layer.write(graph, symbol, symbol)[0].values
+    graph.output(values, "out", "FP32", ["batch", *layer.output.axes])
+    return bytes(graph.build().SerializeToString())
 
 
 def test_the_second_bias_stays_zero_except_where_keras_has_two() -> None:

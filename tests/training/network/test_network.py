@@ -98,6 +98,8 @@ def test_the_shortest_history_follows_from_what_is_read_of_it() -> None:
         (lambda: forecast({"type": "bidirectional", "layer": LSTM}, DENSE), False),
         (lambda: forecast({**LSTM, "return_sequences": True}, {"type": "global_max_pooling"}, DENSE), False),
         (lambda: classify({**EMBEDDING, "mask_zero": True}, LSTM, DENSE), False),
+        (lambda: classify(EMBEDDING, {**LSTM, "return_sequences": True}, {"type": "concat_pooling"}, DENSE), True),
+        (lambda: forecast({**LSTM, "return_sequences": True}, {"type": "concat_pooling"}, DENSE), True),
     ],
 )
 def test_only_a_network_that_reads_forward_step_by_step_can_stream(network: Any, expected: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.recipe import RECIPES, ForecastRecipe, RecipeError, find_recipe, line_of, parse_recipe, read_recipe
+from training.recipe import RECIPES, ClassifyRecipe, ForecastRecipe, RecipeError, find_recipe, line_of, parse_recipe, read_recipe
 
 FORECAST = """\
 task = "forecast"
@@ -72,7 +72,7 @@ def test_the_manifests_recipe_gives_the_same_recipe_again() -> None:
         (
             'loss = "mse"',
             'loss = "binary_crossentropy"',
-            "line 19: \"fit.loss\": Input should be 'mse', 'mae', 'huber' or 'quantile'",
+            "line 19: \"fit.loss\": Input should be 'mse', 'mae', 'huber', 'quantile' or 'smape'",
         ),
         ("horizon = 12", "horizon = 12\noutput = 1", 'line 10: unknown key "forecast.output"; there are: context_length'),
         ('name = "toy"', 'name = "toy"\nlanguage = "en"', "line 3: unknown key \"language\"; it is for task 'classify'"),
@@ -148,3 +148,57 @@ def test_a_layers_line_is_known(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(FORECAST)
     assert line_of(file, ("layers", 1)) == 15
+
+
+CLASSIFY = """\
+task = "classify"
+name = "toy"
+
+[[data.train]]
+path = "a.txt"
+
+[[data.test]]
+path = "b.txt"
+
+[[layers]]
+type = "embedding"
+output_dim = 4
+
+[[layers]]
+type = "gru"
+units = 4
+name = "reader"
+
+[[layers]]
+type = "dense"
+
+[fit]
+loss = "categorical_crossentropy"
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["fit.rates.lstm=0.5"], 'fit.rates: no layer has the type or the name "lstm"; there are embedding, gru, dense'),
+        (["tokenizer.piece_length=100", "tokenizer.tail=10"], "piece_length reads texts whole, head and tail cut them"),
+        (['data.unlabelled=[{path = "c.txt"}]'], r"data.unlabelled is for \[vectors\]"),
+        (
+            ['layers=[{type = "pad_sequences", maxlen = 3}, {type = "dense"}]', "vectors={}"],
+            r"\[vectors\] needs a layer of type emb",
+        ),
+        (["ngrams.order=6"], "less than or equal to 5"),
+        (['data.drop_shared_texts="test"'], "drop_shared_texts"),
+    ],
+)
+def test_options_of_texts_that_do_not_fit_one_another_are_refused(changes: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(CLASSIFY, changes)
+
+
+def test_rates_are_by_type_or_name_and_pieces_replace_the_cut() -> None:
+    recipe = parse_recipe(CLASSIFY, ["fit.rates={embedding = 0.25, reader = 0.5, dense_2 = 2.0}", "tokenizer.piece_length=101"])
+    assert isinstance(recipe, ClassifyRecipe)
+    assert recipe.fit.rates == {"embedding": 0.25, "reader": 0.5, "dense_2": 2.0}
+    assert recipe.truncation == (51, 50)
+    assert type(recipe).model_validate(recipe.as_json()) == recipe

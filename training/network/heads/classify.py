@@ -1,4 +1,7 @@
-"""Classes of texts: token ids in, probabilities of the labels out. The layers end in logits, the softmax is the head's."""
+"""Classes of texts: token ids in, probabilities of the labels out. The layers end in logits, the softmax is the head's.
+
+A table of n-grams may stand beside the layers; how much of both is answered, and how sure, is the head's calibration.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,17 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from training.graph.builder import GraphBuilder
-from training.layers.registry import Layer, LayerError, Shape, Symbol
+from training.layers.registry import Layer, LayerError, Shape, Signal, Symbol
 from training.network.heads.head import (
     Head,
+    LayerInput,
     LayerInputSymbol,
     Prediction,
     Tables,
     require_units_last,
     require_vector_last,
 )
+from training.network.heads.ngrams import MAX_VOCABULARY, NgramSpec, NgramTable
 from training.network.spec import NetworkSpec
 
 
@@ -28,9 +33,12 @@ class ClassifySpec(NetworkSpec):
     task: Literal["classify"] = "classify"
     vocabulary_size: PositiveInt
     labels: tuple[str, ...]
+    ngrams: NgramSpec | None = None
 
     @model_validator(mode="after")
     def _check_labels(self) -> ClassifySpec:
+        if self.ngrams is not None and self.vocabulary_size > MAX_VOCABULARY:
+            raise ValueError(f"n-grams need a vocabulary of {MAX_VOCABULARY:,} at most, got {self.vocabulary_size:,}")
         if len(set(self.labels)) < 2 or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"classify needs two or more different labels, got {list(self.labels)}")
         return self
@@ -41,13 +49,25 @@ class ClassifyHead(Head):
 
     Spec: ClassVar[type[NetworkSpec]] = ClassifySpec
     spec: ClassifySpec
+    factors: Tensor
+    shift: Tensor
 
     def __init__(self, spec: ClassifySpec) -> None:
         super().__init__(spec, "tokens", Shape(("time",), vocabulary=spec.vocabulary_size))
+        self.ngrams = None if spec.ngrams is None else NgramTable(spec.ngrams, self.num_logits)
+        # Of the layers' and of the n-grams' logits, and a shift for each: not in checkpoints, for they are fitted at the end.
+        self.register_buffer("factors", torch.ones(2), persistent=False)
+        self.register_buffer("shift", torch.zeros(self.num_logits), persistent=False)
+        self.is_calibrated = False
 
     @classmethod
     def from_spec(cls, spec: ClassifySpec) -> ClassifyHead:
         return cls(spec)
+
+    @property
+    def accepts_pieces(self) -> bool:
+        """Not with n-grams, which are counted over the whole text."""
+        return self.spec.ngrams is None
 
     @property
     def num_logits(self) -> int:
@@ -74,6 +94,22 @@ class ClassifyHead(Head):
     def check(self, layers: Sequence[Layer]) -> None:
         require_vector_last(layers)
 
+    @torch.no_grad()
+    def calibrate(self, factors: Tensor, shift: Tensor) -> None:
+        """From now on logits are the layers' times `factors[0]`, plus the n-grams' times `factors[1]`, plus `shift` (logits,)."""
+        self.factors.copy_(factors)
+        self.shift.copy_(shift)
+        self.is_calibrated = True
+
+    def predict(self, output: Signal, given: LayerInput) -> Tensor:
+        """Logits; those of the layers alone until `calibrate` was called, so that each part is fitted without the other."""
+        if not self.is_calibrated:
+            return output.values
+        logits = output.values * self.factors[0]
+        if self.ngrams is not None:
+            logits = logits + self.ngrams(given.source.values, given.source.lengths) * self.factors[1]
+        return logits + self.shift
+
     def outputs(self, last: Layer) -> dict[str, Shape]:
         return {"probabilities": Shape((len(self.spec.labels),))}
 
@@ -85,9 +121,20 @@ class ClassifyHead(Head):
         return (torch.softmax(logits, 1),)
 
     def write_answer(self, graph: GraphBuilder, output: Symbol, given: LayerInputSymbol) -> tuple[str, ...]:
+        logits = self._write_calibration(graph, output.values, given) if self.is_calibrated else output.values
         with graph.scope("answer"):
             if self.num_logits > 1:
-                return (graph.add("Softmax", output.values, axis=-1),)
-            positive = graph.add("Sigmoid", output.values)
+                return (graph.add("Softmax", logits, axis=-1),)
+            positive = graph.add("Sigmoid", logits)
             negative = graph.add("Sub", graph.constant(1.0), positive)
             return (graph.add("Concat", negative, positive, axis=1),)
+
+    def _write_calibration(self, graph: GraphBuilder, values: str, given: LayerInputSymbol) -> str:
+        """`predict` in the graph."""
+        factors = [graph.constant(self.factors[index : index + 1].cpu().numpy(), "factor") for index in (0, 1)]
+        logits = graph.add("Mul", values, factors[0])
+        if self.ngrams is not None:
+            with graph.scope("ngrams"):
+                found = self.ngrams.write(graph, given.source)
+            logits = graph.add("Add", logits, graph.add("Mul", found, factors[1]))
+        return graph.add("Add", logits, graph.constant(self.shift.cpu().numpy(), "shift"))

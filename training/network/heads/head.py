@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.graph.builder import GraphBuilder
+from training.layers.base import StatePart
 from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
 from training.layers.scaling import Statistics, StatisticsSymbol
 from training.network.spec import NetworkError, NetworkSpec
@@ -32,6 +33,10 @@ class LayerInput:
     signal: Signal
     source: Signal
     statistics: Statistics = _UNSCALED
+
+    def rows(self, part: slice) -> LayerInput:
+        """Some rows of what the layers read; the statistics stay those of all."""
+        return LayerInput(self.signal.rows(part), self.source.rows(part), self.statistics)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Head(nn.Module):
         super().__init__()
         self.spec = spec
         self.input_name = input_name
-        self.source = source  # of a row of the input, and of the scaled input that layers may read past others
+        self.source = source  # of a row of the input
 
     @classmethod
     def from_spec(cls, spec: Any) -> Head:
@@ -86,6 +91,11 @@ class Head(nn.Module):
         return self.source
 
     @property
+    def scaled_source(self) -> Shape:
+        """Of a row of the scaled input, which layers may read past others."""
+        return self.source
+
+    @property
     def step(self) -> int:
         """How many steps of the input become one for the layers."""
         return 1
@@ -94,6 +104,11 @@ class Head(nn.Module):
     def accepts_pieces(self) -> bool:
         """Whether what is done before the layers is the same for a sequence in pieces as for the whole."""
         return True
+
+    @property
+    def state(self) -> tuple[StatePart, ...]:
+        """What goes from one piece of a sequence to the next beside the layers' state, by the names of the graph's inputs."""
+        return ()
 
     def min_length(self, num_steps: int) -> int:
         """The fewest steps of the input that a row must have, where the layers need `num_steps`."""
@@ -130,6 +145,10 @@ class Head(nn.Module):
         """The answers, in the order of `outputs`."""
         return (prediction.values, *prediction.others)
 
+    def next_state(self, prediction: Prediction) -> dict[str, Tensor]:
+        """Where the batch ended, by the names of `state`."""
+        return {}
+
     def scale_target(self, target: Tensor, prediction: Prediction) -> Tensor:
         """True answers of the batch in the space of the prediction's values."""
         return target
@@ -148,6 +167,10 @@ class Head(nn.Module):
     def write_answer(self, graph: GraphBuilder, output: Symbol, given: LayerInputSymbol) -> tuple[str, ...]:
         """`predict` and `answer` in the graph."""
         return (output.values, *output.others)
+
+    def write_next_state(self, graph: GraphBuilder, output: Symbol, given: LayerInputSymbol) -> dict[str, str]:
+        """`next_state` in the graph, by the names of the graph's outputs."""
+        return {}
 
     # verification
 

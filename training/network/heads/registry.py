@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from training.network.heads.classify import ClassifyHead
-from training.network.heads.forecast import ForecastHead
+from training.network.heads.forecast import ForecastHead, ForecastSpec
 from training.network.heads.head import Head
+from training.network.heads.stream import StreamHead
 from training.network.heads.tensor import TensorHead
 from training.network.spec import NetworkError, NetworkSpec
 
@@ -38,6 +39,8 @@ def make_head(spec: NetworkSpec) -> Head:
     kind = head_class(spec.task)
     if not isinstance(spec, kind.Spec):
         raise NetworkError(f'task "{spec.task}" needs a {kind.Spec.__name__}, got a {type(spec).__name__}')
+    if isinstance(spec, ForecastSpec) and spec.streaming:
+        return StreamHead.from_spec(spec)
     return kind.from_spec(spec)
 
 

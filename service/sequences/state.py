@@ -1,0 +1,185 @@
+"""The recurrent state of one sequence between two requests, and the block of bytes that holds it.
+
+Knows nothing of where states are kept, of models or of HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import StateError
+from service.runtime.tensors import DATATYPES
+
+MAX_STEPS = 2**63 - 1
+MAX_AXES = 16
+CHECKSUM_BYTES = 16
+# What it is and how it is laid out; version of the model, steps, digest of the graph, bytes of the name, number of tensors.
+_MAGIC = b"SLS1"
+_HEAD = struct.Struct("<4sIQ32sBB")
+# Of each tensor: bytes of its name, datatype, number of axes; behind its name the axes, and then its values.
+_TENSOR = struct.Struct("<HBB")
+_AXIS = struct.Struct("<I")
+# A datatype is its place here: names may only be appended.
+_DATATYPES = ("FP32", "FP64", "FP16", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8", "BOOL")
+_DTYPES = tuple(DATATYPES[name].newbyteorder("<") for name in _DATATYPES)
+_CODES = {DATATYPES[name]: code for code, name in enumerate(_DATATYPES)}
+MAX_HEAD_BYTES = _HEAD.size + 255
+"""The part of a block in which it says what it belongs to."""
+
+
+class GraphIdentity(NamedTuple):
+    """Which graph a state belongs to: no other one can go on from it."""
+
+    model: str
+    version: int
+    digest: str
+    """sha256 of the graph's file, in hex."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SequenceState:
+    """The recurrent state of one sequence after `steps` steps. Two are equal if their bytes are."""
+
+    model: str
+    version: int
+    digest: str
+    """sha256 of the graph's file, in hex."""
+    steps: int
+    tensors: Mapping[str, NDArray[Any]]
+    """By name of the graph's state input: one row, without the batch axis."""
+
+    @property
+    def identity(self) -> GraphIdentity:
+        """The graph that it belongs to."""
+        return GraphIdentity(self.model, self.version, self.digest)
+
+    @property
+    def num_bytes(self) -> int:
+        """The length of `to_bytes`."""
+        tensors = ((name, array.ndim, array.nbytes) for name, array in self.tensors.items())
+        return block_size(self.model, tensors)
+
+    def to_bytes(self) -> bytes:
+        """A block that describes itself, with a checksum; values are little-endian. The same state gives the same bytes."""
+        name = self.model.encode()
+        head = _HEAD.pack(_MAGIC, self.version, self.steps, bytes.fromhex(self.digest), len(name), len(self.tensors))
+        parts = [head, name]
+        for tensor, array in self.tensors.items():
+            code, own_name = _CODES[array.dtype.newbyteorder("=")], tensor.encode()
+            parts += (_TENSOR.pack(len(own_name), code, array.ndim), own_name, *map(_AXIS.pack, array.shape))
+            parts.append(array.astype(_DTYPES[code], copy=False).tobytes())
+        block = b"".join(parts)
+        return block + _checksum(block)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> SequenceState:
+        """The state that a block holds; its tensors are read-only. Raises StateError for a block that is damaged."""
+        block = memoryview(data).toreadonly()
+        if len(block) < _HEAD.size + CHECKSUM_BYTES:
+            raise _damaged(f"it has {len(block)} bytes")
+        body = block[:-CHECKSUM_BYTES]
+        identity = read_identity(body)
+        if _checksum(body) != block[-CHECKSUM_BYTES:]:
+            raise _damaged("its checksum does not fit")
+        _, _, steps, _, name_size, num_tensors = _HEAD.unpack_from(body)
+        place = _HEAD.size + name_size
+        tensors: dict[str, NDArray[Any]] = {}
+        try:
+            for _ in range(num_tensors):
+                name, array, place = _read_tensor(body, place)
+                tensors[name] = array
+        except (struct.error, IndexError, ValueError) as exc:  # UnicodeDecodeError is a ValueError
+            raise _damaged("its tensors cannot be read") from exc
+        if place != len(body) or len(tensors) != num_tensors or steps > MAX_STEPS:
+            raise _damaged("its parts do not fit together")
+        return cls(*identity, steps, tensors)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SequenceState) and self.to_bytes() == other.to_bytes()
+
+    def __hash__(self) -> int:
+        return hash((self.model, self.version, self.digest, self.steps))
+
+
+def block_size(model: str, tensors: Iterable[tuple[str, int, int]]) -> int:
+    """The bytes of a block; `tensors` are (name, number of axes, bytes of the values)."""
+    size = _HEAD.size + len(model.encode()) + CHECKSUM_BYTES
+    return size + sum(_TENSOR.size + len(name.encode()) + _AXIS.size * axes + nbytes for name, axes, nbytes in tensors)
+
+
+def read_identity(block: bytes | memoryview) -> GraphIdentity:
+    """What a block says it belongs to, by its first MAX_HEAD_BYTES. Raises StateError for what is no block.
+
+    Nothing else is verified: it serves to say of a state that it is another model's, whatever the rest of it is.
+    """
+    if len(block) < _HEAD.size:
+        raise _damaged(f"it has {len(block)} bytes")
+    magic, version, _, digest, name_size, _ = _HEAD.unpack_from(block)
+    name = bytes(block[_HEAD.size : _HEAD.size + name_size])
+    if magic != _MAGIC or len(name) != name_size:
+        raise _damaged("it does not begin as a state does")
+    try:
+        return GraphIdentity(name.decode(), version, digest.hex())
+    except UnicodeDecodeError as exc:
+        raise _damaged("it does not begin as a state does") from exc
+
+
+def expect_identity(found: GraphIdentity, expected: GraphIdentity) -> None:
+    """Raise StateError where a state belongs to another model, version or graph, which says which of them it is."""
+    if found == expected:
+        return
+    name = found.model[:128]
+    if found.model != expected.model:
+        raise StateError(
+            f'the state belongs to model "{name}", expected one of "{expected.model}"',
+            problem="model",
+            found=name,
+            expected=expected.model,
+        )
+    if found.version != expected.version:
+        raise StateError(
+            f'the state belongs to version {found.version} of "{name}", expected one of version {expected.version}',
+            problem="version",
+            found=str(found.version),
+            expected=str(expected.version),
+        )
+    raise StateError(
+        f'the state belongs to another graph of "{name}", version {found.version}: its file has changed, or another one runs',
+        problem="graph",
+        found=found.digest,
+        expected=expected.digest,
+    )
+
+
+def _read_tensor(body: memoryview, place: int) -> tuple[str, NDArray[Any], int]:
+    """The tensor at a place of a block, and the place behind it."""
+    name_size, code, num_axes = _TENSOR.unpack_from(body, place)
+    place += _TENSOR.size
+    name = bytes(body[place : place + name_size]).decode()
+    place += name_size
+    if num_axes > MAX_AXES:
+        raise ValueError("too many axes")
+    shape = struct.unpack_from(f"<{num_axes}I", body, place)
+    place += _AXIS.size * num_axes
+    dtype = _DTYPES[code]
+    count = math.prod(shape)
+    if count * dtype.itemsize > len(body) - place:
+        raise ValueError("more values than bytes")
+    array = np.frombuffer(body, dtype, count, place).reshape(shape)
+    return name, array, place + array.nbytes
+
+
+def _checksum(body: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
+
+
+def _damaged(why: str) -> StateError:
+    return StateError(f"the state is damaged: {why}", problem="damaged")
