@@ -45,7 +45,6 @@ class Net(nn.Module):
         ("mean", True, False),
         ("states", True, False),
         pytest.param("last", False, True, marks=pytest.mark.slow),
-        pytest.param("mean", True, True, marks=pytest.mark.slow),
         pytest.param("steps", True, False, marks=pytest.mark.slow),
     ],
 )

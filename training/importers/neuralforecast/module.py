@@ -117,7 +117,7 @@ class WindowForecaster(nn.Module):
         scaled = self.scaler.scale(window, *statistics)
         result = self._read_at_once(scaled) if self.proj is None else self._go_on(scaled)  # (B, horizon, outputs)
         result = self.scaler.unscale(result, *statistics)
-        return result[..., self.order] if self.order else result
+        return result[:, :, self.order] if self.order else result
 
     def _read_at_once(self, window: Tensor) -> Tensor:
         assert self.mlp_decoder is not None

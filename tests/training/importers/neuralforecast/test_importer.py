@@ -113,6 +113,8 @@ def test_quantiles_are_put_in_order(tmp_path: Path) -> None:
         found = module(history)
         own = module.mlp_decoder(module.hist_encoder(history)[0][:, -HORIZON:])  # type: ignore[operator]
     torch.testing.assert_close(found, own[..., [1, 0, 2]])
+    published = import_neuralforecast(tmp_path / "saved", "load", tmp_path / "models", dry_run=True)
+    assert (published.route, published.batching) == ("translated", "ragged")
 
 
 @pytest.mark.parametrize(
