@@ -18,6 +18,7 @@ from service.observability.pending import OldestItemGauge, PendingCounter, Pendi
 from service.observability.prometheus import BYTES, HTTP_DURATION, RATIOS, ROWS, TIMESTEPS, Families
 
 UNKNOWN = "_unknown"
+DEFAULT_API = "predict"
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 INVALID_REASONS: tuple[InvalidReason, ...] = get_args(InvalidReason)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -141,12 +142,29 @@ class HttpMeter:
         self._response_size.observe(response_bytes)
 
 
+class _Outcomes(dict[Outcome, PendingCounter]):
+    """The counters of the outcomes of one API, made when they are wanted."""
+
+    def __init__(self, recorders: Recorders, model: tuple[str, str], api: str) -> None:
+        self._recorders = recorders
+        self._model = model
+        self._api = api
+
+    def __missing__(self, outcome: Outcome) -> PendingCounter:
+        family = self._recorders.families.requests
+        counter = self[outcome] = self._recorders.pending.add_counter(family.labels(*self._model, outcome, self._api))
+        return counter
+
+
 class RequestMeter:
     """How the requests to one model version through one API ended."""
 
     def __init__(self, recorders: Recorders, model: str, version: str, api: str) -> None:
         families, pending, _ = recorders
-        self.outcomes = {name: pending.add_counter(families.requests.labels(model, version, name, api)) for name in OUTCOMES}
+        self.outcomes = _Outcomes(recorders, (model, version), api)
+        if api == DEFAULT_API:  # which every model is asked through; the series of other APIs begin with their first event
+            for outcome in OUTCOMES:
+                self.outcomes[outcome]
         self.reasons = {name: pending.add_counter(families.invalid.labels(model, version, name)) for name in INVALID_REASONS}
         self.duration = None if model == UNKNOWN else pending.add_histogram(families.duration, (model, version))
 

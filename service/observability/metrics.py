@@ -14,13 +14,12 @@ from typing import Any, get_args
 
 from service.context import CURRENT
 from service.errors import ConnectionReason, InvalidReason, Outcome, RateScope
-from service.observability.meters import UNKNOWN, HttpMeter, LoadedModel, ModelMeter, Recorders, RequestMeter
+from service.observability.meters import DEFAULT_API, UNKNOWN, HttpMeter, LoadedModel, ModelMeter, Recorders, RequestMeter
 from service.observability.pending import PendingCounter, PendingSeries
 from service.observability.prometheus import LOOP_LAG_SECONDS, REQUEST_DURATION, SECONDS, Exposition
 from service.observability.statistics import sum_statistics
 
 FLUSH_INTERVAL_S = 0.25
-DEFAULT_API = "predict"
 CONNECTION_REASONS: tuple[ConnectionReason, ...] = get_args(ConnectionReason)
 # Keys that were ever limited, by name; those that come later share a name.
 MAX_KEY_SERIES = 1000
@@ -137,6 +136,7 @@ class Metrics:
             ended += self._requests.pop(key).series
         self._pending.remove(ended)
         meter.end()
+        self._families.forget_model(name, version)
 
     def _is_served(self, name: str, version: str) -> bool:
         return name == UNKNOWN or (name, version) in self._models

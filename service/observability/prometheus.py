@@ -5,6 +5,8 @@ The only file that imports prometheus_client. Collects no events: `pending.py` d
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -151,6 +153,15 @@ class Families:
         for change in RELOAD_OUTCOMES:
             reloads.labels(change)
         self.build_info = gauge("build_info", "What is running: always 1.", "version", "onnxruntime", "python", mode="livemax")
+
+    def forget_model(self, name: str, version: str) -> None:
+        """Let go of the series of a version that is unloaded; in the files of the workers they stay."""
+        families = [each for value in vars(self).values() for each in (value.values() if isinstance(value, dict) else (value,))]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # prometheus_client warns of those files
+            for family in families:
+                with contextlib.suppress(ValueError, AttributeError):  # it has no such labels; prometheus_client is before 0.22
+                    family.remove_by_labels({"model": name, "version": version})
 
 
 class Exposition:

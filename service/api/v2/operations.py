@@ -121,11 +121,17 @@ def v2_routes(
         """A model's configuration, in Triton's words."""
         return json_response(visible(request).describe_config(name, expect_version(version), max_rows))
 
-    async def statistics(request: Request, name: str | None = None, version: str | None = None) -> Response:
-        """Counts and times since the start: of all models, of one, or of one version."""
+    async def statistics_of_all(request: Request) -> Response:
+        """Counts and times since the start, of all versions of all models."""
+        return await describe_statistics(visible(request), None, None)
+
+    async def statistics(request: Request, name: str, version: str | None = None) -> Response:
+        """Counts and times since the start: of all versions of a model, or of one."""
         seen = visible(request)
-        if name is not None:
-            seen.get(name, expect_version(version))
+        seen.get(name, expect_version(version))
+        return await describe_statistics(seen, name, version)
+
+    async def describe_statistics(seen: Catalog, name: str | None, version: str | None) -> Response:
         of_all = await read_statistics()
         there = {(entry["name"], entry.get("version", "")) for entry in seen.index()}
         wanted = [
@@ -181,7 +187,7 @@ def v2_routes(
         return ProtocolRoute(method, path, endpoint, about, ProtocolError)
 
     not_ready = {**UNKNOWN_MODEL, 503: "It does not answer"}
-    statistics_of_all = About("protocol_statistics_of_all", "Statistics of all models", ModelStatistics)
+    about_all = About("protocol_statistics_of_all", "Statistics of all models", ModelStatistics)
     return [
         of_server("GET", "/v2", server, About("protocol_server", "Describe the server", ServerMetadata)),
         of_server("GET", "/v2/", server),
@@ -193,7 +199,7 @@ def v2_routes(
             About("protocol_ready", "Whether the server is ready", ServerReady, None, {503: "It is not ready"}, (503,)),
         ),
         of_server("GET", "/v2/models", models, About("protocol_models", "List the models by name", ModelNames)),
-        of_server("GET", "/v2/models/stats", statistics, statistics_of_all),
+        of_server("GET", "/v2/models/stats", statistics_of_all, about_all),
         *of_models("GET", "", model, About("protocol_model", "Tensors of a model", ModelMetadata, None, not_ready)),
         *of_models(
             "GET",
