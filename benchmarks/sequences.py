@@ -5,8 +5,8 @@
 
 Processor time of the server, of the process that keeps the states and of redis-server, in µs per step of one value, in rounds
 that take every place in turn: medians. With one caller beside sending 168 values again; with 64 callers, one sequence each. Then
-one step a second of each of 10,000 sequences, 100 in a request, evenly spread over two workers: the times of the answers from when
-each request was due. Linux only; Redis is left out where redis-server is not installed.
+one step a second of each of 10,000 sequences, 100 in a request, evenly spread over two workers: the times of the answers, from
+when each request was due. Linux only; Redis is left out where redis-server is not installed.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def measure_many(place: Place, seconds: float) -> float:
 
 
 def measure_latencies(place: Place, seconds: float) -> list[float]:
-    """Milliseconds from when each request was due to its answer, sorted: 100 requests a second, each 100 sequences' next value."""
+    """Milliseconds from when each request was due to its answer, sorted: 100 requests a second, of 100 sequences each."""
     ids = [f"all-{number}" for number in range(NUM_SEQUENCES)]
     groups = [ids[first : first + PER_REQUEST] for first in range(0, NUM_SEQUENCES, PER_REQUEST)]
     found: list[float] = []
