@@ -265,14 +265,14 @@ class ForecastTask(Task):
     def _collate(self, histories: Sequence[Array], instances: Sequence[int] = ()) -> Item:
         if len(histories) == 1:
             (history,) = histories
-            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), instances=instances)
+            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), (), instances)
         lengths = [len(history) for history in histories]
         longest = max(lengths)
         padded = np.zeros((len(histories), longest, len(self.spec.features)), np.float32)  # (B, T, F)
         for row, history in zip(padded, histories, strict=True):
             row[: len(history)] = history
         tensors: Tensors = {HISTORY: padded, LENGTHS: np.array(lengths, np.int64)}
-        return Item(tensors, len(histories), longest, lengths, instances=instances)
+        return Item(tensors, len(histories), longest, lengths, (), instances)
 
 
 @dataclass(frozen=True)

@@ -177,8 +177,7 @@ class _Loop(lightning.LightningModule):
         self.network = network
         self.average: AveragedModel | None = None
         if settings.average:
-            average = get_ema_multi_avg_fn(settings.average)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(network, multi_avg_fn=average)
+            self.average = AveragedModel(network, multi_avg_fn=average_of(settings.average))
         self.settings = settings
         self.epochs: list[Epoch] = []
         self._loss = loss
@@ -262,6 +261,19 @@ class _Loop(lightning.LightningModule):
         state = load_checkpoint(path)["state_dict"]
         prefix = "average.module." if self.average is not None else "network."
         self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+
+def average_of(decay: float) -> Any:
+    """A moving average that begins with a short memory, so that the first random weights are soon forgotten.
+
+    Its decay after n steps is at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def update(averaged: Any, current: Any, num_steps: Tensor | int) -> None:
+        reached = min(decay, (1 + int(num_steps)) / (10 + int(num_steps)))
+        get_ema_multi_avg_fn(reached)(averaged, current, num_steps)  # type: ignore[no-untyped-call]
+
+    return update
 
 
 class _Display(Callback):

@@ -6,6 +6,8 @@ from torch import Tensor
 
 TINY = 1e-12
 """Keeps quotients finite where a value and its forecast are both zero."""
+LARGEST = 2.0
+"""Of a percentage error, as of a symmetric one: one value near zero would else decide what a whole batch teaches."""
 
 
 def symmetric_error(forecast: Tensor, truth: Tensor) -> Tensor:
@@ -14,6 +16,6 @@ def symmetric_error(forecast: Tensor, truth: Tensor) -> Tensor:
 
 
 def percentage_error(forecast: Tensor, truth: Tensor) -> Tensor:
-    """|y - f| / |y|, a term of MAPE; 0 where the truth is zero, for which MAPE is undefined."""
+    """|y - f| / |y|, a term of MAPE; 0 where the truth is zero, for which MAPE is undefined, and `LARGEST` at most."""
     error = (truth - forecast).abs() / truth.abs().clamp(min=TINY)
-    return error.masked_fill(truth == 0, 0.0)
+    return error.masked_fill(truth == 0, 0.0).clamp(max=LARGEST)

@@ -15,9 +15,13 @@ from training.layers.base import Layer, LayerConfig, LayerState, Shape, Signal, 
 
 
 class SmoothingConfig(LayerConfig):
-    """Appends means of the network's scaled input, weighted by (1 - rate) ** age; the rate 0 is the mean of all steps."""
+    """Appends means of the network's scaled input, weighted by (1 - rate) ** age; the rate 0 is the mean of all steps.
+
+    `of` = "changes" takes the means of what each step adds to the one before, which is 0 for the first.
+    """
 
     type: Literal["smoothing"]
+    of: Literal["values", "changes"] = "values"
     rates: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)] = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
@@ -45,6 +49,9 @@ class Smoothing(Layer):
 
     def forward(self, signal: Signal, source: Signal, state: LayerState = ()) -> tuple[Signal, LayerState]:
         values = source.values
+        if self.config.of == "changes":
+            before = torch.arange(-1, values.shape[1] - 1, device=values.device).clamp(min=0)
+            values = values - values.index_select(1, before)
         within = ragged.mask(values, source.lengths)  # (B, T, 1)
         steps = torch.arange(values.shape[1], device=values.device)
         ages = (source.lengths.unsqueeze(1) - 1 - steps).clamp(min=0).unsqueeze(2).to(values.dtype)
@@ -66,7 +73,11 @@ class Smoothing(Layer):
         weights = graph.add("Exp", graph.add("Mul", ages, graph.constant(self.logs, "rates")))
         weights = graph.add("Mul", weights, graph.add("Cast", within, to=1))
         weights = graph.add("Div", weights, graph.add("ReduceSum", weights, graph.constant([1]), keepdims=1))
-        values = graph.add("Where", within, source.values, graph.constant(0.0))
+        values = source.values
+        if self.config.of == "changes":
+            before = graph.add("Max", graph.add("Sub", steps, graph.constant(1)), graph.constant(0))
+            values = graph.add("Sub", values, graph.add("Gather", values, before, axis=1))
+        values = graph.add("Where", within, values, graph.constant(0.0))
         means = graph.add("MatMul", graph.add("Transpose", weights, perm=[0, 2, 1]), values)
         flat = graph.add("Reshape", means, graph.constant([0, self.num_means]))
         return symbol.with_values(graph.add("Concat", symbol.values, flat, axis=1, named=True)), ()

@@ -183,6 +183,27 @@ def comparison(measures: Mapping[str, Sequence[Group]], title: str, lines: Mappi
         return _png(figure)
 
 
+def calibrations(curves: Mapping[str, Sequence[Sequence[float]]]) -> bytes:
+    """One panel per curve of (what was promised, what came): on the diagonal both are the same."""
+    with rc_context(STYLE):
+        columns = min(4, len(curves))
+        rows = -(-len(curves) // columns)
+        figure = Figure(figsize=(0.6 + 2.7 * columns, 0.6 + 2.7 * rows), layout="constrained")
+        grid = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+        for axes, (title, points) in zip(grid, curves.items(), strict=False):
+            axes.plot([0, 1], [0, 1], color=TRUTH, lw=1, ls="--")
+            axes.plot([x for x, _ in points], [y for _, y in points], color=SECOND, marker="o", ms=4)
+            axes.set_title(title, fontsize=10)
+            axes.set_xlim(0, 1)
+            axes.set_ylim(0, 1)
+            axes.set_aspect("equal")
+        for axes in grid[len(curves) :]:
+            axes.set_visible(False)
+        figure.supxlabel("probability as promised", fontsize=10)
+        figure.supylabel("share that came", fontsize=10)
+        return _png(figure)
+
+
 def _draw(axes: Axes, panel: Panel) -> None:
     num_past, num_steps = len(panel.past), len(panel.truth)
     steps: npt.NDArray[Any] = panel.first + np.arange(-num_past, num_steps) if panel.times is None else panel.times

@@ -95,7 +95,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "text, pooled in pieces": lambda: classify(EMBEDDING, sequences(LSTM), {"type": "concat_pooling"}, DENSE),
     "season, level and unit of the history": lambda: forecast(
         {"type": "gru", "units": 4},
-        {"type": "smoothing"},
+        {"type": "smoothing", "of": "changes"},
         DENSE,
         scaling={"kind": "window", "transform": "log", "centre": "last"},
         decomposition="classical",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from training.fitting.fit import Epoch, FitError, FitResult, fit
+from training.fitting.fit import Epoch, FitError, FitResult, average_of, fit
 from training.fitting.losses import Batch, classify_loss, forecast_loss, pinball
 from training.fitting.optimizers import group_parameters, make_optimizer, make_schedule
 from training.fitting.relative import percentage_error, symmetric_error
@@ -220,6 +220,23 @@ def test_optimizers_have_keras_defaults() -> None:
     assert has(made(optimizer="adamw"), kind="AdamW", weight_decay=0.004)
 
 
+def test_the_moving_average_soon_forgets_the_first_weights_and_then_has_a_long_memory() -> None:
+    weight = torch.nn.Linear(1, 1, bias=False)
+    average = torch.optim.swa_utils.AveragedModel(weight, multi_avg_fn=average_of(0.999))
+
+    def step(value: float) -> float:
+        with torch.no_grad():
+            weight.weight.fill_(value)
+        average.update_parameters(weight)
+        return float(next(average.parameters()).detach())
+
+    assert step(1.0) == 1.0  # the first weights
+    assert [step(0.0) for _ in range(30)][-1] < 1e-3
+    for _ in range(10_000):
+        step(0.0)
+    assert step(1.0) == pytest.approx(0.001, rel=1e-3)
+
+
 def test_layers_learn_at_their_own_rates_by_name_or_type() -> None:
     settings = Fit.model_validate({"loss": "mse", "learning_rate": 0.1, "rates": {"lstm": 0.5, "dense_2": 0.25}})
     network = make_network()
@@ -334,6 +351,17 @@ def test_relative_errors_of_zeros_are_finite_with_their_gradients() -> None:
         found = error(forecast, truth)
         assert found[0] == 0
         assert torch.autograd.grad(found.sum(), forecast)[0].isfinite().all()
+
+
+def test_a_value_near_zero_counts_no_more_than_twice_itself() -> None:
+    assert percentage_error(torch.tensor([5.0, 1.5]), torch.tensor([0.001, 1.0])).tolist() == [2.0, 0.5]
+
+
+def test_the_moving_average_forgets_its_first_weights(tmp_path: Path) -> None:
+    network, _ = run(tmp_path / "a", average=0.999, epochs=12)
+    plain, _ = run(tmp_path / "b", epochs=12)
+    first = weights(make_network())
+    assert (weights(network) - first).norm() > 0.5 * (weights(plain) - first).norm()
 
 
 def test_the_last_epoch_is_kept_on_request(tmp_path: Path) -> None:

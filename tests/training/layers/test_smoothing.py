@@ -22,6 +22,13 @@ def test_means_are_weighted_by_age_within_each_row() -> None:
     assert layer.output == Shape((4,))
 
 
+def test_changes_are_those_from_step_to_step() -> None:
+    layer = build_layer({"type": "smoothing", "of": "changes", "rates": [0.0, 0.5]}, Shape((1,)), SOURCE, "layers[0]")
+    source = Signal(torch.tensor([[[4.0], [1.0], [99.0]], [[1.0], [2.0], [6.0]]]), torch.tensor([2, 3]))
+    found = layer(Signal(torch.zeros(2, 1), source.lengths), source)[0].values[:, 1:]
+    assert found.tolist() == [pytest.approx([-1.5, -2.0]), pytest.approx([5 / 3, (4 + 0.5) / 1.75])]
+
+
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
