@@ -85,8 +85,8 @@ class ForecastTask(Task):
         return size > HEAVY_SIZE
 
     def describe(self) -> dict[str, Any]:
-        described = self.spec.model_dump(exclude_none=True)
-        return described | {"points": self.spec.point_names, "max_horizon": self.max_horizon}
+        about = self.spec.model_dump(exclude_none=True)
+        return about | {"points": self.spec.point_names, "max_horizon": self.max_horizon}
 
     def why_not_streaming(self) -> str:
         return ""
@@ -122,9 +122,9 @@ class ForecastTask(Task):
             unfinished = [index for index, instance in enumerate(checked) if instance.horizon > start]
             if start > 0:
                 for index in unfinished:
+                    point = forecasts[index][-1][-1 if checked[index].is_mape else 0]
                     # With state the next run goes on from where the last one ended.
                     before = histories[index] if steps_seen is None else histories[index][:0]
-                    point = forecasts[index][-1][-1 if checked[index].is_mape else 0]
                     histories[index] = self._feed_back(before, point)
             groups = group([len(histories[index]) for index in unfinished])
             rows = [[unfinished[number] for number in numbers] for numbers in groups]
@@ -253,7 +253,7 @@ class ForecastTask(Task):
         return {**tensors, HISTORY: cut, LENGTHS: np.minimum(lengths, context)}
 
     def decode_tensors(self, outputs: Tensors) -> Tensors:
-        names = {FORECAST: self._output} | {name: name for name in (QUANTILES, FORECAST_MAPE, ANOMALY)}
+        names = {FORECAST: self._output, **{name: name for name in (QUANTILES, FORECAST_MAPE, ANOMALY)}}
         return {public: outputs[name] for public, name in names.items() if name in outputs}
 
     def _feed_back(self, history: Array, forecast: Array) -> Array:
@@ -265,14 +265,14 @@ class ForecastTask(Task):
     def _collate(self, histories: Sequence[Array], instances: Sequence[int] = ()) -> Item:
         if len(histories) == 1:
             (history,) = histories
-            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), instances=instances)
+            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), (), instances)
         lengths = [len(history) for history in histories]
         longest = max(lengths)
         padded = np.zeros((len(histories), longest, len(self.spec.features)), np.float32)  # (B, T, F)
         for row, history in zip(padded, histories, strict=True):
             row[: len(history)] = history
         tensors: Tensors = {HISTORY: padded, LENGTHS: np.array(lengths, np.int64)}
-        return Item(tensors, len(histories), longest, lengths, instances=instances)
+        return Item(tensors, len(histories), longest, lengths, (), instances)
 
 
 @dataclass(frozen=True)
@@ -314,8 +314,8 @@ class ForecastDefinition(TaskDefinition):
             *manifest.mismatch("inputs", HISTORY, "FP32", ["batch", "time", len(spec.features)]),
             *manifest.mismatch("outputs", OLD_FORECAST if is_old else FORECAST, "FP32", point),
             *(manifest.mismatch("outputs", QUANTILES, "FP32", [*point, len(spec.quantiles)]) if spec.quantiles else ()),
-            *(manifest.mismatch("outputs", FORECAST_MAPE, "FP32", point) if spec.has_mape else ()),
             *(manifest.mismatch("outputs", ANOMALY, "FP32", ["batch", "time", len(spec.targets)]) if spec.streaming else ()),
+            *(manifest.mismatch("outputs", FORECAST_MAPE, "FP32", point) if spec.has_mape else ()),
         ]
 
     def build(self, manifest: Manifest, signature: Signature, read_file: ReadFile) -> ForecastTask:

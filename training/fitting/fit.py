@@ -177,7 +177,7 @@ class _Loop(lightning.LightningModule):
         self.network = network
         self.average: AveragedModel | None = None
         if settings.average:
-            self.average = AveragedModel(network, multi_avg_fn=_moving_average(settings.average))
+            self.average = AveragedModel(network, multi_avg_fn=average_of(settings.average))
         self.settings = settings
         self.epochs: list[Epoch] = []
         self._loss = loss
@@ -263,15 +263,15 @@ class _Loop(lightning.LightningModule):
         self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
-def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """An exponential moving average that forgets its beginning: the decay grows to `decay` over the first steps.
+def average_of(decay: float) -> Any:
+    """A moving average that begins with a short memory, so that the first random weights are soon forgotten.
 
-    With a constant one the first weights, which are random, would keep a share of 13 % after 400 steps of 0.995.
+    Its decay after n steps is at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
     """
 
-    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
-        num_steps = int(num_averaged)
-        get_ema_multi_avg_fn(min(decay, (1 + num_steps) / (10 + num_steps)))(averaged, current, num_averaged)  # type: ignore[no-untyped-call]
+    def update(averaged: Any, current: Any, num_steps: Tensor | int) -> None:
+        reached = min(decay, (1 + int(num_steps)) / (10 + int(num_steps)))
+        get_ema_multi_avg_fn(reached)(averaged, current, num_steps)  # type: ignore[no-untyped-call]
 
     return update
 

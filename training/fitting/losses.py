@@ -49,6 +49,24 @@ def forecast_loss(name: Loss, quantiles: Sequence[float], *, mape_point: bool = 
     return loss
 
 
+def stream_loss(quantiles: Sequence[float], first: int) -> LossFunction:
+    """The quantile loss of a batch with `future` (B, T, horizon, targets), raw: of the forecasts at step `first` and later.
+
+    What is forecast `n` steps ahead weighs 1 / n: near values are forecast far better than later ones, and it is under their
+    quantiles that anomaly scores are taken.
+    """
+    levels = torch.tensor(quantiles)
+
+    def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
+        target = network.head.scale_target(batch["future"], prediction)[:, first:]
+        error = target.unsqueeze(-1) - prediction.values[:, first:]  # (B, T, horizon, targets, Q)
+        losses = _pinball_terms(error, levels.to(target.device)).mean((0, 1, 3))  # (horizon,)
+        weights = 1 / torch.arange(1, len(losses) + 1, device=losses.device)
+        return (weights * losses).sum() / weights.sum()
+
+    return loss
+
+
 def _point_terms(
     name: Loss, network: Network, prediction: Prediction, values: Tensor, raw: Tensor, future: Tensor, levels: Tensor
 ) -> Tensor:
@@ -68,25 +86,6 @@ def _point_terms(
             return functional.huber_loss(values, target, reduction="none")
         case _:
             return functional.mse_loss(values, target, reduction="none")
-
-
-def stream_loss(quantiles: Sequence[float], first: int) -> LossFunction:
-    """The quantile loss of a batch with `future` (B, T, horizon, targets), raw: of the forecasts at step `first` and later.
-
-    What is forecast `n` steps ahead weighs 1 / n: near values are forecast far better than later ones, and it is under their
-    quantiles that anomaly scores are taken.
-    """
-    levels = torch.tensor(quantiles)
-
-    def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
-        target = network.head.scale_target(batch["future"], prediction)[:, first:]
-        error = target.unsqueeze(-1) - prediction.values[:, first:]  # (B, T, horizon, targets, Q)
-        at_levels = levels.to(target.device)
-        losses = torch.maximum(at_levels * error, (at_levels - 1) * error).mean((0, 1, 3, 4))  # (horizon,)
-        weights = 1 / torch.arange(1, len(losses) + 1, device=losses.device)
-        return (weights * losses).sum() / weights.sum()
-
-    return loss
 
 
 def pinball(prediction: Tensor, target: Tensor, levels: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ class ScalingConfig(BaseModel):
     window divides by the mean absolute value of the row's last `length` steps (all if left out; 1 where that is 0),
     then applies `transform`. log is the logarithm of value + `floor` (in scaled units), so that zeros are
     accepted; a row that goes below zero is first lifted by twice its depth, so that temperatures are accepted too. A target
-    that lies below zero after that counts as zero, and no forecast does. running is for streams (`running_scaling.py`), over
-    about `span` steps. Behind any other kind, `centre` = "last" makes each history relative to its last value, in units of its
-    mean absolute step (`decomposition.py`).
+    that lies below zero after that counts as zero, and no forecast does. Behind any kind, `centre` = "last" makes each history
+    relative to its last value, in units of its mean absolute step (`training/layers/decomposition.py`). running is
+    for streams (`running_scaling.py`), over about `span` steps.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,8 +35,8 @@ class ScalingConfig(BaseModel):
     length: PositiveInt | None = None
     transform: Literal["none", "log", "asinh"] = "none"
     floor: Annotated[float, Field(gt=0)] = 1e-2
-    centre: Literal["none", "last"] = "none"
     span: PositiveInt | None = None
+    centre: Literal["none", "last"] = "none"
 
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> ScalingConfig:

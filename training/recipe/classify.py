@@ -219,6 +219,8 @@ class ClassifyRecipe(Recipe):
             )
         if self.data.unlabelled and self.vectors is None:
             raise ValueError("data.unlabelled is for [vectors]: nothing else learns from texts without labels")
+        if self.vectors is not None and not any(table.get("type") == "embedding" for table in self.layers):
+            raise ValueError("[vectors] needs a layer of type embedding, which begins with them")
         return self
 
     @property

@@ -78,19 +78,19 @@ class ForecastSettings(RecipeTable):
     )
     step: Count = Field(default=1, description="values per recurrent step, as 24 hours make one step of a day")
     seasonal_lag: int = Field(default=0, ge=0, description="the forecast corrects the value this many steps earlier; 0: none")
-    decomposition: Literal["none", "classical"] = Field(
-        default="none",
-        description="`classical`: each history's own season, shrunk by a learned gate, is taken off it and added to the forecast",
-    )
-    mape_point: bool = Field(
-        default=False, description="a second point forecast, trained on the mean absolute percentage error; beside quantiles"
-    )
     streaming: bool = Field(
         default=False,
         description='the series comes value by value: forecasts and anomaly scores go on from state; needs scaling "running"',
     )
     warm_up: Count | None = Field(
         default=None, description="streaming: first values of a stream that have no anomaly score; left out: one season (or 16)"
+    )
+    decomposition: Literal["none", "classical"] = Field(
+        default="none",
+        description="`classical`: each history's own season, shrunk by a learned gate, is taken off it and added to the forecast",
+    )
+    mape_point: bool = Field(
+        default=False, description="a second point forecast, trained on the mean absolute percentage error; beside quantiles"
     )
 
     @model_validator(mode="after")
@@ -101,10 +101,6 @@ class ForecastSettings(RecipeTable):
             raise ValueError(f"quantiles must hold 0.5, the point forecast, got {self.quantiles}")
         if self.shortest > self.context_length:
             raise ValueError(f"min_length {self.shortest} is above context_length {self.context_length}")
-        if self.decomposition != "none" and self.season_length < 2:
-            raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
-        if self.mape_point and not self.quantiles:
-            raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
         if self.streaming:
             if self.min_length is not None or self.step > 1:
                 raise ValueError("a stream begins with one value: min_length and step are not for streaming")
@@ -114,6 +110,10 @@ class ForecastSettings(RecipeTable):
                 raise ValueError("streaming needs three quantiles or more: anomaly scores are taken under them")
         elif self.warm_up is not None:
             raise ValueError("warm_up is for streaming = true")
+        if self.decomposition != "none" and self.season_length < 2:
+            raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
+        if self.mape_point and not self.quantiles:
+            raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
         return self
 
     @property
@@ -209,13 +209,19 @@ class ForecastRecipe(Recipe):
     def _check_loss(self) -> Self:
         if self.fit.loss != "smape" and (self.fit.loss == "quantile") != bool(self.forecast.quantiles):
             raise ValueError('loss "quantile" and forecast.quantiles need each other')
-        if self.data.train_on_validation and self.fit.keep != "last":
-            raise ValueError('data.train_on_validation leaves nothing to choose an epoch by: it needs fit.keep = "last"')
         if self.forecast.streaming != (self.scaling.kind == "running"):
             raise ValueError('forecast.streaming and scaling of kind "running" need each other')
         if self.forecast.streaming:
+            if self.fit.loss != "quantile":
+                raise ValueError(f'streaming needs loss "quantile", got "{self.fit.loss}"')
+            if self.forecast.decomposition != "none" or self.forecast.mape_point or self.scaling.centre != "none":
+                raise ValueError(
+                    "streaming goes without decomposition, mape_point and scaling.centre, which need a whole history"
+                )
             if (self.fit.window_length or self.forecast.context_length) <= self.forecast.num_unscored:
                 raise ValueError(f"fit.window_length must be above forecast.warm_up, {self.forecast.num_unscored} steps")
         elif self.fit.window_length is not None or self.fit.missing_share:
             raise ValueError("fit.window_length and fit.missing_share are for forecast.streaming = true")
+        if self.data.train_on_validation and self.fit.keep != "last":
+            raise ValueError('data.train_on_validation leaves nothing to choose an epoch by: it needs fit.keep = "last"')
         return self

@@ -38,7 +38,6 @@ from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, classify_loss
 from training.fitting.ngrams import fit_ngrams
 from training.fitting.word_vectors import learn_vectors
-from training.layers.registry import LayerError
 from training.network.heads.classify import ClassifyHead, ClassifySpec
 from training.network.heads.head import Prediction
 from training.network.heads.ngrams import NgramSpec
@@ -178,14 +177,13 @@ def open_trial(recipe: ClassifyRecipe, folder: Path, data: Path | None) -> Trial
 
 def network_spec(recipe: ClassifyRecipe, vocabulary_size: int, labels: Sequence[str]) -> NetworkSpec:
     """The recipe's network for ids below `vocabulary_size`, and these labels."""
-    ngrams = None if recipe.ngrams is None else NgramSpec(order=recipe.ngrams.order, buckets=recipe.ngrams.buckets)
     return ClassifySpec(
         layers=tuple(recipe.layers),
         members=recipe.ensemble.members,
         combine=recipe.ensemble.combine,
         vocabulary_size=vocabulary_size,
         labels=tuple(labels),
-        ngrams=ngrams,
+        ngrams=None if recipe.ngrams is None else NgramSpec(order=recipe.ngrams.order, buckets=recipe.ngrams.buckets),
     )
 
 
@@ -294,12 +292,9 @@ def _in_order(parts: Sequence[tuple[Int64, torch.Tensor]]) -> torch.Tensor:
 
 
 def _start_with_vectors(network: Network, recipe: ClassifyRecipe, rows: Sequence[Int64], console: Console) -> None:
-    """Learn token vectors from rows and give them to the embedding. Raises LayerError where there is none."""
+    """Learn token vectors from rows and give them to the embedding, which the recipe has."""
     assert recipe.vectors is not None
-    places = [index for index, layer in enumerate(network.members[0]) if layer.holds_vectors]
-    if not places:
-        raise LayerError("layers[0]", str(recipe.layers[0].get("type")), None, "[vectors] needs an embedding to begin with")
-    layers = [member[places[0]] for member in network.members]
+    layers = [next(layer for layer in member if layer.holds_vectors) for member in network.members]
     num_ids, dimensions = layers[0].weights[0].shape
 
     def show(epoch: int, loss: float) -> None:

@@ -88,6 +88,11 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         seasonal_lag=3,
         horizon=5,
     ),
+    "stream": lambda: stream(sequences(LSTM), {"type": "recent", "n": 1}, DENSE, horizon=3),
+    "stream, several features": lambda: stream(
+        sequences(GRU), sequences(LSTM), DENSE, num_features=3, targets=(2, 0), horizon=5, seasonal_lag=4
+    ),
+    "text, pooled in pieces": lambda: classify(EMBEDDING, sequences(LSTM), {"type": "concat_pooling"}, DENSE),
     "season, level and unit of the history": lambda: forecast(
         {"type": "gru", "units": 4},
         {"type": "smoothing", "of": "changes"},
@@ -115,11 +120,6 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "an ensemble by its median": lambda: forecast(
         LSTM, {"type": "recent", "n": 2}, DENSE, members=4, combine="median", scaling={"kind": "window"}, horizon=2
     ),
-    "stream": lambda: stream(sequences(LSTM), {"type": "recent", "n": 1}, DENSE, horizon=3),
-    "stream, several features": lambda: stream(
-        sequences(GRU), sequences(LSTM), DENSE, num_features=3, targets=(2, 0), horizon=5, seasonal_lag=4
-    ),
-    "text, pooled in pieces": lambda: classify(EMBEDDING, sequences(LSTM), {"type": "concat_pooling"}, DENSE),
     "text": lambda: classify(EMBEDDING, LSTM, DENSE, labels=("a", "b", "c")),
     "text, sigmoid": lambda: classify(EMBEDDING, GRU, {"type": "dense", "units": 1, "activation": "sigmoid"}),
     "text, pooled": lambda: classify(

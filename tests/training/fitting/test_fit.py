@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from training.fitting.fit import Epoch, FitError, FitResult, fit
+from training.fitting.fit import Epoch, FitError, FitResult, average_of, fit
 from training.fitting.losses import Batch, classify_loss, forecast_loss, pinball
 from training.fitting.optimizers import group_parameters, make_optimizer, make_schedule
 from training.fitting.relative import percentage_error, symmetric_error
@@ -218,6 +218,23 @@ def test_optimizers_have_keras_defaults() -> None:
     assert has(made(), kind="Adam", lr=0.001, eps=1e-7, betas=(0.9, 0.999))
     assert has(made(weight_decay=0.1), kind="AdamW", weight_decay=0.1)
     assert has(made(optimizer="adamw"), kind="AdamW", weight_decay=0.004)
+
+
+def test_the_moving_average_soon_forgets_the_first_weights_and_then_has_a_long_memory() -> None:
+    weight = torch.nn.Linear(1, 1, bias=False)
+    average = torch.optim.swa_utils.AveragedModel(weight, multi_avg_fn=average_of(0.999))
+
+    def step(value: float) -> float:
+        with torch.no_grad():
+            weight.weight.fill_(value)
+        average.update_parameters(weight)
+        return float(next(average.parameters()).detach())
+
+    assert step(1.0) == 1.0  # the first weights
+    assert [step(0.0) for _ in range(30)][-1] < 1e-3
+    for _ in range(10_000):
+        step(0.0)
+    assert step(1.0) == pytest.approx(0.001, rel=1e-3)
 
 
 def test_layers_learn_at_their_own_rates_by_name_or_type() -> None:

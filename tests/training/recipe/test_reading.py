@@ -183,6 +183,10 @@ loss = "categorical_crossentropy"
         (["fit.rates.lstm=0.5"], 'fit.rates: no layer has the type or the name "lstm"; there are embedding, gru, dense'),
         (["tokenizer.piece_length=100", "tokenizer.tail=10"], "piece_length reads texts whole, head and tail cut them"),
         (['data.unlabelled=[{path = "c.txt"}]'], r"data.unlabelled is for \[vectors\]"),
+        (
+            ['layers=[{type = "pad_sequences", maxlen = 3}, {type = "dense"}]', "vectors={}"],
+            r"\[vectors\] needs a layer of type emb",
+        ),
         (["ngrams.order=6"], "less than or equal to 5"),
         (['data.drop_shared_texts="test"'], "drop_shared_texts"),
     ],

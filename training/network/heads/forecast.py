@@ -48,11 +48,11 @@ class ForecastSpec(NetworkSpec):
     scaling: ScalingConfig = ScalingConfig()
     step: PositiveInt = 1
     seasonal_lag: PositiveInt | None = None
+    streaming: bool = False
+    warm_up: PositiveInt = 1
     decomposition: Literal["none", "classical"] = "none"
     season_length: PositiveInt = 1
     mape_point: bool = False
-    streaming: bool = False
-    warm_up: PositiveInt = 1
 
     @model_validator(mode="after")
     def _check_targets_and_quantiles(self) -> ForecastSpec:
@@ -62,16 +62,16 @@ class ForecastSpec(NetworkSpec):
             raise ValueError(f"quantiles must ascend without repetition, got {list(self.quantiles)}")
         if self.quantiles and 0.5 not in self.quantiles:
             raise ValueError(f"quantiles must hold 0.5, the point forecast, got {list(self.quantiles)}")
-        if self.decomposition != "none" and self.season_length < 2:
-            raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
-        if self.mape_point and not self.quantiles:
-            raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
         if self.streaming != (self.scaling.kind == "running"):
             raise ValueError('streaming and scaling of kind "running" need each other')
         if self.streaming and (len(self.quantiles) < 3 or self.step > 1):
             raise ValueError("streaming needs three quantiles or more, and step = 1")
         if self.streaming and (self.decomposition != "none" or self.mape_point or self.scaling.centre != "none"):
-            raise ValueError("a stream has no end: decomposition, mape_point and scaling.centre are not for streaming")
+            raise ValueError("streaming goes without decomposition, mape_point and scaling.centre, which need a whole history")
+        if self.decomposition != "none" and self.season_length < 2:
+            raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
+        if self.mape_point and not self.quantiles:
+            raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
         return self
 
     @property
