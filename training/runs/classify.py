@@ -111,7 +111,8 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
         return float(np.mean(wrong))
 
     has_sizes = settings.batch_tokens is not None and not network.is_stateful
-    sizes = sizes_by_tokens(rows, recipe.rows_per_batch, settings.batch_tokens or 0) if has_sizes else []
+    num_tokens = (settings.batch_tokens or 0) * recipe.ensemble.members
+    sizes = sizes_by_tokens(rows, recipe.rows_per_batch, num_tokens) if has_sizes else []
     num_batches = len(sizes) or num_batches_by_length(len(rows), recipe.rows_per_batch)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
     fitted = fit_network(
@@ -294,8 +295,8 @@ def _in_order(parts: Sequence[tuple[Int64, torch.Tensor]]) -> torch.Tensor:
 def _start_with_vectors(network: Network, recipe: ClassifyRecipe, rows: Sequence[Int64], console: Console) -> None:
     """Learn token vectors from rows and give them to the embedding, which the recipe has."""
     assert recipe.vectors is not None
-    layer = next(layer for layer in network.stack if layer.holds_vectors)
-    num_ids, dimensions = layer.weights[0].shape
+    layers = [next(layer for layer in member if layer.holds_vectors) for member in network.members]
+    num_ids, dimensions = layers[0].weights[0].shape
 
     def show(epoch: int, loss: float) -> None:
         console.print(f"vectors     epoch {epoch}  loss {loss:.4f}", highlight=False)
