@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The public data sets, where they lie beside the checkout; else whatever the caller set, or none.
 export SLUICE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: serve test test-all test-install test-oldest test-peers lint docs reference bench bench-against leaks soak fuzz audit sbom schema clean help
+.PHONY: serve test test-all test-install test-oldest test-peers lint docs reference bench scores bench-against leaks soak fuzz audit sbom schema clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -48,10 +48,16 @@ test-install: $(VENV)/.test  ## the wheel, installed in empty environments: it s
 	$(BIN)/python -m pytest -m '' tests/sluice/test_wheel.py
 
 # Libraries that cannot live in our environment: each has one of its own, and its tests skip without it.
-$(VENV)-darts/.done: constraints.txt
-	test -x $(VENV)-darts/bin/python || $(PYTHON) -m venv $(VENV)-darts
-	grep -E '^torch==' constraints.txt > $(VENV)-darts/constraints.txt
-	$(VENV)-darts/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)-darts/constraints.txt 'darts[torch]==0.48.1' onnx onnxscript onnxruntime
+# Those that train with torch are tested with the torch that we are. TensorFlow 2.13 needs Python 3.11 or older.
+PEER_darts := darts[torch]==0.48.1 onnx onnxscript onnxruntime
+PEER_neuralforecast := neuralforecast==3.3.0
+PEER_tf213 := tensorflow-cpu==2.13.1
+PEER_tf_keras := tensorflow-cpu==2.21.0 tf_keras==2.21.0
+TRAINERS := $(foreach name,darts neuralforecast tf213 tf_keras,$(VENV)-$(name)/.done)
+$(TRAINERS): $(VENV)-%/.done: constraints.txt
+	test -x $(VENV)-$*/bin/python || $(PYTHON) -m venv $(VENV)-$*
+	grep -E '^torch==' constraints.txt > $(VENV)-$*/constraints.txt
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)-$*/constraints.txt $(foreach package,$(PEER_$*),'$(package)')
 	@touch $@
 
 # The clients of docs/protocols.md. mlflow's own client needs what mlflow-skinny leaves out; perf_analyzer is in the wheel of tritonclient.
@@ -66,7 +72,7 @@ $(CLIENTS): $(VENV)-%/.done:
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check $(foreach package,$(PEER_$*),'$(package)')
 	@touch $@
 
-test-peers: $(VENV)/.test $(VENV)-darts/.done $(CLIENTS)  ## darts' predictions and the clients of others; downloads each into an environment of its own
+test-peers: $(VENV)/.test $(TRAINERS) $(CLIENTS)  ## what darts, neuralforecast and Keras 2 predict, and the clients of others; downloads each into an environment of its own
 	$(BIN)/python -m pytest -m '' tests/peers
 
 # What the old versions say about newer Pythons and libraries is no failure; what does not work is.
@@ -82,6 +88,9 @@ reference: $(VENV)/.test  ## write the generated parts of docs/reference from th
 
 bench: $(VENV)/.test  ## speed beside other servers, all in one run: writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.compare
+
+scores: $(VENV)/.test  ## scores of the bundled models through a running service: writes docs/explanation/scores.md
+	$(BIN)/python -m benchmarks.scores $(BENCHMARKS)
 
 bench-against: $(VENV)/.test  ## speed beside another checkout of Sluice: make bench-against BEFORE=../before
 	$(BIN)/python -m benchmarks.before_after --before $(BEFORE)

@@ -1,4 +1,4 @@
-"""Files that an operator names: read within bounds, and read again when they have changed.
+"""Files that an operator names or a folder holds: read within bounds, and read again when they have changed.
 
 Knows nothing of what the files hold.
 """
@@ -6,12 +6,15 @@ Knows nothing of what the files hold.
 from __future__ import annotations
 
 import asyncio
+import errno
+import functools
 import logging
+import operator
 import os
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from service.errors import ServiceError, StartError
 
@@ -20,30 +23,51 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 
 
-def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file that lies in the folder its path names. Raises StartError that says what is wrong with it.
+class FileRefused(Exception):
+    """A file is not read; the text says why, and continues a sentence that begins with the file's name."""
 
-    Links within that folder are followed, for Kubernetes mounts secrets so; links that lead out of it are not. A FIFO or a
+
+def open_confined(folder: Path, name: str) -> BinaryIO:
+    """A regular file that lies in the folder, to be read. Raises FileRefused, and OSError where it cannot be opened.
+
+    Links within the folder are followed, for Kubernetes mounts secrets so; links that lead out of it are not. A FIFO or a
     device is refused without being waited for.
     """
     try:
-        folder, target = path.parent.resolve(strict=True), path.resolve(strict=True)
-        if not target.is_relative_to(folder):
-            raise StartError(f"{path} is a link that leads out of its folder")
-        # A FIFO opens without a writer; a last component that became a link since is refused.
-        number = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(number, "rb") as file:
-            found = os.fstat(number)
-            if not stat.S_ISREG(found.st_mode):
-                raise StartError(f"{path} is not a regular file")
-            content = file.read(max_bytes + 1)
+        target = (folder / name).resolve(strict=True)
+        root = folder.resolve(strict=True)
+    except RuntimeError as exc:  # before Python 3.13
+        raise OSError(errno.ELOOP, "it is a link to itself") from exc
+    if not target.is_relative_to(root):
+        raise FileRefused("is a link that leads out of the folder")
+    # A FIFO opens without a writer; a last component that became a link since is refused. Windows has none of these.
+    flags = (getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC"))
+    file = os.fdopen(os.open(target, functools.reduce(operator.or_, flags, os.O_RDONLY)), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileRefused("is not a regular file")
+    return file
+
+
+def read_confined(folder: Path, name: str, max_bytes: int) -> bytes:
+    """The bytes of a file, opened by `open_confined`. Raises FileRefused where it cannot be, and where it has more bytes."""
+    try:
+        with open_confined(folder, name) as file:
+            # Python sets so much memory aside as it is to read.
+            content = file.read(min(max_bytes, os.fstat(file.fileno()).st_size) + 1)
     except OSError as exc:
-        raise StartError(f"{path} cannot be read: {exc.strerror}") from exc
-    except RuntimeError as exc:  # Path.resolve of a link to itself, before Python 3.13
-        raise StartError(f"{path} cannot be read: a link that leads to itself") from exc
+        raise FileRefused(f"cannot be read: {exc.strerror}") from exc
     if len(content) > max_bytes:
-        raise StartError(f"{path} has more than {max_bytes} bytes")
+        raise FileRefused(f"has more than {max_bytes} bytes")
     return content
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file that lies in the folder its path names. Raises StartError that says what is wrong with it."""
+    try:
+        return read_confined(path.parent, path.name, max_bytes)
+    except FileRefused as exc:
+        raise StartError(f"{path} {exc}") from exc
 
 
 class _Signature(NamedTuple):

@@ -7,8 +7,6 @@ Reads the manifest alone: whether the graph is what it says is checked in `servi
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
@@ -19,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import from_json
 
 from service.errors import FolderError
+from service.files import FileRefused, read_confined
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -209,24 +208,9 @@ def read_file(folder: Path, name: str, max_bytes: int = MAX_FILE_BYTES) -> bytes
     device is refused without being waited for.
     """
     try:
-        target = (folder / name).resolve(strict=True)
-        if not target.is_relative_to(folder.resolve()):
-            raise FolderError(f"{name} is a link that leads out of the folder")
-        # A FIFO opens without a writer; what became a link since is refused. Windows has neither.
-        number = os.open(target, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
-        with open(number, "rb") as file:
-            found = os.fstat(number)
-            if not stat.S_ISREG(found.st_mode):
-                raise FolderError(f"{name} is not a regular file")
-            # Python sets so much memory aside as it is to read.
-            content = file.read(min(max_bytes, found.st_size) + 1)
-    except OSError as exc:
-        raise FolderError(f"{name} cannot be read: {exc.strerror}") from exc
-    except RuntimeError as exc:  # Path.resolve of a link to itself, before Python 3.13
-        raise FolderError(f"{name} cannot be read: it is a link to itself") from exc
-    if len(content) > max_bytes:
-        raise FolderError(f"{name} has more than {max_bytes} bytes")
-    return content
+        return read_confined(folder, name, max_bytes)
+    except FileRefused as exc:
+        raise FolderError(f"{name} {exc}") from exc
 
 
 def read_manifest(folder: Path, types: Mapping[str, type[Manifest]]) -> Manifest:

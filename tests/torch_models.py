@@ -21,7 +21,7 @@ from torch.nn import functional as F  # as people import it
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 Row = NDArray[Any] | tuple[NDArray[Any], ...] | dict[str, NDArray[Any]]
-Route = Literal["translate", "export", "refuse"]
+Route = Literal["translate", "export", "refuse", "translate equal"]
 FEATURES, HIDDEN, WORDS = 5, 8, 30
 
 
@@ -450,6 +450,15 @@ class SelfAttention(nn.Module):
         out, _ = self.lstm(x)
         attended, _ = self.mha(out, out, out)
         return self.fc(self.norm(out + attended).mean(1))
+
+
+class AttentionWeights(SelfAttention):
+    """What each step reads of each other, beside the answer: an output of steps by steps."""
+
+    def forward(self, x: Tensor) -> Any:
+        out, _ = self.lstm(x)
+        attended, weights = self.mha(out, out, out)
+        return {"answer": self.fc(self.norm(out + attended)), "weights": weights}
 
 
 class ScaledSelfAttention(nn.Module):
@@ -1289,6 +1298,7 @@ CASES: tuple[TorchCase, ...] = (
     case("dot-attention", DotAttention),
     case("softmax-over-time", SoftmaxOverTime),
     case("self-attention", SelfAttention),
+    case("attention-weights", AttentionWeights, route="translate equal"),
     case("scaled-self-attention", ScaledSelfAttention),
     case("transformer-behind", TransformerBehind),
     case("cnn-lstm", CnnLstm),
@@ -1336,5 +1346,5 @@ CASES: tuple[TorchCase, ...] = (
     case("local-response", LocalResponse, route="export"),
     case("pair-distances", PairDistances, route="export"),
     case("windows", Windows, route="export"),
-    case("strided-frames", StridedFrames, route="export"),
+    case("strided-frames", StridedFrames, route="translate equal"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -16,8 +16,9 @@ try:
     import typer
     from rich.console import Console
 
-    from training.importers.import_command import import_command
-    from training.importers.sources import UnknownSource
+    from training.importers import command_options as option
+    from training.importers.import_command import Command, import_command
+    from training.importers.sources import Kind, UnknownSource
     from training.recipe import RECIPES, find_recipe, read_recipe, recipe_of_folder
 except ImportError as missing:
     raise SystemExit(f"training needs more than the service does: {INSTALL.format(extra='train')} ({missing})") from missing
@@ -31,7 +32,6 @@ ChangesOption = Annotated[
 DataOption = Annotated[
     Path | None, typer.Option("--data", envvar="SLUICE_DATA", help="The folder with the data files that recipes name.")
 ]
-ModelsOption = Annotated[Path, typer.Option(help="The folder where the model folder is published.")]
 RunsOption = Annotated[Path, typer.Option(help="The folder of checkpoints and other results of runs.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of torch. Small networks gain nothing from more than one.")]
 
@@ -42,7 +42,7 @@ def run_command(
     changes: ChangesOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this recipe's run.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the version that the recipe names.")] = False,
-    models: ModelsOption = Path("models"),
+    models: option.Models = Path("models"),
     runs: RunsOption = Path("runs"),
     threads: ThreadsOption = 1,
     data: DataOption = None,
@@ -131,6 +131,38 @@ def quantize_command(
         console.print(f"added       {folder / second.entry['file']}", highlight=False, soft_wrap=True)
 
 
+@app.command("evaluate")
+def evaluate_command(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[BENCHMARK]...", help="Which; left out: all of them.")] = None,
+    url: Annotated[str, typer.Option(help="The running service.")] = "http://localhost:8000",
+    output: Annotated[Path | None, typer.Option(help="A JSON file of results; it keeps those of others.")] = None,
+    data: DataOption = None,
+) -> None:
+    """Send the test sets of standard benchmarks to a running service, and print its scores beside those of others."""
+    console = Console()
+    with _errors_as_messages(console):
+        from training.evaluation.client import EvaluationError
+        from training.evaluation.registry import BENCHMARKS, evaluate
+        from training.evaluation.report import show, write_results
+
+        unknown = [name for name in names or () if name not in BENCHMARKS]
+        if unknown:
+            raise EvaluationError(f'no benchmark "{unknown[0]}"; there are {", ".join(BENCHMARKS)}')
+        failed = False
+        for name in names or BENCHMARKS:
+            with console.status(name):
+                found, message = evaluate(name, url, data)
+            if found is None:
+                failed = True
+                console.print(f"{name}: not scored: {message}", highlight=False, soft_wrap=True, markup=False)
+                continue
+            show(found, console)
+            if output is not None:
+                write_results([found], output)
+        if failed:
+            raise typer.Exit(1)
+
+
 @app.command("fetch")
 def fetch_command(
     name: Annotated[str, typer.Argument(help="One of the sets that `list` shows.")],
@@ -156,50 +188,45 @@ def fetch_command(
 @app.command("import-keras")
 def import_keras_command(
     file: Annotated[Path, typer.Argument(help="A model that Keras saved whole, as .keras or .h5.")],
-    name: Annotated[str, typer.Option(help="Name of the model.")],
-    version: Annotated[int | None, typer.Option(help="Its version; the next free number if left out.")] = None,
-    task: Annotated[str, typer.Option(help="What instances are: tensor (nested lists), forecast or classify.")] = "tensor",
+    name: option.Name,
+    version: option.Version = None,
+    task: option.Task = "tensor",
     example: Annotated[
         Path | None, typer.Option(help="A JSON list of instances for example.json; random rows if left out.")
     ] = None,
     architecture: Annotated[Path | None, typer.Option(help="What model.to_json() gave, for a file of weights alone.")] = None,
-    labels: Annotated[str | None, typer.Option(help="classify: the labels in the order of the outputs, as bad,good.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="classify: the tokenizer.json that splits texts into the ids.")] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="classify: tokens read of a text, if the model reads any number.")
-    ] = None,
+    labels: option.Labels = None,
+    tokenizer: option.Tokenizer = None,
+    max_length: option.MaxLength = None,
     padding: Annotated[
         str | None, typer.Option(help="classify: where shorter texts were padded in training: pre or post.")
     ] = None,
     truncating: Annotated[str | None, typer.Option(help="classify: where longer texts were cut: pre (Keras) or post.")] = None,
-    language: Annotated[str | None, typer.Option(help="classify: the texts' language, as en.")] = None,
-    subject: Annotated[str | None, typer.Option(help="classify: what the labels are about, as sentiment.")] = None,
-    horizon: Annotated[int | None, typer.Option(help="forecast: how many steps the model forecasts.")] = None,
-    context_length: Annotated[
-        int | None, typer.Option(help="forecast: steps read of a history, if the model reads any number.")
-    ] = None,
-    frequency: Annotated[str | None, typer.Option(help="forecast: S T H D W M Q Y, several separated by commas.")] = None,
-    season_length: Annotated[int | None, typer.Option(help="forecast: steps in a season.")] = None,
-    features: Annotated[str | None, typer.Option(help="forecast: the names of the model's features, as load,heat.")] = None,
-    targets: Annotated[str | None, typer.Option(help="forecast: which of the features are forecast.")] = None,
-    scale: Annotated[
-        str | None, typer.Option(help="Of the first input: minmax:LOW,HIGH, standard:MEAN,DEVIATION, or a scaler's .json.")
-    ] = None,
-    unscale: Annotated[str | None, typer.Option(help="The scale whose inverse the first output goes through.")] = None,
-    scaler: Annotated[
-        str | None, typer.Option(help="forecast: the scale of the features, which the model was trained behind.")
-    ] = None,
-    description: Annotated[str | None, typer.Option(help="One sentence about the model.")] = None,
-    licence: Annotated[str | None, typer.Option(help="Of the data that it learned from.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the version.")] = False,
-    models: ModelsOption = Path("models"),
+    language: option.Language = None,
+    subject: option.Subject = None,
+    horizon: option.Horizon = None,
+    context_length: option.ContextLength = None,
+    frequency: option.Frequency = None,
+    season_length: option.SeasonLength = None,
+    features: option.Features = None,
+    targets: option.Targets = None,
+    state: option.State = None,
+    scale: option.Scale = None,
+    unscale: option.Unscale = None,
+    scaler: option.Scaler = None,
+    description: option.Description = "",
+    licence: option.Licence = "",
+    replace: option.Replace = False,
+    models: option.Models = Path("models"),
 ) -> None:
     """Publish a model that Keras saved; needs neither Keras nor TensorFlow."""
     console = Console()
     with _errors_as_messages(console, extra="import"):
         from training.importers.importer import read_options
-        from training.importers.keras.calls_importer import ImportedCalls, Scales
+        from training.importers.keras.calls_importer import ImportedCalls
         from training.importers.keras.importer import import_keras
+        from training.importers.keras.scales import Scales
+        from training.importers.torch.command import read_pairs
         from training.importers.torch.options import read_scale
         from training.reporting.imports import show_import
 
@@ -221,11 +248,18 @@ def import_keras_command(
             season_length=season_length,
             features=_parts(features),
             targets=_parts(targets),
-            description=description,
-            licence=licence,
+            description=description or None,
+            licence=licence or None,
         )
         result = import_keras(
-            file, options, models, example=example, architecture=architecture, replace_version=replace, scales=scales
+            file,
+            options,
+            models,
+            example=example,
+            architecture=architecture,
+            replace_version=replace,
+            scales=scales,
+            state=read_pairs(state or [], "--state"),
         )
         if isinstance(result, ImportedCalls):
             console.print(str(result.published), highlight=False, soft_wrap=True, markup=False)
@@ -236,42 +270,35 @@ def import_keras_command(
 @app.command("import-torch")
 def import_torch_command(
     source: Annotated[str, typer.Argument(help="What makes the network: package.module:function, a class or a network.")],
-    name: Annotated[str, typer.Option(help="Name of the model.")],
+    name: option.Name,
     example: Annotated[Path, typer.Option(help="Rows of at least two lengths: .json (a list), .npz (a row each) or .npy.")],
     weights: Annotated[
         Path | None, typer.Option(help="A state_dict, or a checkpoint that holds one; Lightning's .ckpt too.")
     ] = None,
-    expected: Annotated[
-        Path | None, typer.Option(help="Answers to the example rows, recorded elsewhere; a file as of rows.")
-    ] = None,
-    task: Annotated[str, typer.Option(help="What instances are: tensor (nested lists), forecast or classify.")] = "tensor",
+    expected: option.Expected = None,
+    task: option.Task = "tensor",
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", metavar="ARGUMENT=AXES", help="The axes of a row, as x=time,7; else read off the example."),
     ] = None,
     lengths: Annotated[str | None, typer.Option(help="The argument of forward that takes the rows' lengths.")] = None,
-    state: Annotated[
-        list[str] | None, typer.Option(metavar="ARGUMENT=OUTPUT", help="What carries a sequence on, as h0=h_n; may be repeated.")
-    ] = None,
-    time_first: Annotated[bool, typer.Option("--time-first", help="The module has its steps before its rows.")] = False,
-    scale: Annotated[
-        str | None, typer.Option(help="Of the first input: minmax:LOW,HIGH, standard:MEAN,DEVIATION, or a scaler's .json.")
-    ] = None,
-    unscale: Annotated[str | None, typer.Option(help="The scale whose inverse the first output goes through.")] = None,
-    horizon: Annotated[int | None, typer.Option(help="forecast: how many steps the module forecasts.")] = None,
-    features: Annotated[str | None, typer.Option(help="forecast: the names of the module's features, as load,heat.")] = None,
-    targets: Annotated[str | None, typer.Option(help="forecast: which of the features are forecast.")] = None,
-    quantiles: Annotated[str | None, typer.Option(help="forecast: the levels of the answer, as 0.1,0.5,0.9.")] = None,
-    frequency: Annotated[str | None, typer.Option(help="forecast: S T H D W M Q Y, several separated by commas.")] = None,
-    season_length: Annotated[int | None, typer.Option(help="forecast: steps in a season.")] = None,
-    context_length: Annotated[int | None, typer.Option(help="forecast: steps read of a history.")] = None,
-    scaler: Annotated[str | None, typer.Option(help="forecast: the scale of the features, as of --scale.")] = None,
-    architecture: Annotated[Path | None, typer.Option(help="What model.to_json() gave, for a file of weights alone.")] = None,
-    labels: Annotated[str | None, typer.Option(help="classify: the labels in the order of the outputs, as bad,good.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="classify: the tokenizer.json that splits texts into the ids.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="classify: tokens read of a text.")] = None,
-    language: Annotated[str | None, typer.Option(help="classify: the texts' language, as en.")] = None,
-    subject: Annotated[str | None, typer.Option(help="classify: what the labels are about, as sentiment.")] = None,
+    state: option.State = None,
+    time_first: option.TimeFirst = False,
+    scale: option.Scale = None,
+    unscale: option.Unscale = None,
+    horizon: option.Horizon = None,
+    features: option.Features = None,
+    targets: option.Targets = None,
+    quantiles: option.Quantiles = None,
+    frequency: option.Frequency = None,
+    season_length: option.SeasonLength = None,
+    context_length: option.ContextLength = None,
+    scaler: option.Scaler = None,
+    labels: option.Labels = None,
+    tokenizer: option.Tokenizer = None,
+    max_length: option.MaxLength = None,
+    language: option.Language = None,
+    subject: option.Subject = None,
     probabilities: Annotated[
         bool | None,
         typer.Option("--probabilities/--logits", help="classify: what the module gives; by what it does last if left out."),
@@ -279,14 +306,14 @@ def import_torch_command(
     scores: Annotated[
         list[str] | None, typer.Option("--score", metavar="MEASURE=NUMBER", help="For the manifest; may be repeated.")
     ] = None,
-    batching: Annotated[str, typer.Option(help="auto, ragged (rows of any length in a batch), equal or none.")] = "auto",
-    tolerance: Annotated[float, typer.Option(help="The largest difference from the module, of an answer's size.")] = 1e-4,
-    version: Annotated[int | None, typer.Option(help="Its version; the next free number if left out.")] = None,
-    description: Annotated[str, typer.Option(help="One sentence about the model.")] = "",
-    licence: Annotated[str, typer.Option(help="Of the data that it learned from.")] = "",
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the version.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
-    models: ModelsOption = Path("models"),
+    batching: option.Batching = "auto",
+    tolerance: option.Tolerance = 1e-4,
+    version: option.Version = None,
+    description: option.Description = "",
+    licence: option.Licence = "",
+    replace: option.Replace = False,
+    dry_run: option.DryRun = False,
+    models: option.Models = Path("models"),
 ) -> None:
     """Publish any torch network; runs the code that makes it."""
     console = Console()
@@ -341,45 +368,41 @@ def import_torch_command(
 @app.command("import-onnx")
 def import_onnx_command(
     file: Annotated[Path, typer.Argument(help="An ONNX file; one written by darts becomes a forecast model.")],
-    name: Annotated[str, typer.Option(help="Name of the model.")],
-    version: Annotated[int | None, typer.Option(help="Its version; the next free number if left out.")] = None,
-    task: Annotated[str, typer.Option(help="What instances are: tensor (nested lists), forecast or classify.")] = "tensor",
+    name: option.Name,
+    version: option.Version = None,
+    task: option.Task = "tensor",
     example: Annotated[
         Path | None, typer.Option(help="Two or more rows: .json (a list), .npz (a row each) or .npy; random rows if left out.")
     ] = None,
-    expected: Annotated[
-        Path | None, typer.Option(help="Answers to the example rows, recorded elsewhere; a file as of rows.")
-    ] = None,
+    expected: option.Expected = None,
     lengths_input: Annotated[str | None, typer.Option(help="The input that takes the rows' lengths, if it is not found.")] = None,
-    state: Annotated[
-        list[str] | None, typer.Option(metavar="INPUT=OUTPUT", help="What carries a sequence on, as h0=h_n; may be repeated.")
-    ] = None,
-    time_first: Annotated[bool, typer.Option("--time-first", help="The graph has its steps before its rows.")] = False,
-    batching: Annotated[str, typer.Option(help="auto, ragged (rows of any length in a batch), equal or none.")] = "auto",
-    tolerance: Annotated[float, typer.Option(help="The largest difference from the file's graph, of an answer's size.")] = 1e-4,
-    labels: Annotated[str | None, typer.Option(help="classify: the labels in the order of the outputs, as bad,good.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="classify: the tokenizer.json that splits texts into the ids.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="classify: tokens read of a text.")] = None,
-    language: Annotated[str | None, typer.Option(help="classify: the texts' language, as en.")] = None,
-    horizon: Annotated[int | None, typer.Option(help="forecast: how many steps the model forecasts.")] = None,
-    context_length: Annotated[
-        int | None, typer.Option(help="forecast: steps read of a history; as many as the longest row.")
-    ] = None,
-    frequency: Annotated[str | None, typer.Option(help="forecast: S T H D W M Q Y, several separated by commas.")] = None,
-    season_length: Annotated[int | None, typer.Option(help="forecast: steps in a season.")] = None,
-    features: Annotated[str | None, typer.Option(help="forecast: the names of the model's features, as load,heat.")] = None,
-    targets: Annotated[str | None, typer.Option(help="forecast: which of the features are forecast.")] = None,
-    quantiles: Annotated[str | None, typer.Option(help="forecast: the levels that the model gives, as 0.1,0.5,0.9.")] = None,
-    description: Annotated[str, typer.Option(help="One sentence about the model.")] = "",
-    licence: Annotated[str, typer.Option(help="Of the data that it learned from.")] = "",
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the version.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
-    models: ModelsOption = Path("models"),
+    state: option.State = None,
+    time_first: option.TimeFirst = False,
+    batching: option.Batching = "auto",
+    tolerance: option.Tolerance = 1e-4,
+    labels: option.Labels = None,
+    tokenizer: option.Tokenizer = None,
+    max_length: option.MaxLength = None,
+    language: option.Language = None,
+    subject: option.Subject = None,
+    horizon: option.Horizon = None,
+    context_length: option.ContextLength = None,
+    frequency: option.Frequency = None,
+    season_length: option.SeasonLength = None,
+    features: option.Features = None,
+    targets: option.Targets = None,
+    quantiles: option.Quantiles = None,
+    description: option.Description = "",
+    licence: option.Licence = "",
+    replace: option.Replace = False,
+    dry_run: option.DryRun = False,
+    models: option.Models = Path("models"),
 ) -> None:
     """Publish an ONNX file whose operators are ONNX's own."""
     console = Console()
     with _errors_as_messages(console, extra="import"):
         from training.importers.onnx.command import import_file
+        from training.importers.torch.options import read_quantiles
 
         result = import_file(
             file,
@@ -388,20 +411,19 @@ def import_onnx_command(
             example=example,
             expected=expected,
             task=task,
-            of_classify={
-                "labels": _parts(labels),
-                "tokenizer": tokenizer,
-                "max_length": max_length,
-                "language": language,
-            },
-            of_forecast={
+            task_options={
                 "horizon": horizon,
                 "context_length": context_length,
                 "frequencies": _parts(frequency),
                 "season_length": season_length,
                 "features": _parts(features),
                 "targets": _parts(targets),
-                "quantiles": _parts(quantiles),
+                "quantiles": read_quantiles(quantiles),
+                "labels": _parts(labels),
+                "tokenizer": tokenizer,
+                "max_length": max_length,
+                "language": language,
+                "subject": subject,
             },
             lengths=lengths_input,
             state=state or [],
@@ -417,14 +439,59 @@ def import_onnx_command(
         console.print(str(result), highlight=False, soft_wrap=True, markup=False)
 
 
+@app.command("import-neuralforecast")
+def import_neuralforecast_command(
+    folder: Annotated[Path, typer.Argument(help="A folder that NeuralForecast.save wrote, of version 3.3 or later.")],
+    name: option.Name,
+    model: Annotated[str | None, typer.Option(help="Which LSTM, GRU or RNN of the folder, where it holds several.")] = None,
+    example: Annotated[
+        Path | None, typer.Option(help="Histories: .json (a list), .npz (a row each) or .npy; random rows if left out.")
+    ] = None,
+    frequency: option.Frequency = None,
+    season_length: option.SeasonLength = None,
+    tolerance: option.Tolerance = 1e-4,
+    version: option.Version = None,
+    description: option.Description = "",
+    licence: option.Licence = "",
+    replace: option.Replace = False,
+    dry_run: option.DryRun = False,
+    models: option.Models = Path("models"),
+) -> None:
+    """Publish an LSTM, GRU or RNN of neuralforecast as a forecast model; needs no neuralforecast."""
+    console = Console()
+    with _errors_as_messages(console, extra="import"):
+        from training.importers.neuralforecast.importer import import_neuralforecast
+
+        result = import_neuralforecast(
+            folder,
+            name,
+            models,
+            model=model,
+            example=example,
+            frequencies=_parts(frequency),
+            season_length=season_length,
+            tolerance=tolerance,
+            version=version,
+            description=description,
+            licence=licence,
+            replace=replace,
+            dry_run=dry_run,
+        )
+        console.print(str(result), highlight=False, soft_wrap=True, markup=False)
+
+
 def _end_import(exc: UnknownSource) -> None:
     with _errors_as_messages(Console()):
         raise exc
 
 
-app.command("import")(
-    import_command({"onnx": import_onnx_command, "keras": import_keras_command, "torch": import_torch_command}, _end_import)
-)
+IMPORTS: Mapping[Kind, Command] = {
+    "onnx": import_onnx_command,
+    "keras": import_keras_command,
+    "torch": import_torch_command,
+    "neuralforecast": import_neuralforecast_command,
+}
+app.command("import")(import_command(IMPORTS, _end_import))
 
 
 @app.command("init")

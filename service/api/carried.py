@@ -62,12 +62,15 @@ class StreamingModel(Protocol):
     def with_state(self, prediction: Any, state: object) -> Any: ...
 
 
-def holds_state(body: bytes, instances: Sequence[Any]) -> bool:
+def holds_state(instances: Sequence[Any]) -> bool:
     """Whether an instance of a request has the field `state`.
 
-    Looks at the text first, which costs a request without it 0.1 µs. A name may be written in escapes.
+    Looks at each, 0.1 µs for one: to search the text for the name takes longer, and a name may be written in escapes.
     """
-    return (b'"state"' in body or b"\\u" in body) and any(type(each) is dict and STATE in each for each in instances)
+    for each in instances:  # noqa: SIM110  (a generator takes three times as long)
+        if type(each) is dict and STATE in each:
+            return True
+    return False
 
 
 async def predict_carried(

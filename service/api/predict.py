@@ -140,7 +140,7 @@ class PredictEndpoint(InferenceEndpoint):
         call.set_model(model)
         has_turn = self.has_turn(len(body))
         predictions: Sequence[Any]
-        if self._tokens is not None and holds_state(body, parsed.instances) and not model.has_own_state_field:
+        if self._tokens is not None and holds_state(parsed.instances) and not model.has_own_state_field:
             predictions = await predict_carried(
                 model,
                 self._tokens,

@@ -145,6 +145,7 @@ class UnreadRequest(HttpRequest):
         self.ticket = None
         self.timeout_s = math.inf
         self.num_instances = 0
+        self.model = None
         self.context = None
 
 

@@ -4,59 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
+_MAX_VARINT_BYTES = 10
+
 
 def read_fields(message: memoryview, wanted: int) -> Iterator[memoryview]:
     """The values of one field of a message, of those that have a length; everything else is stepped over.
 
     Raises ValueError or IndexError where the bytes are no message.
     """
-    place = 0
-    while place < len(message):
-        tag, place = _read_varint(message, place)
-        kind = tag & 7
-        if kind == 0:
-            _, place = _read_varint(message, place)
-        elif kind == 1:
-            place += 8
-        elif kind == 5:
-            place += 4
-        elif kind == 2:
-            length, place = _read_varint(message, place)
-            if place + length > len(message):
-                raise ValueError("a field is longer than its message")
-            if tag >> 3 == wanted:
-                yield message[place : place + length]
-            place += length
-        else:
-            raise ValueError(f"no protobuf: a field of kind {kind}")
+    return (value for number, value in _read(message) if number == wanted and isinstance(value, memoryview))
 
 
 def read_numbers(message: memoryview, wanted: int) -> Iterator[int]:
     """The values of one field of a message that holds whole numbers, as `read_fields`."""
+    return (value for number, value in _read(message) if number == wanted and isinstance(value, int))
+
+
+def _read(message: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
+    """Every field by its number: a whole number, what has a length, or None for what has a fixed one."""
     place = 0
     while place < len(message):
         tag, place = _read_varint(message, place)
-        kind = tag & 7
-        if kind == 0:
-            value, place = _read_varint(message, place)
-            if tag >> 3 == wanted:
-                yield value
-        elif kind in (1, 5):
-            place += 8 if kind == 1 else 4
-        elif kind == 2:
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            whole, place = _read_varint(message, place)
+            yield number, whole
+            continue
+        if kind == _LENGTH:
             length, place = _read_varint(message, place)
-            place += length
+        elif kind in _FIXED_BYTES:
+            length = _FIXED_BYTES[kind]
         else:
             raise ValueError(f"no protobuf: a field of kind {kind}")
+        if place + length > len(message):
+            raise ValueError("a field is longer than its message")
+        yield number, message[place : place + length] if kind == _LENGTH else None
+        place += length
 
 
 def _read_varint(message: memoryview, place: int) -> tuple[int, int]:
     """A number of 7 bits per byte, and the place behind it."""
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
         byte = message[place]
         value |= (byte & 127) << shift
         place += 1
         if byte < 128:
             return value, place
-        shift += 7
+    raise ValueError("no protobuf: a number of more than 10 bytes")

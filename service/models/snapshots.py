@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from service.errors import FolderError
+from service.files import FileRefused, open_confined
 
 MAX_FILES = 1000
 MAX_DEPTH = 4
@@ -74,22 +75,15 @@ def copy_version(source: Path, target: Path) -> str:
 
 def _copy_file(root: Path, name: str, target: Path, max_bytes: int) -> int:
     try:
-        path = (root / name).resolve(strict=True)
-        if not path.is_relative_to(root):
-            return 0
-        # A FIFO opens without a writer; what became a link since is refused.
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
-        with open(number, "rb") as file:
-            found = os.fstat(number)
-            if not stat.S_ISREG(found.st_mode):
-                return 0
+        with open_confined(root, name) as file:
+            found = os.fstat(file.fileno())
             if found.st_size > max_bytes:
                 raise FolderError(f"the folder has more than {MAX_BYTES} bytes")
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as copy:
                 shutil.copyfileobj(file, copy, 2**20)
+    except FileRefused:
+        return 0
     except OSError as exc:
         raise FolderError(f"{name} cannot be copied: {exc.strerror}") from exc
-    except RuntimeError as exc:  # Path.resolve of a link to itself, before Python 3.13
-        raise FolderError(f"{name} cannot be copied: it is a link to itself") from exc
     return found.st_size

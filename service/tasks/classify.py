@@ -250,13 +250,13 @@ class ClassifyTask(Task):
     def _collate(self, rows: Sequence[Sequence[int]], instances: Sequence[int] = ()) -> Item:
         lengths = [len(ids) for ids in rows]
         if len(rows) == 1:
-            return Item({TOKENS: np.array(rows, np.int64)}, 1, lengths[0], lengths, instances=instances)
+            return Item({TOKENS: np.array(rows, np.int64)}, 1, lengths[0], lengths, (), instances)
         longest = max(lengths)
         padded = np.zeros((len(rows), longest), np.int64)  # (B, T)
         for row, ids in zip(padded, rows, strict=True):
             row[: len(ids)] = ids
         tensors: Tensors = {TOKENS: padded, LENGTHS: np.array(lengths, np.int64)}
-        return Item(tensors, len(rows), longest, lengths, instances=instances)
+        return Item(tensors, len(rows), longest, lengths, (), instances)
 
 
 class ClassifyDefinition(TaskDefinition):

@@ -36,6 +36,7 @@ from service.tasks.frequencies import read_frequency, timestamps
 
 HISTORY = "history"
 FORECAST, QUANTILES = "forecast", "quantiles"
+FORECAST_MAPE = "forecast_mape"
 OLD_FORECAST = "mean"
 """How graphs and examples called the point forecast when folders were first written."""
 COMBINED = "forecast and quantiles"
@@ -64,6 +65,7 @@ class ForecastTask(Task):
         """The longest forecast, in steps."""
         self._levels = tuple(spec.quantiles)
         self._numbers_per_step = len(spec.targets) * (1 + len(spec.quantiles))
+        self._has_mape = spec.has_mape
         self._output = next((name for name in (FORECAST, OLD_FORECAST) if name in signature.output_names), FORECAST)
 
     @cached_property
@@ -83,7 +85,8 @@ class ForecastTask(Task):
         return size > HEAVY_SIZE
 
     def describe(self) -> dict[str, Any]:
-        return self.spec.model_dump(exclude_none=True) | {"max_horizon": self.max_horizon}
+        about = self.spec.model_dump(exclude_none=True)
+        return about | {"points": self.spec.point_names, "max_horizon": self.max_horizon}
 
     def why_not_streaming(self) -> str:
         return ""
@@ -112,16 +115,17 @@ class ForecastTask(Task):
             (output,) = yield [self._collate([checked[0].history])]
             expect_finite(output, (0,))
             return [self.decode(checked[0], output[COMBINED][0], output[ANOMALY][0] if self.spec.streaming else None)]
-        forecasts: list[list[Array]] = [[] for _ in checked]  # per instance and run: (1 + Q, H) or (1 + Q, H, targets)
+        forecasts: list[list[Array]] = [[] for _ in checked]  # per instance and run: as `prepare` gives a row
         anomalies: list[Array | None] = [None] * len(checked)
         histories = [instance.history for instance in checked]
         for start in range(0, num_runs * step, step):
             unfinished = [index for index, instance in enumerate(checked) if instance.horizon > start]
             if start > 0:
                 for index in unfinished:
+                    point = forecasts[index][-1][-1 if checked[index].is_mape else 0]
                     # With state the next run goes on from where the last one ended.
                     before = histories[index] if steps_seen is None else histories[index][:0]
-                    histories[index] = self._feed_back(before, forecasts[index][-1][0])
+                    histories[index] = self._feed_back(before, point)
             groups = group([len(histories[index]) for index in unfinished])
             rows = [[unfinished[number] for number in numbers] for numbers in groups]
             outputs = yield [self._collate([histories[index] for index in indices], indices) for indices in rows]
@@ -138,12 +142,18 @@ class ForecastTask(Task):
         ]
 
     def prepare(self, outputs: Tensors) -> Tensors:
-        """Forecast and quantiles as one FP32 tensor, the forecast first: (B, 1 + Q, H), or (B, 1 + Q, H, targets) for several."""
+        """Forecast and quantiles as one FP32 tensor, the forecast first: (B, 1 + Q, H), or (B, 1 + Q, H, targets) for several.
+
+        A second point forecast comes last.
+        """
         point = outputs[self._output]  # (B, H, targets)
-        combined = np.empty((len(point), 1 + len(self._levels), *point.shape[1:]), np.float32)
+        num_levels = len(self._levels)
+        combined = np.empty((len(point), 1 + num_levels + self._has_mape, *point.shape[1:]), np.float32)
         combined[:, 0] = point
-        if self._levels:
-            combined[:, 1:] = outputs[QUANTILES].transpose(0, 3, 1, 2)
+        if num_levels:
+            combined[:, 1 : 1 + num_levels] = outputs[QUANTILES].transpose(0, 3, 1, 2)
+        if self._has_mape:
+            combined[:, -1] = outputs[FORECAST_MAPE]
         prepared: Tensors = {COMBINED: combined[..., 0] if len(self.spec.targets) == 1 else combined}
         checked = [combined]
         if self.spec.streaming:
@@ -175,9 +185,13 @@ class ForecastTask(Task):
     def decode(self, instance: CheckedInstance, forecast: Array, anomaly: Array | None = None) -> Prediction:
         """The prediction for one instance from (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): the forecast, behind it the quantiles.
 
-        `anomaly` (≥ T, targets) has a score per value of the history, of models that give one.
+        Of a model with a second point forecast that is the last row. `anomaly` (≥ T, targets) has a score per value of the
+        history, of models that give one.
         """
         levels, horizon = instance.levels, instance.horizon
+        if self._has_mape:
+            chosen = forecast[-1:] if instance.is_mape else forecast[:1]
+            forecast = np.concatenate((chosen, forecast[1:-1]))
         if levels != self._levels:
             forecast = np.tensordot(_interpolation(self._levels, levels), forecast, axes=1).astype(np.float32)
         point, *at_levels = forecast[:, :horizon]
@@ -239,8 +253,8 @@ class ForecastTask(Task):
         return {**tensors, HISTORY: cut, LENGTHS: np.minimum(lengths, context)}
 
     def decode_tensors(self, outputs: Tensors) -> Tensors:
-        public = {FORECAST: outputs[self._output]}
-        return public | {name: outputs[name] for name in (QUANTILES, ANOMALY) if name in outputs}
+        names = {FORECAST: self._output, **{name: name for name in (QUANTILES, FORECAST_MAPE, ANOMALY)}}
+        return {public: outputs[name] for public, name in names.items() if name in outputs}
 
     def _feed_back(self, history: Array, forecast: Array) -> Array:
         """The history (T, F) for the next run; `forecast` is (H,) or (H, targets)."""
@@ -251,14 +265,14 @@ class ForecastTask(Task):
     def _collate(self, histories: Sequence[Array], instances: Sequence[int] = ()) -> Item:
         if len(histories) == 1:
             (history,) = histories
-            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), instances=instances)
+            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), (), instances)
         lengths = [len(history) for history in histories]
         longest = max(lengths)
         padded = np.zeros((len(histories), longest, len(self.spec.features)), np.float32)  # (B, T, F)
         for row, history in zip(padded, histories, strict=True):
             row[: len(history)] = history
         tensors: Tensors = {HISTORY: padded, LENGTHS: np.array(lengths, np.int64)}
-        return Item(tensors, len(histories), longest, lengths, instances=instances)
+        return Item(tensors, len(histories), longest, lengths, (), instances)
 
 
 @dataclass(frozen=True)
@@ -301,6 +315,7 @@ class ForecastDefinition(TaskDefinition):
             *manifest.mismatch("outputs", OLD_FORECAST if is_old else FORECAST, "FP32", point),
             *(manifest.mismatch("outputs", QUANTILES, "FP32", [*point, len(spec.quantiles)]) if spec.quantiles else ()),
             *(manifest.mismatch("outputs", ANOMALY, "FP32", ["batch", "time", len(spec.targets)]) if spec.streaming else ()),
+            *(manifest.mismatch("outputs", FORECAST_MAPE, "FP32", point) if spec.has_mape else ()),
         ]
 
     def build(self, manifest: Manifest, signature: Signature, read_file: ReadFile) -> ForecastTask:

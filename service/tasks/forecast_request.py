@@ -31,12 +31,14 @@ class CheckedInstance(NamedTuple):
     frequency: Frequency | None = None
     num_given: int = 0
     """Steps of the history as it was sent, of which `history` is the last part."""
+    is_mape: bool = False
+    """Whether the second point forecast answers."""
 
 
 class RequestDefaults:
     """The parameters of a request, which hold for each instance that does not say otherwise; checks both."""
 
-    PARAMETERS: ClassVar = ("horizon", "quantiles", "frequency")
+    PARAMETERS: ClassVar = ("horizon", "quantiles", "frequency", "point")
     FIELDS: ClassVar = frozenset(("history", "start", *PARAMETERS))
 
     def __init__(self, spec: ForecastSpec, max_horizon: int, can_feed_back: bool, parameters: Mapping[str, object]) -> None:
@@ -51,6 +53,7 @@ class RequestDefaults:
         self.horizon = self._check_horizon(given["horizon"]) if "horizon" in given else spec.horizon
         self.levels = self._check_levels(given["quantiles"]) if "quantiles" in given else tuple(spec.quantiles)
         self.frequency = self._check_frequency(given["frequency"]) if "frequency" in given else None
+        self.is_mape = "point" in given and self._check_point(given["point"]) == "mape"
 
     def read_instance(self, instance: object, index: int, is_plain: bool, steps_seen: int | None = None) -> CheckedInstance:
         """Check one instance; fill gaps and cut the history to what the network reads.
@@ -107,12 +110,14 @@ class RequestDefaults:
         levels = self.levels if value is None else self._check_levels(value, index)
         value = instance.get("frequency")
         frequency = self.frequency if value is None else self._check_frequency(value, index)
+        value = instance.get("point")
+        is_mape = self.is_mape if value is None else self._check_point(value, index) == "mape"
         start = instance.get("start")
         if start is not None:
             frequency = frequency or self._only_frequency(index)
             _check_start(start, frequency, len(given) + horizon, index)
         history = values[-spec.context_length :] if steps_seen is None else values
-        return CheckedInstance(history, horizon, levels, num_interpolated, start, frequency, len(given))
+        return CheckedInstance(history, horizon, levels, num_interpolated, start, frequency, len(given), is_mape)
 
     def _refuse_gap(self, values: Array, index: int) -> InvalidInput:
         """A piece of a series has a gap (NaN)."""
@@ -214,6 +219,20 @@ class RequestDefaults:
                 expected=expected,
             )
         return found
+
+    def _check_point(self, value: object, index: int | None = None) -> str:
+        if not isinstance(value, str):
+            raise refuse_type(index, "point", "a string", value)
+        names = self.spec.point_names
+        if value not in names:
+            raise InvalidInput(
+                f"{locate(index, 'point')}: expected one of {names}, the point forecasts of this model, got {show(value)}",
+                instance=index,
+                where="point",
+                found=show(value),
+                expected=names,
+            )
+        return value
 
     def _only_frequency(self, index: int) -> Frequency:
         """The frequency of a model that has just one; raises InvalidInput for the others."""

@@ -46,6 +46,15 @@ Frequency = Annotated[
     ),
 ]
 
+Point = Annotated[
+    Literal["mean", "median", "mape"] | None,
+    Field(
+        description="Which point forecast `forecast` is, of those in `forecast.points` of `GET /models/{name}`; the model's own "
+        "`forecast.point` if absent. `mape` was trained on the mean absolute percentage error, and lies below the median.",
+        examples=["median"],
+    ),
+]
+
 # A week of hourly values, the shortest history of the bundled model: a daily wave, lower at the weekend, with one gap.
 WEEK: list[Any] = [round(300 + 80 * math.sin(math.tau * (hour - 9) / 24) - 60 * (hour >= 120)) for hour in range(168)]
 HISTORY: list[Any] = [*WEEK[:30], None, *WEEK[31:]]
@@ -65,6 +74,7 @@ class ForecastInstance(BaseModel):
     horizon: Horizon = None
     quantiles: Quantiles = None
     frequency: Frequency = None
+    point: Point = None
     start: str | None = Field(
         default=None,
         description="ISO 8601 time of the first value of `history`. With a frequency, the prediction holds timestamps.",
@@ -81,6 +91,7 @@ class ForecastParameters(BaseModel):
     horizon: Horizon = None
     quantiles: Quantiles = None
     frequency: Frequency = None
+    point: Point = None
 
 
 class Forecast(BaseModel):
@@ -88,7 +99,8 @@ class Forecast(BaseModel):
 
     forecast: list[float] | list[list[float]] = Field(
         description="The point forecast, step by step, in the units of the history; one row per step where the model has several "
-        "targets. It is the mean or the median of the model's distribution: `forecast.point` of `GET /models/{name}` says which.",
+        "targets. It is the mean or the median of the model's distribution: `forecast.point` of `GET /models/{name}` says which; "
+        "or what the request's `point` names.",
         examples=[[140.2, 138.9, 131.0]],
     )
     quantiles: dict[str, list[float] | list[list[float]]] | None = Field(
@@ -129,6 +141,9 @@ class ForecastDescription(BaseModel):
     frequencies: list[str] = Field(description="Frequencies it was trained for; empty: any.", examples=[["H"]])
     quantiles: list[float] = Field(description="Its own quantile levels, ascending; empty: none.", examples=[[0.1, 0.5, 0.9]])
     point: Literal["mean", "median"] = Field(description="What the point forecast is.", examples=["median"])
+    points: list[Literal["mean", "median", "mape"]] = Field(
+        description="The point forecasts that a request may choose from, the model's own first.", examples=[["median", "mape"]]
+    )
     features: list[str] = Field(description="Names of the values of one step, in the order of a row.", examples=[["value"]])
     targets: list[str] = Field(description="The features that are forecast, in the order of a row.", examples=[["value"]])
     streaming: bool = Field(default=False, description="Whether it reads streams value by value, and gives `anomaly`.")

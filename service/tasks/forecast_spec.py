@@ -21,6 +21,11 @@ class ForecastSpec(Spec):
         default_factory=list, description="ascending; last axis of output `quantiles`"
     )
     point: Literal["mean", "median"] = Field("mean", description="what the output `forecast` holds: the loss decides it")
+    points: list[Literal["mean", "median", "mape"]] = Field(
+        default_factory=list,
+        description="the point forecasts that a request may choose from, `point` first; `mape`, trained on that error, is the "
+        "output `forecast_mape`. Left out: `point` alone",
+    )
     features: Annotated[list[str], Field(min_length=1)]
     targets: Annotated[list[str], Field(min_length=1, description="features that are forecast, in the order of the outputs")]
     streaming: bool = Field(
@@ -34,9 +39,21 @@ class ForecastSpec(Spec):
     def _lengths_and_quantiles_are_ordered(self) -> ForecastSpec:
         if self.min_length > self.context_length:
             raise ValueError(f"min_length {self.min_length} is above context_length {self.context_length}")
+        if self.points and self.points not in ([self.point], [self.point, "mape"]):
+            raise ValueError(f'points must be ["{self.point}"] or ["{self.point}", "mape"], got {self.points}')
         if self.quantiles != sorted(set(self.quantiles)):
             raise ValueError(f"quantiles must ascend without repetition, got {self.quantiles}")
         unknown = [target for target in self.targets if target not in self.features]
         if unknown:
             raise ValueError(f"targets {unknown} are not among the features {self.features}")
         return self
+
+    @property
+    def point_names(self) -> list[str]:
+        """The point forecasts that a request may choose from, the model's own first."""
+        return list(self.points) or [self.point]
+
+    @property
+    def has_mape(self) -> bool:
+        """Whether the graph gives a second point forecast."""
+        return "mape" in self.points

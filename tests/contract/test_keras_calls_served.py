@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +18,13 @@ from service.models.folder import ModelOptions
 from service.models.loading import load_model
 from tests.keras_models import QUIET, keras, randomized, saved
 from training.importers.importer import read_options
-from training.importers.keras.calls_importer import ImportedCalls, Scales, read_calls_module
+from training.importers.keras.calls_importer import ImportedCalls, read_calls_module
+from training.importers.keras.entry import KerasFileError
 from training.importers.keras.importer import import_keras
 from training.importers.keras.keras_file import read_keras_calls
+from training.importers.keras.scales import Scales
 from training.importers.model import ModelImportError
+from training.importers.torch.errors import ModuleRefused
 from training.importers.torch.options import read_scale
 from training.importers.torch.wrappers import LinearScale
 
@@ -174,6 +178,7 @@ CASES: dict[str, Case] = {
     "average pooling": Case(lambda: numbers(lambda x: L.LSTM(3)(L.AveragePooling1D(2)(x)))),
     "zero padding": Case(lambda: numbers(lambda x: L.LSTM(3)(L.Conv1D(4, 3)(L.ZeroPadding1D((2, 1))(x))))),
     "cropping": Case(lambda: numbers(lambda x: L.LSTM(3)(L.Cropping1D((1, 2))(x)))),
+    "up sampling, open": Case(lambda: numbers(lambda x: L.LSTM(3)(L.UpSampling1D(3)(L.MaxPooling1D(2)(x))))),
     "up sampling": Case(lambda: numbers(lambda x: L.LSTM(3)(L.UpSampling1D(2)(x)), 8), FIXED),
     "rescaling": Case(lambda: keras.Sequential([keras.Input((None, FEATURES)), L.Rescaling(0.1, -0.5), L.LSTM(3)])),
     "relu options": Case(
@@ -301,11 +306,30 @@ def scaled_rows(rows: Sequence[dict[str, Array]], name: str, low: float, high: f
     return [{**row, name: row[name] * (high - low) + low} for row in rows]
 
 
+def states_of(folder: Path) -> list[dict[str, str]]:
+    """The pairs of state that a folder declares."""
+    found: list[dict[str, str]] = json.loads((folder / "manifest.json").read_text())["state"]
+    return found
+
+
+async def test_a_scale_outside_a_model_that_is_no_chain_goes_into_the_graph_too(tmp_path: Path) -> None:
+    model = randomized(numbers(residual))
+    scales = Scales(read_scale("minmax:20,80", "--scale"), read_scale("standard:5,2", "--unscale"))
+    file = saved(model, tmp_path / "model.keras")
+    result = import_keras(file, read_options(name="toy"), tmp_path / "models", scales=scales)
+    assert isinstance(result, ImportedCalls)
+    rows = rows_of(Case(lambda: model), model)
+    raw = [row["readings"].tolist() for row in scaled_rows(rows, "readings", 20, 80)]
+    for found, row in zip(await served(result.folder, raw), rows, strict=True):
+        np.testing.assert_allclose(np.asarray(found), answers_of(model, row)[0] * 2 + 5, rtol=1e-5, atol=1e-4)
+
+
 async def test_a_scale_outside_the_model_goes_into_the_graph_before_and_behind_it(tmp_path: Path) -> None:
     model = randomized(keras.Sequential([keras.Input((None, FEATURES), name="readings"), L.LSTM(4), L.Dense(2)]))
     file = saved(model, tmp_path / "model.keras")
     scales = Scales(read_scale("minmax:20,80", "--scale"), read_scale("standard:5,2", "--unscale"))
     result = import_keras(file, read_options(name="toy"), tmp_path / "models", scales=scales)
+    assert len(states_of(result.folder)) == 2  # the scales take no part in it: the chain streams as it did
     rows = rows_of(Case(lambda: model), model)
     raw = [row["readings"].tolist() for row in scaled_rows(rows, "readings", 20, 80)]
     for found, row in zip(await served(result.folder, raw), rows, strict=True):
@@ -320,6 +344,7 @@ async def test_a_forecast_behind_a_scaler_is_in_the_units_of_the_series(tmp_path
     options = read_options(name="toy", task="forecast", horizon=3)
     scales = Scales(scaler=read_scale(str(scaler), "--scaler"))
     result = import_keras(file, options, tmp_path / "models", scales=scales)
+    assert not isinstance(result, ImportedCalls)
     history = np.random.default_rng(7).uniform(20, 60, 8)
     (found,) = await served(result.folder, [{"history": history.tolist()}])
     (wanted,) = answers_of(model, {"readings": (history * 0.025 - 0.5)[:, None].astype(np.float32)})
@@ -338,3 +363,49 @@ def test_scales_that_do_not_fit_are_refused_with_the_option(tmp_path: Path) -> N
         with pytest.raises(ModelImportError, match=words):
             import_keras(file, options, tmp_path / "models", scales=scales)
     assert not (tmp_path / "models").exists()
+
+
+def test_states_that_come_back_are_named_in_a_note(tmp_path: Path) -> None:
+    result = import_keras(saved(randomized(decoder()), tmp_path / "model.keras"), read_options(name="toy"), tmp_path / "models")
+    assert isinstance(result, ImportedCalls)
+    (note,) = result.published.notes
+    assert "--state hidden=decoder_hidden --state cell=decoder_cell" in note
+    assert not states_of(result.folder)
+
+
+async def test_a_decoder_whose_states_are_named_is_served_step_by_step(tmp_path: Path) -> None:
+    model = randomized(decoder())
+    state = {"hidden": "decoder_hidden", "cell": "decoder_cell"}
+    result = import_keras(saved(model, tmp_path / "model.keras"), read_options(name="toy"), tmp_path / "models", state=state)
+    assert states_of(result.folder) == [{"input": name, "output": output} for name, output in state.items()]
+    loaded = await load_model(result.folder, ModelOptions(device="cpu"))
+    words, zeros = np.array([3, 7, 1, 12]), np.zeros((1, 4), np.float32)
+    try:
+        (whole,) = await loaded.predict([words.tolist()], {})
+        given: dict[str, Array] = {}
+        for step, word in enumerate(words):
+            inputs = {"words": np.array([[word]]), **given}
+            found = await loaded.infer(inputs)
+            np.testing.assert_allclose(found["next"][0, 0], whole[step], rtol=1e-5, atol=TOLERANCE)
+            given = {name: found[output] for name, output in state.items()}
+    finally:
+        await loaded.stop()
+    wanted = model.predict([words[None], zeros, zeros], verbose=0)[0][0]
+    np.testing.assert_allclose(np.asarray(whole), wanted, rtol=1e-5, atol=TOLERANCE)
+
+
+def test_a_state_of_another_name_is_refused(tmp_path: Path) -> None:
+    file = saved(randomized(decoder()), tmp_path / "model.keras")
+    for state, words in (
+        ({"absent": "decoder_hidden"}, 'forward takes no "absent"'),
+        ({"hidden": "absent"}, 'no output is called "absent"'),
+    ):
+        with pytest.raises(ModuleRefused, match=words):
+            import_keras(file, read_options(name="toy"), tmp_path / "models", state=state)
+    assert not (tmp_path / "models").exists()
+
+
+def test_average_pooling_that_depends_on_the_length_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    model = randomized(numbers(lambda x: L.LSTM(3)(L.AveragePooling1D(2, padding="same")(x))))
+    with pytest.raises(KerasFileError, match='padding "same" needs the same number of steps in every row'):
+        import_keras(saved(model, tmp_path / "model.keras"), read_options(name="toy"), tmp_path / "models")

@@ -32,7 +32,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mount").mkdir()
     (tmp_path / "other").write_text("secret")
     (tmp_path / "mount" / "keys").symlink_to("../other")
-    with pytest.raises(StartError, match="leads out of its folder"):
+    with pytest.raises(StartError, match="leads out of the folder"):
         read_bounded(tmp_path / "mount" / "keys", 10)
 
 

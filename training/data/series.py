@@ -26,7 +26,9 @@ Int64 = npt.NDArray[np.int64]
 class Series:
     """Series with common features, all values finite. The last `test_length` steps of each are the test part.
 
-    The `validation_length` steps before those are the validation part, everything earlier the training part.
+    The `validation_length` steps before those are the validation part, everything earlier the training part. `test_lengths` has
+    the lengths one by one where they differ. A window's future has `min_future` steps at least (None: the horizon); what is
+    missing of the horizon is NaN.
     """
 
     ids: tuple[str, ...]
@@ -39,6 +41,10 @@ class Series:
     num_left_out: int = 0
     contents: tuple[Content, ...] = ()
     times: npt.NDArray[np.datetime64] | None = None  # of the steps, where there is one series and a column of dates
+    test_lengths: tuple[int, ...] = ()
+    min_future: int | None = None
+    learns_validation: bool = False  # whether windows of the training part reach to the end of the validation part
+    sets: tuple[str, ...] = ()  # per series the name that its file's scores have; empty where no file has one
 
     @property
     def target_indices(self) -> list[int]:
@@ -47,15 +53,23 @@ class Series:
 
     def test_start(self, index: int) -> int:
         """First step of the test part of series `index`."""
-        return len(self.values[index]) - self.test_length
+        return len(self.values[index]) - (self.test_lengths[index] if self.test_lengths else self.test_length)
 
     def training_end(self, index: int) -> int:
         """First step after the training part of series `index`."""
         return self.test_start(index) - self.validation_length
 
+    def learning_end(self, index: int) -> int:
+        """First step of series `index` that no training window may hold."""
+        return self.test_start(index) if self.learns_validation else self.training_end(index)
+
+    def fewest_ahead(self, forecast: ForecastSettings) -> int:
+        """The fewest steps of a window's future."""
+        return forecast.horizon if self.min_future is None else min(self.min_future, forecast.horizon)
+
     def training_values(self) -> Array:
         """All training parts one after the other, (steps, features): what preprocessing is fitted on."""
-        return np.concatenate([values[: self.training_end(i)] for i, values in enumerate(self.values)])
+        return np.concatenate([values[: self.learning_end(i)] for i, values in enumerate(self.values)])
 
     def __repr__(self) -> str:
         steps = sum(map(len, self.values))
@@ -64,7 +78,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Windows:
-    """A batch of windows: histories padded with zeros at the end, and the future of each."""
+    """A batch of windows: histories padded with zeros at the end, and the future of each, NaN where there is none."""
 
     history: Float32  # (B, T, F)
     lengths: Int64  # (B,)
@@ -90,6 +104,8 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
     num_interpolated = 0
     test_lengths: dict[str, int] = {}
     dates: list[pl.Series] = []
+    excluded = {key for source in data.train for key in source.exclude}
+    sets: dict[str, str] = {}
     for role, sources in (("train", data.train), ("test", data.test)):
         for number, source in enumerate(sources):
             with with_location("data", role, number):
@@ -102,7 +118,10 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
             features = columns
             if source.time in table.columns and len(found) == 1:
                 dates.append(table[source.time].head(data.rows or table.height))
+            for key in excluded & found.keys():
+                del found[key]
             for key, values in found.items():
+                sets.setdefault(key, source.name)
                 filled, missing = interpolate(values)
                 num_interpolated += missing
                 if role == "test":
@@ -114,26 +133,32 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
         missing_ids = [key for key in parts if key not in test_lengths]
         if missing_ids:
             raise DataError(f'series "{missing_ids[0]}" is in the training files, but not in the test files')
-        if len(set(test_lengths.values())) > 1:
+        if len({max(length, forecast.horizon) for length in test_lengths.values()}) > 1 or (
+            len(set(test_lengths.values())) > 1 and data.min_future is None
+        ):
             shortest = min(test_lengths, key=test_lengths.__getitem__)
             raise DataError(f'the test parts differ in length: series "{shortest}" has {test_lengths[shortest]} values')
-    test_length = next(iter(test_lengths.values()), data.test_length or forecast.horizon)
+    test_length = max(test_lengths.values(), default=data.test_length or forecast.horizon)
     validation_length = data.validation_length or forecast.horizon
-    for part, length in (("test", test_length), ("validation", validation_length)):
-        if length < forecast.horizon:
-            raise DataError(
-                f"the {part} part has {length} steps, the horizon {forecast.horizon} needs as many at least",
-                location=("forecast", "horizon"),
+    fewest = forecast.horizon if data.min_future is None else min(data.min_future, forecast.horizon)
+    for part, length in (("test", min(test_lengths.values(), default=test_length)), ("validation", validation_length)):
+        if length < fewest:
+            needs = (
+                f"the horizon {forecast.horizon} needs as many at least" if data.min_future is None else f"{fewest} are needed"
             )
+            raise DataError(f"the {part} part has {length} steps, {needs}", location=("forecast", "horizon"))
     whole = {key: np.concatenate(arrays) for key, arrays in parts.items()}
-    needed = forecast.shortest + forecast.horizon + validation_length + test_length
-    long_enough = {key: values for key, values in whole.items() if len(values) >= needed}
+    held_back = 0 if data.train_on_validation else validation_length
+    before_test = forecast.shortest + fewest + held_back
+    needed = before_test + test_length
+    long_enough = {
+        key: values for key, values in whole.items() if len(values) - test_lengths.get(key, test_length) >= before_test
+    }
     if not long_enough:
         longest = max(whole, key=lambda key: len(whole[key]))
         raise DataError(
             f'no series is long enough: the longest, "{longest}", has {len(whole[longest])} steps; {needed} are needed '
-            f"(history {forecast.shortest} + horizon {forecast.horizon} to learn from, "
-            f"validation {validation_length}, test {test_length})",
+            f"(history {forecast.shortest} + horizon {fewest} to learn from, validation {held_back}, test {test_length})",
             location=("forecast", "context_length" if forecast.min_length is None else "min_length"),
         )
     targets = tuple(data.targets) or features
@@ -151,6 +176,10 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
         num_left_out=len(whole) - len(long_enough),
         contents=tuple(contents),
         times=_dates(dates, len(next(iter(long_enough.values())))) if len(whole) == 1 else None,
+        test_lengths=tuple(test_lengths[key] for key in long_enough) if len(set(test_lengths.values())) > 1 else (),
+        min_future=data.min_future,
+        learns_validation=data.train_on_validation,
+        sets=tuple(sets[key] for key in long_enough) if any(sets.values()) else (),
     )
 
 
@@ -188,7 +217,7 @@ def sample_windows(
     `num_batches` None, every place is taken once, in random order.
     """
     flat, starts = _flatten(series)
-    first, last = _training_bounds(series, forecast, starts)
+    first, last, ends = _training_bounds(series, forecast, starts)
     if num_batches is None:
         order = rng.permutation(_places(first, last))
         batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
@@ -202,41 +231,50 @@ def sample_windows(
         lengths = np.minimum(origins - starts[chosen], forecast.context_length)
         is_short = rng.random(len(lengths)) < short_share
         lengths = np.where(is_short, rng.integers(forecast.shortest, lengths + 1), lengths)
-        yield _gather(series, flat, origins, lengths, forecast.horizon)
+        yield _gather(series, flat, origins, lengths, ends[chosen], forecast.horizon)
 
 
 def windows_in_order(series: Series, forecast: ForecastSettings, *, batch_size: int) -> Iterator[Windows]:
     """Batches of all training windows in time order, one step apart, series after series; the last may be smaller."""
     flat, starts = _flatten(series)
-    order = _places(*_training_bounds(series, forecast, starts))
+    first, last, ends = _training_bounds(series, forecast, starts)
+    order = _places(first, last)
     for at in range(0, len(order), batch_size):
         chosen, origins = order[at : at + batch_size].T
         lengths = np.minimum(origins - starts[chosen], forecast.context_length)
-        yield _gather(series, flat, origins, lengths, forecast.horizon)
+        yield _gather(series, flat, origins, lengths, ends[chosen], forecast.horizon)
 
 
 def num_windows(series: Series, forecast: ForecastSettings) -> int:
     """Places of training windows in all series."""
-    ends = (series.training_end(i) for i in range(len(series.ids)))
-    return sum(end - forecast.horizon - forecast.shortest + 1 for end in ends)
+    ends = (series.learning_end(i) for i in range(len(series.ids)))
+    return sum(end - series.fewest_ahead(forecast) - forecast.shortest + 1 for end in ends)
 
 
 def evaluation_windows(series: Series, forecast: ForecastSettings, part: str, stride: int | None = None) -> Windows:
     """The windows whose futures tile the validation or test part, `stride` (default one horizon) apart.
 
-    Rows are ordered by series, then by time; histories may reach back into earlier parts, as they do in real use.
+    Rows are ordered by series, then by time; histories may reach back into earlier parts, as they do in real use. A part that is
+    shorter than the horizon has one window. Series of which too little precedes the validation part have none there.
     """
     flat, starts = _flatten(series)
     origins: list[int] = []
     lengths: list[int] = []
+    ends: list[int] = []
     for i, start in enumerate(starts):
         begin, end = series.test_start(i), len(series.values[i])
         if part == "validation":
             begin, end = series.training_end(i), begin
-        for origin in range(begin, end - forecast.horizon + 1, stride or forecast.horizon):
+            if begin < forecast.shortest:
+                continue
+        for origin in _origins(begin, end, forecast, stride):
             origins.append(start + origin)
             lengths.append(min(origin, forecast.context_length))
-    return _gather(series, flat, np.array(origins), np.array(lengths), forecast.horizon)
+            ends.append(start + end)
+    if not origins:
+        message = f"no series has {forecast.shortest} steps before the {part} part"
+        raise DataError(message, location=("data", "validation_length"))
+    return _gather(series, flat, np.array(origins), np.array(lengths), np.array(ends), forecast.horizon)
 
 
 def evaluation_origins(series: Series, forecast: ForecastSettings, stride: int | None = None) -> list[tuple[int, int]]:
@@ -244,8 +282,22 @@ def evaluation_origins(series: Series, forecast: ForecastSettings, stride: int |
     return [
         (i, origin)
         for i, values in enumerate(series.values)
-        for origin in range(series.test_start(i), len(values) - forecast.horizon + 1, stride or forecast.horizon)
+        for origin in _origins(series.test_start(i), len(values), forecast, stride)
     ]
+
+
+def known_futures(series: Series, forecast: ForecastSettings, stride: int | None = None) -> Array:
+    """The targets behind each origin of `evaluation_origins`, as they stand in the files: (N, horizon, targets), NaN beyond."""
+    futures = np.full((len(evaluation_origins(series, forecast, stride)), forecast.horizon, len(series.targets)), np.nan)
+    for row, (index, origin) in enumerate(evaluation_origins(series, forecast, stride)):
+        found = series.values[index][origin : origin + forecast.horizon, series.target_indices]
+        futures[row, : len(found)] = found
+    return futures
+
+
+def _origins(begin: int, end: int, forecast: ForecastSettings, stride: int | None) -> range:
+    """The first steps of the futures that tile a part; one where the part is shorter than the horizon."""
+    return range(begin, max(end - forecast.horizon, begin) + 1, stride or forecast.horizon)
 
 
 def _flatten(series: Series) -> tuple[Float32, Int64]:
@@ -254,10 +306,10 @@ def _flatten(series: Series) -> tuple[Float32, Int64]:
     return np.concatenate(series.values).astype(np.float32), starts
 
 
-def _training_bounds(series: Series, forecast: ForecastSettings, starts: Int64) -> tuple[Int64, Int64]:
-    """First and last place of a training future in each series, counted over all series."""
-    ends = np.array([series.training_end(i) for i in range(len(series.ids))])
-    return starts + forecast.shortest, starts + ends - forecast.horizon
+def _training_bounds(series: Series, forecast: ForecastSettings, starts: Int64) -> tuple[Int64, Int64, Int64]:
+    """First and last place of a training future in each series, and where it must end, counted over all series."""
+    ends = starts + np.array([series.learning_end(i) for i in range(len(series.ids))])
+    return starts + forecast.shortest, ends - series.fewest_ahead(forecast), ends
 
 
 def _places(first: Int64, last: Int64) -> Int64:
@@ -266,14 +318,17 @@ def _places(first: Int64, last: Int64) -> Int64:
     return np.array(places, dtype=np.int64)
 
 
-def _gather(series: Series, flat: Float32, origins: Int64, lengths: Int64, horizon: int) -> Windows:
-    """Cut the histories that end before `origins` and the futures that begin there."""
+def _gather(series: Series, flat: Float32, origins: Int64, lengths: Int64, ends: Int64, horizon: int) -> Windows:
+    """Cut the histories that end before `origins` and the futures that begin there, and know nothing from `ends` on."""
     steps = np.arange(lengths.max())
     is_real = steps[None, :] < lengths[:, None]  # (B, T)
     places = np.where(is_real, (origins - lengths)[:, None] + steps[None, :], 0)
     history = flat[places]  # (B, T, F)
     history[~is_real] = 0.0
-    future = flat[origins[:, None] + np.arange(horizon)[None, :]][:, :, series.target_indices]  # (B, horizon, targets)
+    ahead = origins[:, None] + np.arange(horizon)[None, :]
+    is_known = ahead < ends[:, None]
+    future = flat[np.where(is_known, ahead, 0)][:, :, series.target_indices]  # (B, horizon, targets)
+    future[~is_known] = np.nan
     return Windows(history, lengths.astype(np.int64), future)
 
 

@@ -38,7 +38,7 @@ def sample_streams(
 
     `missing_share` of the values are left out, in gaps of `GAP_LENGTHS`.
     """
-    counts = np.array([max(0, series.training_end(i) - length - forecast.horizon + 1) for i in range(len(series.ids))])
+    counts = np.array([max(0, series.learning_end(i) - length - forecast.horizon + 1) for i in range(len(series.ids))])
     for _ in range(num_batches):
         chosen = rng.choice(len(counts), batch_size, p=counts / counts.sum())
         windows = [cut_stream(series, forecast, int(index), int(rng.integers(counts[index])), length) for index in chosen]
@@ -53,7 +53,7 @@ def window_length(series: Series, forecast: ForecastSettings, wanted: int) -> in
 
     Raises DataError where that is not beyond the steps that are not scored.
     """
-    longest = max(series.training_end(i) for i in range(len(series.ids))) - forecast.horizon
+    longest = max(series.learning_end(i) for i in range(len(series.ids))) - forecast.horizon
     if longest <= forecast.num_unscored:
         raise DataError(
             f"no series is long enough: a window has {forecast.num_unscored} steps that are not scored and more, "
@@ -65,7 +65,7 @@ def window_length(series: Series, forecast: ForecastSettings, wanted: int) -> in
 
 def num_streams(series: Series, forecast: ForecastSettings, length: int) -> int:
     """Places of training windows in all series."""
-    return sum(max(0, series.training_end(i) - length - forecast.horizon + 1) for i in range(len(series.ids)))
+    return sum(max(0, series.learning_end(i) - length - forecast.horizon + 1) for i in range(len(series.ids)))
 
 
 def validation_stream(series: Series, forecast: ForecastSettings, index: int, length: int) -> tuple[Streams, int]:

@@ -52,7 +52,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The epochs in order, and the one whose weights the network has now."""
+    """The epochs in order, and the one whose weights the network has now: the best one, unless the last is to be kept."""
 
     epochs: tuple[Epoch, ...]
     best: Epoch
@@ -77,7 +77,7 @@ def fit(
     score_name: str = "validation",
     accelerator: str = "auto",
 ) -> FitResult:
-    """Train `network` in place and leave it on the CPU, in eval mode, with the best epoch's weights.
+    """Train `network` in place and leave it on the CPU, in eval mode, with the weights of the best or of the last epoch (`keep`).
 
     Checkpoints lie in `folder`: `last.ckpt` after every epoch, `best.ckpt`. With `resume` the run goes on from the last
     one; without, they are replaced. Raises CheckpointError: nothing to resume from, or a file that is no checkpoint of this
@@ -101,10 +101,10 @@ def fit(
             # Lightning turns Ctrl-C into an exit, and ignores it from then on.
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
-    loop.load_best(folder / BEST)
+    loop.load(folder / (BEST if settings.keep == "best" else LAST))
     network.cpu().eval()
     epochs = tuple(loop.epochs)
-    best = min(epochs, key=lambda epoch: epoch.validation)
+    best = min(epochs, key=lambda epoch: epoch.validation) if settings.keep == "best" else epochs[-1]
     return FitResult(epochs, best, time.monotonic() - started)
 
 
@@ -256,8 +256,8 @@ class _Loop(lightning.LightningModule):
                 difference = f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
                 raise CheckpointError(f"{path} is a checkpoint of another network: {difference}")
 
-    def load_best(self, path: Path) -> None:
-        """Give the network the weights of the best epoch."""
+    def load(self, path: Path) -> None:
+        """Give the network the weights of a checkpoint of this run."""
         state = load_checkpoint(path)["state_dict"]
         prefix = "average.module." if self.average is not None else "network."
         self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.fitting import relative
 from training.network.heads.head import Prediction
 from training.network.network import Network
 from training.network.spec import NetworkError
@@ -23,22 +24,27 @@ EPSILON = 1e-7  # Keras's distance of probabilities from 0 and 1
 LossFunction = Callable[[Network, Prediction, Batch], Tensor]
 
 
-def forecast_loss(name: Loss, quantiles: Sequence[float]) -> LossFunction:
-    """Of a batch with `future` (B, horizon, targets), raw."""
+def forecast_loss(name: Loss, quantiles: Sequence[float], *, mape_point: bool = False) -> LossFunction:
+    """Of a batch with `future` (B, horizon, targets), raw; steps of it that are NaN do not count.
+
+    `smape` compares raw values, all others those of the network's scaled space. With `mape_point` the last value of each step
+    is a second point forecast, whose absolute percentage error is one more term beside those of the quantiles.
+    """
     levels = torch.tensor(quantiles)
 
     def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
-        values = prediction.values
-        target = network.head.scale_target(batch["future"], prediction)
-        match name:
-            case "quantile":
-                return pinball(values, target, levels.to(values.device))
-            case "mae":
-                return functional.l1_loss(values, target)
-            case "huber":
-                return functional.huber_loss(values, target)
-            case _:
-                return functional.mse_loss(values, target)
+        values, future = prediction.values, batch["future"]
+        is_known = future.isfinite()
+        future = future.nan_to_num()
+        if mape_point:
+            raw = network.head.unscale(values, prediction)
+            terms = _point_terms(name, network, prediction, values[..., :-1], raw[..., :-1], future, levels)
+            count = values.shape[-1]
+            terms = (terms * (count - 1) + relative.percentage_error(raw[..., -1], future)) / count
+        else:
+            raw = network.head.unscale(values, prediction) if name == "smape" else values
+            terms = _point_terms(name, network, prediction, values, raw, future, levels)
+        return terms.masked_fill(~is_known, 0.0).sum() / is_known.sum().clamp(min=1)
 
     return loss
 
@@ -54,18 +60,42 @@ def stream_loss(quantiles: Sequence[float], first: int) -> LossFunction:
     def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
         target = network.head.scale_target(batch["future"], prediction)[:, first:]
         error = target.unsqueeze(-1) - prediction.values[:, first:]  # (B, T, horizon, targets, Q)
-        at_levels = levels.to(target.device)
-        losses = torch.maximum(at_levels * error, (at_levels - 1) * error).mean((0, 1, 3, 4))  # (horizon,)
+        losses = _pinball_terms(error, levels.to(target.device)).mean((0, 1, 3))  # (horizon,)
         weights = 1 / torch.arange(1, len(losses) + 1, device=losses.device)
         return (weights * losses).sum() / weights.sum()
 
     return loss
 
 
+def _point_terms(
+    name: Loss, network: Network, prediction: Prediction, values: Tensor, raw: Tensor, future: Tensor, levels: Tensor
+) -> Tensor:
+    """The loss of each step, (B, horizon, targets); `raw` are the values in the future's units, where the loss needs them."""
+    levels = levels.to(values.device)
+    if name == "smape":
+        if not len(levels):
+            return relative.symmetric_error(raw, future).abs()
+        return _pinball_terms(relative.symmetric_error(raw, future.unsqueeze(-1)), levels)
+    target = network.head.scale_target(future, prediction)
+    match name:
+        case "quantile":
+            return _pinball_terms(target.unsqueeze(-1) - values, levels)
+        case "mae":
+            return functional.l1_loss(values, target, reduction="none")
+        case "huber":
+            return functional.huber_loss(values, target, reduction="none")
+        case _:
+            return functional.mse_loss(values, target, reduction="none")
+
+
 def pinball(prediction: Tensor, target: Tensor, levels: Tensor) -> Tensor:
     """Mean quantile loss of (..., targets, Q) against (..., targets) (Koenker and Bassett 1978)."""
-    error = target.unsqueeze(-1) - prediction  # (..., targets, Q)
-    return torch.maximum(levels * error, (levels - 1) * error).mean()
+    return _pinball_terms(target.unsqueeze(-1) - prediction, levels).mean()
+
+
+def _pinball_terms(error: Tensor, levels: Tensor) -> Tensor:
+    """Of errors (..., Q), truth less forecast: the mean over the levels."""
+    return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
 
 
 def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:

@@ -16,11 +16,11 @@ import typer
 from training.importers.sources import Kind, UnknownSource, kind_of
 
 Command = Callable[..., None]
-ABOUT = "An ONNX file, a Keras file or folder, package.module:make_net, or a Lightning .ckpt."
+ABOUT = "An ONNX file, a Keras file or folder, package.module:make_net, a Lightning .ckpt, or a folder of neuralforecast."
 MODULE = "What makes the network of a checkpoint: package.module:Class."
-SOURCES: Mapping[Kind, str] = {"keras": "file", "onnx": "file", "torch": "source"}
+SOURCES: Mapping[Kind, str] = {"keras": "file", "onnx": "file", "torch": "source", "neuralforecast": "folder"}
 """What each command calls its argument."""
-LABELS: Mapping[Kind, str] = {"keras": "Keras", "onnx": "ONNX", "torch": "torch"}
+LABELS: Mapping[Kind, str] = {"keras": "Keras", "onnx": "ONNX", "torch": "torch", "neuralforecast": "neuralforecast"}
 
 
 def import_command(commands: Mapping[Kind, Command], on_refusal: Callable[[UnknownSource], None]) -> Command:
@@ -54,7 +54,7 @@ def import_command(commands: Mapping[Kind, Command], on_refusal: Callable[[Unkno
         else:
             commands[kind](**{SOURCES[kind]: source if kind == "torch" else Path(source)}, **chosen)
 
-    run.__doc__ = "Publish a finished model as a model folder: ONNX, Keras, torch or Lightning."
+    run.__doc__ = "Publish a finished model as a model folder: ONNX, Keras, torch, Lightning or neuralforecast."
     head = [
         _parameter("source", Annotated[str, typer.Argument(help=ABOUT)], inspect.Parameter.empty),
         options.pop("name"),

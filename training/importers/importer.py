@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from training.export.graph import describe_tensors, write_graph
 from training.export.publish import Publication, publish, require_free
 from training.export.verify import Verification, verify
@@ -132,6 +135,10 @@ def build_network(model: SourceModel, spec: NetworkSpec | None, load_weights: Lo
         network = Network(spec or tensor_spec(model))
     except LayerError as exc:
         raise _name_source_layer(exc, model) from exc
+    if model.scale is not None:
+        # Two rows with this mean and deviation.
+        offset, deviation = model.scale.offset, model.scale.deviation
+        network.set_statistics(torch.from_numpy(np.stack([offset - deviation, offset + deviation])))
     for layer, source in zip(network.layers, model.layers, strict=True):
         assert isinstance(layer, Layer)
         if source.weights is not None:

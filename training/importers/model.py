@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from training.errors import TrainingError
 from training.layers.registry import LAYERS, Layer
 
@@ -24,14 +27,23 @@ class SourceLayer:
 
 
 @dataclass(frozen=True)
+class FeatureScale:
+    """What a model was trained behind: (value - offset) / deviation of each feature."""
+
+    offset: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class SourceModel:
-    """A chain of layers. `origin` is what the manifest says of the file."""
+    """A chain of layers. `origin` is what the manifest says of the file; `scale` belongs to a model of a series."""
 
     origin: Mapping[str, Any]
     layers: tuple[SourceLayer, ...]
     input_name: str
     input_shape: tuple[int | None, ...]  # of a row; None where an axis is open
     is_open: bool  # whether rows may be shorter than the first axis, or of any length
+    scale: FeatureScale | None = None
 
     @property
     def tables(self) -> tuple[dict[str, Any], ...]:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from training.errors import TrainingError
 
-Kind = Literal["keras", "onnx", "torch"]
-CHECKPOINTS = (".ckpt", ".pt", ".pth")
+Kind = Literal["keras", "onnx", "torch", "neuralforecast"]
+CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 
 
 class UnknownSource(TrainingError):
@@ -34,15 +34,12 @@ def kind_of(source: str, module: str | None) -> Kind:
         raise UnknownSource(f"{source} holds weights, not a network: name what makes it by --module package.module:Class")
     if is_module_source(source) and not path.exists():
         return "torch"
-    if _is_of_neuralforecast(path):
-        raise UnknownSource(
-            f"{source} is a folder of neuralforecast, which is not read: its models scale every window and end in their own "
-            "losses; publish a torch module that calls the model's hist_encoder and mlp_decoder on the scaled window"
-        )
+    if is_neuralforecast_folder(path):
+        return "neuralforecast"
     return "onnx" if path.suffix == ".onnx" else "keras"
 
 
-def _is_of_neuralforecast(path: Path) -> bool:
+def is_neuralforecast_folder(path: Path) -> bool:
     """Whether `NeuralForecast.save` wrote the folder: pickles, and in newer versions JSON and safetensors."""
     if (path / "configuration.pkl").is_file():
         return True

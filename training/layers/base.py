@@ -107,6 +107,10 @@ class Signal:
         """Other values of the same steps, without `others` and `activity`."""
         return Signal(values, self.lengths, self.mask)
 
+    def rows(self, part: slice) -> Signal:
+        """Values, lengths and mask of some rows."""
+        return Signal(self.values[part], self.lengths[part], None if self.mask is None else self.mask[part])
+
 
 @dataclass(frozen=True)
 class Symbol:

@@ -23,6 +23,7 @@ from training.layers.pooling import ConcatPooling, GlobalAveragePooling, GlobalM
 from training.layers.preprocessing import Normalization, PadSequences
 from training.layers.reshaping import Flatten, RepeatVector, Reshape, TimeDistributed
 from training.layers.simple_rnn import SimpleRNN
+from training.layers.smoothing import Smoothing
 
 __all__ = [
     "LAYERS",
@@ -75,6 +76,7 @@ for _layer in (
     Flatten,
     Reshape,
     Recent,
+    Smoothing,
     PadSequences,
     Normalization,
 ):

@@ -24,7 +24,9 @@ class ScalingConfig(BaseModel):
     window divides by the mean absolute value of the row's last `length` steps (all if left out; 1 where that is 0),
     then applies `transform`. log is the logarithm of value + `floor` (in scaled units), so that zeros are
     accepted; a row that goes below zero is first lifted by twice its depth, so that temperatures are accepted too. A target
-    that lies below zero after that counts as zero. running is for streams (`running_scaling.py`), over about `span` steps.
+    that lies below zero after that counts as zero, and no forecast does. Behind any kind, `centre` = "last" makes each history
+    relative to its last value, in units of its mean absolute step (`training/layers/decomposition.py`). running is
+    for streams (`running_scaling.py`), over about `span` steps.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +36,7 @@ class ScalingConfig(BaseModel):
     transform: Literal["none", "log", "asinh"] = "none"
     floor: Annotated[float, Field(gt=0)] = 1e-2
     span: PositiveInt | None = None
+    centre: Literal["none", "last"] = "none"
 
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> ScalingConfig:
@@ -129,7 +132,7 @@ class Scaler(nn.Module):
         offset, scale = self._of_targets(statistics.offset), self._of_targets(statistics.scale)
         match self.config.transform:
             case "log":
-                prediction = prediction.exp() - self.config.floor
+                prediction = (prediction.exp() - self.config.floor).clamp(min=0.0)
             case "asinh":
                 prediction = prediction.sinh()
         if scale is not None:
@@ -203,6 +206,7 @@ class Scaler(nn.Module):
         match self.config.transform:
             case "log":
                 prediction = graph.add("Sub", graph.add("Exp", prediction), graph.constant(self.config.floor))
+                prediction = graph.add("Max", prediction, graph.constant(0.0))
             case "asinh":
                 prediction = graph.add("Sinh", prediction)
         for operator, statistic in (("Mul", statistics.scale), ("Add", statistics.offset)):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from training.graph.builder import GraphBuilder
 from training.layers.base import sum_of
 from training.layers.registry import Layer, LayerError, OptionError, Signal, Symbol, build_layers
+from training.network.ensemble import combine, merge, rows_of, write_combine
 from training.network.heads.head import LayerInput, LayerInputSymbol, Prediction
 from training.network.heads.registry import make_head
 from training.network.spec import NetworkError, NetworkSpec
@@ -35,7 +36,9 @@ class Network(nn.Module):
 
     Inputs and outputs are dicts with the graph's names, batch first; which, the head decides. Rows are padded on the right
     and each must have `min_length` steps or more. With the state inputs (all of them or none) the new state is returned too;
-    without, it starts from zeros. Nothing is kept from one call to the next.
+    without, it starts from zeros. Nothing is kept from one call to the next. Of several members (`spec.members`) each has the
+    same layers with weights of its own; while training a row of a batch is read by one of them, else by all, and their last
+    layers' values are combined.
 
     Raises LayerError or NetworkError when the spec cannot be built.
     """
@@ -45,10 +48,15 @@ class Network(nn.Module):
         self.spec = spec
         self.head = make_head(spec)
         tables = self.head.complete([dict(table) for table in spec.layers])
-        layers = build_layers(tables, self.head.first, self.head.scaled_source)
+        members = [build_layers(tables, self.head.first, self.head.scaled_source) for _ in range(spec.members)]
+        layers = members[0]
+        # Of one member; all have the same.
         self.layer_names = [table.get("name") or f"{table['type']}_{index}" for index, table in enumerate(spec.layers)]
-        self.layers = nn.ModuleList(layers)
+        # Member after member.
+        self.layers = nn.ModuleList(layer for member in members for layer in member)
         _check_chain(self.layer_names, layers)
+        if spec.members > 1:
+            _check_ensemble(self.layer_names, layers)
         self.head.check(layers)
         # Of the answers: name → shape of a row.
         self.outputs = self.head.outputs(layers[-1])
@@ -58,7 +66,7 @@ class Network(nn.Module):
         self.can_stream = self.head.accepts_pieces and _can_stream(layers)
         # A layer behind a repeated vector starts anew: it does not read the sequence that comes in pieces.
         streams = self.can_stream and not self.is_stateful
-        self._keeps_state = [layer.is_stateful or (streams and layer.input.is_open) for layer in layers]
+        self._keeps_state = [layer.is_stateful or (streams and layer.input.is_open) for layer in self.stack]
         # The state tensors by name, the head's, then layer after layer: all if the network can stream, else those of stateful
         # layers.
         self.state = (
@@ -73,16 +81,17 @@ class Network(nn.Module):
 
     @property
     def stack(self) -> list[Layer]:
-        """The layers in order, typed."""
+        """The layers in order, typed; those of several members one member after the other."""
         return [layer for layer in self.layers if isinstance(layer, Layer)]
 
     @property
     def min_length(self) -> int:
         """The fewest steps that a row must have."""
         num_steps = 1
-        for layer in reversed(self.stack):
+        layers = self.stack[: len(self.layer_names)]
+        for layer in reversed(layers):
             num_steps = layer.steps_for(num_steps)
-        return max(self.head.min_length(num_steps), *(layer.min_length for layer in self.stack))
+        return max(self.head.min_length(num_steps), *(layer.min_length for layer in layers))
 
     @property
     def has_lengths(self) -> bool:
@@ -102,15 +111,16 @@ class Network(nn.Module):
     @property
     def notes(self) -> tuple[str, ...]:
         """The layers' hints on their options, with their places."""
+        layers = self.stack[: len(self.layer_names)]
         return tuple(
-            f"layers[{index}] ({layer.config.type}): {note}" for index, layer in enumerate(self.stack) for note in layer.notes
+            f"layers[{index}] ({layer.config.type}): {note}" for index, layer in enumerate(layers) for note in layer.notes
         )
 
     @property
     def num_parameters(self) -> int:
         """Weights that training may change, counted as Keras counts them."""
-        own = sum(parameter.numel() for parameter in self.head.parameters())
-        return own + sum(layer.num_parameters for layer in self.stack)
+        of_head = sum(parameter.numel() for parameter in self.head.parameters() if parameter.requires_grad)
+        return sum(layer.num_parameters for layer in self.stack) + of_head
 
     @property
     def num_fixed_parameters(self) -> int:
@@ -157,29 +167,56 @@ class Network(nn.Module):
     def predict(self, inputs: Mapping[str, Tensor]) -> Prediction:
         """What the layers give for raw inputs, for a loss to compare: `forward` without the answer's last step."""
         given = self.head.read(inputs)
-        output, activity, state = self._run_layers(given, inputs)
+        output, activity, state = self._run_members(given, inputs)
         prediction = Prediction(self.head.predict(output, given), output.others, given.statistics, activity, state)
         return replace(prediction, state={**self.head.next_state(prediction), **state}) if state else prediction
 
     def write(self, graph: GraphBuilder) -> dict[str, str]:
         """Add the nodes of `forward`; returns the values of all outputs by name. Raises NetworkError without statistics."""
         given = self.head.write_input(graph)
-        output, state = self._write_layers(graph, given)
+        output, state = self._write_members(graph, given)
         answers = dict(zip(self.outputs, self.head.write_answer(graph, output, given), strict=True))
         return {**answers, **self.head.write_next_state(graph, output, given), **state}
 
-    def _named_layers(self) -> Iterator[tuple[str, Layer, bool]]:
-        """Name and layer, and whether it has state inputs."""
-        return zip(self.layer_names, self.stack, self._keeps_state, strict=True)
+    def _named_layers(self, member: int | None = None) -> Iterator[tuple[str, Layer, bool]]:
+        """Name and layer, and whether it has state inputs: of one member, or of all."""
+        count, several = len(self.layer_names), self.spec.members > 1
+        numbers = range(self.spec.members) if member is None else [member]
+        names = [f"member_{number}_{name}" if several else name for number in numbers for name in self.layer_names]
+        part = slice(numbers[0] * count, (numbers[-1] + 1) * count)
+        return zip(names, self.stack[part], self._keeps_state[part], strict=True)
+
+    def _run_members(
+        self, given: LayerInput, inputs: Mapping[str, Tensor]
+    ) -> tuple[Signal, tuple[tuple[Tensor, ...], ...], dict[str, Tensor]]:
+        """`_run_layers` of all members, as one: of rows of their own each while training, else of all rows."""
+        num_members, num_rows = self.spec.members, len(given.signal.values)
+        if num_members == 1:
+            return self._run_layers(given, inputs, 0)
+        is_split = self.training and num_rows >= num_members
+        outputs: list[Signal] = []
+        activity: list[tuple[Tensor, ...]] = []
+        state: dict[str, Tensor] = {}
+        for number in range(num_members):
+            part = given.rows(rows_of(number, num_members)) if is_split else given
+            output, own_activity, own_state = self._run_layers(part, inputs, number)
+            outputs.append(output)
+            activity += own_activity
+            state |= own_state
+        values = [output.values for output in outputs]
+        if not is_split:
+            return outputs[0].with_values(combine(values, self.spec.combine)), tuple(activity), state
+        lengths = merge([output.lengths for output in outputs], num_rows)
+        return Signal(merge(values, num_rows), lengths), tuple(activity), state
 
     def _run_layers(
-        self, given: LayerInput, inputs: Mapping[str, Tensor]
+        self, given: LayerInput, inputs: Mapping[str, Tensor], member: int
     ) -> tuple[Signal, tuple[tuple[Tensor, ...], ...], dict[str, Tensor]]:
         """The last layer's output, the activity of each layer, and the new state by its inputs' names."""
         has_state = self._has_state(inputs)
         signal, activity = given.signal, []
         state: dict[str, Tensor] = {}
-        for index, (name, layer, keeps_state) in enumerate(self._named_layers()):
+        for index, (name, layer, keeps_state) in enumerate(self._named_layers(member)):
             names = [f"{name}_{part.name}" for part in layer.state] if has_state and keeps_state else []
             initial = tuple(inputs[part] for part in names)
             if initial and len(initial[0]) != len(signal.values):
@@ -198,10 +235,19 @@ class Network(nn.Module):
             raise NetworkError(f"state comes whole or not at all: {missing} missing")
         return bool(self.state) and not missing
 
-    def _write_layers(self, graph: GraphBuilder, given: LayerInputSymbol) -> tuple[Symbol, dict[str, str]]:
+    def _write_members(self, graph: GraphBuilder, given: LayerInputSymbol) -> tuple[Symbol, dict[str, str]]:
+        if self.spec.members == 1:
+            return self._write_layers(graph, given, 0)
+        written = [self._write_layers(graph, given, number) for number in range(self.spec.members)]
+        state = {name: value for _, own in written for name, value in own.items()}
+        with graph.scope("ensemble"):
+            values = write_combine(graph, [symbol.values for symbol, _ in written], self.spec.combine)
+        return written[0][0].with_values(values), state
+
+    def _write_layers(self, graph: GraphBuilder, given: LayerInputSymbol, member: int) -> tuple[Symbol, dict[str, str]]:
         symbol = given.symbol
         state: dict[str, str] = {}
-        for index, (name, layer, keeps_state) in enumerate(self._named_layers()):
+        for index, (name, layer, keeps_state) in enumerate(self._named_layers(member)):
             initial = tuple(f"{name}_{part.name}" for part in layer.state) if keeps_state else ()
             try:
                 with graph.scope(name):
@@ -219,6 +265,17 @@ def _can_stream(layers: Sequence[Layer]) -> bool:
     keeping = [layer for layer in layers if layer.state and layer.input.is_open]
     # Where only some layers are stateful, the others start anew with every piece.
     return bool(keeping) and len({layer.is_stateful for layer in keeping}) == 1
+
+
+def _check_ensemble(names: Sequence[str], layers: Sequence[Layer]) -> None:
+    """Raise LayerError for a layer that several members cannot have."""
+    for index, layer in enumerate(layers):
+        where = f"layers[{index}]"
+        if layer.is_stateful:
+            message = "an ensemble's members read rows of their own, and none goes on where the batch before ended"
+            raise LayerError(where, layer.config.type, "stateful", message)
+        if index == len(layers) - 1 and layer.others:
+            raise LayerError(where, layer.config.type, None, f"an ensemble has one answer, {names[index]} gives several results")
 
 
 def _check_chain(names: Sequence[str], layers: Sequence[Layer]) -> None:

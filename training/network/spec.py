@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from training.errors import TrainingError
 
@@ -23,6 +23,9 @@ class NetworkSpec(BaseModel):
 
     task: str
     layers: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
+    members: PositiveInt = 1
+    """Networks of these layers, each with weights of its own, whose last values are combined into one answer."""
+    combine: Literal["mean", "median"] = "mean"
 
     @model_serializer(mode="wrap")
     def _dump_with_task(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from training.errors import TrainingError
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Labels = dict[str, str] | list[str]
-Loss = Literal["mse", "mae", "huber", "quantile", "binary_crossentropy", "categorical_crossentropy"]
+Loss = Literal["mse", "mae", "huber", "quantile", "smape", "binary_crossentropy", "categorical_crossentropy"]
 
 
 class RecipeError(TrainingError):
@@ -119,6 +119,10 @@ class Fit(RecipeTable):
         description="of the products while training: `bfloat16` takes half the time on processors and GPUs that multiply it",
     )
 
+    keep: Literal["best", "last"] = Field(
+        default="best", description="whose weights are published: of the epoch with the best validation score, or of the last"
+    )
+
     @model_validator(mode="after")
     def _check_optimizer_options(self) -> Self:
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
@@ -126,6 +130,15 @@ class Fit(RecipeTable):
         if self.weight_decay and self.optimizer == "rmsprop":
             raise ValueError("weight_decay is for sgd, adam and adamw")
         return self
+
+
+class Ensemble(RecipeTable):
+    """Several networks of the same layers in one graph, trained together from different weights, each on rows of its own."""
+
+    members: Count = Field(default=1, description="networks in the graph, each with a `batch_size` of its own")
+    combine: Literal["mean", "median"] = Field(
+        default="mean", description="how the last layers' values become one answer, before scaling is undone"
+    )
 
 
 class Evaluation(RecipeTable):
@@ -162,6 +175,7 @@ class Recipe(RecipeTable):
         description="the layers in their order, each with `type` and the options of that layer ([layers](layers.md))"
     )
     fit: Fit
+    ensemble: Ensemble = Ensemble()
     evaluate: Evaluation = Evaluation()
     quantize: Quantize | None = Field(default=None, description="a second graph with 8-bit weights; left out: none")
 
@@ -172,6 +186,11 @@ class Recipe(RecipeTable):
                 known = dict.fromkeys(names_of_layer(table, index)[0] for index, table in enumerate(self.layers))
                 raise ValueError(f'fit.rates: no layer has the type or the name "{name}"; there are {", ".join(known)}')
         return self
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of one step of training, of all members of an ensemble."""
+        return self.fit.batch_size * self.ensemble.members
 
     @property
     def baselines(self) -> tuple[str, ...]:

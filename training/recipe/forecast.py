@@ -21,6 +21,10 @@ class SeriesSource(FileOrBuiltin):
         description="`wide`: one series per row; `long`: one row per series and time; `table`: one series",
     )
     id: str = Field(default="unique_id", description="long: the column that names the series")
+    name: str = Field(
+        default="", description="names the scores of this file's series, as in `m3_smape`; empty: none of their own"
+    )
+    exclude: list[str] = Field(default_factory=list, description="ids of series that are left out")
     time: str = Field(default="ds", description="long, table: the column of time; rows must be in its order")
     values: list[str] = Field(
         default_factory=list, description="the columns of features; left out: `y`, or all columns of numbers of a table"
@@ -40,6 +44,16 @@ class SeriesData(Data):
     validation_length: int | None = Field(default=None, ge=1, description="steps before the test part; left out: one horizon")
     test_length: int | None = Field(
         default=None, ge=1, description="last steps, where no test file is given; left out: one horizon"
+    )
+    train_on_validation: bool = Field(
+        default=False,
+        description='learn from the validation part too, once the options are chosen by it; needs `fit.keep = "last"`',
+    )
+    min_future: int | None = Field(
+        default=None,
+        ge=1,
+        description="fewest steps of future in a training window, and in validation and test parts; what is missing of a horizon "
+        "does not count. Left out: the horizon",
     )
 
     @model_validator(mode="after")
@@ -71,6 +85,13 @@ class ForecastSettings(RecipeTable):
     warm_up: Count | None = Field(
         default=None, description="streaming: first values of a stream that have no anomaly score; left out: one season (or 16)"
     )
+    decomposition: Literal["none", "classical"] = Field(
+        default="none",
+        description="`classical`: each history's own season, shrunk by a learned gate, is taken off it and added to the forecast",
+    )
+    mape_point: bool = Field(
+        default=False, description="a second point forecast, trained on the mean absolute percentage error; beside quantiles"
+    )
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -87,6 +108,10 @@ class ForecastSettings(RecipeTable):
                 raise ValueError("streaming needs three quantiles or more: anomaly scores are taken under them")
         elif self.warm_up is not None:
             raise ValueError("warm_up is for streaming = true")
+        if self.decomposition != "none" and self.season_length < 2:
+            raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
+        if self.mape_point and not self.quantiles:
+            raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
         return self
 
     @property
@@ -121,6 +146,11 @@ class ScalingSettings(RecipeTable):
         default=None, description="running: steps over which level and spread are taken, as in pandas' `ewm`; needed there"
     )
 
+    centre: Literal["none", "last"] = Field(
+        default="none",
+        description="`last`: behind the rest, each history is relative to its last value, in units of its mean absolute step",
+    )
+
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         for option in ("length", "transform", "floor"):
@@ -134,7 +164,10 @@ class ScalingSettings(RecipeTable):
 class ForecastFit(Fit):
     """The training loop of a forecasting model."""
 
-    loss: Literal["mse", "mae", "huber", "quantile"] = Field(description="the loss, of scaled values; `quantile` with quantiles")
+    loss: Literal["mse", "mae", "huber", "quantile", "smape"] = Field(
+        description="the loss, of scaled values; `quantile` with quantiles. `smape`: of the symmetric relative error of raw "
+        "values, with quantiles their quantile loss"
+    )
     short_share: Share = Field(default=0.2, description="share of the training windows that are cut to a random shorter history")
     window_length: Count | None = Field(
         default=None, description="streaming: steps of a training window, from zeros on; left out: `forecast.context_length`"
@@ -172,13 +205,21 @@ class ForecastRecipe(Recipe):
 
     @model_validator(mode="after")
     def _check_loss(self) -> Self:
-        if (self.fit.loss == "quantile") != bool(self.forecast.quantiles):
+        if self.fit.loss != "smape" and (self.fit.loss == "quantile") != bool(self.forecast.quantiles):
             raise ValueError('loss "quantile" and forecast.quantiles need each other')
         if self.forecast.streaming != (self.scaling.kind == "running"):
             raise ValueError('forecast.streaming and scaling of kind "running" need each other')
         if self.forecast.streaming:
+            if self.fit.loss != "quantile":
+                raise ValueError(f'streaming needs loss "quantile", got "{self.fit.loss}"')
+            if self.forecast.decomposition != "none" or self.forecast.mape_point or self.scaling.centre != "none":
+                raise ValueError(
+                    "streaming goes without decomposition, mape_point and scaling.centre, which need a whole history"
+                )
             if (self.fit.window_length or self.forecast.context_length) <= self.forecast.num_unscored:
                 raise ValueError(f"fit.window_length must be above forecast.warm_up, {self.forecast.num_unscored} steps")
         elif self.fit.window_length is not None or self.fit.missing_share:
             raise ValueError("fit.window_length and fit.missing_share are for forecast.streaming = true")
+        if self.data.train_on_validation and self.fit.keep != "last":
+            raise ValueError('data.train_on_validation leaves nothing to choose an epoch by: it needs fit.keep = "last"')
         return self

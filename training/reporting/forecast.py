@@ -49,7 +49,8 @@ def forecast_pictures(recipe: ForecastRecipe, series: Series, fitted: FitResult,
         times = None if series.times is None else series.times[first : start + len(mean)]
         names = [series.ids[index]] * (len(series.ids) > 1) + [series.targets[column]] * (len(series.targets) > 1)
         past, truth = values[: start - first], values[start - first :]
-        bands = _bands(quantiles, forecast.quantiles)
+        mean = mean[: len(truth)]  # a test part may be shorter than the horizon
+        bands = _bands(None if quantiles is None else quantiles[: len(truth)], forecast.quantiles)
         panels.append(plots.Panel(", ".join(names), past, truth, mean, bands, times))
         if len(mean) > 200 and len(chosen) == 1:
             panels.append(panels[0].last(100))

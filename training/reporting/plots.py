@@ -46,6 +46,7 @@ LOSSES = {
     "mae": "mean absolute error, scaled",
     "huber": "Huber loss, scaled",
     "quantile": "quantile loss, scaled",
+    "smape": "loss of the symmetric relative error",
     "binary_crossentropy": "crossentropy, nats",
     "categorical_crossentropy": "crossentropy, nats",
 }
@@ -179,6 +180,27 @@ def comparison(measures: Mapping[str, Sequence[Group]], title: str, lines: Mappi
                 axes.legend(fontsize=8)
         for axes in grid[len(measures) :]:
             axes.set_visible(False)
+        return _png(figure)
+
+
+def calibrations(curves: Mapping[str, Sequence[Sequence[float]]]) -> bytes:
+    """One panel per curve of (what was promised, what came): on the diagonal both are the same."""
+    with rc_context(STYLE):
+        columns = min(4, len(curves))
+        rows = -(-len(curves) // columns)
+        figure = Figure(figsize=(0.6 + 2.7 * columns, 0.6 + 2.7 * rows), layout="constrained")
+        grid = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+        for axes, (title, points) in zip(grid, curves.items(), strict=False):
+            axes.plot([0, 1], [0, 1], color=TRUTH, lw=1, ls="--")
+            axes.plot([x for x, _ in points], [y for _, y in points], color=SECOND, marker="o", ms=4)
+            axes.set_title(title, fontsize=10)
+            axes.set_xlim(0, 1)
+            axes.set_ylim(0, 1)
+            axes.set_aspect("equal")
+        for axes in grid[len(curves) :]:
+            axes.set_visible(False)
+        figure.supxlabel("probability as promised", fontsize=10)
+        figure.supylabel("share that came", fontsize=10)
         return _png(figure)
 
 

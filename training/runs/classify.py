@@ -96,7 +96,7 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
             epoch_batches = batches_by_tokens(rows, labels, sizes, rng, word_dropout=noise, unknown=unknown)
         else:
             gather = batches_in_order if network.is_stateful else batches_by_length
-            epoch_batches = gather(rows, labels, settings.batch_size, rng, word_dropout=noise, unknown=unknown)
+            epoch_batches = gather(rows, labels, recipe.rows_per_batch, rng, word_dropout=noise, unknown=unknown)
         for number, batch in enumerate(epoch_batches):
             if number == num_batches:
                 return
@@ -111,8 +111,8 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
         return float(np.mean(wrong))
 
     has_sizes = settings.batch_tokens is not None and not network.is_stateful
-    sizes = sizes_by_tokens(rows, settings.batch_size, settings.batch_tokens or 0) if has_sizes else []
-    num_batches = len(sizes) or num_batches_by_length(len(rows), settings.batch_size)
+    sizes = sizes_by_tokens(rows, recipe.rows_per_batch, settings.batch_tokens or 0) if has_sizes else []
+    num_batches = len(sizes) or num_batches_by_length(len(rows), recipe.rows_per_batch)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
     fitted = fit_network(
         network,
@@ -176,8 +176,14 @@ def open_trial(recipe: ClassifyRecipe, folder: Path, data: Path | None) -> Trial
 
 def network_spec(recipe: ClassifyRecipe, vocabulary_size: int, labels: Sequence[str]) -> NetworkSpec:
     """The recipe's network for ids below `vocabulary_size`, and these labels."""
-    ngrams = None if recipe.ngrams is None else NgramSpec(order=recipe.ngrams.order, buckets=recipe.ngrams.buckets)
-    return ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=vocabulary_size, labels=tuple(labels), ngrams=ngrams)
+    return ClassifySpec(
+        layers=tuple(recipe.layers),
+        members=recipe.ensemble.members,
+        combine=recipe.ensemble.combine,
+        vocabulary_size=vocabulary_size,
+        labels=tuple(labels),
+        ngrams=None if recipe.ngrams is None else NgramSpec(order=recipe.ngrams.order, buckets=recipe.ngrams.buckets),
+    )
 
 
 def spec_of_recipe(recipe: ClassifyRecipe, data: Path | None) -> tuple[NetworkSpec, tuple[str, ...]]:

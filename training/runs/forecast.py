@@ -69,26 +69,26 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
 
     def batches(epoch: int) -> Iterator[Batch]:
         if network.is_stateful:
-            in_order = windows_in_order(series, forecast, batch_size=settings.batch_size)
+            in_order = windows_in_order(series, forecast, batch_size=recipe.rows_per_batch)
             return map(_tensors, islice(in_order, num_batches))
         windows = sample_windows(
             series,
             forecast,
-            batch_size=settings.batch_size,
+            batch_size=recipe.rows_per_batch,
             num_batches=settings.steps_per_epoch,
             short_share=settings.short_share,
             rng=np.random.default_rng([recipe.seed, epoch]),
         )
         return map(_tensors, windows)
 
-    loss = forecast_loss(settings.loss, forecast.quantiles)
+    loss = forecast_loss(settings.loss, forecast.quantiles, mape_point=forecast.mape_point)
     validation = evaluation_windows(series, forecast, "validation", recipe.evaluate.stride)
 
     def validate(network: Network) -> float:
         return _mean_loss(network, loss, validation, recipe.evaluate.batch_size)
 
     num_rows = num_windows(series, forecast)
-    one_pass = -(-num_rows // settings.batch_size)
+    one_pass = -(-num_rows // recipe.rows_per_batch)
     num_batches = settings.steps_per_epoch or one_pass
     if network.is_stateful:
         num_batches = min(num_batches, one_pass)
@@ -124,6 +124,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
             "season_length": forecast.season_length,
             "quantiles": list(forecast.quantiles),
             "point": spec.point,
+            **({"points": spec.points} if len(spec.points) > 1 else {}),
             "features": list(series.features),
             "targets": list(series.targets),
         },
@@ -147,6 +148,8 @@ def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[in
     forecast = recipe.forecast
     return ForecastSpec(
         layers=tuple(recipe.layers),
+        members=recipe.ensemble.members,
+        combine=recipe.ensemble.combine,
         num_features=num_features,
         targets=tuple(targets),
         horizon=forecast.horizon,
@@ -156,6 +159,9 @@ def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[in
         seasonal_lag=forecast.seasonal_lag or None,
         streaming=forecast.streaming,
         warm_up=forecast.num_unscored if forecast.streaming else 1,
+        decomposition=forecast.decomposition,
+        season_length=forecast.season_length,
+        mape_point=forecast.mape_point,
     )
 
 
@@ -212,12 +218,14 @@ def _tensors(windows: Windows) -> Batch:
 
 
 def _mean_loss(network: Network, loss: LossFunction, windows: Windows, batch_size: int) -> float:
-    total = 0.0
+    total, count = 0.0, 0
     for start in range(0, len(windows), batch_size):
         part = windows.rows(slice(start, start + batch_size))
         batch = on_device_of(network, _tensors(part))
-        total += float(loss(network, network.predict(batch), batch)) * len(part)
-    return total / len(windows)
+        weight = int(np.isfinite(part.future).sum())
+        total += float(loss(network, network.predict(batch), batch)) * weight
+        count += weight
+    return total / count
 
 
 def _score_baselines(recipe: ForecastRecipe, series: Series, test: Windows, folder: Path, console: Console) -> dict[str, Scores]:
@@ -263,7 +271,7 @@ def _without_zeros(value: Any) -> Any:
 
 
 def _describe(series: Series) -> str:
-    steps = sum(series.training_end(i) for i in range(len(series.ids)))
+    steps = sum(series.learning_end(i) for i in range(len(series.ids)))
     notes = [
         f"{len(series.ids):,} series, {len(series.features)} features"
         if len(series.ids) > 1 or len(series.features) > 1

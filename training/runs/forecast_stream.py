@@ -54,7 +54,7 @@ def run_stream(
     network = Network(spec)
     check_network(network, recipe, console)
     num_rows = num_streams(series, forecast, length)
-    num_batches = settings.steps_per_epoch or -(-num_rows // (settings.batch_size * length))
+    num_batches = settings.steps_per_epoch or -(-num_rows // (recipe.rows_per_batch * length))
 
     def batches(epoch: int) -> Iterator[Batch]:
         rng = np.random.default_rng([recipe.seed, epoch])
@@ -62,7 +62,7 @@ def run_stream(
             series,
             forecast,
             length=length,
-            batch_size=settings.batch_size,
+            batch_size=recipe.rows_per_batch,
             num_batches=num_batches,
             missing_share=settings.missing_share,
             rng=rng,
@@ -252,7 +252,7 @@ def _example(series: Series) -> list[Any]:
 
 
 def _describe(series: Series, length: int) -> str:
-    steps = sum(series.training_end(i) for i in range(len(series.ids)))
+    steps = sum(series.learning_end(i) for i in range(len(series.ids)))
     parts = [
         f"{len(series.ids):,} series, {len(series.features)} features",
         f"{steps:,} steps to learn from, {length:,} at a time",

@@ -72,7 +72,7 @@ def fit_network(
 ) -> FitResult:
     """Fit `network` in place by the recipe, with checkpoints in `folder`; `num_rows` is the size of the training part."""
     settings = recipe.fit
-    network.check_batches(min(num_rows, num_batches * settings.batch_size), settings.batch_size)
+    network.check_batches(min(num_rows, num_batches * recipe.rows_per_batch), recipe.rows_per_batch)
     begin(recipe, folder, resume=resume)
     return fit(
         network,

@@ -63,7 +63,7 @@ def run(recipe: TabularRecipe, *, data: Path | None, folder: Path, resume: bool,
         if not network.is_stateful:
             order = np.random.default_rng([recipe.seed, epoch]).permutation(order)
         for number in range(num_batches):
-            yield _tensors(split.train.take(order[number * settings.batch_size : (number + 1) * settings.batch_size]))
+            yield _tensors(split.train.take(order[number * recipe.rows_per_batch : (number + 1) * recipe.rows_per_batch]))
 
     loss = tensor_loss(settings.loss)
 
@@ -71,7 +71,7 @@ def run(recipe: TabularRecipe, *, data: Path | None, folder: Path, resume: bool,
         batch = on_device_of(network, _tensors(split.validation))
         return float(loss(network, network.predict(batch), batch))
 
-    num_batches = -(-len(split.train) // settings.batch_size)
+    num_batches = -(-len(split.train) // recipe.rows_per_batch)
     num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
     fitted = fit_network(
         network,
@@ -112,6 +112,8 @@ def network_spec(recipe: TabularRecipe, num_features: int) -> TensorSpec:
     """The recipe's network for rows of so many features."""
     return TensorSpec(
         layers=tuple(recipe.layers),
+        members=recipe.ensemble.members,
+        combine=recipe.ensemble.combine,
         input=TensorInput(name=INPUT, shape=(num_features,)),
         output=recipe.output,
     )

@@ -15,7 +15,7 @@ import polars as pl
 from statsforecast.models import AutoETS, DynamicOptimizedTheta, SeasonalNaive
 from utilsforecast import losses
 
-from training.data.series import Array, Float32, Series, Windows, evaluation_origins
+from training.data.series import Float32, Series, Windows, evaluation_origins, known_futures
 from training.recipe import ForecastEvaluation, ForecastSettings
 from training.scoring.evaluate import Graph, Scores
 
@@ -46,7 +46,8 @@ def score_forecast(
 
     smape in percent (0 to 200) and mase as the M4 competition takes them; mae and rmse in the series' own units; with the
     official Naive2 totals also owa; pinball is the mean quantile loss, coverage the share of values between the
-    outermost quantiles. Measures that are undefined (mase of constant series) are left out.
+    outermost quantiles. Where files have names, those of their series come too, as in m3_smape, and mape in percent. Measures
+    that are undefined (mase of constant series) are left out.
     """
     num_windows, horizon, num_targets = truth.future.shape
     per_series = num_windows // len(series.ids)
@@ -54,11 +55,12 @@ def score_forecast(
     ids = np.repeat(names.reshape(len(series.ids), 1, 1, num_targets), per_series, axis=1)
     ids = np.broadcast_to(ids, (len(series.ids), per_series, horizon, num_targets)).reshape(-1)
     # The futures come from float32: what is scored are the values of the files.
-    columns: dict[str, Any] = {"unique_id": ids, "y": _futures(series, truth, evaluate.stride or forecast.horizon), "model": mean}
+    columns: dict[str, Any] = {"unique_id": ids, "y": known_futures(series, forecast, evaluate.stride), "model": mean}
     levels = list(forecast.quantiles)
     if quantiles is not None:
         columns |= {f"q{level}": quantiles[..., i] for i, level in enumerate(levels)}
     frame = pl.DataFrame({name: np.asarray(v).reshape(-1) for name, v in columns.items()})
+    frame = frame.filter(pl.col("y").is_not_nan())
     scores = {
         "smape": 200 * _mean(losses.smape(frame, ["model"])),
         "mae": _mean(losses.mae(frame, ["model"])),
@@ -73,6 +75,13 @@ def score_forecast(
         scores["pinball"] = _mean(losses.mqloss(frame, models, np.array(levels)))
         inside = (frame["y"] >= frame[f"q{levels[0]}"]) & (frame["y"] <= frame[f"q{levels[-1]}"])
         scores[f"coverage_{round(100 * (levels[-1] - levels[0]))}"] = float(inside.to_numpy().mean())
+    for name in dict.fromkeys(filter(None, series.sets)):
+        own = [
+            f"{index}/{target}" for index in range(len(series.ids)) if series.sets[index] == name for target in range(num_targets)
+        ]
+        part = frame.filter(pl.col("unique_id").is_in(own))
+        scores[f"{name}_smape"] = 200 * _mean(losses.smape(part, ["model"]))
+        scores[f"{name}_mape"] = 100 * _mean(losses.mape(part, ["model"]))
     return {name: float(score) for name, score in scores.items() if np.isfinite(score)}
 
 
@@ -139,17 +148,6 @@ def _linear(series: Series, forecast: ForecastSettings, origins: Sequence[tuple[
     levels = np.stack([last(*place) for place in origins])
     found: npt.NDArray[np.float64] = answers.reshape(len(origins), horizon, -1) + levels[:, None, :]
     return found
-
-
-def _futures(series: Series, truth: Windows, stride: int) -> Array:
-    """The windows' futures in float64, (N, horizon, targets)."""
-    horizon = truth.future.shape[1]
-    futures = [
-        values[origin : origin + horizon][:, series.target_indices]
-        for index, values in enumerate(series.values)
-        for origin in range(series.test_start(index), len(values) - horizon + 1, stride)
-    ]
-    return np.stack(futures)
 
 
 def _insample(series: Series, names: npt.NDArray[Any], num_targets: int) -> pl.DataFrame:

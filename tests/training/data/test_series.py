@@ -14,6 +14,7 @@ from training.data.series import (
     evaluation_origins,
     evaluation_windows,
     interpolate,
+    known_futures,
     num_windows,
     read_series,
     sample_windows,
@@ -241,3 +242,57 @@ def test_one_series_keeps_the_dates_of_its_steps(tmp_path: Path) -> None:
     assert str(series.times[-1])[:10] == "2020-01-12"
     assert read(tmp_path, TABLE.replace("2020-01-05", "someday"), time="date").times is None
     assert read(tmp_path, LONG).times is None
+
+
+SHORT = "unique_id,ds,y\n" + "".join(f"{key},{t},{10 * k + t}\n" for k, key in enumerate("abc") for t in range(9 + k))
+SHORT_TESTS = "unique_id,ds,y\na,9,9\nb,10,20\nb,11,21\nc,11,31\nc,12,32\n"
+
+
+def read_short(folder: Path, **options: object) -> Series:
+    """Series of 9, 10 and 11 steps, whose test parts have 1, 2 and 2."""
+    (folder / "train.csv").write_text(SHORT)
+    (folder / "test.csv").write_text(SHORT_TESTS)
+    sources = {"train": [{"path": "train.csv", "name": "short"}], "test": [{"path": "test.csv"}]}
+    return read_series(SeriesData.model_validate({**sources, **options}), forecast(), folder)
+
+
+def test_test_parts_may_differ_below_the_horizon_where_futures_may_be_short(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='test parts differ in length: series "a" has 1 values'):
+        read_short(tmp_path)
+    series = read_short(tmp_path, min_future=1)
+    assert [series.test_start(index) for index in range(3)] == [9, 10, 11]
+    windows = evaluation_windows(series, forecast(), "test")
+    assert windows.lengths.tolist() == [6, 6, 6]
+    assert np.isnan(windows.future[..., 0]).tolist() == [[False, True], [False, False], [False, False]]
+    known = known_futures(series, forecast())[..., 0]
+    assert known[0, 0] == 9
+    assert np.isnan(known[0, 1])
+    assert known[1:].tolist() == [[20, 21], [31, 32]]
+
+
+def test_training_windows_with_short_futures_end_where_the_training_part_does(tmp_path: Path) -> None:
+    series = read_short(tmp_path, min_future=1)
+    assert num_windows(series, forecast()) == sum(end - 1 - 3 + 1 for end in (7, 8, 9))
+    options = {"batch_size": 64, "num_batches": None, "short_share": 0.0, "rng": np.random.default_rng(0)}
+    (windows,) = sample_windows(series, forecast(), **options)  # type: ignore[arg-type]
+    future = windows.future[..., 0]
+    assert len(future) == num_windows(series, forecast())
+    assert np.isnan(future).any(1).sum() == 3
+    assert not np.isnan(future[:, 0]).any()
+    last = [np.nanmax(future[(future[:, 0] >= 10 * k) & (future[:, 0] < 10 * k + 10)]) for k in range(3)]
+    assert last == [6, 17, 28]
+
+
+def test_the_validation_part_can_be_learned_from(tmp_path: Path) -> None:
+    series = read_short(tmp_path, min_future=1, train_on_validation=True)
+    assert [series.learning_end(index) for index in range(3)] == [9, 10, 11]
+    assert [series.training_end(index) for index in range(3)] == [7, 8, 9]
+    assert len(evaluation_windows(series, forecast(), "validation")) == 3
+
+
+def test_series_are_left_out_by_name_and_remember_their_set(tmp_path: Path) -> None:
+    sources = [{"path": "train.csv", "name": "short", "exclude": ["b"]}]
+    series = read_short(tmp_path, min_future=1, train=sources)
+    assert series.ids == ("a", "c")
+    assert series.sets == ("short", "short")
+    assert series.num_left_out == 0

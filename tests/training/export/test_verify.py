@@ -93,6 +93,33 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         sequences(GRU), sequences(LSTM), DENSE, num_features=3, targets=(2, 0), horizon=5, seasonal_lag=4
     ),
     "text, pooled in pieces": lambda: classify(EMBEDDING, sequences(LSTM), {"type": "concat_pooling"}, DENSE),
+    "season, level and unit of the history": lambda: forecast(
+        {"type": "gru", "units": 4},
+        {"type": "smoothing", "of": "changes"},
+        DENSE,
+        scaling={"kind": "window", "transform": "log", "centre": "last"},
+        decomposition="classical",
+        season_length=4,
+        step=3,
+        horizon=7,
+        quantiles=(0.1, 0.5, 0.9),
+        mape_point=True,
+    ),
+    "an odd season, several features": lambda: forecast(
+        GRU,
+        {"type": "smoothing", "rates": [0.3]},
+        DENSE,
+        scaling={"kind": "standard", "centre": "last"},
+        decomposition="classical",
+        season_length=3,
+        num_features=3,
+        targets=(2, 0),
+        horizon=5,
+    ),
+    "an ensemble by its mean": lambda: forecast(GRU, DENSE, members=3, horizon=2, quantiles=(0.5, 0.9)),
+    "an ensemble by its median": lambda: forecast(
+        LSTM, {"type": "recent", "n": 2}, DENSE, members=4, combine="median", scaling={"kind": "window"}, horizon=2
+    ),
     "text": lambda: classify(EMBEDDING, LSTM, DENSE, labels=("a", "b", "c")),
     "text, sigmoid": lambda: classify(EMBEDDING, GRU, {"type": "dense", "units": 1, "activation": "sigmoid"}),
     "text, pooled": lambda: classify(

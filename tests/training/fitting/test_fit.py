@@ -16,6 +16,7 @@ from rich.console import Console
 from training.fitting.fit import Epoch, FitError, FitResult, average_of, fit
 from training.fitting.losses import Batch, classify_loss, forecast_loss, pinball
 from training.fitting.optimizers import group_parameters, make_optimizer, make_schedule
+from training.fitting.relative import percentage_error, symmetric_error
 from training.network.heads.classify import ClassifySpec
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
@@ -227,7 +228,7 @@ def test_the_moving_average_soon_forgets_the_first_weights_and_then_has_a_long_m
         with torch.no_grad():
             weight.weight.fill_(value)
         average.update_parameters(weight)
-        return float(average.module.weight.detach())
+        return float(next(average.parameters()).detach())
 
     assert step(1.0) == 1.0  # the first weights
     assert [step(0.0) for _ in range(30)][-1] < 1e-3
@@ -306,6 +307,77 @@ def test_pinball_charges_each_side_by_its_level() -> None:
     prediction = torch.tensor([[[[1.0, 1.0]]], [[[1.0, 1.0]]]])  # (B, horizon, targets, Q)
     target = torch.tensor([[[2.0]], [[0.0]]])
     assert float(pinball(prediction, target, torch.tensor([0.1, 0.9]))) == pytest.approx((0.1 + 0.9 + 0.9 + 0.1) / 4)
+
+
+@torch.no_grad()
+def test_steps_of_the_future_that_are_unknown_do_not_count() -> None:
+    network, batch = make_network().eval(), dict(HELD_OUT)
+    whole = forecast_loss("mse", ())(network, network.predict(batch), {**batch, "future": batch["future"][:, :1].repeat(1, 2, 1)})
+    values = network.predict(batch).values
+    expected = (values[:, 0] - batch["future"][:, 0]).square().mean()
+    batch["future"] = batch["future"].clone()
+    batch["future"][:, 1] = torch.nan
+    assert float(LOSS(network, network.predict(batch), batch)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(whole) != pytest.approx(float(expected), rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_relative_losses_are_smape_and_mape_of_raw_values() -> None:
+    network = make_network(quantiles=(0.5,), mape_point=True).eval()
+    network.set_statistics(torch.tensor([[1.0], [3.0]]))
+    batch = dict(HELD_OUT)
+    batch["future"] = 1 + batch["future"]
+    prediction = network.predict(batch)
+    median, mape = network.head.unscale(prediction.values, prediction).unbind(-1)
+    truth = batch["future"]
+    symmetric = (2 * (truth - median).abs() / (truth.abs() + median.abs())).mean()
+    percentage = ((truth - mape).abs() / truth).mean()
+    found = forecast_loss("smape", (0.5,), mape_point=True)(network, prediction, batch)
+    assert float(found) == pytest.approx(float(symmetric / 2 + percentage) / 2, rel=1e-5)
+
+
+@torch.no_grad()
+def test_smape_without_quantiles_is_of_the_one_forecast() -> None:
+    network = make_network()
+    prediction = network.predict(HELD_OUT)
+    values, truth = prediction.values, HELD_OUT["future"]
+    expected = (2 * (truth - values).abs() / (truth.abs() + values.abs())).mean()
+    assert float(forecast_loss("smape", ())(network, prediction, HELD_OUT)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_relative_errors_of_zeros_are_finite_with_their_gradients() -> None:
+    forecast, truth = torch.zeros(2, requires_grad=True), torch.tensor([0.0, 1.0])
+    for error in (symmetric_error, percentage_error):
+        found = error(forecast, truth)
+        assert found[0] == 0
+        assert torch.autograd.grad(found.sum(), forecast)[0].isfinite().all()
+
+
+def test_a_value_near_zero_counts_no_more_than_twice_itself() -> None:
+    assert percentage_error(torch.tensor([5.0, 1.5]), torch.tensor([0.001, 1.0])).tolist() == [2.0, 0.5]
+
+
+def test_the_moving_average_forgets_its_first_weights(tmp_path: Path) -> None:
+    network, _ = run(tmp_path / "a", average=0.999, epochs=12)
+    plain, _ = run(tmp_path / "b", epochs=12)
+    first = weights(make_network())
+    assert (weights(network) - first).norm() > 0.5 * (weights(plain) - first).norm()
+
+
+def test_the_last_epoch_is_kept_on_request(tmp_path: Path) -> None:
+    scores = iter([3.0, 1.0, 2.0])
+    kept: list[torch.Tensor] = []
+
+    def score(network: Network) -> float:
+        kept.append(weights(network))
+        return next(scores)
+
+    network = make_network()
+    options = Fit(loss="mse", epochs=3, learning_rate=0.01, keep="last")
+    console = Console(file=io.StringIO())
+    fitted = fit(network, LOSS, batches, NUM_BATCHES, score, options, seed=3, folder=tmp_path, console=console, accelerator="cpu")
+    assert fitted.best.number == 3
+    assert weights(network).equal(kept[2])
 
 
 @pytest.mark.parametrize(("activation", "fitting"), [("sigmoid", "binary_crossentropy"), ("softmax", "categorical_crossentropy")])

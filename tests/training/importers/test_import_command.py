@@ -16,10 +16,8 @@ from typer.testing import CliRunner
 from tests.onnx_models import floats, save, tagger
 from tests.torch_models import TutorialLSTM
 from tests.torch_models import floats as torch_floats
-from training.__main__ import app, import_keras_command, import_onnx_command, import_torch_command
+from training.__main__ import IMPORTS, app
 from training.importers.sources import UnknownSource, is_module_source, kind_of
-
-COMMANDS = (import_keras_command, import_onnx_command, import_torch_command)
 
 
 def run(*args: str) -> Any:
@@ -44,6 +42,7 @@ def test_a_source_with_a_colon_is_a_module(source: str, is_one: bool) -> None:
         ("package.nets:make", None, "torch"),
         ("best.ckpt", "package.nets:Net", "torch"),
         ("best.pt", "package.nets:Net", "torch"),
+        ("best.safetensors", "package.nets:Net", "torch"),
     ],
 )
 def test_a_source_is_known_by_its_name(source: str, module: str | None, kind: str) -> None:
@@ -64,18 +63,17 @@ def test_a_checkpoint_needs_what_makes_its_network(source: str, module: str | No
 
 
 @pytest.mark.parametrize("files", [["configuration.pkl"], ["configuration.json", "LSTM_0.safetensors"]])
-def test_a_folder_of_neuralforecast_is_refused_with_the_way_out(files: list[str], tmp_path: Path) -> None:
+def test_a_folder_of_neuralforecast_is_known_by_its_files(files: list[str], tmp_path: Path) -> None:
     for name in files:
         (tmp_path / name).touch()
-    with pytest.raises(UnknownSource, match="is a folder of neuralforecast, which is not read"):
-        kind_of(str(tmp_path), None)
+    assert kind_of(str(tmp_path), None) == "neuralforecast"
 
 
 def test_an_option_of_several_commands_has_one_type() -> None:
     hints: dict[str, Any] = {}
-    for command in COMMANDS:
+    for command in IMPORTS.values():
         for name, hint in get_type_hints(command).items():
-            if name not in ("file", "source", "return"):
+            if name not in ("file", "source", "folder", "return"):
                 plain = {part for part in get_args(hint) if part is not type(None)} if get_origin(hint) is UnionType else {hint}
                 assert hints.setdefault(name, plain) == plain, name
 
@@ -86,7 +84,7 @@ def test_the_command_has_the_options_of_all_others() -> None:
     def options(name: str) -> set[str]:
         return {option for parameter in found[name].params for option in parameter.opts if option.startswith("--")}
 
-    assert options("import") == options("import-keras") | options("import-onnx") | options("import-torch") | {"--module"}
+    assert options("import") == {"--module"}.union(*(options(f"import-{kind}") for kind in IMPORTS))
 
 
 def test_an_onnx_file_is_published_and_the_checks_printed(tmp_path: Path) -> None:
@@ -114,8 +112,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         (["--labels", "a,b"], "--labels belongs to --task classify, the task is tensor"),
         (["--task", "forecast"], "--task forecast needs --horizon"),
         (["--task", "classify", "--labels", "a,b"], "--task classify needs --tokenizer"),
-        (["--task", "rank"], "there is no task 'rank'"),
-        (["--task", "forecast", "--horizon", "3", "--quantiles", "a"], "--quantiles: expected numbers, got a"),
+        (["--task", "rank"], "--task: expected tensor, forecast, classify, got 'rank'"),
+        (["--task", "forecast", "--horizon", "3", "--quantiles", "a"], "--quantiles: expected levels as 0.1,0.5,0.9, got 'a'"),
         (["--expected", "a.npy"], "answers belong to the rows of --example"),
         (["--state", "h0"], "--state: expected ARGUMENT=OUTPUT"),
     ],

@@ -72,7 +72,7 @@ def test_the_manifests_recipe_gives_the_same_recipe_again() -> None:
         (
             'loss = "mse"',
             'loss = "binary_crossentropy"',
-            "line 19: \"fit.loss\": Input should be 'mse', 'mae', 'huber' or 'quantile'",
+            "line 19: \"fit.loss\": Input should be 'mse', 'mae', 'huber', 'quantile' or 'smape'",
         ),
         ("horizon = 12", "horizon = 12\noutput = 1", 'line 10: unknown key "forecast.output"; there are: context_length'),
         ('name = "toy"', 'name = "toy"\nlanguage = "en"', "line 3: unknown key \"language\"; it is for task 'classify'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -55,6 +57,20 @@ def test_quantiles_are_scored_by_pinball_and_coverage() -> None:
     levels = np.array(FORECAST.quantiles)
     assert scores["pinball"] == pytest.approx(np.maximum(levels * error, (levels - 1) * error).mean(), rel=1e-5)
     assert scores["coverage_80"] == pytest.approx(5 / 6)
+
+
+def test_series_of_a_named_file_have_scores_of_their_own_and_unknown_steps_do_not_count() -> None:
+    whole = make_series()
+    values = (whole.values[0][:17], *whole.values[1:])
+    series = replace(whole, values=values, test_lengths=(1, 2, 2), min_future=1, sets=("short", "long", "long"))
+    truth = evaluation_windows(series, FORECAST, "test")
+    forecasts = np.nan_to_num(truth.future, nan=1e9) * np.array([1.1, 1.2, 1.3])[:, None, None]
+    scores = score_forecast(series, FORECAST, ForecastEvaluation(), truth, forecasts)
+    assert scores["short_mape"] == pytest.approx(10, rel=1e-4)
+    assert scores["long_mape"] == pytest.approx(25, rel=1e-4)
+    assert scores["short_smape"] == pytest.approx(200 * 0.1 / 2.1, rel=1e-4)
+    assert scores["long_smape"] == pytest.approx(100 * (0.2 / 2.2 + 0.3 / 2.3), rel=1e-4)
+    assert scores["smape"] == pytest.approx(200 / 3 * (0.1 / 2.1 + 0.2 / 2.2 + 0.3 / 2.3), rel=1e-4)
 
 
 def test_a_measure_that_is_undefined_is_left_out() -> None:

@@ -68,7 +68,9 @@ def read_numbers(value: Any, num_axes: int, place: str) -> NDArray[np.float64]:
         values = np.array(value, np.float64)
     except (TypeError, ValueError) as exc:
         raise ModelImportError(f"{place}: expected numbers, nested {num_axes} deep and even: {exc}") from exc
-    if values.ndim != num_axes or not values.size:
+    if not values.size:
+        raise ModelImportError(f"{place}: it is empty; a row has at least one step")
+    if values.ndim != num_axes:
         raise ModelImportError(f"{place}: expected numbers nested {num_axes} deep, got the shape {list(values.shape)}")
     if not np.isfinite(values).all():
         raise ModelImportError(f"{place}: every number must be finite")

@@ -14,6 +14,7 @@ from training.importers.adapters.base import LENGTHS, SEED, ExampleRow, Target, 
 from training.importers.model import ModelImportError, SourceModel
 from training.importers.options import ImportOptions, Name
 from training.layers.registry import LAYERS
+from training.layers.scaling import ScalingConfig
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
 
@@ -64,7 +65,9 @@ class ForecastAdapter:
             num_features=num_features,
             targets=tuple(self.features.index(name) for name in self.targets),
             horizon=options.horizon,
+            scaling=ScalingConfig(kind="none" if model.scale is None else "standard"),
         )
+        self.scale = model.scale
         self.target = Target(model, self.spec)
 
     def _guess_targets(self, model: SourceModel, horizon: int, num_features: int) -> tuple[str, ...]:
@@ -88,7 +91,10 @@ class ForecastAdapter:
         rng = np.random.default_rng(SEED)
         instances = []
         for length in example_lengths(network, self.context_length, self.target.model.is_open):
-            values = rng.uniform(0, 1, (length, len(self.features))).round(4)
+            values = rng.uniform(0, 1, (length, len(self.features)))
+            if self.scale is not None:
+                values = self.scale.offset + self.scale.deviation * values
+            values = values.round(4)
             instances.append({"history": (values[:, 0] if len(self.features) == 1 else values).tolist()})
         return instances
 

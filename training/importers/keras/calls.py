@@ -44,6 +44,25 @@ class CallGraph:
     outputs: tuple[TensorRef, ...]
     nested: Mapping[str, CallGraph] = field(default_factory=dict)
 
+    def called_entries(self) -> Iterator[Entry]:
+        """The layers that are called, those of the models inside too."""
+        for name in dict.fromkeys(call.layer for call in self.calls):
+            if name in self.nested:
+                yield from self.nested[name].called_entries()
+            elif self.entries[name]["class_name"] != "InputLayer":
+                yield self.entries[name]
+
+    def state_pairs(self) -> list[tuple[int, int]]:
+        """What a recurrent layer begins with and where it ends, as the places of an input and an output of the model."""
+        found = []
+        for call in self.calls:
+            begins = list(tensors_in(call.kwargs.get("initial_state"))) or list(tensors_in(call.args))[1:]
+            for part, begin in enumerate(begins, 1):
+                end = TensorRef(call.layer, call.node, part)
+                if begin in self.inputs and end in self.outputs:
+                    found.append((self.inputs.index(begin), self.outputs.index(end)))
+        return found
+
     def vocabulary(self, tensor: TensorRef) -> int | None:
         """How many ids the tensor may hold, where an Embedding reads it; the smallest, if several do."""
         found: list[int | None] = []

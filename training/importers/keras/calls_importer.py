@@ -21,6 +21,7 @@ from training.importers.keras.keras_file import KerasCalls
 from training.importers.keras.leaf import run_layer
 from training.importers.keras.module import CallsModule
 from training.importers.keras.reading import input_name
+from training.importers.keras.scales import NO_SCALES, Scales, require_scales_that_fit
 from training.importers.model import ModelImportError
 from training.importers.options import ImportOptions
 from training.importers.rows_file import read_rows_file
@@ -28,7 +29,6 @@ from training.importers.tokenizer_file import read_tokenizer
 from training.importers.torch.checks import Verdict
 from training.importers.torch.publishing import PublishedModel, publish
 from training.importers.torch.tasks import Classify, Example, Forecast, Lists, Row, Task
-from training.importers.torch.wrappers import LinearScale
 from training.layers.registry import Layer, Shape, build_layer
 
 # Lengths at which layers are built and an open model is tried, where the caller gives no rows.
@@ -61,18 +61,6 @@ class ModelInput:
 
 
 @dataclass(frozen=True)
-class Scales:
-    """Of the first input and, inverted, of the first output; `scaler` is that of a series' features, there and back."""
-
-    scale: LinearScale | None = None
-    unscale: LinearScale | None = None
-    scaler: LinearScale | None = None
-
-
-NO_SCALES = Scales()
-
-
-@dataclass(frozen=True)
 class ImportedCalls:
     """The folder that was published, and what was measured."""
 
@@ -88,13 +76,20 @@ def import_calls(
     example: Path | None = None,
     replace_version: bool = False,
     scales: Scales = NO_SCALES,
+    state: Mapping[str, str] | None = None,
 ) -> ImportedCalls:
-    """Publish a model of any shape. Raises KerasFileError, LayerError, ModelImportError, ModuleRefused or PublishError."""
+    """Publish a model of any shape; `state` maps an input to the output that carries it on, for a model of task `tensor`.
+
+    Raises KerasFileError, LayerError, ModelImportError, ModuleRefused or PublishError.
+    """
     inputs = read_inputs(file)
     module = CallsModule(file.graph, file.weights, file.keras_version)
-    _require_scales_that_fit(scales, inputs, options)
+    first = inputs[0]
+    require_scales_that_fit(scales, options, first.name, None if first.vocabulary is not None else int(first.axes[-1]))
     served = _as_task(module, inputs, options)
     task = replace(served.task, scaler=scales.scaler) if isinstance(served.task, Forecast) else served.task
+    if state and not isinstance(task, Lists):
+        raise ModelImportError(f"--state belongs to --task tensor, the task is {options.task}")
     rows = served.draw() if example is None else read_rows_file(example, "--example")
     origin = {"file": file.path.name, "format": file.format, "sha256": file.sha256, "keras_version": file.keras_version}
     published = publish(
@@ -103,6 +98,7 @@ def import_calls(
         example=served.complete(rows),
         task=task,
         inputs=served.axes,
+        state=state,
         scale=scales.scale,
         unscale=scales.unscale,
         description=options.description or f"imported from {file.path.name}",
@@ -113,23 +109,13 @@ def import_calls(
         origin={"from": "keras", **origin},
     )
     assert published.folder is not None  # no dry run
-    return ImportedCalls(published.folder, published)
-
-
-def _require_scales_that_fit(scales: Scales, inputs: Sequence[ModelInput], options: ImportOptions) -> None:
-    if isinstance(options, ForecastOptions):
-        if scales.scale is not None or scales.unscale is not None:
-            raise ModelImportError("--scale and --unscale: a forecast has one scaler, of its features: --scaler")
-        return
-    if scales.scaler is not None:
-        raise ModelImportError(f"--scaler belongs to --task forecast, the task is {options.task}")
-    first = inputs[0]
-    if scales.scale is not None and first.vocabulary is not None:
-        raise ModelImportError(f'--scale: the first input "{first.name}" is of token ids')
-    if scales.scale is not None and len(scales.scale.factor) not in (1, first.axes[-1]):
-        raise ModelImportError(f"--scale: it has {len(scales.scale.factor)} features, the input {first.axes[-1]}")
-    if scales.unscale is not None and isinstance(options, ClassifyOptions):
-        raise ModelImportError("--unscale: a classifier gives probabilities")
+    folder = published.folder
+    pairs = file.graph.state_pairs()
+    if pairs and not state and isinstance(task, Lists):
+        options_of_pairs = " ".join(f"--state {inputs[begin].name}={module.output_names[end]}" for begin, end in pairs)
+        note = f"states are inputs and outputs like any other; {options_of_pairs} lets the server carry them, from zeros on"
+        published = replace(published, notes=(*published.notes, note))
+    return ImportedCalls(folder, published)
 
 
 def read_calls_module(file: KerasCalls) -> CallsModule:
@@ -227,6 +213,16 @@ class _Texts(_ServedModule):
 
 
 @dataclass(frozen=True)
+class _NamedInputs(Lists):
+    """The model's inputs under their names, which its module does not say."""
+
+    names: tuple[str, ...]
+
+    def prepare(self, model: nn.Module, example: Sequence[Any]) -> tuple[nn.Module, list[str], Sequence[Any]]:
+        return model, list(self.names), example
+
+
+@dataclass(frozen=True)
 class _TextTask(Classify):
     """Truncation at the end that Keras cuts off, and what the labels are about."""
 
@@ -281,7 +277,8 @@ def _as_task(module: CallsModule, inputs: list[ModelInput], options: ImportOptio
     if isinstance(options, ClassifyOptions):
         return _as_texts(module, inputs, options)
     _prepare(module, inputs)
-    return _ServedModule(module, Lists(), {given.name: given.axes for given in inputs}, inputs)
+    names = tuple(given.name for given in inputs)
+    return _ServedModule(module, _NamedInputs(names), {given.name: given.axes for given in inputs}, inputs)
 
 
 def _as_forecast(module: CallsModule, inputs: list[ModelInput], options: ForecastOptions) -> _ServedModule:

@@ -28,6 +28,7 @@ from training.importers.keras.entry import Entry, KerasFileError, name_of, place
 from training.importers.keras.texts import TextLayer, split_texts
 
 Format = Literal["keras", "h5"]
+CheckLayers = Callable[[Sequence[Entry]], None]
 
 _ARCHIVE_MAGIC = b"PK\x03\x04"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -99,20 +100,35 @@ class _Content:
     texts: TextLayer | None
 
 
-def read_keras_file(path: Path, architecture: Path | None = None) -> KerasFile:
+def read_keras_file(path: Path, architecture: Path | None = None, check: CheckLayers | None = None) -> KerasFile:
     """Read a model that Keras 2 or 3 saved whole, as `.keras` or `.h5`; the content decides which, not the name.
 
-    A file of weights alone needs `architecture`, what `model.to_json()` gave. Raises KerasFileError: no such file, a damaged
-    one, weights without a model, weights that are missing; NotAChain, where the layers do not follow one another.
+    A file of weights alone needs `architecture`, what `model.to_json()` gave. `check` may refuse the layers before any weight is
+    looked at. Raises KerasFileError: no such file, a damaged one, weights without a model, weights that are missing; NotAChain,
+    where the layers do not follow one another.
     """
-    with _open_file(path, architecture, read_chain) as content:
+
+    def read(model: Any) -> Chain:
+        chain = read_chain(model)
+        if check is not None:
+            check(chain.entries)
+        return chain
+
+    with _open_file(path, architecture, read) as content:
         chain: Chain = content.layout
         return _assemble(path, content, chain, _weights_of_chain(content, chain))
 
 
-def read_keras_calls(path: Path, architecture: Path | None = None) -> KerasCalls:
+def read_keras_calls(path: Path, architecture: Path | None = None, check: CheckLayers | None = None) -> KerasCalls:
     """Read a saved model of any shape. Raises KerasFileError as `read_keras_file`."""
-    with _open_file(path, architecture, read_calls) as content:
+
+    def read(model: Any) -> CallGraph:
+        graph = read_calls(model)
+        if check is not None:
+            check(list(graph.called_entries()))
+        return graph
+
+    with _open_file(path, architecture, read) as content:
         graph: CallGraph = content.layout
         weights = _weights_of_calls(content.root, graph) if content.format == "keras" else _weights_of_h5(content.root, graph)
         return KerasCalls(path, content.format, content.sha256, content.keras_version, graph, weights, content.texts)

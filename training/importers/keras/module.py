@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.importers.keras.attention_steps import MultiHeadAttentionStep
 from training.importers.keras.calls import CallGraph, TensorRef
 from training.importers.keras.entry import KerasFileError, place_of
 from training.importers.keras.keras_file import StoredWeight
 from training.importers.keras.masked_tensor import MaskedTensor, Result, flat
-from training.importers.keras.steps import Axes, MultiHeadAttentionStep, Step, VersionedLayer, make_step
+from training.importers.keras.step import Axes, Step, VersionedLayer
+from training.importers.keras.steps import make_step
 
 Weights = Mapping[tuple[str, ...], tuple[StoredWeight, ...]]
 """By the names of the models inside models and of the layer."""

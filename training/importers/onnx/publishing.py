@@ -32,7 +32,7 @@ from training.importers.torch.errors import Untranslatable
 from training.importers.torch.publishing import (
     NUM_EXAMPLES,
     Form,
-    describe_checks,
+    describe_folder,
     require_name,
     require_options,
     write_folder,
@@ -262,39 +262,15 @@ def _publication(form: Form, trial: GraphTrial, head: Head, result: OnnxResult, 
     if not subject.is_open:
         # A task calls the fewest steps it takes; here they are the only ones.
         verdict = changed(verdict, min_length=subject.rows[0][subject.inputs[0].name].shape[0])
-    worded = head.task.word(example, rows, answers_of(trial, rows), verdict)
-    return Publication(
-        recipe=form,
-        graph=artifact.graph,
-        tensors={
-            "inputs": [_entry(tensor) for tensor in artifact.inputs],
-            "outputs": [_entry(tensor) for tensor in artifact.outputs],
-            "state": [{"input": part.input, "output": part.output} for part in subject.states],
-        },
-        spec=worded.block,
-        instances=worded.instances,
-        predictions=worded.predictions,
-        metrics={},
-        baselines={},
-        data=[],
-        facts={
-            "import": {
-                "from": "onnx",
-                "file": result.source.path.name,
-                "producer": result.source.producer,
-                "batching": artifact.batching,
-                "tried": list(result.tried),
-            },
-            "checks": describe_checks(result.verdict),
-        },
-        files=worded.files,
-        opset=artifact.opset,
-        min_length=1 if worded.block or not subject.is_open else verdict.min_length,
+    return describe_folder(
+        form,
+        subject,
+        artifact,
+        result.verdict,
+        head.task.word(example, rows, answers_of(trial, rows), verdict),
+        origin={"from": "onnx", "file": result.source.path.name, "producer": result.source.producer},
+        tried=result.tried,
     )
-
-
-def _entry(tensor: GraphTensor) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
 def _word(tensor: GraphTensor) -> str:

@@ -19,9 +19,8 @@ from training.importers.onnx.reading import TYPES, graphs_of
 from training.importers.onnx.trial import GraphTrial, Layout
 from training.importers.torch.artifact import Artifact, Batching
 from training.importers.torch.errors import Untranslatable
-from training.importers.torch.export import STEPS
 from training.importers.torch.tasks import Classify, Forecast, Task
-from training.importers.torch.translate import LENGTHS, GraphTensor
+from training.importers.torch.translate import LENGTHS, STEPS, GraphTensor
 from training.importers.torch.wrappers import POINT
 
 SERVED = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BOOL": TensorProto.BOOL}

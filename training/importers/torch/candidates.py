@@ -51,24 +51,36 @@ def _candidates(trial: Trial, batching: Wanted) -> Iterator[Any]:
         for exporter in EXPORTERS:
             yield lambda exporter=exporter: _export(trial, exports, exporter, "none")
         return
-    if batching != "equal" or not subject.is_open:
-        yield lambda: translate_trial(trial)
     for kind in ("ragged", "equal"):
-        if batching not in ("auto", kind) or (kind == "equal" and not subject.is_open):
+        if (subject.is_open and batching not in ("auto", kind)) or (kind == "equal" and not subject.is_open):
             continue
+        if kind == "ragged" and (crossed := _crossed_output(trial)):
+            yield lambda crossed=crossed: _refuse_ragged(crossed)
+            continue
+        if kind == "ragged" or subject.lengths_argument is None:
+            yield lambda kind=kind: translate_trial(trial, kind)
         for exporter in EXPORTERS:
             # Bound now: the loop goes on before the candidate is made.
             yield lambda exporter=exporter, kind=kind: _export(trial, exports, exporter, kind)
 
 
-def translate_trial(trial: Trial) -> Artifact:
-    """The graph of the recorded calls, for rows of any lengths. Raises Untranslatable with the line that has no rule."""
+def translate_trial(trial: Trial, batching: Literal["ragged", "equal"] = "ragged") -> Artifact:
+    """The graph of the recorded calls. Raises Untranslatable with the line that has no rule."""
     subject = trial.subject
     program = unify(trial.recordings)
-    translation = translate(program, subject.graph_inputs(), [output.name for output in trial.outputs])
+    translation = translate(program, subject.graph_inputs(), trial.outputs, is_equal=batching == "equal")
     model = translation.model
     opset = max(entry.version for entry in model.opset_import)
-    return Artifact(model.SerializeToString(), translation.inputs, translation.outputs, "translate", "ragged", opset)
+    return Artifact(model.SerializeToString(), translation.inputs, translation.outputs, "translate", batching, opset)
+
+
+def _crossed_output(trial: Trial) -> str | None:
+    """An output of steps by steps, as attention's weights; rows of a batch are cut to their length along one axis."""
+    return next((output.name for output in trial.outputs if output.shape.count("time") > 1), None)
+
+
+def _refuse_ragged(output: str) -> Artifact:
+    raise Untranslatable(f'output "{output}" has several axes of steps: rows of other lengths do not share a batch')
 
 
 def _export(trial: Trial, exports: Exports, exporter: Any, batching: Batching) -> Artifact:

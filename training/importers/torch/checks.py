@@ -242,6 +242,9 @@ class _Measurement:
 
     def _check_pieces(self, min_length: int) -> None:
         """A row cut into pieces whose state is handed on, against the row whole."""
+        if not self.subject.is_open:
+            self._check_turns()
+            return
         for _ in range(2):
             length = max(NUM_PIECES * min_length, int(self.random.integers(6, 12)))
             row = self._row(length)
@@ -267,6 +270,21 @@ class _Measurement:
                 self._describe([row]),
                 self._allow([row])[0],
             )
+
+    def _check_turns(self) -> None:
+        """Rows of one length follow one another: the graph's states against the module's."""
+        found: Arrays = {}
+        wanted: Arrays = {}
+        for _ in range(NUM_PIECES):
+            row = self._row(None)
+            (last,) = self._answer("pieces with state = whole", [row | found])
+            if not last:
+                return
+            own = self.reference.answer(row | wanted)
+            bound = self._allow([row | wanted])[0]
+            self._compare("pieces with state = whole", last, own, self._describe([row]), bound)
+            found = {part.input: last[part.output] for part in self.subject.states}
+            wanted = {part.input: own[part.output] for part in self.subject.states}
 
     def _answer(self, name: str, rows: Sequence[Row], padding: float = 0.0, extra: int = 0) -> list[Arrays]:
         """The graph's answers; a graph that does not run breaks the check, and answers nothing."""

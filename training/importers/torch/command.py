@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.importers.safetensors_file import read_safetensors
 from training.importers.torch.errors import ModuleRefused
 
 MAX_NAMED = 5
@@ -60,9 +61,9 @@ def _make(factory: Any, source: str, content: Any) -> Any:
 
 
 def _read_weights(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
     try:
-        if path.suffix == ".safetensors":
-            raise ModuleRefused(f"{path}: safetensors are not read: load them in the function that makes the network")
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as exc:
         raise ModuleRefused(f"--weights: {path}: {exc.strerror}") from exc
@@ -107,13 +108,15 @@ def _load(network: nn.Module, weights: Mapping[str, Tensor], path: Path | None) 
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
-    missing = [f"{name} is missing" for name in own if name not in weights]
+    # A file of safetensors holds a tensor that goes by two names once.
+    held = {own[name].data_ptr() for name in weights.keys() & own.keys()}
+    missing = [f"{name} is missing" for name in own if name not in weights and own[name].data_ptr() not in held]
     unknown = [f"{name} is none of the network's" for name in weights if name not in own]
     faults = [*shapes, *missing, *unknown]
     if faults:
         more = f", and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
         raise ModuleRefused(f"--weights: {path} does not fit: {'; '.join(faults[:MAX_NAMED])}{more}")
-    network.load_state_dict(dict(weights))
+    network.load_state_dict(dict(weights), strict=False)
 
 
 def read_pairs(pairs: list[str], option: str) -> dict[str, str] | None:

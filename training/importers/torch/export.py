@@ -25,13 +25,11 @@ from training.importers.torch.artifact import Artifact, Batching
 from training.importers.torch.calling import Names, Subject, flatten, structure
 from training.importers.torch.errors import Untranslatable
 from training.importers.torch.one_row import loop_over_rows
-from training.importers.torch.translate import LENGTHS, GraphTensor
+from training.importers.torch.translate import LENGTHS, STEPS, GraphTensor
 from training.importers.torch.writer import DATATYPE
 
 Exporter = Literal["dynamo", "torchscript"]
 EXPORTERS: tuple[Exporter, ...] = ("dynamo", "torchscript")
-STEPS = "steps"
-"""The open axis of a graph whose batches hold rows of one length."""
 OTHER = "other"
 """The name, or its beginning, of an output's axis whose size follows from the steps, as every second of them."""
 OPSET = 18

@@ -359,6 +359,13 @@ def repeat_interleave(w: Writer, input: Value, repeats: Any, dim: int | None = N
         raise Untranslatable("repeat_interleave without an axis, or with a tensor of counts")
     place = positive(dim, input.rank)
     axis = input.axes[place]
+    if isinstance(axis, Time) and isinstance(repeats, int):
+        count = w.graph.add("Mul", w.num_steps(axis), w.graph.constant([repeats]))
+        index = w.graph.add("Div", w.steps_range(count), w.graph.constant(repeats))
+        name = w.graph.add("Gather", w.name(input), index, axis=place)
+        time = Time(w.linear(axis.lengths, repeats, 0), tuple(repeats * steps for steps in axis.steps))
+        w.add_time(time, name, place)
+        return Value(name, (*input.axes[:place], time, *input.axes[place + 1 :]), input.dtype)
     to = w.axis_of(w.result_dims()[place])
     if axis == 1:
         return expand_to(w, input, (*input.axes[:place], to, *input.axes[place + 1 :]))

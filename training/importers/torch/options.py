@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from training.importers.options import flag
 from training.importers.torch.calling import Axis
 from training.importers.torch.errors import ModuleRefused
-from training.importers.torch.tasks import Classify, Forecast, Task
+from training.importers.torch.tasks import Classify, Forecast, Lists, Task
 from training.importers.torch.wrappers import LinearScale
 
 TASK_OPTIONS: Mapping[str, tuple[type[Forecast | Classify] | None, tuple[str, ...], tuple[str, ...]]] = {
@@ -29,8 +29,8 @@ _FLAGS = {"frequencies": "--frequency", "are_probabilities": "--probabilities"}
 _SCALER_KEYS = {"minmax": ("min_", "scale_"), "standard": ("mean_", "scale_")}
 
 
-def read_task_options(task: str, **given: Any) -> Literal["tensor"] | Task:
-    """The task of `sluice import-torch --task`. Options that are None are left out.
+def read_task_options(task: str, **given: Any) -> Task:
+    """The task of `--task` with its options. Options that are None are left out.
 
     Raises ModuleRefused for a task that is none, an option that is missing, and one of another task.
     """
@@ -45,7 +45,7 @@ def read_task_options(task: str, **given: Any) -> Literal["tensor"] | Task:
     missing = [name for name in needed if name not in options]
     if missing:
         raise ModuleRefused(f"--task {task} needs {_flag(missing[0])}")
-    return "tensor" if make is None else make(**options)
+    return Lists() if make is None else make(**options)
 
 
 def _flag(name: str) -> str:

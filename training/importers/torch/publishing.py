@@ -27,12 +27,12 @@ from training.export.publish import Publication, next_version, open_home, put_in
 from training.export.publish import publish as write
 from training.export.rounding import one_thread
 from training.importers.torch.artifact import Artifact, Batching
-from training.importers.torch.calling import Axis
+from training.importers.torch.calling import Axis, Subject
 from training.importers.torch.candidates import Wanted, make_artifact, read_expected, route_of
 from training.importers.torch.checks import TOLERANCE, Reference, Verdict
 from training.importers.torch.errors import ModuleRefused
 from training.importers.torch.refusals import require_network
-from training.importers.torch.tasks import Classify, Forecast, Task, read_task
+from training.importers.torch.tasks import Classify, Example, Forecast, Task, read_task
 from training.importers.torch.translate import GraphTensor
 from training.importers.torch.trial import Trial, try_module
 from training.importers.torch.wrappers import Scaled, innermost, read_scaler
@@ -61,12 +61,7 @@ class PublishedModel:
     """Routes that came before, and what stood in their way."""
 
     def __str__(self) -> str:
-        batches = {
-            "ragged": "batches of rows of any length",
-            "equal": "batches of rows of equal length",
-            "none": "one row at a time",
-        }
-        lines = [f"{self.folder or 'dry run'}: {self.route}, {batches[self.batching]}"]
+        lines = [f"{self.folder or 'dry run'}: {self.route}, {BATCHES[self.batching]}"]
         lines += [f"  {line}" for line in self.tried]
         lines += [f"  {check.name:32} {check.error:8.1e}  (allowed {check.allowed:.0e})" for check in self.verdict.checks]
         lines.append(f"  at {', '.join(self.verdict.rows)}; the module's own rounding {self.verdict.rounding:.0e}")
@@ -233,8 +228,31 @@ def _publication(
     states = {part.output for part in subject.states}
     rows = subject.rows[:NUM_EXAMPLES]
     answers = [{name: value for name, value in reference.answer(row).items() if name not in states} for row in rows]
-    worded = task.word(example, rows, answers, verdict)
     network = innermost(subject.model)
+    described = describe_folder(
+        form,
+        subject,
+        artifact,
+        verdict,
+        task.word(example, rows, answers, verdict),
+        origin={**(origin or {"from": "torch", "class": type(network).__name__}), "route": result.route},
+        tried=result.tried,
+    )
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return changed(described, metrics=scores, facts={**described.facts, "num_parameters": count})
+
+
+def describe_folder(
+    form: Form,
+    subject: Subject,
+    artifact: Artifact,
+    verdict: Verdict,
+    worded: Example,
+    *,
+    origin: Mapping[str, Any],
+    tried: Sequence[str],
+) -> Publication:
+    """The folder of a verified graph; `origin` is what the manifest says of where it comes from, `tried` what came before it."""
     return Publication(
         recipe=form,
         graph=artifact.graph,
@@ -246,26 +264,20 @@ def _publication(
         spec=worded.block,
         instances=worded.instances,
         predictions=worded.predictions,
-        metrics=scores,
+        metrics={},
         baselines={},
         data=[],
         facts={
-            "import": {
-                **(origin or {"from": "torch", "class": type(network).__name__}),
-                "route": result.route,
-                "batching": artifact.batching,
-                "tried": list(result.tried),
-            },
-            "checks": describe_checks(verdict),
-            "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "import": {**origin, "batching": artifact.batching, "tried": list(tried)},
+            "checks": _describe_checks(verdict),
         },
         files=worded.files,
         opset=artifact.opset,
-        min_length=1 if worded.block else verdict.min_length,
+        min_length=1 if worded.block or not subject.is_open else verdict.min_length,
     )
 
 
-def describe_checks(verdict: Verdict) -> dict[str, Any]:
+def _describe_checks(verdict: Verdict) -> dict[str, Any]:
     """What was measured, as the manifest keeps it."""
     errors = {check.name: {"error": _short(check.error), "allowed": _short(check.allowed)} for check in verdict.checks}
     return {**errors, "min_length": verdict.min_length, "rounding": _short(verdict.rounding)}

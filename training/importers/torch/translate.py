@@ -40,6 +40,8 @@ from training.importers.torch.rules import RULES
 from training.importers.torch.writer import DATATYPE, Writer
 
 LENGTHS = "lengths"
+STEPS = "steps"
+"""The open axis of a graph whose batches hold rows of one length."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,14 @@ class Translation:
     outputs: tuple[GraphTensor, ...]
 
 
-def translate(program: Program, inputs: Sequence[GraphInput], output_names: Sequence[str], *, name: str = "torch") -> Translation:
-    """Write the program. `inputs` are in the order of the program's; `output_names` are for the tensors of its result."""
-    return _Translator(program, inputs, name).translate(output_names)
+def translate(
+    program: Program, inputs: Sequence[GraphInput], outputs: Sequence[GraphTensor], *, is_equal: bool = False
+) -> Translation:
+    """Write the program. `inputs` are in the order of the program's; `outputs` declare the tensors of its result.
+
+    With `is_equal` all rows of a batch have one length, which is read off the inputs.
+    """
+    return _Translator(program, inputs, is_equal).translate(outputs)
 
 
 def result_leaves(result: Any) -> list[Any]:
@@ -84,26 +91,28 @@ def result_leaves(result: Any) -> list[Any]:
 
 
 class _Translator:
-    def __init__(self, program: Program, inputs: Sequence[GraphInput], name: str) -> None:
+    def __init__(self, program: Program, inputs: Sequence[GraphInput], is_equal: bool) -> None:
         self.program = program
-        self.graph = GraphBuilder(name)
+        self.is_equal = is_equal
+        self.graph = GraphBuilder("torch")
         self.inputs = inputs
         self.w = Writer(self.graph, _batch_of(program, inputs))
         self.results: list[Any] = []
+        self.lengths = ""
         self.given: list[Value] = []
         self.constants: dict[int, Value] = {}
         self.leaves: list[Any] = []
 
-    def translate(self, output_names: Sequence[str]) -> Translation:
+    def translate(self, declared: Sequence[GraphTensor]) -> Translation:
         tensors = self._write_inputs()
-        self.graph.reserve(output_names)
+        self.graph.reserve([output.name for output in declared])
         needed, self.leaves = find_needed(self.program)
         for index, node in enumerate(self.program.nodes):
             if index not in needed:
                 self.results.append(None)
             else:
                 self.results.append(self._loop(node, index) if isinstance(node, Loop) else self.write_node(node, self.resolve))
-        outputs = self._write_outputs(output_names)
+        outputs = self._write_outputs(declared)
         return Translation(self.graph.build(), tuple(tensors), tuple(outputs))
 
     # ---------------------------------------------------------------------------------------------- inputs and outputs
@@ -113,43 +122,60 @@ class _Translator:
         values: list[Value] = []
         for entry, dims, dtype in zip(self.inputs, self.program.shapes, self.program.dtypes, strict=True):
             datatype = DATATYPE[canonical(dtype)]
-            tensors.append(GraphTensor(entry.name, datatype, entry.axes))
-            self.graph.input(entry.name, datatype, entry.axes)
+            shape = self._declare(entry.axes)
+            tensors.append(GraphTensor(entry.name, datatype, shape))
+            self.graph.input(entry.name, datatype, shape)
             axes: list[Axis] = []
             for place, axis in enumerate(entry.axes):
-                sizes = dims[entry.order.index(place)]
-                axes.append(BATCH if axis == "batch" else Time(LENGTHS, sizes) if axis == "time" else int(axis))
+                if axis == "time":
+                    axes.append(Time(self._write_lengths(entry.name, place), dims[entry.order.index(place)]))
+                else:
+                    axes.append(BATCH if axis == "batch" else int(axis))
             value = Value(entry.name, tuple(axes), canonical(dtype))
             self.w.add_rows(entry.name)
             for place, part in enumerate(axes):
                 if isinstance(part, Time):
                     self.w.add_time(part, entry.name, place)
             values.append(value)
-        if self.w.times and LENGTHS not in [entry.name for entry in self.inputs]:
+        if self.w.times and not self.is_equal and LENGTHS not in [entry.name for entry in self.inputs]:
             self.graph.input(LENGTHS, "INT64", ["batch"])
             tensors.append(GraphTensor(LENGTHS, "INT64", ("batch",)))
         for entry, value in zip(self.inputs, values, strict=True):
             self.given.append(self.w.transpose(value, list(entry.order)))
         return tensors
 
-    def _write_outputs(self, names: Sequence[str]) -> list[GraphTensor]:
+    def _declare(self, axes: Sequence[str | int]) -> tuple[str | int, ...]:
+        """Axes as the graph has them; steps that all rows share have a name of their own."""
+        return tuple(STEPS if axis == "time" and self.is_equal else axis for axis in axes)
+
+    def _write_lengths(self, name: str, place: int) -> str:
+        """The rows' lengths, INT64 (B,): an input, or all the same."""
+        if not self.is_equal:
+            return LENGTHS
+        if not self.lengths:
+            size, rows = (self.graph.add("Shape", name, start=axis, end=axis + 1) for axis in (place, 0))
+            self.lengths = self.graph.add("Expand", size, rows)
+        return self.lengths
+
+    def _write_outputs(self, declared: Sequence[GraphTensor]) -> list[GraphTensor]:
         leaves = [leaf for leaf in result_leaves(self.program.result) if leaf is not None]
         outputs = []
-        for name, leaf in zip(names, leaves, strict=True):
+        for known, leaf in zip(declared, leaves, strict=True):
+            name = known.name
             value = self.resolve(leaf)
             if not isinstance(value, Value):
                 raise Untranslatable(f'output "{name}" is {type(leaf).__name__}, not a tensor')
             value = self._rows_first(value, name)
-            shape: list[str | int] = ["batch"]
             for axis in value.axes[1:]:
-                if isinstance(axis, Time) and axis.lengths != LENGTHS:
+                if isinstance(axis, Time) and axis.lengths != LENGTHS and not self.is_equal:
                     raise Untranslatable(f'output "{name}" has another number of steps than the input')
                 if isinstance(axis, MergedAxis):
                     raise Untranslatable(f'output "{name}" has the axis {axis}')
-                shape.append("time" if isinstance(axis, Time) else int(axis))  # type: ignore[arg-type]
-            datatype = DATATYPE[value.dtype]
+            if len(known.shape) != value.rank:
+                raise Untranslatable(f'output "{name}" has {len(known.shape)} axes, the graph gives {value}')
+            datatype, shape = DATATYPE[value.dtype], self._declare(known.shape)
             self.graph.output(self.w.name(value), name, datatype, shape)
-            outputs.append(GraphTensor(name, datatype, tuple(shape)))
+            outputs.append(GraphTensor(name, datatype, shape))
         return outputs
 
     def _rows_first(self, value: Value, name: str) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
+from training.layers.decomposition import Centre, CentreSymbol, Centring, SeasonalDecomposition
 from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
-from training.layers.scaling import Scaler, ScalingConfig
+from training.layers.scaling import Scaler, ScalingConfig, Statistics, StatisticsSymbol
 from training.network.heads.head import (
     Draw,
     Head,
@@ -32,8 +34,10 @@ class ForecastSpec(NetworkSpec):
     """Reads `num_features`, and forecasts the features at `targets` for `horizon` steps.
 
     With `quantiles` (ascending, 0.5 among them), or a mean alone. `step` = 24 folds every 24 steps into one for the recurrent
-    layers; `seasonal_lag` = 168 makes the forecast a correction to the value 168 steps before it. With `streaming` the series
-    comes value by value (`stream.py`), and the first `warm_up` values are scored by no forecast.
+    layers; `seasonal_lag` = 168 makes the forecast a correction to the value 168 steps before it. `decomposition` takes the
+    season of `season_length` steps off a history before the layers read it, and adds it to the forecast. `mape_point` adds a
+    second point forecast, for the mean absolute percentage error. With `streaming` the series comes value by value
+    (`stream.py`), and the first `warm_up` values are scored by no forecast.
     """
 
     task: Literal["forecast"] = "forecast"
@@ -46,6 +50,9 @@ class ForecastSpec(NetworkSpec):
     seasonal_lag: PositiveInt | None = None
     streaming: bool = False
     warm_up: PositiveInt = 1
+    decomposition: Literal["none", "classical"] = "none"
+    season_length: PositiveInt = 1
+    mape_point: bool = False
 
     @model_validator(mode="after")
     def _check_targets_and_quantiles(self) -> ForecastSpec:
@@ -59,6 +66,12 @@ class ForecastSpec(NetworkSpec):
             raise ValueError('streaming and scaling of kind "running" need each other')
         if self.streaming and (len(self.quantiles) < 3 or self.step > 1):
             raise ValueError("streaming needs three quantiles or more, and step = 1")
+        if self.streaming and (self.decomposition != "none" or self.mape_point or self.scaling.centre != "none"):
+            raise ValueError("streaming goes without decomposition, mape_point and scaling.centre, which need a whole history")
+        if self.decomposition != "none" and self.season_length < 2:
+            raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
+        if self.mape_point and not self.quantiles:
+            raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
         return self
 
     @property
@@ -73,9 +86,40 @@ class ForecastSpec(NetworkSpec):
         return (self.horizon, len(self.targets), *levels)
 
     @property
+    def points(self) -> list[str]:
+        """The point forecasts that the graph gives, the one called `forecast` first."""
+        return [self.point, *(["mape"] if self.mape_point else [])]
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        """Of what the layers give for a row: `answer_shape`, with the second point forecast behind the quantiles."""
+        levels = (len(self.quantiles) + self.mape_point,) if self.quantiles else ()
+        return (self.horizon, len(self.targets), *levels)
+
+    @property
     def values_per_step(self) -> int:
         """How many values the layers must give for one step of the horizon."""
-        return len(self.targets) * max(1, len(self.quantiles))
+        return len(self.targets) * max(1, len(self.quantiles) + self.mape_point)
+
+
+MAPE = "forecast_mape"
+"""The output that holds the second point forecast."""
+
+
+@dataclass(frozen=True)
+class ForecastStatistics(Statistics):
+    """What a history was scaled by, and what was taken off it then: its season (B, season length, F), its level and its unit."""
+
+    season: Tensor | None = None
+    centre: Centre | None = None
+
+
+@dataclass(frozen=True)
+class ForecastStatisticsSymbol(StatisticsSymbol):
+    """`ForecastStatistics` in the graph."""
+
+    season: str | None = None
+    centre: CentreSymbol | None = None
 
 
 class ForecastHead(Head):
@@ -87,6 +131,9 @@ class ForecastHead(Head):
     def __init__(self, spec: ForecastSpec) -> None:
         super().__init__(spec, "history", Shape(("time", spec.num_features)))
         self.scaler = Scaler(spec.scaling, spec.num_features, spec.targets)
+        has_season = spec.decomposition != "none"
+        self.decomposition = SeasonalDecomposition(spec.season_length, spec.num_features) if has_season else None
+        self.centring = Centring() if spec.scaling.centre == "last" else None
 
     @classmethod
     def from_spec(cls, spec: ForecastSpec) -> ForecastHead:
@@ -102,7 +149,8 @@ class ForecastHead(Head):
 
     @property
     def accepts_pieces(self) -> bool:
-        return self.spec.scaling.kind != "window" and self.spec.seasonal_lag is None and self.spec.step == 1
+        is_whole = self.decomposition is not None or self.centring is not None or self.spec.scaling.kind == "window"
+        return not is_whole and self.spec.seasonal_lag is None and self.spec.step == 1
 
     def min_length(self, num_steps: int) -> int:
         return max(self.spec.step * num_steps, self.spec.seasonal_lag or 1)
@@ -121,6 +169,7 @@ class ForecastHead(Head):
         # Of a sequence of answers each step gives its own targets only.
         if units not in (needed, spec.values_per_step):
             parts = f"{spec.horizon} steps × {len(spec.targets)} targets × {max(1, len(spec.quantiles))} quantiles"
+            parts += " (and one point forecast)" if spec.mape_point else ""
             message = f"the forecast needs {parts} = {needed}, got {units}"
             raise LayerError(f"layers[{len(body)}]", str(last["type"]), "units", message)
         return tables
@@ -141,7 +190,8 @@ class ForecastHead(Head):
 
     def outputs(self, last: Layer) -> dict[str, Shape]:
         point = {"forecast": Shape(self.spec.answer_shape[:2])}
-        return point | ({"quantiles": Shape(self.spec.answer_shape)} if self.spec.quantiles else {})
+        quantiles = {"quantiles": Shape(self.spec.answer_shape)} if self.spec.quantiles else {}
+        return point | quantiles | ({MAPE: point["forecast"]} if self.spec.mape_point else {})
 
     def set_statistics(self, values: Tensor) -> None:
         """minmax and standard scaling take the statistics; the other kinds need none and ignore them."""
@@ -153,8 +203,16 @@ class ForecastHead(Head):
 
     def read(self, inputs: Mapping[str, Tensor]) -> LayerInput:
         history = Signal(inputs["history"], inputs["lengths"])
-        statistics = self.scaler.statistics(history)
-        source = Signal(self.scaler.apply_to_history(history.values, statistics), history.lengths)
+        scaling = self.scaler.statistics(history)
+        source = Signal(self.scaler.apply_to_history(history.values, scaling), history.lengths)
+        season = centre = None
+        if self.decomposition is not None:
+            season = self.decomposition.measure(source)
+            source = source.with_values(source.values - self.decomposition.at_steps(season, source))
+        if self.centring is not None:
+            centre = self.centring.measure(source)
+            source = source.with_values((source.values - centre.level) / centre.unit)
+        statistics = ForecastStatistics(scaling.offset, scaling.scale, season, centre)
         signal = source
         if self.spec.step > 1:
             signal = Signal(*ragged.fold_steps(source.values, source.lengths, self.spec.step))
@@ -162,7 +220,7 @@ class ForecastHead(Head):
 
     def predict(self, output: Signal, given: LayerInput) -> Tensor:
         spec, source = self.spec, given.source
-        values = output.values.reshape(-1, *spec.answer_shape)
+        values = output.values.reshape(-1, *spec.value_shape)
         if spec.seasonal_lag is not None:
             offsets = torch.arange(spec.horizon, device=values.device) % spec.seasonal_lag
             base = ragged.last_steps(source.values, source.lengths, offsets, spec.seasonal_lag)[..., list(spec.targets)]
@@ -173,16 +231,36 @@ class ForecastHead(Head):
         values = self.unscale(prediction.values, prediction)
         if not self.spec.quantiles:
             return (values,)
-        quantiles = values.sort(-1).values
-        return quantiles[..., self.spec.quantiles.index(0.5)], quantiles
+        quantiles = values[..., : len(self.spec.quantiles)].sort(-1).values
+        point = quantiles[..., self.spec.quantiles.index(0.5)]
+        return (point, quantiles, values[..., -1]) if self.spec.mape_point else (point, quantiles)
 
     def scale_target(self, target: Tensor, prediction: Prediction) -> Tensor:
         """Raw targets (B, horizon, targets) into the space of the prediction."""
-        return self.scaler.apply_to_target(target, prediction.statistics)
+        scaled = self.scaler.apply_to_target(target, prediction.statistics)
+        season, centre = self._components(prediction)
+        if season is not None:
+            scaled = scaled - season
+        return scaled if centre is None else (scaled - centre.level) / centre.unit
 
     def unscale(self, values: Tensor, prediction: Prediction) -> Tensor:
         """Scaled values (B, horizon, targets, ...) into raw units."""
+        season, centre = self._components(prediction)
+        if centre is not None:
+            values = values * _like(centre.unit, values) + _like(centre.level, values)
+        if season is not None:
+            values = values + _like(season, values)
         return self.scaler.invert(values, prediction.statistics)
+
+    def _components(self, prediction: Prediction) -> tuple[Tensor | None, Centre | None]:
+        """The season of the steps that are forecast, and level and unit, of the targets alone: (B, horizon or 1, targets)."""
+        statistics, targets = prediction.statistics, list(self.spec.targets)
+        assert isinstance(statistics, ForecastStatistics)
+        season, centre = statistics.season, statistics.centre
+        if season is not None:
+            assert self.decomposition is not None
+            season = self.decomposition.ahead(season, self.spec.horizon)[..., targets]
+        return season, None if centre is None else Centre(centre.level[..., targets], centre.unit[..., targets])
 
     # the graph
 
@@ -191,8 +269,20 @@ class ForecastHead(Head):
             raise NetworkError(f'scaling "{self.spec.scaling.kind}" has no statistics yet: call set_statistics first')
         history = Symbol("history", "lengths")
         with graph.scope("scaling"):
-            statistics = self.scaler.write_statistics(graph, history)
-            source = Symbol(self.scaler.write_apply(graph, history.values, statistics), history.lengths)
+            scaling = self.scaler.write_statistics(graph, history)
+            source = Symbol(self.scaler.write_apply(graph, history.values, scaling), history.lengths)
+        season = centre = None
+        if self.decomposition is not None:
+            with graph.scope("season"):
+                season = self.decomposition.write_measure(graph, source)
+                at_steps = self.decomposition.write_at_steps(graph, season, source)
+                source = source.with_values(graph.add("Sub", source.values, at_steps))
+        if self.centring is not None:
+            with graph.scope("centre"):
+                centre = self.centring.write_measure(graph, source)
+                values = graph.add("Sub", source.values, centre.level)
+                source = source.with_values(graph.add("Div", values, centre.unit))
+        statistics = ForecastStatisticsSymbol(scaling.offset, scaling.scale, season, centre)
         symbol = source
         if self.spec.step > 1:
             assert source.lengths is not None
@@ -204,17 +294,41 @@ class ForecastHead(Head):
     def write_answer(self, graph: GraphBuilder, output: Symbol, given: LayerInputSymbol) -> tuple[str, ...]:
         spec = self.spec
         with graph.scope("answer"):
-            values = graph.add("Reshape", output.values, graph.constant([0, *spec.answer_shape]))
+            values = graph.add("Reshape", output.values, graph.constant([0, *spec.value_shape]))
         if spec.seasonal_lag is not None:
             with graph.scope("seasonal"):
                 values = self._write_seasonal(graph, values, given.source, spec.seasonal_lag)
         with graph.scope("answer"):
-            values = self.scaler.write_invert(graph, values, given.statistics, 1 + len(spec.answer_shape))
+            values = self._write_components(graph, values, given.statistics)
+            values = self.scaler.write_invert(graph, values, given.statistics, 1 + len(spec.value_shape))
             if not spec.quantiles:
                 return (values,)
             count = graph.constant([len(spec.quantiles)])
-            quantiles, _ = graph.add_many("TopK", values, count, num_outputs=2, axis=-1, largest=0, sorted=1)
-            return graph.add("Gather", quantiles, graph.constant(spec.quantiles.index(0.5)), axis=3), quantiles
+            levels = values
+            if spec.mape_point:
+                levels = graph.add("Slice", values, graph.constant([0]), count, graph.constant([3]))
+            quantiles, _ = graph.add_many("TopK", levels, count, num_outputs=2, axis=-1, largest=0, sorted=1)
+            point = graph.add("Gather", quantiles, graph.constant(spec.quantiles.index(0.5)), axis=3)
+            if not spec.mape_point:
+                return point, quantiles
+            return point, quantiles, graph.add("Gather", values, graph.constant(len(spec.quantiles)), axis=3)
+
+    def _write_components(self, graph: GraphBuilder, values: str, statistics: StatisticsSymbol) -> str:
+        """Unit, level and season, given back to a prediction."""
+        assert isinstance(statistics, ForecastStatisticsSymbol)
+
+        def of_targets(part: str) -> str:
+            part = graph.add("Gather", part, graph.constant(list(self.spec.targets)), axis=2) if self.scaler.chooses else part
+            return graph.add("Unsqueeze", part, graph.constant([3])) if self.spec.quantiles else part
+
+        if statistics.centre is not None:
+            values = graph.add("Mul", values, of_targets(statistics.centre.unit))
+            values = graph.add("Add", values, of_targets(statistics.centre.level))
+        if statistics.season is not None:
+            assert self.decomposition is not None
+            ahead = self.decomposition.write_ahead(graph, statistics.season, self.spec.horizon)
+            values = graph.add("Add", values, of_targets(ahead))
+        return values
 
     def _write_seasonal(self, graph: GraphBuilder, values: str, source: Symbol, lag: int) -> str:
         offsets = [step % lag for step in range(self.spec.horizon)]
@@ -240,12 +354,17 @@ class ForecastHead(Head):
 
     def error_scale(self, name: str, expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """The largest value of the row's history or forecast; states lie between -1 and 1 as they are."""
-        if name not in ("forecast", "quantiles"):
+        if name not in ("forecast", "quantiles", MAPE):
             return super().error_scale(name, expected, inputs)
         history = [np.abs(row[:length]).max() for row, length in zip(inputs["history"], inputs["lengths"], strict=True)]
         largest = np.maximum(history, np.abs(expected).max(axis=tuple(range(1, expected.ndim))))
         floor: NDArray[Any] = np.maximum(largest, np.finfo(np.float32).tiny)
         return floor
+
+
+def _like(part: Tensor, values: Tensor) -> Tensor:
+    """(B, ..., targets) with as many axes as the values."""
+    return part.unsqueeze(3) if values.dim() == 4 else part
 
 
 def _draw_levels(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -34,6 +34,10 @@ class LayerInput:
     source: Signal
     statistics: Statistics = _UNSCALED
 
+    def rows(self, part: slice) -> LayerInput:
+        """Some rows of what the layers read; the statistics stay those of all."""
+        return LayerInput(self.signal.rows(part), self.source.rows(part), self.statistics)
+
 
 @dataclass(frozen=True)
 class LayerInputSymbol:

@@ -274,7 +274,7 @@ EXAMPLES: list[tuple[Callable[[], Any], str, str]] = [
     (series, "[[[NaN, 2], [1, 2], [1, 2], [1, 2], [1, 2], [1, 2]], []]", "instance 0: every number must be finite"),
     (texts, "[[1, 2], [9]]", "instance 1: token ids are whole numbers from 0 to 8"),
     (texts, "[[1, 2], [1.5]]", "instance 1: token ids are whole numbers from 0 to 8"),
-    (texts, "[[1, 2], []]", "instance 1: expected numbers"),
+    (texts, "[[1, 2], []]", "instance 1: it is empty"),
     (texts, "[[1, 2], [1, 1, 1, 1, 1, 1, 1]]", "instance 1: expected 1 to 6 steps, got 7"),
 ]
 
@@ -288,3 +288,29 @@ def test_an_instance_that_does_not_fit_is_named(tmp_path: Path, build: Callable[
 def test_options_are_checked_without_a_file() -> None:
     with pytest.raises(ModelImportError, match="--name"):
         read_options(name="")
+
+
+class Block(L.Layer):  # type: ignore[misc, name-defined]  # Keras has no types
+    """A layer of one's own, with a layer inside."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.inner = L.Dense(3)
+
+    def call(self, x: Any) -> Any:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_a_class_that_is_not_known_is_named_before_its_weights_are_read(branches: bool, tmp_path: Path) -> None:
+    source = keras.Input((None, 2))
+    h = Block(name="own")(source)
+    model = keras.Model(source, L.LSTM(4)(L.Add()([h, h]) if branches else h))
+    assert 'layer "own" (Block): there is no such layer' in refused(saved(model, tmp_path / "model.keras"))
+
+
+def test_a_row_of_no_step_in_the_example_says_so(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    rows.write_text("[[[1, 2]], []]")
+    file = saved(sequential((None, 2), L.LSTM(4)), tmp_path / "model.keras")
+    assert "instance 1: it is empty; a row has at least one step" in refused(file, "--example", str(rows))

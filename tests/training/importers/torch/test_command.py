@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner
 
 from tests.torch_models import TutorialLSTM, floats
 from training.__main__ import app
+from training.importers.model import ModelImportError
 from training.importers.torch.command import load_network, read_pairs
 from training.importers.torch.errors import ModuleRefused
 
@@ -113,3 +116,37 @@ def test_pairs_of_state_are_read() -> None:
     assert read_pairs([], "--state") is None
     with pytest.raises(ModuleRefused, match="ARGUMENT=OUTPUT"):
         read_pairs(["h0"], "--state")
+
+
+class Tied(nn.Module):
+    """Words in and out by one table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(7, 4)
+        self.rnn = nn.GRU(4, 4, batch_first=True)
+        self.head = nn.Linear(4, 7)
+        self.head.weight = self.words.weight
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(self.rnn(self.words(x))[0])
+
+
+def test_weights_of_safetensors_are_read_where_a_tensor_of_two_names_is_held_once(tmp_path: Path) -> None:
+    own = Tied().state_dict()
+    save_file({name: value for name, value in own.items() if name != "head.weight"}, tmp_path / "net.safetensors")
+    loaded = load_network(f"{__name__}:Tied", tmp_path / "net.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in own.items())
+
+
+def test_a_tensor_that_is_missing_in_safetensors_is_named(tmp_path: Path) -> None:
+    own = Tied().state_dict()
+    save_file({name: value for name, value in own.items() if "head" not in name}, tmp_path / "net.safetensors")
+    with pytest.raises(ModuleRefused, match=r"does not fit: head\.bias is missing$"):
+        load_network(f"{__name__}:Tied", tmp_path / "net.safetensors")
+
+
+def test_a_damaged_file_of_safetensors_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(b"no safetensors at all")
+    with pytest.raises(ModelImportError, match="is no file of safetensors"):
+        load_network(SOURCE, tmp_path / "net.safetensors")

@@ -12,11 +12,11 @@ import pytest
 
 from training.importers.torch.errors import ModuleRefused
 from training.importers.torch.options import read_inputs, read_quantiles, read_scale, read_scores, read_task_options
-from training.importers.torch.tasks import Classify, Forecast
+from training.importers.torch.tasks import Classify, Forecast, Lists
 
 
 def test_each_task_gets_its_own_options() -> None:
-    assert read_task_options("tensor", horizon=None) == "tensor"
+    assert read_task_options("tensor", horizon=None) == Lists()
     assert read_task_options("forecast", horizon=3, targets=("a",), labels=None) == Forecast(3, targets=("a",))
     found = read_task_options("classify", labels=("a", "b"), tokenizer=Path("t.json"), subject="tone", are_probabilities=False)
     assert found == Classify(("a", "b"), Path("t.json"), subject="tone", are_probabilities=False)

@@ -35,6 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:DeprecationWarning"),
 ]
 TRANSLATED = [case for case in CASES if case.route == "translate"]
+OF_EQUAL_LENGTH = [case for case in CASES if case.route == "translate equal"]
 EXPORTED = [case for case in CASES if case.route == "export"]
 
 
@@ -52,6 +53,16 @@ def test_a_module_is_translated_and_answers_rows_of_any_length_in_one_batch(case
     assert ("pieces with state = whole" in checked) == ("state" in case.options)
     assert max(checked.values()) < 1e-5
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("case", OF_EQUAL_LENGTH, ids=lambda case: case.name)
+def test_an_answer_whose_steps_are_not_those_of_the_row_is_translated_for_rows_of_equal_length(
+    case: TorchCase, tmp_path: Path
+) -> None:
+    result = publish(case.make(), case.name, example=case.rows(), models=tmp_path, dry_run=True, **case.options)
+    assert (result.route, result.batching) == ("translated", "equal")
+    assert "steps" in result.tried[0]
+    assert max(check.error for check in result.verdict.checks) < 1e-5
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ SCALINGS: list[dict[str, Any]] = [
     {"kind": "window", "length": 4},
     {"kind": "window", "length": 4, "transform": "log"},
     {"kind": "window", "transform": "asinh"},
+    {"kind": "standard", "centre": "last"},
+    {"kind": "window", "transform": "log", "centre": "last"},
 ]
 
 
@@ -47,6 +49,8 @@ def silence(network: Network) -> Network:
         ({"scaling": {"kind": "minmax", "length": 3}}, 'option "length" belongs to kind "window", not "minmax"'),
         ({"scaling": {"kind": "log"}}, "Input should be 'none', 'minmax', 'standard', 'window' or 'running'"),
         ({"scaling": {"kind": "window", "window": 3}}, "Extra inputs are not permitted"),
+        ({"decomposition": "classical"}, "needs a season_length of 2 or more, got 1"),
+        ({"mape_point": True}, "it needs quantiles"),
     ],
 )
 def test_a_spec_whose_parts_do_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
@@ -104,13 +108,57 @@ def test_quantiles_ascend_and_the_point_is_the_median() -> None:
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=str)
 @pytest.mark.parametrize("quantiles", [(), (0.5, 0.9)])
-def test_targets_scale_and_unscale_without_loss(scaling: dict[str, Any], quantiles: tuple[float, ...]) -> None:
-    network = forecast(num_features=3, targets=(2, 0), horizon=4, scaling=scaling, quantiles=quantiles)
+@pytest.mark.parametrize("season", [{}, {"decomposition": "classical", "season_length": 3}], ids=str)
+def test_targets_scale_and_unscale_without_loss(
+    scaling: dict[str, Any], quantiles: tuple[float, ...], season: dict[str, Any]
+) -> None:
+    network = forecast(num_features=3, targets=(2, 0), horizon=4, scaling=scaling, quantiles=quantiles, **season)
     prediction = network.predict(histories([5, 9], 3))
     target = 1 + 20 * torch.rand(2, 4, 2)
     scaled = network.head.scale_target(target, prediction)
     assert scaled.shape == prediction.values.shape[:3]
     torch.testing.assert_close(network.head.unscale(scaled, prediction), target)
+
+
+def test_a_silent_network_goes_on_with_the_last_value_and_the_season() -> None:
+    steps = torch.arange(24)
+    season = torch.tensor([2.0, 0.5, 1.0, 1.0])
+    history = (100 * season[steps % 4]).view(1, -1, 1)
+    network = silence(
+        forecast(
+            horizon=6,
+            scaling={"kind": "window", "transform": "log", "floor": 1e-6, "centre": "last"},
+            decomposition="classical",
+            season_length=4,
+        )
+    )
+    torch.nn.init.constant_(network.head.decomposition.gate_out.bias, 50.0)  # type: ignore[union-attr, arg-type]
+    found = run(network, {"history": history, "lengths": torch.tensor([24])})["forecast"].flatten()
+    torch.testing.assert_close(found, 100 * season[(24 + torch.arange(6)) % 4], rtol=1e-4, atol=0)
+
+
+def test_the_second_point_forecast_is_an_answer_of_its_own() -> None:
+    network = forecast(horizon=2, quantiles=(0.1, 0.5, 0.9), mape_point=True)
+    inputs = histories([8, 3])
+    outputs, prediction = run(network, inputs), network.predict(inputs)
+    assert {name: tuple(values.shape) for name, values in outputs.items()} == {
+        "forecast": (2, 2, 1),
+        "quantiles": (2, 2, 1, 3),
+        "forecast_mape": (2, 2, 1),
+    }
+    raw = network.head.unscale(prediction.values, prediction)
+    torch.testing.assert_close(outputs["forecast_mape"], raw[..., 3])
+    torch.testing.assert_close(outputs["quantiles"], raw[..., :3].sort(-1).values)
+
+
+def test_no_forecast_of_logs_is_below_zero() -> None:
+    network = forecast(horizon=2, scaling={"kind": "window", "transform": "log", "floor": 0.5})
+    with torch.no_grad():
+        for parameter in network.layers[-1].parameters():
+            parameter.fill_(-3.0)
+    inputs = histories([8, 3])
+    assert (network.predict(inputs).values.exp() < 0.5).any()
+    assert run(network, inputs)["forecast"].min() == 0
 
 
 def test_scaling_reads_as_it_is_documented() -> None:

@@ -1,0 +1,78 @@
+"""Sentiment benchmarks: the model is the one of the language, and calibration is measured over ten bins."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.evaluation.answering import Answer, answering
+from training.data.sources import DataError
+from training.evaluation.benchmark import File
+from training.evaluation.client import EvaluationError, NotServed, Service
+from training.evaluation.texts import TextSet, _columns, _lines, calibration, score_texts
+
+LINES = "1 good\n0 bad\n1 bad\n0 bad\n"
+
+
+def text_set(folder: Path, text: str = LINES, language: str = "en") -> TextSet:
+    (folder / "test.txt").write_text(text)
+    return TextSet(
+        "toy", language, File("test.txt", hashlib.sha256(text.encode()).hexdigest()), _lines, {"record": 99.0}, is_table=False
+    )
+
+
+def respond(path: str, body: Any) -> Answer:
+    blocks = {"en": {"language": "en", "subject": "sentiment"}, "topics": {"language": "en", "labels": ["a", "b"]}}
+    if path == "/models":
+        return 200, {"models": [{"name": name, "task": "classify"} for name in blocks]}
+    if path.startswith("/models/"):
+        name = path.rpartition("/")[2]
+        return 200, {"name": name, "classify": blocks[name]}
+    assert body["model"] == "en"
+    positive = [0.9 if instance["text"] == "good" else 0.2 for instance in body["instances"]]
+    predictions = [{"probabilities": {"negative": 1 - share, "positive": share}} for share in positive]
+    return 200, {"model": "en", "version": "1", "predictions": predictions}
+
+
+def test_accuracy_stands_beside_the_majority(tmp_path: Path) -> None:
+    with answering(respond) as url, Service(url) as service:
+        found = score_texts(text_set(tmp_path), service, tmp_path)
+    accuracy, error = found.rows
+    assert (accuracy.score, accuracy.baselines, accuracy.published) == (75, {"majority": 50}, {"record": 99.0})
+    assert error.score == pytest.approx(100 * (0.25 * 0.1 + 0.75 * abs(0.2 - 1 / 3)))
+
+
+def test_a_language_that_no_model_serves_is_said(tmp_path: Path) -> None:
+    message = "no sentiment model for the language 'zh'"
+    with answering(respond) as url, Service(url) as service, pytest.raises(NotServed, match=message):
+        score_texts(text_set(tmp_path, language="zh"), service, tmp_path)
+
+
+def test_a_file_that_cannot_be_parsed_is_refused(tmp_path: Path) -> None:
+    with answering(respond) as url, Service(url) as service, pytest.raises(DataError, match=r"test\.txt: cannot be parsed"):
+        score_texts(text_set(tmp_path, "good 1\n"), service, tmp_path)
+
+
+def test_an_answer_without_probabilities_is_an_error(tmp_path: Path) -> None:
+    def without(path: str, body: Any) -> Answer:
+        return respond(path, body) if body is None else (200, {"predictions": [{}] * len(body["instances"])})
+
+    with answering(without) as url, Service(url) as service, pytest.raises(EvaluationError, match="no probability"):
+        score_texts(text_set(tmp_path), service, tmp_path)
+
+
+def test_a_table_without_the_columns_is_refused() -> None:
+    import polars as pl
+
+    with pytest.raises(ValueError, match="there is no column 'text'"):
+        _columns("text", "label")(pl.DataFrame({"label": [1]}))
+
+
+def test_calibration_is_perfect_where_shares_are_as_probabilities() -> None:
+    error, points = calibration(np.array([0.25] * 4), np.array([1, 0, 0, 0]))
+    assert error == 0
+    assert points == [[0.25, 0.25]]

@@ -1,0 +1,1 @@
+"""Scores of a running service on the standard benchmarks, taken by its own endpoints."""

@@ -1,0 +1,21 @@
+"""Errors relative to the values, as sMAPE and MAPE take them, with gradients that stay finite. Compares raw values."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+TINY = 1e-12
+"""Keeps quotients finite where a value and its forecast are both zero."""
+LARGEST = 2.0
+"""Of a percentage error, as of a symmetric one: one value near zero would else decide what a whole batch teaches."""
+
+
+def symmetric_error(forecast: Tensor, truth: Tensor) -> Tensor:
+    """2 (y - f) / (|y| + |f|), between -2 and 2: the absolute value is a term of sMAPE (Makridakis 1993)."""
+    return 2 * (truth - forecast) / (truth.abs() + forecast.abs() + TINY)
+
+
+def percentage_error(forecast: Tensor, truth: Tensor) -> Tensor:
+    """|y - f| / |y|, a term of MAPE; 0 where the truth is zero, for which MAPE is undefined, and `LARGEST` at most."""
+    error = (truth - forecast).abs() / truth.abs().clamp(min=TINY)
+    return error.masked_fill(truth == 0, 0.0).clamp(max=LARGEST)

@@ -1,0 +1,1 @@
+"""Folders that `NeuralForecast.save` wrote: their recurrent models become forecast models."""
