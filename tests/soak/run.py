@@ -97,12 +97,14 @@ async def _run(server: Server, models: Path, duration_s: float, num_clients: int
     running = [asyncio.create_task(client.run()) for client in clients]
     faults: list[Fault] = []
     draw = random.Random(seed)
-    for at, kind in schedule(duration_s):
-        await asyncio.sleep(max(0.0, started_at + at - time.monotonic()))
-        faults.append(await _inject(server, kind, draw))
-    await asyncio.sleep(max(0.0, started_at + duration_s - time.monotonic()))
-    ended_at = time.monotonic()
-    records.is_over.set()
+    try:
+        for at, kind in schedule(duration_s):
+            await asyncio.sleep(max(0.0, started_at + at - time.monotonic()))
+            faults.append(await _inject(server, kind, draw))
+        await asyncio.sleep(max(0.0, started_at + duration_s - time.monotonic()))
+        ended_at = time.monotonic()
+    finally:
+        records.is_over.set()  # or a client that takes its cancellation for a timeout would go on for ever
     await asyncio.gather(*running)
     sampling.cancel()
     await asyncio.to_thread(server.check_at_rest)
