@@ -38,7 +38,7 @@ def _bounds(project: dict[str, object], requirements: Sequence[str], extras: Seq
         if requirement.startswith(f"{project['name']}["):
             yield from _bounds(project, [], requirement.partition("[")[2].rstrip("]").split(","))
             continue
-        found = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?>=([0-9][0-9.]*)(?:,<[0-9.]+)?(?:;.*)?", requirement)
+        found = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?>=([0-9][0-9.!]*)(?:,<[0-9.]+)?(?:;.*)?", requirement)
         assert found, f"{requirement}: a direct dependency has a lower bound"
         yield found[1], found[2]
 

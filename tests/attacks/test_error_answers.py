@@ -171,6 +171,8 @@ def begin_slowly(given: Given) -> httpx.Response:
 
 
 FORECAST: dict[str, Any] = {"model": "toy-forecast", "instances": [{"history": [1, 2, 3]}]}
+# Those of kept sequences need a Redis that goes, or a graph that changes: tests/contract/test_sequences.py has both.
+ELSEWHERE = {"sequence_not_found", "sequence_conflict", "store_unavailable"}
 PROVOCATIONS: dict[str, Callable[[Given], httpx.Response]] = {
     "malformed_request": lambda given: given.post(b'{"instances": [}'),
     "unauthorized": lambda given: CLIENT.get(given.server.url + "/models"),
@@ -185,6 +187,7 @@ PROVOCATIONS: dict[str, Callable[[Given], httpx.Response]] = {
     "url_too_long": lambda given: given.post({}, path="/" + "a" * 10_000),
     "unsupported_media_type": lambda given: given.post(FORECAST, headers={"content-type": "text/plain"}),
     "invalid_input": lambda given: given.post(FORECAST | {"instances": [{"history": ["/etc"]}]}),
+    "invalid_state": lambda given: given.post(FORECAST | {"instances": [{"history": [1, 2, 3], "state": "/etc"}]}),
     "rate_limited": lambda given: [given.post(FORECAST, key="slow") for _ in range(2)][1],
     "head_too_large": lambda given: given.post(FORECAST, headers={"x-large": "a" * 70_000}),
     "inference_failed": lambda given: given.post({"model": "fails", "instances": [{"x": [2 * TOO_LARGE]}]}),
@@ -196,7 +199,7 @@ PROVOCATIONS: dict[str, Callable[[Given], httpx.Response]] = {
 
 
 def test_every_error_of_the_table_is_provoked_here() -> None:
-    assert list(PROVOCATIONS) == [row.error.code for row in TABLE]
+    assert list(PROVOCATIONS) == [row.error.code for row in TABLE if row.error.code not in ELSEWHERE]
 
 
 @pytest.mark.parametrize("code", PROVOCATIONS)

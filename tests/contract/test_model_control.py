@@ -234,7 +234,7 @@ def test_where_no_process_can_be_forked_models_are_loaded_and_unloaded_all_the_s
     with server_process(models, code=code, **environ) as server:
         started = children(server.process.pid)
         spawned = [pid for pid in started if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        assert len(spawned) == 3
+        assert len(spawned) == 4, "two workers, what decides what is served, and what keeps states"
         with Load(server.url) as load:
             publish(models, "2", horizon=6)
             if is_explicit:

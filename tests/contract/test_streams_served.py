@@ -184,7 +184,7 @@ def test_layers_that_read_a_text_as_a_whole_are_refused_before_anything_is_learn
         ("warm_up = 8", "min_length = 3", "min_length and step are not for streaming"),
         ("quantiles = [0.1, 0.25, 0.5, 0.75, 0.9]", "quantiles = [0.5]", "streaming needs three quantiles or more"),
         ('loss = "quantile"', 'loss = "smape"', 'streaming needs loss "quantile"'),
-        ("seasonal_lag = 6", "mape_point = true", "streaming goes without decomposition, mape_point and scaling.centre"),
+        ("seasonal_lag = 6", "mape_point = true", "decomposition and mape_point are not for streaming"),
         ("window_length = 40", "window_length = 8", "window_length must be above forecast.warm_up, 8 steps"),
     ],
 )

@@ -204,7 +204,7 @@ UNFINISHED = {
 
 @pytest.mark.parametrize("num_workers", ["1", "2"])
 @pytest.mark.parametrize("fast_path", ["true", "false"])
-def test_a_body_that_is_not_whole_when_the_time_of_a_server_is_over_is_answered_503(
+def test_a_body_that_is_not_whole_when_the_time_of_a_server_is_over_gets_a_refusal(
     models: Path, num_workers: str, fast_path: str
 ) -> None:
     with server_process(
@@ -219,8 +219,9 @@ def test_a_body_that_is_not_whole_when_the_time_of_a_server_is_over_is_answered_
             assert server.end() == 0
             for client in clients:
                 answer = read_answer(client)
-                assert answer.startswith(b"HTTP/1.1 503 "), answer
-                assert b'"code":"overloaded"' in answer
+                # It is awaited until the drain is over; where all ends before that is seen, it is refused.
+                is_late = answer.startswith(b"HTTP/1.1 408 ") and b'"code":"request_timeout"' in answer
+                assert is_late or (answer.startswith(b"HTTP/1.1 503 ") and b'"code":"overloaded"' in answer), answer
         assert "Traceback" not in server.log
         assert "Exception in ASGI application" not in server.log
 

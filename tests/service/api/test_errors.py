@@ -48,8 +48,11 @@ from service.errors import (
     ModelNotReady,
     Overloaded,
     PayloadTooLarge,
+    SequenceConflict,
+    SequenceNotFound,
     ServiceError,
     StateError,
+    StoreUnavailable,
 )
 from service.observability.metrics import Metrics
 from service.tasks.registry import built_in_tasks
@@ -260,6 +263,9 @@ RAISED: Mapping[type[ServiceError], Callable[[Path], Awaitable[httpx.Response]] 
     UnsupportedMediaType: lambda models: send(models, "POST", FORECAST, content=b"{}", headers={"content-type": "text/plain"}),
     InvalidInput: lambda models: send(models, "POST", FORECAST, json={"instances": ["a"]}),
     StateError: lambda models: send(models, "POST", FORECAST, json={"instances": [{"history": [1, 2, 3], "state": None}]}),
+    SequenceNotFound: "tests/contract/test_sequences.py::test_a_sequence_is_shown_moved_and_ended",
+    SequenceConflict: "tests/contract/test_sequences.py::test_a_model_that_is_reloaded_with_another_graph_in_mid_sequence_is_409",
+    StoreUnavailable: "tests/contract/test_sequences.py::test_redis_that_is_gone_in_mid_sequence_is_503_and_recovers_by_itself",
     InferenceFailed: "tests/service/models/test_model.py::test_a_graph_that_answers_nan_is_an_error_and_not_an_answer",
     RequestTimedOut: "tests/attacks/test_slow_clients.py::test_what_comes_too_slowly_is_answered_408_and_closed",
     UrlTooLong: "tests/service/api/test_regular_path.py::test_a_url_beyond_its_bound_is_refused_and_closes",

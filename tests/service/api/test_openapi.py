@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -213,7 +214,9 @@ def test_what_is_no_request_of_another_protocol_is_refused_as_documented(
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[httpx.Client]:
-    with server_process(ROOT / "models") as process, httpx.Client(base_url=process.url, timeout=30, trust_env=False) as client:
+    # One model for each task: which of several a request means is not the document's.
+    models = os.pathsep.join(str(ROOT / "models" / name) for name in ("forecast-hourly", "sentiment-en"))
+    with server_process(Path(models)) as process, httpx.Client(base_url=process.url, timeout=30, trust_env=False) as client:
         yield client
 
 

@@ -114,6 +114,7 @@ def test_the_tensors_of_quantiles_and_of_a_text() -> None:
         ],
         "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": ["batch", 2]}],
         "state": [],
+        "cannot_stream": 'its layer "bidirectional_1" reads more of a sequence than each step and what came before it',
     }
 
 
