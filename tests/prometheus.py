@@ -51,7 +51,7 @@ def query_value(prometheus: str, query: str) -> float | None:
     """The value of a query that has one; None while Prometheus has nothing yet."""
     try:
         answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}, timeout=5).json()
-    except httpx.HTTPError:
+    except (httpx.HTTPError, ValueError):  # it is not ready yet
         return None
     found = answer["data"]["result"]
     return float(found[0]["value"][1]) if found else None

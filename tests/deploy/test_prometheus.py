@@ -104,7 +104,7 @@ def traffic(url: str) -> Iterator[None]:
 def has_data(prometheus: str, query: Query) -> bool:
     try:
         answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query.expression}, timeout=10).json()
-    except httpx.HTTPError:
+    except (httpx.HTTPError, ValueError):  # it is not ready yet
         return False
     assert answer["status"] == "success", (query.name, answer)
     return any(not math.isnan(float(one["value"][1])) for one in answer["data"]["result"])
