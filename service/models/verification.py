@@ -18,7 +18,7 @@ from service.errors import ServiceError
 from service.manifest import Precision
 from service.models.folder import Examination, ModelOptions, examine
 from service.models.loading import open_and_replay, with_tuning
-from service.models.scanning import ModelVersion, VersionPins, scan_models
+from service.models.scanning import ModelVersion, VersionPins, highest_first, scan_models
 from service.runtime.base import CPU, OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.tuning import Tuning
@@ -93,7 +93,8 @@ def verify_versions(
     entries: Sequence[ModelVersion], options: ModelOptions, run: RunJobs, send: Callable[[tuple[Name, Verdict]], None]
 ) -> None:
     """Verify these versions, and send what was found of each."""
-    folders = {entry.key: entry.folder for entry in entries if entry.state != "UNAVAILABLE"}
+    # In the order in which they are opened, so that who opens them waits for none that comes later.
+    folders = {entry.key: entry.folder for entry in highest_first(entries) if entry.state != "UNAVAILABLE"}
     names = list(folders)
     options = replace(options, device="cpu", measure_s=min(options.measure_s, MEASURE_ALL_S / max(1, len(names))))
     for name, outcome in run(names, functools.partial(_verify, folders, options)):
@@ -178,6 +179,12 @@ class Verification:
         if key not in self._waiting:
             self._waiting[key] = loop.create_future()
         return await self._waiting[key]
+
+    def wait_for(self, key: Name) -> Verdict:
+        """What was found of a folder; blocks until that is known. To be called where no event loop runs."""
+        while key not in self._verdicts and self._receiver is not None:
+            self._receive_one()
+        return self._verdicts.get(key, UNSEEN)
 
     def collect(self) -> dict[Name, Verdict]:
         """All verdicts; waits for them."""
