@@ -368,6 +368,7 @@ class Supervisor:
         with contextlib.suppress(EOFError, OSError):
             report = worker.reports.recv()
             worker.has_loaded = True
+            worker.num_missed_checks = 0  # those of a start without heartbeats: else it gets nothing until the next check
             worker.first_bytes = own_memory_bytes(worker.pid)
             if not self._has_reported and not self._vacancies and all(worker.has_loaded for worker in self._workers):
                 self._has_reported = True
