@@ -56,7 +56,7 @@ from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
 from service.process.machine import max_open_connections, num_cores, threads_per_worker
-from service.process.memory import trim_heap_when_idle
+from service.process.memory import IdleDetector, trim_heap_when_idle
 from service.process.notices import Notices
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
 from service.scheduling.admission import AdmissionControl, RefusalBudget
@@ -164,10 +164,13 @@ def create_app(
 
     def begin_work() -> list[Coroutine[Any, Any, None]]:
         load = _load(repository, on_loaded, on_failed) if membership is None else membership.run()
+        # To replace a model takes less time than counts as busy, and leaves as much to return as the model was large.
+        detector = IdleDetector()
+        repository.on_retired = detector.mark_busy
         return [
             load,
             _flush_regularly(metrics),
-            trim_heap_when_idle(),
+            trim_heap_when_idle(detector),
             sequences.store.run(),
             *(watch.run() for watch in (*access.watches, *state_tokens.watches)),
         ]

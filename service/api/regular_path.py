@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import re
 from typing import Any
 
 import httptools
@@ -42,7 +44,9 @@ MAX_LINGERING = 256
 # 256 KB of received bytes may hold 14,000 requests: beyond so many that wait, or in one piece, they are read bit by bit.
 MAX_PIPELINED = 32
 MAX_PIECE_BYTES = 4096
-REQUEST_MARK, MAX_MARKS = b"HTTP/1.", 8
+REQUEST_MARK, MAX_MARKS = re.compile(rb"HTTP/1\."), 8
+# Every request has as many: behind its first line, and behind its head.
+MIN_LINE_FEEDS = 2
 _REASONS: dict[type[ServiceError], ConnectionReason] = {HeadTooLarge: "head_too_large", UrlTooLong: "url_too_long"}
 
 
@@ -105,7 +109,7 @@ class RegularPathProtocol(HttpToolsProtocol):
             self._drop(len(data))
             return
         self._fed_at = self.loop.time()
-        if self._unfed or (len(data) > MAX_PIECE_BYTES and data.count(REQUEST_MARK) > MAX_MARKS):
+        if self._unfed or (len(data) > MAX_PIECE_BYTES and holds_many_requests(data)):
             self._unfed += data
             self._feed_piece()
             return
@@ -449,6 +453,20 @@ class RegularPathProtocol(HttpToolsProtocol):
         self._num_dropped += num_bytes
         if self._num_dropped > MAX_DROPPED_BYTES:
             self.transport.close()
+
+
+def holds_many_requests(data: bytes) -> bool:
+    """Whether received bytes hold more than MAX_MARKS requests, or what looks like it.
+
+    Few line feeds rule that out, and single bytes are found faster than anything else: 1 to 3 µs in a JSON body of 43 KB, where
+    `bytes.count` of the mark takes 45 to 90. Binary data has line feeds; the regular expression takes 13 to 30 µs there.
+    """
+    end = -1
+    for _ in range(MIN_LINE_FEEDS * MAX_MARKS):
+        end = data.find(b"\n", end + 1)
+        if end < 0:
+            return False
+    return sum(1 for _ in itertools.islice(REQUEST_MARK.finditer(data), MAX_MARKS + 1)) > MAX_MARKS
 
 
 def _head_too_large() -> HeadTooLarge:
