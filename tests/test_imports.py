@@ -203,6 +203,11 @@ def test_training_has_lightning_in_one_file() -> None:
     assert found == {"training.fitting.fit"}
 
 
+def test_training_has_optuna_in_one_file() -> None:
+    found = {name for name, path in TRAINING.items() if any(i.split(".")[0] == "optuna" for i in imports_of(path))}
+    assert found == {"training.runs.search"}
+
+
 @pytest.mark.parametrize("place", WITHOUT)
 def test_a_folder_keeps_to_its_subject(place: str) -> None:
     for name, path in SERVICE.items():
