@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("service", "serve", "cpu", "serve the models folder over REST"),
     "check": Command("service", "check", "cpu", "say what is wrong with a model folder"),
+    "score": Command("service", "score", "cpu,score", "score a file with a model, larger than memory, without a server"),
     "key": Command("service", "key", "cpu", "make an API key, and its entry for the keys file"),
     "settings": Command("service", "settings", "cpu", "list every SLUICE_ setting with its default"),
     "init": Command("training", "init", "cpu,train", "write a commented recipe for a CSV file"),
