@@ -87,6 +87,24 @@ def test_a_page_shows_each_forecast_as_it_comes(url: str, pages: tuple[Path, str
     assert last["forecast"] == answer.json()["predictions"][0]["forecast"]
 
 
+@pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed")
+def test_a_page_sends_each_reading_over_a_websocket_and_shows_its_forecast(url: str, pages: tuple[Path, str]) -> None:
+    folder, origin = pages
+    page = block("html", "websocket").replace("ws://localhost:8000", url.replace("http", "ws", 1))
+    (folder / "websocket.html").write_text(page, encoding="utf-8")
+    with open_browser() as browser:
+        browser.open(f"{origin}/websocket.html")
+        wait_until(lambda: '{"end":' in browser.texts("#out")[0], "the sequence has ended")
+        (text,) = browser.texts("#out")
+    readings = [20.1, 20.4, 20.9, 21.5, 21.2]
+    *messages, end = map(json.loads, text.splitlines())
+    answer = httpx.post(f"{url}/predict/forecast", json={"instances": [{"history": readings, "state": None}]}, trust_env=False)
+    (last,) = answer.json()["predictions"]
+    assert len(messages) == len(readings)
+    assert messages[-1] == {"prediction": {"forecast": last["forecast"], "quantiles": last["quantiles"]}}
+    assert end == {"end": {"state": last["state"]}}
+
+
 def test_a_chat_gets_with_each_message_the_label_of_all_its_messages(url: str) -> None:
     messages = ["good film", "bad plot", "bad"]
     labels = list(example("chat")["moods"](messages, "chat-1", url))
