@@ -89,7 +89,7 @@ HOMES = {
     "opentelemetry": {"service.observability.tracing"},
     "pydantic_settings": {"service.settings"},
     "redis": {"service.sequences.redis_store"},
-    "uvicorn": {"service.server", "service.api.regular_path"},
+    "uvicorn": {"service.server", "service.api.regular_path", "service.api.websocket_protocol"},
     "httptools": {"service.api.regular_path"},
     "fastapi_swagger": {"service.api.page"},
     "pyarrow": {"service.scoring.files"},
