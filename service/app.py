@@ -29,7 +29,7 @@ from service.api.access_log import AccessLog
 from service.api.adapters.base import adapter_endpoints
 from service.api.adapters.operations import adapter_routes, prediction_routes
 from service.api.adapters.registry import WireFormats, wire_formats
-from service.api.connections import ConnectionLimits, ConnectionMonitor
+from service.api.connections import STREAMS_SHARE, ConnectionLimits, ConnectionMonitor, StreamLimit
 from service.api.control import control_router
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
@@ -186,7 +186,8 @@ def create_app(
     scrapes = ScrapeCache(metrics, time.monotonic, scrape_interval_s)
     control = membership if settings.model_control == "explicit" else None
     protocol_routes = _add_routes(api, settings, options.tasks, repository, metrics, scrapes, formats, drain, control)
-    stream = StreamEndpoint(repository, metrics, state_tokens.tokens, drain, settings.request_timeout_ms / 1000)
+    stream_limit = StreamLimit(max(1, int(STREAMS_SHARE * connection_limits(settings).max_connections)))
+    stream = StreamEndpoint(repository, metrics, state_tokens.tokens, drain, settings.request_timeout_ms / 1000, stream_limit)
     api.router.routes.append(Route(STREAM_PATH, stream, methods=["POST"]))
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
     monitors = Monitors.open(limits, loop_budget)

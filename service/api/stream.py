@@ -7,6 +7,7 @@ with the request, and is handed out at its end, so the server keeps nothing.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.access.control import visible_models
 from service.api.carried import STATE, StateTokens
+from service.api.connections import StreamLimit
 from service.api.draining import Drain
 from service.api.errors import UnsupportedMediaType, problem
 from service.api.inference import RequestObserver, outcome_of, reason_of
@@ -49,8 +51,17 @@ class StreamHead(NamedTuple):
 class StreamEndpoint:
     """The endpoint as an ASGI app, behind FastAPI's routing and errors."""
 
-    def __init__(self, models: Models, observer: RequestObserver, tokens: StateTokens, drain: Drain, timeout_s: float) -> None:
-        """`timeout_s` is what the answer to one line may take."""
+    def __init__(
+        self,
+        models: Models,
+        observer: RequestObserver,
+        tokens: StateTokens,
+        drain: Drain,
+        timeout_s: float,
+        limit: StreamLimit | None = None,
+    ) -> None:
+        """`timeout_s` is what the answer to one line may take; `limit` counts the streams of this process."""
+        self._limit = limit or StreamLimit(sys.maxsize)
         self._models = models
         self._observer = observer
         self._tokens = tokens
@@ -58,7 +69,10 @@ class StreamEndpoint:
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = AsgiRequest(scope, receive)
+        with self._limit.begin():
+            await self._stream(AsgiRequest(scope, receive), send)
+
+    async def _stream(self, request: AsgiRequest, send: Send) -> None:
         _expect_lines(request.headers)
         try:
             async with contextlib.aclosing(read_lines(request)) as lines:
