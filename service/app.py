@@ -191,11 +191,14 @@ def create_app(
     protocol_routes = _add_routes(api, settings, options.tasks, repository, metrics, scrapes, formats, drain, control)
     stream = StreamEndpoint(repository, metrics, state_tokens.tokens, drain, settings.request_timeout_ms / 1000)
     api.router.routes.append(Route(STREAM_PATH, stream, methods=["POST"]))
+    limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
+    monitors = Monitors.open(limits, loop_budget)
     api.include_router(
         sequences_router(
             repository,
             sequences,
             state_tokens.tokens,
+            monitors.large_bodies,
             timeout_s=settings.request_timeout_ms / 1000,
             max_body_bytes=settings.max_body_bytes,
         )
@@ -207,8 +210,6 @@ def create_app(
     paths = [*own_paths, STREAM_PATH, *page.ROUTES, *(route.path for route in protocol_routes)]
     if settings.vertex_health_route is not None:
         require_probe_route(settings.vertex_health_route, paths)
-    limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
-    monitors = Monitors.open(limits, loop_budget)
     return Gateway(
         access.wrap(api),
         direct={

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.api.connections import Phase
 from service.api.errors import HeadTooLarge, RequestTimedOut, UrlTooLong, problem
 from service.api.gateway import Gateway
-from service.api.request import TIMED_OUT
+from service.api.request import TIMED_OUT, body_interrupted, body_timed_out
 from service.api.request_ids import new_context
 from service.context import RequestContext
 from service.errors import ConnectionReason, MalformedRequest, Overloaded, ServiceError
@@ -183,15 +183,15 @@ class RegularPathProtocol(HttpToolsProtocol):
             return
         elif reason == "header_timeout":
             self._end(RequestTimedOut("the head did not come in time", setting="SLUICE_HEADER_TIMEOUT_MS"))
-        elif reason == "body_timeout" and not cycle.response_complete:
+        elif reason in ("body_timeout", "drained") and not cycle.response_complete:
             self._is_ending = True  # behind this answer
             cycle.keep_alive = False
-            self._time_out_body(cycle)
+            self._time_out_body(cycle, body_timed_out() if reason == "body_timeout" else body_interrupted())
         else:
             self.transport.close()
 
-    def _time_out_body(self, cycle: Any) -> None:
-        cycle.scope[TIMED_OUT] = True
+    def _time_out_body(self, cycle: Any, error: ServiceError) -> None:
+        cycle.scope[TIMED_OUT] = error
         cycle.more_body = False
         cycle.message_event.set()
 
