@@ -14,6 +14,7 @@ from service.models.folder import ModelOptions
 from service.models.loading import check_folder, load_model
 from service.sequences.state import SequenceState
 from service.wire import read, write
+from training.export.publish import card_of
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = sorted(path for path in (ROOT / "models").glob("*/*") if path.is_dir())
@@ -37,6 +38,11 @@ def test_a_bundled_folder_is_valid(folder: Path) -> None:
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
 def test_a_bundled_folder_is_small(folder: Path) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) <= MAX_BYTES
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
+def test_the_card_of_a_bundled_folder_is_that_of_its_manifest(folder: Path) -> None:
+    assert (folder / "README.md").read_text(encoding="utf-8") == card_of(folder), "run `sluice card models`"
 
 
 def test_a_bundled_int8_graph_is_inside_its_bounds() -> None:

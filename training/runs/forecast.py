@@ -295,5 +295,7 @@ TASK = Task(
     spec_of_recipe=spec_of_recipe,
     spec_of_manifest=spec_of_manifest,
     layers_without_steps=layers_without_steps,
+    naive=("seasonal_naive", "last_value"),
+    decisive=("owa", "mase", "mae"),
     larger_is_better=("auroc",),
 )
