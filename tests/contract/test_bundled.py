@@ -62,6 +62,16 @@ def test_the_forecaster_reads_two_weeks_and_beats_its_baselines() -> None:
     assert all(training["metrics"]["owa"] < baseline["owa"] for baseline in training["baselines"].values())
 
 
+@pytest.mark.parametrize("name", ["forecast-monthly", "forecast-quarterly"])
+def test_the_forecasters_of_m3_and_tourism_beat_their_baselines_on_both_with_bands_that_hold(name: str) -> None:
+    training = manifest(name)["training"]
+    metrics = training["metrics"]
+    assert manifest(name)["forecast"]["points"] == ["median", "mape"]
+    assert 0.74 <= metrics["coverage_80"] <= 0.86
+    for baseline in training["baselines"].values():
+        assert all(metrics[measure] < baseline[measure] for measure in ("mase", "m3_smape", "tourism_mape"))
+
+
 def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:
     training = manifest("sentiment-en")["training"]
     assert training["metrics"]["imdb_accuracy"] >= 0.88
