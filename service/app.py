@@ -56,7 +56,7 @@ from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
 from service.process.machine import max_open_connections, num_cores, threads_per_worker
-from service.process.memory import trim_heap_when_idle
+from service.process.memory import IdleDetector, trim_heap_when_idle
 from service.process.notices import Notices
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
 from service.scheduling.admission import AdmissionControl, RefusalBudget
@@ -164,10 +164,13 @@ def create_app(
 
     def begin_work() -> list[Coroutine[Any, Any, None]]:
         load = _load(repository, on_loaded, on_failed) if membership is None else membership.run()
+        # To replace a model takes less time than counts as busy, and leaves as much to return as the model was large.
+        detector = IdleDetector()
+        repository.on_retired = detector.mark_busy
         return [
             load,
             _flush_regularly(metrics),
-            trim_heap_when_idle(),
+            trim_heap_when_idle(detector),
             sequences.store.run(),
             *(watch.run() for watch in (*access.watches, *state_tokens.watches)),
         ]
@@ -188,11 +191,14 @@ def create_app(
     protocol_routes = _add_routes(api, settings, options.tasks, repository, metrics, scrapes, formats, drain, control)
     stream = StreamEndpoint(repository, metrics, state_tokens.tokens, drain, settings.request_timeout_ms / 1000)
     api.router.routes.append(Route(STREAM_PATH, stream, methods=["POST"]))
+    limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
+    monitors = Monitors.open(limits, loop_budget)
     api.include_router(
         sequences_router(
             repository,
             sequences,
             state_tokens.tokens,
+            monitors.large_bodies,
             timeout_s=settings.request_timeout_ms / 1000,
             max_body_bytes=settings.max_body_bytes,
         )
@@ -204,8 +210,6 @@ def create_app(
     paths = [*own_paths, STREAM_PATH, *page.ROUTES, *(route.path for route in protocol_routes)]
     if settings.vertex_health_route is not None:
         require_probe_route(settings.vertex_health_route, paths)
-    limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
-    monitors = Monitors.open(limits, loop_budget)
     return Gateway(
         access.wrap(api),
         direct={

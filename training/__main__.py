@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,45 @@ def compare_command(
         compare.show(found, console)
         for written in compare.write(found, folder):
             console.print(f"written     {written}", highlight=False, soft_wrap=True)
+
+
+@app.command("tune")
+def tune_command(
+    recipe: RecipeArgument,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", metavar="KEY=VALUES", help="What to search, as fit.learning_rate=1e-4..1e-2 or layers.0.units=[32,64]."
+        ),
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="The time budget; 10 if the recipe has none in [tune].")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials at most; 30 if the recipe has none in [tune].")] = None,
+    changes: ChangesOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the trials of this recipe's last search.")] = False,
+    runs: RunsOption = Path("runs"),
+    threads: ThreadsOption = 1,
+    data: DataOption = None,
+) -> None:
+    """Search options of a recipe within a time budget, by its validation part; publishes nothing."""
+    console = Console()
+    with _errors_as_messages(console, "stopped; continue with --resume", extra="train,tune"):
+        path = find_recipe(recipe)
+        settings = read_recipe(path, changes or [])
+        import torch
+
+        from training.runs import tune
+        from training.runs.registry import TASKS
+        from training.runs.train import lines_in_errors
+
+        torch.set_num_threads(threads)
+        folder = runs / settings.name / "tune"
+        with lines_in_errors(path):
+            chosen = tune.with_options(settings, options or [], minutes=minutes, trials=trials)
+            found = tune.tune(chosen, TASKS[settings.task], data=data, folder=folder, resume=resume, console=console)
+        tune.show(
+            found, console, " ".join(["sluice train", recipe, *(f"--set {shlex.quote(change)}" for change in changes or [])])
+        )
+        console.print(f"written     {tune.write(found, folder)}", highlight=False, soft_wrap=True)
 
 
 @app.command("quantize")

@@ -270,7 +270,8 @@ def find_reason(
     age_s = now - connection.phase_began_at
     if connection.phase is Phase.HEAD:
         return "header_timeout" if age_s > limits.header_timeout_s else None
-    is_late = age_s > limits.body_timeout_s + connection.num_body_bytes / MIN_RATE
-    if drains_from is not None:
-        is_late |= now > max(drains_from + limits.drain_s, connection.phase_began_at + LEAST_BODY_S)
-    return "body_timeout" if is_late else None
+    if age_s > limits.body_timeout_s + connection.num_body_bytes / MIN_RATE:
+        return "body_timeout"
+    if drains_from is not None and now > max(drains_from + limits.drain_s, connection.phase_began_at + LEAST_BODY_S):
+        return "drained"
+    return None

@@ -348,6 +348,44 @@ def test_fetch_names_what_is_missing(arguments: list[str], message: str) -> None
     assert message in words(result)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["imbd"], 'no benchmark "imbd"; there are m3'),
+        (["sst2", "--url", "localhost:8000"], "sst2: not scored: --url: expected http://HOST:PORT, got 'localhost:8000'"),
+        (["imdb"], "imdb: not scored: no file imdb/imdb_test.parquet (nor .xz, .gz) here, and $SLUICE_DATA is not set"),
+        (["imdb"], "Fetch it: sluice data fetch imdb"),
+        (["sst2", "--data", "data"], "data/sst2/test.txt: is not the content that the recipe names: expected sha256 6a80"),
+    ],
+)
+def test_evaluate_says_what_it_could_not_read_and_fails(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "sst2").mkdir(parents=True)
+    (tmp_path / "data" / "sst2" / "test.txt").write_text("1 another content\n")
+    result = CliRunner(env={"SLUICE_DATA": None}).invoke(app, ["evaluate", *arguments])
+    assert result.exit_code == 1
+    assert message in words(result)
+
+
+def test_options_are_searched_by_the_command_and_the_next_one_is_printed(tmp_path: Path) -> None:
+    search = ["--option", "fit.learning_rate=1e-3..2e-3", "--trials", "2", "--set", "fit.epochs=1", "--runs", str(tmp_path)]
+    result = CliRunner().invoke(app, ["tune", "feature-vectors", *search], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "sluice train feature-vectors --set fit.epochs=1 --set fit.learning_rate=0.001" in words(result)
+    assert len(json.loads((tmp_path / "feature-vectors" / "tune" / "tune.json").read_text())["trials"]) == 2
+
+
+def test_a_search_without_its_library_names_what_to_install() -> None:
+    script = "import runpy, sys; sys.modules['optuna'] = None\n"
+    script += "sys.argv = ['training', 'tune', 'feature-vectors', '--option', 'fit.epochs=1..3']\n"
+    script += "runpy.run_module('training', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert "needs more than the service does: pip install 'sluice-serving[cpu,train,tune]' (" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_the_passengers_beat_the_season_before(tmp_path: Path) -> None:
     options = ["--models", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     result = CliRunner().invoke(app, ["run", "passengers", *options], catch_exceptions=False)

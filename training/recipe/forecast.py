@@ -68,6 +68,10 @@ class SeriesData(Data):
         "does not count. Left out: the horizon",
     )
 
+    @property
+    def is_validation_apart(self) -> bool:
+        return not self.train_on_validation
+
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
         if len(set(self.targets)) < len(self.targets):

@@ -116,6 +116,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, settings: dic
     assert torch.equal(weights(parts), weights(whole))
 
 
+def test_the_loop_stops_in_the_middle_of_an_epoch_when_its_minutes_are_over(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def counted(epoch: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(epoch)):
+            seen.append(number)
+            yield batch
+
+    options = Fit.model_validate({"loss": "mse", "epochs": 6, "minutes": 1e-9})
+    silent = Console(file=io.StringIO())
+    network = make_network()
+    fitted = fit(
+        network, LOSS, counted, NUM_BATCHES, validate, options, seed=3, folder=tmp_path, console=silent, accelerator="cpu"
+    )  # fmt: skip
+    assert len(seen) < NUM_BATCHES
+    assert [epoch.number for epoch in fitted.epochs] == [1]
+    assert fitted.best.validation == pytest.approx(validate(network), rel=1e-5)
+
+
 def test_epochs_that_are_done_are_not_done_again(tmp_path: Path) -> None:
     trained: list[int] = []
 
