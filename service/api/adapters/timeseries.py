@@ -11,7 +11,15 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import (
+    Described,
+    PredictionRequest,
+    error_shape,
+    expect_list,
+    expect_no_sequence,
+    expect_object,
+    optional,
+)
 from service.api.adapters.schemas import TimeseriesError, TimeseriesRequest, TimeseriesResponse
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
@@ -44,6 +52,7 @@ class TimeSeries:
         content = expect_object(content)
         model = optional(content, "model", str, "a string")
         options = expect_object(content.get("options", {}), '"options"')
+        expect_no_sequence(content, options)
         parameters = {name: options[name] for name in ("horizon", "quantiles") if options.get(name) is not None}
         inputs = [expect_object(given, f"input {index}") for index, given in enumerate(expect_list(content, "inputs"))]
         return PredictionRequest(
@@ -74,6 +83,7 @@ class TimeSeries:
 
 
 def _read_series(given: dict[str, Any], index: int) -> dict[str, Any]:
+    expect_no_sequence(given)
     kind = given.get("type", UNIVARIATE)
     if kind not in (UNIVARIATE, MULTIVARIATE):
         raise MalformedRequest(f'input {index}: "type": expected {UNIVARIATE} or {MULTIVARIATE}', where="type")
