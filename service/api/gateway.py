@@ -265,13 +265,10 @@ class Gateway:
         `context` is what it was logged with before.
         """
         request = UnreadRequest(client, server)
-        made = self._begin(request, self._unknown)
-        if context is not None:
-            context.timing = made.timing
-            request.context = made = context
+        context = self._begin(request, self._unknown, context)
         answer = self._describe(error, request)
         request.status, request.response_bytes = answer.status, len(answer.body)
-        add_ids(made, answer.headers)
+        add_ids(context, answer.headers)
         for hook in self._hooks:
             hook.after(request, answer.headers)
         self._finish(request, self._unknown)
@@ -429,8 +426,8 @@ class Gateway:
         for hook in self._hooks:
             hook.after(request, headers)
 
-    def _begin(self, request: HttpRequest, route: _Route) -> RequestContext:
-        context = request.context = identify(request.headers)
+    def _begin(self, request: HttpRequest, route: _Route, context: RequestContext | None = None) -> RequestContext:
+        context = request.context = context or identify(request.headers)
         CURRENT.set(context)
         if self._times_stages:
             context.timing = Timing()

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 from fastapi.routing import APIRoute
 
-from service.api.access.control import visible_models
+from service.api.access.control import caller_of, visible_models
 from service.api.carried import StateTokens, StreamingModel, holds_state, predict_carried
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
@@ -116,9 +116,11 @@ class Predictor:
         *,
         deadline: float,
         has_turn: bool,
+        holder: str,
     ) -> Coroutine[Any, Any, Sequence[Any]]:
-        """The predictions, in order; `body` is where the instances were read from. Raises what the model raises, and what
-        `predict_carried` and `predict_kept` raise.
+        """The predictions, in order; `body` is where the instances were read from, `holder` whose sequences they are.
+
+        Raises what the model raises, and what `predict_carried` and `predict_kept` raise.
         """
         plain = is_plain(body)
         if self._tokens is not None and holds_state(instances) and not model.has_own_state_field:
@@ -127,7 +129,14 @@ class Predictor:
             )
         if self._sequences is not None and holds_sequences(body, instances, parameters):
             return predict_kept(
-                model, self._sequences, instances, parameters, deadline=deadline, is_plain=plain, has_turn=has_turn
+                model,
+                self._sequences,
+                instances,
+                parameters,
+                deadline=deadline,
+                is_plain=plain,
+                has_turn=has_turn,
+                holder=holder,
             )
         return model.predict(instances, parameters, deadline=deadline, is_plain=plain, has_turn=has_turn)
 
@@ -175,7 +184,13 @@ class PredictEndpoint(InferenceEndpoint):
         model = self._resolve(parsed, visible_models(self._models, call.request.state))
         call.set_model(model)
         predictions = await self._predictor.predict(
-            model, body, parsed.instances, parsed.parameters, deadline=call.deadline, has_turn=self.has_turn(len(body))
+            model,
+            body,
+            parsed.instances,
+            parsed.parameters,
+            deadline=call.deadline,
+            has_turn=self.has_turn(len(body)),
+            holder=caller_of(call.request.state),
         )
         written_from = time.monotonic()
         content = await _write(model.name, model.version, predictions)

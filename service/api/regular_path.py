@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import binascii
 import contextlib
+import itertools
 import logging
+import re
 from typing import Any
 
 import httptools
@@ -25,7 +27,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.api.connections import Phase
 from service.api.errors import HeadTooLarge, RequestTimedOut, UrlTooLong, problem
 from service.api.gateway import Gateway
-from service.api.request import TIMED_OUT
+from service.api.request import TIMED_OUT, body_interrupted, body_timed_out
 from service.api.request_ids import new_context
 from service.api.websocket_protocol import WebSocketProtocol
 from service.context import RequestContext
@@ -45,7 +47,9 @@ MAX_LINGERING = 256
 # 256 KB of received bytes may hold 14,000 requests: beyond so many that wait, or in one piece, they are read bit by bit.
 MAX_PIPELINED = 32
 MAX_PIECE_BYTES = 4096
-REQUEST_MARK, MAX_MARKS = b"HTTP/1.", 8
+REQUEST_MARK, MAX_MARKS = re.compile(rb"HTTP/1\."), 8
+# Every request has as many: behind its first line, and behind its head.
+MIN_LINE_FEEDS = 2
 # What the parser of WebSockets takes at most of a head, and a little less.
 MAX_UPGRADE_HEADERS, MAX_UPGRADE_LINE = 100, 4096
 _REASONS: dict[type[ServiceError], ConnectionReason] = {HeadTooLarge: "head_too_large", UrlTooLong: "url_too_long"}
@@ -112,7 +116,7 @@ class RegularPathProtocol(HttpToolsProtocol):
             self._drop(len(data))
             return
         self._fed_at = self.loop.time()
-        if self._unfed or (len(data) > MAX_PIECE_BYTES and data.count(REQUEST_MARK) > MAX_MARKS):
+        if self._unfed or (len(data) > MAX_PIECE_BYTES and holds_many_requests(data)):
             self._unfed += data
             self._feed_piece()
             return
@@ -186,15 +190,15 @@ class RegularPathProtocol(HttpToolsProtocol):
             return
         elif reason == "header_timeout":
             self._end(RequestTimedOut("the head did not come in time", setting="SLUICE_HEADER_TIMEOUT_MS"))
-        elif reason == "body_timeout" and not cycle.response_complete:
+        elif reason in ("body_timeout", "drained") and not cycle.response_complete:
             self._is_ending = True  # behind this answer
             cycle.keep_alive = False
-            self._time_out_body(cycle)
+            self._time_out_body(cycle, body_timed_out() if reason == "body_timeout" else body_interrupted())
         else:
             self.transport.close()
 
-    def _time_out_body(self, cycle: Any) -> None:
-        cycle.scope[TIMED_OUT] = True
+    def _time_out_body(self, cycle: Any, error: ServiceError) -> None:
+        cycle.scope[TIMED_OUT] = error
         cycle.more_body = False
         cycle.message_event.set()
 
@@ -514,6 +518,20 @@ class RegularPathProtocol(HttpToolsProtocol):
         self._num_dropped += num_bytes
         if self._num_dropped > MAX_DROPPED_BYTES:
             self.transport.close()
+
+
+def holds_many_requests(data: bytes) -> bool:
+    """Whether received bytes hold more than MAX_MARKS requests, or what looks like it.
+
+    Few line feeds rule that out, and single bytes are found faster than anything else: 1 to 3 µs in a JSON body of 43 KB, where
+    `bytes.count` of the mark takes 45 to 90. Binary data has line feeds; the regular expression takes 13 to 30 µs there.
+    """
+    end = -1
+    for _ in range(MIN_LINE_FEEDS * MAX_MARKS):
+        end = data.find(b"\n", end + 1)
+        if end < 0:
+            return False
+    return sum(1 for _ in itertools.islice(REQUEST_MARK.finditer(data), MAX_MARKS + 1)) > MAX_MARKS
 
 
 def _is_key(value: bytes) -> bool:

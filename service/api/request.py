@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope
 
 from service.api.errors import RequestTimedOut, UnsupportedMediaType
 from service.context import RequestContext
-from service.errors import MalformedRequest, Overloaded, PayloadTooLarge
+from service.errors import MalformedRequest, Overloaded, PayloadTooLarge, ServiceError
 
 Headers = list[tuple[bytes, bytes]]
 """Names are in lower case."""
@@ -29,7 +29,7 @@ TIMEOUT_HEADER, PRIORITY_HEADER = b"x-request-timeout-ms", b"x-request-priority"
 MAX_TIMEOUT_MS = 86_400_000
 MAX_LENGTH = 2**62
 TIMED_OUT = "sluice.timed_out"
-"""In the ASGI scope of a request whose body did not come in time: what was received of it is not its whole."""
+"""In the ASGI scope of a request whose body is awaited no longer, the error: what was received of it is not its whole."""
 MAX_LENGTH_DIGITS = len(str(MAX_LENGTH))
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
 
@@ -45,7 +45,13 @@ def read_length(value: bytes) -> int:
 
 
 def body_timed_out() -> RequestTimedOut:
+    """Of a request whose body came too slowly."""
     return RequestTimedOut("the body did not come in time", setting="SLUICE_BODY_TIMEOUT_MS")
+
+
+def body_interrupted() -> Overloaded:
+    """Of a request whose body a server that ends awaits no longer: the client was not slow, and another server may take it."""
+    return Overloaded("the server ended before the body had come", retry_after_s=1.0)
 
 
 class ClientDisconnected(Exception):
@@ -107,7 +113,10 @@ class HttpRequest:
     duration_s: float
 
     async def receive(self) -> Message:
-        """The next part of the body, or the client's disconnect, as an ASGI message. Raises RequestTimedOut."""
+        """The next part of the body, or the client's disconnect, as an ASGI message.
+
+        Raises RequestTimedOut, and Overloaded where the server ends.
+        """
         raise NotImplementedError
 
     def on_disconnect(self, callback: Callable[[], object] | None) -> bool:
@@ -175,8 +184,9 @@ class AsgiRequest(HttpRequest):
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if TIMED_OUT in self._scope:
-            raise body_timed_out()
+        error: ServiceError | None = self._scope.get(TIMED_OUT)
+        if error is not None:
+            raise error
         return message
 
 

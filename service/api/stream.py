@@ -13,6 +13,7 @@ from fastapi import Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from service.api.connections import StreamLimit
 from service.api.draining import Drain
 from service.api.errors import UnsupportedMediaType
 from service.api.request import AsgiRequest, ClientDisconnected
@@ -30,12 +31,17 @@ _HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-sto
 class StreamEndpoint:
     """The endpoint as an ASGI app, behind FastAPI's routing and errors."""
 
-    def __init__(self, streams: Streams, drain: Drain) -> None:
+    def __init__(self, streams: Streams, drain: Drain, limit: StreamLimit) -> None:
+        """`limit` counts the streams of this process."""
         self._streams = streams
+        self._limit = limit
         self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = AsgiRequest(scope, receive)
+        with self._limit.begin():
+            await self._stream(AsgiRequest(scope, receive), send)
+
+    async def _stream(self, request: AsgiRequest, send: Send) -> None:
         _expect_lines(request.headers)
         conditions = self._streams.expect_room(request)
         try:

@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from service.api.connections import StreamLimit
 from service.api.draining import Drain
 from service.api.errors import Forbidden, RequestTimedOut, UpgradeRequired, find_row
 from service.api.request import Headers, HttpRequest
-from service.api.stream_sequence import Streams, StreamSequence, describe_error
+from service.api.stream_sequence import Conditions, Streams, StreamSequence, describe_error
 from service.errors import CapacityError, MalformedRequest, Overloaded, PayloadTooLarge, ServiceError
 
 WEBSOCKET_PATH = "/predict/ws"
@@ -25,8 +26,6 @@ SUBPROTOCOL = "sluice"
 """What is chosen where it is offered: a page that presents an API key as a subprotocol offers this one beside it."""
 END = b"null"
 """The message that ends a sequence."""
-SHARE_OF_CONNECTIONS = 0.5
-"""So many of the connections of a process may be WebSockets: no others can be closed to make room for requests."""
 # Codes of RFC 6455, 7.4.1, and of its registry.
 NORMAL, UNSUPPORTED_DATA, POLICY_VIOLATION, TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART, TRY_AGAIN_LATER = (
     1000,
@@ -56,21 +55,20 @@ class WebSocketEndpoint:
         drain: Drain,
         *,
         allows_origin: Callable[[Headers], bool],
-        max_open: int,
+        limit: StreamLimit,
         head_timeout_s: float,
         idle_timeout_s: float,
     ) -> None:
-        """`allows_origin` tells by the headers whether a page may read the answers; there are `max_open` at most at a time.
+        """`allows_origin` tells by the headers whether a page may read the answers; `limit` counts the streams of this process.
 
         The first message has to come within `head_timeout_s`, each other one within `idle_timeout_s` of the answer before it.
         """
         self._streams = streams
         self._drain = drain
         self._allows_origin = allows_origin
-        self._max_open = max_open
+        self._limit = limit
         self._head_timeout_s = head_timeout_s
         self._idle_timeout_s = idle_timeout_s
-        self._num_open = 0
         self._waiting: set[asyncio.Timeout] = set()
         drain.on_start(self._end_waiting)
 
@@ -83,28 +81,26 @@ class WebSocketEndpoint:
             raise Forbidden("pages of this origin may not open a WebSocket here: SLUICE_CORS_ORIGINS lists those that may")
         if self._drain.is_active:
             raise Overloaded("the server is about to end", retry_after_s=1.0)
-        if self._num_open >= self._max_open:
-            raise Overloaded("there are too many WebSockets", retry_after_s=1.0, limit=self._max_open)
-        conditions = self._streams.expect_room(request)
-        self._num_open += 1
+        with self._limit.begin():
+            conditions = self._streams.expect_room(request)
+            await accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
+            await self._converse(request, websocket, conditions)
+
+    async def _converse(self, request: HttpRequest, websocket: WebSocket, conditions: Conditions) -> None:
         sequence: StreamSequence | None = None
         code = NORMAL
         try:
-            await accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
-            try:
-                sequence = self._streams.open(await self._receive(websocket, self._head_timeout_s), request, conditions)
-                while (message := await self._receive(websocket, self._idle_timeout_s)) != END:
-                    await _send(websocket, "prediction", await sequence.advance(message))
-            except _Drained:
-                code = SERVICE_RESTART
-            except ServiceError as exc:
-                code = close_code(exc)
-                await _send(websocket, "error", describe_error(exc))
-            if sequence is not None:
-                await _send(websocket, "end", sequence.end)
-            await websocket.close(code)
-        finally:
-            self._num_open -= 1
+            sequence = self._streams.open(await self._receive(websocket, self._head_timeout_s), request, conditions)
+            while (message := await self._receive(websocket, self._idle_timeout_s)) != END:
+                await _send(websocket, "prediction", await sequence.advance(message))
+        except _Drained:
+            code = SERVICE_RESTART
+        except ServiceError as exc:
+            code = close_code(exc)
+            await _send(websocket, "error", describe_error(exc))
+        if sequence is not None:
+            await _send(websocket, "end", sequence.end)
+        await websocket.close(code)
 
     async def _receive(self, websocket: WebSocket, timeout_s: float) -> bytes:
         """The next message that is not empty. Raises RequestTimedOut, MalformedRequest, _Drained and WebSocketDisconnect."""
@@ -122,7 +118,8 @@ class WebSocketEndpoint:
                 raise RequestTimedOut("no message has come in time", limit=timeout_s) from None
             finally:
                 self._waiting.discard(timeout)
-            websocket._raise_on_disconnect(message)
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message["code"], message.get("reason"))
             text: str | None = message.get("text")
             if text is None:
                 raise UnsupportedMessage("the message is binary, expected text: JSON")

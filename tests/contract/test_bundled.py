@@ -14,6 +14,7 @@ from service.models.folder import ModelOptions
 from service.models.loading import check_folder, load_model
 from service.sequences.state import SequenceState
 from service.wire import read, write
+from training.export.publish import card_of
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = sorted(path for path in (ROOT / "models").glob("*/*") if path.is_dir())
@@ -39,6 +40,11 @@ def test_a_bundled_folder_is_small(folder: Path) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) <= MAX_BYTES
 
 
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
+def test_the_card_of_a_bundled_folder_is_that_of_its_manifest(folder: Path) -> None:
+    assert (folder / "README.md").read_text(encoding="utf-8") == card_of(folder), "run `sluice card models`"
+
+
 def test_a_bundled_int8_graph_is_inside_its_bounds() -> None:
     (fp32, int8) = manifest("sentiment-en")["graphs"]
     assert {loss["measure"] for loss in int8["loss"]} == {"imdb_accuracy", "sst2_accuracy"}
@@ -54,6 +60,16 @@ def test_the_forecaster_reads_two_weeks_and_beats_its_baselines() -> None:
     assert training["metrics"]["owa"] <= 0.44
     assert len(training["baselines"]) >= 2
     assert all(training["metrics"]["owa"] < baseline["owa"] for baseline in training["baselines"].values())
+
+
+@pytest.mark.parametrize("name", ["forecast-monthly", "forecast-quarterly"])
+def test_the_forecasters_of_m3_and_tourism_beat_their_baselines_on_both_with_bands_that_hold(name: str) -> None:
+    training = manifest(name)["training"]
+    metrics = training["metrics"]
+    assert manifest(name)["forecast"]["points"] == ["median", "mape"]
+    assert 0.74 <= metrics["coverage_80"] <= 0.86
+    for baseline in training["baselines"].values():
+        assert all(metrics[measure] < baseline[measure] for measure in ("mase", "m3_smape", "tourism_mape"))
 
 
 def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel
 
-from service.api.access.control import visible_models
+from service.api.access.control import caller_of, visible_models
 from service.api.carried import STATE
 from service.api.compression import read_coding
 from service.api.errors import InternalError, Problem, find_row, problem
@@ -85,8 +85,10 @@ class Adapter(Protocol):
         """The templates of its routes."""
         ...
 
-    def read(self, content: Any, path: str) -> PredictionRequest:
-        """A request from the JSON of its body. Raises MalformedRequest and InvalidInput."""
+    def read(self, content: Any, path: str, max_instances: int) -> PredictionRequest:
+        """A request from the JSON of its body. Raises MalformedRequest, InvalidInput, and PayloadTooLarge for more instances than
+        there may be, before it makes any: a value of a flat list takes a hundred times its memory as an instance.
+        """
         ...
 
     def write(self, parsed: PredictionRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
@@ -129,11 +131,16 @@ class AdapterEndpoint(InferenceEndpoint):
         path = request.path
         parsed = await self.read_in_turn(call, body, len(body), lambda: self._read(body, path), None)
         call.finish_parse(len(parsed.instances))
-        expect_no_more_than(self._limits.max_instances, len(parsed.instances))
         model = self._resolve(parsed, visible_models(self._models, request.state))
         call.set_model(model)
         predictions = await self._predictor.predict(
-            model, body, parsed.instances, parsed.parameters, deadline=call.deadline, has_turn=self.has_turn(len(body))
+            model,
+            body,
+            parsed.instances,
+            parsed.parameters,
+            deadline=call.deadline,
+            has_turn=self.has_turn(len(body)),
+            holder=caller_of(request.state),
         )
         written_from = time.monotonic()
         if len(predictions) <= HEAVY_NUM_INSTANCES:
@@ -149,9 +156,10 @@ class AdapterEndpoint(InferenceEndpoint):
             content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
         except ValueError as exc:
             raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
-        parsed = self._adapter.read(content, path)
+        parsed = self._adapter.read(content, path, self._limits.max_instances)
         if not parsed.instances:
             raise InvalidInput("the request holds no instances, expected at least one", where="instances", found=0)
+        expect_no_more_than(self._limits.max_instances, len(parsed.instances))
         return parsed
 
     def _resolve(self, parsed: PredictionRequest, models: Models) -> ServedModel:
