@@ -111,9 +111,14 @@ def holds_sequences(body: bytes, instances: Sequence[Any], parameters: Mapping[s
 
     Of many instances the text is searched first, which costs less than to look at each (names may be in escapes); of few, more.
     """
-    return (len(instances) <= FEW_INSTANCES or _MARK in body or b"\\u" in body) and (
-        not FIELDS.isdisjoint(parameters) or any(type(each) is dict and not FIELDS.isdisjoint(each) for each in instances)
-    )
+    if len(instances) > FEW_INSTANCES and _MARK not in body and b"\\u" not in body:
+        return False
+    if not FIELDS.isdisjoint(parameters):
+        return True
+    for each in instances:  # noqa: SIM110  a generator costs more than the rest
+        if type(each) is dict and not FIELDS.isdisjoint(each):
+            return True
+    return False
 
 
 async def predict_kept(

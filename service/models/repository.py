@@ -166,6 +166,8 @@ class Repository:
         self._on_stuck = on_stuck
         self.on_withdrawn: Callable[[Withdrawal], None] = lambda _: None
         """Called when a version was taken out of service for what its graph did."""
+        self.on_retired: Callable[[], None] = lambda: None
+        """Called when a model that was replaced or unloaded has ended, and nothing holds its graph any more."""
         self._withdrawn: dict[tuple[Key, Path], str] = {}
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._entries: dict[str, list[ModelVersion]] = {}
@@ -571,6 +573,7 @@ class Repository:
 
     def _finish_drain(self, drain: asyncio.Task[bool]) -> None:
         key = self._drains.pop(drain)
+        self.on_retired()
         if not drain.result():
             log.error("a run of the graph cannot be ended", extra={"model": key[0], "version": key[1]})
             self._on_stuck()
