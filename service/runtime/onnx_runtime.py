@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 # What a graph may run on when a device is requested, the best first. What TensorRT does not take, CUDA runs.
 PROVIDERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"cuda": (CUDA, CPU), "tensorrt": (TENSORRT, CUDA, CPU)})
 
-# A file of its sources, and behind it the function.
 # Smaller weights stay within a packed graph.
 MIN_MAPPED_BYTES = 1024
+# A file of its sources, and behind it the function.
 SOURCE_PLACE = re.compile(r"\S*/[\w.+-]+\.(?:cc|cpp|cu|cuh|h|hpp):\d+ (?:[^()]*::[^()]*\(.*?\)(?: const)? )?")
 MEMORY_SETTING = "SLUICE_PROCESS_MEMORY_BYTES"
 # As the arena says it, and what the C++ library throws without one, by its name and by that of Windows.
