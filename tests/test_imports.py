@@ -89,12 +89,14 @@ HOMES = {
     "opentelemetry": {"service.observability.tracing"},
     "pydantic_settings": {"service.settings"},
     "redis": {"service.sequences.redis_store"},
-    "uvicorn": {"service.server", "service.api.regular_path"},
+    "uvicorn": {"service.server", "service.api.regular_path", "service.api.websocket_protocol"},
     "httptools": {"service.api.regular_path"},
     "fastapi_swagger": {"service.api.page"},
     "pyarrow": {"service.scoring.files"},
     "rich": {"service.scoring.progress"},
 }
+# The same of the front, whose other files import none.
+FRONT_HOMES = {"httpx": {"sluice.client.clients"}}
 # Libraries that a folder does without, though the service has them.
 WITHOUT = {
     "service.api": {"numpy", "onnxruntime", "prometheus_client"},
@@ -233,15 +235,27 @@ def test_neither_package_imports_the_other_or_the_front() -> None:
 
 
 @pytest.mark.parametrize("module", FRONT)
-def test_the_front_imports_the_packages_in_functions_only_and_no_outside_library(module: str) -> None:
+def test_the_front_imports_the_packages_in_functions_only_and_outside_libraries_in_their_homes(module: str) -> None:
     tree = ast.parse(FRONT[module].read_text())
     in_functions = {node for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or "."]
             packages = {"service", "training"} if node in in_functions else set()
+            packages |= {library for library, homes in FRONT_HOMES.items() if module in homes}
             for name in names:
                 assert name.split(".")[0] in sys.stdlib_module_names | {"sluice"} | packages, f"{module} imports {name}"
+
+
+def test_the_front_is_imported_without_any_library() -> None:
+    code = "import sys, sluice; sys.exit(bool({'httpx', 'numpy', 'asyncio', 'json'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_client_knows_neither_package() -> None:
+    for name, path in FRONT.items():
+        if name.startswith("sluice.client"):
+            assert not {imported.split(".")[0] for imported in imports_of(path)} & {"service", "training"}, name
 
 
 @pytest.mark.parametrize("module", SERVICE)

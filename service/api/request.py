@@ -6,7 +6,7 @@ The fast path and ASGI both make an `HttpRequest`; endpoints and hooks see nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from starlette.types import Message, Receive, Scope
@@ -23,6 +23,8 @@ Address = tuple[str, int | None]
 # later gets its 413 rather than a broken pipe. Beyond it the connection is closed.
 MAX_DROPPED_BODIES = 4
 _JSON = (b"content-type", b"application/json")
+KEY_SUBPROTOCOL = "sluice.key."
+"""What an API key stands behind where a page presents one: for a WebSocket browsers let it set subprotocols, and no headers."""
 TIMEOUT_HEADER, PRIORITY_HEADER = b"x-request-timeout-ms", b"x-request-priority"
 MAX_TIMEOUT_MS = 86_400_000
 MAX_LENGTH = 2**62
@@ -159,14 +161,16 @@ class UnreadRequest(HttpRequest):
 
 
 class AsgiRequest(HttpRequest):
-    """A request that came through ASGI."""
+    """A request that came through ASGI; of one to open a WebSocket an API key among its subprotocols is one of its headers."""
 
     __slots__ = ("_receive", "_scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.method = scope["method"]
+        self.method = scope.get("method", "GET")  # which a request to open a WebSocket is
         self.path = scope["path"]
         self.headers = scope["headers"]
+        if "subprotocols" in scope:  # it opens a WebSocket
+            self.headers = [*self.headers, *_keys_of(scope["subprotocols"])]
         self.client = scope.get("client")
         self.server = scope.get("server")
         self.state = scope.setdefault("state", {})  # what FastAPI's endpoints see as request.state
@@ -184,6 +188,11 @@ class AsgiRequest(HttpRequest):
         if error is not None:
             raise error
         return message
+
+
+def _keys_of(subprotocols: Iterable[str]) -> Headers:
+    keys = (each.removeprefix(KEY_SUBPROTOCOL) for each in subprotocols if each.startswith(KEY_SUBPROTOCOL))
+    return [(b"x-api-key", key.encode()) for key in keys]
 
 
 class Answer(NamedTuple):

@@ -16,6 +16,7 @@ import pytest
 
 from tests.folders import write_forecast_folder
 from tests.serving import PATIENCE_S, ServerProcess, server_process, wait_until
+from tests.streams import cells, write_forecast_stream
 
 PATH = "/predict/forecast"
 BODY = b'{"instances": [{"history": [1, 2, 3]}]}'
@@ -272,3 +273,33 @@ def test_a_server_that_ends_awaits_no_body_longer_than_it_drains(tmp_path: Path,
     assert head.startswith(b"HTTP/1.1 503 "), "the client was not slow: another server may take its request"
     assert {b"retry-after: 1", b"connection: close"} <= set(head.lower().splitlines())
     assert json.loads(body)["code"] == "overloaded"
+
+
+def test_streams_that_do_not_end_leave_connections_to_others(tmp_path: Path) -> None:
+    write_forecast_stream(tmp_path, cells("lstm"))
+    head = b"POST /predict/stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    first_line = b'{"model": "toy-sensor"}\n'
+    begin = head + b"%x\r\n%s\r\n" % (len(first_line), first_line)
+    with server_process(tmp_path, SLUICE_MAX_CONNECTIONS="20") as server:
+        with connections(server, 19) as held:
+            for stream in held[:10]:
+                stream.sendall(begin)
+                assert stream.recv(100).startswith(b"HTTP/1.1 200 ")
+            for stream in held[10:]:
+                stream.sendall(begin)
+                answer = b""
+                while not answer.endswith(b"}"):
+                    part = stream.recv(1 << 16)
+                    assert part, answer
+                    answer += part
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"retry-after: 1" in answer
+                assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"] == "there are too many streams"
+            assert httpx.get(server.url + "/health/live").status_code == 200
+
+        def is_streamed() -> bool:
+            with connect(server) as stream:
+                stream.sendall(begin + b"0\r\n\r\n")
+                return stream.recv(100).startswith(b"HTTP/1.1 200 ")
+
+        wait_until(is_streamed, "streams whose clients have gone make room")
