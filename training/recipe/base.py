@@ -200,6 +200,7 @@ class Recipe(RecipeTable):
     version: Count | None = Field(default=None, description="version that is published; left out: the next free number")
     description: str = Field(default="", description="one sentence about the model, for `GET /models`")
     licence: str = Field(default="", description="licence of the data; empty: the licences of the sources")
+    limits: list[str] = Field(default_factory=list, description="sentences on what the model is not for, for its card")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of all random numbers: splits, initial weights, batches")
     data: Data
     layers: Annotated[list[dict[str, Any]], Field(min_length=1)] = Field(

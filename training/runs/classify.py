@@ -431,5 +431,7 @@ TASK = Task(
     spec_of_recipe=spec_of_recipe,
     spec_of_manifest=spec_of_manifest,
     layers_without_steps=layers_without_steps,
+    naive=("majority",),
+    decisive=("accuracy",),
     larger_is_better=("accuracy", "f1", "auroc"),
 )

@@ -372,8 +372,14 @@ def test_relative_errors_of_zeros_are_finite_with_their_gradients() -> None:
         assert torch.autograd.grad(found.sum(), forecast)[0].isfinite().all()
 
 
-def test_a_value_near_zero_counts_no_more_than_twice_itself() -> None:
-    assert percentage_error(torch.tensor([5.0, 1.5]), torch.tensor([0.001, 1.0])).tolist() == [2.0, 0.5]
+def test_the_gradient_of_a_symmetric_error_does_not_draw_a_high_forecast_higher() -> None:
+    forecast, truth = torch.tensor([1.0, 3.0, 9.0, 99.0], requires_grad=True), torch.tensor([2.0, 2.0, 1.0, 1.0])
+    (gradient,) = torch.autograd.grad(symmetric_error(forecast, truth).abs().sum(), forecast)
+    torch.testing.assert_close(gradient, torch.tensor([-2 / 3, 2 / 5, 2 / 10, 2 / 100]))
+
+
+def test_a_value_near_zero_counts_no_more_than_ten_times_itself() -> None:
+    assert percentage_error(torch.tensor([5.0, 1.5, 4.0]), torch.tensor([0.001, 1.0, 1.0])).tolist() == [10.0, 0.5, 3.0]
 
 
 def test_the_moving_average_forgets_its_first_weights(tmp_path: Path) -> None:
