@@ -72,13 +72,17 @@ def calibration_curve(probabilities: np.ndarray, truth: np.ndarray) -> list[list
 
 
 def _find_model(service: Service, language: str) -> str:
-    """The one sentiment model for a language. Raises NotServed where there is none, EvaluationError where there are several."""
+    """The one sentiment model for a language; of several, the one that is not for streams, as where a request names none.
+
+    Raises NotServed where there is none, EvaluationError where there are several.
+    """
     blocks = {str(model.get("name")): model.get("classify") for model in service.describe_models("classify")}
     names = [
         name
         for name, block in blocks.items()
         if isinstance(block, dict) and block.get("language") == language and _is_sentiment(block)
     ]
+    names = [name for name in names if not blocks[name].get("streaming")] or names
     if not names:
         raise NotServed(f"{service.url}: no sentiment model for the language {language!r}")
     if len(names) > 1:

@@ -27,7 +27,12 @@ def text_set(folder: Path, text: str = LINES, language: str = "en") -> TextSet:
 
 
 def respond(path: str, body: Any) -> Answer:
-    blocks = {"en": {"language": "en", "subject": "sentiment"}, "topics": {"language": "en", "labels": ["a", "b"]}}
+    stream = {"language": "en", "subject": "sentiment", "streaming": True}
+    blocks = {
+        "stream": stream,
+        "en": {"language": "en", "subject": "sentiment"},
+        "topics": {"language": "en", "labels": ["a", "b"]},
+    }
     if path == "/models":
         return 200, {"models": [{"name": name, "task": "classify"} for name in blocks]}
     if path.startswith("/models/"):
