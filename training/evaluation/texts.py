@@ -76,12 +76,9 @@ def _find_model(service: Service, language: str) -> str:
 
     Raises NotServed where there is none, EvaluationError where there are several.
     """
-    blocks = {str(model.get("name")): model.get("classify") for model in service.describe_models("classify")}
-    names = [
-        name
-        for name, block in blocks.items()
-        if isinstance(block, dict) and block.get("language") == language and _is_sentiment(block)
-    ]
+    found = {str(model.get("name")): model.get("classify") for model in service.describe_models("classify")}
+    blocks = {name: block for name, block in found.items() if isinstance(block, dict)}
+    names = [name for name, block in blocks.items() if block.get("language") == language and _is_sentiment(block)]
     names = [name for name in names if not blocks[name].get("streaming")] or names
     if not names:
         raise NotServed(f"{service.url}: no sentiment model for the language {language!r}")
