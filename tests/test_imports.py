@@ -89,7 +89,7 @@ HOMES = {
     "opentelemetry": {"service.observability.tracing"},
     "pydantic_settings": {"service.settings"},
     "redis": {"service.sequences.redis_store"},
-    "uvicorn": {"service.server", "service.api.regular_path"},
+    "uvicorn": {"service.server", "service.api.regular_path", "service.api.websocket_protocol"},
     "httptools": {"service.api.regular_path"},
     "fastapi_swagger": {"service.api.page"},
     "pyarrow": {"service.scoring.files"},
@@ -209,6 +209,11 @@ def test_of_the_network_the_heads_alone_differ_by_task() -> None:
 def test_training_has_lightning_in_one_file() -> None:
     found = {name for name, path in TRAINING.items() if any(i.split(".")[0] == "lightning" for i in imports_of(path))}
     assert found == {"training.fitting.fit"}
+
+
+def test_training_has_optuna_in_one_file() -> None:
+    found = {name for name, path in TRAINING.items() if any(i.split(".")[0] == "optuna" for i in imports_of(path))}
+    assert found == {"training.runs.search"}
 
 
 @pytest.mark.parametrize("place", WITHOUT)

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ def _make_trainer(settings: Fit, folder: Path, display: _Display, accelerator: s
         num_nodes=settings.num_nodes,
         strategy=settings.strategy,
         max_epochs=settings.epochs,
+        # Of no time at all not even one batch would come.
+        max_time=None if settings.minutes is None else max(timedelta(minutes=settings.minutes), timedelta.resolution),
         gradient_clip_val=settings.clip_norm or None,
         callbacks=callbacks,
         logger=False,
@@ -197,6 +200,7 @@ class _Loop(lightning.LightningModule):
         self._show = show
         self._state: dict[str, Tensor] = {}  # where a stateful network's next batch starts
         self.sum_of_losses = torch.zeros(())
+        self._num_done = 0  # batches of this epoch
 
     @property
     def kept(self) -> Network:
@@ -218,6 +222,7 @@ class _Loop(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self._seed * 1_000_003 + self.current_epoch)
         self.sum_of_losses = torch.zeros((), device=self.device)
+        self._num_done = 0
         self._state = {}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -230,6 +235,7 @@ class _Loop(lightning.LightningModule):
         self._state = {name: tensor.detach() for name, tensor in prediction.state.items()}
         loss = weight * self._loss(self.network, prediction, batch) + self.network.penalty(prediction)
         self.sum_of_losses += loss.detach()
+        self._num_done += 1
         return loss
 
     def on_train_batch_end(self, *_: object) -> None:
@@ -238,7 +244,7 @@ class _Loop(lightning.LightningModule):
             self.average.update_parameters(self.network)
 
     def on_train_epoch_end(self) -> None:
-        mean_loss = float(torch.as_tensor(self.all_gather(self.sum_of_losses)).mean()) / self._num_batches
+        mean_loss = float(torch.as_tensor(self.all_gather(self.sum_of_losses)).mean()) / max(1, self._num_done)
         if not math.isfinite(mean_loss):
             raise FitError(
                 f"epoch {self.current_epoch + 1}: the loss is {mean_loss}: try a smaller fit.learning_rate or a fit.clip_norm"
