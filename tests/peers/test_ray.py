@@ -121,4 +121,4 @@ def test_settings_that_are_wrong_fail_before_anything_is_deployed() -> None:
         timeout=PATIENCE_S,
     )
     assert found.returncode == 1
-    assert "model" in found.stderr.splitlines()[-1]
+    assert "SLUICE_MODEL=x: Extra inputs are not permitted" in found.stderr.splitlines()[-1]
