@@ -145,9 +145,14 @@ def describe_errors() -> list[dict[str, Any]]:
 def list_endpoints(document: Mapping[str, Any]) -> dict[str, str]:
     """Path → method and summary of every operation, as `GET /` lists them."""
     return {
-        path: ", ".join(f"{method.upper()}: {operation['summary']}" for method, operation in operations.items())
+        path: ", ".join(f"{_method(name, operation)}: {operation['summary']}" for name, operation in operations.items())
         for path, operations in document["paths"].items()
     }
+
+
+def _method(name: str, operation: Mapping[str, Any]) -> str:
+    """What a client has to speak: a GET that is answered by 101 opens a WebSocket, and no page."""
+    return "WebSocket" if "101" in operation["responses"] else name.upper()
 
 
 def description() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -35,6 +36,12 @@ NUM_WITHOUT_BODY = 20
 # Too large, too busy, too late: whatever the schema says of the body. Schemathesis expects none of them.
 REFUSED_FOR_OTHER_REASONS = (413, 503, 504)
 MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+
+
+@schemathesis.serializer("application/x-ndjson")
+def _lines(_: object, value: object) -> bytes:
+    """Lines of JSON are a string to OpenAPI; what else is generated is one line."""
+    return (value if isinstance(value, str) else json.dumps(value, default=str)).encode(errors="replace")
 
 
 def run(document: Mapping[str, Any], run_seed: int, num_cases: int, send: Sender, record: Record) -> None:
