@@ -99,6 +99,7 @@ class Client:
 
     def _drive(self, call: Call, deadline: float) -> list[Any]:
         answer: Answer | None = None
+        why: Unavailable | None = None
         while True:
             try:
                 step = call.send(answer)
@@ -106,20 +107,21 @@ class Client:
                 predictions: list[Any] = stop.value
                 return predictions
             if isinstance(step, Wait):
-                _expect_time(step, deadline)
+                why = _last_answer(step.why, why)
+                _expect_time(step, deadline, why)
                 time.sleep(step.seconds)
                 answer = None
             else:
-                answer = self._post(step, deadline)
+                answer = self._post(step, deadline, why)
 
-    def _post(self, step: Send, deadline: float) -> Answer:
-        timeout_s = _time_left(deadline)
+    def _post(self, step: Send, deadline: float, why: Unavailable | None) -> Answer:
+        timeout_s = _time_left(deadline, why)
         try:
             with self._http.stream("POST", step.path, content=step.body, timeout=timeout_s) as response:
                 content = bytearray()
                 for block in response.iter_bytes():
                     content += block
-                    _expect_bounded(content, deadline)
+                    _expect_bounded(content, deadline, why)
                 return Answer(response.status_code, bytes(content), response.headers.get("retry-after"))
         except httpx.TransportError as exc:
             return _no_answer(exc)
@@ -210,6 +212,7 @@ class AsyncClient:
 
     async def _drive(self, call: Call, deadline: float) -> list[Any]:
         answer: Answer | None = None
+        why: Unavailable | None = None
         while True:
             try:
                 step = call.send(answer)
@@ -217,20 +220,21 @@ class AsyncClient:
                 predictions: list[Any] = stop.value
                 return predictions
             if isinstance(step, Wait):
-                _expect_time(step, deadline)
+                why = _last_answer(step.why, why)
+                _expect_time(step, deadline, why)
                 await asyncio.sleep(step.seconds)
                 answer = None
             else:
-                answer = await self._post(step, deadline)
+                answer = await self._post(step, deadline, why)
 
-    async def _post(self, step: Send, deadline: float) -> Answer:
-        timeout_s = _time_left(deadline)
+    async def _post(self, step: Send, deadline: float, why: Unavailable | None) -> Answer:
+        timeout_s = _time_left(deadline, why)
         try:
             async with self._http.stream("POST", step.path, content=step.body, timeout=timeout_s) as response:
                 content = bytearray()
                 async for block in response.aiter_bytes():
                     content += block
-                    _expect_bounded(content, deadline)
+                    _expect_bounded(content, deadline, why)
                 return Answer(response.status_code, bytes(content), response.headers.get("retry-after"))
         except httpx.TransportError as exc:
             return _no_answer(exc)
@@ -248,22 +252,27 @@ def _headers(key: str | None) -> dict[str, str]:
     return headers if key is None else headers | {"Authorization": f"Bearer {key}"}
 
 
-def _time_left(deadline: float) -> float:
+def _last_answer(now: Unavailable, before: Unavailable | None) -> Unavailable:
+    """The reason that says most: what a server answered last, rather than that it was not reached in the moment that was left."""
+    return before if before is not None and before.status is not None and now.status is None else now
+
+
+def _time_left(deadline: float, why: Unavailable | None) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise Unavailable("there was no answer before the deadline")
+        raise why or Unavailable("there was no answer before the deadline")
     return left
 
 
-def _expect_time(step: Wait, deadline: float) -> None:
+def _expect_time(step: Wait, deadline: float, why: Unavailable) -> None:
     """Raise why there is no answer yet, where the wait would last beyond the deadline."""
     if time.monotonic() + step.seconds >= deadline:
-        raise step.why
+        raise why
 
 
-def _expect_bounded(content: bytearray, deadline: float) -> None:
+def _expect_bounded(content: bytearray, deadline: float, why: Unavailable | None) -> None:
     """Raise Unavailable for an answer that comes too slowly, byte by byte, or never ends."""
-    _time_left(deadline)
+    _time_left(deadline, why)
     if len(content) > MAX_ANSWER_BYTES:
         raise Unavailable(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
 
