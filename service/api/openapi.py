@@ -32,7 +32,11 @@ BEYOND_SCHEMA: Mapping[str, str] = {
     "quantiles": "Between the lowest and the highest of the model's own levels.",
     "frequency": "One of the model's `frequencies`, where it has any.",
     "point": "One of the model's `points`.",
-    "start": "An ISO 8601 timestamp, with a frequency unless the model has just one, whose forecast ends before the year 10000.",
+    "start": "An ISO 8601 timestamp, with a frequency unless the model has just one, whose forecast ends before the year 10000. "
+    "Needed by a model with a `calendar`.",
+    "past": "For a model with `covariates`: each of them and no other, with a value for every step of `history`: a finite "
+    "float32 number, or where the model has `categories` of it one of those texts.",
+    "future": "Likewise, with as many values as `horizon`.",
     "text": "Not only white space, of any script.",
     "state": "For a model that can stream (`streaming` of `GET /models/{name}`): that of an answer of the same model, version "
     "and graph, or `null`, which is not the same as no `state`. In all instances of a request, or in none.",

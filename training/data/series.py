@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from training.data.columns import expect_columns, expect_rows
+from training.data.covariates import Moments, calendar_columns, read_covariates, read_moments
 from training.data.sources import Content, DataError, read_table, with_location
 from training.recipe import ForecastSettings, SeriesData, SeriesSource
 
@@ -43,6 +45,8 @@ class Series:
     times: npt.NDArray[np.datetime64] | None = None  # of the steps, where there is one series and a column of dates
     test_lengths: tuple[int, ...] = ()
     min_future: int | None = None
+    covariates: tuple[Array, ...] = ()  # each (time, covariates and calendar), where there are any
+    moments: tuple[npt.NDArray[np.datetime64], ...] = ()  # of the steps of each series, where there is a calendar
     learns_validation: bool = False  # whether windows of the training part reach to the end of the validation part
     sets: tuple[str, ...] = ()  # per series the name that its file's scores have; empty where no file has one
 
@@ -68,8 +72,13 @@ class Series:
         return forecast.horizon if self.min_future is None else min(self.min_future, forecast.horizon)
 
     def training_values(self) -> Array:
-        """All training parts one after the other, (steps, features): what preprocessing is fitted on."""
-        return np.concatenate([values[: self.learning_end(i)] for i, values in enumerate(self.values)])
+        """All training parts one after the other, (steps, features and covariates): what preprocessing is fitted on."""
+        ends = [self.learning_end(i) for i in range(len(self.ids))]
+        values = np.concatenate([values[:end] for values, end in zip(self.values, ends, strict=True)])
+        if not self.covariates:
+            return values
+        known = np.concatenate([columns[:end] for columns, end in zip(self.covariates, ends, strict=True)])
+        return np.concatenate([values, known], axis=1)
 
     def __repr__(self) -> str:
         steps = sum(map(len, self.values))
@@ -78,11 +87,24 @@ class Series:
 
 @dataclass(frozen=True)
 class Windows:
-    """A batch of windows: histories padded with zeros at the end, and the future of each, NaN where there is none."""
+    """A batch of windows: histories padded with zeros at the end, and the future of each, NaN where there is none.
+
+    Of covariates, those of the history's steps and of the future's; behind the end of a series its last ones are repeated.
+    """
 
     history: Float32  # (B, T, F)
     lengths: Int64  # (B,)
     future: Float32  # (B, horizon, targets)
+    past_covariates: Float32 | None = None  # (B, T, C)
+    future_covariates: Float32 | None = None  # (B, horizon, C)
+
+    @property
+    def inputs(self) -> dict[str, Float32 | Int64]:
+        """What the graph reads of them, by the names of its inputs."""
+        inputs: dict[str, Float32 | Int64] = {"history": self.history, "lengths": self.lengths}
+        if self.past_covariates is not None and self.future_covariates is not None:
+            inputs |= {"past_covariates": self.past_covariates, "future_covariates": self.future_covariates}
+        return inputs
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -90,7 +112,10 @@ class Windows:
     def rows(self, part: slice) -> Windows:
         """Some of the rows, padded no further than they need."""
         lengths = self.lengths[part]
-        return Windows(self.history[part, : lengths.max()], lengths, self.future[part])
+        longest = lengths.max()
+        past = None if self.past_covariates is None else self.past_covariates[part, :longest]
+        future = None if self.future_covariates is None else self.future_covariates[part]
+        return Windows(self.history[part, :longest], lengths, self.future[part], past, future)
 
 
 def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | None) -> Series:
@@ -106,11 +131,12 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
     dates: list[pl.Series] = []
     excluded = {key for source in data.train for key in source.exclude}
     sets: dict[str, str] = {}
+    moments: dict[str, list[Moments]] = {}
     for role, sources in (("train", data.train), ("test", data.test)):
         for number, source in enumerate(sources):
             with with_location("data", role, number):
                 table, name = read_table(source, folder, contents)
-                found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name)
+                found, columns, times = _arrays(table if data.rows is None else table.head(data.rows), source, name, forecast)
             if features and columns != features:
                 raise DataError(
                     f"{name}: has the features {list(columns)}, the other files {list(features)}", location=("data", role, number)
@@ -120,6 +146,8 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
                 dates.append(table[source.time].head(data.rows or table.height))
             for key in excluded & found.keys():
                 del found[key]
+            for key, found_moments in times.items():
+                moments.setdefault(key, []).append(found_moments)
             for key, values in found.items():
                 sets.setdefault(key, source.name)
                 filled, missing = interpolate(values)
@@ -162,12 +190,15 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
             location=("forecast", "context_length" if forecast.min_length is None else "min_length"),
         )
     targets = tuple(data.targets) or features
+    num_features, has_known_future = len(features), forecast.has_known_future
     for target in targets:
         if target not in features:
             raise DataError(f'target "{target}" is not among the features {list(features)}', location=("data", "targets"))
     return Series(
         ids=tuple(long_enough),
-        values=tuple(long_enough.values()),
+        values=tuple(values[:, :num_features] for values in long_enough.values()),
+        covariates=tuple(values[:, num_features:] for values in long_enough.values()) if has_known_future else (),
+        moments=tuple(np.concatenate(moments[key]) for key in long_enough) if forecast.calendar else (),
         features=features,
         targets=targets,
         validation_length=validation_length,
@@ -300,10 +331,19 @@ def _origins(begin: int, end: int, forecast: ForecastSettings, stride: int | Non
     return range(begin, max(end - forecast.horizon, begin) + 1, stride or forecast.horizon)
 
 
-def _flatten(series: Series) -> tuple[Float32, Int64]:
+class _Flat(NamedTuple):
+    """All series one behind the other."""
+
+    values: Float32  # (steps, features)
+    covariates: Float32 | None  # (steps, covariates)
+
+
+def _flatten(series: Series) -> tuple[_Flat, Int64]:
+    """All series, and where each begins."""
     lengths = np.array([len(values) for values in series.values], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    return np.concatenate(series.values).astype(np.float32), starts
+    covariates = np.concatenate(series.covariates).astype(np.float32) if series.covariates else None
+    return _Flat(np.concatenate(series.values).astype(np.float32), covariates), starts
 
 
 def _training_bounds(series: Series, forecast: ForecastSettings, starts: Int64) -> tuple[Int64, Int64, Int64]:
@@ -318,18 +358,23 @@ def _places(first: Int64, last: Int64) -> Int64:
     return np.array(places, dtype=np.int64)
 
 
-def _gather(series: Series, flat: Float32, origins: Int64, lengths: Int64, ends: Int64, horizon: int) -> Windows:
+def _gather(series: Series, flat: _Flat, origins: Int64, lengths: Int64, ends: Int64, horizon: int) -> Windows:
     """Cut the histories that end before `origins` and the futures that begin there, and know nothing from `ends` on."""
     steps = np.arange(lengths.max())
     is_real = steps[None, :] < lengths[:, None]  # (B, T)
     places = np.where(is_real, (origins - lengths)[:, None] + steps[None, :], 0)
-    history = flat[places]  # (B, T, F)
+    history = flat.values[places]  # (B, T, F)
     history[~is_real] = 0.0
     ahead = origins[:, None] + np.arange(horizon)[None, :]
     is_known = ahead < ends[:, None]
-    future = flat[np.where(is_known, ahead, 0)][:, :, series.target_indices]  # (B, horizon, targets)
+    future = flat.values[np.where(is_known, ahead, 0)][:, :, series.target_indices]  # (B, horizon, targets)
     future[~is_known] = np.nan
-    return Windows(history, lengths.astype(np.int64), future)
+    if flat.covariates is None:
+        return Windows(history, lengths.astype(np.int64), future)
+    past_covariates = flat.covariates[places]  # (B, T, C)
+    past_covariates[~is_real] = 0.0
+    future_covariates = flat.covariates[np.minimum(ahead, ends[:, None] - 1)]  # (B, horizon, C)
+    return Windows(history, lengths.astype(np.int64), future, past_covariates, future_covariates)
 
 
 def _dates(columns: Sequence[pl.Series], num_steps: int) -> npt.NDArray[np.datetime64] | None:
@@ -344,11 +389,15 @@ def _dates(columns: Sequence[pl.Series], num_steps: int) -> npt.NDArray[np.datet
     return None if times.null_count() else times.to_numpy()
 
 
-def _arrays(table: pl.DataFrame, source: SeriesSource, name: str) -> tuple[dict[str, Array], tuple[str, ...]]:
-    """Each series of a table as an array (time, features), and the features' names."""
+def _arrays(
+    table: pl.DataFrame, source: SeriesSource, name: str, forecast: ForecastSettings
+) -> tuple[dict[str, Array], tuple[str, ...], dict[str, Moments]]:
+    """Each series of a table as an array (time, features and covariates), the features' names, and its moments for a calendar."""
     expect_rows(table, name)
     kind = source.format if source.format != "auto" else _guess(table, source)
     if kind == "wide":
+        if forecast.has_known_future:
+            raise DataError(f"{name}: is wide, one series per row: it has no columns for covariates and times", option="format")
         matrix = numbers(table.select(table.columns[1:]), name)
         rows = {}
         for key, row in zip(table.to_series(0).cast(pl.String).to_list(), matrix, strict=True):
@@ -356,23 +405,42 @@ def _arrays(table: pl.DataFrame, source: SeriesSource, name: str) -> tuple[dict[
             if len(present) == 0:
                 raise DataError(f'{name}: series "{key}" has no values')
             rows[key] = row[: present[-1] + 1, None]
-        return rows, ("y",)
+        return rows, ("y",), {}
     if kind == "long":
         columns = source.values or ["y"]
         expect_columns(table, [source.id], name, "id")
         expect_columns(table, columns, name, "values")
-        found = {}
+        found, moments = {}, {}
         for part in table.partition_by(source.id, maintain_order=True):
             key = str(part[source.id][0])
             _expect_time_order(part, source, f'{name}: series "{key}"')
-            found[key] = numbers(part.select(columns), name)
-        return found, tuple(columns)
-    columns = source.values or [c for c in table.columns if c != source.time and table[c].dtype.is_numeric()]
+            found[key], moments[key] = _with_covariates(part, columns, source, name, forecast)
+        return found, tuple(columns), moments if forecast.calendar else {}
+    others = {source.time, *forecast.covariates}
+    columns = source.values or [c for c in table.columns if c not in others and table[c].dtype.is_numeric()]
     expect_columns(table, columns, name, "values")
     if not columns:
         raise DataError(f"{name}: has no column of numbers; there are {table.columns}")
     _expect_time_order(table, source, name)
-    return {Path(name).name.split(".")[0]: numbers(table.select(columns), name)}, tuple(columns)
+    key = Path(name).name.split(".")[0]
+    values, times = _with_covariates(table, columns, source, name, forecast)
+    return {key: values}, tuple(columns), {key: times} if forecast.calendar else {}
+
+
+def _with_covariates(
+    table: pl.DataFrame, columns: Sequence[str], source: SeriesSource, name: str, forecast: ForecastSettings
+) -> tuple[Array, Moments]:
+    """The features of one series, behind them its covariates and what its calendar says; and its moments, with a calendar."""
+    both = [column for column in columns if column in forecast.covariates]
+    if both:
+        raise DataError(f'{name}: column "{both[0]}" is a value and a covariate', location=("forecast", "covariates"))
+    known = read_covariates(table, forecast.covariates, forecast.categories, name)
+    values = numbers(pl.DataFrame([*table.select(columns), *known]), name)
+    if not forecast.calendar:
+        return values, np.empty(0, "datetime64[us]")
+    expect_columns(table, [source.time], name, "time")
+    moments = read_moments(table[source.time], name)
+    return np.concatenate([values, calendar_columns(moments, forecast.calendar)], axis=1), moments
 
 
 def _guess(table: pl.DataFrame, source: SeriesSource) -> str:

@@ -253,8 +253,8 @@ def bodies_with_examples(schema: Mapping[str, Any]) -> Iterator[Any]:
 def parts_with_examples(schema: Mapping[str, Any], first: Any) -> Iterator[Any]:
     for choice in [schema, *schema.get("anyOf", ())]:
         for name, field in resolve(choice).get("properties", {}).items():
-            # A state needs a model that can stream, which those of the examples cannot.
-            for example in field.get("examples", ()) if name != "state" else ():
+            # A state needs a model that can stream, covariates one that has them: those of the examples are no such models.
+            for example in field.get("examples", ()) if name not in ("state", "past", "future") else ():
                 yield {**first, name: example}
 
 
@@ -345,6 +345,7 @@ def narrowed(path: str, server: httpx.Client) -> tuple[dict[str, Any], dict[str,
     }
     series |= choices | {"start": {"enum": ["2026-01-05T00:00:00", "2026-01-05", "20260105T00Z", None]}}
     components["schemas"]["ForecastParameters"]["properties"] |= choices
+    series |= {name: {"enum": [None]} for name in ("past", "future")}
     del series["state"], components["schemas"]["ClassifyInstance"]["properties"]["state"]
     name = "forecast-hourly" if "forecast" in path else "sentiment-en"
     schema = with_served_model(path, (name,))
