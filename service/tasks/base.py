@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from service.errors import InferenceFailed, InvalidInput, InvalidReason
 from service.manifest import Manifest, Spec
 from service.runtime.tensors import Array, Item, Signature, Tensors, TensorSpec, is_all_finite
+from service.tasks.tables import TableError, TableForm, TableOptions
 
 Prediction = Any
 """A JSON value, as POST /predict answers it; lists of numbers may be arrays (C-contiguous, finite)."""
@@ -114,6 +115,10 @@ class Task(ABC):
         """The public tensors for the graph's outputs, a row of axis 0 each; all of them finite."""
         state = self.signature.state_outputs
         return {name: array for name, array in outputs.items() if name not in state}
+
+    def open_table(self, options: TableOptions) -> TableForm:
+        """How the rows of one file are read as instances of this model, and its predictions written. Raises TableError."""
+        raise TableError("models of this task have no form as a table")
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/{name}` says under the name of the task; empty where there is nothing to say."""

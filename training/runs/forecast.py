@@ -16,6 +16,7 @@ from training.data.covariates import calendar_columns, moments_from
 from training.data.series import (
     Series,
     Windows,
+    describe_calendar,
     evaluation_origins,
     evaluation_windows,
     num_windows,
@@ -69,7 +70,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
     if forecast.streaming:
         spec = network_spec(recipe, len(series.features), series.target_indices)
         return run_stream(recipe, spec, series, folder=folder, resume=resume, console=console)
-    console.print(f"data        {_describe(series)}", highlight=False)
+    console.print(f"data        {_describe(series, recipe)}", highlight=False)
 
     torch.manual_seed(recipe.seed)
     spec = network_spec(recipe, len(series.features), series.target_indices)
@@ -328,7 +329,7 @@ def _without_zeros(value: Any) -> Any:
     return int(value) if value == int(value) else value
 
 
-def _describe(series: Series) -> str:
+def _describe(series: Series, recipe: ForecastRecipe) -> str:
     steps = sum(series.learning_end(i) for i in range(len(series.ids)))
     notes = [
         f"{len(series.ids):,} series, {len(series.features)} features"
@@ -338,6 +339,7 @@ def _describe(series: Series) -> str:
     ]
     if series.num_interpolated:
         notes.append(f"{series.num_interpolated:,} missing values interpolated")
+    notes += describe_calendar(series, recipe.data.missing_steps)
     if series.num_left_out:
         notes.append(f"{series.num_left_out:,} series too short, left out")
     return "; ".join(notes)
@@ -351,5 +353,7 @@ TASK = Task(
     spec_of_recipe=spec_of_recipe,
     spec_of_manifest=spec_of_manifest,
     layers_without_steps=layers_without_steps,
+    naive=("seasonal_naive", "last_value"),
+    decisive=("owa", "mase", "mae"),
     larger_is_better=("auroc",),
 )
