@@ -123,7 +123,9 @@ def prepare_publication(
         pictures=outcome.pictures,
         second=second,
     )
-    return publication, Report(fitted, outcome.metrics, outcome.baselines, graph.verification, second)
+    return publication, Report(
+        fitted, outcome.metrics, outcome.baselines, graph.verification, second, windows=outcome.facts.get("windows", ())
+    )
 
 
 def trial_parts(num_rows: int, seed: int) -> list[npt.NDArray[np.int64]]:
