@@ -92,10 +92,12 @@ def _objects(schema: Mapping[str, Any], components: Mapping[str, Any]) -> st.Sea
     fields = {name: values(field, components) for name, field in schema.get("properties", {}).items()}
     required = {name: fields.pop(name) for name in schema.get("required", ())}
     named = st.fixed_dictionaries(required, optional=fields)
-    if schema.get("additionalProperties") is not True:
-        assert schema.get("additionalProperties") is False, schema
+    further = schema.get("additionalProperties")
+    if further is False:
         return named
-    others = st.dictionaries(st.text(CHARACTERS, max_size=5), ANYTHING, max_size=2)
+    assert further is not None, schema
+    kinds = ANYTHING if further is True else values(further, components)
+    others = st.dictionaries(st.text(CHARACTERS, max_size=5), kinds, max_size=2)
     return st.builds(lambda other, known: {**other, **known}, others, named)
 
 

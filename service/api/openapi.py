@@ -32,7 +32,11 @@ BEYOND_SCHEMA: Mapping[str, str] = {
     "quantiles": "Between the lowest and the highest of the model's own levels.",
     "frequency": "One of the model's `frequencies`, where it has any.",
     "point": "One of the model's `points`.",
-    "start": "An ISO 8601 timestamp, with a frequency unless the model has just one, whose forecast ends before the year 10000.",
+    "start": "An ISO 8601 timestamp, with a frequency unless the model has just one, whose forecast ends before the year 10000. "
+    "Needed by a model with a `calendar`.",
+    "past": "For a model with `covariates`: each of them and no other, with a value for every step of `history`: a finite "
+    "float32 number, or where the model has `categories` of it one of those texts.",
+    "future": "Likewise, with as many values as `horizon`.",
     "text": "Not only white space, of any script.",
     "sequence_id": "For a model that can stream. Each sequence once in a request, of at most 1,000; beside `sequence_start` and "
     "`sequence_end`, and in all instances or in none. Written without a decimal point, and not `null`.",

@@ -650,7 +650,7 @@ class Repository:
         definition = self._tasks[task]
         models = [model for _, model in sorted(self._serving.items()) if model.task == task]
         models = [model for model in models if purpose is None or definition.serves(model.manifest, purpose)]
-        return [model for model in models if not definition.is_for_streams(model.manifest)] or models
+        return [model for model in models if not definition.is_special(model.manifest)] or models
 
     def _get_default(self, name: str, task: str) -> Model:
         model = self.get(name)

@@ -223,8 +223,11 @@ class TaskDefinition:
         """Whether a model of this task is meant for the purpose of an endpoint."""
         return True
 
-    def is_for_streams(self, manifest: Manifest) -> bool:
-        """Whether the model is made for sequences in pieces: it answers requests that name no model only where no other does."""
+    def is_special(self, manifest: Manifest) -> bool:
+        """Whether the model answers requests that name no model only where no other does.
+
+        Such are those made for sequences in pieces, and those that need more of a request than others.
+        """
         return False
 
     def criterion(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Criterion | None:

@@ -335,7 +335,7 @@ class ClassifyDefinition(TaskDefinition):
     def example_instance(self, manifest: Manifest) -> object:
         return "A quiet, moving film."
 
-    def is_for_streams(self, manifest: Manifest) -> bool:
+    def is_special(self, manifest: Manifest) -> bool:
         return manifest.spec_of(ClassifySpec).streaming
 
     def serves(self, manifest: Manifest, purpose: str) -> bool:

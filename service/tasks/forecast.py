@@ -39,12 +39,16 @@ from service.tasks.tables import TableOptions
 HISTORY = "history"
 FORECAST, QUANTILES = "forecast", "quantiles"
 FORECAST_MAPE = "forecast_mape"
+PAST_COVARIATES, FUTURE_COVARIATES = "past_covariates", "future_covariates"
 OLD_FORECAST = "mean"
 """How graphs and examples called the point forecast when folders were first written."""
 COMBINED = "forecast and quantiles"
 """What `prepare` makes of the outputs."""
 ANOMALY = "anomaly"
 """The score of each value of the history, of a model that reads streams."""
+
+_Known = Sequence[tuple[Array, Array]]
+"""Per row the columns (T, C) of its history's steps, and (H, C) of the steps that are forecast; empty: the model has none."""
 
 MAX_NUMBERS = 5_000_000
 """The largest answer: 10,000 forecasts of 48 steps and nine quantiles are some 40 MB of JSON."""
@@ -54,7 +58,8 @@ class ForecastTask(Task):
     """Histories of a series in, its next steps out.
 
     A horizon beyond the model's is reached by feeding the point forecast back as history. The quantiles of those later steps
-    are the model's given the values fed back: they do not widen with the uncertainty of these.
+    are the model's given the values fed back: they do not widen with the uncertainty of these. What is known ahead is fed to
+    each run as it is; behind the requested horizon its last step is repeated, on which no step that is answered depends.
     """
 
     def __init__(self, spec: ForecastSpec, signature: Signature, max_horizon_multiple: int = 10) -> None:
@@ -82,12 +87,13 @@ class ForecastTask(Task):
             if isinstance(instance, dict):
                 history = instance.get(HISTORY)
                 horizon = instance.get("horizon") or parameters.get("horizon") or self.spec.horizon
-                size += len(history) * len(self.spec.features) if isinstance(history, list) else 0
+                size += len(history) * (len(self.spec.features) + self.spec.num_known) if isinstance(history, list) else 0
                 size += horizon * self._numbers_per_step if isinstance(horizon, int) else 0
         return size > HEAVY_SIZE
 
     def describe(self) -> dict[str, Any]:
-        about = self.spec.model_dump(exclude_none=True, exclude=None if self.spec.streaming else {"streaming"})
+        absent = {name for name in ("streaming", "covariates", "categories", "calendar") if not getattr(self.spec, name)}
+        about = self.spec.model_dump(exclude_none=True, exclude=absent)
         return about | {"points": self.spec.point_names, "max_horizon": self.max_horizon}
 
     def why_not_streaming(self) -> str:
@@ -114,7 +120,9 @@ class ForecastTask(Task):
                 limit=MAX_NUMBERS,
             )
         if num_runs == len(checked) == 1:  # the usual request, without the lists of what follows: 3 µs
-            (output,) = yield [self._collate([checked[0].history])]
+            known = checked[0].known
+            ahead = () if known is None else [self._known_at(known, len(checked[0].history), len(checked[0].history))]
+            (output,) = yield [self._collate([checked[0].history], (), ahead)]
             expect_finite(output, (0,))
             return [self.decode(checked[0], output[COMBINED][0], output[ANOMALY][0] if self.spec.streaming else None)]
         forecasts, anomalies = yield from self._run_all(checked, group, steps_seen)
@@ -148,7 +156,10 @@ class ForecastTask(Task):
                     histories[index] = self._feed_back(before, point)
             groups = group([len(histories[index]) for index in unfinished])
             rows = [[unfinished[number] for number in numbers] for numbers in groups]
-            outputs = yield [self._collate([histories[index] for index in indices], indices) for indices in rows]
+            outputs = yield [
+                self._collate([histories[index] for index in indices], indices, self._known(checked, histories, indices, start))
+                for indices in rows
+            ]
             for indices, output in zip(rows, outputs, strict=True):
                 expect_finite(output, indices)
                 for index, forecast in zip(indices, output[COMBINED], strict=True):
@@ -248,7 +259,10 @@ class ForecastTask(Task):
         return list(found.tolist())
 
     def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
-        """`history` FP32 (B, T, F) and `lengths`, cut to the steps that the network reads: as `encode` cuts a history."""
+        """`history` FP32 (B, T, F) and `lengths`, cut to the steps that the network reads: as `encode` cuts a history.
+
+        What is known of those steps is cut likewise.
+        """
         history, lengths = tensors.get(HISTORY), tensors.get(LENGTHS)
         if history is None or history.ndim != 3 or (lengths is not None and lengths.shape != history.shape[:1]):
             return tensors  # which `check` refuses
@@ -270,15 +284,22 @@ class ForecastTask(Task):
             if self.spec.streaming:
                 raise refuse_long_piece(self.spec, 0, steps)
             return tensors
+        in_time = [HISTORY]
+        past = tensors.get(PAST_COVARIATES)
+        if past is not None:
+            if past.ndim != 3 or past.shape[:2] != history.shape[:2]:
+                return tensors  # which `check` refuses
+            in_time.append(PAST_COVARIATES)
         if lengths is None:
-            return {**tensors, HISTORY: history[:, -context:]}
+            return {**tensors, **{name: tensors[name][:, -context:] for name in in_time}}
         if lengths.max() > steps:
             return tensors  # which `check` refuses
-        cut = np.zeros((len(history), context, history.shape[2]), np.float32)
-        for place, values, length in zip(cut, history, lengths.tolist(), strict=True):
-            kept = values[max(0, length - context) : length]
-            place[: len(kept)] = kept
-        return {**tensors, HISTORY: cut, LENGTHS: np.minimum(lengths, context)}
+        cut = {name: np.zeros((len(history), context, tensors[name].shape[2]), np.float32) for name in in_time}
+        for name, places in cut.items():
+            for place, values, length in zip(places, tensors[name], lengths.tolist(), strict=True):
+                kept = values[max(0, length - context) : length]
+                place[: len(kept)] = kept
+        return {**tensors, **cut, LENGTHS: np.minimum(lengths, context)}
 
     def decode_tensors(self, outputs: Tensors) -> Tensors:
         names = {FORECAST: self._output, **{name: name for name in (QUANTILES, FORECAST_MAPE, ANOMALY)}}
@@ -290,16 +311,44 @@ class ForecastTask(Task):
         columns = [self.spec.targets.index(feature) for feature in self.spec.features]
         return np.concatenate((history, forecast[:, columns]))[-self.spec.context_length :]
 
-    def _collate(self, histories: Sequence[Array], instances: Sequence[int] = ()) -> Item:
+    def _known(
+        self, checked: Sequence[CheckedInstance], histories: Sequence[Array], indices: Sequence[int], start: int
+    ) -> _Known:
+        """Of these instances what is known of their histories' steps, and of those that the run forecasts, from `start` on."""
+        found = []
+        for index in indices:
+            known = checked[index].known
+            if known is None:
+                return ()
+            found.append(self._known_at(known, len(histories[index]), len(checked[index].history) + start))
+        return found
+
+    def _known_at(self, known: Array, num_past: int, end: int) -> tuple[Array, Array]:
+        """Columns (T, C) of the `num_past` steps before step `end`, and (H, C) of those from there on."""
+        horizon = self.spec.horizon
+        ahead = known[end : end + horizon]
+        if len(ahead) < horizon:
+            ahead = np.concatenate((ahead, np.repeat(ahead[-1:], horizon - len(ahead), axis=0)))
+        return known[end - num_past : end], ahead
+
+    def _collate(self, histories: Sequence[Array], instances: Sequence[int] = (), known: _Known = ()) -> Item:
         if len(histories) == 1:
             (history,) = histories
-            return Item({HISTORY: history[np.newaxis]}, 1, len(history), (len(history),), (), instances)
+            tensors: Tensors = {HISTORY: history[np.newaxis]}
+            if known:
+                tensors[PAST_COVARIATES], tensors[FUTURE_COVARIATES] = (part[np.newaxis] for part in known[0])
+            return Item(tensors, 1, len(history), (len(history),), (), instances)
         lengths = [len(history) for history in histories]
         longest = max(lengths)
         padded = np.zeros((len(histories), longest, len(self.spec.features)), np.float32)  # (B, T, F)
         for row, history in zip(padded, histories, strict=True):
             row[: len(history)] = history
-        tensors: Tensors = {HISTORY: padded, LENGTHS: np.array(lengths, np.int64)}
+        tensors = {HISTORY: padded, LENGTHS: np.array(lengths, np.int64)}
+        if known:
+            past = np.zeros((len(histories), longest, self.spec.num_known), np.float32)  # (B, T, C)
+            for row, (columns, _) in zip(past, known, strict=True):
+                row[: len(columns)] = columns
+            tensors[PAST_COVARIATES], tensors[FUTURE_COVARIATES] = past, np.stack([ahead for _, ahead in known])
         return Item(tensors, len(histories), longest, lengths, (), instances)
 
 
@@ -336,10 +385,17 @@ class ForecastDefinition(TaskDefinition):
     def mismatches(self, manifest: Manifest) -> list[str]:
         spec = manifest.spec_of(ForecastSpec)
         point: list[int | str] = ["batch", spec.horizon, len(spec.targets)]
+        past: list[int | str] = ["batch", "time", spec.num_known]
         is_old = not any(tensor.name == FORECAST for tensor in manifest.outputs)
         is_old = is_old and any(tensor.name == OLD_FORECAST for tensor in manifest.outputs)
         return [
             *manifest.mismatch("inputs", HISTORY, "FP32", ["batch", "time", len(spec.features)]),
+            *(manifest.mismatch("inputs", PAST_COVARIATES, "FP32", past) if spec.num_known else ()),
+            *(
+                manifest.mismatch("inputs", FUTURE_COVARIATES, "FP32", ["batch", spec.horizon, spec.num_known])
+                if spec.num_known
+                else ()
+            ),
             *manifest.mismatch("outputs", OLD_FORECAST if is_old else FORECAST, "FP32", point),
             *(manifest.mismatch("outputs", QUANTILES, "FP32", [*point, len(spec.quantiles)]) if spec.quantiles else ()),
             *(manifest.mismatch("outputs", ANOMALY, "FP32", ["batch", "time", len(spec.targets)]) if spec.streaming else ()),
@@ -357,12 +413,13 @@ class ForecastDefinition(TaskDefinition):
         outputs = (replace(spec, name=FORECAST) if spec.name == OLD_FORECAST else spec for spec in tensors.outputs)
         return PublicTensors(tensors.inputs, tuple(outputs))
 
-    def is_for_streams(self, manifest: Manifest) -> bool:
-        return manifest.spec_of(ForecastSpec).streaming
+    def is_special(self, manifest: Manifest) -> bool:
+        spec = manifest.spec_of(ForecastSpec)
+        return spec.streaming or spec.num_known > 0
 
     def example_instance(self, manifest: Manifest) -> object | None:
         spec = manifest.spec_of(ForecastSpec)
-        if len(spec.features) > 1:
+        if len(spec.features) > 1 or spec.num_known:
             return None
         history = [round(10 + 3 * float(np.sin(2 * np.pi * step / 24)), 1) for step in range(max(24, spec.min_length))]
         return {HISTORY: history, "horizon": min(6, spec.horizon)}

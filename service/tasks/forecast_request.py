@@ -9,6 +9,7 @@ import numpy as np
 
 from service.errors import InvalidInput
 from service.runtime.tensors import Array
+from service.tasks.covariates import FUTURE, PAST, CovariateReader
 from service.tasks.forecast_spec import ForecastSpec
 from service.tasks.frequencies import Frequency, read_frequency, timestamps
 from service.tasks.history import read_numbers
@@ -33,6 +34,8 @@ class CheckedInstance(NamedTuple):
     """Steps of the history as it was sent, of which `history` is the last part."""
     is_mape: bool = False
     """Whether the second point forecast answers."""
+    known: Array | None = None
+    """FP32 (T + horizon, columns): what is known of the steps of `history` and of those that are forecast."""
 
 
 class RequestDefaults:
@@ -40,6 +43,8 @@ class RequestDefaults:
 
     PARAMETERS: ClassVar = ("horizon", "quantiles", "frequency", "point")
     FIELDS: ClassVar = frozenset(("history", "start", *PARAMETERS))
+    KNOWN_FIELDS: ClassVar = frozenset((PAST, FUTURE))
+    """Of models that have covariates."""
 
     def __init__(self, spec: ForecastSpec, max_horizon: int, can_feed_back: bool, parameters: Mapping[str, object]) -> None:
         """Raises MalformedRequest for unknown parameters and InvalidInput for what they may not be."""
@@ -47,6 +52,8 @@ class RequestDefaults:
         if unknown:
             raise refuse_parameters(unknown, self.PARAMETERS)
         self.spec, self.can_feed_back, self.max_horizon = spec, can_feed_back, max_horizon
+        self._covariates = CovariateReader(spec) if spec.num_known else None
+        self._fields = self.FIELDS | self.KNOWN_FIELDS if spec.covariates else self.FIELDS
         self._levels: dict[tuple[object, ...], tuple[float, ...]] = {}
         self._frequencies = [(name, read_frequency(name)) for name in spec.frequencies]
         given = {name: value for name, value in parameters.items() if value is not None}
@@ -65,8 +72,8 @@ class RequestDefaults:
         spec = self.spec
         if not isinstance(instance, dict):
             raise refuse_type(index, "", "an object with a history", instance)
-        if not instance.keys() <= self.FIELDS:
-            raise refuse_fields(index, set(instance) - self.FIELDS, self.FIELDS)
+        if not instance.keys() <= self._fields:
+            self._check_fields(instance, index)
         given = instance.get("history")
         if not isinstance(given, list):
             raise (
@@ -99,7 +106,24 @@ class RequestDefaults:
             frequency = frequency or self._only_frequency(index)
             _check_start(start, frequency, len(given) + horizon, index)
         history = values[-spec.context_length :] if steps_seen is None else values
-        return CheckedInstance(history, horizon, levels, num_interpolated, start, frequency, len(given), is_mape)
+        known = None
+        if self._covariates is not None:
+            known = self._covariates.read(instance, index, len(given), len(history), horizon, start, frequency)
+        return CheckedInstance(history, horizon, levels, num_interpolated, start, frequency, len(given), is_mape, known)
+
+    def _check_fields(self, instance: Mapping[str, object], index: int) -> None:
+        """Refuse the fields that the model does not take; a null is a field left out where other models take it."""
+        unknown = set(instance) - self._fields
+        if not unknown <= self.KNOWN_FIELDS:
+            raise refuse_fields(index, unknown - self.KNOWN_FIELDS, self._fields)
+        given = sorted(field for field in unknown if instance[field] is not None)
+        if given:
+            raise InvalidInput(
+                f'instance {index}: {given[0]}: the model has no covariates; "forecast.covariates" of GET /models says which has',
+                instance=index,
+                where=given[0],
+                expected=[],
+            )
 
     def read_array(self, values: Array, index: int, *, has_gaps: bool) -> CheckedInstance:
         """`read_instance` of a history FP32 (T, F) that is an array already: all of it is finite but the gaps, which are NaN.

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.tasks.forecast_request import MAX_HISTORY_VALUES, MAX_LEVELS
+from service.tasks.forecast_spec import CalendarField
 from service.tasks.frequencies import MAX_LENGTH
 from service.tasks.history import FLOAT32_MAX
 from service.tasks.state_schema import InstanceState, PredictionState, SequenceFields
@@ -55,6 +56,11 @@ Point = Annotated[
     ),
 ]
 
+Columns = Annotated[
+    dict[str, list[float | str]] | None,
+    Field(examples=[{"holiday": [0, 0, 1], "weather": ["clear", "rain", "mist"]}]),
+]
+
 # A week of hourly values, the shortest history of the bundled model: a daily wave, lower at the weekend, with one gap.
 WEEK: list[Any] = [round(300 + 80 * math.sin(math.tau * (hour - 9) / 24) - 60 * (hour >= 120)) for hour in range(168)]
 HISTORY: list[Any] = [*WEEK[:30], None, *WEEK[31:]]
@@ -79,6 +85,15 @@ class ForecastInstance(SequenceFields):
         default=None,
         description="ISO 8601 time of the first value of `history`. With a frequency, the prediction holds timestamps.",
         examples=["2026-01-05T00:00:00"],
+    )
+    past: Columns = Field(
+        default=None,
+        description="Of models with covariates (`forecast.covariates` of `GET /models/{name}`): each by its name, with a value "
+        "for every step of `history`: finite numbers, or the texts that `forecast.categories` lists.",
+    )
+    future: Columns = Field(
+        default=None,
+        description="The same covariates for every step of the horizon, as many values as `horizon` says.",
     )
     state: InstanceState = None
 
@@ -152,6 +167,19 @@ class ForecastDescription(BaseModel):
         examples=[True],
     )
     warm_up: int | None = Field(default=None, description="First values of a stream without an anomaly score.", examples=[48])
+    covariates: list[str] | None = Field(
+        default=None,
+        description="Known ahead: `past` and `future` of an instance hold each by its name; absent where the model has none.",
+        examples=[["holiday", "temp"]],
+    )
+    categories: dict[str, list[str]] | None = Field(
+        default=None, description="The covariates that are texts, with those that they may be.", examples=[{"weather": ["clear"]}]
+    )
+    calendar: list[CalendarField] | None = Field(
+        default=None,
+        description="What the model takes from the timestamps: an instance needs `start`; absent where that is nothing.",
+        examples=[["hour", "day_of_week"]],
+    )
 
 
 EXAMPLES = (

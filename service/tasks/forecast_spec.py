@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from service.manifest import Spec
 
+CalendarField = Literal["hour", "day_of_week", "month", "day_of_year"]
+
 
 class ForecastSpec(Spec):
     """What a forecasting model reads and predicts. Lengths count time steps of the series."""
@@ -35,6 +37,33 @@ class ForecastSpec(Spec):
         default=None, description="first values of a stream without an anomaly score"
     )
 
+    covariates: list[str] = Field(
+        default_factory=list,
+        description="known ahead, in the order of the columns of `past_covariates` and `future_covariates`; a request gives "
+        "those of its history and of its horizon",
+    )
+    categories: dict[str, list[str]] = Field(
+        default_factory=dict, description="covariates that are texts: the number of a text is its place in the list, from 0 on"
+    )
+    calendar: list[CalendarField] = Field(
+        default_factory=list,
+        description="columns behind the covariates, taken from the timestamps: hour 0 to 23, day of the week 0 to 6 from Monday "
+        "on, month 1 to 12, day of the year 1 to 366",
+    )
+
+    @model_validator(mode="after")
+    def _covariates_are_told_apart(self) -> ForecastSpec:
+        for option, names in (("covariates", [*self.features, *self.covariates]), ("calendar", self.calendar)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{option}: names repeat: {names}")
+        if not self.categories.keys() <= set(self.covariates):
+            raise ValueError(f"categories {list(self.categories)} are not all among the covariates {self.covariates}")
+        if any(len(set(texts)) < len(texts) or not texts for texts in self.categories.values()):
+            raise ValueError("categories must be different texts, one at least")
+        if self.streaming and self.num_known:
+            raise ValueError("a model that reads streams has no covariates")
+        return self
+
     @model_validator(mode="after")
     def _lengths_and_quantiles_are_ordered(self) -> ForecastSpec:
         if self.min_length > self.context_length:
@@ -52,6 +81,11 @@ class ForecastSpec(Spec):
     def point_names(self) -> list[str]:
         """The point forecasts that a request may choose from, the model's own first."""
         return list(self.points) or [self.point]
+
+    @property
+    def num_known(self) -> int:
+        """Columns that are known of a step ahead."""
+        return len(self.covariates) + len(self.calendar)
 
     @property
     def has_mape(self) -> bool:

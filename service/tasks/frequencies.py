@@ -104,18 +104,23 @@ def timestamps(start: str, frequency: Frequency, steps: Iterable[int]) -> list[s
 
     Raises ValueError when `start` is no ISO 8601 timestamp or a step leaves the years 1 to 9999.
     """
-    moment = datetime.fromisoformat(start)
     is_date = len(start) == len("2024-01-31") and frequency.is_whole_days
-    is_zulu = start[-1] in "Zz"
+    is_zulu = start[-1:] in ("Z", "z")
+    found = moments(start, frequency, steps)
+    if is_date:
+        return [moment.date().isoformat() for moment in found]
+    if is_zulu:
+        return [moment.replace(tzinfo=None).isoformat() + "Z" for moment in found]
+    return [moment.isoformat() for moment in found]
+
+
+def moments(start: str, frequency: Frequency, steps: Iterable[int]) -> list[datetime]:
+    """The moments that lie `steps` steps after `start`. Raises ValueError as `timestamps` does."""
+    moment = datetime.fromisoformat(start)
     try:
-        moments = [_add(moment, frequency, step) for step in steps]
+        return [_add(moment, frequency, step) for step in steps]
     except (OverflowError, ValueError) as exc:
         raise ValueError(f"the timestamps leave the years 1 to 9999, which start at {start}") from exc
-    if is_date:
-        return [moment.date().isoformat() for moment in moments]
-    if is_zulu:
-        return [moment.replace(tzinfo=None).isoformat() + "Z" for moment in moments]
-    return [moment.isoformat() for moment in moments]
 
 
 def step_times(starts: Times, frequency: Frequency, steps: Times) -> Times:

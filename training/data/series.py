@@ -6,15 +6,16 @@ Values stay raw: scaling is part of the network. Nothing here knows torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from training.data.columns import expect_columns, expect_rows
+from training.data.covariates import calendar_columns, read_covariates
 from training.data.sources import Content, DataError, read_table, with_location
 from training.data.times import TimeError, Times, count_steps, find_step_back, read_times
 from training.recipe import ForecastSettings, SeriesData, SeriesSource
@@ -49,6 +50,8 @@ class Series:
     first_missing: str = ""  # where the first of them is
     test_lengths: tuple[int, ...] = ()
     min_future: int | None = None
+    covariates: tuple[Array, ...] = ()  # each (time, covariates and calendar), where there are any
+    moments: tuple[npt.NDArray[np.datetime64], ...] = ()  # of the steps of each series, where there is a calendar
     learns_validation: bool = False  # whether windows of the training part reach to the end of the validation part
     sets: tuple[str, ...] = ()  # per series the name that its file's scores have; empty where no file has one
 
@@ -74,8 +77,13 @@ class Series:
         return forecast.horizon if self.min_future is None else min(self.min_future, forecast.horizon)
 
     def training_values(self) -> Array:
-        """All training parts one after the other, (steps, features): what preprocessing is fitted on."""
-        return np.concatenate([values[: self.learning_end(i)] for i, values in enumerate(self.values)])
+        """All training parts one after the other, (steps, features and covariates): what preprocessing is fitted on."""
+        ends = [self.learning_end(i) for i in range(len(self.ids))]
+        values = np.concatenate([values[:end] for values, end in zip(self.values, ends, strict=True)])
+        if not self.covariates:
+            return values
+        known = np.concatenate([columns[:end] for columns, end in zip(self.covariates, ends, strict=True)])
+        return np.concatenate([values, known], axis=1)
 
     def __repr__(self) -> str:
         steps = sum(map(len, self.values))
@@ -84,11 +92,24 @@ class Series:
 
 @dataclass(frozen=True)
 class Windows:
-    """A batch of windows: histories padded with zeros at the end, and the future of each, NaN where there is none."""
+    """A batch of windows: histories padded with zeros at the end, and the future of each, NaN where there is none.
+
+    Of covariates, those of the history's steps and of the future's; behind the end of a series its last ones are repeated.
+    """
 
     history: Float32  # (B, T, F)
     lengths: Int64  # (B,)
     future: Float32  # (B, horizon, targets)
+    past_covariates: Float32 | None = None  # (B, T, C)
+    future_covariates: Float32 | None = None  # (B, horizon, C)
+
+    @property
+    def inputs(self) -> dict[str, Float32 | Int64]:
+        """What the graph reads of them, by the names of its inputs."""
+        inputs: dict[str, Float32 | Int64] = {"history": self.history, "lengths": self.lengths}
+        if self.past_covariates is not None and self.future_covariates is not None:
+            inputs |= {"past_covariates": self.past_covariates, "future_covariates": self.future_covariates}
+        return inputs
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -96,7 +117,10 @@ class Windows:
     def rows(self, part: slice) -> Windows:
         """Some of the rows, padded no further than they need."""
         lengths = self.lengths[part]
-        return Windows(self.history[part, : lengths.max()], lengths, self.future[part])
+        longest = lengths.max()
+        past = None if self.past_covariates is None else self.past_covariates[part, :longest]
+        future = None if self.future_covariates is None else self.future_covariates[part]
+        return Windows(self.history[part, :longest], lengths, self.future[part], past, future)
 
 
 def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | None) -> Series:
@@ -117,7 +141,7 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
         for number, source in enumerate(sources):
             with with_location("data", role, number):
                 table, name = read_table(source, folder, contents)
-                found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name, data.missing_steps)
+                found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name, data, forecast)
             if features and columns != features:
                 raise DataError(
                     f"{name}: has the features {list(columns)}, the other files {list(features)}", location=("data", role, number)
@@ -172,12 +196,15 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
             location=("forecast", "context_length" if forecast.min_length is None else "min_length"),
         )
     targets = tuple(data.targets) or features
+    num_features, has_known_future = len(features), forecast.has_known_future
     for target in targets:
         if target not in features:
             raise DataError(f'target "{target}" is not among the features {list(features)}', location=("data", "targets"))
     return Series(
         ids=tuple(long_enough),
-        values=tuple(long_enough.values()),
+        values=tuple(values[:, :num_features] for values in long_enough.values()),
+        covariates=tuple(values[:, num_features:] for values in long_enough.values()) if has_known_future else (),
+        moments=tuple(moments for key in long_enough if (moments := _dates(times[key])) is not None) if forecast.calendar else (),
         features=features,
         targets=targets,
         validation_length=validation_length,
@@ -320,10 +347,19 @@ def _origins(begin: int, end: int, forecast: ForecastSettings, stride: int | Non
     return range(begin, max(end - forecast.horizon, begin) + 1, stride or forecast.horizon)
 
 
-def _flatten(series: Series) -> tuple[Float32, Int64]:
+class _Flat(NamedTuple):
+    """All series one behind the other."""
+
+    values: Float32  # (steps, features)
+    covariates: Float32 | None  # (steps, covariates)
+
+
+def _flatten(series: Series) -> tuple[_Flat, Int64]:
+    """All series, and where each begins."""
     lengths = np.array([len(values) for values in series.values], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    return np.concatenate(series.values).astype(np.float32), starts
+    covariates = np.concatenate(series.covariates).astype(np.float32) if series.covariates else None
+    return _Flat(np.concatenate(series.values).astype(np.float32), covariates), starts
 
 
 def _training_bounds(series: Series, forecast: ForecastSettings, starts: Int64) -> tuple[Int64, Int64, Int64]:
@@ -338,18 +374,23 @@ def _places(first: Int64, last: Int64) -> Int64:
     return np.array(places, dtype=np.int64)
 
 
-def _gather(series: Series, flat: Float32, origins: Int64, lengths: Int64, ends: Int64, horizon: int) -> Windows:
+def _gather(series: Series, flat: _Flat, origins: Int64, lengths: Int64, ends: Int64, horizon: int) -> Windows:
     """Cut the histories that end before `origins` and the futures that begin there, and know nothing from `ends` on."""
     steps = np.arange(lengths.max())
     is_real = steps[None, :] < lengths[:, None]  # (B, T)
     places = np.where(is_real, (origins - lengths)[:, None] + steps[None, :], 0)
-    history = flat[places]  # (B, T, F)
+    history = flat.values[places]  # (B, T, F)
     history[~is_real] = 0.0
     ahead = origins[:, None] + np.arange(horizon)[None, :]
     is_known = ahead < ends[:, None]
-    future = flat[np.where(is_known, ahead, 0)][:, :, series.target_indices]  # (B, horizon, targets)
+    future = flat.values[np.where(is_known, ahead, 0)][:, :, series.target_indices]  # (B, horizon, targets)
     future[~is_known] = np.nan
-    return Windows(history, lengths.astype(np.int64), future)
+    if flat.covariates is None:
+        return Windows(history, lengths.astype(np.int64), future)
+    past_covariates = flat.covariates[places]  # (B, T, C)
+    past_covariates[~is_real] = 0.0
+    future_covariates = flat.covariates[np.minimum(ahead, ends[:, None] - 1)]  # (B, horizon, C)
+    return Windows(history, lengths.astype(np.int64), future, past_covariates, future_covariates)
 
 
 _AnyTimes = Times | npt.NDArray[np.float64]
@@ -384,11 +425,15 @@ def _expect_later(before: Sequence[_AnyTimes | None], times: _AnyTimes | None, n
         raise DataError(f"{name}: begins at {_show(begin)}, the file before it ends at {_show(end)}")
 
 
-def _arrays(table: pl.DataFrame, source: SeriesSource, name: str, missing_steps: str) -> tuple[dict[str, _Rows], tuple[str, ...]]:
-    """Each series of a table, and the features' names."""
+def _arrays(
+    table: pl.DataFrame, source: SeriesSource, name: str, data: SeriesData, forecast: ForecastSettings
+) -> tuple[dict[str, _Rows], tuple[str, ...]]:
+    """Each series of a table, with what is known of its steps, and the features' names."""
     expect_rows(table, name)
     kind = source.format if source.format != "auto" else _guess(table, source)
     if kind == "wide":
+        if forecast.has_known_future:
+            raise DataError(f"{name}: is wide, one series per row: it has no columns for covariates and times", option="format")
         matrix = numbers(table.select(table.columns[1:]), name)
         rows = {}
         for key, row in zip(table.to_series(0).cast(pl.String).to_list(), matrix, strict=True):
@@ -404,20 +449,50 @@ def _arrays(table: pl.DataFrame, source: SeriesSource, name: str, missing_steps:
         found = {}
         for part in table.partition_by(source.id, maintain_order=True):
             key = str(part[source.id][0])
-            found[key] = _rows_in_order(part, columns, source, f'{name}: series "{key}"', name, missing_steps)
+            found[key] = _with_known(part, columns, source, f'{name}: series "{key}"', name, data, forecast)
         return found, tuple(columns)
-    columns = source.values or [c for c in table.columns if c != source.time and table[c].dtype.is_numeric()]
+    others = {source.time, *forecast.covariates}
+    columns = source.values or [c for c in table.columns if c not in others and table[c].dtype.is_numeric()]
     expect_columns(table, columns, name, "values")
     if not columns:
         raise DataError(f"{name}: has no column of numbers; there are {table.columns}")
-    return {Path(name).name.split(".")[0]: _rows_in_order(table, columns, source, name, name, missing_steps)}, tuple(columns)
+    return {Path(name).name.split(".")[0]: _with_known(table, columns, source, name, name, data, forecast)}, tuple(columns)
+
+
+def _with_known(
+    table: pl.DataFrame,
+    columns: Sequence[str],
+    source: SeriesSource,
+    place: str,
+    name: str,
+    data: SeriesData,
+    forecast: ForecastSettings,
+) -> _Rows:
+    """The rows of one series, behind the features its covariates and what the calendar says. Raises DataError."""
+    both = [column for column in columns if column in forecast.covariates]
+    if both:
+        raise DataError(f'{name}: column "{both[0]}" is a value and a covariate', location=("forecast", "covariates"))
+    known = read_covariates(table, forecast.covariates, forecast.categories, name)
+    rows = _rows_in_order(table, [*table.select(columns), *known], source, place, name, data.missing_steps)
+    values = rows.values.copy()
+    for number, covariate in enumerate(forecast.covariates, len(columns)):
+        if covariate in forecast.categories:  # a step that was filled has the text of the one before it
+            values[:, number] = pl.Series(values[:, number]).fill_nan(None).forward_fill().to_numpy()
+    rows = replace(rows, values=values)
+    if not forecast.calendar:
+        return rows
+    times = _dates([rows.times])
+    if times is None:
+        message = f'{place}: column "{source.time}" is not a date and time in every row, which the calendar is taken from'
+        raise DataError(message, option="time")
+    return replace(rows, values=np.concatenate([rows.values, calendar_columns(times, forecast.calendar)], axis=1))
 
 
 def _rows_in_order(
-    table: pl.DataFrame, columns: Sequence[str], source: SeriesSource, place: str, name: str, missing_steps: str
+    table: pl.DataFrame, columns: Sequence[pl.Series], source: SeriesSource, place: str, name: str, missing_steps: str
 ) -> _Rows:
     """The rows of one series. Raises DataError: they go back in time, or lack steps of the calendar that may not be missing."""
-    values = numbers(table.select(columns), name)
+    values = numbers(pl.DataFrame(columns), name)
     column = _time_column(table, source, name)
     if column is None:
         return _Rows(values)

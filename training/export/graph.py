@@ -34,6 +34,7 @@ def describe_tensors(network: Network) -> dict[str, Any]:
     inputs = [_tensor(network.head.input_name, "INT64" if source.is_tokens else "FP32", "batch", *source.axes)]
     if network.has_lengths:
         inputs.append(_tensor("lengths", "INT64", "batch"))
+    inputs += [_tensor(name, "FP32", "batch", *shape.axes) for name, shape in network.head.further_inputs.items()]
     outputs = [_tensor(name, "FP32", "batch", *shape.axes) for name, shape in network.outputs.items()]
     state = []
     for part in network.state:

@@ -153,6 +153,9 @@ class _Verifier:
         self.random = np.random.default_rng(seed)
         self.head = network.head
         self.sequence = network.head.input_name  # whose second axis is time, if one is
+        self.further = network.head.further_inputs
+        # The inputs with a step for each of the sequence's.
+        self.in_time = (self.sequence, *(name for name, shape in self.further.items() if shape.is_open))
         self.findings: dict[Check, Finding] = {}
         self.session = _open(graph)
         self.original = None if original is None else _open(original)
@@ -296,8 +299,10 @@ class _Verifier:
         outputs: Tensors = {}
         for start, end in zip(bounds.T[:-1], bounds.T[1:], strict=True):
             piece = {**self._garbage(batch_size, int((end - start).max()) + 1), "lengths": end - start, **state}
+            piece |= {name: whole[name] for name in self.further if name not in self.in_time}
             for row in range(batch_size):
-                piece[self.sequence][row, : end[row] - start[row]] = whole[self.sequence][row, start[row] : end[row]]
+                for name in self.in_time:
+                    piece[name][row, : end[row] - start[row]] = whole[name][row, start[row] : end[row]]
             outputs = self._run(piece, "streamed_vs_whole")
             state = {part.input: outputs[part.output] for part in self.network.state}
             for name, values in streamed.items():
@@ -381,8 +386,10 @@ class _Verifier:
             return self._with_state({self.sequence: np.stack(sequences)}, len(rows))
         lengths = np.array([len(values) for values in sequences])
         inputs = {**self._garbage(len(rows), int(lengths.max()) + 5), "lengths": lengths}
-        for row, values in enumerate(sequences):
-            inputs[self.sequence][row, : len(values)] = values
+        inputs |= {name: np.concatenate([row[name] for row in rows]) for name in self.further if name not in self.in_time}
+        for number, row in enumerate(rows):
+            for name in self.in_time:
+                inputs[name][number, : lengths[number]] = row[name][0]
         return self._with_state(inputs, len(rows))
 
     def _draw(self, batch_size: int, shortest: int | None = None) -> Tensors:
@@ -397,7 +404,16 @@ class _Verifier:
         inputs = {**self._garbage(batch_size, int(lengths.max()) + 5), "lengths": lengths}
         for row, length in enumerate(lengths):
             inputs[self.sequence][row, :length] = self._draw_row((int(length), *self._axes_behind_time()))
+        for name, shape in self.further.items():
+            if not shape.is_open:
+                inputs[name] = self._draw_further(name, (batch_size, *shape.fixed_axes))
+                continue
+            for row, length in enumerate(lengths):
+                inputs[name][row, :length] = self._draw_further(name, (int(length), shape.features))
         return self._with_state(inputs, batch_size)
+
+    def _draw_further(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        return self.head.draw_further(name, self.random, shape).astype(np.float32)
 
     def _with_state(self, inputs: Tensors, batch_size: int) -> Tensors:
         for part in self.network.state:
@@ -412,7 +428,9 @@ class _Verifier:
         shape = (batch_size, num_steps, *self._axes_behind_time())
         if self.network.vocabulary_size is not None:
             return {self.sequence: self.random.integers(0, self.network.vocabulary_size, shape)}
-        return {self.sequence: (1e6 * self.random.standard_normal(shape)).astype(np.float32)}
+        shapes = {self.sequence: shape}
+        shapes |= {name: (*shape[:2], self.further[name].features) for name in self.in_time if name in self.further}
+        return {name: (1e6 * self.random.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
 
     def _draw_row(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """Values or ids of one row, some steps of which are what a masking layer masks."""
@@ -429,7 +447,7 @@ class _Verifier:
     def _without_padding(self, row: Tensors) -> Tensors:
         if "lengths" not in row:
             return row
-        return {name: values[:, : row["lengths"][0]] if name == self.sequence else values for name, values in row.items()}
+        return {name: values[:, : row["lengths"][0]] if name in self.in_time else values for name, values in row.items()}
 
     def _open_outputs(self) -> tuple[str, ...]:
         """The outputs with a time axis."""

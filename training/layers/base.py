@@ -48,11 +48,13 @@ class Shape:
     """Axes of one row: ("time", 7) is a sequence of 7 features, (7,) a vector, ("time",) token ids of a `vocabulary`.
 
     The first axis is open where it is a name: "time" is the input's own, "steps" what a layer made of it. (10, 7) is a
-    sequence of 10 steps in every row.
+    sequence of 10 steps in every row. `ahead` are the steps behind the sequence that are asked for, and how many features
+    are known of each; None: nothing is asked of the time behind it.
     """
 
     axes: tuple[int | str, ...]
     vocabulary: int | None = None
+    ahead: tuple[int, int] | None = None
 
     @property
     def is_sequence(self) -> bool:
@@ -94,7 +96,8 @@ class Signal:
     """What flows between layers in torch: values (B, T, F), (B, F) or ids (B, T), and each row's true length (B,).
 
     `mask` (B, T) is true where Keras's mask is; None: no step is masked. No other layer reads the rest: `others` are further
-    results of the layer, `activity` the scalars that its activity regularizers add to the loss of the batch while training.
+    results of the layer, `activity` the scalars that its activity regularizers add to the loss of the batch while training,
+    `ahead` (B, N, C) what is known of the steps behind a sequence, in a network's scaled input.
     """
 
     values: Tensor
@@ -102,14 +105,16 @@ class Signal:
     mask: Tensor | None = None
     others: tuple[Tensor, ...] = ()
     activity: tuple[Tensor, ...] = ()
+    ahead: Tensor | None = None
 
     def with_values(self, values: Tensor) -> Signal:
         """Other values of the same steps, without `others` and `activity`."""
         return Signal(values, self.lengths, self.mask)
 
     def rows(self, part: slice) -> Signal:
-        """Values, lengths and mask of some rows."""
-        return Signal(self.values[part], self.lengths[part], None if self.mask is None else self.mask[part])
+        """Values, lengths, mask and what is known ahead of some rows."""
+        mask, ahead = (None if tensor is None else tensor[part] for tensor in (self.mask, self.ahead))
+        return Signal(self.values[part], self.lengths[part], mask, ahead=ahead)
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ class Symbol:
     lengths: str | None
     mask: str | None = None
     others: tuple[str, ...] = ()
+    ahead: str | None = None
 
     def with_values(self, values: str) -> Symbol:
         """Other values of the same steps."""
@@ -178,6 +184,8 @@ class Layer(nn.Module):
     is_recurrent: ClassVar[bool] = False
     # Reads the network's own input too, past the layers before.
     reads_source: ClassVar[bool] = False
+    # Gives a sequence of the steps that are forecast, with what is known of them.
+    reads_ahead: ClassVar[bool] = False
     # Reads token ids, so that it may be the first layer of a network whose input they are.
     reads_tokens: ClassVar[bool] = False
     # Its first weight is a vector for every token id.

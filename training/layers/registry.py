@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from training.layers.base import L, Layer, LayerConfig, LayerError, LayerState, OptionError, Shape, Signal, Symbol
 from training.layers.bidirectional import Bidirectional
 from training.layers.convolution import Conv1D, MaxPooling1D
+from training.layers.decoder import DecoderInput
 from training.layers.dense import ActivationLayer, Dense
 from training.layers.dropout import Dropout, GaussianNoise, SpatialDropout
 from training.layers.embedding import Embedding, Masking
@@ -77,6 +78,7 @@ for _layer in (
     Reshape,
     Recent,
     Smoothing,
+    DecoderInput,
     PadSequences,
     Normalization,
 ):

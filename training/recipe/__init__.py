@@ -15,6 +15,7 @@ from training.recipe.base import (
 )
 from training.recipe.classify import ClassifyRecipe, NgramSettings, TextData, TextSource, TokenizerSettings, VectorSettings
 from training.recipe.forecast import (
+    CalendarField,
     ForecastEvaluation,
     ForecastRecipe,
     ForecastSettings,
@@ -27,6 +28,7 @@ from training.recipe.tabular import RowData, RowSource, TabularRecipe
 
 __all__ = [
     "RECIPES",
+    "CalendarField",
     "ClassifyRecipe",
     "Data",
     "Evaluation",

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from training.recipe.base import Count, Data, Evaluation, FileOrBuiltin, Fit, Recipe, RecipeTable, Share
 
 Frequency = Literal["S", "T", "H", "D", "W", "M", "Q", "Y"]
+CalendarField = Literal["hour", "day_of_week", "month", "day_of_year"]
 
 
 class SeriesSource(FileOrBuiltin):
@@ -109,6 +110,35 @@ class ForecastSettings(RecipeTable):
         default=False, description="a second point forecast, trained on the mean absolute percentage error; beside quantiles"
     )
 
+    covariates: list[str] = Field(
+        default_factory=list,
+        description="columns that are known ahead, such as holidays: a request gives those of its history and of its horizon. A "
+        "layer `decoder_input` gives them to the layers behind it",
+    )
+    categories: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
+        default_factory=dict, description="covariates that are texts, each with the texts that it may be"
+    )
+    calendar: list[CalendarField] = Field(
+        default_factory=list, description="known from the timestamps, beside the covariates; needs one entry in `frequencies`"
+    )
+
+    @model_validator(mode="after")
+    def _check_covariates(self) -> Self:
+        for option, names in (("covariates", self.covariates), ("calendar", self.calendar)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{option} must differ, got {names}")
+        unknown = [name for name in self.categories if name not in self.covariates]
+        if unknown:
+            raise ValueError(f"categories are of covariates, {unknown[0]!r} is none of {self.covariates}")
+        for name, texts in self.categories.items():
+            if len(set(texts)) < len(texts):
+                raise ValueError(f"the categories of {name!r} must differ, got {texts}")
+        if self.calendar and len(self.frequencies) != 1:
+            raise ValueError(f"calendar needs one entry in frequencies, got {self.frequencies}: it says how long a step is")
+        if self.streaming and self.has_known_future:
+            raise ValueError("covariates and calendar are not for streaming")
+        return self
+
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         if self.quantiles != sorted(set(self.quantiles)):
@@ -131,6 +161,11 @@ class ForecastSettings(RecipeTable):
         if self.mape_point and not self.quantiles:
             raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
         return self
+
+    @property
+    def has_known_future(self) -> bool:
+        """Whether something is known of the steps that are forecast."""
+        return bool(self.covariates or self.calendar)
 
     @property
     def shortest(self) -> int:
@@ -226,6 +261,17 @@ class ForecastRecipe(Recipe):
     scaling: ScalingSettings = ScalingSettings()
     fit: ForecastFit
     evaluate: ForecastEvaluation = ForecastEvaluation()
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        for source in self.data.sources:
+            assert isinstance(source, SeriesSource)
+            both = [name for name in self.forecast.covariates if name in source.values]
+            if both:
+                raise ValueError(f"{both[0]!r} is among the values of {source} and among the covariates: it is one or the other")
+            if source.format == "wide" and self.forecast.has_known_future:
+                raise ValueError(f"{source} is wide: it has no columns for covariates and times, long and table have")
+        return self
 
     @model_validator(mode="after")
     def _check_loss(self) -> Self:

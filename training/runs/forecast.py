@@ -12,10 +12,12 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
+from training.data.covariates import calendar_columns, moments_from
 from training.data.series import (
     Series,
     Windows,
     describe_calendar,
+    evaluation_origins,
     evaluation_windows,
     num_windows,
     read_series,
@@ -26,10 +28,11 @@ from training.export.answers import format_forecast
 from training.export.publish import Publication, read_example_instances
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
 from training.fitting.losses import Batch, LossFunction, forecast_loss
+from training.layers.covariates import CovariateConfig
 from training.network.heads.forecast import ForecastHead, ForecastSpec
 from training.network.network import Network
 from training.network.spec import NetworkSpec
-from training.recipe import ForecastRecipe, RecipeError
+from training.recipe import CalendarField, ForecastRecipe, ForecastSettings, RecipeError
 from training.reporting.forecast import forecast_pictures
 from training.reporting.progress import progress_line
 from training.reporting.report import Report
@@ -46,6 +49,14 @@ from training.runs.task import LayerTables, Task
 from training.scoring.baselines import score_baselines
 from training.scoring.evaluate import Graph, Scores
 from training.scoring.forecast import forecast_baseline, forecast_windows, score_forecast, score_windows
+
+CALENDAR: Mapping[CalendarField, CovariateConfig] = {
+    "hour": CovariateConfig(kind="category", size=24),
+    "day_of_week": CovariateConfig(kind="category", size=7),
+    "month": CovariateConfig(kind="category", size=12, first=1),
+    "day_of_year": CovariateConfig(kind="cycle", size=366, first=1),
+}
+"""How a network reads what the calendar says."""
 
 
 def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
@@ -112,7 +123,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
 
     test = evaluation_windows(series, forecast, "test", recipe.evaluate.stride)
     answers = forecast_windows(graph.session, test, recipe.evaluate.batch_size)
-    instances = _example(test, forecast.shortest)
+    instances = _example(series, forecast, recipe.evaluate.stride, test)
     outcome = Outcome(
         metrics=score_forecast(series, forecast, recipe.evaluate, test, answers["forecast"], answers.get("quantiles")),
         baselines=_score_baselines(recipe, series, test, folder, console),
@@ -129,6 +140,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
             **({"points": spec.points} if len(spec.points) > 1 else {}),
             "features": list(series.features),
             "targets": list(series.targets),
+            **{option: value for option in ("covariates", "categories", "calendar") if (value := getattr(forecast, option))},
         },
         pictures=forecast_pictures(recipe, series, fitted, answers),
         facts=_score_windows(recipe, series, answers["forecast"]),
@@ -165,7 +177,18 @@ def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[in
         decomposition=forecast.decomposition,
         season_length=forecast.season_length,
         mape_point=forecast.mape_point,
+        covariates=covariate_configs(forecast),
     )
+
+
+def covariate_configs(forecast: ForecastSettings) -> tuple[CovariateConfig, ...]:
+    """What is known of a step, column by column: the covariates, behind them the calendar."""
+    categories = forecast.categories
+    given = (
+        CovariateConfig(kind="category", size=len(categories[name])) if name in categories else CovariateConfig()
+        for name in forecast.covariates
+    )
+    return (*given, *(CALENDAR[field] for field in forecast.calendar))
 
 
 def spec_of_recipe(recipe: ForecastRecipe, data: Path | None) -> tuple[NetworkSpec, tuple[str, ...]]:
@@ -204,20 +227,36 @@ def _trial(recipe: ForecastRecipe, series: Series, network: Network, instances: 
         return score_forecast(series, forecast, evaluate, test, answers["forecast"], answers.get("quantiles"))
 
     def answer(graph: Graph) -> list[Any]:
-        histories = [np.array(instance["history"], np.float64) for instance in instances]
-        rows = [history[:, None] if history.ndim == 1 else history for history in histories]
-        inputs = [{"history": row[None].astype(np.float32), "lengths": np.array([len(row)])} for row in rows]
-        return [format_forecast(graph.run(given), forecast.quantiles) for given in inputs]
+        return [_answer(forecast, graph, instance) for instance in instances]
 
-    return Trial(network, [{"history": part.history, "lengths": part.lengths} for part in windows], score, answer)
+    return Trial(network, [part.inputs for part in windows], score, answer)
+
+
+def _answer(forecast: ForecastSettings, graph: Graph, instance: Mapping[str, Any]) -> dict[str, Any]:
+    """The prediction of the service for an instance of the example."""
+    history = np.array(instance["history"], np.float32)
+    length, inputs = len(history), {"history": history.reshape(1, len(history), -1), "lengths": np.array([len(history)])}
+    times: list[Any] = []
+    if forecast.has_known_future:
+        known = [_numbers(forecast, name, instance["past"][name] + instance["future"][name]) for name in forecast.covariates]
+        if forecast.calendar:
+            moments = moments_from(instance["start"], forecast.frequencies[0], length + forecast.horizon)
+            known += list(calendar_columns(moments, forecast.calendar).T)
+            times = [moment.isoformat() for moment in moments[length:].tolist()]
+        columns = np.stack(known, axis=1).astype(np.float32)[None]
+        inputs |= {"past_covariates": columns[:, :length], "future_covariates": columns[:, length:]}
+    prediction = format_forecast(graph.run(inputs), forecast.quantiles)
+    return {**prediction, "timestamps": times} if times else prediction
+
+
+def _numbers(forecast: ForecastSettings, name: str, values: Sequence[Any]) -> list[float]:
+    texts = forecast.categories.get(name)
+    return [float(texts.index(value)) for value in values] if texts else [float(value) for value in values]
 
 
 def _tensors(windows: Windows) -> Batch:
-    return {
-        "history": torch.from_numpy(windows.history),
-        "lengths": torch.from_numpy(windows.lengths),
-        "future": torch.from_numpy(windows.future),
-    }
+    inputs = {name: torch.from_numpy(values) for name, values in windows.inputs.items()}
+    return {**inputs, "future": torch.from_numpy(windows.future)}
 
 
 def _mean_loss(network: Network, loss: LossFunction, windows: Windows, batch_size: int) -> float:
@@ -261,19 +300,37 @@ def _score_windows(recipe: ForecastRecipe, series: Series, answers: npt.NDArray[
     return {"windows": score_windows(series, forecast, stride, forecasts)}
 
 
-def _example(test: Windows, shortest: int) -> list[Any]:
-    """A history as long as there is, and a short one."""
+def _example(series: Series, forecast: ForecastSettings, stride: int | None, test: Windows) -> list[Any]:
+    """A history as long as there is, and a short one, with what is known of their steps and of the horizon's."""
+    shortest = forecast.shortest
     whole = test.history[0, : test.lengths[0]]
     histories = [whole, whole[-max(shortest, len(whole) // 2) :]]
     if len(histories[1]) == len(whole) and len(whole) > shortest:
         histories[1] = whole[1:]
-    instances = []
+    instances: list[dict[str, Any]] = []
     for history in histories:
         # Short decimals, which JSON gives back exactly; the graph then answers those.
         values = np.array([[float(f"{value:.6g}") for value in row] for row in history])
         rows = values[:, 0] if values.shape[1] == 1 else values
         instances.append({"history": [_without_zeros(value) for value in rows.tolist()]})
+        if test.past_covariates is not None and test.future_covariates is not None:
+            end = int(test.lengths[0])
+            past = test.past_covariates[0, end - len(history) : end]
+            if forecast.covariates:
+                instances[-1] |= {"past": _named(forecast, past), "future": _named(forecast, test.future_covariates[0])}
+        if series.moments:
+            index, origin = evaluation_origins(series, forecast, stride)[0]
+            instances[-1]["start"] = series.moments[index][origin - len(history)].tolist().isoformat()
     return instances
+
+
+def _named(forecast: ForecastSettings, columns: npt.NDArray[Any]) -> dict[str, list[Any]]:
+    """The covariates of some steps (N, C) by their names, as a request has them."""
+    found: dict[str, list[Any]] = {}
+    for name, column in zip(forecast.covariates, columns.T, strict=False):
+        texts = forecast.categories.get(name)
+        found[name] = [texts[int(code)] if texts else _without_zeros(float(f"{code:.6g}")) for code in column]
+    return found
 
 
 def _without_zeros(value: Any) -> Any:

@@ -30,7 +30,7 @@ def forecast_windows(graph: Graph, windows: Windows, batch_size: int) -> dict[st
     parts = []
     for start in range(0, len(windows), batch_size):
         part = windows.rows(slice(start, start + batch_size))
-        parts.append(graph.run({"history": part.history, "lengths": part.lengths}))
+        parts.append(graph.run(part.inputs))
     return {name: np.concatenate([part[name] for part in parts]) for name in ("forecast", "quantiles") if name in parts[0]}
 
 

@@ -255,8 +255,8 @@ def bodies_with_examples(schema: Mapping[str, Any]) -> Iterator[Any]:
 def parts_with_examples(schema: Mapping[str, Any], first: Any) -> Iterator[Any]:
     for choice in [schema, *schema.get("anyOf", ())]:
         for name, field in resolve(choice).get("properties", {}).items():
-            # These need a model that can stream, which those of the examples cannot.
-            for example in field.get("examples", ()) if name not in OF_SEQUENCES else ():
+            # These need a model that can stream or has covariates, and those of the examples do neither.
+            for example in field.get("examples", ()) if name not in {*OF_SEQUENCES, "past", "future"} else ():
                 yield {**first, name: example}
 
 
@@ -347,6 +347,7 @@ def narrowed(path: str, server: httpx.Client) -> tuple[dict[str, Any], dict[str,
     }
     series |= choices | {"start": {"enum": ["2026-01-05T00:00:00", "2026-01-05", "20260105T00Z", None]}}
     components["schemas"]["ForecastParameters"]["properties"] |= choices
+    series |= {name: {"enum": [None]} for name in ("past", "future")}
     for part in ("ForecastInstance", "ForecastParameters", "ClassifyInstance", "ClassifyParameters"):
         fields = components["schemas"][part]["properties"]
         for field in OF_SEQUENCES & fields.keys():

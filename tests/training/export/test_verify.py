@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from training.export.graph import write_graph
 from training.export.verify import NetworkUndetermined, Verification, VerificationFailed, verify
+from training.layers.covariates import CovariateConfig
 from training.network.heads.classify import ClassifySpec
 from training.network.heads.forecast import ForecastSpec
 from training.network.heads.tensor import TensorInput, TensorSpec
@@ -23,6 +24,11 @@ LSTM: dict[str, Any] = {"type": "lstm", "units": 6}
 GRU: dict[str, Any] = {"type": "gru", "units": 5}
 DENSE: dict[str, Any] = {"type": "dense"}
 EMBEDDING: dict[str, Any] = {"type": "embedding", "output_dim": 4}
+COVARIATES = (
+    CovariateConfig(),
+    CovariateConfig(kind="category", size=3, first=1),
+    CovariateConfig(kind="cycle", size=9),
+)
 BOTH_WAYS: dict[str, Any] = {"type": "bidirectional", "layer": {**LSTM, "return_sequences": True}}
 
 
@@ -35,7 +41,7 @@ def forecast(*layers: dict[str, Any], **options: Any) -> Network:
     spec = ForecastSpec(layers=layers, **options)
     network = Network(spec)
     generator = torch.Generator().manual_seed(0)
-    network.set_statistics(100 + 10 * torch.randn(40, spec.num_features, generator=generator))
+    network.set_statistics(100 + 10 * torch.randn(40, spec.num_features + len(spec.covariates), generator=generator))
     return network
 
 
@@ -115,6 +121,22 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         num_features=3,
         targets=(2, 0),
         horizon=5,
+    ),
+    "covariates": lambda: forecast(
+        LSTM,
+        {"type": "decoder_input", "lags": [2, 5]},
+        sequences(GRU),
+        DENSE,
+        scaling={"kind": "window", "transform": "log"},
+        horizon=4,
+        quantiles=(0.1, 0.5, 0.9),
+        covariates=COVARIATES,
+    ),
+    "covariates, in pieces": lambda: forecast(
+        LSTM, {"type": "decoder_input"}, sequences(LSTM), DENSE, horizon=3, num_features=2, covariates=COVARIATES[1:]
+    ),
+    "covariates, daily steps, an ensemble": lambda: forecast(
+        GRU, {"type": "decoder_input"}, sequences(GRU), DENSE, step=3, members=2, horizon=3, covariates=COVARIATES[:1]
     ),
     "an ensemble by its mean": lambda: forecast(GRU, DENSE, members=3, horizon=2, quantiles=(0.5, 0.9)),
     "an ensemble by its median": lambda: forecast(

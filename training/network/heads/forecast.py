@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
+from training.layers.covariates import CovariateConfig, CovariateEncoder
 from training.layers.decomposition import Centre, CentreSymbol, Centring, SeasonalDecomposition
 from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
 from training.layers.scaling import Scaler, ScalingConfig, Statistics, StatisticsSymbol
@@ -37,7 +38,8 @@ class ForecastSpec(NetworkSpec):
     layers; `seasonal_lag` = 168 makes the forecast a correction to the value 168 steps before it. `decomposition` takes the
     season of `season_length` steps off a history before the layers read it, and adds it to the forecast. `mape_point` adds a
     second point forecast, for the mean absolute percentage error. With `streaming` the series comes value by value
-    (`stream.py`), and the first `warm_up` values are scored by no forecast.
+    (`stream.py`), and the first `warm_up` values are scored by no forecast. `covariates` are columns that are known ahead:
+    the layers read those of the history beside it, and a layer `decoder_input` gives those of each step that is forecast.
     """
 
     task: Literal["forecast"] = "forecast"
@@ -53,6 +55,7 @@ class ForecastSpec(NetworkSpec):
     decomposition: Literal["none", "classical"] = "none"
     season_length: PositiveInt = 1
     mape_point: bool = False
+    covariates: tuple[CovariateConfig, ...] = ()
 
     @model_validator(mode="after")
     def _check_targets_and_quantiles(self) -> ForecastSpec:
@@ -68,6 +71,8 @@ class ForecastSpec(NetworkSpec):
             raise ValueError("streaming needs three quantiles or more, and step = 1")
         if self.streaming and (self.decomposition != "none" or self.mape_point or self.scaling.centre != "none"):
             raise ValueError("streaming goes without decomposition, mape_point and scaling.centre, which need a whole history")
+        if self.streaming and self.covariates:
+            raise ValueError("streaming goes without covariates")
         if self.decomposition != "none" and self.season_length < 2:
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
@@ -104,6 +109,8 @@ class ForecastSpec(NetworkSpec):
 
 MAPE = "forecast_mape"
 """The output that holds the second point forecast."""
+PAST, FUTURE = "past_covariates", "future_covariates"
+"""The inputs with the covariates of a history's steps, and of those that are forecast."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,11 @@ class ForecastStatisticsSymbol(StatisticsSymbol):
 
 
 class ForecastHead(Head):
-    """`history` (B, T, F) raw and `lengths` (B,) → `forecast` (B, horizon, targets), `quantiles` (B, horizon, targets, Q)."""
+    """`history` (B, T, F) raw and `lengths` (B,) → `forecast` (B, horizon, targets), `quantiles` (B, horizon, targets, Q).
+
+    With covariates also `past_covariates` (B, T, C) and `future_covariates` (B, horizon, C), raw. A step of the forecast
+    depends on the covariates until then and on none behind it, so a shorter horizon is the begin of a longer one.
+    """
 
     Spec: ClassVar[type[NetworkSpec]] = ForecastSpec
     spec: ForecastSpec
@@ -134,14 +145,29 @@ class ForecastHead(Head):
         has_season = spec.decomposition != "none"
         self.decomposition = SeasonalDecomposition(spec.season_length, spec.num_features) if has_season else None
         self.centring = Centring() if spec.scaling.centre == "last" else None
+        self.encoder = CovariateEncoder(spec.covariates) if spec.covariates else None
 
     @classmethod
     def from_spec(cls, spec: ForecastSpec) -> ForecastHead:
         return cls(spec)
 
     @property
+    def num_covariate_features(self) -> int:
+        """Features that are made of the covariates of one step."""
+        return self.encoder.num_features if self.encoder is not None else 0
+
+    @property
     def first(self) -> Shape:
-        return self.source.with_features(self.spec.num_features * self.spec.step)
+        return self.source.with_features((self.spec.num_features + self.num_covariate_features) * self.spec.step)
+
+    @property
+    def scaled_source(self) -> Shape:
+        return replace(self.source, ahead=(self.spec.horizon, self.num_covariate_features))
+
+    @property
+    def further_inputs(self) -> Mapping[str, Shape]:
+        count = len(self.spec.covariates)
+        return {PAST: Shape(("time", count)), FUTURE: Shape((self.spec.horizon, count))} if count else {}
 
     @property
     def step(self) -> int:
@@ -173,7 +199,9 @@ class ForecastHead(Head):
         needed = spec.horizon * spec.values_per_step
         units = last.get("units")
         if units is None:
-            return [*body, {**last, "units": needed}]
+            kinds = (LAYERS.get(str(table.get("type"))) for table in body)
+            has_steps = any(kind is not None and kind.reads_ahead for kind in kinds)
+            return [*body, {**last, "units": spec.values_per_step if has_steps else needed}]
         # Of a sequence of answers each step gives its own targets only.
         if units not in (needed, spec.values_per_step):
             parts = f"{spec.horizon} steps × {len(spec.targets)} targets × {max(1, len(spec.quantiles))} quantiles"
@@ -184,6 +212,8 @@ class ForecastHead(Head):
 
     def check(self, layers: Sequence[Layer]) -> None:
         spec, last, where = self.spec, layers[-1], f"layers[{len(layers) - 1}]"
+        if spec.covariates:
+            _check_decoder(layers, spec.horizon)
         if last.output.is_sequence and not last.output.is_open:
             needed = (spec.horizon, spec.values_per_step)
             if last.output.axes != needed:
@@ -202,10 +232,14 @@ class ForecastHead(Head):
         return point | quantiles | ({MAPE: point["forecast"]} if self.spec.mape_point else {})
 
     def set_statistics(self, values: Tensor) -> None:
-        """minmax and standard scaling take the statistics; the other kinds need none and ignore them."""
-        if values.dim() != 2 or values.shape[1] != self.spec.num_features:
-            raise NetworkError(f"statistics need values (N, {self.spec.num_features}), got {tuple(values.shape)}")
-        self.scaler.fit(values)
+        """minmax and standard scaling take statistics, the other kinds need none; covariates are the last columns of `values`."""
+        num_features = self.spec.num_features
+        if values.dim() != 2 or values.shape[1] != num_features + len(self.spec.covariates):
+            columns = num_features + len(self.spec.covariates)
+            raise NetworkError(f"statistics need values (N, {columns}), got {tuple(values.shape)}")
+        self.scaler.fit(values[:, :num_features])
+        if self.encoder is not None:
+            self.encoder.fit(values[:, num_features:])
 
     # torch
 
@@ -222,8 +256,11 @@ class ForecastHead(Head):
             source = source.with_values((source.values - centre.level) / centre.unit)
         statistics = ForecastStatistics(scaling.offset, scaling.scale, season, centre)
         signal = source
+        if self.encoder is not None:
+            signal = source.with_values(torch.cat([source.values, self.encoder(inputs[PAST])], 2))
+            source = replace(source, ahead=self.encoder(inputs[FUTURE]))
         if self.spec.step > 1:
-            signal = Signal(*ragged.fold_steps(source.values, source.lengths, self.spec.step))
+            signal = Signal(*ragged.fold_steps(signal.values, signal.lengths, self.spec.step))
         return LayerInput(signal, source, statistics)
 
     def predict(self, output: Signal, given: LayerInput) -> Tensor:
@@ -273,7 +310,7 @@ class ForecastHead(Head):
     # the graph
 
     def write_input(self, graph: GraphBuilder) -> LayerInputSymbol:
-        if not self.scaler.is_fitted:
+        if not self.scaler.is_fitted or not (self.encoder is None or self.encoder.is_fitted):
             raise NetworkError(f'scaling "{self.spec.scaling.kind}" has no statistics yet: call set_statistics first')
         history = Symbol("history", "lengths")
         with graph.scope("scaling"):
@@ -292,10 +329,15 @@ class ForecastHead(Head):
                 source = source.with_values(graph.add("Div", values, centre.unit))
         statistics = ForecastStatisticsSymbol(scaling.offset, scaling.scale, season, centre)
         symbol = source
+        if self.encoder is not None:
+            with graph.scope("covariates"):
+                values = graph.add("Concat", source.values, self.encoder.write(graph, PAST), axis=2)
+                symbol, source = source.with_values(values), replace(source, ahead=self.encoder.write(graph, FUTURE))
         if self.spec.step > 1:
-            assert source.lengths is not None
+            assert symbol.lengths is not None
+            num_features = self.spec.num_features + self.num_covariate_features
             with graph.scope("step"):
-                folded = ragged.write_fold_steps(graph, source.values, source.lengths, self.spec.step, self.spec.num_features)
+                folded = ragged.write_fold_steps(graph, symbol.values, symbol.lengths, self.spec.step, num_features)
                 symbol = Symbol(*folded)
         return LayerInputSymbol(symbol, source, statistics)
 
@@ -360,6 +402,17 @@ class ForecastHead(Head):
         # Without scaling the values are those of the network's own training, which nobody knows.
         return draws if kind != "none" else super().draws()
 
+    def draw_further(self, name: str, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Numbers within the fitted statistics, and every one of the categories and places of cycles."""
+        assert self.encoder is not None
+        offset, scale = self.encoder.offset.cpu().numpy(), self.encoder.scale.cpu().numpy()
+        values = np.empty(shape)
+        for place, config in enumerate(self.spec.covariates):
+            values[..., place] = random.integers(config.first, config.first + config.size, shape[:-1])
+        for number, place in enumerate(self.encoder.numbers):
+            values[..., place] = offset[number] + scale[number] * random.uniform(-1, 1, shape[:-1])
+        return values
+
     def error_scale(self, name: str, expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """The largest value of the row's history or forecast; states lie between -1 and 1 as they are.
 
@@ -373,6 +426,18 @@ class ForecastHead(Head):
             largest = np.where(np.array(history) == 0, np.maximum(largest, self.spec.scaling.floor), largest)
         scale: NDArray[Any] = np.maximum(largest, np.finfo(np.float32).tiny)
         return scale
+
+
+def _check_decoder(layers: Sequence[Layer], horizon: int) -> None:
+    """Raise LayerError unless a layer gives the steps that are forecast, and all behind it go on step by step."""
+    decoder = next((index for index, layer in enumerate(layers) if layer.reads_ahead), None)
+    if decoder is None:
+        message = "covariates need a layer decoder_input before it, which gives the steps that are forecast"
+        raise LayerError(f"layers[{len(layers) - 1}]", layers[-1].config.type, None, message)
+    for index, layer in enumerate(layers[decoder + 1 :], decoder + 1):
+        if not layer.can_stream or layer.output.axes[0] != horizon or len(layer.output.axes) != 2:
+            message = "behind decoder_input a layer reads each step and those before it: a shorter horizon knows no others"
+            raise LayerError(f"layers[{index}]", layer.config.type, None, message)
 
 
 def _like(part: Tensor, values: Tensor) -> Tensor:

@@ -68,8 +68,8 @@ class Prediction:
 class Head(nn.Module):
     """Everything that a network knows of its task; one per network, made from its spec.
 
-    Inputs and outputs are tensors by the graph's names, batch first. There is one input with data, and beside it `lengths`
-    where rows may differ in length.
+    Inputs and outputs are tensors by the graph's names, batch first. There is one input with data, beside it `lengths`
+    where rows may differ in length, and `further_inputs`.
     """
 
     Spec: ClassVar[type[NetworkSpec]]
@@ -89,6 +89,11 @@ class Head(nn.Module):
     def first(self) -> Shape:
         """Of a row that the first layer reads."""
         return self.source
+
+    @property
+    def further_inputs(self) -> Mapping[str, Shape]:
+        """Inputs with data beside the first one, all FP32: name → shape of a row. A time axis is as long as the first one's."""
+        return {}
 
     @property
     def scaled_source(self) -> Shape:
@@ -183,6 +188,10 @@ class Head(nn.Module):
             "from N(0, 1)": lambda random, shape: random.standard_normal(shape),
             "between 0 and 1": lambda random, shape: random.random(shape),
         }
+
+    def draw_further(self, name: str, random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Numbers such as one row of the further input `name` may hold."""
+        raise NotImplementedError
 
     def error_scale(self, name: str, expected: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """(B,): per row, what an error of the output called `name` is relative to."""
