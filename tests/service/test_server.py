@@ -241,7 +241,7 @@ def test_while_a_server_ends_a_body_has_its_timeout_however_much_of_it_has_come(
     ) as server:
         with begin_request(server, UNFINISHED["large"]) as client:
             assert server.end() == 0
-            assert read_answer(client).startswith(b"HTTP/1.1 503 "), "the client was not slow: another server may take its request"
+            assert read_answer(client).startswith(b"HTTP/1.1 503 "), "the client was not slow: another server may take it"
         assert "Traceback" not in server.log
 
 
