@@ -201,7 +201,8 @@ def create_app(
     complete_openapi(api, access.refusals, protocol_routes)
     documented = {route.path for route in protocol_routes if route.about is not None}
     own_paths = [path for path in api.openapi()["paths"] if path not in documented]
-    paths = [*own_paths, STREAM_PATH, *page.ROUTES, *(route.path for route in protocol_routes)]
+    pages = page.page_routes(has_playground=settings.playground)
+    paths = [*own_paths, STREAM_PATH, *pages, *(route.path for route in protocol_routes)]
     if settings.vertex_health_route is not None:
         require_probe_route(settings.vertex_health_route, paths)
     limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
@@ -291,7 +292,7 @@ def _add_routes(
     """Add every route to the app that FastAPI runs; those of other protocols."""
     api.router.routes.extend(documented_routes(tasks.endpoints))
     descriptions = {task.name: task.description for task in tasks if task.description is not None}
-    api.include_router(operations_router(repository, scrapes.render, descriptions, drain))
+    api.include_router(operations_router(repository, scrapes.render, descriptions, drain, has_playground=settings.playground))
     api.include_router(control_router(repository, control))
     v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain, control=control)
     api.include_router(protocol_router(v2, "open inference protocol"))

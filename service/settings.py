@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         le=65535,
         description="Port that serves `/metrics`, which the main port then does not. 0: the main port.",
     )
+    playground: bool = Field(
+        default=True,
+        description="Whether `/play` is there, a page that shows the answers of models in the browser. It calls the public API "
+        "alone, with the key that its user enters. See docs/how-to/playground.md.",
+    )
     vertex_predict_route: str | None = Field(
         default=None,
         pattern=ROUTE,

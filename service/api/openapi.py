@@ -34,6 +34,8 @@ BEYOND_SCHEMA: Mapping[str, str] = {
     "point": "One of the model's `points`.",
     "start": "An ISO 8601 timestamp, with a frequency unless the model has just one, whose forecast ends before the year 10000.",
     "text": "Not only white space, of any script.",
+    "explain": "One of the model's `classify.explain`, for texts of at most 4,000 characters and 256 words in all; not beside a "
+    "`state`.",
     "state": "For a model that can stream (`streaming` of `GET /models/{name}`): that of an answer of the same model, version "
     "and graph, or `null`, which is not the same as no `state`. In all instances of a request, or in none.",
 }

@@ -42,6 +42,10 @@ class ServedModel(StreamingModel, Protocol):
     @property
     def task(self) -> str: ...
 
+    def count_rows(self, instances: Sequence[Any], parameters: Mapping[str, Any]) -> int:
+        """How many rows the instances are for the graph, by the parameters."""
+        ...
+
     async def predict(
         self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool, has_turn: bool = False
     ) -> Sequence[Any]: ...
@@ -165,6 +169,8 @@ class PredictEndpoint(InferenceEndpoint):
                 has_turn=has_turn,
             )
         else:
+            if parsed.parameters:
+                call.count_rows(model.count_rows(parsed.instances, parsed.parameters))
             predictions = await model.predict(
                 parsed.instances, parsed.parameters, deadline=call.deadline, is_plain=is_plain(body), has_turn=has_turn
             )

@@ -74,7 +74,8 @@ class PredictRequest(_Strict):
     )
     parameters: dict[str, Any] | None = Field(
         default=None,
-        description="Defaults for every instance: `horizon`, `quantiles` and `frequency` for a forecast, none for other tasks. "
+        description="Defaults for every instance: `horizon`, `quantiles`, `frequency` and `point` for a forecast, `explain` for "
+        "a classification, none for other tasks. "
         "For the next step of a sequence whose state is kept: `sequence_id`, a number from 1 or a string, and `sequence_start` "
         "and `sequence_end`, which are true or false; an instance that is an object may have these three itself.",
         examples=[{"horizon": 6}],

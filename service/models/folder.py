@@ -24,7 +24,7 @@ from service.models.device_check import find_difference
 from service.models.external_data import find_external_data
 from service.models.plain_graph import Identity, identity_of, is_plain_folder, open_plain
 from service.models.precision import RequestedPrecision, choose_graph, precision_of
-from service.models.streaming import NO_STATE, why_not_streaming
+from service.models.streaming import NO_STATE, reads_one_way, why_not_streaming
 from service.runtime.base import CPU, Device, FallbackRuntime, OpenRuntime, Runtime
 from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import Signature, TensorSpec
@@ -181,6 +181,7 @@ def examine(
     with contextlib.suppress(FolderError):  # the replay says what is wrong with it
         example = read_file(folder, EXAMPLE_FILE)
     assert graph is not None
+    task.reads_one_way = reads_one_way(graph)
     parts = Parts(
         manifest,
         chosen,

@@ -191,6 +191,10 @@ class Model:
         """What its task says of it, as `GET /models/{name}` shows it; empty where there is nothing to say."""
         return self._task.describe()
 
+    def count_rows(self, instances: Sequence[object], parameters: Mapping[str, object]) -> int:
+        """How many rows a request is for the graph, by its parameters. Raises what `predict` raises for what they hold."""
+        return self._task.count_rows(instances, parameters)
+
     @property
     def oldest_wait_s(self) -> float | None:
         """How long the item that waits longest has waited, in seconds; None when nothing waits."""

@@ -63,6 +63,8 @@ class Task(ABC):
     """How many steps of a series one run forecasts; None where there is no such thing."""
     labels: Sequence[str] = ()
     """The names of the classes of a classifier."""
+    reads_one_way: bool = False
+    """Whether no node of the graph reads a sequence from its end; set by what opened the graph."""
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
@@ -101,6 +103,10 @@ class Task(ABC):
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
         """Whether encoding or decoding these would hold up an event loop."""
         return len(instances) > HEAVY_NUM_INSTANCES
+
+    def count_rows(self, instances: Sequence[object], parameters: Mapping[str, object]) -> int:
+        """How many rows these are for the graph, where parameters make more of them. Raises what `run_steps` does at first."""
+        return len(instances)
 
     def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
         """The graph's inputs for the public tensors of a request (see `TaskDefinition.public_tensors`).

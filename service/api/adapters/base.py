@@ -123,6 +123,8 @@ class AdapterEndpoint(InferenceEndpoint):
         expect_no_more_than(self._limits.max_instances, len(parsed.instances))
         model = self._resolve(parsed, visible_models(self._models, request.state))
         call.set_model(model)
+        if parsed.parameters:
+            call.count_rows(model.count_rows(parsed.instances, parsed.parameters))
         plain = is_plain(body)
         predictions = await model.predict(
             parsed.instances,
