@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ from service.models.repository import Preload, Repository
 from service.models.target import Withdrawal
 from service.models.verification import Verification
 from service.observability.access_log import AccessLogWriter, Times
+from service.observability.drift import DriftMonitor
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
@@ -123,8 +125,11 @@ def create_app(
     settings say. `notices` tell the other workers what is withdrawn. Raises StartError for what the settings of access name, and
     where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
     """
-    metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
-    options = model_options(settings, tasks)
+    drift = DriftMonitor(settings.drift_window_seconds, metrics_dir)
+    metrics = Metrics(
+        version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir, read_drift=drift.collect
+    )
+    options = replace(model_options(settings, tasks), open_sampler=drift.open_sampler)
     loop_budget = LoopBudget()
     repository = Repository(
         settings.model_folders,
@@ -169,6 +174,7 @@ def create_app(
             _flush_regularly(metrics),
             trim_heap_when_idle(),
             sequences.store.run(),
+            *([drift.run()] if settings.models_to_watch else []),
             *(watch.run() for watch in (*access.watches, *state_tokens.watches)),
         ]
 
@@ -375,6 +381,7 @@ def model_options(settings: Settings, tasks: TaskRegistry | None = None) -> Mode
         max_run_s=max(LEAST_MAX_RUN_S, MAX_RUN_FACTOR * settings.request_timeout_ms / 1000),
         precision=settings.precision,
         tasks=(tasks or built_in_tasks()).configure(settings.model_dump()),
+        drift_models=settings.models_to_watch,
     )
 
 

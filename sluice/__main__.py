@@ -39,6 +39,7 @@ COMMANDS = {
     "compare": Command("training", "compare", "cpu,train", "train a recipe with other cells and compare the scores"),
     "evaluate": Command("training", "evaluate", "cpu,train", "score a running service on the standard benchmarks"),
     "quantize": Command("training", "quantize", "cpu,train", "add an int8 graph to a model folder"),
+    "statistics": Command("training", "statistics", "cpu,train", "add statistics of the training part to a model folder"),
     "data list": Command("training", "list", "cpu,train", "show the bundled recipes and the public data sets"),
     "data fetch": Command("training", "fetch", "cpu,train", "download a public data set and check it"),
 }

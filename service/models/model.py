@@ -21,7 +21,7 @@ import numpy as np
 from service.clock import Clock
 from service.context import current_timing
 from service.errors import InferenceFailed, InvalidInput, PayloadTooLarge, StateError
-from service.models.folder import ModelOptions, Parts
+from service.models.folder import ModelOptions, Parts, Sampler
 from service.runtime.base import Runtime
 from service.runtime.tensor_data import TensorData, datatype_of, largest_classes, read_tensor, write_bytes, write_values
 from service.runtime.tensors import (
@@ -131,14 +131,18 @@ class Model:
         clock: Clock | None = None,
         tuning: Tuning | None = None,
         loop_budget: LoopBudget | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
-        """`loop_budget` is the one of the event loop that runs the model; None: the model has it to itself."""
+        """`loop_budget` is the one of the event loop that runs the model; None: the model has it to itself. `sampler` sees
+        batches whose drift is measured; None: it is not.
+        """
         self.manifest = parts.manifest
         self.name = parts.manifest.name
         self.version = parts.manifest.version
         self.task = parts.manifest.task
         self.definition = parts.definition
         self.graph = parts.graph
+        self.sampler = sampler
         self.precision_note = parts.precision_note
         self.runtime = parts.runtime
         self.signature = parts.signature
@@ -167,7 +171,7 @@ class Model:
         self.on_overdue: Callable[[], None] = lambda: None
         """Called when a run took longer than it may; the run was ended, and the model answers nothing more."""
         self.batcher: Batcher[Tensors, Tensors] = Batcher(
-            functools.partial(_run_batch, parts),
+            functools.partial(_run_batch, parts, sampler),
             limits,
             options.num_workers,
             clock,
@@ -540,13 +544,16 @@ def _end_runs(runtime: Runtime, model: weakref.ref[Model]) -> None:
         held.on_overdue()
 
 
-def _run_batch(model: Parts, items: Sequence[Tensors]) -> list[Tensors]:
+def _run_batch(model: Parts, sampler: Sampler | None, items: Sequence[Tensors]) -> list[Tensors]:
     """One batch, on a worker thread: collate, run, prepare, split.
 
     Of the model it gets the parts alone: who holds the `Model` itself is a request (`Repository` waits for them).
     """
     signature = model.signature
-    outputs = model.runtime.run(collate(items, signature))
+    inputs = collate(items, signature)
+    outputs = model.runtime.run(inputs)
+    if sampler is not None:
+        sampler.offer(inputs, outputs)
     if _MARKED.isdisjoint(map(type, items)):
         return split(model.task.prepare(outputs), items, signature)
     kinds = set(map(type, items))

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from service.errors import InferenceFailed, InvalidInput, InvalidReason
 from service.manifest import Manifest, Spec
-from service.runtime.tensors import Array, Item, Signature, Tensors, TensorSpec, is_all_finite
+from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors, TensorSpec, is_all_finite
+from service.tasks.measures import Measures, row_means
 
 Prediction = Any
 """A JSON value, as POST /predict answers it; lists of numbers may be arrays (C-contiguous, finite)."""
@@ -120,6 +121,17 @@ class Task(ABC):
         """The public tensors for the graph's outputs, a row of axis 0 each; all of them finite."""
         state = self.signature.state_outputs
         return {name: array for name, array in outputs.items() if name not in state}
+
+    def measure(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Measures:
+        """What is watched of the rows of a batch, as the graph took and gave them: the means of its tensors of numbers."""
+        lengths = inputs.get(LENGTHS) if self.signature.is_ragged else None
+        state = self.signature.state_inputs | self.signature.state_outputs
+        found: Measures = {}
+        for kind, specs, tensors in (("input", self.signature.inputs, inputs), ("output", self.signature.outputs, outputs)):
+            for spec in specs:
+                if spec.dtype.kind == "f" and spec.name not in state and spec.name in tensors:
+                    found[f"{kind}.{spec.name}"] = row_means(tensors[spec.name], lengths, spec.time_axis)
+        return found
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/{name}` says under the name of the task; empty where there is nothing to say."""

@@ -39,6 +39,7 @@ from service.tasks.classify_schema import (
     Text,
 )
 from service.tasks.explanation import EXPLAIN, METHODS, Explanation, Method, count_words, read_method
+from service.tasks.measures import Measures
 from service.tasks.refusals import refuse_fields, refuse_missing, refuse_parameters, refuse_type
 from service.tasks.tokenization import parse_tokenizer
 
@@ -222,6 +223,17 @@ class ClassifyTask(Task):
     def prepare(self, outputs: Tensors) -> Tensors:
         probabilities = outputs[PROBABILITIES]
         return with_finite_rows({PROBABILITIES: probabilities}, [probabilities])
+
+    def measure(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Measures:
+        """The tokens of each row, the share of those that are unknown, the label's number and its probability."""
+        tokens, lengths, probabilities = inputs[TOKENS], inputs[LENGTHS], outputs[PROBABILITIES]
+        is_own = np.arange(tokens.shape[1]) < lengths[:, None]
+        return {
+            "length": lengths,
+            "unknown_tokens": (is_own & (tokens == self.tokenizer.unknown_id)).sum(axis=1) / lengths,
+            "label": probabilities.argmax(axis=1),
+            "score": probabilities.max(axis=1),
+        }
 
     def encode(self, instances: Sequence[object], *, is_piece: bool = False) -> list[tuple[Sequence[int], bool]]:
         """Check every instance; per text its token ids and whether it was truncated, or is to be read in pieces.

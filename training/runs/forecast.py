@@ -192,9 +192,12 @@ def _trial(recipe: ForecastRecipe, series: Series, network: Network, instances: 
     forecast, evaluate = recipe.forecast, recipe.evaluate
     test = evaluation_windows(series, forecast, "test", evaluate.stride)
     rng = np.random.default_rng(recipe.seed)
-    windows = sample_windows(
-        series, forecast, batch_size=TRIAL_ROWS, num_batches=TRIAL_BATCHES, short_share=recipe.fit.short_share, rng=rng
-    )
+
+    def draw(short_share: float) -> list[Mapping[str, Any]]:
+        windows = sample_windows(
+            series, forecast, batch_size=TRIAL_ROWS, num_batches=TRIAL_BATCHES, short_share=short_share, rng=rng
+        )
+        return [{"history": part.history, "lengths": part.lengths} for part in windows]
 
     def score(graph: Graph) -> Scores:
         answers = forecast_windows(graph, test, evaluate.batch_size)
@@ -206,7 +209,8 @@ def _trial(recipe: ForecastRecipe, series: Series, network: Network, instances: 
         inputs = [{"history": row[None].astype(np.float32), "lengths": np.array([len(row)])} for row in rows]
         return [format_forecast(graph.run(given), forecast.quantiles) for given in inputs]
 
-    return Trial(network, [{"history": part.history, "lengths": part.lengths} for part in windows], score, answer)
+    # Short histories are a means to train: requests hold what there is.
+    return Trial(network, draw(recipe.fit.short_share), score, answer, samples=draw(0.0))
 
 
 def _tensors(windows: Windows) -> Batch:
