@@ -113,6 +113,7 @@ def main() -> None:
         "--workers=1",
         "--drain-seconds=0",
         f"--max-body-bytes={8 * 1024 * 1024}",
+        "--max-json-values=3000000",
     ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     output = MonitorOutput(process)

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import datetime
 import functools
+import json
 import logging
 import multiprocessing
 import os
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from service.models.scanning import ModelVersion
     from service.models.verification import Verdict, Verification
 
+# What a run without a server can be told of the settings.
+SCORE_SETTINGS = ("models", "device", "num_threads", "precision")
 # Each verifies one folder after the other.
 MAX_VERIFIERS = 4
 # Read by prometheus_client when it is imported, so it must be set before service.observability.prometheus is imported.
@@ -80,6 +83,23 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="a version (models/<name>/<version>), a model with its versions, or the models folder",
     )
+    score = commands.add_parser("score", help="score a file of rows or series with a model, without a server")
+    score.set_defaults(run=_score)
+    score.add_argument("model", help="its name, with :VERSION behind it where not the highest is meant, or its folder")
+    score.add_argument("input", type=Path, help="a file in .parquet, .csv, .tsv or .ndjson; the last three also with .gz")
+    score.add_argument("output", type=Path, help="the file for the predictions, in .parquet, .csv, .tsv or .ndjson")
+    score.add_argument(
+        "--column", action="append", default=[], metavar="COLUMN=NAME", help="what the file calls a column; may be repeated"
+    )
+    score.add_argument(
+        "--parameter", action="append", default=[], metavar="NAME=VALUE", help="as in requests, horizon=24; may be repeated"
+    )
+    score.add_argument("--keep", action="append", default=[], metavar="NAME", help="a column to copy; may be repeated [none]")
+    score.add_argument("--max-rejected", type=int, metavar="N", help="stop when more cannot be scored [any number may]")
+    score.add_argument("--overwrite", action="store_true", help="replace the output where it is there")
+    for field in SCORE_SETTINGS:
+        text = f"{Settings.model_fields[field].description} [{environment_name(field)}]".replace("%", "%%")
+        score.add_argument(f"--{field.replace('_', '-')}", metavar="VALUE", help=text)
     key = commands.add_parser("key", help="make an API key, and its entry for the keys file")
     key.set_defaults(run=_key)
     key.add_argument("name", help="of its holder, as logs and metrics call it")
@@ -153,6 +173,55 @@ def _versions(folder: Path) -> list[Path]:
 
 def _count_text(num_findings: int) -> str:
     return {0: "ok", 1: "1 finding"}.get(num_findings, f"{num_findings} findings")
+
+
+# ------------------------------------------------------------------------------------------------------------ score
+
+
+def _score(args: argparse.Namespace) -> int:
+    given = {field: value for field in SCORE_SETTINGS if (value := getattr(args, field)) is not None}
+    settings = read_settings(os.environ, **given)
+    columns = dict(_split_pair(pair, "--column") for pair in args.column)
+    parameters = {name: _read_value(value) for name, value in (_split_pair(pair, "--parameter") for pair in args.parameter)}
+    set_up_logs(settings.log_level, settings.log_format)
+    limit_blas_threads(os.environ)  # before numpy is imported
+    disable_tokenizer_threads(os.environ)
+    configure_malloc()
+    try:
+        from service.scoring.command import score
+    except ImportError as exc:
+        raise StartError(
+            f"scoring files needs more than the service does ({exc}): pip install 'sluice-serving[cpu,score]'"
+        ) from exc
+    from service.app import model_options
+
+    return score(
+        args.model,
+        settings.model_folders,
+        model_options(settings.model_copy(update={"workers": 1})),
+        args.input,
+        args.output,
+        columns=columns,
+        parameters=parameters,
+        keep=args.keep,
+        overwrite=args.overwrite,
+        max_rejected=args.max_rejected,
+    )
+
+
+def _split_pair(pair: str, option: str) -> tuple[str, str]:
+    name, separator, value = pair.partition("=")
+    if not separator or not name:
+        raise StartError(f"{option} {pair}: expected NAME=VALUE")
+    return name, value
+
+
+def _read_value(text: str) -> object:
+    """A value as JSON has it; what is no JSON is a string."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 # ------------------------------------------------------------------------------------------------------------ serve

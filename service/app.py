@@ -30,7 +30,7 @@ from service.api.access_log import AccessLog
 from service.api.adapters.base import adapter_endpoints
 from service.api.adapters.operations import adapter_routes, prediction_routes
 from service.api.adapters.registry import WireFormats, wire_formats
-from service.api.connections import ConnectionLimits, ConnectionMonitor
+from service.api.connections import STREAMS_SHARE, ConnectionLimits, ConnectionMonitor, StreamLimit
 from service.api.control import control_router
 from service.api.draining import Drain
 from service.api.error_handlers import add_error_handlers
@@ -42,10 +42,14 @@ from service.api.operations import operations_router
 from service.api.predict import documented_routes, predict_endpoints
 from service.api.protocol_routes import ProtocolRoute, protocol_router
 from service.api.sequences import sequences_router
-from service.api.stream import STREAM_PATH, StreamEndpoint
+from service.api.stream import API as STREAM_API
+from service.api.stream import STREAM_PATH, StreamEndpoint, documented_stream
+from service.api.stream_sequence import Streams
 from service.api.v2.errors import describe_error as describe_v2_error
 from service.api.v2.infer import INFER_ROUTES, InferEndpoint
 from service.api.v2.operations import v2_routes
+from service.api.websocket import API as WEBSOCKET_API
+from service.api.websocket import WEBSOCKET_PATH, WebSocketEndpoint, websocket_router
 from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.membership import Membership, Stream
@@ -58,7 +62,7 @@ from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
 from service.process.machine import max_open_connections, num_cores, threads_per_worker
-from service.process.memory import trim_heap_when_idle
+from service.process.memory import IdleDetector, trim_heap_when_idle
 from service.process.notices import Notices
 from service.runtime.onnx_runtime import GpuOptions, open_runtime, require_runtime
 from service.scheduling.admission import AdmissionControl, RefusalBudget
@@ -169,10 +173,13 @@ def create_app(
 
     def begin_work() -> list[Coroutine[Any, Any, None]]:
         load = _load(repository, on_loaded, on_failed) if membership is None else membership.run()
+        # To replace a model takes less time than counts as busy, and leaves as much to return as the model was large.
+        detector = IdleDetector()
+        repository.on_retired = detector.mark_busy
         return [
             load,
             _flush_regularly(metrics),
-            trim_heap_when_idle(),
+            trim_heap_when_idle(detector),
             sequences.store.run(),
             *([drift.run()] if settings.models_to_watch else []),
             *(watch.run() for watch in (*access.watches, *state_tokens.watches)),
@@ -192,13 +199,28 @@ def create_app(
     scrapes = ScrapeCache(metrics, time.monotonic, scrape_interval_s)
     control = membership if settings.model_control == "explicit" else None
     protocol_routes = _add_routes(api, settings, options.tasks, repository, metrics, scrapes, formats, drain, control)
-    stream = StreamEndpoint(repository, metrics, state_tokens.tokens, drain, settings.request_timeout_ms / 1000)
-    api.router.routes.append(Route(STREAM_PATH, stream, methods=["POST"]))
+    admission = _admission(settings)
+    streams = functools.partial(
+        Streams,
+        repository,
+        metrics,
+        state_tokens.tokens,
+        timeout_s=settings.request_timeout_ms / 1000,
+        admission=admission,
+    )
+    connections = connection_limits(settings)
+    stream_limit = StreamLimit(max(1, int(STREAMS_SHARE * connections.max_connections)))
+    stream = StreamEndpoint(streams(api=STREAM_API, route=STREAM_PATH), drain, stream_limit)
+    api.router.routes += [Route(STREAM_PATH, stream, methods=["POST"]), documented_stream()]
+    api.include_router(websocket_router())
+    limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
+    monitors = Monitors.open(limits, loop_budget)
     api.include_router(
         sequences_router(
             repository,
             sequences,
             state_tokens.tokens,
+            monitors.large_bodies,
             timeout_s=settings.request_timeout_ms / 1000,
             max_body_bytes=settings.max_body_bytes,
         )
@@ -208,11 +230,17 @@ def create_app(
     documented = {route.path for route in protocol_routes if route.about is not None}
     own_paths = [path for path in api.openapi()["paths"] if path not in documented]
     pages = page.page_routes(has_playground=settings.playground)
-    paths = [*own_paths, STREAM_PATH, *pages, *(route.path for route in protocol_routes)]
+    paths = [*own_paths, *pages, *(route.path for route in protocol_routes)]
     if settings.vertex_health_route is not None:
         require_probe_route(settings.vertex_health_route, paths)
-    limits = RequestLimits(settings.max_instances, settings.max_body_bytes, settings.max_json_values)
-    monitors = Monitors.open(limits, loop_budget)
+    websocket = WebSocketEndpoint(
+        streams(api=WEBSOCKET_API, route=WEBSOCKET_PATH),
+        drain,
+        allows_origin=access.allows_origin,
+        limit=stream_limit,
+        head_timeout_s=connections.body_timeout_s,
+        idle_timeout_s=settings.websocket_idle_seconds,
+    )
     return Gateway(
         access.wrap(api),
         direct={
@@ -231,7 +259,7 @@ def create_app(
         routes=dict.fromkeys(paths),
         observers=metrics,
         hooks=hooks,
-        admission=_admission(settings),
+        admission=admission,
         refusals=RefusalBudget(time.monotonic, time.process_time),
         timeout_s=settings.request_timeout_ms / 1000,
         metrics_port=settings.metrics_port,
@@ -239,8 +267,9 @@ def create_app(
         error_shapes=error_shapes,
         tracer=tracing,
         times_stages=access_log is not None,
-        connections=ConnectionMonitor(connection_limits(settings), metrics),
+        connections=ConnectionMonitor(connections, metrics),
         streaming_paths=frozenset((STREAM_PATH,)),
+        websockets={WEBSOCKET_PATH: websocket},
     )
 
 

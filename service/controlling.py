@@ -83,7 +83,8 @@ def preload_state(
     verdicts = verify_all(copied)
     examinations = {}
     if opens_graphs:
-        examinations = examine_versions(copied, model_options(settings), verdicts=verdicts, pins=pins)
+        find_verdict = None if verdicts is None else lambda key: verdicts.get(key, UNSEEN)
+        examinations = examine_versions(copied, model_options(settings), find_verdict=find_verdict, pins=pins)
     preload = Preload(copied, reason, examinations)
     served: dict[Key, Snapshot] = {}
     for entry in sorted(copied, key=lambda entry: entry.order, reverse=True):

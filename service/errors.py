@@ -49,13 +49,15 @@ ConnectionReason = Literal[
     "idle",
     "header_timeout",
     "body_timeout",
+    "drained",
     "send_timeout",
     "malformed",
     "head_too_large",
     "url_too_long",
 ]
 """Why the server refused or closed a connection: there are too many, it made room for another one, its next request did not
-come, a head, a body or the reading of an answer took too long, or what came is not read."""
+come, a head, a body or the reading of an answer took too long, a body was not whole when the server ended, or what came is not
+read."""
 RestartReason = Literal["crashed", "hung", "ended", "memory"]
 """Why a worker process was replaced: it failed, its event loop stood still, or a signal from outside ended it."""
 

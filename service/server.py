@@ -26,6 +26,7 @@ import uvicorn
 from service import __version__
 from service.api.access.wiring import RateTables
 from service.api.gateway import Gateway
+from service.api.stream_sequence import MAX_LINE_BYTES
 from service.api.transport import choose_protocol
 from service.app import create_app
 from service.errors import ServiceError, StartError
@@ -396,10 +397,14 @@ def patient_connection(protocol: type[asyncio.Protocol]) -> type[asyncio.Protoco
 
 def uvicorn_config(app: Gateway, settings: Settings) -> uvicorn.Config:
     """How uvicorn runs the app of these settings."""
+    http = choose_protocol(fast_path=settings.fast_path)
     return uvicorn.Config(
         app,
-        http=choose_protocol(fast_path=settings.fast_path),
-        ws="none",
+        http=http,
+        # Our protocol opens WebSockets itself, with more bounds than these.
+        ws="websockets-sansio" if http == "auto" else "none",
+        ws_max_size=2 * MAX_LINE_BYTES,  # what is a little too large gets an error, and not only a code
+        ws_per_message_deflate=False,  # messages are small, and a compressor takes more memory than all else of a connection
         lifespan="on",
         access_log=False,
         log_config=None,

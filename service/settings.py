@@ -329,6 +329,14 @@ class Settings(BaseSettings):
         description="Time for a request's body to arrive, and a second more for each 16 KB that did; after it, 408, and the "
         "connection is closed.",
     )
+    websocket_idle_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="A WebSocket on which no message comes for so long is closed, with the state to go on from. An empty message "
+        "counts; that the client answers pings is seen to besides. The first message has to come within "
+        "SLUICE_BODY_TIMEOUT_MS.",
+    )
     send_timeout_ms: float = Field(
         default=30_000.0,
         gt=0,

@@ -8,6 +8,7 @@ fewest digits that give the same float32 back, without a Python object per numbe
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from service.json_pieces import read_in_pieces
 
 PAUSE_S = 50e-6
 """For so long a thread that reads a large text lets others run after each piece; to give up the lock alone would not do."""
+_INDENTED = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 VALUES_PER_PART = 20_000
 """Of a part of a large text: some 1.2 ms to write."""
 
@@ -41,6 +43,18 @@ def pause() -> None:
 def write(value: object) -> bytes:
     """Values and C-contiguous numpy arrays as JSON. NaN becomes `null`: whoever calls has looked for it before."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def write_indented(value: object) -> bytes:
+    """Values as JSON that a person can read; NaN becomes `null`.
+
+    Python's own writer takes thirty times as long where it indents: 0.4 s for the list of a thousand models. It writes what
+    orjson does not, whole numbers of more than 64 bits.
+    """
+    try:
+        return orjson.dumps(value, option=_INDENTED)
+    except TypeError:
+        return json.dumps(value, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
 def join_arrays(arrays: Sequence[Any]) -> Any:

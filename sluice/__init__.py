@@ -1,10 +1,26 @@
-"""Sluice's front: the command `sluice`, and `sluice.publish`. Imports `service` and `training` only when they are asked for."""
+"""Sluice's front: the command `sluice`, `sluice.publish`, and the client of a server. Imports nothing until it is needed."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Classify", "Forecast", "publish"]
+if TYPE_CHECKING:
+    from sluice.client.clients import AsyncClient, Client
+
+__all__ = ["AsyncClient", "Classify", "Client", "Forecast", "publish"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Client` and `AsyncClient`, with httpx, once they are asked for. Raises ImportError where that is not installed."""
+    if name not in ("AsyncClient", "Client"):
+        raise AttributeError(f"module 'sluice' has no attribute {name!r}")
+    try:
+        from sluice.client import clients
+    except ModuleNotFoundError as exc:
+        if exc.name != "httpx":
+            raise
+        raise ImportError("sluice.Client needs httpx: pip install 'sluice-serving[client]'") from exc
+    return getattr(clients, name)
 
 
 def publish(model: Any, name: str, *, example: Any, **options: Any) -> Any:

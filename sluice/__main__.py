@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("service", "serve", "cpu", "serve the models folder over REST"),
     "check": Command("service", "check", "cpu", "say what is wrong with a model folder"),
+    "score": Command("service", "score", "cpu,score", "score a file with a model, larger than memory, without a server"),
     "key": Command("service", "key", "cpu", "make an API key, and its entry for the keys file"),
     "settings": Command("service", "settings", "cpu", "list every SLUICE_ setting with its default"),
     "init": Command("training", "init", "cpu,train", "write a commented recipe for a CSV file"),
@@ -37,9 +38,11 @@ COMMANDS = {
     "import-torch": Command("training", "import-torch", "cpu,import", "publish any torch network as a model folder"),
     "summary": Command("training", "summary", "cpu,train", "print the layers of a recipe or model with their parameters"),
     "compare": Command("training", "compare", "cpu,train", "train a recipe with other cells and compare the scores"),
+    "tune": Command("training", "tune", "cpu,train,tune", "search options of a recipe within a time budget"),
     "evaluate": Command("training", "evaluate", "cpu,train", "score a running service on the standard benchmarks"),
     "quantize": Command("training", "quantize", "cpu,train", "add an int8 graph to a model folder"),
     "statistics": Command("training", "statistics", "cpu,train", "add statistics of the training part to a model folder"),
+    "card": Command("training", "card", "cpu,train", "write the model cards of published folders again"),
     "data list": Command("training", "list", "cpu,train", "show the bundled recipes and the public data sets"),
     "data fetch": Command("training", "fetch", "cpu,train", "download a public data set and check it"),
 }

@@ -32,6 +32,7 @@ SERVICE_RULES: dict[str, set[str]] = {
         "service.api",
         "service.models",
         "service.observability",
+        "service.scoring",
     }
     | {"service.process", "service.runtime", "service.settings"},
     "service.server": {"service.app", "service.api", "service.models", "service.observability", "service.process"}
@@ -49,6 +50,7 @@ SERVICE_RULES: dict[str, set[str]] = {
     | {"service.observability", "service.process", "service.settings"},
     "service.api": set(),
     "service.observability": set(),
+    "service.scoring": {"service.models", "service.tasks", "service.runtime"},
     "service.models": {"service.tasks", "service.scheduling", "service.sequences", "service.runtime"},
     "service.tasks": {"service.runtime"},
     "service.scheduling": {"service.runtime"},
@@ -87,14 +89,19 @@ HOMES = {
     "opentelemetry": {"service.observability.tracing"},
     "pydantic_settings": {"service.settings"},
     "redis": {"service.sequences.redis_store"},
-    "uvicorn": {"service.server", "service.api.regular_path"},
+    "uvicorn": {"service.server", "service.api.regular_path", "service.api.websocket_protocol"},
     "httptools": {"service.api.regular_path"},
     "fastapi_swagger": {"service.api.page"},
+    "pyarrow": {"service.scoring.files"},
+    "rich": {"service.scoring.progress"},
 }
+# The same of the front, whose other files import none.
+FRONT_HOMES = {"httpx": {"sluice.client.clients"}}
 # Libraries that a folder does without, though the service has them.
 WITHOUT = {
     "service.api": {"numpy", "onnxruntime", "prometheus_client"},
     "service.models": {"fastapi", "starlette", "prometheus_client"},
+    "service.scoring": {"fastapi", "starlette", "onnxruntime", "prometheus_client"},
     "service.scheduling.planning": {"asyncio", "threading", "time", "numpy", "logging"},
     "service.scheduling": {"fastapi", "starlette", "onnxruntime", "prometheus_client"},
     "service.runtime.tensors": {"asyncio", "threading", "logging", "time", "pathlib"},
@@ -203,6 +210,11 @@ def test_training_has_lightning_in_one_file() -> None:
     assert found == {"training.fitting.fit"}
 
 
+def test_training_has_optuna_in_one_file() -> None:
+    found = {name for name, path in TRAINING.items() if any(i.split(".")[0] == "optuna" for i in imports_of(path))}
+    assert found == {"training.runs.search"}
+
+
 @pytest.mark.parametrize("place", WITHOUT)
 def test_a_folder_keeps_to_its_subject(place: str) -> None:
     for name, path in SERVICE.items():
@@ -223,22 +235,34 @@ def test_neither_package_imports_the_other_or_the_front() -> None:
 
 
 @pytest.mark.parametrize("module", FRONT)
-def test_the_front_imports_the_packages_in_functions_only_and_no_outside_library(module: str) -> None:
+def test_the_front_imports_the_packages_in_functions_only_and_outside_libraries_in_their_homes(module: str) -> None:
     tree = ast.parse(FRONT[module].read_text())
     in_functions = {node for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or "."]
             packages = {"service", "training"} if node in in_functions else set()
+            packages |= {library for library, homes in FRONT_HOMES.items() if module in homes}
             for name in names:
                 assert name.split(".")[0] in sys.stdlib_module_names | {"sluice"} | packages, f"{module} imports {name}"
+
+
+def test_the_front_is_imported_without_any_library() -> None:
+    code = "import sys, sluice; sys.exit(bool({'httpx', 'numpy', 'asyncio', 'json'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_client_knows_neither_package() -> None:
+    for name, path in FRONT.items():
+        if name.startswith("sluice.client"):
+            assert not {imported.split(".")[0] for imported in imports_of(path)} & {"service", "training"}, name
 
 
 @pytest.mark.parametrize("module", SERVICE)
 def test_the_file_of_a_task_is_known_in_its_folder_only(module: str) -> None:
     if folder_of(module) != "service.tasks":
         known = {imported for imported in imports_of(SERVICE[module]) if folder_of(imported) == "service.tasks"}
-        assert known <= {"service.tasks.base", "service.tasks.registry"}
+        assert known <= {"service.tasks.base", "service.tasks.registry", "service.tasks.tables"}
 
 
 def test_the_service_starts_where_torch_cannot_be_imported() -> None:

@@ -1,9 +1,9 @@
 """A server of two workers without HTTP: each connection gets the worker's pid, and may order it to hang, to exit, to publish its
 pid as a notice, to list the notices that it has got, or to take 300 MB.
 
-    python -m tests.toy_workers fork|spawn
+    python -m tests.toy_workers fork|spawn [SECONDS]
 
-Prints its port, then the events of its supervisor, which checks heartbeats twice a second.
+Prints its port, then the events of its supervisor, which checks heartbeats every so many seconds, by default twice a second.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ if __name__ == "__main__":
             NUM_WORKERS,
             observer=PrintingObserver(),
             forks=sys.argv[1] == "fork",
-            check_interval_s=0.5,
+            check_interval_s=float(sys.argv[2]) if len(sys.argv) > 2 else 0.5,
             hung_after_checks=5,
             max_bytes=MAX_BYTES,
             too_large_after_checks=2,

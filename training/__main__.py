@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ except ImportError as missing:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train recurrent networks and publish them as model folders.")
 
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled recipe.")]
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, a bundled recipe's name, or a folder that was published.")]
 ChangesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, as fit.epochs=3.")
 ]
@@ -42,6 +43,12 @@ def run_command(
     changes: ChangesOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this recipe's run.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the version that the recipe names.")] = False,
+    require_better_than: Annotated[
+        str,
+        typer.Option(
+            metavar="BASELINE", help="Publish only what beats this baseline of the recipe, or naive: all that learn nothing."
+        ),
+    ] = "",
     models: option.Models = Path("models"),
     runs: RunsOption = Path("runs"),
     threads: ThreadsOption = 1,
@@ -56,7 +63,16 @@ def run_command(
         from training.runs.train import train
 
         train(
-            settings, path, data=data, models=models, runs=runs, resume=resume, replace=replace, threads=threads, console=console
+            settings,
+            path,
+            data=data,
+            models=models,
+            runs=runs,
+            resume=resume,
+            replace=replace,
+            require_better_than=require_better_than,
+            threads=threads,
+            console=console,
         )
 
 
@@ -110,6 +126,45 @@ def compare_command(
             console.print(f"written     {written}", highlight=False, soft_wrap=True)
 
 
+@app.command("tune")
+def tune_command(
+    recipe: RecipeArgument,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", metavar="KEY=VALUES", help="What to search, as fit.learning_rate=1e-4..1e-2 or layers.0.units=[32,64]."
+        ),
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="The time budget; 10 if the recipe has none in [tune].")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials at most; 30 if the recipe has none in [tune].")] = None,
+    changes: ChangesOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the trials of this recipe's last search.")] = False,
+    runs: RunsOption = Path("runs"),
+    threads: ThreadsOption = 1,
+    data: DataOption = None,
+) -> None:
+    """Search options of a recipe within a time budget, by its validation part; publishes nothing."""
+    console = Console()
+    with _errors_as_messages(console, "stopped; continue with --resume", extra="train,tune"):
+        path = find_recipe(recipe)
+        settings = read_recipe(path, changes or [])
+        import torch
+
+        from training.runs import tune
+        from training.runs.registry import TASKS
+        from training.runs.train import lines_in_errors
+
+        torch.set_num_threads(threads)
+        folder = runs / settings.name / "tune"
+        with lines_in_errors(path):
+            chosen = tune.with_options(settings, options or [], minutes=minutes, trials=trials)
+            found = tune.tune(chosen, TASKS[settings.task], data=data, folder=folder, resume=resume, console=console)
+        tune.show(
+            found, console, " ".join(["sluice train", recipe, *(f"--set {shlex.quote(change)}" for change in changes or [])])
+        )
+        console.print(f"written     {tune.write(found, folder)}", highlight=False, soft_wrap=True)
+
+
 @app.command("quantize")
 def quantize_command(
     folder: Annotated[Path, typer.Argument(help="A version folder, as models/sentiment-en/1.")],
@@ -146,6 +201,33 @@ def statistics_command(
         found = add_statistics(folder, TASKS[recipe.task].open_trial(recipe, folder, data))
         names = ", ".join(feature["name"] for feature in found["features"])
         console.print(f"statistics  {found['num_rows']:,} rows: {names}", highlight=False, soft_wrap=True)
+
+
+@app.command("card")
+def card_command(
+    folder: Annotated[Path, typer.Argument(help="A models folder, a model's folder in it, or a version folder.")] = Path(
+        "models"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit status 1 where a card is not its manifest's.")
+    ] = False,
+) -> None:
+    """Write the model cards (README.md) of published folders again, from their manifests."""
+    console = Console()
+    with _errors_as_messages(console):
+        from training.export.model_card import CARD_FILE
+        from training.export.publish import card_of, version_folders, write_card
+
+        is_stale = False
+        for version in version_folders(folder):
+            card = version / CARD_FILE
+            if not check:
+                console.print(f"{'written ' if write_card(version) else 'current '}    {card}", highlight=False, soft_wrap=True)
+            elif not card.is_file() or card.read_bytes() != card_of(version).encode():
+                is_stale = True
+                console.print(f"not current {card}", highlight=False, soft_wrap=True)
+        if is_stale:
+            raise typer.Exit(1)
 
 
 @app.command("evaluate")

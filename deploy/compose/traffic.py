@@ -39,7 +39,7 @@ def main(url: str, seconds: float) -> None:
     while time.monotonic() < until:
         length = draw.randint(200, 500)
         history = [100 + 20 * math.sin((hour + n) * math.pi / 12) + draw.gauss(0, 3) for n in range(length)]
-        post(f"{url}/predict/forecast", {"instances": [{"history": history}], "parameters": {"horizon": 24}})
+        post(f"{url}/predict/forecast", {"instances": [{"history": history}], "parameters": {"frequency": "H", "horizon": 24}})
         post(f"{url}/predict/sentiment", {"instances": [draw.choice(TEXTS)]})
         hour += 1
         time.sleep(PAUSE_S)

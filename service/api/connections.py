@@ -7,19 +7,22 @@ looks at all connections now and then, as long as there are any.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import math
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from service.errors import ConnectionReason
+from service.errors import ConnectionReason, Overloaded
 
 SWEEP_INTERVAL_S = 0.5
 SWEEP_AT_ONCE = 500
 """So many connections are looked at in one turn of the loop: some 0.3 ms."""
 MIN_RATE = 16 * 1024
 """Bytes per second below which a body, or the reading of an answer, is slow once its time is over: 128 kbit/s."""
+STREAMS_SHARE = 0.5
+"""Of the connections, those that may carry streams."""
 LEAST_BODY_S = 1.0
 """For so long a body may arrive in any case while the server drains."""
 
@@ -44,6 +47,32 @@ class ConnectionLimits(NamedTuple):
     max_connections: int = 10_000
     drain_s: float = 5.0
     """For so long a server that ends goes on serving."""
+
+
+class StreamLimit:
+    """How many connections may carry streams at a time.
+
+    A stream lasts as long as its client likes and is never idle, so it makes room for no other connection: without a bound of
+    their own a few slow clients would take all that there may be.
+    """
+
+    def __init__(self, max_streams: int) -> None:
+        self._max_streams = max_streams
+        self._num_streams = 0
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[None]:
+        """A stream lasts as long as the block. Raises Overloaded where there are too many."""
+        if self._num_streams >= self._max_streams:
+            raise Overloaded("there are too many streams", retry_after_s=1.0, limit=self._max_streams)
+        self._num_streams += 1
+        try:
+            yield
+        finally:
+            self._num_streams -= 1
+
+    def __repr__(self) -> str:
+        return f"<StreamLimit {self._num_streams} of {self._max_streams}>"
 
 
 class Connection(Protocol):
@@ -270,7 +299,8 @@ def find_reason(
     age_s = now - connection.phase_began_at
     if connection.phase is Phase.HEAD:
         return "header_timeout" if age_s > limits.header_timeout_s else None
-    is_late = age_s > limits.body_timeout_s + connection.num_body_bytes / MIN_RATE
-    if drains_from is not None:
-        is_late |= now > max(drains_from + limits.drain_s, connection.phase_began_at + LEAST_BODY_S)
-    return "body_timeout" if is_late else None
+    if age_s > limits.body_timeout_s + connection.num_body_bytes / MIN_RATE:
+        return "body_timeout"
+    if drains_from is not None and now > max(drains_from + limits.drain_s, connection.phase_began_at + LEAST_BODY_S):
+        return "drained"
+    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from service.api.request import Headers, HttpRequest
 
 
@@ -10,10 +12,17 @@ class Drain:
 
     def __init__(self) -> None:
         self.is_active = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def on_start(self, callback: Callable[[], None]) -> None:
+        """Call this when the server begins to drain."""
+        self._callbacks.append(callback)
 
     def start(self) -> None:
         """From here on the server drains; there is no way back."""
         self.is_active = True
+        for callback in self._callbacks:
+            callback()
 
     def before(self, request: HttpRequest) -> None:
         """Requests are answered as ever."""

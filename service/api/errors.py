@@ -64,7 +64,7 @@ class UnsupportedMediaType(HttpError):
 
 
 class RequestTimedOut(HttpError):
-    """The head or the body of the request did not come in time; the connection is closed."""
+    """The head or the body of the request, or the next message of a WebSocket, did not come in time; the connection is closed."""
 
     code = "request_timeout"
 
@@ -79,6 +79,12 @@ class HeadTooLarge(HttpError):
     """The request line and headers have more bytes than are read; the connection is closed."""
 
     code = "head_too_large"
+
+
+class UpgradeRequired(HttpError):
+    """The endpoint speaks WebSocket, and the request does not open one."""
+
+    code = "upgrade_required"
 
 
 class InternalError(HttpError):
@@ -99,7 +105,7 @@ class Unauthorized(HttpError):
 
 
 class Forbidden(HttpError):
-    """The API key is valid, and has not the scope for this endpoint."""
+    """The API key is valid and has not the scope for this endpoint, or a page of this origin may not open a WebSocket."""
 
     code = "forbidden"
 
@@ -126,7 +132,7 @@ class ErrorRow(NamedTuple):
 TABLE: tuple[ErrorRow, ...] = (
     ErrorRow(MalformedRequest, 400, "Request is malformed"),
     ErrorRow(Unauthorized, 401, "API key needed"),
-    ErrorRow(Forbidden, 403, "API key does not suffice"),
+    ErrorRow(Forbidden, 403, "Not allowed"),
     ErrorRow(ModelNotFound, 404, "No such model"),
     ErrorRow(SequenceNotFound, 404, "No such sequence"),
     ErrorRow(NotFound, 404, "No such path"),
@@ -140,6 +146,7 @@ TABLE: tuple[ErrorRow, ...] = (
     ErrorRow(UnsupportedMediaType, 415, "Body is not JSON"),
     ErrorRow(InvalidInput, 422, "Input does not fit the model"),
     ErrorRow(StateError, 422, "State cannot be used"),
+    ErrorRow(UpgradeRequired, 426, "WebSocket needed"),
     ErrorRow(RateLimited, 429, "Too many requests"),
     ErrorRow(HeadTooLarge, 431, "Request head is too large"),
     ErrorRow(InferenceFailed, 500, "Model failed"),
@@ -194,6 +201,8 @@ def problem(exc: ServiceError, request_id: str | None = None) -> Problem:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(exc.retry_after_s))))
     elif isinstance(exc, ModelNotReady):
         headers.append((b"retry-after", b"%d" % LOADING_RETRY_AFTER_S))
+    elif isinstance(exc, UpgradeRequired):
+        headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
     elif isinstance(exc, MethodNotAllowed):
         headers.append((b"allow", ", ".join(exc.allowed).encode()))
     elif isinstance(exc, Unauthorized):

@@ -23,7 +23,8 @@ from starlette.types import Message
 
 from service.api.connections import Phase
 from service.api.regular_path import RegularPathProtocol
-from service.api.request import Address, Answer, Headers, HttpRequest, body_timed_out, read_length
+from service.api.request import Address, Answer, Headers, HttpRequest, read_length
+from service.errors import ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class FastRequest(HttpRequest):
 
     __slots__ = (
         "_callback",
-        "_has_timed_out",
+        "_error",
         "_is_read",
         "_waiter",
         "body",
@@ -84,7 +85,7 @@ class FastRequest(HttpRequest):
         self.more_body = True
         self.response_complete = False
         self.disconnected = False
-        self._has_timed_out = False
+        self._error: ServiceError | None = None
         self._is_read = False
         self._callback: Callable[[], object] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -114,9 +115,9 @@ class FastRequest(HttpRequest):
     def has_disconnected(self) -> bool:
         return self.disconnected
 
-    def time_out(self) -> None:
-        """The body has not come in time; `receive` then raises RequestTimedOut."""
-        self._has_timed_out = True
+    def time_out(self, error: ServiceError) -> None:
+        """The body has not come in time; `receive` then raises the error."""
+        self._error = error
         self.more_body = False
         self.set()
 
@@ -125,8 +126,8 @@ class FastRequest(HttpRequest):
         if not self.disconnected and (self.more_body or self._is_read):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        if self._has_timed_out:
-            raise body_timed_out()
+        if self._error is not None:
+            raise self._error
         if self.disconnected:
             return {"type": "http.disconnect"}
         self._is_read = True
@@ -192,11 +193,11 @@ class FastPathProtocol(RegularPathProtocol):
         if isinstance(cycle, FastRequest) and cycle.ticket is not None:
             cycle.ticket.await_body()
 
-    def _time_out_body(self, cycle: Any) -> None:
+    def _time_out_body(self, cycle: Any, error: ServiceError) -> None:
         if isinstance(cycle, FastRequest):
-            cycle.time_out()
+            cycle.time_out(error)
         else:
-            super()._time_out_body(cycle)
+            super()._time_out_body(cycle, error)
 
     def _simple_length(self) -> int | None:
         """The size of the body of a simple request, None where the request is not simple.

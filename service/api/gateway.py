@@ -11,10 +11,11 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from service.api.connections import ConnectionMonitor
 from service.api.draining import Drain
@@ -29,6 +30,7 @@ from service.api.request import (
     BodyTooLarge,
     ClientDisconnected,
     Endpoint,
+    Headers,
     Hook,
     HttpRequest,
     UnreadRequest,
@@ -41,6 +43,9 @@ from service.errors import Overloaded, ServiceError
 log = logging.getLogger(__name__)
 
 UNKNOWN_ROUTE = "_unknown"
+SWITCHING_PROTOCOLS = 101
+FAILED = 1011
+"""The code with which a WebSocket is closed when something unexpected happened."""
 CLIENT_DISCONNECTED = 499
 """The status, in the metrics, of a request whose client did not wait for the answer."""
 # What a metrics port serves; the main port then serves all but /metrics.
@@ -70,6 +75,17 @@ class Tracer(Protocol):
 
     def finish(self, request: HttpRequest, context: RequestContext) -> None:
         """A request that was started is over."""
+        ...
+
+
+class WebSocketEndpoint(Protocol):
+    """Answers over WebSockets (`websocket.py`)."""
+
+    async def serve(self, request: HttpRequest, websocket: WebSocket, accept: Callable[[str | None], Awaitable[None]]) -> None:
+        """Answer a request to open one; `accept` opens it, with the subprotocol that was chosen.
+
+        Raises ServiceError before that, and WebSocketDisconnect where the client does not wait for the end.
+        """
         ...
 
 
@@ -108,16 +124,20 @@ class Gateway:
         times_stages: bool = False,
         connections: ConnectionMonitor | None = None,
         streaming_paths: frozenset[str] = frozenset(),
+        websockets: Mapping[str, WebSocketEndpoint] | None = None,
     ) -> None:
         """`direct` maps paths, or templates of paths, to the endpoints that answer POST there; `routes` are the templates of all
         routes.
 
-        A body sent to one of the `streaming_paths` may last as long as it goes on coming.
+        A body sent to one of the `streaming_paths` may last as long as it goes on coming. `websockets` maps paths to the
+        endpoints that answer there over WebSockets.
         `times_stages` where a hook wants to know how long each stage of a request took; a tracer does. `connections` is
         for the protocol that brings the requests.
         """
         self.connections = connections or ConnectionMonitor()
         self.streaming_paths = streaming_paths
+        self._websockets = dict(websockets or {})
+        self.websocket_paths = frozenset(self._websockets)
         self._inner = inner
         self._hooks = tuple(hooks)
         self._admission = admission
@@ -150,6 +170,9 @@ class Gateway:
         self._error_shapes = error_shapes or ErrorShapes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._converse(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
@@ -242,13 +265,10 @@ class Gateway:
         `context` is what it was logged with before.
         """
         request = UnreadRequest(client, server)
-        made = self._begin(request, self._unknown)
-        if context is not None:
-            context.timing = made.timing
-            request.context = made = context
+        context = self._begin(request, self._unknown, context)
         answer = self._describe(error, request)
         request.status, request.response_bytes = answer.status, len(answer.body)
-        add_ids(made, answer.headers)
+        add_ids(context, answer.headers)
         for hook in self._hooks:
             hook.after(request, answer.headers)
         self._finish(request, self._unknown)
@@ -351,8 +371,63 @@ class Gateway:
         finally:
             self._finish(request, route)
 
-    def _begin(self, request: HttpRequest, route: _Route) -> RequestContext:
-        context = request.context = identify(request.headers)
+    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have an endpoint answer over a WebSocket. It passes the hooks as a request that is over when it is closed."""
+        request = AsgiRequest(scope, receive)
+        endpoint = self._websockets.get(request.path)
+        route = self._exact.get(request.path, self._unknown)
+
+        async def observed_send(message: Message) -> None:
+            if message["type"] == "websocket.send":
+                request.response_bytes += len(message.get("text") or b"")
+            await send(message)
+
+        websocket = WebSocket(scope, receive, observed_send)
+
+        async def accept(subprotocol: str | None) -> None:
+            request.status = SWITCHING_PROTOCOLS
+            headers: Headers = []
+            self._finish_head(request, context, headers)
+            # What a hook says of the connection would say that it is none.
+            await websocket.accept(subprotocol, [header for header in headers if header[0] != b"connection"])
+
+        context = self._begin(request, route)
+        try:
+            for hook in self._hooks:
+                hook.before(request)
+            if endpoint is None or not self._is_served_at(request.server, request.path):
+                path = request.path[:200]
+                raise NotFound(f'there is nothing at "{path}"', path=path)
+            await endpoint.serve(request, websocket, accept)
+        except WebSocketDisconnect:
+            pass
+        except asyncio.CancelledError:
+            if not self._drain.is_active:
+                raise
+            _server_ended()
+        except Exception as exc:
+            try:
+                if request.status != SWITCHING_PROTOCOLS:
+                    answer = self._describe(exc, request)
+                    request.status, request.response_bytes = answer.status, len(answer.body)
+                    self._finish_head(request, context, answer.headers)
+                    await _deny(answer, send)
+                else:
+                    log.exception("unexpected error", extra={"path": request.path})
+                    await websocket.close(FAILED)
+            except (OSError, WebSocketDisconnect):
+                pass  # the client has gone
+        finally:
+            self._finish(request, route)
+
+    def _finish_head(self, request: HttpRequest, context: RequestContext, headers: Headers) -> None:
+        """Add to the headers of an answer what the hooks, and those who read them, want there."""
+        add_ids(context, headers)
+        for hook in self._hooks:
+            hook.after(request, headers)
+
+    def _begin(self, request: HttpRequest, route: _Route, context: RequestContext | None = None) -> RequestContext:
+        context = request.context = context or identify(request.headers)
         CURRENT.set(context)
         if self._times_stages:
             context.timing = Timing()
@@ -415,6 +490,13 @@ def _server_ended() -> Overloaded:
     assert task is not None
     task.uncancel()  # the task answers, and ends by itself
     return Overloaded("the server ended before there was an answer", retry_after_s=1.0)
+
+
+async def _deny(answer: Answer, send: Send) -> None:
+    """Answer a request to open a WebSocket as any other one."""
+    headers = [(name, value) for name, value in answer.headers if name != b"connection"]
+    await send({"type": "websocket.http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": answer.body})
 
 
 async def _send(answer: Answer, send: Send) -> None:

@@ -45,6 +45,7 @@ TAGS = (
         "description": "Predictions. Requests of all clients share batches, which changes no answer.",
     },
     {"name": "sequences", "description": "Sequences whose states are kept from one request to the next."},
+    {"name": "streams", "description": "A sequence in one connection, each piece of which is answered as it comes."},
     {"name": "models", "description": "The models of this server, and what each accepts and returns."},
     {"name": "health", "description": "Probes for load balancers and orchestrators."},
     {"name": "server", "description": "The server itself."},
@@ -107,7 +108,7 @@ def _complete_responses(operation: dict[str, Any]) -> None:
     responses: dict[str, Any] = operation["responses"]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]  # FastAPI's, of path parameters that take any string
-    success = responses["200"]
+    success = next(response for status, response in responses.items() if int(status) < 300)
     success["description"] = success["description"].replace("Successful Response", "Success")
     for status, response in responses.items():
         if int(status) < 400:

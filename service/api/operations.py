@@ -5,7 +5,6 @@ Reads the catalog of models and the metrics; changes nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -18,6 +17,7 @@ from service.api.draining import Drain
 from service.api.openapi import list_endpoints
 from service.api.page import PageResponse, index_page, page_router
 from service.api.schemas import Index, Live, ModelList, Readiness, model_description
+from service.wire import write_indented
 
 
 class Catalog(Protocol):
@@ -48,7 +48,7 @@ class IndentedJSONResponse(JSONResponse):
     """JSON that a person can read in the browser; none of these endpoints is on the hot path."""
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, ensure_ascii=False, indent=2).encode() + b"\n"
+        return write_indented(content)
 
 
 class _Route(NamedTuple):

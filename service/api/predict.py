@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 from fastapi.routing import APIRoute
 
-from service.api.access.control import visible_models
+from service.api.access.control import caller_of, visible_models
 from service.api.carried import StateTokens, StreamingModel, holds_state, predict_carried
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
@@ -167,6 +167,7 @@ class PredictEndpoint(InferenceEndpoint):
                 deadline=call.deadline,
                 is_plain=is_plain(body),
                 has_turn=has_turn,
+                holder=caller_of(call.request.state),
             )
         else:
             if parsed.parameters:

@@ -6,14 +6,14 @@ The fast path and ASGI both make an `HttpRequest`; endpoints and hooks see nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from starlette.types import Message, Receive, Scope
 
 from service.api.errors import RequestTimedOut, UnsupportedMediaType
 from service.context import RequestContext
-from service.errors import MalformedRequest, Overloaded, PayloadTooLarge
+from service.errors import MalformedRequest, Overloaded, PayloadTooLarge, ServiceError
 
 Headers = list[tuple[bytes, bytes]]
 """Names are in lower case."""
@@ -23,11 +23,13 @@ Address = tuple[str, int | None]
 # later gets its 413 rather than a broken pipe. Beyond it the connection is closed.
 MAX_DROPPED_BODIES = 4
 _JSON = (b"content-type", b"application/json")
+KEY_SUBPROTOCOL = "sluice.key."
+"""What an API key stands behind where a page presents one: for a WebSocket browsers let it set subprotocols, and no headers."""
 TIMEOUT_HEADER, PRIORITY_HEADER = b"x-request-timeout-ms", b"x-request-priority"
 MAX_TIMEOUT_MS = 86_400_000
 MAX_LENGTH = 2**62
 TIMED_OUT = "sluice.timed_out"
-"""In the ASGI scope of a request whose body did not come in time: what was received of it is not its whole."""
+"""In the ASGI scope of a request whose body is awaited no longer, the error: what was received of it is not its whole."""
 MAX_LENGTH_DIGITS = len(str(MAX_LENGTH))
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
 
@@ -43,7 +45,13 @@ def read_length(value: bytes) -> int:
 
 
 def body_timed_out() -> RequestTimedOut:
+    """Of a request whose body came too slowly."""
     return RequestTimedOut("the body did not come in time", setting="SLUICE_BODY_TIMEOUT_MS")
+
+
+def body_interrupted() -> Overloaded:
+    """Of a request whose body a server that ends awaits no longer: the client was not slow, and another server may take it."""
+    return Overloaded("the server ended before the body had come", retry_after_s=1.0)
 
 
 class ClientDisconnected(Exception):
@@ -105,7 +113,10 @@ class HttpRequest:
     duration_s: float
 
     async def receive(self) -> Message:
-        """The next part of the body, or the client's disconnect, as an ASGI message. Raises RequestTimedOut."""
+        """The next part of the body, or the client's disconnect, as an ASGI message.
+
+        Raises RequestTimedOut, and Overloaded where the server ends.
+        """
         raise NotImplementedError
 
     def on_disconnect(self, callback: Callable[[], object] | None) -> bool:
@@ -150,14 +161,16 @@ class UnreadRequest(HttpRequest):
 
 
 class AsgiRequest(HttpRequest):
-    """A request that came through ASGI."""
+    """A request that came through ASGI; of one to open a WebSocket an API key among its subprotocols is one of its headers."""
 
     __slots__ = ("_receive", "_scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.method = scope["method"]
+        self.method = scope.get("method", "GET")  # which a request to open a WebSocket is
         self.path = scope["path"]
         self.headers = scope["headers"]
+        if "subprotocols" in scope:  # it opens a WebSocket
+            self.headers = [*self.headers, *_keys_of(scope["subprotocols"])]
         self.client = scope.get("client")
         self.server = scope.get("server")
         self.state = scope.setdefault("state", {})  # what FastAPI's endpoints see as request.state
@@ -171,9 +184,15 @@ class AsgiRequest(HttpRequest):
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if TIMED_OUT in self._scope:
-            raise body_timed_out()
+        error: ServiceError | None = self._scope.get(TIMED_OUT)
+        if error is not None:
+            raise error
         return message
+
+
+def _keys_of(subprotocols: Iterable[str]) -> Headers:
+    keys = (each.removeprefix(KEY_SUBPROTOCOL) for each in subprotocols if each.startswith(KEY_SUBPROTOCOL))
+    return [(b"x-api-key", key.encode()) for key in keys]
 
 
 class Answer(NamedTuple):

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, Protocol, Self
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from service.api.access.control import visible_models
+from service.api.access.control import caller_of, visible_models
 from service.api.carried import StateTokens, StreamingModel
+from service.api.large_bodies import LargeBodyParser
 from service.api.operations import IndentedJSONResponse
+from service.api.parsing import LARGE_BYTES
 from service.api.request import AsgiRequest, read_body
 from service.api.schemas import SequenceDescription
 from service.errors import (
@@ -26,7 +28,7 @@ from service.errors import (
     SequenceNotFound,
     StateError,
 )
-from service.wire import read
+from service.wire import read, read_large
 
 ID, START, END = "sequence_id", "sequence_start", "sequence_end"
 FIELDS = frozenset((ID, START, END))
@@ -86,15 +88,16 @@ class KeptSequences(Protocol):
         run: Callable[[list[Any]], Awaitable[tuple[Any, Sequence[Any]]]],
         *,
         deadline: float,
+        holder: str = "",
     ) -> Any:
-        """What `run` answers for the states of the sequences; the states that it returns are kept."""
+        """What `run` answers for the states of the sequences of this holder; the states that it returns are kept."""
         ...
 
-    async def find(self, model: str, id: str) -> Any: ...
+    async def find(self, model: str, id: str, holder: str = "") -> Any: ...
 
-    async def put(self, id: str, state: Any, *, within_s: float) -> None: ...
+    async def put(self, id: str, state: Any, *, within_s: float, holder: str = "") -> None: ...
 
-    async def delete(self, model: str, id: str, *, within_s: float) -> bool: ...
+    async def delete(self, model: str, id: str, *, within_s: float, holder: str = "") -> bool: ...
 
 
 # ------------------------------------------------------------------------------------------------- what requests say
@@ -108,9 +111,14 @@ def holds_sequences(body: bytes, instances: Sequence[Any], parameters: Mapping[s
 
     Of many instances the text is searched first, which costs less than to look at each (names may be in escapes); of few, more.
     """
-    return (len(instances) <= FEW_INSTANCES or _MARK in body or b"\\u" in body) and (
-        not FIELDS.isdisjoint(parameters) or any(type(each) is dict and not FIELDS.isdisjoint(each) for each in instances)
-    )
+    if len(instances) > FEW_INSTANCES and _MARK not in body and b"\\u" not in body:
+        return False
+    if not FIELDS.isdisjoint(parameters):
+        return True
+    for each in instances:  # noqa: SIM110  a generator costs more than the rest
+        if type(each) is dict and not FIELDS.isdisjoint(each):
+            return True
+    return False
 
 
 async def predict_kept(
@@ -122,8 +130,9 @@ async def predict_kept(
     deadline: float,
     is_plain: bool,
     has_turn: bool = False,
+    holder: str = "",
 ) -> Sequence[Any]:
-    """The predictions of instances that are the next steps of kept sequences.
+    """The predictions of instances that are the next steps of kept sequences, those of the `holder`.
 
     Raises InvalidInput and PayloadTooLarge for what they say of them, and what `KeptSequences.advance` and the model raise.
     """
@@ -134,7 +143,7 @@ async def predict_kept(
     async def run(states: list[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         return await model.advance(pieces, states, others, deadline=deadline, is_plain=is_plain, has_turn=has_turn)
 
-    predictions: Sequence[Any] = await sequences.advance(model, steps, run, deadline=deadline)
+    predictions: Sequence[Any] = await sequences.advance(model, steps, run, deadline=deadline, holder=holder)
     return predictions
 
 
@@ -220,18 +229,27 @@ def _without_fields(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sequences_router(
-    catalog: Catalog, sequences: KeptSequences, tokens: StateTokens, *, timeout_s: float, max_body_bytes: int
+    catalog: Catalog,
+    sequences: KeptSequences,
+    tokens: StateTokens,
+    large_bodies: LargeBodyParser,
+    *,
+    timeout_s: float,
+    max_body_bytes: int,
 ) -> APIRouter:
-    """`GET`, `PUT` and `DELETE /sequences/{id}`, each answered within `timeout_s`."""
+    """`GET`, `PUT` and `DELETE /sequences/{id}`, each answered within `timeout_s`. `large_bodies` are those of all endpoints."""
 
     def visible(request: Request) -> Catalog:
         return visible_models(catalog, request.scope.get("state", {}))
+
+    def holder_of(request: Request) -> str:
+        return caller_of(request.scope.get("state", {}))
 
     async def find(request: Request, id: str, model: str | None) -> Any:
         """The only sequence with this id of the models that the request may see, or of the one that it names."""
         seen = visible(request)
         names = sorted({each.name for each in seen.models if each.can_stream}) if model is None else [seen.get(model).name]
-        found = await asyncio.gather(*(sequences.find(name, id) for name in names))
+        found = await asyncio.gather(*(sequences.find(name, id, holder_of(request)) for name in names))
         there = [each for each in found if each is not None]
         if not there:
             raise SequenceNotFound(f'there is no sequence "{id}": it was not started, or has ended', sequence_id=id, model=model)
@@ -250,11 +268,13 @@ def sequences_router(
     async def restore(request: Request, id: str) -> Response:
         """Keep this state of a sequence, as `GET` or a prediction gave it, after the steps that came before; it may be new."""
         id = read_id(id)
-        content = _read_object(await read_body(AsgiRequest(request.scope, request.receive), max_body_bytes))
+        body = await read_body(AsgiRequest(request.scope, request.receive), max_body_bytes)
+        content = _read_object(body) if len(body) <= LARGE_BYTES else await large_bodies.read(body, lambda: _read_object(body))
         state = _read_state(visible(request), tokens, content)
         async with _deadline(timeout_s):
-            await sequences.put(id, state, within_s=timeout_s)
-            return _describe(await sequences.find(state.model, id) or _Put(id, state))
+            holder = holder_of(request)
+            await sequences.put(id, state, within_s=timeout_s, holder=holder)
+            return _describe(await sequences.find(state.model, id, holder) or _Put(id, state))
 
     async def end(request: Request, id: str, model: str | None = None) -> Response:
         """End a sequence, after the steps that came before; the answer is what was kept of it when the request came."""
@@ -262,7 +282,7 @@ def sequences_router(
         async with _deadline(timeout_s):
             found = await find(request, id, model)
             name = found.state.model
-            if not await sequences.delete(name, id, within_s=timeout_s):
+            if not await sequences.delete(name, id, within_s=timeout_s, holder=holder_of(request)):
                 raise SequenceNotFound(f'sequence "{id}" of model "{name}" has ended', sequence_id=id, model=name)
         return _describe(found)
 
@@ -373,7 +393,7 @@ class _deadline:  # noqa: N801  (reads as a statement)
 
 def _read_object(body: bytes) -> dict[str, Any]:
     try:
-        content = read(body)
+        content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
     except ValueError as exc:
         raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
     if type(content) is not dict:

@@ -1,113 +1,130 @@
 """`POST /predict/stream`: the pieces of one sequence as lines of a body, each answered by a server-sent event as it comes.
 
-A line is read when the one before has been answered and its event has gone out: who reads slowly is read slowly. The state stays
-with the request, and is handed out at its end, so the server keeps nothing.
+A line is read when the one before has been answered and its event has gone out: who reads slowly is read slowly.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
 
+from fastapi import Response
+from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from service.api.access.control import visible_models
-from service.api.carried import STATE, StateTokens
+from service.api.connections import StreamLimit
 from service.api.draining import Drain
-from service.api.errors import UnsupportedMediaType, problem
-from service.api.inference import RequestObserver, outcome_of, reason_of
-from service.api.predict import Models, ServedModel
+from service.api.errors import UnsupportedMediaType
 from service.api.request import AsgiRequest, ClientDisconnected
-from service.context import CURRENT
-from service.errors import MalformedRequest, PayloadTooLarge, ServiceError
-from service.wire import read, write
+from service.api.stream_sequence import Streams, StreamSequence, describe_error, expect_bounded
+from service.errors import ServiceError
 
 STREAM_PATH = "/predict/stream"
 API = "stream"
 """How the metrics call it: each line is a request."""
-MAX_LINE_BYTES = 64 * 1024
-HEAD_FIELDS = ("model", "version", "parameters", STATE)
 _MEDIA_TYPES = (b"application/x-ndjson", b"application/jsonl", b"application/json", b"application/x-www-form-urlencoded", b"")
 # nginx holds events back until it is told not to.
 _HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
 
 
-class StreamHead(NamedTuple):
-    """The first line: which model, and where the sequence goes on."""
-
-    model: str
-    version: str | None
-    parameters: dict[str, Any]
-    token: object
-    """None: it begins."""
-    wants_states: bool
-    """Whether each event holds the state after it."""
-
-
 class StreamEndpoint:
     """The endpoint as an ASGI app, behind FastAPI's routing and errors."""
 
-    def __init__(self, models: Models, observer: RequestObserver, tokens: StateTokens, drain: Drain, timeout_s: float) -> None:
-        """`timeout_s` is what the answer to one line may take."""
-        self._models = models
-        self._observer = observer
-        self._tokens = tokens
+    def __init__(self, streams: Streams, drain: Drain, limit: StreamLimit) -> None:
+        """`limit` counts the streams of this process."""
+        self._streams = streams
+        self._limit = limit
         self._drain = drain
-        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = AsgiRequest(scope, receive)
+        with self._limit.begin():
+            await self._stream(AsgiRequest(scope, receive), send)
+
+    async def _stream(self, request: AsgiRequest, send: Send) -> None:
         _expect_lines(request.headers)
+        conditions = self._streams.expect_room(request)
         try:
             async with contextlib.aclosing(read_lines(request)) as lines:
-                head = read_head(await anext(lines, b""))
-                model = visible_models(self._models, request.state).get(head.model, head.version)
-                model.expect_streaming()
-                state = None if head.token is None else self._tokens.read(head.token, model.identity, model.state_bytes)
+                sequence = self._streams.open(await anext(lines, b""), request, conditions)
                 await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-                await self._answer(model, head, state, lines, send)
+                await self._answer(sequence, lines, send)
         except ClientDisconnected:
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _answer(self, model: ServedModel, head: StreamHead, state: Any, lines: AsyncIterator[bytes], send: Send) -> None:
+    async def _answer(self, sequence: StreamSequence, lines: AsyncIterator[bytes], send: Send) -> None:
         """An event for each line, one for the error that ends the sequence, and the last one with its state."""
         try:
             async for line in lines:
-                (prediction,), (state,) = await self._advance(model, line, state, head.parameters)
-                if head.wants_states:
-                    prediction = model.with_state(prediction, self._tokens.write(state))
-                await _send_event(send, write(prediction))
+                await _send_event(send, await sequence.advance(line))
                 if self._drain.is_active:
                     break  # who goes on from the state finds another server
         except ServiceError as exc:
-            context = CURRENT.get()
-            await _send_event(send, problem(exc, None if context is None else context.request_id).body, b"error")
-        token = None if state is None else self._tokens.write(state)
-        await _send_event(send, write({STATE: token}), b"end")
-
-    async def _advance(
-        self, model: ServedModel, line: bytes, state: Any, parameters: Mapping[str, Any]
-    ) -> tuple[Sequence[Any], Sequence[Any]]:
-        started = time.monotonic()
-        try:
-            instance = _read_line(line)
-            if type(instance) is dict and STATE in instance and not model.has_own_state_field:
-                raise MalformedRequest('"state" belongs into the first line: the others go on from it', where=STATE)
-            found = await model.advance(
-                [instance], [state], parameters, deadline=started + self._timeout_s, is_plain=False, has_turn=False
-            )
-        except ServiceError as exc:
-            duration_s = time.monotonic() - started
-            self._observer.request_finished(API, model.name, model.version, outcome_of(exc), duration_s, reason_of(exc))
-            raise
-        self._observer.request_finished(API, model.name, model.version, "ok", time.monotonic() - started, None)
-        return found
+            await _send_event(send, describe_error(exc), b"error")
+        await _send_event(send, sequence.end, b"end")
 
 
-async def read_lines(request: AsgiRequest, max_bytes: int = MAX_LINE_BYTES) -> AsyncGenerator[bytes, None]:
+def documented_stream() -> APIRoute:
+    """The same path as FastAPI documents it. Its function is never called."""
+    return APIRoute(
+        STREAM_PATH,
+        stream_sequence,
+        methods=["POST"],
+        tags=["streams"],
+        summary="Stream a sequence",
+        response_class=Response,
+        responses=_RESPONSES,
+        openapi_extra=_BODY,
+    )
+
+
+async def stream_sequence() -> None:
+    """A sequence as lines of one body (NDJSON), each answered by a server-sent event as soon as it has come.
+
+    The first line names the model: an object with `model`, and perhaps `version`, `parameters` and `state`: `null`, or that of an
+    earlier answer to go on from. Where it is there, each prediction holds the state after it. Each other line, of at most 64 KB,
+    is an instance as `POST /predict` takes it, without a `state`; an empty line says nothing.
+
+    An event without a name is the prediction of a line. The event `error` is a problem, of a line that could not be answered:
+    then, as at the end of the body, the event `end` comes last, with the `state` to go on from. What is wrong with the first line
+    is an ordinary error. `GET /predict/ws` is the same over a WebSocket.
+    """
+    raise NotImplementedError
+
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-ndjson": {
+                "schema": {"type": "string", "description": "Lines of JSON."},
+                "example": '{"model": "sensor-stream", "parameters": {"horizon": 2}}\n{"history": [20.5]}\n{"history": [20.7]}\n',
+            }
+        },
+    }
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "An event for each line, and a last one",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'data: {"forecast":[20.6,20.8]}\n\nevent: end\ndata: {"state":"U0xTMQ"}\n\n',
+            }
+        },
+    },
+    400: {"description": "The first line is not JSON, or has unknown fields or wrong types"},
+    404: {"description": "No such model"},
+    408: {"description": "The first line did not come in time"},
+    413: {"description": "The first line is too long"},
+    415: {"description": "The body is declared as something else"},
+    422: {"description": "The model cannot stream, or not go on from this state"},
+    503: {"description": "Too busy, or the model is loading; Retry-After says when to try again"},
+}
+
+
+async def read_lines(request: AsgiRequest) -> AsyncGenerator[bytes, None]:
     """The lines of a body as they come, without those that are empty. The last one need not end.
 
     Raises PayloadTooLarge for a line that is too long, RequestTimedOut where nothing comes, and ClientDisconnected.
@@ -123,51 +140,15 @@ async def read_lines(request: AsgiRequest, max_bytes: int = MAX_LINE_BYTES) -> A
         rest += message.get("body", b"")
         begin = 0
         while (end := rest.find(b"\n", max(begin, start))) >= 0:
-            line = bytes(_bounded(rest[begin:end], max_bytes)).strip()
+            line = rest[begin:end]
+            expect_bounded(line)
             begin = end + 1
-            if line:
-                yield line
+            if stripped := bytes(line).strip():
+                yield stripped
         del rest[:begin]
-        _bounded(rest, max_bytes)
-    if line := bytes(rest).strip():
-        yield line
-
-
-def read_head(line: bytes) -> StreamHead:
-    """The first line of a stream. Raises MalformedRequest."""
-    if not line:
-        raise MalformedRequest('the body is empty, expected a first line such as {"model": "..."}')
-    content = _read_line(line)
-    if type(content) is not dict:
-        raise MalformedRequest('the first line is no object such as {"model": "..."}', expected="an object")
-    unknown = next((field for field in content if field not in HEAD_FIELDS), None)
-    if unknown is not None:
-        raise MalformedRequest(
-            f'"{unknown[:100]}" is not a field of the first line; the fields are {", ".join(HEAD_FIELDS)}',
-            where=unknown[:100],
-            expected=HEAD_FIELDS,
-        )
-    model, version, parameters = content.get("model"), content.get("version"), content.get("parameters") or {}
-    if type(model) is not str:
-        raise MalformedRequest('"model" is missing in the first line, or no string', where="model")
-    if version is not None and type(version) is not str:
-        raise MalformedRequest('"version" is no string such as "1"', where="version")
-    if type(parameters) is not dict:
-        raise MalformedRequest('"parameters" is no object', where="parameters")
-    return StreamHead(model, version, parameters, content.get(STATE), STATE in content)
-
-
-def _read_line(line: bytes) -> Any:
-    try:
-        return read(line)
-    except ValueError as exc:
-        raise MalformedRequest(f"a line is not JSON: {exc}") from exc
-
-
-def _bounded(line: Any, max_bytes: int) -> Any:
-    if len(line) > max_bytes:
-        raise PayloadTooLarge(f"a line has more than {max_bytes} bytes", limit=max_bytes)
-    return line
+        expect_bounded(rest)
+    if line := rest.strip():
+        yield bytes(line)
 
 
 def _expect_lines(headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from service.models.protobuf import read_fields
+from service.models.protobuf import read_fields, read_values
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_FUNCTIONS, _MODEL_TRAINING = 7, 25, 20
@@ -16,7 +16,8 @@ _FUNCTION_NODE = 7
 _TRAINING_GRAPHS = (1, 2)
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _NODE_ATTRIBUTE = 5
-_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 5, 10, 6, 11
+# A tensor and a list of them, a graph and a list of them.
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = (5, 10), (6, 11)
 _ATTRIBUTE_SPARSE = (22, 23)
 _SPARSE_TENSORS = (1, 2)
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA = 8, 13
@@ -53,24 +54,25 @@ def _tensors_of_model(model: memoryview) -> Iterator[memoryview]:
 def _tensors_of_graph(graph: memoryview, depth: int) -> Iterator[memoryview]:
     if depth > MAX_DEPTH:
         raise ValueError("graphs within graphs, too deep")
-    yield from read_fields(graph, _GRAPH_INITIALIZER)
-    yield from _tensors_of_sparse(graph, _GRAPH_SPARSE)
-    for node in read_fields(graph, _GRAPH_NODE):
-        yield from _tensors_of_node(node, depth)
+    for number, value in read_values(graph):
+        if number == _GRAPH_INITIALIZER:
+            yield value
+        elif number == _GRAPH_SPARSE:
+            yield from _tensors_of_sparse(value)
+        elif number == _GRAPH_NODE:
+            yield from _tensors_of_node(value, depth)
 
 
 def _tensors_of_node(node: memoryview, depth: int) -> Iterator[memoryview]:
     for attribute in read_fields(node, _NODE_ATTRIBUTE):
-        for number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-            yield from read_fields(attribute, number)
-        for number in _ATTRIBUTE_SPARSE:
-            yield from _tensors_of_sparse(attribute, number)
-        for number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-            for graph in read_fields(attribute, number):
-                yield from _tensors_of_graph(graph, depth + 1)
+        for number, value in read_values(attribute):
+            if number in _ATTRIBUTE_TENSORS:
+                yield value
+            elif number in _ATTRIBUTE_SPARSE:
+                yield from _tensors_of_sparse(value)
+            elif number in _ATTRIBUTE_GRAPHS:
+                yield from _tensors_of_graph(value, depth + 1)
 
 
-def _tensors_of_sparse(message: memoryview, number: int) -> Iterator[memoryview]:
-    for sparse in read_fields(message, number):
-        for part in _SPARSE_TENSORS:
-            yield from read_fields(sparse, part)
+def _tensors_of_sparse(sparse: memoryview) -> Iterator[memoryview]:
+    return (value for number, value in read_values(sparse) if number in _SPARSE_TENSORS)

@@ -13,18 +13,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
 from service.errors import FolderError
 from service.manifest import EXAMPLE_FILE, MANIFEST_FILE, Graph, Manifest, Statistics, TensorEntry, read_file
-from service.models.control_flow import is_bounded
 from service.models.device_check import find_difference
-from service.models.external_data import find_external_data
+from service.models.graph_scan import GraphScan, scan_graph
 from service.models.plain_graph import Identity, identity_of, is_plain_folder, open_plain
-from service.models.precision import RequestedPrecision, choose_graph, precision_of
-from service.models.streaming import NO_STATE, reads_one_way, why_not_streaming
+from service.models.precision import RequestedPrecision, choose_graph
+from service.models.streaming import NO_STATE, why_not_streaming
 from service.runtime.base import CPU, Device, FallbackRuntime, OpenRuntime, Runtime
 from service.runtime.onnx_runtime import open_runtime
 from service.runtime.tensors import Array, Signature, TensorSpec
@@ -34,6 +34,8 @@ from service.tasks.base import Task, TaskDefinition
 from service.tasks.registry import TaskRegistry, built_in_tasks
 
 log = logging.getLogger(__name__)
+
+NOTHING_KNOWN: Mapping[str, GraphScan] = MappingProxyType({})
 
 
 class Sampler(Protocol):
@@ -107,6 +109,8 @@ class Parts:
     is_batched: bool = True
     """Whether axis 0 of its tensors is the batch. Else each run takes the tensors of one request, as they are, and the
     signature shows them with a batch of one in front."""
+    scan: GraphScan | None = None
+    """What the bytes of its graph say; None for a folder that holds a graph alone."""
 
     @property
     def longest_row(self) -> int | None:
@@ -128,10 +132,12 @@ def examine(
     identity: Identity | None = None,
     *,
     is_batched: bool | None = None,
+    known: Mapping[str, GraphScan] = NOTHING_KNOWN,
 ) -> Examination:
     """Open a version folder and compare its manifest with its files and its graph. A graph on the CPU is not run yet.
 
-    `identity` is what it has to be, None: what its path says, `<name>/<version>`.
+    `identity` is what it has to be, None: what its path says, `<name>/<version>`. `known` is what another process has found in
+    graphs of this folder, by their sha256: only the graph that runs is then read, the others were.
     Raises StartError where the device cannot be had.
     """
     if is_plain_folder(folder):
@@ -150,27 +156,25 @@ def examine(
         return Examination(None, [*findings, exc.message])
     chosen = manifest.graphs[choice.index]
     graph: bytes | None = None
-    for number, entry in enumerate(manifest.graphs):
+    scan: GraphScan | None = None
+    for entry in [chosen] if known else manifest.graphs:
         try:
             content = read_file(folder, entry.file)
         except FolderError as exc:
             findings.append(exc.message)
             continue
-        found = hashlib.sha256(content).hexdigest()
-        if found != entry.sha256:
-            findings.append(f"{entry.file}: its sha256 is {found}, the manifest says {entry.sha256}")
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != entry.sha256:
+            findings.append(f"{entry.file}: its sha256 is {digest}, the manifest says {entry.sha256}")
         try:
-            external = find_external_data(content)
-        except ValueError:
-            findings.append(f"{entry.file}: it is not an ONNX file")
+            found = known.get(digest) or scan_graph(content)
+        except FolderError as exc:
+            findings.append(f"{entry.file}: {exc.message}")
             continue
-        if external is not None:
-            findings.append(f'{entry.file}: tensor "{external[:100]}" lies in another file; external data is not read')
-            continue
-        precision = precision_of(content)
-        if precision not in (entry.precision, None):
-            findings.append(f"{entry.file}: it is an {precision} graph, the manifest says {entry.precision}")
-        graph = content if number == choice.index else graph
+        if found.precision not in (entry.precision, None):
+            findings.append(f"{entry.file}: it is an {found.precision} graph, the manifest says {entry.precision}")
+        if entry is chosen:
+            graph, scan = content, found
     runtime: Runtime | None = None
     signature = signature_of(manifest)
     if graph is not None:
@@ -204,8 +208,8 @@ def examine(
     example: bytes | None = None
     with contextlib.suppress(FolderError):  # the replay says what is wrong with it
         example = read_file(folder, EXAMPLE_FILE)
-    assert graph is not None
-    task.reads_one_way = reads_one_way(graph)
+    assert scan is not None
+    task.reads_one_way = scan.reads_one_way
     parts = Parts(
         manifest,
         chosen,
@@ -215,8 +219,9 @@ def examine(
         task,
         example,
         choice.note,
-        is_bounded=is_bounded(graph),
-        why_not_streaming=why_not_streaming(manifest, graph),
+        is_bounded=scan.is_bounded,
+        why_not_streaming=why_not_streaming(manifest, scan.directions),
+        scan=scan,
     )
     return Examination(parts, findings)
 

@@ -43,8 +43,9 @@ from service.scheduling.planning import Limits, group_rows
 from service.scheduling.tuning import Tuning
 from service.sequences.rows import SequenceRows, StatefulTensors, state_size
 from service.sequences.state import GraphIdentity, SequenceState
-from service.tasks.base import IS_FINITE, STATE, Prediction, Step, Steps, expect_finite, with_finite_rows
+from service.tasks.base import IS_FINITE, STATE, GroupRows, Prediction, Step, Steps, expect_finite, with_finite_rows
 from service.tasks.base import advance as advance_task
+from service.tasks.tables import TableForm, TableOptions
 
 log = logging.getLogger(__name__)
 
@@ -166,12 +167,13 @@ class Model:
         self.has_own_state_field = any(spec.name == STATE for spec in public)
         """Whether a tensor of its own is called as the field of instances that carries a state: then that field is the tensor."""
         self._group = functools.partial(group_rows, limits=limits)
+        self._run_batch = functools.partial(_run_batch, parts, sampler)
         self._loop_budget = loop_budget or LoopBudget()
         self._observer: ModelObserver = observer or SilentModelObserver()
         self.on_overdue: Callable[[], None] = lambda: None
         """Called when a run took longer than it may; the run was ended, and the model answers nothing more."""
         self.batcher: Batcher[Tensors, Tensors] = Batcher(
-            functools.partial(_run_batch, parts, sampler),
+            self._run_batch,
             limits,
             options.num_workers,
             clock,
@@ -203,6 +205,21 @@ class Model:
     def oldest_wait_s(self) -> float | None:
         """How long the item that waits longest has waited, in seconds; None when nothing waits."""
         return self.batcher.oldest_wait_s
+
+    def open_table(self, options: TableOptions) -> TableForm:
+        """How the rows of one file are read as its instances, and its predictions written. Raises TableError."""
+        return self._task.open_table(options)
+
+    def compute(self, run_steps: Callable[[GroupRows], Steps]) -> list[Any]:
+        """Take steps of its task on this thread, each run with these rows alone: for callers that bring whole batches.
+
+        May be called from several threads at once, and needs no `start`. Raises what the steps raise, and InferenceFailed.
+        """
+        steps = run_steps(self._group)
+        step = advance_task(steps, None)
+        while step.items is not None:
+            step = advance_task(steps, [self._run_batch([item.tensors])[0] for item in step.items])
+        return step.predictions
 
     async def start(self) -> None:
         """Start the threads that run the graph."""

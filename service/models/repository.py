@@ -26,7 +26,7 @@ from service.models.loading import load_model, with_tuning
 from service.models.model import Model, ModelObserver, SilentModelObserver
 from service.models.scanning import LATEST, ModelVersion, VersionPins, highest_first, scan_models
 from service.models.target import UNLOADED, Key, Target, TargetVersion, Withdrawal
-from service.models.verification import UNSEEN, Verdict, Verification, examine_verified
+from service.models.verification import Verdict, Verification, examine_verified
 from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.batching import Batcher
@@ -39,8 +39,8 @@ Defaults = Mapping[tuple[str, str | None], str]
 """(task, purpose) → the model for requests that name none."""
 # How long the runs of a model that is withdrawn may take to end.
 END_GRACE_S = 5.0
-# Of unknown names that requests hold, so much is shown in the answer.
-SHOWN_NAME_LENGTH = 128
+# Of unknown names that requests hold, so much is shown in the answer; of those that there are, so many.
+SHOWN_NAME_LENGTH, SHOWN_NAMES = 128, 50
 # How often it is looked whether a model that was replaced has requests left, and for how long at most.
 DRAIN_INTERVAL_S = 0.05
 MAX_DRAIN_S = 60.0
@@ -161,10 +161,13 @@ class Repository:
         self._loop_budget = loop_budget or LoopBudget()
         self._open_graph = open_graph
         self._preload = preload
+        self._preloaded = {(entry.key, entry.folder) for entry in preload.entries} if preload is not None else frozenset()
         self._verification = verification
         self._on_stuck = on_stuck
         self.on_withdrawn: Callable[[Withdrawal], None] = lambda _: None
         """Called when a version was taken out of service for what its graph did."""
+        self.on_retired: Callable[[], None] = lambda: None
+        """Called when a model that was replaced or unloaded has ended, and nothing holds its graph any more."""
         self._withdrawn: dict[tuple[Key, Path], str] = {}
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._entries: dict[str, list[ModelVersion]] = {}
@@ -306,9 +309,9 @@ class Repository:
             if found is None:
                 versions = [entry.version for entry in entries if entry.version]
                 raise ModelNotFound(
-                    f'model "{name}" has no version {version[:SHOWN_NAME_LENGTH]}; there are {versions}',
+                    f'model "{name}" has no version {version[:SHOWN_NAME_LENGTH]}; there are {_list(versions)}',
                     model=name,
-                    versions=versions,
+                    versions=versions[:SHOWN_NAMES],
                 )
             entry = found
         if entry.model is None:
@@ -342,7 +345,9 @@ class Repository:
             return candidates[0]  # which refuses by itself what it does not fit
         if not candidates:
             models = sorted(self._entries)
-            raise ModelNotFound(f"there is no model for {purpose or task}; there are {models}", task=task, models=models)
+            raise ModelNotFound(
+                f"there is no model for {purpose or task}; there are {_list(models)}", task=task, models=models[:SHOWN_NAMES]
+            )
         if default is None:
             criterion = self._tasks[task].criterion(instances, parameters)
         return self._choose_by(criterion, candidates, default, task)
@@ -357,9 +362,11 @@ class Repository:
             raise ModelNotReady(self._reason or "the models are still loading")
         names = sorted(self._serving)
         if not names:
-            raise ModelNotFound("there is no model that is ready", models=sorted(self._entries))
+            raise ModelNotFound("there is no model that is ready", models=sorted(self._entries)[:SHOWN_NAMES])
         if len(names) > 1:
-            raise AmbiguousModel(f"there are several models, the request has to name one of {names}", candidates=names)
+            raise AmbiguousModel(
+                f"there are several models, the request has to name one of {_list(names)}", candidates=names[:SHOWN_NAMES]
+            )
         return self._serving[names[0]]
 
     def restricted_to(self, names: frozenset[str]) -> Self:
@@ -526,9 +533,7 @@ class Repository:
 
     def _find_preloaded(self, entry: ModelVersion) -> tuple[Examination, float] | None:
         """What another process found of this very folder, and the seconds it took."""
-        if self._preload is None or not any(
-            each.key == entry.key and each.folder == entry.folder for each in self._preload.entries
-        ):
+        if self._preload is None or (entry.key, entry.folder) not in self._preloaded:
             return None
         return self._preload.examinations.get(entry.key)
 
@@ -568,6 +573,7 @@ class Repository:
 
     def _finish_drain(self, drain: asyncio.Task[bool]) -> None:
         key = self._drains.pop(drain)
+        self.on_retired()
         if not drain.result():
             log.error("a run of the graph cannot be ended", extra={"model": key[0], "version": key[1]})
             self._on_stuck()
@@ -664,16 +670,18 @@ class Repository:
         if not fitting:
             assert criterion is not None
             raise InvalidInput(
-                f"{criterion}: no model for {task} takes it; there are {names}",
+                f"{criterion}: no model for {task} takes it; there are {_list(names)}",
                 reason=criterion.reason,
                 where=criterion.field,
                 found=[value[:SHOWN_NAME_LENGTH] for value in criterion.values[:10]],
-                expected=names,
+                expected=names[:SHOWN_NAMES],
             )
         if default in names:
             return next(model for model in fitting if model.name == default)
         of = "" if criterion is None or criterion.is_preference else f" of {criterion}"
-        raise AmbiguousModel(f'several models for {task}{of} fit, "model" names one of {names}', candidates=names, task=task)
+        raise AmbiguousModel(
+            f'several models for {task}{of} fit, "model" names one of {_list(names)}', candidates=names[:SHOWN_NAMES], task=task
+        )
 
     def _answers(self, endpoint: Endpoint, model: Model, instance: object) -> bool:
         """Whether this model is chosen for the instance where a request to the endpoint names none."""
@@ -701,7 +709,9 @@ class Repository:
         entries = self._entries.get(name)
         if entries is None:
             models = sorted(self._entries)
-            raise ModelNotFound(f'there is no model "{name[:SHOWN_NAME_LENGTH]}"; there are {models}', models=models)
+            raise ModelNotFound(
+                f'there is no model "{name[:SHOWN_NAME_LENGTH]}"; there are {_list(models)}', models=models[:SHOWN_NAMES]
+            )
         return entries
 
     def _summarize(self, name: str) -> dict[str, Any]:
@@ -719,6 +729,12 @@ class Repository:
             if entry.version
         ]
         return about
+
+
+def _list(names: Sequence[str]) -> str:
+    """Names in an error: a short request must not get a list of a thousand."""
+    others = len(names) - SHOWN_NAMES
+    return f"{names[:SHOWN_NAMES]} and {others} more" if others > 0 else str(names)
 
 
 async def _drain(model: weakref.ref[Model], batcher: Batcher[Any, Any]) -> bool:
@@ -743,35 +759,35 @@ def preload_folders(
 ) -> Preload:
     """Find, examine and measure every model folder; no thread is started. Raises StartError like `Repository.start`.
 
-    With `verification` the graphs are run there and not here.
+    With `verification` the graphs are run there and not here; each is opened here while the next ones are verified.
     """
-    verdicts = None if verification is None else verification.collect()
     entries, reason = scan_models(models_dirs, pins)
-    return Preload(entries, reason, examine_versions(entries, options, open_graph, verdicts, pins))
+    find_verdict = None if verification is None else verification.wait_for
+    return Preload(entries, reason, examine_versions(entries, options, open_graph, find_verdict, pins))
 
 
 def examine_versions(
     entries: Sequence[ModelVersion],
     options: ModelOptions,
     open_graph: OpenRuntime = open_runtime,
-    verdicts: Mapping[Key, Verdict] | None = None,
+    find_verdict: Callable[[Key], Verdict] | None = None,
     pins: VersionPins | None = None,
 ) -> dict[Key, tuple[Examination, float]]:
     """What `examine` finds in each folder, measured, and the seconds it took; no thread is started.
 
-    With `verdicts` no graph is run: they say what was found.
+    With `find_verdict` no graph is run: it says what was found of each.
     """
     examinations = {}
     finished: set[str] = set()
     for entry in highest_first(entries):
         if entry.state == "UNAVAILABLE" or entry.name in finished:
             continue
+        verdict = None if find_verdict is None else find_verdict(entry.key)
         started = time.perf_counter()
         try:
-            if verdicts is None:
+            if verdict is None:
                 examination = with_tuning(examine(entry.folder, options, open_graph, entry.key), options)
             else:
-                verdict = verdicts.get(entry.key, UNSEEN)
                 examination = examine_verified(entry.folder, options, open_graph, verdict, entry.key)
         except StartError:
             raise

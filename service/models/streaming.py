@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from service.manifest import Manifest
 from service.models.protobuf import read_fields
 
@@ -15,12 +17,11 @@ BOTH_WAYS = "it is bidirectional: what it answers depends on the end of a sequen
 BACKWARDS = "it reads sequences backwards, from their end, which is not known while they last"
 
 
-def why_not_streaming(manifest: Manifest, graph: bytes) -> str:
+def why_not_streaming(manifest: Manifest, directions: Set[bytes]) -> str:
     """Why no sequence can come in pieces, in words that follow "the model cannot stream"; empty where it can.
 
-    By the manifest and the graph, an ONNX file; a task may have reasons of its own.
+    By the manifest and the directions that its graph names; a task may have reasons of its own.
     """
-    directions = find_directions(graph)
     if b"bidirectional" in directions:
         return BOTH_WAYS
     if b"reverse" in directions:

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from service.errors import ServiceError
 from service.manifest import Precision
-from service.models.folder import Examination, ModelOptions, examine
+from service.models.folder import NOTHING_KNOWN, Examination, ModelOptions, examine
+from service.models.graph_scan import GraphScan
 from service.models.loading import open_and_replay, with_tuning
-from service.models.scanning import ModelVersion, VersionPins, scan_models
+from service.models.scanning import ModelVersion, VersionPins, highest_first, scan_models
 from service.runtime.base import CPU, OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.tuning import Tuning
@@ -47,6 +48,8 @@ class Verdict:
     tuning: Tuning | None = None
     is_batched: bool | None = None
     """As `Parts.is_batched`, for a folder that holds a graph alone."""
+    scan: GraphScan | None = None
+    """What the bytes of that graph say."""
 
 
 class JobFailure(Protocol):
@@ -93,7 +96,8 @@ def verify_versions(
     entries: Sequence[ModelVersion], options: ModelOptions, run: RunJobs, send: Callable[[tuple[Name, Verdict]], None]
 ) -> None:
     """Verify these versions, and send what was found of each."""
-    folders = {entry.key: entry.folder for entry in entries if entry.state != "UNAVAILABLE"}
+    # In the order in which they are opened, so that who opens them waits for none that comes later.
+    folders = {entry.key: entry.folder for entry in highest_first(entries) if entry.state != "UNAVAILABLE"}
     names = list(folders)
     options = replace(options, device="cpu", measure_s=min(options.measure_s, MEASURE_ALL_S / max(1, len(names))))
     for name, outcome in run(names, functools.partial(_verify, folders, options)):
@@ -117,7 +121,7 @@ def verify(
     """What is found of one version folder, whatever that is; `report` is called with each stage. Runs its own event loop."""
     try:
         report("its graph was opened and its example replayed")
-        examination = asyncio.run(open_and_replay(folder, options, open_graph, identity=name))
+        examination = _open_and_replay(name, folder, options, open_graph)
         report("its graph was measured")
         parts, findings = with_tuning(examination, options)
     except ServiceError as exc:
@@ -130,7 +134,21 @@ def verify(
     if parts is None or findings:
         return Verdict(findings)
     is_batched = parts.is_batched if parts.is_plain else None
-    return Verdict([], parts.graph.precision, parts.graph.sha256, parts.precision_note, parts.tuning, is_batched)
+    return Verdict([], parts.graph.precision, parts.graph.sha256, parts.precision_note, parts.tuning, is_batched, parts.scan)
+
+
+def _open_and_replay(name: Name, folder: Path, options: ModelOptions, open_graph: OpenRuntime) -> Examination:
+    """As `open_and_replay`, in an event loop of its own."""
+    examination = examine(folder, options, open_graph, name)  # on no thread: nothing waits here
+
+    async def replay() -> None:
+        nonlocal examination
+        examination = await open_and_replay(folder, options, open_graph, examination, name)
+
+    # It returns nothing: asyncio.run before Python 3.12 writes the `repr` of what it returns into an error that it drops, which
+    # takes 2 ms of a manifest.
+    asyncio.run(replay())
+    return examination
 
 
 def examine_verified(
@@ -141,7 +159,8 @@ def examine_verified(
         return Examination(None, verdict.findings)
     assert verdict.precision is not None
     requested = replace(options, precision=verdict.precision)
-    parts, findings = examine(folder, requested, open_graph, identity, is_batched=verdict.is_batched)
+    known = {verdict.sha256: verdict.scan} if verdict.sha256 is not None and verdict.scan is not None else NOTHING_KNOWN
+    parts, findings = examine(folder, requested, open_graph, identity, is_batched=verdict.is_batched, known=known)
     if parts is None or findings:
         return Examination(None, findings)
     if parts.runtime.provider != CPU:  # verified is what it does on the CPU: the device has its own checks, and its own cost
@@ -178,6 +197,12 @@ class Verification:
         if key not in self._waiting:
             self._waiting[key] = loop.create_future()
         return await self._waiting[key]
+
+    def wait_for(self, key: Name) -> Verdict:
+        """What was found of a folder; blocks until that is known. To be called where no event loop runs."""
+        while key not in self._verdicts and self._receiver is not None:
+            self._receive_one()
+        return self._verdicts.get(key, UNSEEN)
 
     def collect(self) -> dict[Name, Verdict]:
         """All verdicts; waits for them."""

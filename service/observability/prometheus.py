@@ -28,6 +28,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.samples import Sample
+from prometheus_client.values import ValueClass
 
 from service.errors import ReloadOutcome, RestartReason, SequenceEnd
 from service.observability.drift import ModelDrift
@@ -159,13 +160,29 @@ class Families:
         self.build_info = gauge("build_info", "What is running: always 1.", "version", "onnxruntime", "python", mode="livemax")
 
     def forget_model(self, name: str, version: str) -> None:
-        """Let go of the series of a version that is unloaded; in the files of the workers they stay."""
+        """Let go of the series of a version that is unloaded; in the files of the workers they stay, with their names."""
         families = [each for value in vars(self).values() for each in (value.values() if isinstance(value, dict) else (value,))]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # prometheus_client warns of those files
             for family in families:
                 with contextlib.suppress(ValueError, AttributeError):  # it has no such labels; prometheus_client is before 0.22
                     family.remove_by_labels({"model": name, "version": version})
+        _forget_values(name, version)
+
+
+def _forget_values(*labels: str) -> None:
+    """Let go of the values of removed series, whose labels begin with these.
+
+    With several processes prometheus_client (0.21 to 0.26) keeps each value that there ever was, to write them to other files
+    after a fork: 70 KB for each version of a model. The list is in the closure of its class; where there is none, nothing
+    happens.
+    """
+    create = ValueClass.__init__
+    cells = dict(zip(create.__code__.co_freevars, create.__closure__ or (), strict=True))
+    if {"values", "lock"} <= cells.keys():
+        kept = cells["values"].cell_contents
+        with cells["lock"].cell_contents:
+            kept[:] = [value for value in kept if value._params[4][: len(labels)] != labels]
 
 
 class Exposition:

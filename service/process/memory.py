@@ -82,16 +82,20 @@ class IdleDetector:
 
     def has_become_idle(self) -> bool:
         """To be called every CHECK_INTERVAL_S: whether this is the first idle interval after a busy one."""
-        used_s, self._used_s = self._cpu_s() - self._used_s, self._cpu_s()
-        is_busy = used_s > BUSY_SHARE * CHECK_INTERVAL_S
+        before_s, self._used_s = self._used_s, self._cpu_s()
+        is_busy = self._used_s - before_s > BUSY_SHARE * CHECK_INTERVAL_S
         has_become_idle = self._was_busy and not is_busy
         self._was_busy = is_busy
         return has_become_idle
 
+    def mark_busy(self) -> None:
+        """Take the process for busy until the next idle interval: what it did left memory to return, in however little time."""
+        self._was_busy = True
 
-async def trim_heap_when_idle() -> None:
+
+async def trim_heap_when_idle(detector: IdleDetector | None = None) -> None:
     """Trim the heap each time the process becomes idle, for ever."""
-    detector = IdleDetector()
+    detector = detector or IdleDetector()
     while True:
         await asyncio.sleep(CHECK_INTERVAL_S)
         if detector.has_become_idle():

@@ -188,8 +188,15 @@ class _Companion:
 
     main: Callable[[], None]
     process: BaseProcess | None = None
+    started_at: float = 0.0
+    delay_s: float = 0.0
     due_at: float = 0.0
     """When it is started anew, where it has ended."""
+
+    def plan_restart(self, now: float) -> None:
+        """Set when it is started anew, as for workers: one that lived for long at once, one that did not later and later."""
+        self.delay_s = replacement_delay_s(now - self.started_at, self.delay_s)
+        self.due_at = now + self.delay_s
 
 
 class Supervisor:
@@ -327,7 +334,7 @@ class Supervisor:
         return [*self._listeners, *self._signals, self._selector, *ends]
 
     def _spawn_companion(self, companion: _Companion) -> None:
-        companion.due_at = time.monotonic() + MIN_UPTIME_S
+        companion.started_at = time.monotonic()
         inherited = self._inherited() if self._forks else []
         process = self._context.Process(target=_run_companion, args=(companion.main, inherited))
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -335,6 +342,7 @@ class Supervisor:
             process.start()
         except OSError as exc:
             log.error("a process cannot be started: %s", exc.strerror)
+            companion.plan_restart(time.monotonic())
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -349,6 +357,7 @@ class Supervisor:
             self._selector.unregister(process.sentinel)
             log.error("the process beside the workers died", extra={"worker": process.pid, "exit_status": process.exitcode})
             companion.process = None
+            companion.plan_restart(time.monotonic())
             assert process.pid is not None
             self._observer.died(process.pid)
             process.close()
@@ -359,6 +368,7 @@ class Supervisor:
         with contextlib.suppress(EOFError, OSError):
             report = worker.reports.recv()
             worker.has_loaded = True
+            worker.num_missed_checks = 0  # those of a start without heartbeats: else it gets nothing until the next check
             worker.first_bytes = own_memory_bytes(worker.pid)
             if not self._has_reported and not self._vacancies and all(worker.has_loaded for worker in self._workers):
                 self._has_reported = True

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 # More rows are taken only for what they bring: a batch within 5 % of the best rate is as good, and its rows wait less.
 GOOD_ENOUGH = 0.95
+# The rate of one batch of `forecast-hourly` differs by so much from load to load on a busy machine (14 % of eight loads).
+NOISE = 0.15
+# A run that takes so much of the target of latency is short: fewer rows would save no wait that counts.
+SHORT_SHARE = 0.1
 # A GPU still gains where a core has long been full. TensorRT would build another engine for more than it was shown.
 MAX_ROWS_ON_CUDA = 1024
 SHORT_STEPS = 8
@@ -223,12 +227,15 @@ def choose_limits(
     by batches, and its requests take long anyway.
     """
     bound_ms = max(latency_target_ms, 2 * cost.predict_ms(1, num_steps))
+    short_ms = SHORT_SHARE * latency_target_ms
     shortest = [point for point in points if point.steps == points[0].steps]
-    long_rows = _most(_best_rows(_longest_rows(points)), lambda rows: cost.predict_ms(rows, num_steps) <= bound_ms)
+    long_rows = _most(
+        _best_rows(_longest_rows(points), cost, short_ms), lambda rows: cost.predict_ms(rows, num_steps) <= bound_ms
+    )
     max_padded_steps = requested.max_padded_steps or long_rows * num_steps
     # Among all shapes of equal padded steps, one of the two ends costs most: the longest rows, or the most rows.
     short_rows = _most(
-        _best_rows(shortest),
+        _best_rows(shortest, cost, short_ms),
         lambda rows: cost.predict_ms(rows, min(num_steps, max_padded_steps / rows)) <= bound_ms,
     )
     return requested.resolve(max(short_rows, long_rows), max_padded_steps, cost=cost)
@@ -245,10 +252,25 @@ def _smallest_good_enough(points: Sequence[Point]) -> Point:
     return next(point for point in points if point.rows_per_s >= GOOD_ENOUGH * best)
 
 
-def _best_rows(points: Sequence[Point]) -> int:
-    """The rows that the graph runs best together; where larger batches were still gaining when time was up, the usual ones."""
+def _best_rows(points: Sequence[Point], cost: CostModel, short_ms: float) -> int:
+    """The rows that the graph runs best together, measured at one length.
+
+    Where larger batches were still gaining when time was up, the fitted cost tells how far that goes, up to the usual rows.
+    Fewer than the usual ones are best only where that is seen clearly, or where a run of the usual ones takes more than
+    `short_ms`: noise makes large batches look slower, since they are measured less often, and never faster.
+    """
+    usual = DEFAULTS.max_batch_size
     enough = _smallest_good_enough(points)
-    return max(enough.rows, DEFAULTS.max_batch_size) if enough is points[-1] else enough.rows
+    if enough.rows >= usual:
+        return enough.rows
+    if enough is points[-1]:
+        sizes = [rows for rows in _powers(2, usual) if rows >= enough.rows]
+        return _smallest_good_enough([Point(rows, enough.steps, cost.predict_ms(rows, enough.steps)) for rows in sizes]).rows
+    larger = next((point for point in points if point.rows >= usual), None)
+    is_short = larger is not None and larger.ms <= short_ms * larger.rows / usual
+    if larger is not None and is_short and larger.rows_per_s >= (1 - NOISE) * enough.rows_per_s:
+        return usual
+    return enough.rows
 
 
 def _most(rows: int, is_allowed: Callable[[int], bool]) -> int:

@@ -68,14 +68,19 @@ Run = Callable[[list[SequenceState | None]], Awaitable[tuple[T, Sequence[Sequenc
 
 
 class KeptSequences:
-    """Sequences by model and id, in a store. A step that fails, or is not answered in time, leaves the state as it was."""
+    """Sequences by model and id, in a store. A step that fails, or is not answered in time, leaves the state as it was.
+
+    Each `holder` has ids of its own: whoever may use a model must not read, change or end the sequences of others by their ids.
+    """
 
     def __init__(self, store: SequenceStore, observer: SequenceObserver, now: Callable[[], float] = time.monotonic) -> None:
         self.store = store
         self._observer = observer
         self._now = now
 
-    async def advance(self, model: StreamingModel, steps: Sequence[SequenceStep], run: Run[T], *, deadline: float) -> T:
+    async def advance(
+        self, model: StreamingModel, steps: Sequence[SequenceStep], run: Run[T], *, deadline: float, holder: str = ""
+    ) -> T:
         """Run one step of each of these sequences, all different, after the steps that came before; `deadline` is of `now`.
 
         What they become is kept when `run` has returned, of all of them or of none. Raises StateError where the model cannot
@@ -83,7 +88,7 @@ class KeptSequences:
         """
         model.expect_streaming()
         checkout = await self.store.checkout(
-            [SequenceKey(model.name, step.id) for step in steps], max(0.0, deadline - self._now())
+            [SequenceKey(model.name, step.id, holder) for step in steps], max(0.0, deadline - self._now())
         )
         try:
             states = [_expect_state(model, *each) for each in zip(steps, checkout.states, strict=True)]
@@ -96,20 +101,20 @@ class KeptSequences:
             self._count(model.identity, before, is_start=step.is_start, is_end=step.is_end)
         return answer
 
-    async def find(self, model: str, id: str) -> Inspection | None:
+    async def find(self, model: str, id: str, holder: str = "") -> Inspection | None:
         """What is kept of a sequence, None for nothing. Requests that have it are not waited for."""
-        found = await self.store.find(SequenceKey(model, id))
+        found = await self.store.find(SequenceKey(model, id, holder))
         return None if found is None else Inspection(id, *found)
 
-    async def put(self, id: str, state: SequenceState, *, within_s: float) -> None:
+    async def put(self, id: str, state: SequenceState, *, within_s: float, holder: str = "") -> None:
         """Keep this state of a sequence, whatever was kept of it before; requests that have it are waited for."""
-        checkout = await self.store.checkout([SequenceKey(state.model, id)], within_s)
+        checkout = await self.store.checkout([SequenceKey(state.model, id, holder)], within_s)
         await self._commit(checkout, [state])
         self._count(state.identity, checkout.states[0], is_start=True, is_end=False)
 
-    async def delete(self, model: str, id: str, *, within_s: float) -> bool:
+    async def delete(self, model: str, id: str, *, within_s: float, holder: str = "") -> bool:
         """End a sequence; False where there is none. Requests that have it are waited for."""
-        checkout = await self.store.checkout([SequenceKey(model, id)], within_s)
+        checkout = await self.store.checkout([SequenceKey(model, id, holder)], within_s)
         state = checkout.states[0]
         if state is None:
             self.store.release(checkout)

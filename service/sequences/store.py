@@ -24,15 +24,17 @@ MARGIN_S = 5.0
 
 
 class SequenceKey(NamedTuple):
-    """A sequence of a model; ids of different models are different sequences."""
+    """A sequence of a model; the same id of another model, or of another holder, is another sequence."""
 
     model: str
     id: str
+    holder: str = ""
+    """The name of the API key whose sequence it is; empty where requests need none."""
 
     @property
     def text(self) -> str:
-        """Both in one; the name of a model has no slash."""
-        return f"{self.model}/{self.id}"
+        """All in one; the name of a model has no slash, an id no control character."""
+        return f"{self.model}/{self.holder}\0{self.id}" if self.holder else f"{self.model}/{self.id}"
 
 
 class Checkout(NamedTuple):

@@ -18,6 +18,7 @@ from service.errors import InferenceFailed, InvalidInput, InvalidReason
 from service.manifest import Manifest, Spec
 from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors, TensorSpec, is_all_finite
 from service.tasks.measures import Measures, row_means
+from service.tasks.tables import TableError, TableForm, TableOptions
 
 Prediction = Any
 """A JSON value, as POST /predict answers it; lists of numbers may be arrays (C-contiguous, finite)."""
@@ -132,6 +133,10 @@ class Task(ABC):
                 if spec.dtype.kind == "f" and spec.name not in state and spec.name in tensors:
                     found[f"{kind}.{spec.name}"] = row_means(tensors[spec.name], lengths, spec.time_axis)
         return found
+
+    def open_table(self, options: TableOptions) -> TableForm:
+        """How the rows of one file are read as instances of this model, and its predictions written. Raises TableError."""
+        raise TableError("models of this task have no form as a table")
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/{name}` says under the name of the task; empty where there is nothing to say."""

@@ -41,6 +41,7 @@ from service.tasks.classify_schema import (
 from service.tasks.explanation import EXPLAIN, METHODS, Explanation, Method, count_words, read_method
 from service.tasks.measures import Measures
 from service.tasks.refusals import refuse_fields, refuse_missing, refuse_parameters, refuse_type
+from service.tasks.tables import Columns, RowForm, TableOptions
 from service.tasks.tokenization import parse_tokenizer
 
 TOKENS, PROBABILITIES = "tokens", "probabilities"
@@ -285,6 +286,24 @@ class ClassifyTask(Task):
         probabilities = outputs[PROBABILITIES]
         labels = np.array(self.spec.labels, np.object_)[probabilities.argmax(axis=1)]
         return {LABEL: labels, PROBABILITIES: probabilities}
+
+    def open_table(self, options: TableOptions) -> RowForm:
+        """A column `text`; predictions as `label`, `score`, a column `p(LABEL)` for each label, and `truncated`."""
+        return RowForm((TEXT,), options, self.run_steps, self._write_columns, texts=(TEXT,))
+
+    def _write_columns(self, predictions: Sequence[Prediction]) -> Columns:
+        columns: Columns = {
+            "label": [prediction["label"] for prediction in predictions],
+            "score": np.array([prediction["score"] for prediction in predictions], np.float32),
+        }
+        for label in self.labels:
+            values = [prediction["probabilities"][label] for prediction in predictions]
+            columns[f"p({label})"] = np.array(values, np.float32)
+        columns["truncated"] = np.array([prediction.get("truncated", False) for prediction in predictions], np.bool_)
+        if self.spec.min_known is not None:
+            columns["known_tokens"] = np.array([prediction["known_tokens"] for prediction in predictions], np.int64)
+            columns["uncertain"] = np.array([prediction.get("uncertain", False) for prediction in predictions], np.bool_)
+        return columns
 
     def check_graph(self, run: Callable[[Tensors], Tensors]) -> list[str]:
         """Whether the tokenizer has ids beyond the graph's embedding, which would fail in the middle of a batch.

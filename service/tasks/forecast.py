@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Self
@@ -32,8 +32,10 @@ from service.tasks.base import (
 from service.tasks.forecast_request import CheckedInstance, RequestDefaults, refuse_long_piece, takes_frequency
 from service.tasks.forecast_schema import EXAMPLES, Forecast, ForecastDescription, ForecastInstance, ForecastParameters
 from service.tasks.forecast_spec import ForecastSpec
+from service.tasks.forecast_table import LongForm
 from service.tasks.frequencies import read_frequency, timestamps
 from service.tasks.measures import Measures, last_values
+from service.tasks.tables import TableOptions
 
 HISTORY = "history"
 FORECAST, QUANTILES = "forecast", "quantiles"
@@ -116,6 +118,24 @@ class ForecastTask(Task):
             (output,) = yield [self._collate([checked[0].history])]
             expect_finite(output, (0,))
             return [self.decode(checked[0], output[COMBINED][0], output[ANOMALY][0] if self.spec.streaming else None)]
+        forecasts, anomalies = yield from self._run_all(checked, group, steps_seen)
+        return [self.decode(*each) for each in zip(checked, forecasts, anomalies, strict=True)]
+
+    def run_checked(
+        self, checked: Sequence[CheckedInstance], group: GroupRows
+    ) -> Generator[list[Item], list[Tensors], list[Array]]:
+        """`run_steps` of instances that were checked before, whose predictions are left as the graph gives them.
+
+        Of each instance (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): what `decode` takes.
+        """
+        forecasts, _ = yield from self._run_all(checked, group, None)
+        return forecasts
+
+    def _run_all(
+        self, checked: Sequence[CheckedInstance], group: GroupRows, steps_seen: Sequence[int] | None
+    ) -> Generator[list[Item], list[Tensors], tuple[list[Array], list[Array | None]]]:
+        step = self.spec.horizon
+        num_runs = -(-max([instance.horizon for instance in checked]) // step)
         forecasts: list[list[Array]] = [[] for _ in checked]  # per instance and run: as `prepare` gives a row
         anomalies: list[Array | None] = [None] * len(checked)
         histories = [instance.history for instance in checked]
@@ -137,10 +157,12 @@ class ForecastTask(Task):
                 if self.spec.streaming:
                     for index, scores in zip(indices, output[ANOMALY], strict=True):
                         anomalies[index] = scores
-        return [
-            self.decode(instance, runs[0] if len(runs) == 1 else np.concatenate(runs, axis=1), scores)
-            for instance, runs, scores in zip(checked, forecasts, anomalies, strict=True)
-        ]
+        return [runs[0] if len(runs) == 1 else np.concatenate(runs, axis=1) for runs in forecasts], anomalies
+
+    def open_table(self, options: TableOptions) -> LongForm:
+        """Series in the long form: columns `unique_id`, `ds` and `y`, or one for each of several features."""
+        defaults = RequestDefaults(self.spec, self.max_horizon, self.can_feed_back, options.parameters)
+        return LongForm(self.spec, defaults, options, self.run_checked, self.at_levels)
 
     def prepare(self, outputs: Tensors) -> Tensors:
         """Forecast and quantiles as one FP32 tensor, the forecast first: (B, 1 + Q, H), or (B, 1 + Q, H, targets) for several.
@@ -200,11 +222,8 @@ class ForecastTask(Task):
         history, of models that give one.
         """
         levels, horizon = instance.levels, instance.horizon
-        if self._has_mape:
-            chosen = forecast[-1:] if instance.is_mape else forecast[:1]
-            forecast = np.concatenate((chosen, forecast[1:-1]))
-        if levels != self._levels:
-            forecast = np.tensordot(_interpolation(self._levels, levels), forecast, axes=1).astype(np.float32)
+        if self._has_mape or levels != self._levels:
+            forecast = self.at_levels(forecast, levels, instance.is_mape)
         point, *at_levels = forecast[:, :horizon]
         prediction: dict[str, object] = {FORECAST: point}
         if levels:
@@ -217,6 +236,15 @@ class ForecastTask(Task):
         if anomaly is not None:
             prediction[ANOMALY] = self._scores(instance.history, anomaly)
         return prediction
+
+    def at_levels(self, forecast: Array, levels: tuple[float, ...], is_mape: bool) -> Array:
+        """The forecast that is wanted and its quantiles at these levels (1 + L, ...), of (1 + Q, ...) as `prepare` gives them."""
+        if self._has_mape:
+            chosen = forecast[-1:] if is_mape else forecast[:1]
+            forecast = np.concatenate((chosen, forecast[1:-1]))
+        if levels != self._levels:
+            forecast = np.tensordot(_interpolation(self._levels, levels), forecast, axes=1).astype(np.float32)
+        return forecast
 
     def _scores(self, history: Array, anomaly: Array) -> Array | list[Any]:
         """The scores of a history (T, F), null where a value is missing; rows of several targets, as forecasts have."""

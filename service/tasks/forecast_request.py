@@ -74,27 +74,9 @@ class RequestDefaults:
                 if "history" in instance
                 else refuse_missing(index, "history")
             )
-        if len(given) + (steps_seen or 0) < spec.min_length or not given:
-            least = max(1, spec.min_length - (steps_seen or 0))
-            raise InvalidInput(
-                f"instance {index}: history: expected at least {least} steps, got {len(given)}",
-                reason="length",
-                instance=index,
-                where="history",
-                found=len(given),
-                expected=f"at least {least}",
-            )
         num_values = len(given) * len(spec.features)
-        if num_values > MAX_HISTORY_VALUES:
-            raise InvalidInput(
-                f"instance {index}: history: expected at most {MAX_HISTORY_VALUES} values, got {num_values}; the model reads "
-                f"the last {spec.context_length} steps",
-                reason="length",
-                instance=index,
-                where="history",
-                found=num_values,
-                expected=f"at most {MAX_HISTORY_VALUES}",
-            )
+        if len(given) + (steps_seen or 0) < spec.min_length or not given or num_values > MAX_HISTORY_VALUES:
+            raise self._refuse_length(len(given), index, steps_seen or 0)
         if spec.streaming and steps_seen is not None and len(given) > spec.context_length:
             raise refuse_long_piece(spec, index, len(given))
         values, has_gaps = read_numbers(given, len(spec.features), index, is_plain=is_plain)
@@ -118,6 +100,43 @@ class RequestDefaults:
             _check_start(start, frequency, len(given) + horizon, index)
         history = values[-spec.context_length :] if steps_seen is None else values
         return CheckedInstance(history, horizon, levels, num_interpolated, start, frequency, len(given), is_mape)
+
+    def read_array(self, values: Array, index: int, *, has_gaps: bool) -> CheckedInstance:
+        """`read_instance` of a history FP32 (T, F) that is an array already: all of it is finite but the gaps, which are NaN.
+
+        What is to be forecast is what the parameters say.
+        """
+        spec, num = self.spec, len(values)
+        if num < spec.min_length or not num or num * len(spec.features) > MAX_HISTORY_VALUES:
+            raise self._refuse_length(num, index)
+        num_interpolated = 0
+        if has_gaps and not spec.streaming:
+            values, num_interpolated = self._interpolate(values, index)
+        history = values[-spec.context_length :]
+        return CheckedInstance(history, self.horizon, self.levels, num_interpolated, None, self.frequency, num, self.is_mape)
+
+    def _refuse_length(self, num_steps: int, index: int, steps_seen: int = 0) -> InvalidInput:
+        """A history has too few steps, or too many values."""
+        num_values = num_steps * len(self.spec.features)
+        if num_values > MAX_HISTORY_VALUES:
+            return InvalidInput(
+                f"instance {index}: history: expected at most {MAX_HISTORY_VALUES} values, got {num_values}; the model reads "
+                f"the last {self.spec.context_length} steps",
+                reason="length",
+                instance=index,
+                where="history",
+                found=num_values,
+                expected=f"at most {MAX_HISTORY_VALUES}",
+            )
+        least = max(1, self.spec.min_length - steps_seen)
+        return InvalidInput(
+            f"instance {index}: history: expected at least {least} steps, got {num_steps}",
+            reason="length",
+            instance=index,
+            where="history",
+            found=num_steps,
+            expected=f"at least {least}",
+        )
 
     def _refuse_gap(self, values: Array, index: int) -> InvalidInput:
         """A piece of a series has a gap (NaN)."""
@@ -233,6 +252,13 @@ class RequestDefaults:
                 expected=names,
             )
         return value
+
+    @property
+    def usual_frequency(self) -> Frequency | None:
+        """That of the parameters, else the model's where it has just one."""
+        if self.frequency is None and len(self._frequencies) == 1:
+            return self._frequencies[0][1]
+        return self.frequency
 
     def _only_frequency(self, index: int) -> Frequency:
         """The frequency of a model that has just one; raises InvalidInput for the others."""

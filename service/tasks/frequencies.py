@@ -27,7 +27,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+Times = NDArray[Any]
+"""Moments, numbers of steps, or truths about them."""
 SECONDS = {"S": 1, "T": 60, "H": 3600, "D": 86400, "W": 7 * 86400}
 MONTHS = {"M": 1, "Q": 3, "Y": 12}
 
@@ -110,6 +116,37 @@ def timestamps(start: str, frequency: Frequency, steps: Iterable[int]) -> list[s
     if is_zulu:
         return [moment.replace(tzinfo=None).isoformat() + "Z" for moment in moments]
     return [moment.isoformat() for moment in moments]
+
+
+def step_times(starts: Times, frequency: Frequency, steps: Times) -> Times:
+    """`timestamps` of many series at once: datetime64[us] (N, S) for the starts (N) and the numbers of steps (N, S)."""
+    num_units = steps * frequency.count
+    if frequency.code in SECONDS:
+        times: Times = starts[:, np.newaxis] + (num_units * (SECONDS[frequency.code] * 1_000_000)).astype("m8[us]")
+        return times
+    first_months, first_days = starts.astype("M8[M]"), starts.astype("M8[D]")
+    months = first_months[:, np.newaxis] + (num_units * MONTHS[frequency.code]).astype("m8[M]")
+    last_days = ((months + 1).astype("M8[D]") - months.astype("M8[D]")).astype(np.int64) - 1
+    days = (first_days - first_months.astype("M8[D]")).astype(np.int64)[:, np.newaxis]
+    days = last_days if frequency.is_at_end else np.minimum(days, last_days)
+    times_of_day = (starts - first_days)[:, np.newaxis]
+    found: Times = months.astype("M8[D]") + days.astype("m8[D]") + times_of_day
+    return found
+
+
+def is_one_step(before: Times, after: Times, frequency: Frequency) -> Times:
+    """Where two moments, datetime64[us] (N) both, lie one step apart, BOOL (N); 31 January and 28 February do."""
+    if frequency.code in SECONDS:
+        is_so: Times = after.view(np.int64) - before.view(np.int64) == frequency.count * SECONDS[frequency.code] * 1_000_000
+        return is_so
+    months, next_months = before.astype("M8[M]"), after.astype("M8[M]")
+    days, next_days = before.astype("M8[D]"), after.astype("M8[D]")
+    is_next_month = (next_months - months).astype(np.int64) == frequency.count * MONTHS[frequency.code]
+    is_same_day = days - months.astype("M8[D]") == next_days - next_months.astype("M8[D]")
+    is_at_end = ((days + 1).astype("M8[M]") > months) | ((next_days + 1).astype("M8[M]") > next_months)
+    same_time: Times = (before - days) == (after - next_days)
+    follows: Times = is_next_month & same_time & (is_same_day | is_at_end)
+    return follows
 
 
 def _add(moment: datetime, frequency: Frequency, steps: int) -> datetime:

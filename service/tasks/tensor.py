@@ -38,6 +38,7 @@ from service.tasks.base import (
 )
 from service.tasks.nested_lists import parse_row
 from service.tasks.refusals import refuse_fields, refuse_missing, refuse_parameters, refuse_type
+from service.tasks.tables import Columns, RowForm, TableOptions
 
 
 class TensorTask(Task):
@@ -90,6 +91,15 @@ class TensorTask(Task):
             for number, index in enumerate(indices):
                 predictions[index] = self.decode({name: array[number] for name, array in output.items()}, lengths[index])
         return predictions
+
+    def open_table(self, options: TableOptions) -> RowForm:
+        """A column of nested lists for each input, and one for each output."""
+        return RowForm([spec.name for spec in self.inputs], options, self.run_steps, self._write_columns)
+
+    def _write_columns(self, predictions: Sequence[Prediction]) -> Columns:
+        names = [spec.name for spec in self.outputs]
+        rows = predictions if len(names) != 1 else [{names[0]: prediction} for prediction in predictions]
+        return {name: [_to_lists(row[name]) for row in rows] for name in names}
 
     def prepare(self, outputs: Tensors) -> Tensors:
         """The outputs of a prediction, without the states."""
@@ -173,6 +183,11 @@ def _to_json(values: Any) -> Prediction:
     if values.dtype.kind not in "fiub" or (values.ndim == 0 and values.dtype.kind != "f"):
         return values.tolist()  # a number too: not every scalar of numpy can be written
     return np.ascontiguousarray(values) if values.ndim else values
+
+
+def _to_lists(value: Any) -> Any:
+    """What `_to_json` gave, without arrays."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _estimate_size(value: object) -> int:

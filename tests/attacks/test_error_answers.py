@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import re
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from tests.folders import (
     write_text_folder,
 )
 from tests.serving import ROOT, ServerProcess, server_process
+from tests.streams import cells, write_text_stream
 
 LIBRARIES = [
     "fastapi",
@@ -43,11 +45,12 @@ LIBRARIES = [
     "tokenizers",
     "uvicorn",
     "uvloop",
+    "websockets",
 ]
 STACK = re.compile(r'Traceback|File "|line \d+, in|\.py\b|\.cc?\b|\.pyx\b|0x[0-9a-f]{6}')
 # A path has two parts at least; those of our own routes are written in full in the table of errors and in the requests here.
 PATH = re.compile(r"(?<![\w.:/])(?:/[\w.-]+){2,}")
-OWN_PATHS = ("/docs/errors", "/no/such/path", "/predict/forecast")
+OWN_PATHS = ("/docs/errors", "/no/such/path", "/predict/forecast", "/predict/ws")
 TOO_LARGE = 1e6
 """Beyond it the graph of `fails` looks for a row that its table does not have."""
 BUG = "instances of a bug"
@@ -69,10 +72,11 @@ sys.exit(main([]))
 
 
 class Given(NamedTuple):
-    """The server to provoke, a second one that gives requests no time, and what opens them."""
+    """The server to provoke, a second one that gives requests no time, a third one whose store is not there, and their keys."""
 
     server: ServerProcess
     hurried: ServerProcess
+    storeless: ServerProcess
     keys: dict[str, str]
 
     def post(self, body: Any = None, *, key: str = "predict", path: str = "/predict", **options: Any) -> httpx.Response:
@@ -115,6 +119,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Given]:
     write_text_folder(models)
     write_failing_folder(models)
     edit_manifest(write_text_folder(models, "broken"), lambda manifest: manifest.update(task="guess"))
+    write_second_version(write_text_stream(models, cells("lstm")))
+    streams = tmp_path_factory.mktemp("streams")
+    write_text_stream(streams, cells("lstm"))
     scopes: dict[str, list[str]] = {"predict": ["predict"], "admin": ["admin"], "slow": ["predict"]}
     keys = {name: new_key() for name in scopes}
     keys_file = tmp_path_factory.mktemp("keys") / "keys.toml"
@@ -143,9 +150,38 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Given]:
             SLUICE_MODEL_CONTROL="explicit",
             SLUICE_LOAD_MODELS="*",
         ) as hurried,
+        server_process(
+            streams,
+            SLUICE_API_KEYS_FILE=str(keys_file),
+            SLUICE_SEQUENCE_STORE=f"redis://user:password@127.0.0.1:{closed_port()}/0",
+        ) as storeless,
     ):
-        yield Given(server, hurried, keys)
+        yield Given(server, hurried, storeless, keys)
         assert "RuntimeError" in server.log, "the log says what the answer does not"
+
+
+def write_second_version(folder: Path) -> None:
+    """A version 2 beside version 1, with the same graph."""
+    shutil.copytree(folder, folder.with_name("2"))
+    edit_manifest(folder.with_name("2"), lambda manifest: manifest.update(version="2"))
+
+
+def closed_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def step(given: Given, version: str | None = None, **parameters: Any) -> httpx.Response:
+    body = {"model": "toy-chat", "version": version, "instances": ["good"], "parameters": {"sequence_id": "a", **parameters}}
+    return given.post(body)
+
+
+def change_graph(given: Given) -> httpx.Response:
+    """A step of a sequence that another version began."""
+    assert step(given, "1", sequence_start=True).status_code == 200
+    return step(given, "2")
 
 
 def overload(given: Given) -> httpx.Response:
@@ -171,35 +207,37 @@ def begin_slowly(given: Given) -> httpx.Response:
 
 
 FORECAST: dict[str, Any] = {"model": "toy-forecast", "instances": [{"history": [1, 2, 3]}]}
-# Those of kept sequences need a Redis that goes, or a graph that changes: tests/contract/test_sequences.py has both.
-ELSEWHERE = {"sequence_not_found", "sequence_conflict", "store_unavailable"}
 PROVOCATIONS: dict[str, Callable[[Given], httpx.Response]] = {
     "malformed_request": lambda given: given.post(b'{"instances": [}'),
     "unauthorized": lambda given: CLIENT.get(given.server.url + "/models"),
     "forbidden": lambda given: given.post(FORECAST, key="admin"),
     "model_not_found": lambda given: given.post(FORECAST | {"model": "../../etc/passwd"}),
+    "sequence_not_found": lambda given: step(given),
     "not_found": lambda given: given.post({}, path="/no/such/path"),
     "method_not_allowed": lambda given: CLIENT.put(given.server.url + "/predict", headers={"x-api-key": given.keys["predict"]}),
     "request_timeout": lambda given: begin_slowly(given),
     "ambiguous_model": lambda given: given.post({"instances": [{"history": [1, 2, 3]}]}, path="/predict/forecast"),
     "load_failed": lambda given: given._replace(server=given.hurried).post({}, key="admin", path="/models/broken/load"),
+    "sequence_conflict": change_graph,
     "payload_too_large": lambda given: given.post(b" " * 50_001),
     "url_too_long": lambda given: given.post({}, path="/" + "a" * 10_000),
     "unsupported_media_type": lambda given: given.post(FORECAST, headers={"content-type": "text/plain"}),
     "invalid_input": lambda given: given.post(FORECAST | {"instances": [{"history": ["/etc"]}]}),
     "invalid_state": lambda given: given.post(FORECAST | {"instances": [{"history": [1, 2, 3], "state": "/etc"}]}),
+    "upgrade_required": lambda given: CLIENT.get(given.server.url + "/predict/ws", headers={"x-api-key": given.keys["predict"]}),
     "rate_limited": lambda given: [given.post(FORECAST, key="slow") for _ in range(2)][1],
     "head_too_large": lambda given: given.post(FORECAST, headers={"x-large": "a" * 70_000}),
     "inference_failed": lambda given: given.post({"model": "fails", "instances": [{"x": [2 * TOO_LARGE]}]}),
     "internal_error": lambda given: given.post({"model": BUG, "instances": [1]}),
     "model_not_ready": lambda given: given.post({"model": "broken", "instances": ["a"]}),
     "overloaded": overload,
+    "store_unavailable": lambda given: step(given._replace(server=given.storeless), sequence_start=True),
     "deadline_exceeded": lambda given: given._replace(server=given.hurried).post(FORECAST),
 }
 
 
 def test_every_error_of_the_table_is_provoked_here() -> None:
-    assert list(PROVOCATIONS) == [row.error.code for row in TABLE if row.error.code not in ELSEWHERE]
+    assert list(PROVOCATIONS) == [row.error.code for row in TABLE]
 
 
 @pytest.mark.parametrize("code", PROVOCATIONS)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.folders import write_forecast_folder
 from tests.serving import PATIENCE_S, ServerProcess, server_process, wait_until
+from tests.streams import cells, write_forecast_stream
 
 PATH = "/predict/forecast"
 BODY = b'{"instances": [{"history": [1, 2, 3]}]}'
@@ -251,16 +252,54 @@ def test_what_is_not_read_counts_as_a_request_and_as_a_connection(
     assert requests() > requests_before
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_server_that_ends_awaits_no_body_longer_than_it_drains(tmp_path: Path, workers: str) -> None:
+@pytest.mark.parametrize(("workers", "fast_path"), [("1", "true"), ("2", "true"), ("1", "false")])
+def test_a_server_that_ends_awaits_no_body_longer_than_it_drains(tmp_path: Path, workers: str, fast_path: str) -> None:
     write_forecast_folder(tmp_path)
     hour = "3600000"
     with server_process(
-        tmp_path, SLUICE_WORKERS=workers, SLUICE_BODY_TIMEOUT_MS=hour, SLUICE_REQUEST_TIMEOUT_MS=hour, SLUICE_DRAIN_SECONDS="0"
+        tmp_path,
+        SLUICE_WORKERS=workers,
+        SLUICE_FAST_PATH=fast_path,
+        SLUICE_BODY_TIMEOUT_MS=hour,
+        SLUICE_REQUEST_TIMEOUT_MS=hour,
+        SLUICE_DRAIN_SECONDS="0",
     ) as server:
         found = urlsplit(server.url)
         with socket.create_connection((found.hostname, found.port), PATIENCE_S) as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
             assert httpx.get(server.url + "/health/live").status_code == 200
             assert server.end() == 0
-            assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+            head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 "), "the client was not slow: another server may take its request"
+    assert {b"retry-after: 1", b"connection: close"} <= set(head.lower().splitlines())
+    assert json.loads(body)["code"] == "overloaded"
+
+
+def test_streams_that_do_not_end_leave_connections_to_others(tmp_path: Path) -> None:
+    write_forecast_stream(tmp_path, cells("lstm"))
+    head = b"POST /predict/stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    first_line = b'{"model": "toy-sensor"}\n'
+    begin = head + b"%x\r\n%s\r\n" % (len(first_line), first_line)
+    with server_process(tmp_path, SLUICE_MAX_CONNECTIONS="20") as server:
+        with connections(server, 19) as held:
+            for stream in held[:10]:
+                stream.sendall(begin)
+                assert stream.recv(100).startswith(b"HTTP/1.1 200 ")
+            for stream in held[10:]:
+                stream.sendall(begin)
+                answer = b""
+                while not answer.endswith(b"}"):
+                    part = stream.recv(1 << 16)
+                    assert part, answer
+                    answer += part
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"retry-after: 1" in answer
+                assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"] == "there are too many streams"
+            assert httpx.get(server.url + "/health/live").status_code == 200
+
+        def is_streamed() -> bool:
+            with connect(server) as stream:
+                stream.sendall(begin + b"0\r\n\r\n")
+                return stream.recv(100).startswith(b"HTTP/1.1 200 ")
+
+        wait_until(is_streamed, "streams whose clients have gone make room")

@@ -6,7 +6,7 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -14,6 +14,7 @@ from service.models.folder import ModelOptions
 from service.models.loading import check_folder, load_model
 from service.sequences.state import SequenceState
 from service.wire import read, write
+from training.export.publish import card_of
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = sorted(path for path in (ROOT / "models").glob("*/*") if path.is_dir())
@@ -39,6 +40,11 @@ def test_a_bundled_folder_is_small(folder: Path) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) <= MAX_BYTES
 
 
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
+def test_the_card_of_a_bundled_folder_is_that_of_its_manifest(folder: Path) -> None:
+    assert (folder / "README.md").read_text(encoding="utf-8") == card_of(folder), "run `sluice card models`"
+
+
 def test_a_bundled_int8_graph_is_inside_its_bounds() -> None:
     (fp32, int8) = manifest("sentiment-en")["graphs"]
     assert {loss["measure"] for loss in int8["loss"]} == {"imdb_accuracy", "sst2_accuracy"}
@@ -54,6 +60,16 @@ def test_the_forecaster_reads_two_weeks_and_beats_its_baselines() -> None:
     assert training["metrics"]["owa"] <= 0.44
     assert len(training["baselines"]) >= 2
     assert all(training["metrics"]["owa"] < baseline["owa"] for baseline in training["baselines"].values())
+
+
+@pytest.mark.parametrize("name", ["forecast-monthly", "forecast-quarterly"])
+def test_the_forecasters_of_m3_and_tourism_beat_their_baselines_on_both_with_bands_that_hold(name: str) -> None:
+    training = manifest(name)["training"]
+    metrics = training["metrics"]
+    assert manifest(name)["forecast"]["points"] == ["median", "mape"]
+    assert 0.74 <= metrics["coverage_80"] <= 0.86
+    for baseline in training["baselines"].values():
+        assert all(metrics[measure] < baseline[measure] for measure in ("mase", "m3_smape", "tourism_mape"))
 
 
 def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:
@@ -90,6 +106,32 @@ async def test_the_sensor_in_pieces_answers_as_the_whole_and_marks_what_is_odd_a
     assert [score is None for score in scores] == [step == 200 for step in range(400)]
     assert scores[390] == 10
     assert [score or 0.0 for score in scores] == pytest.approx([score or 0.0 for score in whole["anomaly"]], abs=1e-5)
+
+
+def test_the_sentiment_of_pieces_is_learned_and_stays_close_to_that_of_whole_texts() -> None:
+    training = manifest("sentiment-stream")["training"]
+    assert training["metrics"]["imdb_accuracy"] >= 0.86
+    assert training["metrics"]["sst2_accuracy"] >= 0.82
+    fp32, int8 = manifest("sentiment-stream")["graphs"]
+    for loss in int8["loss"]:
+        assert fp32["score"][loss["measure"]] - int8["score"][loss["measure"]] <= loss["bound"] <= 0.005
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+async def test_the_sentiment_of_a_text_in_pieces_is_that_of_the_text_so_far(precision: Literal["fp32", "int8"]) -> None:
+    options = ModelOptions(measure_s=0.0, precision=precision)
+    model = await load_model(ROOT / "models" / "sentiment-stream" / "1", options)
+    pieces = ["The first hour is dull,", "badly acted and far too long.", "But then it turns into a wonderful,", "moving film!"]
+    state: SequenceState | None = None
+    scores = []
+    for end, piece in enumerate(pieces, 1):
+        (answer,), (state,) = await model.advance([piece], [state])
+        (whole,) = await model.predict([" ".join(pieces[:end])])
+        scores.append(read(write(answer))["probabilities"]["positive"])
+        assert scores[-1] == pytest.approx(read(write(whole))["probabilities"]["positive"], abs=2e-6)
+    await model.stop()
+    assert max(scores[:2]) < 0.3
+    assert scores[3] > 2 * scores[1], "what comes later is heard"
 
 
 def test_the_chinese_model_beats_its_baselines_on_texts_that_training_never_saw() -> None:

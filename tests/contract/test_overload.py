@@ -14,7 +14,7 @@ import pytest
 from tests.serving import ROOT, server_process
 
 TEXT = "The film was slow but quiet and moving, and nobody expected how it would end. " * 20
-NUM_CLIENTS, NUM_REQUESTS = 150, 8
+NUM_CLIENTS, NUM_REQUESTS = 150, 3
 
 
 async def overload(url: str, **headers: str) -> list[httpx.Response]:

@@ -22,7 +22,7 @@ VERTEX = "/v1/endpoints/7:predict"
 HISTORY = [1.0, 2.0, 3.0, 2.5, 4.0]
 TOO_LOW = -2000.0
 """A value that `nan` makes no number of."""
-NUM_CLIENTS, NUM_REQUESTS = 150, 8
+NUM_CLIENTS, NUM_REQUESTS = 150, 3
 
 
 class Api(NamedTuple):

@@ -19,7 +19,7 @@ def test_every_bundled_recipe_is_in_the_table(name: str) -> None:
     assert f"| `{name}` |" in PAGE
 
 
-@pytest.mark.parametrize("name", ["train", "init", "summary", "compare", "data fetch", "quantize"])
+@pytest.mark.parametrize("name", ["train", "init", "summary", "compare", "tune", "data fetch", "quantize"])
 def test_the_commands_of_the_page_exist(name: str) -> None:
     assert COMMANDS[name].name in {command.name for command in app.registered_commands}
     assert f"sluice {name}" in PAGE

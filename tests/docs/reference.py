@@ -50,6 +50,10 @@ SERVICE_OPTIONS: Mapping[str, str] = {
     "serve": "Takes every [setting](settings.md) as an option, `SLUICE_MAX_BATCH_SIZE` as `--max-batch-size`.",
     "check": "`sluice check FOLDER`: `models/<name>/<version>`, `models/<name>` for all its versions, or `models` for all. "
     "Exit status 1 if there are findings.",
+    "score": "`sluice score MODEL INPUT OUTPUT`, with `--column COLUMN=NAME` for a column that the file calls otherwise, "
+    "`--parameter NAME=VALUE` for the parameters of requests, `--keep NAME` for a column to copy, `--max-rejected N` "
+    "(any number), `--overwrite`, and the settings `--models`, `--device`, `--num-threads` and `--precision`. "
+    "[How to score files](../how-to/score-files.md). Exit status 1 where nothing could be scored, or the file not to its end.",
     "key": "`sluice key NAME`, with `--scope predict`, `--scope admin` or both (`predict`), `--model NAME` for each model that "
     "it may use (all), `--expires DATE` (never) and `--rate-limit RATE` (that of the server). The key goes to the terminal, its "
     "entry for the [keys file](../how-to/access.md#api-keys) to standard output.",

@@ -17,6 +17,8 @@ import pytest
 
 from tests.folders import write_text_folder
 from tests.serving import PATIENCE_S, server_process, wait_until
+from tests.websockets import open_websocket, receive_rest
+from tests.websockets import send as send_messages
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "nginx.md"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -110,6 +112,18 @@ def test_what_clients_may_see_is_passed_on(proxy: Proxy, path: str) -> None:
 @pytest.mark.parametrize("path", ["/metrics", "/", "/anything"])
 def test_what_is_for_the_inside_is_not(proxy: Proxy, path: str) -> None:
     assert send(proxy, "GET", path).status_code == 404
+
+
+def test_a_websocket_comes_through_tls(proxy: Proxy) -> None:
+    context = ssl.create_default_context(cafile=str(proxy.certificate))
+    with (
+        socket.create_connection(("127.0.0.1", proxy.port), PATIENCE_S) as connection,
+        open_websocket(f"https://{HOST}", sock=connection, ssl=context, origin=f"https://{HOST}") as websocket,
+    ):
+        send_messages(websocket, {"model": "toy-sentiment"})
+        messages, code = receive_rest(websocket)
+    assert [(field, content["code"]) for field, content in messages] == [("error", "invalid_state")]
+    assert code == 1008
 
 
 def test_errors_keep_their_bodies(proxy: Proxy) -> None:

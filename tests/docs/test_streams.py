@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ import pytest
 
 from tests.browser import IS_THERE, open_browser
 from tests.serving import server_process, wait_until
-from tests.streams import cells, write_forecast_stream, write_text_stream
 
-PAGE = (Path(__file__).parents[2] / "docs" / "streams.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "streams.md").read_text(encoding="utf-8")
 MAX_LINES = 14
 
 
@@ -56,11 +57,10 @@ class SilentHandler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def url(pages: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    models = tmp_path_factory.mktemp("models")
-    write_forecast_stream(models, cells("lstm"), name="sensor-stream")
-    write_text_stream(models, cells("lstm"), name="sentiment-stream")
-    with server_process(models, SLUICE_CORS_ORIGINS=pages[1]) as server:
+def url(pages: tuple[Path, str]) -> Iterator[str]:
+    """A server with the bundled models that the examples name."""
+    models = os.pathsep.join(str(ROOT / "models" / name) for name in ("sensor-stream", "sentiment-stream"))
+    with server_process(Path(models), SLUICE_CORS_ORIGINS=pages[1]) as server:
         yield server.url
 
 
@@ -87,10 +87,29 @@ def test_a_page_shows_each_forecast_as_it_comes(url: str, pages: tuple[Path, str
     assert last["forecast"] == answer.json()["predictions"][0]["forecast"]
 
 
+@pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed")
+def test_a_page_sends_each_reading_over_a_websocket_and_shows_its_forecast(url: str, pages: tuple[Path, str]) -> None:
+    folder, origin = pages
+    page = block("html", "websocket").replace("ws://localhost:8000", url.replace("http", "ws", 1))
+    (folder / "websocket.html").write_text(page, encoding="utf-8")
+    with open_browser() as browser:
+        browser.open(f"{origin}/websocket.html")
+        wait_until(lambda: '{"end":' in browser.texts("#out")[0], "the sequence has ended")
+        (text,) = browser.texts("#out")
+    readings = [20.1, 20.4, 20.9, 21.5, 21.2]
+    *messages, end = map(json.loads, text.splitlines())
+    answer = httpx.post(f"{url}/predict/forecast", json={"instances": [{"history": readings, "state": None}]}, trust_env=False)
+    (last,) = answer.json()["predictions"]
+    assert len(messages) == len(readings)
+    assert messages[-1]["prediction"]["forecast"] == last["forecast"]
+    assert end == {"end": {"state": last["state"]}}
+
+
 def test_a_chat_gets_with_each_message_the_label_of_all_its_messages(url: str) -> None:
-    messages = ["good film", "bad plot", "bad"]
+    messages = ["I loved the first act.", "Then it got boring, slow and badly acted.", "A terrible, stupid ending."]
     labels = list(example("chat")["moods"](messages, "chat-1", url))
     instances = [" ".join(messages[: end + 1]) for end in range(len(messages))]
     answer = httpx.post(f"{url}/predict", json={"model": "sentiment-stream", "instances": instances}, trust_env=False)
     assert labels == [each["label"] for each in answer.json()["predictions"]]
+    assert (labels[0], labels[-1]) == ("positive", "negative")
     assert httpx.get(f"{url}/sequences/chat-1", trust_env=False).status_code == 404

@@ -153,6 +153,30 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
     assert f":{port}: Address already in use; SLUICE_PORT chooses another port" in caught.value.message
 
 
+def test_score_says_what_became_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_text_folder(tmp_path / "models")
+    (tmp_path / "in.csv").write_text("review,id\ngood film,7\n,8\n")
+    output = tmp_path / "out.csv"
+    args = ["score", "toy-sentiment", str(tmp_path / "in.csv"), str(output), "--column", "text=review", "--keep", "id"]
+    args += ["--models", str(tmp_path / "models"), "--device", "cpu", "--num-threads", "1"]
+    assert main(args) == 0
+    assert "1 scored, 1 rejected" in capsys.readouterr().out
+    header, line = output.read_text().splitlines()
+    assert header.replace('"', "") == "row,id,label,score,p(negative),p(positive),truncated"
+    assert line.startswith('0,"7","')
+    assert main(args) == 1
+    assert "is there already; --overwrite replaces it" in capsys.readouterr().err
+    assert main([*args, "--overwrite", "--max-rejected", "0"]) == 1
+    assert "more than 0 were rejected: expected a string, got null" in capsys.readouterr().err
+    (tmp_path / "in.csv").write_text("review,id\n,8\n")
+    assert main([*args, "--overwrite"]) == 1
+    assert "0 scored, 1 rejected" in capsys.readouterr().out
+    assert not output.exists()
+    assert main([*args, "--parameter", "horizon=3", "--overwrite"]) == 1
+    assert main([*args, "--column", "text"]) == 3
+    assert "expected NAME=VALUE" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("num_workers", ["1", "2"])
 def test_a_gpu_that_is_demanded_and_absent_ends_the_start(models: Path, num_workers: str) -> None:
     import onnxruntime

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.wire import VALUES_PER_PART, is_plain, read, write, write_parts
+from service.wire import VALUES_PER_PART, is_plain, read, write, write_indented, write_parts
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -22,6 +22,13 @@ VALUES = st.recursive(
 def test_what_is_written_is_read_again(value: object) -> None:
     assert read(write(value)) == value
     assert json.loads(write(value)) == value
+    assert json.loads(write_indented(value)) == value
+
+
+def test_what_is_indented_is_json_whatever_a_manifest_holds() -> None:
+    assert write_indented({"a": [1]}) == b'{\n  "a": [\n    1\n  ]\n}\n'
+    assert json.loads(write_indented({"large": 10**30, "no number": None})) == {"large": 10**30, "no number": None}
+    assert json.loads(write_indented([math.nan, math.inf, np.float64(0.5)])) == [None, None, 0.5]
 
 
 @pytest.mark.parametrize("text", [b"", b"[1,", b"NaN", b"[Infinity]", b"1e999", b"[-1e400]", b"'a'", b"\xff", b"[" * 100_000])

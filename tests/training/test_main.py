@@ -190,6 +190,53 @@ def test_a_run_is_resumed_only_by_the_recipe_that_began_it(workplace: Path) -> N
     assert "the recipe has changed since that run: fit.batch_size, seed" in words(result)
 
 
+def test_a_published_folder_trains_again_to_the_same_graph_by_the_command_of_its_card(workplace: Path) -> None:
+    train(workplace, "toy.toml", "--set", "fit.epochs=2")
+    folder = workplace / "models" / "toy" / "1"
+    assert "sluice train models/toy/1 --models again" in (folder / "README.md").read_text(encoding="utf-8")
+    result = train(workplace, "models/toy/1", runs="again")
+    assert result.exit_code == 0, result.output
+    assert (folder.parent / "2" / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+    changed = train(workplace, "models/toy/1", "--set", "fit.epoch=1", runs="again")
+    assert 'did you mean "epochs"?' in words(changed)
+
+
+def test_a_model_behind_its_naive_baseline_is_published_with_a_warning_and_refused_on_request(workplace: Path) -> None:
+    poor = ["--set", "fit.epochs=1", "--set", "fit.learning_rate=1e-9"]
+    warned = train(workplace, "toy.toml", *poor)
+    assert warned.exit_code == 0, warned.output
+    assert "warning it is no better than seasonal_naive by mase on the test part" in words(warned)
+    refused = train(workplace, "toy.toml", *poor, "--require-better-than", "naive")
+    assert refused.exit_code == 1
+    assert "not published: it is no better than seasonal_naive by mase" in words(refused)
+    assert "theta" in words(refused)  # the scores are shown all the same
+    assert [path.name for path in (workplace / "models" / "toy").iterdir()] == ["1"]
+
+
+def test_a_model_that_beats_what_it_has_to_is_published(workplace: Path) -> None:
+    good = ["--set", "fit.epochs=12", "--set", "fit.learning_rate=0.03", "--set", "evaluate.baselines=['last_value']"]
+    result = train(workplace, "toy.toml", *good, "--require-better-than", "last_value")
+    assert result.exit_code == 0, result.output
+    assert "warning" not in result.output
+    unknown = train(workplace, "toy.toml", *good, "--require-better-than", "theta")
+    assert unknown.exit_code == 1
+    assert "scores no such baseline; evaluate.baselines has last_value" in words(unknown)
+
+
+def test_cards_are_written_again_and_checked(workplace: Path) -> None:
+    train(workplace, "toy.toml", "--set", "fit.epochs=1")
+    models, card = str(workplace / "models"), workplace / "models" / "toy" / "1" / "README.md"
+    assert CliRunner().invoke(app, ["card", models, "--check"]).exit_code == 0
+    written = card.read_bytes()
+    card.write_text("by hand")
+    stale = CliRunner().invoke(app, ["card", models, "--check"])
+    assert stale.exit_code == 1
+    assert "not current" in words(stale)
+    assert CliRunner().invoke(app, ["card", models]).exit_code == 0
+    assert card.read_bytes() == written
+    assert CliRunner().invoke(app, ["card", str(workplace / "runs")]).exit_code == 1
+
+
 @pytest.mark.parametrize("change", ["data.train.0.path=gone.csv", "layers.1.units=7"])
 def test_a_run_that_fails_before_it_fits_leaves_the_older_run_to_be_resumed(workplace: Path, change: str) -> None:
     train(workplace, "toy.toml", "--set", "fit.epochs=1")
@@ -299,6 +346,44 @@ def test_fetch_names_what_is_missing(arguments: list[str], message: str) -> None
     result = CliRunner(env={"SLUICE_DATA": None}).invoke(app, arguments)
     assert result.exit_code == 1
     assert message in words(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["imbd"], 'no benchmark "imbd"; there are m3'),
+        (["sst2", "--url", "localhost:8000"], "sst2: not scored: --url: expected http://HOST:PORT, got 'localhost:8000'"),
+        (["imdb"], "imdb: not scored: no file imdb/imdb_test.parquet (nor .xz, .gz) here, and $SLUICE_DATA is not set"),
+        (["imdb"], "Fetch it: sluice data fetch imdb"),
+        (["sst2", "--data", "data"], "data/sst2/test.txt: is not the content that the recipe names: expected sha256 6a80"),
+    ],
+)
+def test_evaluate_says_what_it_could_not_read_and_fails(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "sst2").mkdir(parents=True)
+    (tmp_path / "data" / "sst2" / "test.txt").write_text("1 another content\n")
+    result = CliRunner(env={"SLUICE_DATA": None}).invoke(app, ["evaluate", *arguments])
+    assert result.exit_code == 1
+    assert message in words(result)
+
+
+def test_options_are_searched_by_the_command_and_the_next_one_is_printed(tmp_path: Path) -> None:
+    search = ["--option", "fit.learning_rate=1e-3..2e-3", "--trials", "2", "--set", "fit.epochs=1", "--runs", str(tmp_path)]
+    result = CliRunner().invoke(app, ["tune", "feature-vectors", *search], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "sluice train feature-vectors --set fit.epochs=1 --set fit.learning_rate=0.001" in words(result)
+    assert len(json.loads((tmp_path / "feature-vectors" / "tune" / "tune.json").read_text())["trials"]) == 2
+
+
+def test_a_search_without_its_library_names_what_to_install() -> None:
+    script = "import runpy, sys; sys.modules['optuna'] = None\n"
+    script += "sys.argv = ['training', 'tune', 'feature-vectors', '--option', 'fit.epochs=1..3']\n"
+    script += "runpy.run_module('training', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert "needs more than the service does: pip install 'sluice-serving[cpu,train,tune]' (" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_the_passengers_beat_the_season_before(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,14 @@ import polars as pl
 
 from training.data.columns import expect_columns, expect_rows
 from training.data.sources import Content, DataError, read_table, with_location
+from training.data.times import TimeError, Times, count_steps, find_step_back, read_times
 from training.recipe import ForecastSettings, SeriesData, SeriesSource
 
 Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
+MOST_FILLED = 10
+"""Missing steps that are filled, for each row at most: one wrong year would else make a file of millions."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,9 @@ class Series:
     num_interpolated: int = 0
     num_left_out: int = 0
     contents: tuple[Content, ...] = ()
-    times: npt.NDArray[np.datetime64] | None = None  # of the steps, where there is one series and a column of dates
+    times: Times | None = None  # of the steps, where there is one series and a column of dates
+    num_missing: int = 0  # steps of the calendar without a row, which were filled or are left out
+    first_missing: str = ""  # where the first of them is
     test_lengths: tuple[int, ...] = ()
     min_future: int | None = None
     learns_validation: bool = False  # whether windows of the training part reach to the end of the validation part
@@ -102,28 +108,32 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
     parts: dict[str, list[Array]] = {}
     features: tuple[str, ...] = ()
     num_interpolated = 0
+    num_missing, first_missing = 0, ""
     test_lengths: dict[str, int] = {}
-    dates: list[pl.Series] = []
+    times: dict[str, list[_AnyTimes | None]] = {}
     excluded = {key for source in data.train for key in source.exclude}
     sets: dict[str, str] = {}
     for role, sources in (("train", data.train), ("test", data.test)):
         for number, source in enumerate(sources):
             with with_location("data", role, number):
                 table, name = read_table(source, folder, contents)
-                found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name)
+                found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name, data.missing_steps)
             if features and columns != features:
                 raise DataError(
                     f"{name}: has the features {list(columns)}, the other files {list(features)}", location=("data", role, number)
                 )
             features = columns
-            if source.time in table.columns and len(found) == 1:
-                dates.append(table[source.time].head(data.rows or table.height))
             for key in excluded & found.keys():
                 del found[key]
-            for key, values in found.items():
+            for key, rows in found.items():
                 sets.setdefault(key, source.name)
-                filled, missing = interpolate(values)
+                filled, missing = interpolate(rows.values)
                 num_interpolated += missing
+                num_missing += rows.num_missing
+                first_missing = first_missing or rows.first_missing
+                with with_location("data", role, number):
+                    _expect_later(times.get(key, []), rows.times, f'{name}: series "{key}"')
+                times.setdefault(key, []).append(rows.times)
                 if role == "test":
                     if key not in parts:
                         raise DataError(f'{name}: series "{key}" is not in the training files', location=("data", role, number))
@@ -175,12 +185,22 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
         num_interpolated=num_interpolated,
         num_left_out=len(whole) - len(long_enough),
         contents=tuple(contents),
-        times=_dates(dates, len(next(iter(long_enough.values())))) if len(whole) == 1 else None,
+        times=_dates(next(iter(times.values()))) if len(whole) == 1 else None,
+        num_missing=num_missing,
+        first_missing=first_missing,
         test_lengths=tuple(test_lengths[key] for key in long_enough) if len(set(test_lengths.values())) > 1 else (),
         min_future=data.min_future,
         learns_validation=data.train_on_validation,
         sets=tuple(sets[key] for key in long_enough) if any(sets.values()) else (),
     )
+
+
+def describe_calendar(series: Series, missing_steps: str) -> list[str]:
+    """What a run prints of steps that have no row; nothing where each has one."""
+    if not series.num_missing:
+        return []
+    how = "were filled" if missing_steps == "fill" else 'are left out (data.missing_steps = "fill" fills them)'
+    return [f"{series.num_missing:,} steps of the calendar have no row and {how}: {series.first_missing}"]
 
 
 def interpolate(values: Array) -> tuple[Array, int]:
@@ -332,20 +352,40 @@ def _gather(series: Series, flat: Float32, origins: Int64, lengths: Int64, ends:
     return Windows(history, lengths.astype(np.int64), future)
 
 
-def _dates(columns: Sequence[pl.Series], num_steps: int) -> npt.NDArray[np.datetime64] | None:
-    """The columns as one array of times; None if they are none, or not of every step."""
-    if sum(map(len, columns)) != num_steps:
-        return None
-    texts = pl.concat([column.cast(pl.String) for column in columns])
-    try:
-        times = texts.str.to_datetime(strict=False, time_unit="us") if len(texts) else texts
-    except pl.exceptions.ComputeError:  # not one of them looks like a date
-        return None
-    return None if times.null_count() else times.to_numpy()
+_AnyTimes = Times | npt.NDArray[np.float64]
 
 
-def _arrays(table: pl.DataFrame, source: SeriesSource, name: str) -> tuple[dict[str, Array], tuple[str, ...]]:
-    """Each series of a table as an array (time, features), and the features' names."""
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of one series in one file, in their order, and the steps of its calendar that have none."""
+
+    values: Array  # (time, features), NaN where a value is missing
+    times: _AnyTimes | None = None
+    num_missing: int = 0
+    first_missing: str = ""
+
+
+def _dates(parts: Sequence[_AnyTimes | None]) -> Times | None:
+    """The times of a series' files as one array; None if they are no dates, or not of every step."""
+    if any(part is None or not np.issubdtype(part.dtype, np.datetime64) or np.isnan(part).any() for part in parts):
+        return None
+    times: Times = np.concatenate([part for part in parts if part is not None])
+    return times
+
+
+def _expect_later(before: Sequence[_AnyTimes | None], times: _AnyTimes | None, name: str) -> None:
+    """Raise DataError where a file of a series begins before the end of the one that it continues."""
+    last = before[-1] if before else None
+    if last is None or times is None or last.dtype != times.dtype or not len(last) or not len(times):
+        return
+    begin: Any = np.nanmin(times)
+    end: Any = np.nanmax(last)
+    if end > begin:
+        raise DataError(f"{name}: begins at {_show(begin)}, the file before it ends at {_show(end)}")
+
+
+def _arrays(table: pl.DataFrame, source: SeriesSource, name: str, missing_steps: str) -> tuple[dict[str, _Rows], tuple[str, ...]]:
+    """Each series of a table, and the features' names."""
     expect_rows(table, name)
     kind = source.format if source.format != "auto" else _guess(table, source)
     if kind == "wide":
@@ -355,7 +395,7 @@ def _arrays(table: pl.DataFrame, source: SeriesSource, name: str) -> tuple[dict[
             present = np.flatnonzero(np.isfinite(row))
             if len(present) == 0:
                 raise DataError(f'{name}: series "{key}" has no values')
-            rows[key] = row[: present[-1] + 1, None]
+            rows[key] = _Rows(row[: present[-1] + 1, None])
         return rows, ("y",)
     if kind == "long":
         columns = source.values or ["y"]
@@ -364,15 +404,97 @@ def _arrays(table: pl.DataFrame, source: SeriesSource, name: str) -> tuple[dict[
         found = {}
         for part in table.partition_by(source.id, maintain_order=True):
             key = str(part[source.id][0])
-            _expect_time_order(part, source, f'{name}: series "{key}"')
-            found[key] = numbers(part.select(columns), name)
+            found[key] = _rows_in_order(part, columns, source, f'{name}: series "{key}"', name, missing_steps)
         return found, tuple(columns)
     columns = source.values or [c for c in table.columns if c != source.time and table[c].dtype.is_numeric()]
     expect_columns(table, columns, name, "values")
     if not columns:
         raise DataError(f"{name}: has no column of numbers; there are {table.columns}")
-    _expect_time_order(table, source, name)
-    return {Path(name).name.split(".")[0]: numbers(table.select(columns), name)}, tuple(columns)
+    return {Path(name).name.split(".")[0]: _rows_in_order(table, columns, source, name, name, missing_steps)}, tuple(columns)
+
+
+def _rows_in_order(
+    table: pl.DataFrame, columns: Sequence[str], source: SeriesSource, place: str, name: str, missing_steps: str
+) -> _Rows:
+    """The rows of one series. Raises DataError: they go back in time, or lack steps of the calendar that may not be missing."""
+    values = numbers(table.select(columns), name)
+    column = _time_column(table, source, name)
+    if column is None:
+        return _Rows(values)
+    where = f'{place}: column "{column}"'
+    try:
+        times = read_times(table[column], source.time_format)
+    except TimeError as exc:
+        hint = 'give the form of its times, as time_format = "%d %B %Y", or time = "" where the rows are in order without one'
+        raise DataError(f"{place}: {exc}; {hint}", option="time_format" if source.time_format else "time") from exc
+    if times is None:
+        return _Rows(values)
+    row = find_step_back(times)
+    if row is not None:
+        texts = table[column]
+        before = next(texts[i] for i in range(row - 1, -1, -1) if texts[i] is not None)
+        hint = "" if source.time == column else f'. If "{column}" is not the time, name the column that is, or give time = ""'
+        message = f"{where} goes back in time, from {before} to {texts[row]}: sort the rows, the oldest first{hint}"
+        raise DataError(message, option="time")
+    calendar = count_steps(times)
+    missing = np.zeros(len(times), np.int64) if calendar is None else calendar.missing
+    total = int(missing.sum())
+    if calendar is None or not total:
+        return _Rows(values, times)
+    row = int(np.flatnonzero(missing)[0])
+    first = f"{place}: {int(missing[row]):,} between {_show(times[row - 1])} and {_show(times[row])}"
+    if missing_steps == "refuse":
+        raise DataError(
+            f"{where}: {total:,} steps of one {calendar.name} are missing; {first}", location=("data", "missing_steps")
+        )
+    if missing_steps == "report":
+        return _Rows(values, times, total, first)
+    if total > MOST_FILLED * len(times):
+        raise DataError(
+            f"{where}: {total:,} steps of one {calendar.name} are missing, more than can be filled between {len(times):,} rows; "
+            f"{first}",
+            location=("data", "missing_steps"),
+        )
+    rows = np.arange(len(times)) + np.cumsum(missing)
+    filled = np.full((len(times) + total, values.shape[1]), np.nan)
+    filled[rows] = values
+    return _Rows(filled, _times_between(times, rows, len(filled)), total, first)
+
+
+def _times_between(times: _AnyTimes, rows: Int64, num_rows: int) -> _AnyTimes:
+    """The times of all rows, where those at `rows` are known: others stand evenly between them."""
+    steps = np.arange(num_rows)
+    start = times[0]
+    passed = np.interp(steps, rows, (times - start).astype(np.float64))
+    if np.issubdtype(times.dtype, np.datetime64):
+        found: _AnyTimes = start + np.rint(passed).astype(np.int64).astype("timedelta64[us]")
+        return found
+    return np.asarray(start + passed)
+
+
+def _time_column(table: pl.DataFrame, source: SeriesSource, name: str) -> str | None:
+    """The column of times: the source's own, or where that is not named the first of dates; None where there is none."""
+    if not source.time:
+        return None
+    if source.time in table.columns or "time" in source.model_fields_set:
+        expect_columns(table, [source.time], name, "time")
+        return source.time
+    for column in table:
+        if column.dtype in (pl.Date, pl.Datetime):
+            return column.name
+        if column.dtype == pl.String:
+            try:
+                if read_times(column) is not None:
+                    return column.name
+            except TimeError:
+                continue
+    return None
+
+
+def _show(time: np.datetime64 | np.float64) -> str:
+    if isinstance(time, np.datetime64):
+        return str(time.astype("datetime64[s]")).replace("T00:00:00", "").replace("T", " ")
+    return f"{time:g}"
 
 
 def _guess(table: pl.DataFrame, source: SeriesSource) -> str:
@@ -380,34 +502,6 @@ def _guess(table: pl.DataFrame, source: SeriesSource) -> str:
         return "long"
     is_wide = not source.values and table.width > 30 and not table.to_series(0).dtype.is_numeric()
     return "wide" if is_wide else "table"
-
-
-def _expect_time_order(table: pl.DataFrame, source: SeriesSource, name: str) -> None:
-    """Raises DataError where the rows go back in time, for they are read as they stand.
-
-    Times that are no number, date or ISO text are not compared; of dates only the day is, as clocks are put back in autumn.
-    """
-    if source.time not in table.columns:
-        if "time" in source.model_fields_set:
-            expect_columns(table, [source.time], name, "time")
-        return
-    times = table[source.time].drop_nulls()
-    if times.dtype.is_temporal():
-        times = times.cast(pl.Date) if times.dtype != pl.Time else times
-    elif times.dtype == pl.String:
-        if not times.str.contains(r"^\d{4}[-/]\d{2}([-/]\d{2}|$)").all():
-            return
-        times = times.str.slice(0, len("2024-01-31"))
-    elif not times.dtype.is_numeric():
-        return
-    is_back = (times < times.shift(1)).fill_null(value=False).arg_true()
-    if len(is_back):
-        row = int(is_back[0])
-        raise DataError(
-            f'{name}: column "{source.time}" goes back in time, from {times[row - 1]} to {times[row]}: '
-            "sort the rows, the oldest first",
-            option="time",
-        )
 
 
 def numbers(table: pl.DataFrame, name: str) -> Array:

@@ -50,14 +50,15 @@ class Service:
 
     def predict(
         self, path: str, instances: Sequence[Any], parameters: Mapping[str, Any], *, model: str = "", batch_size: int = 64
-    ) -> list[Any]:
+    ) -> list[dict[str, Any]]:
         """The predictions of all instances in their order, asked for in requests of `batch_size`.
 
-        Raises NotServed where the service has no model for them, and EvaluationError for any other refusal.
+        Raises NotServed where the service has no model for them, and EvaluationError for any other refusal, and for an answer
+        that holds something else than an object for each instance.
         """
         return [answer for part in _batches(instances, batch_size) for answer in self._predict(path, part, parameters, model)]
 
-    def _predict(self, path: str, instances: Sequence[Any], parameters: Mapping[str, Any], model: str) -> list[Any]:
+    def _predict(self, path: str, instances: Sequence[Any], parameters: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
         body = {"instances": list(instances)} | ({"parameters": dict(parameters)} if parameters else {})
         started = time.perf_counter()
         answer = self._post(path, body | ({"model": model} if model else {}))
@@ -65,6 +66,8 @@ class Service:
         predictions = answer.get("predictions")
         if not isinstance(predictions, list) or len(predictions) != len(instances):
             raise EvaluationError(f"{self.url}{path}: {len(instances)} instances were sent, the answer has other predictions")
+        if not all(isinstance(prediction, dict) for prediction in predictions):
+            raise EvaluationError(f"{self.url}{path}: a prediction is no object")
         self.rows += len(instances)
         self.models[f"{answer.get('model')}/{answer.get('version')}"] = None
         return predictions
@@ -72,7 +75,9 @@ class Service:
     def describe_models(self, task: str) -> list[dict[str, Any]]:
         """What the service says of each of its models of a task."""
         listed = self._send("GET", "/models").get("models")
-        names = [entry.get("name") for entry in listed if entry.get("task") == task] if isinstance(listed, list) else []
+        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+            raise EvaluationError(f"{self.url}/models: expected a list of models, as a Sluice server has one")
+        names = [entry.get("name") for entry in listed if entry.get("task") == task]
         return [self._send("GET", f"/models/{quote(str(name))}") for name in dict.fromkeys(names)]
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:

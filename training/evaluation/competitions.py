@@ -94,7 +94,7 @@ def ask(service: Service, part: Part, histories: Sequence[Floats], horizon: int,
         forecast = _numbers([answer.get("forecast") for answer in predictions], (len(instances), horizon))
         quantiles = None
         if options["quantiles"]:
-            levels = [[answer["quantiles"][f"{level:.12g}"] for level in LEVELS] for answer in predictions]
+            levels = [[_quantile(answer, level) for level in LEVELS] for answer in predictions]
             quantiles = _numbers(levels, (len(instances), len(LEVELS), horizon)).transpose(0, 2, 1)
         return forecast, quantiles, options.get("point", "")
     raise refusal
@@ -191,6 +191,11 @@ def _all(forecast: Callable[[Floats, int, int], Floats], histories: Sequence[Flo
 
 def _flat(parts: Sequence[Floats]) -> Floats:
     return np.concatenate([part.ravel() for part in parts]) if parts else np.array([np.nan])
+
+
+def _quantile(answer: Mapping[str, Any], level: float) -> object:
+    found = answer.get("quantiles")
+    return found.get(f"{level:.12g}") if isinstance(found, dict) else None
 
 
 def _numbers(values: Sequence[Any], shape: tuple[int, ...]) -> Floats:

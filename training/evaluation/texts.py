@@ -68,8 +68,12 @@ def calibration(probabilities: np.ndarray, truth: np.ndarray) -> tuple[float, li
 
 def _find_model(service: Service, language: str) -> str:
     """The one sentiment model for a language. Raises NotServed where there is none, EvaluationError where there are several."""
-    blocks = {str(model.get("name")): model.get("classify") or {} for model in service.describe_models("classify")}
-    names = [name for name, block in blocks.items() if block.get("language") == language and _is_sentiment(block)]
+    blocks = {str(model.get("name")): model.get("classify") for model in service.describe_models("classify")}
+    names = [
+        name
+        for name, block in blocks.items()
+        if isinstance(block, dict) and block.get("language") == language and _is_sentiment(block)
+    ]
     if not names:
         raise NotServed(f"{service.url}: no sentiment model for the language {language!r}")
     if len(names) > 1:
@@ -86,8 +90,9 @@ def _positive(answer: Mapping[str, object]) -> float:
     probabilities = answer.get("probabilities")
     if isinstance(probabilities, dict):
         for name in POSITIVE:
-            if isinstance(probabilities.get(name), float | int):
-                return float(probabilities[name])
+            share = probabilities.get(name)
+            if isinstance(share, float | int) and 0 <= share <= 1:
+                return float(share)
     raise EvaluationError("a prediction has no probability of a positive text")
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from training.errors import TrainingError
+from training.export.model_card import CARD_FILE, render_card
 from training.graph.builder import OPSET
 from training.recipe import Source
 from training.scoring.evaluate import Scores
@@ -143,7 +144,9 @@ def _write(publication: Publication, number: int, folder: Path) -> None:
         (folder / PLOTS).mkdir(exist_ok=True)
         (folder / PLOTS / name).write_bytes(png)
     (folder / "example.json").write_text(_json(_example(publication)), encoding="utf-8")
-    (folder / "manifest.json").write_text(_json(manifest(publication, number)), encoding="utf-8")
+    content = manifest(publication, number)
+    (folder / CARD_FILE).write_text(render_card(content), encoding="utf-8")
+    (folder / "manifest.json").write_text(_json(content), encoding="utf-8")
 
 
 @contextmanager
@@ -185,6 +188,7 @@ def add_graph(folder: Path, file: str, payload: bytes, entry: Mapping[str, Any])
             (aside / file).write_bytes(payload)
             content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             content["graphs"] = [*(graph for graph in content["graphs"] if graph["file"] != file), dict(entry)]
+            (aside / CARD_FILE).write_text(render_card(content), encoding="utf-8")
             (aside / "manifest.json").write_text(_json(content), encoding="utf-8")
             put_in_place(aside, folder)
     except OSError as exc:
@@ -206,6 +210,39 @@ def set_statistics(folder: Path, statistics: Mapping[str, Any]) -> None:
     except OSError as exc:
         aside.unlink(missing_ok=True)
         raise PublishError(f"{folder} cannot be written: {exc.strerror or exc}") from exc
+
+
+def card_of(folder: Path) -> str:
+    """The model card that belongs to a published folder's manifest. Raises PublishError where there is no such manifest."""
+    try:
+        return render_card(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise PublishError(f"{folder}: there is no manifest.json that a card could be written from: {exc!r}") from exc
+
+
+def write_card(folder: Path) -> bool:
+    """Write the card of a published folder, and return whether it changed. Raises PublishError."""
+    card, file = card_of(folder), folder / CARD_FILE
+    try:
+        if file.is_file() and file.read_bytes() == card.encode():
+            return False
+        # Beside its place first: a server that copies the folder meanwhile finds the old card or the new one.
+        aside = file.with_name(f".{CARD_FILE}.new")
+        aside.write_text(card, encoding="utf-8")
+        aside.replace(file)
+    except OSError as exc:
+        raise PublishError(f"{file} cannot be written: {exc.strerror or exc}") from exc
+    return True
+
+
+def version_folders(folder: Path) -> list[Path]:
+    """The version folders of a models folder, of a model's folder, or the one itself. Raises PublishError where there is none."""
+    if (folder / "manifest.json").is_file():
+        return [folder]
+    found = sorted(file.parent for pattern in ("*/manifest.json", "*/*/manifest.json") for file in folder.glob(pattern))
+    if not found:
+        raise PublishError(f"{folder}: there is no model folder, with a manifest.json in it")
+    return found
 
 
 def read_example_instances(folder: Path) -> list[Any]:

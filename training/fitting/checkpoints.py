@@ -53,8 +53,10 @@ def require_same(recipe: Recipe, folder: Path) -> None:
     file = folder / RECIPE_FILE
     if not file.exists():
         return
-    may_differ = {"version", "description", "licence"} | ({"fit.epochs"} if recipe.fit.schedule == "none" else set())
-    after_training = {"evaluate", "quantize", "ngrams", "calibrate"}
+    may_differ = {"version", "description", "licence", "fit.minutes"} | (
+        {"fit.epochs"} if recipe.fit.schedule == "none" else set()
+    )
+    after_training = {"evaluate", "quantize", "ngrams", "calibrate", "tune"}
     old, new = _flat(json.loads(file.read_text(encoding="utf-8"))), _flat(recipe.model_dump(mode="json"))
     differing = sorted(
         key

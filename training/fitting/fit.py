@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ def _make_trainer(settings: Fit, folder: Path, display: _Display, accelerator: s
         accelerator=accelerator,
         devices=1,
         max_epochs=settings.epochs,
+        # Of no time at all not even one batch would come.
+        max_time=None if settings.minutes is None else max(timedelta(minutes=settings.minutes), timedelta.resolution),
         gradient_clip_val=settings.clip_norm or None,
         callbacks=callbacks,
         logger=False,
@@ -188,6 +191,7 @@ class _Loop(lightning.LightningModule):
         self._show = show
         self._state: dict[str, Tensor] = {}  # where a stateful network's next batch starts
         self.sum_of_losses = torch.zeros(())
+        self._num_done = 0  # batches of this epoch
 
     @property
     def kept(self) -> Network:
@@ -209,6 +213,7 @@ class _Loop(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self._seed * 1_000_003 + self.current_epoch)
         self.sum_of_losses = torch.zeros((), device=self.device)
+        self._num_done = 0
         self._state = {}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -220,6 +225,7 @@ class _Loop(lightning.LightningModule):
         self._state = {name: tensor.detach() for name, tensor in prediction.state.items()}
         loss = self._loss(self.network, prediction, batch) + self.network.penalty(prediction)
         self.sum_of_losses += loss.detach()
+        self._num_done += 1
         return loss
 
     def on_train_batch_end(self, *_: object) -> None:
@@ -228,7 +234,7 @@ class _Loop(lightning.LightningModule):
             self.average.update_parameters(self.network)
 
     def on_train_epoch_end(self) -> None:
-        mean_loss = float(self.sum_of_losses) / self._num_batches
+        mean_loss = float(self.sum_of_losses) / max(1, self._num_done)
         if not math.isfinite(mean_loss):
             raise FitError(
                 f"epoch {self.current_epoch + 1}: the loss is {mean_loss}: try a smaller fit.learning_rate or a fit.clip_norm"

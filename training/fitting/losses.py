@@ -131,7 +131,9 @@ def tensor_loss(name: Loss) -> LossFunction:
         values, answers = prediction.values, batch["answers"]
         match name:
             case "binary_crossentropy":
-                return functional.binary_cross_entropy(values[:, 0].clamp(EPSILON, 1 - EPSILON), answers.to(values.dtype))
+                # Not torch's own, which raises an error of its own for a probability that is NaN.
+                share = values[:, 0].clamp(EPSILON, 1 - EPSILON)
+                return -torch.where(answers > 0, share.log(), torch.log1p(-share)).mean()
             case "categorical_crossentropy":
                 return functional.nll_loss(values.clamp(EPSILON, 1 - EPSILON).log(), answers)
             case "mae":

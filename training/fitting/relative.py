@@ -6,13 +6,18 @@ from torch import Tensor
 
 TINY = 1e-12
 """Keeps quotients finite where a value and its forecast are both zero."""
-LARGEST = 2.0
-"""Of a percentage error, as of a symmetric one: one value near zero would else decide what a whole batch teaches."""
+LARGEST = 10.0
+"""Of a percentage error: one value near zero would else decide what a whole batch teaches. Beyond it nothing is learned, so it
+lies above the errors of forecasts that are far too high."""
 
 
 def symmetric_error(forecast: Tensor, truth: Tensor) -> Tensor:
-    """2 (y - f) / (|y| + |f|), between -2 and 2: the absolute value is a term of sMAPE (Makridakis 1993)."""
-    return 2 * (truth - forecast) / (truth.abs() + forecast.abs() + TINY)
+    """2 (y - f) / (|y| + |f|), between -2 and 2: the absolute value is a term of sMAPE (Makridakis 1993).
+
+    The gradient takes the denominator for a constant, as that of N-BEATS does (Oreshkin et al. 2020): a forecast that is far too
+    high would else be drawn higher still, as that makes the denominator larger.
+    """
+    return 2 * (truth - forecast) / (truth.abs() + forecast.detach().abs() + TINY)
 
 
 def percentage_error(forecast: Tensor, truth: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from training.recipe.base import (
     RecipeError,
     RecipeTable,
     Source,
+    Tune,
     names_of_layer,
 )
 from training.recipe.classify import ClassifyRecipe, NgramSettings, TextData, TextSource, TokenizerSettings, VectorSettings
@@ -49,6 +50,7 @@ __all__ = [
     "TextData",
     "TextSource",
     "TokenizerSettings",
+    "Tune",
     "VectorSettings",
     "find_recipe",
     "line_of",

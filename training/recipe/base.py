@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from training.errors import TrainingError
+from training.recipe.ranges import read_values, require_comparable
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -82,6 +83,11 @@ class Data(RecipeTable):
         """All files."""
         return [*self.train, *self.test]
 
+    @property
+    def is_validation_apart(self) -> bool:
+        """Whether training leaves the validation part alone."""
+        return True
+
 
 class Fit(RecipeTable):
     """The training loop. Names and defaults are Keras's where Keras has them."""
@@ -106,6 +112,9 @@ class Fit(RecipeTable):
     )
     patience: int | None = Field(
         default=None, ge=1, description="epochs without a better validation score before stopping; left out: none stops early"
+    )
+    minutes: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="minutes after which the loop stops, in the middle of an epoch too; left out: it does not"
     )
     average: Share = Field(
         default=0.0, description="decay of a moving average of the weights, which is then validated and published; 0: none"
@@ -157,6 +166,28 @@ class Quantize(RecipeTable):
     )
 
 
+class Tune(RecipeTable):
+    """What `sluice tune` searches, and for how long. The validation part decides."""
+
+    options: dict[str, str | list[str | int | float | bool]] = Field(
+        default_factory=dict,
+        description='values to try by the key of each option, as `{ "fit.learning_rate" = "1e-4..1e-2", "layers.0.units" = [32, '
+        "64] }`: a range, or a list. Keys begin with `fit`, `layers`, `ensemble`, `tokenizer` or `vectors`",
+    )
+    minutes: Annotated[float, Field(gt=0)] = Field(default=10.0, description="after so many no further trial begins")
+    trials: Count = Field(default=30, description="trials at most")
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        for key, given in self.options.items():
+            try:
+                require_comparable(key)
+                read_values(given)
+            except ValueError as exc:
+                raise ValueError(f"options: {key}: {exc}") from exc
+        return self
+
+
 class Recipe(RecipeTable):
     """A whole training run. Each task has a subclass with its own tables, registered in `training/recipe/registry.py`."""
 
@@ -169,6 +200,7 @@ class Recipe(RecipeTable):
     version: Count | None = Field(default=None, description="version that is published; left out: the next free number")
     description: str = Field(default="", description="one sentence about the model, for `GET /models`")
     licence: str = Field(default="", description="licence of the data; empty: the licences of the sources")
+    limits: list[str] = Field(default_factory=list, description="sentences on what the model is not for, for its card")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of all random numbers: splits, initial weights, batches")
     data: Data
     layers: Annotated[list[dict[str, Any]], Field(min_length=1)] = Field(
@@ -178,6 +210,7 @@ class Recipe(RecipeTable):
     ensemble: Ensemble = Ensemble()
     evaluate: Evaluation = Evaluation()
     quantize: Quantize | None = Field(default=None, description="a second graph with 8-bit weights; left out: none")
+    tune: Tune | None = Field(default=None, description="what `sluice tune` searches; left out: what its own options say")
 
     @model_validator(mode="after")
     def _check_rates(self) -> Self:

@@ -25,7 +25,14 @@ class SeriesSource(FileOrBuiltin):
         default="", description="names the scores of this file's series, as in `m3_smape`; empty: none of their own"
     )
     exclude: list[str] = Field(default_factory=list, description="ids of series that are left out")
-    time: str = Field(default="ds", description="long, table: the column of time; rows must be in its order")
+    time: str = Field(
+        default="ds",
+        description="long, table: the column of time; rows must be in its order. Left out: `ds`, or else the first column of "
+        "dates; empty: none, the rows are in order",
+    )
+    time_format: str = Field(
+        default="", description="long, table: the form of the times as Python's `strptime` takes it; empty: it is found"
+    )
     values: list[str] = Field(
         default_factory=list, description="the columns of features; left out: `y`, or all columns of numbers of a table"
     )
@@ -49,12 +56,21 @@ class SeriesData(Data):
         default=False,
         description='learn from the validation part too, once the options are chosen by it; needs `fit.keep = "last"`',
     )
+    missing_steps: Literal["report", "fill", "refuse"] = Field(
+        default="report",
+        description="long, table: what becomes of steps of the calendar that have no row. `report`: the run says how many there "
+        "are, and reads the rows as if they followed one another; `fill`: rows are added and interpolated; `refuse`: an error",
+    )
     min_future: int | None = Field(
         default=None,
         ge=1,
         description="fewest steps of future in a training window, and in validation and test parts; what is missing of a horizon "
         "does not count. Left out: the horizon",
     )
+
+    @property
+    def is_validation_apart(self) -> bool:
+        return not self.train_on_validation
 
     @model_validator(mode="after")
     def _check_targets(self) -> Self:

@@ -16,12 +16,16 @@ from training.recipe.registry import RECIPE_TYPES
 from training.recipe.toml_keys import Location, line_numbers, nearest_line, parse_location, parse_value, set_value
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+MANIFEST_FILE = "manifest.json"
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe given by path or by the name of a bundled one. Raises RecipeError that lists those."""
+    """The file of a recipe given by path, the published folder that it made, or the file of a bundled one by its name.
+
+    Raises RecipeError that lists those.
+    """
     path = Path(name)
-    if path.is_file():
+    if path.is_file() or (path / MANIFEST_FILE).is_file():
         return path
     bundled = {file.stem: file for file in sorted(RECIPES.glob("*.toml"))}
     if name in bundled:
@@ -32,7 +36,14 @@ def find_recipe(name: str) -> Path:
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and apply `key=value` changes (dotted keys, TOML values). Raises RecipeError."""
+    """Read a recipe file, or that of a published folder, and apply `key=value` changes (dotted keys, TOML values).
+
+    Raises RecipeError.
+    """
+    if path.is_dir():
+        content = recipe_of_folder(path).as_json()
+        _apply(content, changes)
+        return recipe_of_json(content)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
@@ -80,7 +91,7 @@ def recipe_of_json(content: Mapping[str, Any]) -> Recipe:
 def recipe_of_folder(folder: Path) -> Recipe:
     """The recipe that made a published folder. Raises RecipeError where none did, as with an imported model."""
     try:
-        return recipe_of_json(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["training"]["recipe"])
+        return recipe_of_json(json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["training"]["recipe"])
     except (OSError, ValueError, KeyError, TypeError, RecipeError) as exc:
         raise RecipeError(f"{folder}: there is no manifest.json with the recipe of a run: {exc}") from exc
 

@@ -30,6 +30,17 @@ class Report:
 
 def show(report: Report, name: str, folder: Path, console: Console) -> None:
     """Print the results of a run that was published to `folder`."""
+    show_scores(report, name, console)
+    console.print(verification_table(report.verification))
+    if report.second is not None:
+        show_second(report.second, console)
+    fitted = report.fitted
+    console.print(f"best epoch  {fitted.best.number} of {len(fitted.epochs)}, {fitted.duration_s:.0f} s", highlight=False)
+    console.print(f"published   {folder}", highlight=False, soft_wrap=True)
+
+
+def show_scores(report: Report, name: str, console: Console) -> None:
+    """Print the scores of a run beside those of its baselines."""
     scores = Table("test score", f"{name}", *report.baselines, title=None)
     for column in scores.columns[1:]:
         column.justify = "right"
@@ -37,12 +48,6 @@ def show(report: Report, name: str, folder: Path, console: Console) -> None:
         others = [baseline.get(measure) for baseline in report.baselines.values()]
         scores.add_row(measure, f"[bold]{score:.4g}[/]", *("" if other is None else f"{other:.4g}" for other in others))
     console.print(scores)
-    console.print(verification_table(report.verification))
-    if report.second is not None:
-        show_second(report.second, console)
-    fitted = report.fitted
-    console.print(f"best epoch  {fitted.best.number} of {len(fitted.epochs)}, {fitted.duration_s:.0f} s", highlight=False)
-    console.print(f"published   {folder}", highlight=False, soft_wrap=True)
 
 
 def show_second(second: SecondGraph, console: Console) -> None:

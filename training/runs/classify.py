@@ -59,7 +59,7 @@ from training.runs.task import LayerTables, Task
 from training.scoring.baselines import score_baselines
 from training.scoring.classify import classify_baseline, classify_rows, join_pieces
 from training.scoring.evaluate import Graph, Scores
-from training.scoring.labels import confusion_counts, score_labels
+from training.scoring.labels import calibration_error, confusion_counts, score_labels
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -381,7 +381,9 @@ def _score(split: TextSplit, answers: Mapping[str, Any]) -> Scores:
         prefix = f"{name}_" if len(split.tests) > 1 else ""
         is_seen = split.seen[name]
         if is_seen.any() and not is_seen.all():
-            scores[f"{prefix}unseen_accuracy"] = float((answers[name].argmax(1) == part.labels)[~is_seen].mean())
+            labels, given = part.labels[~is_seen], answers[name][~is_seen]
+            scores[f"{prefix}unseen_accuracy"] = float((given.argmax(1) == labels).mean())
+            scores[f"{prefix}unseen_ece"] = calibration_error(labels, given)
         scores |= {f"{prefix}{measure}": score for measure, score in score_labels(part.labels, answers[name]).items()}
     return scores
 
@@ -431,5 +433,7 @@ TASK = Task(
     spec_of_recipe=spec_of_recipe,
     spec_of_manifest=spec_of_manifest,
     layers_without_steps=layers_without_steps,
+    naive=("majority",),
+    decisive=("accuracy",),
     larger_is_better=("accuracy", "f1", "auroc"),
 )

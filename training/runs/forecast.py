@@ -14,6 +14,7 @@ from rich.console import Console
 from training.data.series import (
     Series,
     Windows,
+    describe_calendar,
     evaluation_windows,
     num_windows,
     read_series,
@@ -57,7 +58,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
     if forecast.streaming:
         spec = network_spec(recipe, len(series.features), series.target_indices)
         return run_stream(recipe, spec, series, folder=folder, resume=resume, console=console)
-    console.print(f"data        {_describe(series)}", highlight=False)
+    console.print(f"data        {_describe(series, recipe)}", highlight=False)
 
     torch.manual_seed(recipe.seed)
     spec = network_spec(recipe, len(series.features), series.target_indices)
@@ -274,7 +275,7 @@ def _without_zeros(value: Any) -> Any:
     return int(value) if value == int(value) else value
 
 
-def _describe(series: Series) -> str:
+def _describe(series: Series, recipe: ForecastRecipe) -> str:
     steps = sum(series.learning_end(i) for i in range(len(series.ids)))
     notes = [
         f"{len(series.ids):,} series, {len(series.features)} features"
@@ -284,6 +285,7 @@ def _describe(series: Series) -> str:
     ]
     if series.num_interpolated:
         notes.append(f"{series.num_interpolated:,} missing values interpolated")
+    notes += describe_calendar(series, recipe.data.missing_steps)
     if series.num_left_out:
         notes.append(f"{series.num_left_out:,} series too short, left out")
     return "; ".join(notes)
@@ -297,5 +299,7 @@ TASK = Task(
     spec_of_recipe=spec_of_recipe,
     spec_of_manifest=spec_of_manifest,
     layers_without_steps=layers_without_steps,
+    naive=("seasonal_naive", "last_value"),
+    decisive=("owa", "mase", "mae"),
     larger_is_better=("auroc",),
 )

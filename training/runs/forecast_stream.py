@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from training.data.series import Series, evaluation_windows
+from training.data.series import Series, describe_calendar, evaluation_windows
 from training.data.streams import Streams, num_streams, sample_streams, validation_stream, window_length
 from training.export.answers import format_stream
 from training.export.publish import Publication
@@ -48,7 +48,7 @@ def run_stream(
     """Build → fit → verify → follow the test part beside baselines. Nothing is published yet."""
     forecast, settings = recipe.forecast, recipe.fit
     length = window_length(series, forecast, settings.window_length or forecast.context_length)
-    console.print(f"data        {_describe(series, length)}", highlight=False)
+    console.print(f"data        {_describe(series, recipe, length)}", highlight=False)
 
     torch.manual_seed(recipe.seed)
     network = Network(spec)
@@ -249,11 +249,12 @@ def _example(series: Series) -> list[Any]:
     return instances
 
 
-def _describe(series: Series, length: int) -> str:
+def _describe(series: Series, recipe: ForecastRecipe, length: int) -> str:
     steps = sum(series.learning_end(i) for i in range(len(series.ids)))
     parts = [
         f"{len(series.ids):,} series, {len(series.features)} features",
         f"{steps:,} steps to learn from, {length:,} at a time",
         f"{series.validation_length:,} each to validate, {series.test_length:,} to test",
+        *describe_calendar(series, recipe.data.missing_steps),
     ]
     return "; ".join(parts)

@@ -218,5 +218,7 @@ TASK = Task(
     spec_of_recipe=spec_of_recipe,
     spec_of_manifest=spec_of_manifest,
     layers_without_steps=layers_without_steps,
+    naive=("majority", "average"),
+    decisive=("accuracy", "mae"),
     larger_is_better=("accuracy", "f1", "auroc", "r2"),
 )

@@ -45,6 +45,9 @@ class Task(Generic[R]):
     spec_of_manifest: Callable[[R, Mapping[str, Any], Path], NetworkSpec]
     # What stands for the first recurrent layer where a dense one takes its place: the steps as one vector.
     layers_without_steps: Callable[[R], LayerTables]
+    # Baselines that learn nothing, and the kinds of measures by which a model has to beat them: the first that was scored.
+    naive: tuple[str, ...] = ()
+    decisive: tuple[str, ...] = ()
     larger_is_better: tuple[str, ...] = ()  # of the measures; of all others smaller is better, or neither
 
     @property

@@ -215,6 +215,12 @@ class Models(Protocol):
 _Models = TypeVar("_Models", bound=Models)
 
 
+def caller_of(state: Mapping[str, Any]) -> str:
+    """The name of the API key that sends a request, by its state; empty without one."""
+    name: str = state.get(CALLER, "")
+    return name
+
+
 def visible_models(models: _Models, state: Mapping[str, Any]) -> _Models:
     """The models that a request may use and see, by its state. Every endpoint that reads models does so through it."""
     names: frozenset[str] | None = state.get(VISIBLE_MODELS)

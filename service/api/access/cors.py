@@ -42,6 +42,10 @@ class Cors:
         self._allows_any = ANY in origins
         self._origins = frozenset(origin.encode() for origin in origins)
 
+    def allows(self, origin: bytes) -> bool:
+        """Whether pages of this origin may read answers."""
+        return self._allows_any or origin in self._origins
+
     def before(self, request: HttpRequest) -> None:
         """Nothing: what a page may not read, it may still send."""
 
@@ -77,6 +81,19 @@ class Cors:
             await send({"type": "http.response.body", "body": b""})
 
         return app
+
+
+def allows_origin(cors: Cors | None, headers: Headers) -> bool:
+    """Whether what opens a WebSocket is no page, or one that may read the answers: of this server's own origin, or of `cors`.
+
+    Browsers let every page open a WebSocket, and leave it to the server to look where it comes from.
+    """
+    origins = [value for name, value in headers if name == b"origin"]
+    if not origins:
+        return True
+    hosts = [value.lower() for name, value in headers if name == b"host"]
+    is_own = len(origins) == len(hosts) == 1 and origins[0].lower().partition(b"://")[2] == hosts[0]
+    return is_own or (len(origins) == 1 and cors is not None and cors.allows(origins[0]))
 
 
 def _is_preflight(scope: Scope) -> bool:

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp
 
 from service.api.access.addresses import ClientAddresses, parse_networks
 from service.api.access.control import AccessControl, AccessObserver, describe_refusals
-from service.api.access.cors import Cors, parse_origins
+from service.api.access.cors import Cors, allows_origin, parse_origins
 from service.api.access.keys import KeyRing, read_keys
 from service.api.access.rates import RateTable, parse_rate
-from service.api.request import Hook
+from service.api.request import Headers, Hook
 from service.errors import StartError
 from service.files import FileWatch
 
@@ -61,6 +61,10 @@ class Access(NamedTuple):
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """The app, with answers to the preflights of other origins where there are any."""
         return app if self.cors is None else self.cors.wrap(app)
+
+    def allows_origin(self, headers: Headers) -> bool:
+        """Whether what opens a WebSocket, with these headers, is no page, or one that may read the answers."""
+        return allows_origin(self.cors, headers)
 
 
 def make_rate_tables(options: AccessOptions, context: BaseContext | None = None) -> RateTables | None:

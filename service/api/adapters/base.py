@@ -83,8 +83,10 @@ class Adapter(Protocol):
         """The templates of its routes."""
         ...
 
-    def read(self, content: Any, path: str) -> PredictionRequest:
-        """A request from the JSON of its body. Raises MalformedRequest and InvalidInput."""
+    def read(self, content: Any, path: str, max_instances: int) -> PredictionRequest:
+        """A request from the JSON of its body. Raises MalformedRequest, InvalidInput, and PayloadTooLarge for more instances than
+        there may be, before it makes any: a value of a flat list takes a hundred times its memory as an instance.
+        """
         ...
 
     def write(self, parsed: PredictionRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
@@ -120,7 +122,6 @@ class AdapterEndpoint(InferenceEndpoint):
         path = request.path
         parsed = await self.read_in_turn(call, body, len(body), lambda: self._read(body, path), None)
         call.finish_parse(len(parsed.instances))
-        expect_no_more_than(self._limits.max_instances, len(parsed.instances))
         model = self._resolve(parsed, visible_models(self._models, request.state))
         call.set_model(model)
         if parsed.parameters:
@@ -147,9 +148,10 @@ class AdapterEndpoint(InferenceEndpoint):
             content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
         except ValueError as exc:
             raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
-        parsed = self._adapter.read(content, path)
+        parsed = self._adapter.read(content, path, self._limits.max_instances)
         if not parsed.instances:
             raise InvalidInput("the request holds no instances, expected at least one", where="instances", found=0)
+        expect_no_more_than(self._limits.max_instances, len(parsed.instances))
         return parsed
 
     def _resolve(self, parsed: PredictionRequest, models: Models) -> ServedModel:

@@ -12,6 +12,7 @@ from typing import Any
 
 from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
 from service.api.adapters.schemas import InvocationsError, InvocationsRequest, InvocationsResponse
+from service.api.parsing import expect_no_more_than
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
 
@@ -43,7 +44,7 @@ class Invocations:
     )
     paths = (PATH,)
 
-    def read(self, content: Any, path: str) -> PredictionRequest:
+    def read(self, content: Any, path: str, max_instances: int) -> PredictionRequest:
         """The rows as instances. `params` are the parameters of the request, and may name the `model`."""
         content = expect_object(content)
         forms = [form for form in _FORMS if form in content]
@@ -52,29 +53,31 @@ class Invocations:
         params = dict(optional(content, "params", dict, "an object") or {})
         model = optional(params, "model", str, "a string")
         params.pop("model", None)
-        return PredictionRequest(_read_rows(content, forms[0]), params, model)
+        return PredictionRequest(_read_rows(content, forms[0], max_instances), params, model)
 
     def write(self, parsed: PredictionRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
         """One prediction per row."""
         return {"predictions": predictions}
 
 
-def _read_rows(content: dict[str, Any], form: str) -> list[Any]:
+def _read_rows(content: dict[str, Any], form: str, max_rows: int) -> list[Any]:
     if form == "dataframe_split":
         frame = expect_object(content[form], f'"{form}"')
         columns, rows = expect_list(frame, "columns"), expect_list(frame, "data")
+        expect_no_more_than(max_rows, len(rows))
         if any(type(row) is not list or len(row) != len(columns) for row in rows):
             raise MalformedRequest(f'"data": expected rows of {len(columns)} values, as many as "columns"', where="data")
         names = [str(column) for column in columns]
         return [_instance(dict(zip(names, row, strict=True))) for row in rows]
     if form == "dataframe_records":
         records = expect_list(content, form)
+        expect_no_more_than(max_rows, len(records))
         if set(map(type, records)) - {dict}:
             raise MalformedRequest(f'"{form}": expected a list of objects', where=form)
         return [_instance(record) for record in records]
     given = content[form]
     if type(given) is dict:
-        return _rows_of_columns(given, form)
+        return _rows_of_columns(given, form, max_rows)
     return expect_list(content, form)
 
 
@@ -87,10 +90,12 @@ def _instance(row: dict[str, Any]) -> Any:
     return row
 
 
-def _rows_of_columns(columns: dict[str, Any], form: str) -> list[Any]:
+def _rows_of_columns(columns: dict[str, Any], form: str, max_rows: int) -> list[Any]:
     """`{"a": [1, 2], "b": [3, 4]}` → `[{"a": 1, "b": 3}, {"a": 2, "b": 4}]`."""
     if not columns or any(type(values) is not list for values in columns.values()):
         raise MalformedRequest(f'"{form}": expected a list of rows, or an object of lists', where=form)
-    if len({len(values) for values in columns.values()}) != 1:
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) != 1:
         raise MalformedRequest(f'"{form}": the columns have different lengths', where=form)
+    expect_no_more_than(max_rows, *lengths)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

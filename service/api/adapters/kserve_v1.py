@@ -33,7 +33,7 @@ class KServeV1:
     )
     paths = (ONE, ONE_OF_VERSION)
 
-    def read(self, content: Any, path: str) -> PredictionRequest:
+    def read(self, content: Any, path: str, max_instances: int) -> PredictionRequest:
         """The instances; `parameters` beside them are taken as `/predict` takes them."""
         content = expect_object(content)
         if "inputs" in content and "instances" not in content:

@@ -11,6 +11,7 @@ from typing import Any
 
 from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
 from service.api.adapters.schemas import NixtlaDetail, NixtlaRequest, NixtlaResponse
+from service.api.parsing import expect_no_more_than
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
 from service.wire import join_arrays
@@ -47,7 +48,7 @@ class Nixtla:
     )
     paths = (PATH,)
 
-    def read(self, content: Any, path: str) -> PredictionRequest:
+    def read(self, content: Any, path: str, max_instances: int) -> PredictionRequest:
         """One instance per series. Raises MalformedRequest, for options that are not offered too."""
         content = expect_object(content)
         for field, unwanted in _UNSUPPORTED.items():
@@ -58,6 +59,7 @@ class Nixtla:
             if series.get(field) is not None:
                 raise MalformedRequest(f'"series.{field}": exogenous features are not offered by this server', where=field)
         values, sizes = expect_list(series, "y"), expect_list(series, "sizes")
+        expect_no_more_than(max_instances, len(sizes))
         if set(map(type, sizes)) - {int} or any(size < 1 for size in sizes) or sum(sizes) != len(values):
             raise MalformedRequest(f'"series.sizes": expected whole numbers that add up to {len(values)}', where="sizes")
         ends = list(itertools.accumulate(sizes))

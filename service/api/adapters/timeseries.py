@@ -13,6 +13,7 @@ from typing import Any
 
 from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
 from service.api.adapters.schemas import TimeseriesError, TimeseriesRequest, TimeseriesResponse
+from service.api.parsing import expect_no_more_than
 from service.api.predict import ServedModel
 from service.errors import MalformedRequest
 
@@ -39,13 +40,15 @@ class TimeSeries:
     )
     paths = (PATH,)
 
-    def read(self, content: Any, path: str) -> PredictionRequest:
+    def read(self, content: Any, path: str, max_instances: int) -> PredictionRequest:
         """One instance per input. Raises MalformedRequest."""
         content = expect_object(content)
         model = optional(content, "model", str, "a string")
         options = expect_object(content.get("options", {}), '"options"')
         parameters = {name: options[name] for name in ("horizon", "quantiles") if options.get(name) is not None}
-        inputs = [expect_object(given, f"input {index}") for index, given in enumerate(expect_list(content, "inputs"))]
+        given_inputs = expect_list(content, "inputs")
+        expect_no_more_than(max_instances, len(given_inputs))
+        inputs = [expect_object(given, f"input {index}") for index, given in enumerate(given_inputs)]
         return PredictionRequest(
             [_read_series(given, index) for index, given in enumerate(inputs)], parameters, model, None, "forecast", inputs
         )

@@ -32,7 +32,7 @@ class VertexAi:
     def __init__(self, path: str) -> None:
         self.paths = (path,)
 
-    def read(self, content: Any, path: str) -> PredictionRequest:
+    def read(self, content: Any, path: str, max_instances: int) -> PredictionRequest:
         """The instances and the parameters."""
         content = expect_object(content)
         parameters = dict(optional(content, "parameters", dict, "an object") or {})

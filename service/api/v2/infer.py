@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
-from service.api.access.control import visible_models
+from service.api.access.control import caller_of, visible_models
 from service.api.compression import LARGE_COMPRESSED, MIN_BYTES, choose_coding, compress
 from service.api.errors import UnsupportedMediaType
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
@@ -163,7 +163,9 @@ class InferEndpoint(InferenceEndpoint):
             values = await model.infer_public(parsed.inputs, outputs, deadline=call.deadline, has_turn=has_turn)
         else:
             advance = functools.partial(self._advance, model, parsed.inputs, outputs, call.deadline)
-            values = await self._sequences.advance(model, [parsed.step], advance, deadline=call.deadline)
+            values = await self._sequences.advance(
+                model, [parsed.step], advance, deadline=call.deadline, holder=caller_of(request.state)
+            )
         written_from = time.monotonic()
         answer = await self._write(model, parsed.id, values, head)
         call.finish_write(written_from)

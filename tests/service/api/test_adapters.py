@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import pytest
 import pytest_asyncio
 
 from service.api.access.keys import describe_entry, new_key
+from service.api.adapters.base import Adapter
+from service.api.adapters.invocations import Invocations
+from service.api.adapters.nixtla import Nixtla
+from service.api.adapters.timeseries import TimeSeries
 from service.app import create_app
-from service.errors import StartError
+from service.errors import PayloadTooLarge, StartError
 from service.settings import Settings
 from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import client_of
@@ -248,3 +253,30 @@ async def test_a_name_that_the_answer_repeats_is_a_string(client: httpx.AsyncCli
     answer = await client.post("/v1/timeseries/forecast", content=body)
     assert answer.status_code == 400
     assert '"name": expected a string' in answer.json()["error"]["message"]
+
+
+NUM_ROWS = 100_000
+
+
+@pytest.mark.parametrize(
+    ("adapter", "content"),
+    [
+        (Nixtla(), {"series": {"y": [1.0] * NUM_ROWS, "sizes": [1] * NUM_ROWS}}),
+        (Invocations(), {"inputs": {"history": [1.0] * NUM_ROWS}}),
+        (Invocations(), {"dataframe_split": {"columns": ["history"], "data": [[1.0]] * NUM_ROWS}}),
+        (Invocations(), {"dataframe_records": [{"history": 1.0}] * NUM_ROWS}),
+        (TimeSeries(), {"inputs": [{"series": [1.0]}] * NUM_ROWS}),
+    ],
+    ids=["nixtla", "columns", "split", "records", "time series"],
+)
+async def test_more_rows_than_a_request_may_have_are_refused_before_they_become_instances(
+    adapter: Adapter, content: dict[str, Any]
+) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(PayloadTooLarge, match="SLUICE_MAX_INSTANCES is 10"):
+            adapter.read(content, adapter.paths[0], 10)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < NUM_ROWS, "bytes: less than one for each row"

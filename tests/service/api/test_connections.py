@@ -72,11 +72,12 @@ def test_a_head_and_a_body_have_their_time_and_an_answer_that_is_computed_has_an
     ("began_at", "drains_from", "now", "reason"),
     [
         (100.0, 150.0, 155.0, None),
-        (100.0, 150.0, 155.1, "body_timeout"),
+        (100.0, 150.0, 155.1, "drained"),
         (154.5, 150.0, 155.5, None),
-        (154.5, 150.0, 155.6, "body_timeout"),
-        (160.0, -math.inf, 161.1, "body_timeout"),
+        (154.5, 150.0, 155.6, "drained"),
+        (160.0, -math.inf, 161.1, "drained"),
         (100.0, None, 180.1, None),
+        (100.0, 150.0, 1121.0, "body_timeout"),
     ],
 )
 def test_a_server_that_ends_awaits_a_body_as_long_as_it_drains_and_no_more(

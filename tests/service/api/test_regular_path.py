@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from service.api.regular_path import MAX_HEAD_BYTES, MAX_URL_BYTES
+from service.api.regular_path import MAX_HEAD_BYTES, MAX_MARKS, MAX_URL_BYTES, holds_many_requests
 from tests.fakes import PATIENCE_S
 from tests.folders import write_forecast_folder
 from tests.service.api.test_both_paths import FORECAST, FORECAST_PATH, JSON, Answer, Connection, request, serving
@@ -171,6 +171,26 @@ def test_a_head_in_front_of_a_large_body_is_not_counted_with_it(port: int) -> No
         connection.send(request(headers=[JSON, "X: " + "x" * 60_000], body=body) * 2)
         connection.half_close()
         assert statuses(connection) == [200, 200]
+
+
+# ------------------------------------------------------------------------------------------------------- many requests
+
+
+@pytest.mark.parametrize("least", [b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.0\n\n"], ids=["CRLF", "LF"])
+@pytest.mark.parametrize(("num_requests", "expected"), [(1, False), (MAX_MARKS, False), (MAX_MARKS + 1, True), (500, True)])
+def test_many_requests_are_recognised_however_short_they_are_and_where_the_last_one_is_cut(
+    least: bytes, num_requests: int, expected: bool
+) -> None:
+    head = least.rstrip(b"\r\n")
+    for end in range(len(head), len(least) + 1):
+        assert holds_many_requests(least * (num_requests - 1) + least[:end]) is expected, end
+
+
+@pytest.mark.parametrize(
+    "body", [b"[0.1]" * 9000, b"[\n0.1\n]" * 9000, b"HTTP/1." * 9000, b""], ids=["a line", "lines", "marks", "empty"]
+)
+def test_one_request_is_not_taken_for_many_whatever_its_body(body: bytes) -> None:
+    assert not holds_many_requests(request(headers=[JSON, "Connection: keep-alive"], body=body))
 
 
 # ------------------------------------------------------------------------------------------------- the end of a connection

@@ -19,7 +19,8 @@ from uvicorn.server import ServerState
 
 from service.api.fast_path import FastPathProtocol
 from service.api.regular_path import RegularPathProtocol
-from service.api.stream import MAX_LINE_BYTES, STREAM_PATH
+from service.api.stream import STREAM_PATH
+from service.api.stream_sequence import MAX_LINE_BYTES
 from service.app import create_app
 from service.settings import Settings
 from tests.folders import write_forecast_folder

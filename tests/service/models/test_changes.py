@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,20 @@ async def test_an_unloaded_model_is_not_found_and_its_index_says_why(tmp_path: P
     await until(lambda: repository.index()[0]["state"] == "UNAVAILABLE")
     assert repository.index()[0]["reason"] == UNLOADED
     await repository.stop()
+
+
+async def test_the_end_of_a_replaced_model_is_reported_when_nothing_holds_its_graph(tmp_path: Path) -> None:
+    repository = Repository([], CPU)
+    await change(repository, version(write_forecast_folder(tmp_path / "old")))
+    await repository.get("toy-forecast").predict(BODY)
+    graph = weakref.ref(repository.get("toy-forecast").runtime)
+    is_free: list[bool] = []
+    repository.on_retired = lambda: is_free.append(graph() is None)
+    await change(repository, version(write_forecast_folder(tmp_path / "new")))
+    await until(lambda: bool(is_free))
+    assert is_free == [True]
+    await repository.stop()
+    assert is_free == [True]  # the end of the server retires nothing
 
 
 async def test_what_cannot_be_loaded_says_why_and_changes_nothing(tmp_path: Path) -> None:

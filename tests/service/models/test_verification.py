@@ -6,11 +6,13 @@ import asyncio
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from service.models.folder import ModelOptions
 from service.models.repository import Repository, preload_folders
 from service.models.verification import JobFailure, Name, RunJobs, Verdict, Verification, verify_folders
+from service.runtime.base import Device, Runtime
+from service.runtime.onnx_runtime import open_runtime
 from tests.folders import add_int8_graph, edit_example, write_forecast_folder, write_text_folder
 
 CPU = ModelOptions("cpu", measure_s=0.05)
@@ -82,6 +84,50 @@ async def test_verdicts_are_awaited_as_they_come_from_a_pipe(tmp_path: Path) -> 
     assert [model["state"] for model in repository.describe()] == ["READY", "UNAVAILABLE"]
     assert reaped == [True], "the process that verified is not left as a zombie"
     await repository.stop()
+
+
+def test_a_folder_is_opened_while_the_next_ones_are_verified(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path)
+    write_text_folder(tmp_path)
+    write_text_folder(tmp_path, version="2")
+    found = verdicts(tmp_path)
+    assert next(iter(found)) == ("toy-sentiment", "2"), "in the order in which they are opened"
+    events: list[str] = []
+
+    class Receiver:
+        def __init__(self) -> None:
+            self._left = iter(found.items())
+
+        def recv(self) -> Any:
+            verdict = next(self._left, None)
+            if verdict is None:
+                raise EOFError
+            events.append(f"verified {verdict[0][0]}")
+            return verdict
+
+        def fileno(self) -> int:
+            raise AssertionError("no event loop runs yet")
+
+        def close(self) -> None:
+            events.append("closed")
+
+    def open_graph(graph: Path | bytes, device: Device) -> Runtime:
+        events.append("opened")
+        return open_runtime(graph, device)
+
+    preload = preload_folders(tmp_path, CPU, open_graph, Verification(Receiver()))
+    assert len(preload.examinations) == 3
+    assert events == [
+        each for name in ("toy-sentiment", "toy-forecast", "toy-sentiment") for each in (f"verified {name}", "opened")
+    ]
+
+
+def test_a_folder_of_which_no_verdict_comes_was_not_verified() -> None:
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    sender.close()
+    verification = Verification(receiver)
+    assert "was not verified" in verification.wait_for(("a", "1")).findings[0]
+    assert verification.collect() == {}
 
 
 def test_the_int8_graph_that_passed_is_the_one_that_is_opened(tmp_path: Path) -> None:

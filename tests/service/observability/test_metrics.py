@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from service.observability.meters import INVALID_REASONS, OUTCOMES
 from service.observability.metrics import Metrics
 from service.observability.prometheus import RESTART_REASONS
 from tests.folders import write_forecast_folder, write_text_folder
-from tests.serving import PATIENCE_S, client_of
+from tests.serving import PATIENCE_S, ROOT, client_of
 
 Samples = Mapping[str, float]
 
@@ -215,6 +218,43 @@ def test_a_model_that_nobody_uses_has_no_series_of_histograms() -> None:
     samples = read(metrics.render()[0].decode())
     assert samples['sluice_batch_size_rows_count{model="used",version="1"}'] == 1
     assert samples['sluice_batch_size_rows_bucket{le="1.0",model="used",version="1"}'] == 0
+
+
+FORGOTTEN = """
+import gc
+import os
+from pathlib import Path
+from prometheus_client import CollectorRegistry, values
+from service.observability.prometheus import Families, WorkerSumCollector
+
+def num_values():
+    gc.collect()
+    return sum(type(each) is values.ValueClass for each in gc.get_objects())
+
+families = Families(CollectorRegistry())
+families.rows.labels("other", "1").inc(7)
+before = num_values()
+for version in ("1", "2", "3"):
+    families.rows.labels("toy", version).inc()
+    families.queue.labels("toy", version).observe(0.1)
+assert num_values() > before + 3
+for version in ("1", "2", "3"):
+    families.forget_model("toy", version)
+assert num_values() == before, (num_values(), before)
+families.rows.labels("other", "1").inc(1)
+families.rows.labels("toy", "1").inc(1)  # loaded once more: it goes on from where it was
+found = WorkerSumCollector(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])).collect()
+samples = [sample for metric in found for sample in metric.samples if sample.name == "sluice_inference_rows_total"]
+print({(each.labels["model"], each.labels["version"]): each.value for each in samples})
+"""
+
+
+def test_of_a_version_that_is_unloaded_a_worker_keeps_no_values_and_others_go_on(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", FORGOTTEN], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    counts = ast.literal_eval(found.stdout)
+    assert counts == {("other", "1"): 8.0, ("toy", "1"): 2.0, ("toy", "2"): 1.0, ("toy", "3"): 1.0}
 
 
 def test_a_scrape_changes_nothing() -> None:

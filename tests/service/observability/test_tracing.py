@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -151,6 +154,44 @@ async def test_what_is_refused_or_fails_has_a_span_too(models: Path) -> None:
     assert attributes_of(brewed)["http.request.method_original"] == "BREW"
     (live,) = named(exporter, "GET /health/live")
     assert live.status.status_code == StatusCode.UNSET
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        pytest.param(b"\0\r\n\r\n", 400, id="no HTTP"),
+        pytest.param(b"GET /%s HTTP/1.1\r\n\r\n" % (b"a" * 10_000), 414, id="a long URL"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: %s\r\n\r\n" % (b"a" * 70_000), 431, id="a large head"),
+    ],
+)
+def test_what_is_refused_before_it_is_read_has_a_span_with_the_ids_of_its_answer(
+    models: Path, collector: tuple[str, list[ExportTraceServiceRequest]], sent: bytes, status: int
+) -> None:
+    url, received = collector
+    environ: dict[str, Any] = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with server_process(models, SLUICE_TRACING="true", **environ) as server:
+        found = urlsplit(server.url)
+        with (
+            socket.create_connection((found.hostname, found.port), PATIENCE_S) as connection,
+            connection.makefile("rb") as answer,
+        ):
+            connection.sendall(sent)
+            head = answer.read().partition(b"\r\n\r\n")[0].decode()
+        assert head.startswith(f"HTTP/1.1 {status} ")
+        assert server.end() == 0
+    (parent,) = re.findall(r"^traceparent: 00-([0-9a-f]{32})-([0-9a-f]{16})-01\r?$", head, re.MULTILINE)
+    (span,) = [
+        span
+        for export in received
+        for resource in export.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+        if span.name == "_OTHER"
+    ]
+    assert (span.trace_id.hex(), span.span_id.hex()) == parent
+    attributes = {each.key: each.value for each in span.attributes}
+    assert attributes["http.response.status_code"].int_value == status
+    assert f"x-request-id: {attributes['sluice.request_id'].string_value}" in head
 
 
 async def test_a_failure_of_the_server_is_an_error_of_its_span(tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ def test_a_process_becomes_idle_once_after_each_busy_stretch(used_s: tuple[float
     assert idle_intervals(*used_s) == found
 
 
+def test_a_process_that_was_marked_as_busy_becomes_idle_once_more() -> None:
+    detector = IdleDetector(lambda: 0.0)
+    assert detector.has_become_idle()
+    assert not detector.has_become_idle()
+    detector.mark_busy()
+    assert detector.has_become_idle()
+    assert not detector.has_become_idle()
+
+
 FREED = """
 import sys
 from service.process.memory import trim_heap, configure_malloc

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import lzma
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from training.data.series import (
     Series,
+    describe_calendar,
     evaluation_origins,
     evaluation_windows,
     interpolate,
@@ -43,6 +45,8 @@ def read(folder: Path, text: str, **options: object) -> Series:
 LONG = "unique_id,ds,y\n" + "".join(f"{key},{t},{10 * k + t}\n" for k, key in enumerate("ab") for t in range(12))
 TABLE = "date,load,heat\n" + "".join(f"2020-01-{t + 1:02},{t},{t / 2}\n" for t in range(12))
 NEWEST_FIRST = "\n".join(["date,load,heat", *reversed(TABLE.splitlines()[1:])])
+SHUFFLED = "day,load\n" + "".join(f"{5 * t % 12 + 3:02}.01.2020,{t}\n" for t in range(12))
+UNKNOWN = "ds,y\n" + "".join(f"day {t},{t}\n" for t in range(12))
 WIDE = (
     '"id",'
     + ",".join(f'"V{t}"' for t in range(40))
@@ -128,6 +132,9 @@ def test_short_series_are_left_out_and_counted(tmp_path: Path) -> None:
         (NEWEST_FIRST, {"time": "date"}, 'a.csv: column "date" goes back in time, from 2020-01-12 to 2020-01-11: sort the rows'),
         (LONG + "b,3,1\n", {}, 'a.csv: series "b": column "ds" goes back in time, from 11 to 3'),
         (TABLE, {"time": "datum"}, 'has no column "datum"; there are '),
+        (SHUFFLED, {"time": "day"}, 'column "day" goes back in time, from 13.01.2020 to 06.01.2020: sort the rows'),
+        (SHUFFLED, {}, 'If "day" is not the time, name the column that is, or give time = ""'),
+        (UNKNOWN, {}, "'day 0' is no time that is known; give the form of its times"),
     ],
 )
 def test_unusable_files_are_refused_with_the_reason(tmp_path: Path, text: str, options: dict[str, object], message: str) -> None:
@@ -140,7 +147,7 @@ def test_unusable_files_are_refused_with_the_reason(tmp_path: Path, text: str, o
     "times",
     [
         [f"2024-10-27T0{hour}:00" for hour in (0, 1, 2, 2, 1, 2, 3, 4, 5, 6, 7, 8)],  # clocks are put back
-        [f"{t + 1}.01.2024" for t in range(12)],  # not ISO: cannot be compared
+        [f"{t + 1}.01.2024" for t in range(12)],
         [f"2024-{t + 1:02}" for t in range(12)],
         [""] * 12,
     ],
@@ -148,6 +155,56 @@ def test_unusable_files_are_refused_with_the_reason(tmp_path: Path, text: str, o
 def test_rows_whose_times_do_not_go_back_are_read_as_they_stand(tmp_path: Path, times: list[str]) -> None:
     text = "ds,y\n" + "".join(f"{time},{t}\n" for t, time in enumerate(times))
     assert read(tmp_path, text).values[0][:, 0].tolist() == list(range(12))
+
+
+def test_a_file_without_times_of_its_own_is_read_as_it_stands(tmp_path: Path) -> None:
+    assert read(tmp_path, SHUFFLED, time="").values[0][:, 0].tolist() == list(range(12))
+    numbered = UNKNOWN.replace("day ", "the day 1")
+    assert read(tmp_path, numbered, time_format="the day %j").values[0][:, 0].tolist() == list(range(12))
+
+
+HOLES = "day,load\n" + "".join(f"{t + 1:02}.01.2020,{t}\n" for t in range(16) if t not in (4, 5, 9))
+
+
+def read_holes(folder: Path, missing_steps: Literal["report", "fill", "refuse"], text: str = HOLES) -> Series:
+    (folder / "a.csv").write_text(text)
+    data = SeriesData(train=[SeriesSource(path="a.csv", time="day")], missing_steps=missing_steps)
+    return read_series(data, forecast(), folder)
+
+
+def test_missing_steps_are_reported_filled_or_refused(tmp_path: Path) -> None:
+    reported = read_holes(tmp_path, "report")
+    assert len(reported.values[0]) == 13
+    (note,) = describe_calendar(reported, "report")
+    assert note.startswith("3 steps of the calendar have no row and are left out")
+    assert note.endswith("a.csv: 2 between 2020-01-04 and 2020-01-07")
+
+    filled = read_holes(tmp_path, "fill")
+    assert filled.values[0][:, 0].tolist() == list(range(16))
+    assert (filled.num_missing, filled.num_interpolated) == (3, 3)
+    assert filled.times is not None
+    assert [str(time)[:10] for time in filled.times] == [f"2020-01-{t + 1:02}" for t in range(16)]
+    assert "and were filled" in describe_calendar(filled, "fill")[0]
+
+    with pytest.raises(DataError, match=r"3 steps of one day are missing; .*: 2 between 2020-01-04 and 2020-01-07"):
+        read_holes(tmp_path, "refuse")
+    whole = read_holes(tmp_path, "refuse", TABLE.replace("date", "day"))
+    assert describe_calendar(whole, "refuse") == []
+
+
+def test_a_wrong_year_is_not_filled(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="more than can be filled between 13 rows"):
+        read_holes(tmp_path, "fill", HOLES.replace("16.01.2020", "16.01.2920"))
+
+
+def test_a_test_file_that_begins_before_its_training_file_ends_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(LONG)
+    (tmp_path / "test.csv").write_text("unique_id,ds,y\na,11,12\na,12,13\nb,12,22\nb,13,23\n")
+    data = SeriesData(train=[SeriesSource(path="train.csv")], test=[SeriesSource(path="test.csv")])
+    read_series(data, forecast(), tmp_path)  # equal times are those of one step
+    (tmp_path / "test.csv").write_text("unique_id,ds,y\na,10,12\na,12,13\nb,12,22\nb,13,23\n")
+    with pytest.raises(DataError, match='series "a": begins at 10, the file before it ends at 11'):
+        read_series(data, forecast(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +297,7 @@ def test_one_series_keeps_the_dates_of_its_steps(tmp_path: Path) -> None:
     series = read(tmp_path, TABLE, time="date")
     assert series.times is not None
     assert str(series.times[-1])[:10] == "2020-01-12"
-    assert read(tmp_path, TABLE.replace("2020-01-05", "someday"), time="date").times is None
+    assert read(tmp_path, TABLE.replace("2020-01-05", ""), time="date").times is None
     assert read(tmp_path, LONG).times is None
 
 

@@ -44,6 +44,7 @@ def test_instances_are_sent_in_batches_and_answered_in_order() -> None:
         (200, [], EvaluationError, "an answer that is no object"),
         (200, {"predictions": [1]}, EvaluationError, "2 instances were sent, the answer has other predictions"),
         (200, {}, EvaluationError, "the answer has other predictions"),
+        (200, {"predictions": [{}, 0.5]}, EvaluationError, "a prediction is no object"),
     ],
 )
 def test_what_is_no_answer_is_an_error_that_says_so(status: int, content: Any, kind: type[EvaluationError], message: str) -> None:
@@ -77,3 +78,13 @@ def test_models_are_described_by_task() -> None:
 
     with answering(respond) as url, Service(url) as service:
         assert json.dumps(service.describe_models("classify")) == '[{"name": "a"}]'
+
+
+@pytest.mark.parametrize("listed", [{}, {"models": None}, {"models": ["a"]}, {"models": {"a": 1}}])
+def test_a_list_of_models_that_is_none_is_an_error(listed: Any) -> None:
+    with (
+        answering(lambda path, body: (200, listed)) as url,
+        Service(url) as service,
+        pytest.raises(EvaluationError, match="/models: expected a list of models"),
+    ):
+        service.describe_models("classify")

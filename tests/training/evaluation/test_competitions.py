@@ -142,3 +142,18 @@ def test_predictions_that_are_no_numbers_are_an_error(tmp_path: Path, forecast: 
     with answering(respond) as url, Service(url) as service, pytest.raises(EvaluationError) as caught:
         ask(service, part(tmp_path), histories, truth.shape[1], "median")
     assert not isinstance(caught.value, NotServed)
+
+
+@pytest.mark.parametrize("quantiles", [None, [1.0], {}, {"0.1": [1.0, 1.0]}])
+def test_quantiles_that_are_not_those_asked_for_are_an_error(tmp_path: Path, quantiles: Any) -> None:
+    def respond(path: str, body: Any) -> Answer:
+        found = {"forecast": [1.0, 1.0]} | ({} if quantiles is None else {"quantiles": quantiles})
+        return 200, {"predictions": [found] * len(body["instances"])}
+
+    histories, truth = read_part(part(tmp_path), tmp_path)
+    with (
+        answering(respond) as url,
+        Service(url) as service,
+        pytest.raises(EvaluationError, match=r"a prediction holds|predictions of shape"),
+    ):
+        ask(service, part(tmp_path), histories, truth.shape[1], "median")

@@ -57,12 +57,35 @@ def test_a_file_that_cannot_be_parsed_is_refused(tmp_path: Path) -> None:
         score_texts(text_set(tmp_path, "good 1\n"), service, tmp_path)
 
 
-def test_an_answer_without_probabilities_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        {},
+        {"probabilities": [0.5]},
+        {"probabilities": {"positive": "much"}},
+        {"probabilities": {"positive": float("nan")}},
+        {"probabilities": {"positive": 1.5}},
+        {"probabilities": {"good": 0.5}},
+    ],
+)
+def test_an_answer_without_probabilities_is_an_error(prediction: Any, tmp_path: Path) -> None:
     def without(path: str, body: Any) -> Answer:
-        return respond(path, body) if body is None else (200, {"predictions": [{}] * len(body["instances"])})
+        return respond(path, body) if body is None else (200, {"predictions": [prediction] * len(body["instances"])})
 
     with answering(without) as url, Service(url) as service, pytest.raises(EvaluationError, match="no probability"):
         score_texts(text_set(tmp_path), service, tmp_path)
+
+
+def test_another_content_than_the_benchmarks_is_refused_and_a_missing_file_says_where_it_is_from(tmp_path: Path) -> None:
+    given = text_set(tmp_path)
+    (tmp_path / "test.txt").write_text(LINES.replace("1 good", "0 good"))
+    with answering(respond) as url, Service(url) as service:
+        with pytest.raises(DataError, match=r"test\.txt: is not the content that the recipe names: expected sha256"):
+            score_texts(given, service, tmp_path)
+        (tmp_path / "test.txt").unlink()
+        with pytest.raises(DataError, match=r"no file .*test\.txt"):
+            score_texts(given, service, tmp_path)
+        assert service.rows == 0
 
 
 def test_a_table_without_the_columns_is_refused() -> None:

@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 
 from training.data.sources import Content
-from training.export.publish import Publication, PublishError, describe_data, next_version, publish
+from training.export.publish import (
+    Publication,
+    PublishError,
+    add_graph,
+    card_of,
+    describe_data,
+    next_version,
+    publish,
+    version_folders,
+    write_card,
+)
 from training.recipe import ForecastRecipe, SeriesSource
 
 ROOT = Path(__file__).parents[3]
@@ -51,7 +61,8 @@ def with_version(version: int) -> ForecastRecipe:
 def test_a_folder_holds_the_graph_and_what_describes_it(tmp_path: Path) -> None:
     folder = publish(make_publication(), tmp_path)
     assert folder == tmp_path / "toy" / "1"
-    assert sorted(file.name for file in folder.iterdir()) == ["example.json", "manifest.json", "model.onnx", "tokenizer.json"]
+    names = ["README.md", "example.json", "manifest.json", "model.onnx", "tokenizer.json"]
+    assert sorted(file.name for file in folder.iterdir()) == names
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["graphs"][0]["sha256"] == hashlib.sha256(b"graph").hexdigest()
     assert manifest["version"] == "1"
@@ -62,6 +73,40 @@ def test_a_folder_holds_the_graph_and_what_describes_it(tmp_path: Path) -> None:
     example = json.loads((folder / "example.json").read_text())
     assert example["request"] == {"model": "toy", "instances": [{"history": [1, 2]}]}
     assert example["response"] == {"predictions": [{"forecast": [3.0]}]}
+
+
+def test_a_folder_has_the_card_of_its_manifest_and_keeps_it_with_a_further_graph(tmp_path: Path) -> None:
+    folder = publish(make_publication(), tmp_path)
+    card = folder / "README.md"
+    assert card.read_text(encoding="utf-8") == card_of(folder)
+    assert "| mae | **1** | 2 |" in card.read_text(encoding="utf-8")
+    add_graph(folder, "model.int8.onnx", b"int8", {"file": "model.int8.onnx", "precision": "int8", "score": {"mae": 1.5}})
+    assert card.read_text(encoding="utf-8") == card_of(folder)
+    assert "| mae | **1** | 1.5 | 2 |" in card.read_text(encoding="utf-8")
+
+
+def test_a_card_is_written_again_where_it_is_not_the_manifests(tmp_path: Path) -> None:
+    folder = publish(make_publication(), tmp_path)
+    assert not write_card(folder)
+    (folder / "README.md").unlink()
+    assert write_card(folder)
+    (folder / "README.md").write_text("by hand")
+    assert write_card(folder)
+    assert (folder / "README.md").read_text(encoding="utf-8") == card_of(folder)
+    assert "README.md" in {file.name for file in folder.iterdir()}
+    assert [file.name for file in folder.iterdir() if file.name.startswith(".")] == []
+
+
+def test_version_folders_are_found_from_each_level_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    first = publish(make_publication(), tmp_path)
+    second = publish(make_publication(), tmp_path)
+    assert version_folders(tmp_path) == version_folders(tmp_path / "toy") == [first, second]
+    assert version_folders(first) == [first]
+    with pytest.raises(PublishError, match="no model folder"):
+        version_folders(first / "plots")
+    (first / "manifest.json").write_text("[]")
+    with pytest.raises(PublishError, match=r"no manifest\.json that a card"):
+        write_card(first)
 
 
 def test_the_version_is_the_next_free_number(tmp_path: Path) -> None:

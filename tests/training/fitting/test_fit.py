@@ -116,6 +116,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, settings: dic
     assert torch.equal(weights(parts), weights(whole))
 
 
+def test_the_loop_stops_in_the_middle_of_an_epoch_when_its_minutes_are_over(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def counted(epoch: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(epoch)):
+            seen.append(number)
+            yield batch
+
+    options = Fit.model_validate({"loss": "mse", "epochs": 6, "minutes": 1e-9})
+    silent = Console(file=io.StringIO())
+    network = make_network()
+    fitted = fit(
+        network, LOSS, counted, NUM_BATCHES, validate, options, seed=3, folder=tmp_path, console=silent, accelerator="cpu"
+    )  # fmt: skip
+    assert len(seen) < NUM_BATCHES
+    assert [epoch.number for epoch in fitted.epochs] == [1]
+    assert fitted.best.validation == pytest.approx(validate(network), rel=1e-5)
+
+
 def test_epochs_that_are_done_are_not_done_again(tmp_path: Path) -> None:
     trained: list[int] = []
 
@@ -353,8 +372,14 @@ def test_relative_errors_of_zeros_are_finite_with_their_gradients() -> None:
         assert torch.autograd.grad(found.sum(), forecast)[0].isfinite().all()
 
 
-def test_a_value_near_zero_counts_no_more_than_twice_itself() -> None:
-    assert percentage_error(torch.tensor([5.0, 1.5]), torch.tensor([0.001, 1.0])).tolist() == [2.0, 0.5]
+def test_the_gradient_of_a_symmetric_error_does_not_draw_a_high_forecast_higher() -> None:
+    forecast, truth = torch.tensor([1.0, 3.0, 9.0, 99.0], requires_grad=True), torch.tensor([2.0, 2.0, 1.0, 1.0])
+    (gradient,) = torch.autograd.grad(symmetric_error(forecast, truth).abs().sum(), forecast)
+    torch.testing.assert_close(gradient, torch.tensor([-2 / 3, 2 / 5, 2 / 10, 2 / 100]))
+
+
+def test_a_value_near_zero_counts_no_more_than_ten_times_itself() -> None:
+    assert percentage_error(torch.tensor([5.0, 1.5, 4.0]), torch.tensor([0.001, 1.0, 1.0])).tolist() == [10.0, 0.5, 3.0]
 
 
 def test_the_moving_average_forgets_its_first_weights(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,19 @@ def test_a_recipe_is_found_by_path_and_by_name(tmp_path: Path) -> None:
     assert find_recipe("passengers").name == "passengers.toml"
     with pytest.raises(RecipeError, match='did you mean "passengers"'):
         find_recipe("pasengers")
+
+
+def test_a_published_folder_is_a_recipe_whose_values_can_be_changed(tmp_path: Path) -> None:
+    recipe = parse_recipe(FORECAST)
+    (tmp_path / "manifest.json").write_text(json.dumps({"training": {"recipe": recipe.as_json()}}))
+    assert find_recipe(str(tmp_path)) == tmp_path
+    assert read_recipe(tmp_path) == recipe
+    assert read_recipe(tmp_path, ["fit.epochs=77"]).fit.epochs == 77
+    with pytest.raises(RecipeError, match="unknown key"):
+        read_recipe(tmp_path, ["fit.epoch=77"])
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(RecipeError, match=r"no manifest\.json with the recipe"):
+        read_recipe(tmp_path)
 
 
 def test_a_layers_line_is_known(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _WEIGHTS = "model.weights.h5"
 # Bytes that the members of an archive may have beyond this many times the archive's own: Keras stores weights as they are.
 _MAX_EXPANSION, _FREE_BYTES = 20, 16 * 1024 * 1024
+_FREE_WEIGHT_BYTES = 64 * 1024
 # Where layers keep the layers inside them, in the order of Keras's `get_weights()`.
 _INNER = ("cell", "cells", "forward_layer", "backward_layer", "layer")
 # The products of a MultiHeadAttention, in that order too.
@@ -386,8 +387,12 @@ def _values(group: h5py.Group, name: str, entry: Entry) -> NDArray[Any]:
             raise KerasFileError(f"{place} does not lie in the file")
         if found.dtype.kind not in "fiu":
             raise KerasFileError(f"{place} holds {found.dtype}, not numbers")
-        if found.size and not found.id.get_storage_size():
+        stored = found.id.get_storage_size()
+        if found.size and not stored:
             raise KerasFileError(f"{place} was announced and never written")
+        # A filter, or a chunk of many that are missing, makes gigabytes of a few bytes.
+        if found.size * found.dtype.itemsize > _FREE_WEIGHT_BYTES + _MAX_EXPANSION * stored:
+            raise KerasFileError(f"{place} has {stored} bytes and would unpack to {list(found.shape)}, which no saved model does")
         values = np.asarray(found[()], np.float32)
     except (KeyError, OSError, ValueError, RuntimeError) as exc:
         if isinstance(exc, KerasFileError):
@@ -423,7 +428,7 @@ def _open_h5(content: bytes, what: str) -> h5py.File:
 def _as_json(content: Any, what: str) -> Any:
     try:
         return json.loads(_as_text(content))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise KerasFileError(f"{what} is not JSON: {exc}") from exc
 
 

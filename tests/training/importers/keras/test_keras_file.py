@@ -290,6 +290,30 @@ def test_values_in_another_file_are_not_read(tmp_path: Path) -> None:
         read_keras_file(path)
 
 
+@pytest.mark.parametrize("options", [{"compression": "gzip"}, {}], ids=["a filter", "a chunk of many"])
+def test_a_weight_that_unpacks_to_far_more_than_it_has_is_refused_before_it_is_read(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    path = saved(functional((3,), L.Dense(1, name="head")), tmp_path / "m.h5")
+    with h5py.File(path, "r+") as file:
+        del file["model_weights/head/head/kernel"]
+        head = file["model_weights/head/head"]
+        kernel = head.create_dataset("kernel", (50_000, 50_000), np.float32, chunks=(100, 100), **options)
+        kernel[:100, :100] = 1.0
+    assert path.stat().st_size < 10**6
+    with pytest.raises(KerasFileError, match=r'layer "head" \(Dense\): weight "head/kernel" has \d+ bytes and would unpack to'):
+        read_keras_file(path)
+
+
+def test_a_configuration_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", b"[" * 100_000)
+        archive.writestr("model.weights.h5", b"")
+    with pytest.raises(KerasFileError, match=r"config\.json is not JSON"):
+        read_keras_file(path)
+
+
 def with_weights(file: Path, change: Callable[[h5py.File, h5py.File], None]) -> Path:
     """The same archive with weights that lie elsewhere: `change` copies from the first file to the second."""
     with zipfile.ZipFile(file) as archive:

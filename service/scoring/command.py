@@ -1,0 +1,51 @@
+"""What `sluice score` does once its arguments are read: loads the model, runs, shows how far it is, says what became of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from service.errors import RequestError
+from service.models.folder import ModelOptions
+from service.scoring.progress import ProgressDisplay
+from service.scoring.run import TooManyRejected, find_model, score_file
+from service.tasks.tables import TableError, TableOptions
+
+FAILED = 1
+
+
+def score(
+    model_name: str,
+    folders: Sequence[Path],
+    options: ModelOptions,
+    input_path: Path,
+    output_path: Path,
+    *,
+    columns: Mapping[str, str],
+    parameters: Mapping[str, object],
+    keep: Sequence[str],
+    overwrite: bool,
+    max_rejected: int | None,
+) -> int:
+    """The exit status: 0, or 1 where nothing could be scored, or the file not to its end. Raises StartError without a model."""
+    model = find_model(model_name, folders, options)
+    table = TableOptions(columns, parameters, keep)
+    try:
+        with ProgressDisplay() as display:
+            summary = score_file(
+                model, input_path, output_path, table, overwrite=overwrite, max_rejected=max_rejected, show=display.show
+            )
+    except (TableError, RequestError, TooManyRejected) as exc:
+        print(f"sluice: {exc.message}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("sluice: stopped; the same command goes on from here", file=sys.stderr)
+        return FAILED
+    ending = ", resumed" if summary.is_resumed else ""
+    print(f"{summary.num_records} scored, {summary.num_rejected} rejected, {summary.duration_s:.1f} s{ending}")
+    if summary.num_records:
+        print(f"predictions  {output_path}")
+    if summary.num_rejected:
+        print(f"rejected     {output_path}.rejected.ndjson")
+    return 0 if summary.num_records or not summary.num_rejected else FAILED

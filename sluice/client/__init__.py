@@ -1,0 +1,1 @@
+"""The client of a server over HTTP: `sluice.Client` and `sluice.AsyncClient`. Needs the extra `client`; knows neither package."""

@@ -1,0 +1,273 @@
+"""`Client` and `AsyncClient`: who sends what `calls.py` decides, and waits. The only file that imports httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from sluice.client.calls import Answer, Call, Request, Send, Wait, cut, run_part
+from sluice.client.errors import Unavailable
+from sluice.client.tables import read_series, read_texts
+
+TIMEOUT_S = 60.0
+"""Of a whole call, with all of its parts and waits."""
+MAX_AT_ONCE = 4
+"""Parts of one call that an AsyncClient has under way: enough to keep a server of a few cores busy."""
+MAX_ANSWER_BYTES = 200_000_000
+
+
+class Client:
+    """A server by its URL. May be used from several threads; close it, or use it in a `with` block.
+
+    Calls with more instances than one request may hold are cut into several. What the server refuses because it is busy, or
+    loading, is sent again after the time that it names, connections that fail are opened again, until `timeout_s` is over: then
+    `Unavailable`. What it refuses for what it holds raises `InvalidInput`, which names the instance.
+    """
+
+    def __init__(self, url: str, key: str | None = None, *, timeout_s: float = TIMEOUT_S, verify: Any = True) -> None:
+        """`key` is an API key; `verify` as httpx has it, for a server with a certificate of one's own. Raises ValueError."""
+        self._timeout_s = timeout_s
+        self._http = httpx.Client(base_url=_base_url(url), headers=_headers(key), verify=verify)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def forecast(
+        self,
+        series: Any,
+        *,
+        model: str | None = None,
+        horizon: int | None = None,
+        quantiles: Sequence[float] | None = None,
+        frequency: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Continue one series or many, and get the same kind back.
+
+        A list of numbers, a list of such lists, or an array gives a prediction, or a list of them, as the server writes it.
+        A DataFrame of pandas or polars in the long form (`unique_id`, `ds`, `y`) gives one with `unique_id`, `ds`, `forecast`
+        and `q0.1` for each quantile; a Series of pandas, whose index may be times, one with these as its index; a Series of
+        polars one without times. NaN, None and null are gaps. Raises ClientError; ValueError for what is no series.
+        """
+        parameters = {"horizon": horizon, "quantiles": None if quantiles is None else list(quantiles), "frequency": frequency}
+        table = read_series(series)
+        request = Request(
+            "/predict/forecast",
+            table.instances,
+            model,
+            None,
+            {name: value for name, value in parameters.items() if value is not None},
+            table.names,
+        )
+        return table.write(self._run(request, timeout_s))
+
+    def classify(self, texts: Any, *, model: str | None = None, timeout_s: float | None = None) -> Any:
+        """Classify texts: a list gives a list of predictions, a Series of pandas or polars a DataFrame. Raises ClientError."""
+        table = read_texts(texts)
+        return table.write(self._run(Request("/predict/classify", table.instances, model), timeout_s))
+
+    def predict(
+        self,
+        model: str,
+        rows: Sequence[Any],
+        *,
+        version: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Any]:
+        """The predictions of any model's instances, in their order, as `POST /predict` has them. Raises ClientError."""
+        return self._run(Request("/predict", rows, model, version, parameters or {}), timeout_s)
+
+    def _run(self, request: Request, timeout_s: float | None) -> list[Any]:
+        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        return [
+            prediction for part in cut(request) for prediction in self._drive(run_part(request, part, random.random()), deadline)
+        ]
+
+    def _drive(self, call: Call, deadline: float) -> list[Any]:
+        answer: Answer | None = None
+        while True:
+            try:
+                step = call.send(answer)
+            except StopIteration as stop:
+                predictions: list[Any] = stop.value
+                return predictions
+            if isinstance(step, Wait):
+                _expect_time(step, deadline)
+                time.sleep(step.seconds)
+                answer = None
+            else:
+                answer = self._post(step, deadline)
+
+    def _post(self, step: Send, deadline: float) -> Answer:
+        timeout_s = _time_left(deadline)
+        try:
+            with self._http.stream("POST", step.path, content=step.body, timeout=timeout_s) as response:
+                content = bytearray()
+                for block in response.iter_bytes():
+                    content += block
+                    _expect_bounded(content, deadline)
+                return Answer(response.status_code, bytes(content), response.headers.get("retry-after"))
+        except httpx.TransportError as exc:
+            return _no_answer(exc)
+
+
+class AsyncClient:
+    """`Client` for asyncio, with several parts of a call under way at once; close it with `aclose`, or use it in `async with`."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        verify: Any = True,
+        max_at_once: int = MAX_AT_ONCE,
+    ) -> None:
+        """`max_at_once` parts of a call are under way at most. Raises ValueError."""
+        self._timeout_s = timeout_s
+        self._max_at_once = max_at_once
+        self._http = httpx.AsyncClient(base_url=_base_url(url), headers=_headers(key), verify=verify)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def forecast(
+        self,
+        series: Any,
+        *,
+        model: str | None = None,
+        horizon: int | None = None,
+        quantiles: Sequence[float] | None = None,
+        frequency: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """As `Client.forecast`."""
+        parameters = {"horizon": horizon, "quantiles": None if quantiles is None else list(quantiles), "frequency": frequency}
+        table = read_series(series)
+        request = Request(
+            "/predict/forecast",
+            table.instances,
+            model,
+            None,
+            {name: value for name, value in parameters.items() if value is not None},
+            table.names,
+        )
+        return table.write(await self._run(request, timeout_s))
+
+    async def classify(self, texts: Any, *, model: str | None = None, timeout_s: float | None = None) -> Any:
+        """As `Client.classify`."""
+        table = read_texts(texts)
+        return table.write(await self._run(Request("/predict/classify", table.instances, model), timeout_s))
+
+    async def predict(
+        self,
+        model: str,
+        rows: Sequence[Any],
+        *,
+        version: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Any]:
+        """As `Client.predict`."""
+        return await self._run(Request("/predict", rows, model, version, parameters or {}), timeout_s)
+
+    async def _run(self, request: Request, timeout_s: float | None) -> list[Any]:
+        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        free = asyncio.Semaphore(self._max_at_once)
+
+        async def drive(call: Call) -> list[Any]:
+            async with free:
+                return await self._drive(call, deadline)
+
+        tasks = [asyncio.ensure_future(drive(run_part(request, part, random.random()))) for part in cut(request)]
+        try:
+            return [prediction for found in await asyncio.gather(*tasks) for prediction in found]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _drive(self, call: Call, deadline: float) -> list[Any]:
+        answer: Answer | None = None
+        while True:
+            try:
+                step = call.send(answer)
+            except StopIteration as stop:
+                predictions: list[Any] = stop.value
+                return predictions
+            if isinstance(step, Wait):
+                _expect_time(step, deadline)
+                await asyncio.sleep(step.seconds)
+                answer = None
+            else:
+                answer = await self._post(step, deadline)
+
+    async def _post(self, step: Send, deadline: float) -> Answer:
+        timeout_s = _time_left(deadline)
+        try:
+            async with self._http.stream("POST", step.path, content=step.body, timeout=timeout_s) as response:
+                content = bytearray()
+                async for block in response.aiter_bytes():
+                    content += block
+                    _expect_bounded(content, deadline)
+                return Answer(response.status_code, bytes(content), response.headers.get("retry-after"))
+        except httpx.TransportError as exc:
+            return _no_answer(exc)
+
+
+def _base_url(url: str) -> str:
+    parsed = httpx.URL(url)
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(f"expected a URL such as http://localhost:8000, got {url!r}")
+    return url
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    headers = {"Content-Type": "application/json"}
+    return headers if key is None else headers | {"Authorization": f"Bearer {key}"}
+
+
+def _time_left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise Unavailable("there was no answer before the deadline")
+    return left
+
+
+def _expect_time(step: Wait, deadline: float) -> None:
+    """Raise why there is no answer yet, where the wait would last beyond the deadline."""
+    if time.monotonic() + step.seconds >= deadline:
+        raise step.why
+
+
+def _expect_bounded(content: bytearray, deadline: float) -> None:
+    """Raise Unavailable for an answer that comes too slowly, byte by byte, or never ends."""
+    _time_left(deadline)
+    if len(content) > MAX_ANSWER_BYTES:
+        raise Unavailable(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+
+
+def _no_answer(exc: httpx.TransportError) -> Answer:
+    why = "the server did not answer in time" if isinstance(exc, httpx.TimeoutException) else "the server cannot be reached"
+    return Answer(0, f"{why}: {exc or type(exc).__name__}".encode())
