@@ -22,7 +22,8 @@ def last_values(values: Array, lengths: Array) -> Array:
 def row_means(values: Array, lengths: Array | None, axis: int | None) -> Array:
     """The mean of each row, (B,); of an array with a time axis only over the row's own steps."""
     if axis is None or lengths is None:
-        return values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
+        whole: Array = values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
+        return whole
     moved = np.moveaxis(values, axis, 1).reshape(len(values), values.shape[axis], -1)  # (B, T, N)
     is_own = np.arange(moved.shape[1]) < lengths[:, None]
     sums = np.where(is_own[..., None], moved, 0).sum(axis=(1, 2), dtype=np.float64)

@@ -96,7 +96,8 @@ def _shares(counts: Array) -> list[float]:
 
 def _row_means(values: Array, lengths: Array | None, shape: Sequence[int | str]) -> Array:
     if "time" not in shape or lengths is None:
-        return values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
+        whole: Array = values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
+        return whole
     axis = list(shape).index("time")
     moved = np.moveaxis(values, axis, 1).reshape(len(values), values.shape[axis], -1)  # (B, T, N)
     is_own = np.arange(moved.shape[1]) < lengths[:, None]
