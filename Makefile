@@ -72,7 +72,14 @@ $(CLIENTS): $(VENV)-%/.done:
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check $(foreach package,$(PEER_$*),'$(package)')
 	@touch $@
 
-test-peers: $(VENV)/.test $(TRAINERS) $(CLIENTS)  ## what darts, neuralforecast and Keras 2 predict, and the clients of others; downloads each into an environment of its own
+# Ray with Sluice in it, for deploy/ray.
+PEER_ray := ray[serve]==2.60.0
+$(VENV)-ray/.done: constraints.txt pyproject.toml
+	test -x $(VENV)-ray/bin/python || $(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '$(PEER_ray)' --editable '.[cpu]'
+	@touch $@
+
+test-peers: $(VENV)/.test $(TRAINERS) $(CLIENTS) $(VENV)-ray/.done  ## what darts, neuralforecast and Keras 2 predict, and the clients of others; downloads each into an environment of its own
 	$(BIN)/python -m pytest -m '' tests/peers
 
 # What the old versions say about newer Pythons and libraries is no failure; what does not work is.

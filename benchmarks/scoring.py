@@ -37,11 +37,13 @@ from service.models.model import Model
 from service.process.machine import num_cores
 from service.runtime.tensors import Tensors
 from service.scoring.run import find_model, score_file
+from service.tasks.tables import TableOptions
 
 START_US, HOUR_US = 1_704_067_200_000_000, 3_600_000_000
 SERIES_AT_ONCE = 2000
 BARE_SERIES = 16_384
 FORMATS = ("parquet", "csv", "ndjson")
+HOURLY = TableOptions(parameters={"frequency": "H"})
 
 
 @dataclass(frozen=True)
@@ -184,10 +186,10 @@ def _score(sender: Connection, model_name: str, source: Path, target: Path) -> N
     with tempfile.TemporaryDirectory() as name:  # what is imported at the first call, and takes memory once, is there before
         warm = Path(name) / source.name
         write_series(warm, 2, model.manifest.model_dump()["forecast"]["context_length"])
-        score_file(model, warm, warm.with_name(target.name))
+        score_file(model, warm, warm.with_name(target.name), HOURLY)
     loaded = memory_of([multiprocessing.current_process().pid or 0]).resident
     started, cpu = time.perf_counter(), time.process_time()
-    summary = score_file(model, source, target, overwrite=True)
+    summary = score_file(model, source, target, HOURLY, overwrite=True)
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     assert summary.num_rejected == 0, "every series is good"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -86,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="score a file of rows or series with a model, without a server")
     score.set_defaults(run=_score)
     score.add_argument("model", help="its name, with :VERSION behind it where not the highest is meant, or its folder")
-    score.add_argument("input", type=Path, help="a file in .parquet, .csv, .tsv or .ndjson; the last three also with .gz")
-    score.add_argument("output", type=Path, help="the file for the predictions, in .parquet, .csv, .tsv or .ndjson")
+    score.add_argument("input", type=Path, help="a file in .parquet, .csv, .tsv or .ndjson (these three also .gz), or a folder")
+    score.add_argument("output", type=Path, help="where predictions go: a file in one of these formats, or a folder")
     score.add_argument(
         "--column", action="append", default=[], metavar="COLUMN=NAME", help="what the file calls a column; may be repeated"
     )
@@ -97,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--keep", action="append", default=[], metavar="NAME", help="a column to copy; may be repeated [none]")
     score.add_argument("--max-rejected", type=int, metavar="N", help="stop when more cannot be scored [any number may]")
     score.add_argument("--overwrite", action="store_true", help="replace the output where it is there")
+    engines = ("local", "ray")
+    score.add_argument("--engine", choices=engines, default="local", help="who scores the files of a folder [local]")
     for field in SCORE_SETTINGS:
         text = f"{Settings.model_fields[field].description} [{environment_name(field)}]".replace("%", "%%")
         score.add_argument(f"--{field.replace('_', '-')}", metavar="VALUE", help=text)
@@ -198,7 +200,7 @@ def _score(args: argparse.Namespace) -> int:
     return score(
         args.model,
         settings.model_folders,
-        model_options(settings.model_copy(update={"workers": 1})),
+        functools.partial(model_options, settings.model_copy(update={"workers": 1})),
         args.input,
         args.output,
         columns=columns,
@@ -206,6 +208,7 @@ def _score(args: argparse.Namespace) -> int:
         keep=args.keep,
         overwrite=args.overwrite,
         max_rejected=args.max_rejected,
+        engine=args.engine,
     )
 
 

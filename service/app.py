@@ -39,7 +39,7 @@ from service.api.gateway import Gateway
 from service.api.inference import Monitors, RequestLimits
 from service.api.openapi import complete_openapi
 from service.api.operations import operations_router
-from service.api.predict import documented_routes, predict_endpoints
+from service.api.predict import Predictor, documented_routes, predict_endpoints
 from service.api.protocol_routes import ProtocolRoute, protocol_router
 from service.api.sequences import sequences_router
 from service.api.stream import API as STREAM_API
@@ -254,7 +254,9 @@ def create_app(
                 sequences=sequences,
             ),
             **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors, sequences)),
-            **adapter_endpoints(formats.adapters, repository, metrics, limits, monitors),
+            **adapter_endpoints(
+                formats.adapters, repository, metrics, limits, monitors, Predictor(state_tokens.tokens, sequences)
+            ),
         },
         routes=dict.fromkeys(paths),
         observers=metrics,

@@ -110,9 +110,13 @@ def server_process(
                 raise
 
 
-def wait_until(is_so: Any, what: str) -> None:
-    """Evaluate again and again, until it is true or PATIENCE_S is over."""
-    deadline = time.monotonic() + PATIENCE_S
+START_PATIENCE_S = 4 * PATIENCE_S
+"""For a server that verifies all bundled models before it is ready, each in a process of its own."""
+
+
+def wait_until(is_so: Any, what: str, patience_s: float = PATIENCE_S) -> None:
+    """Evaluate again and again, until it is true or the patience is over."""
+    deadline = time.monotonic() + patience_s
     while not is_so():
         assert time.monotonic() < deadline, f"timed out: {what}"
         time.sleep(0.02)
@@ -126,5 +130,5 @@ def _wait_for_url(server: ServerProcess) -> str:
         assert server.process.poll() is None, f"the server ended: {server.log}"
         return bool(found)
 
-    wait_until(is_ready, "the server is ready")
+    wait_until(is_ready, "the server is ready", START_PATIENCE_S)
     return found[0]

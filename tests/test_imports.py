@@ -93,6 +93,7 @@ HOMES = {
     "httptools": {"service.api.regular_path"},
     "fastapi_swagger": {"service.api.page"},
     "pyarrow": {"service.scoring.files"},
+    "ray": {"service.scoring.folders"},
     "rich": {"service.scoring.progress"},
 }
 # The same of the front, whose other files import none.

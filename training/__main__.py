@@ -37,6 +37,11 @@ RunsOption = Annotated[Path, typer.Option(help="The folder of checkpoints and ot
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of torch. Small networks gain nothing from more than one.")]
 
 
+def _is_first_process() -> bool:
+    """Whether nobody else tells how a run goes: of `fit.devices` and `fit.num_nodes` each process runs this command."""
+    return all(os.environ.get(name, "0") in ("", "0") for name in ("LOCAL_RANK", "NODE_RANK"))
+
+
 @app.command("run")
 def run_command(
     recipe: RecipeArgument,
@@ -55,7 +60,7 @@ def run_command(
     data: DataOption = None,
 ) -> None:
     """Train by a recipe and publish the model folder."""
-    console = Console()
+    console = Console(quiet=not _is_first_process())
     with _errors_as_messages(console, "stopped; continue with --resume"):
         path = find_recipe(recipe)
         settings = read_recipe(path, changes or [])

@@ -16,7 +16,7 @@ import functools
 import http
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from starlette.types import Message
@@ -134,8 +134,29 @@ class FastRequest(HttpRequest):
         return {"type": "http.request", "body": self.body, "more_body": False}
 
 
+class RefusedRequest:
+    """A request that was answered before it was parsed: all that uvicorn and the monitor of connections want to know of it."""
+
+    __slots__ = ()
+
+    response_complete = True
+    more_body = disconnected = False
+
+    @property
+    def message_event(self) -> RefusedRequest:
+        """As of FastRequest."""
+        return self
+
+    def set(self) -> None:
+        """Nobody waits for it."""
+
+
 class FastPathProtocol(RegularPathProtocol):
     """One connection. The app is a Gateway."""
+
+    # The first bytes of a refusal, for these default headers: uvicorn replaces the list once a second.
+    _default_headers: Sequence[tuple[bytes, bytes]] | None = None
+    _refusal_head = b""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -235,26 +256,31 @@ class FastPathProtocol(RegularPathProtocol):
         content = self._gateway.refuse_early(data, self.server)
         if content is None:
             return False
-        request = FastRequest("", [], 0, self.client, self.server, keep_alive=True)
-        request.more_body = False
-        self.cycle = self._running = cast(Any, request)
         delay_s = self._hold_s()
         if delay_s:
-            send = functools.partial(self._send_early_refusal, content, request)
+            request = FastRequest("", [], 0, self.client, self.server, keep_alive=True)
+            request.more_body = False
+            self.cycle = self._running = cast(Any, request)
+            send = functools.partial(self._send_held_refusal, content, request)
             self._gateway.held_refusals.add(self.loop, delay_s, send)
         else:
-            self._send_early_refusal(content, request)
+            self.cycle = self._running = cast(Any, RefusedRequest())  # a new one: the connection has not been idle
+            self._send_early_refusal(content)
+            self.server_state.total_requests += 1
         return True
 
-    def _send_early_refusal(self, content: bytes, request: FastRequest) -> None:
-        if self.transport.is_closing():
-            return
-        head = [STATUS_LINES[503]]
-        for name, value in self.server_state.default_headers:
-            head += (name, b": ", value, b"\r\n")
-        head.append(content)
-        self.transport.write(b"".join(head))
-        self._complete(request)
+    def _send_early_refusal(self, content: bytes) -> None:
+        cls = type(self)
+        if cls._default_headers is not self.server_state.default_headers:
+            cls._default_headers = self.server_state.default_headers
+            lines = [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
+            cls._refusal_head = b"".join([STATUS_LINES[503], *lines])
+        self.transport.write(cls._refusal_head + content)
+
+    def _send_held_refusal(self, content: bytes, request: FastRequest) -> None:
+        if not self.transport.is_closing():
+            self._send_early_refusal(content)
+            self._complete(request)
 
     def _refuse(self, request: FastRequest, answer: Answer) -> None:
         """Send a refusal, without a task: at once, or a little later where refusals themselves would become the load."""

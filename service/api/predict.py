@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from fastapi.routing import APIRoute
@@ -46,9 +46,9 @@ class ServedModel(StreamingModel, Protocol):
         """How many rows the instances are for the graph, by the parameters."""
         ...
 
-    async def predict(
+    def predict(
         self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool, has_turn: bool = False
-    ) -> Sequence[Any]: ...
+    ) -> Coroutine[Any, Any, Sequence[Any]]: ...
 
 
 class Models(Protocol):
@@ -101,6 +101,54 @@ class TaskEndpoint(Protocol):
     def prediction(self) -> Any: ...
 
 
+class Predictor:
+    """The predictions of instances: each a whole, or the next piece of a sequence whose state is carried or kept."""
+
+    def __init__(self, tokens: StateTokens | None = None, sequences: KeptSequences | None = None) -> None:
+        """`tokens` reads and writes the states that clients carry; None: no instance carries one. `sequences` are those whose
+        states are kept; None: no request names one.
+        """
+        self._tokens = tokens
+        self._sequences = sequences
+
+    def predict(
+        self,
+        model: ServedModel,
+        body: bytes,
+        instances: Sequence[Any],
+        parameters: Mapping[str, Any],
+        *,
+        deadline: float,
+        has_turn: bool,
+        holder: str,
+        count_rows: Callable[[int], None],
+    ) -> Coroutine[Any, Any, Sequence[Any]]:
+        """The predictions, in order; `body` is where the instances were read from, `holder` whose sequences they are.
+        `count_rows` takes how many rows they are where the parameters may make more of them.
+
+        Raises what the model raises, and what `predict_carried` and `predict_kept` raise.
+        """
+        plain = is_plain(body)
+        if self._tokens is not None and holds_state(instances) and not model.has_own_state_field:
+            return predict_carried(
+                model, self._tokens, instances, parameters, deadline=deadline, is_plain=plain, has_turn=has_turn
+            )
+        if self._sequences is not None and holds_sequences(body, instances, parameters):
+            return predict_kept(
+                model,
+                self._sequences,
+                instances,
+                parameters,
+                deadline=deadline,
+                is_plain=plain,
+                has_turn=has_turn,
+                holder=holder,
+            )
+        if parameters:
+            count_rows(model.count_rows(instances, parameters))
+        return model.predict(instances, parameters, deadline=deadline, is_plain=plain, has_turn=has_turn)
+
+
 class PredictEndpoint(InferenceEndpoint):
     """One endpoint that predicts. With `task`, the model may be left out, and must be of that task and fit the `purpose`."""
 
@@ -118,13 +166,10 @@ class PredictEndpoint(InferenceEndpoint):
         tokens: StateTokens | None = None,
         sequences: KeptSequences | None = None,
     ) -> None:
-        """`monitors` as of InferenceEndpoint. `tokens` reads and writes the states that clients carry; None: no instance carries
-        one. `sequences` are those whose states are kept; None: no request names one.
-        """
+        """`monitors` as of InferenceEndpoint, `tokens` and `sequences` as of Predictor."""
         super().__init__(observer, limits, monitors)
         self._models = models
-        self._tokens = tokens
-        self._sequences = sequences
+        self._predictor = Predictor(tokens, sequences)
         self._task = task
         self._purpose = purpose
 
@@ -146,35 +191,16 @@ class PredictEndpoint(InferenceEndpoint):
         call.shorten(parsed.timeout_s)
         model = self._resolve(parsed, visible_models(self._models, call.request.state))
         call.set_model(model)
-        has_turn = self.has_turn(len(body))
-        predictions: Sequence[Any]
-        if self._tokens is not None and holds_state(parsed.instances) and not model.has_own_state_field:
-            predictions = await predict_carried(
-                model,
-                self._tokens,
-                parsed.instances,
-                parsed.parameters,
-                deadline=call.deadline,
-                is_plain=is_plain(body),
-                has_turn=has_turn,
-            )
-        elif self._sequences is not None and holds_sequences(body, parsed.instances, parsed.parameters):
-            predictions = await predict_kept(
-                model,
-                self._sequences,
-                parsed.instances,
-                parsed.parameters,
-                deadline=call.deadline,
-                is_plain=is_plain(body),
-                has_turn=has_turn,
-                holder=caller_of(call.request.state),
-            )
-        else:
-            if parsed.parameters:
-                call.count_rows(model.count_rows(parsed.instances, parsed.parameters))
-            predictions = await model.predict(
-                parsed.instances, parsed.parameters, deadline=call.deadline, is_plain=is_plain(body), has_turn=has_turn
-            )
+        predictions = await self._predictor.predict(
+            model,
+            body,
+            parsed.instances,
+            parsed.parameters,
+            deadline=call.deadline,
+            has_turn=self.has_turn(len(body)),
+            holder=caller_of(call.request.state),
+            count_rows=call.count_rows,
+        )
         written_from = time.monotonic()
         content = await _write(model.name, model.version, predictions)
         call.finish_write(written_from)

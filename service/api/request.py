@@ -245,7 +245,7 @@ class Admission(Protocol):
     """Decides by the work that is pending whether a request is begun (`scheduling/admission.py`)."""
 
     is_refusing: bool
-    """Whether the last request that came was refused."""
+    """Whether one of the last requests that came was refused."""
 
     def would_refuse(self, endpoint: str, num_bytes: int, timeout_s: float) -> bool:
         """Whether a request of the default priority would be refused."""

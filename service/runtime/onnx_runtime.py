@@ -28,10 +28,13 @@ log = logging.getLogger(__name__)
 # What a graph may run on when a device is requested, the best first. What TensorRT does not take, CUDA runs.
 PROVIDERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"cuda": (CUDA, CPU), "tensorrt": (TENSORRT, CUDA, CPU)})
 
-# A file of its sources, and behind it the function.
 # Smaller weights stay within a packed graph.
 MIN_MAPPED_BYTES = 1024
+# A file of its sources, and behind it the function.
 SOURCE_PLACE = re.compile(r"\S*/[\w.+-]+\.(?:cc|cpp|cu|cuh|h|hpp):\d+ (?:[^()]*::[^()]*\(.*?\)(?: const)? )?")
+MEMORY_SETTING = "SLUICE_PROCESS_MEMORY_BYTES"
+# As the arena says it, and what the C++ library throws without one, by its name and by that of Windows.
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 # What is less is raised as an exception, too. onnxruntime would write it to stderr in colours, with names from the graph.
 FATAL = 4
 
@@ -253,6 +256,10 @@ class OnnxRuntime:
             else:
                 values = self._run_bound(tensors, self._device_type)
         except Exception as exc:  # onnxruntime's exceptions have no common class but Exception
+            if self._device_type is None and _is_out_of_memory(exc):
+                raise InferenceFailed(
+                    "the model's graph takes more memory for this input than its process has", setting=MEMORY_SETTING
+                ) from exc
             raise InferenceFailed("the model's graph failed on this input") from exc
         return dict(zip(self._output_names, values, strict=True))
 
@@ -362,6 +369,12 @@ def _spec(node: Any) -> TensorSpec:
     # An axis without a name is open, and equal to no other axis.
     shape = tuple(size if isinstance(size, int) else size or f"{node.name}_{axis}" for axis, size in enumerate(node.shape))
     return TensorSpec(node.name, datatype, shape)
+
+
+def _is_out_of_memory(exc: Exception) -> bool:
+    """Whether an allocation failed, Python's own or one of onnxruntime."""
+    text = str(exc)
+    return isinstance(exc, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def _first_line(exc: Exception) -> str:

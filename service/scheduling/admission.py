@@ -26,6 +26,9 @@ MIN_REQUESTS = 16
 """So many may always wait: below, batches are small, and what finishes says little of what could."""
 MIN_SHARE, MAX_SHARE = 0.1, 0.9
 DEFAULT_PRIORITY, LEAST_URGENT = 5, 9
+CALM = 64
+"""So many requests are admitted in a row before a server counts as refusing none. Under overload admitted and refused ones take
+turns, and one that is refused before it is parsed costs a third of one that is parsed first."""
 MAX_LEFT_SHARE = 0.3
 """Where more of the requests that end in window after window are given up by their clients, fewer are admitted."""
 LEAVING_WINDOWS = 10
@@ -172,7 +175,8 @@ class AdmissionControl:
         self._num_refused = 0
         self._refusals_since = self._window_start
         self.is_refusing = False
-        """Whether the last request that came was refused."""
+        """Whether one of the last CALM requests that came was refused."""
+        self._num_since_refusal = 0
 
     @property
     def num_pending(self) -> int:
@@ -195,9 +199,11 @@ class AdmissionControl:
             and not self._fits(account, units, timeout_s, priority)
             and not self._displace(account, units, timeout_s, priority)
         ):
-            self.is_refusing = True
+            self.is_refusing, self._num_since_refusal = True, 0
             return None
-        self.is_refusing = False
+        if self.is_refusing:
+            self._num_since_refusal += 1
+            self.is_refusing = self._num_since_refusal < CALM
         ticket = Ticket(self, account, units, priority, self._now())
         self._by_priority[priority][ticket] = None
         # As `_count` does, without a call for each request.
@@ -331,6 +337,7 @@ class AdmissionControl:
 
     def retry_after_s(self) -> float:
         """When a refused request may try again; called once for each."""
+        self.is_refusing, self._num_since_refusal = True, 0  # also where `would_refuse` said so
         self._num_refused += 1
         now = self._now()
         if (elapsed_s := now - self._refusals_since) >= 1.0:

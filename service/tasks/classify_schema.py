@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.tasks.state_schema import InstanceState, PredictionState
+from service.tasks.state_schema import InstanceState, PredictionState, SequenceFields
 
 MAX_CHARACTERS = 100_000
 """The longest text. Whatever is read of it, all of it is split into tokens first: 60 ms and 10 MB."""
@@ -17,7 +17,7 @@ MAX_CHARACTERS = 100_000
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
 
 
-class ClassifyInstance(BaseModel):
+class ClassifyInstance(SequenceFields):
     """One text."""
 
     model_config = ConfigDict(extra="forbid")
@@ -29,8 +29,8 @@ class ClassifyInstance(BaseModel):
     state: InstanceState = None
 
 
-class ClassifyParameters(BaseModel):
-    """What holds for every text of the request."""
+class ClassifyParameters(SequenceFields):
+    """Defaults for every instance of the request."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.tasks.forecast_request import MAX_HISTORY_VALUES, MAX_LEVELS
 from service.tasks.frequencies import MAX_LENGTH
 from service.tasks.history import FLOAT32_MAX
-from service.tasks.state_schema import InstanceState, PredictionState
+from service.tasks.state_schema import InstanceState, PredictionState, SequenceFields
 
 Number = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] | None
 Values = Annotated[list[Number], Field(min_length=1, max_length=MAX_HISTORY_VALUES)]
@@ -60,7 +60,7 @@ WEEK: list[Any] = [round(300 + 80 * math.sin(math.tau * (hour - 9) / 24) - 60 * 
 HISTORY: list[Any] = [*WEEK[:30], None, *WEEK[31:]]
 
 
-class ForecastInstance(BaseModel):
+class ForecastInstance(SequenceFields):
     """One series to be continued."""
 
     model_config = ConfigDict(extra="forbid")
@@ -83,7 +83,7 @@ class ForecastInstance(BaseModel):
     state: InstanceState = None
 
 
-class ForecastParameters(BaseModel):
+class ForecastParameters(SequenceFields):
     """Defaults for every instance of the request."""
 
     model_config = ConfigDict(extra="forbid")

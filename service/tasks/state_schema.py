@@ -1,10 +1,12 @@
-"""The field `state` of instances and predictions, for the OpenAPI document: the same in every task whose models may stream."""
+"""The fields of sequences in instances, parameters and predictions, for the OpenAPI document: the same in every task whose models
+may stream.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 InstanceState = Annotated[
     Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None,
@@ -22,3 +24,24 @@ PredictionState = Annotated[
         examples=["U0xTMQEAAAAYAAAAAAAAAA"],
     ),
 ]
+
+
+class SequenceFields(BaseModel):
+    """The sequence, kept by the server, that an instance is the next step of."""
+
+    sequence_id: (
+        Annotated[int, Field(ge=1, le=2**64 - 1)]
+        | Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+        | None
+    ) = Field(
+        default=None,
+        description="For a model that can stream: the sequence, kept by the server, of which the instance is the next step. A "
+        "number is the same as its digits. In all instances, or for all of them in `parameters`.",
+        examples=["sensor-17", 17],
+    )
+    sequence_start: bool | None = Field(
+        default=None, description="Whether the sequence begins with this step; one that is there begins anew.", examples=[True]
+    )
+    sequence_end: bool | None = Field(
+        default=None, description="Whether the sequence ends with this step: nothing is kept of it.", examples=[True]
+    )

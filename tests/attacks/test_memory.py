@@ -28,10 +28,10 @@ def test_a_run_that_takes_too_much_memory_fails_and_every_other_request_is_answe
     write_input_memory_folder(tmp_path)
     with server_process(tmp_path, SLUICE_WORKERS=workers, **SETTINGS) as server:
         before = descendants(server.process.pid)
-        statuses: list[int] = []
+        answers: list[httpx.Response] = []
 
         def send() -> None:
-            statuses.extend(httpx.post(f"{server.url}/predict", json=hungry(2e9), timeout=60).status_code for _ in range(8))
+            answers.extend(httpx.post(f"{server.url}/predict", json=hungry(2e9), timeout=60) for _ in range(8))
 
         threads = [threading.Thread(target=send) for _ in range(2)]
         for thread in threads:
@@ -41,6 +41,9 @@ def test_a_run_that_takes_too_much_memory_fails_and_every_other_request_is_answe
             assert httpx.post(f"{server.url}/predict", json=hungry(1000.0), timeout=60).status_code == 200
         for thread in threads:
             thread.join()
-        assert statuses == [500] * 16
+        assert [answer.status_code for answer in answers] == [500] * 16
+        assert {(answer.json()["code"], answer.json()["setting"]) for answer in answers} == {
+            ("inference_failed", "SLUICE_PROCESS_MEMORY_BYTES")
+        }
         assert descendants(server.process.pid) == before  # no worker had to be replaced
         assert server.end() == 0

@@ -62,21 +62,42 @@ def test_the_forecaster_reads_two_weeks_and_beats_its_baselines() -> None:
     assert all(training["metrics"]["owa"] < baseline["owa"] for baseline in training["baselines"].values())
 
 
-@pytest.mark.parametrize("name", ["forecast-monthly", "forecast-quarterly"])
-def test_the_forecasters_of_m3_and_tourism_beat_their_baselines_on_both_with_bands_that_hold(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "frequency", "measures"),
+    [
+        ("forecast-monthly", "M", ("mase", "m3_smape", "tourism_mape")),
+        ("forecast-quarterly", "Q", ("mase", "m3_smape", "tourism_mape")),
+        ("forecast-yearly", "Y", ("mase", "m3_smape", "tourism_smape")),
+        ("forecast-other", "D", ("mase", "m3_smape", "m3_mape")),
+    ],
+)
+def test_the_forecasters_of_the_competitions_beat_their_baselines_with_bands_that_hold(
+    name: str, frequency: str, measures: tuple[str, ...]
+) -> None:
     training = manifest(name)["training"]
     metrics = training["metrics"]
+    assert manifest(name)["forecast"]["frequencies"] == [frequency]
     assert manifest(name)["forecast"]["points"] == ["median", "mape"]
     assert 0.74 <= metrics["coverage_80"] <= 0.86
     for baseline in training["baselines"].values():
-        assert all(metrics[measure] < baseline[measure] for measure in ("mase", "m3_smape", "tourism_mape"))
+        assert all(metrics[measure] < baseline[measure] for measure in measures)
+
+
+def test_each_frequency_has_one_bundled_forecaster() -> None:
+    blocks = [json.loads((folder / "manifest.json").read_text()).get("forecast", {}) for folder in FOLDERS]
+    served = sorted(name for block in blocks if not block.get("streaming") for name in block.get("frequencies", ()))
+    assert served == ["D", "H", "M", "Q", "Y"]
 
 
 def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:
     training = manifest("sentiment-en")["training"]
-    assert training["metrics"]["imdb_accuracy"] >= 0.88
-    assert training["metrics"]["sst2_accuracy"] >= 0.82
-    assert {"majority", "tfidf_logistic"} <= training["baselines"].keys()
+    metrics, baselines = training["metrics"], training["baselines"]
+    for name in ("imdb", "sst2"):
+        assert all(metrics[f"{name}_accuracy"] > 0.015 + baseline[f"{name}_accuracy"] for baseline in baselines.values())
+        assert metrics[f"{name}_ece"] <= 0.02
+    assert metrics["imdb_accuracy"] >= 0.915
+    assert metrics["sst2_accuracy"] >= 0.86
+    assert {"majority", "tfidf_logistic", "nb_logistic"} <= baselines.keys()
 
 
 def test_the_sensor_forecasts_a_day_better_than_its_baselines_and_finds_what_was_put_into_the_test_part() -> None:

@@ -24,6 +24,7 @@ SHORT = {
     "passengers": ["fit.epochs=2"],
     "feature-vectors": ["fit.epochs=2"],
     "close-price": ["fit.epochs=1", "fit.steps_per_epoch=2"],
+    "close-returns": ["fit.epochs=1", "fit.steps_per_epoch=2", "fit.average=0.0"],
     "sentiments": ["fit.epochs=1", "fit.steps_per_epoch=4"],
     "question-type": ["fit.epochs=1", "fit.steps_per_epoch=4"],
     "embedding-lstm": ["fit.epochs=1", "fit.steps_per_epoch=1"],

@@ -20,10 +20,11 @@ from tritonclient.utils import InferenceServerException
 from service.api.schemas import SequenceDescription
 from tests.folders import write_text_folder
 from tests.service.sequences.stores import RedisServer, redis_server
-from tests.serving import ServerProcess, client_of, server_process, wait_until
+from tests.serving import PATIENCE_S, ServerProcess, client_of, server_process, wait_until
 from tests.streams import FEATURES, cells, write_forecast_stream, write_tensor_stream, write_text_stream
 
 MODEL = "toy-sensor"
+CLIENT = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=PATIENCE_S, trust_env=False)
 SERIES = [round(float(value), 3) for value in 5 + np.random.default_rng(3).normal(size=24)]
 
 
@@ -43,7 +44,10 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="module", params=["one process", "two workers", "two workers with Redis", "regular path"])
+@pytest.fixture(
+    scope="module",
+    params=["one process", "two workers", "two workers with Redis", pytest.param("regular path", marks=pytest.mark.slow)],
+)
 def server(request: pytest.FixtureRequest, models: Path) -> Iterator[ServerProcess]:
     """Real servers, with every store."""
     settings: dict[str, Any] = {"SLUICE_WORKERS": "2" if "two" in request.param else "1"}
@@ -71,7 +75,7 @@ class Connections:
         self.url = url
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        return httpx.request(method, f"{self.url}{path}", timeout=30, trust_env=False, **options)
+        return CLIENT.request(method, f"{self.url}{path}", **options)
 
     def step(self, id: object, values: list[float], **flags: bool) -> httpx.Response:
         parameters = {"sequence_id": id, **{f"sequence_{name}": value for name, value in flags.items()}}
@@ -114,7 +118,8 @@ def test_steps_of_many_sequences_share_a_request_and_each_goes_on_by_itself(web:
         ]
         body = {"instances": instances, "parameters": {"sequence_start": start == 0}}
         answer = web.request("POST", "/predict/forecast", json=body).raise_for_status().json()
-        assert answer["predictions"] == [web.whole(SERIES[number % 5 :][:end]) for number in range(40)]
+        wholes = [web.whole(SERIES[first:][:end]) for first in range(5)]
+        assert answer["predictions"] == [wholes[number % 5] for number in range(40)]
     assert web.request("GET", "/sequences/many-0").json()["steps"] == 9
     assert web.request("GET", "/sequences/many-1").status_code == 404
 

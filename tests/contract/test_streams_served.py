@@ -67,7 +67,7 @@ baselines = ["last_value", "seasonal_naive", "linear"]
 
 TEXTS = """\
 task = "classify"
-name = "toy"
+name = "toy-texts"
 streaming = true
 data = { train = [{ path = "texts.txt" }], validation_share = 0.2, test_share = 0.2 }
 tokenizer = { kind = "words", vocabulary = 30, min_frequency = 1, head = 20, tail = 0 }
@@ -99,19 +99,26 @@ max_points_lost = 100.0
 """
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     lines = ["a,b,c"]
     for step in range(1000):
         season = math.sin(2 * math.pi * step / 6)
         row = (20 + season, 1000 * (1 + season), 3.0) + 0.1 * rng.standard_normal(3)
         lines.append(",".join(f"{value:.4f}" for value in row))
-    (tmp_path / "series.csv").write_text("\n".join(lines))
+    (folder / "series.csv").write_text("\n".join(lines))
     words = ("good fine great", "bad dull poor")
     texts = [f"{i % 2} {' '.join(rng.permutation(words[i % 2].split()))} {i}" for i in range(100)]
-    (tmp_path / "texts.txt").write_text("\n".join(texts))
-    return tmp_path
+    (folder / "texts.txt").write_text("\n".join(texts))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sensor(data: Path) -> Path:
+    """The folder of the recipe for a sensor, trained once."""
+    return train(data, SENSOR)
 
 
 def train(data: Path, text: str, *changes: str) -> Path:
@@ -126,10 +133,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def test_a_recipe_for_streams_becomes_a_folder_that_passes_the_check(data: Path) -> None:
-    folder = train(data, SENSOR)
-    assert check_folder(folder) == []
-    manifest = read_json(folder / "manifest.json")
+def test_a_recipe_for_streams_becomes_a_folder_that_passes_the_check(sensor: Path) -> None:
+    assert check_folder(sensor) == []
+    manifest = read_json(sensor / "manifest.json")
     block = manifest["forecast"]
     assert (block["streaming"], block["warm_up"], block["min_length"], block["context_length"]) == (True, 8, 1, 64)
     assert [pair["input"] for pair in manifest["state"]][-3:] == ["season_known", "next_quantiles", "gru_0_hidden"]
@@ -140,17 +146,16 @@ def test_a_recipe_for_streams_becomes_a_folder_that_passes_the_check(data: Path)
     assert set(baselines) == {"last_value", "seasonal_naive", "linear", "rolling_z_score"}
     assert {"mae", "one_step_mae"} <= baselines["linear"].keys()
     assert "spike_auroc" in baselines["rolling_z_score"]
-    example = read_json(folder / "example.json")
+    example = read_json(sensor / "example.json")
     first = example["response"]["predictions"][0]
     assert len(first["anomaly"]) == len(example["request"]["instances"][0]["history"]) == 60
     assert first["anomaly"][30] == [None, None]
 
 
-def test_the_graph_in_pieces_gives_the_example_of_the_whole(data: Path) -> None:
-    folder = train(data, SENSOR, "fit.epochs=1", "fit.steps_per_epoch=1")
-    example = read_json(folder / "example.json")
+def test_the_graph_in_pieces_gives_the_example_of_the_whole(sensor: Path) -> None:
+    example = read_json(sensor / "example.json")
     history = np.array(example["request"]["instances"][0]["history"], np.float64)
-    runner = StreamRunner(Graph((folder / "model.onnx").read_bytes()))
+    runner = StreamRunner(Graph((sensor / "model.onnx").read_bytes()))
     answers = [runner.read(piece) for piece in np.split(history, [1, 2, 31, 50])]
     expected = example["response"]["predictions"][0]
     np.testing.assert_allclose(answers[-1]["forecast"], expected["forecast"], rtol=1e-5)

@@ -52,7 +52,8 @@ SERVICE_OPTIONS: Mapping[str, str] = {
     "Exit status 1 if there are findings.",
     "score": "`sluice score MODEL INPUT OUTPUT`, with `--column COLUMN=NAME` for a column that the file calls otherwise, "
     "`--parameter NAME=VALUE` for the parameters of requests, `--keep NAME` for a column to copy, `--max-rejected N` "
-    "(any number), `--overwrite`, and the settings `--models`, `--device`, `--num-threads` and `--precision`. "
+    "(any number), `--overwrite`, `--engine ray` for the files of a folder, "
+    "and the settings `--models`, `--device`, `--num-threads` and `--precision`. "
     "[How to score files](../how-to/score-files.md). Exit status 1 where nothing could be scored, or the file not to its end.",
     "key": "`sluice key NAME`, with `--scope predict`, `--scope admin` or both (`predict`), `--model NAME` for each model that "
     "it may use (all), `--expires DATE` (never) and `--rate-limit RATE` (that of the server). The key goes to the terminal, its "

@@ -223,6 +223,22 @@ def test_a_model_that_beats_what_it_has_to_is_published(workplace: Path) -> None
     assert "scores no such baseline; evaluate.baselines has last_value" in words(unknown)
 
 
+def test_a_backtest_scores_each_of_its_origins_beside_the_naive_forecast(workplace: Path) -> None:
+    options = ["--set", "fit.epochs=1", "--set", "evaluate.windows=5", "--set", "evaluate.stride=2"]
+    result = train(workplace, "toy.toml", *options)
+    assert result.exit_code == 0, result.output
+    assert "4 each to validate, 12 to test" in words(result)
+    assert "mase, seasonal_naive" in words(result)
+    folder = workplace / "models" / "toy" / "1"
+    training = json.loads((folder / "manifest.json").read_text())["training"]
+    assert [window["first"] for window in training["windows"]] == [0, 2, 4, 6, 8]
+    for name, overall in (("toy", training["metrics"]), ("seasonal_naive", training["baselines"]["seasonal_naive"])):
+        assert np.mean([window["mase"][name] for window in training["windows"]]) == pytest.approx(overall["mase"], rel=1e-6)
+    assert "| first step | toy | seasonal naive |" in (folder / "README.md").read_text(encoding="utf-8")
+    refused = train(workplace, "toy.toml", *options, "--set", "data.test_length=9")
+    assert "evaluate.windows makes the test part" in words(refused)
+
+
 def test_cards_are_written_again_and_checked(workplace: Path) -> None:
     train(workplace, "toy.toml", "--set", "fit.epochs=1")
     models, card = str(workplace / "models"), workplace / "models" / "toy" / "1" / "README.md"

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from training.errors import TrainingError
+
 Times = npt.NDArray[np.datetime64]
 Int64 = npt.NDArray[np.int64]
 
@@ -46,7 +48,7 @@ REGULAR_SHARE = 0.5
 """Steps of one length that make a series regular, at least: of others no step is known to be missing."""
 
 
-class TimeError(ValueError):
+class TimeError(TrainingError):
     """A column of times cannot be read, or goes back."""
 
 

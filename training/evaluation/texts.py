@@ -14,7 +14,8 @@ from training.data.sources import DataError
 from training.evaluation.benchmark import Benchmark, Evaluation, File, Row
 from training.evaluation.client import EvaluationError, NotServed, Service
 
-NUM_BINS = 10
+NUM_BINS = 15
+"""Of the calibration error, as Guo et al. have it, and of the curve."""
 POSITIVE = ("positive", "pos", "1", "正面")
 
 
@@ -45,35 +46,40 @@ def score_texts(text_set: TextSet, service: Service, folder: Path | None) -> Eva
     truth = np.array(labels)
     accuracy = 100 * float(((probabilities > 0.5) == (truth == 1)).mean())
     majority = 100 * max(float(truth.mean()), 1 - float(truth.mean()))
-    error, points = calibration(probabilities, truth)
     rows = [
         Row(text_set.name, "accuracy, %", accuracy, {"majority": majority}, text_set.published),
-        Row(text_set.name, "expected calibration error, %", 100 * error),
+        Row(text_set.name, "expected calibration error, %", 100 * calibration_error(probabilities, truth)),
     ]
-    return Evaluation(text_set.name, rows, list(service.models), service.rows, service.seconds, {text_set.name: points})
+    curves = {text_set.name: calibration_curve(probabilities, truth)}
+    return Evaluation(text_set.name, rows, list(service.models), service.rows, service.seconds, curves)
 
 
-def calibration(probabilities: np.ndarray, truth: np.ndarray) -> tuple[float, list[list[float]]]:
-    """The expected calibration error over ten bins, and of each the mean probability and the share that was true."""
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """How far the probabilities of the answers are from how often these are right, over bins of equal width: the expected
+    calibration error, as training scores it (`training/scoring/labels.py`).
+    """
+    confidence = np.maximum(probabilities, 1 - probabilities)
+    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    is_right = (probabilities > 0.5) == (truth == 1)
+    return float(np.abs(np.bincount(bins, confidence - is_right)).sum() / len(truth))
+
+
+def calibration_curve(probabilities: np.ndarray, truth: np.ndarray) -> list[list[float]]:
+    """Of each bin of the positive probability, its mean and the share of texts that were positive."""
     bins = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
-    points, error = [], 0.0
-    for number in range(NUM_BINS):
-        own = bins == number
-        if own.any():
-            mean, share = float(probabilities[own].mean()), float(truth[own].mean())
-            points.append([mean, share])
-            error += float(own.mean()) * abs(mean - share)
-    return error, points
+    owns = [bins == number for number in range(NUM_BINS)]
+    return [[float(probabilities[own].mean()), float(truth[own].mean())] for own in owns if own.any()]
 
 
 def _find_model(service: Service, language: str) -> str:
-    """The one sentiment model for a language. Raises NotServed where there is none, EvaluationError where there are several."""
-    blocks = {str(model.get("name")): model.get("classify") for model in service.describe_models("classify")}
-    names = [
-        name
-        for name, block in blocks.items()
-        if isinstance(block, dict) and block.get("language") == language and _is_sentiment(block)
-    ]
+    """The one sentiment model for a language; of several, the one that is not for streams, as where a request names none.
+
+    Raises NotServed where there is none, EvaluationError where there are several.
+    """
+    found = {str(model.get("name")): model.get("classify") for model in service.describe_models("classify")}
+    blocks = {name: block for name, block in found.items() if isinstance(block, dict)}
+    names = [name for name, block in blocks.items() if block.get("language") == language and _is_sentiment(block)]
+    names = [name for name in names if not blocks[name].get("streaming")] or names
     if not names:
         raise NotServed(f"{service.url}: no sentiment model for the language {language!r}")
     if len(names) > 1:

@@ -141,6 +141,14 @@ def _scores(manifest: Mapping[str, Any], training: Mapping[str, Any]) -> Iterato
         beside = [found.get(measure) for found in (*others.values(), *baselines.values())]
         rows.append([_words(measure), f"**{_number(score)}**", *("" if value is None else _number(value) for value in beside)])
     yield _table(head, rows)
+    if windows := training.get("windows"):
+        yield "MASE by the first step that was forecast:"
+        names = list(windows[0]["mase"])
+        rows = [
+            [str(window["first"]), *(_number(window["mase"][name]) if name in window["mase"] else "" for name in names)]
+            for window in windows
+        ]
+        yield _table(["first step", *map(_words, names)], rows)
     kinds = dict.fromkeys(kind for kind in map(kind_of, metrics) if kind in MEASURES)
     yield "\n".join(f"* {kind}: {MEASURES[kind]}" for kind in kinds)
 

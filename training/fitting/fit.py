@@ -2,7 +2,8 @@
 
 Lightning's Trainer runs it; only this file imports Lightning. What a batch is and what is scored are arguments; all randomness
 follows from (seed, epoch), so a resumed run goes on exactly where the interrupted one would have. The loop holds the state
-that a stateful network carries from one batch to the next.
+that a stateful network carries from one batch to the next. Several processes draw the same batches, and each learns from its
+rows of them.
 """
 
 from __future__ import annotations
@@ -82,8 +83,11 @@ def fit(
 
     Checkpoints lie in `folder`: `last.ckpt` after every epoch, `best.ckpt`. With `resume` the run goes on from the last
     one; without, they are replaced. Raises CheckpointError: nothing to resume from, or a file that is no checkpoint of this
-    network; FitError: a loss that is not finite; and KeyboardInterrupt, after which the run can be resumed.
+    network; FitError: a loss that is not finite, or a network that several processes cannot share; and KeyboardInterrupt, after
+    which the run can be resumed. With several processes only the first returns: the others raise SystemExit(0).
     """
+    if settings.devices * settings.num_nodes > 1 and len(network.members) > 1:
+        raise FitError("an ensemble learns in one process: each member has rows of its own; set fit.devices = 1")
     last = folder / LAST
     display = _Display(console or Console(), settings.epochs, num_batches, score_name)
     loop = _Loop(network, loss, batches, num_batches, validate, settings, seed, display.show)
@@ -102,6 +106,8 @@ def fit(
             # Lightning turns Ctrl-C into an exit, and ignores it from then on.
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
+    if not trainer.is_global_zero:
+        raise SystemExit(0)
     loop.load(folder / (BEST if settings.keep == "best" else LAST))
     network.cpu().eval()
     epochs = tuple(loop.epochs)
@@ -119,7 +125,9 @@ def _make_trainer(settings: Fit, folder: Path, display: _Display, accelerator: s
         callbacks.append(EarlyStopping("validation", patience=settings.patience, check_on_train_epoch_end=True))
     return lightning.Trainer(
         accelerator=accelerator,
-        devices=1,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
         max_epochs=settings.epochs,
         # Of no time at all not even one batch would come.
         max_time=None if settings.minutes is None else max(timedelta(minutes=settings.minutes), timedelta.resolution),
@@ -181,6 +189,7 @@ class _Loop(lightning.LightningModule):
         self.average: AveragedModel | None = None
         if settings.average:
             self.average = AveragedModel(network, multi_avg_fn=average_of(settings.average))
+            self.average.requires_grad_(False)  # or several processes would wait for gradients of it
         self.settings = settings
         self.epochs: list[Epoch] = []
         self._loss = loss
@@ -217,13 +226,14 @@ class _Loop(lightning.LightningModule):
         self._state = {}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
+        batch, weight = share_of(batch, self.global_rank, self.trainer.world_size)
         if self.network.is_stateful and not self._state:
             self._state = self.network.initial_state(len(next(iter(batch.values()))), self.device)
         # Not Lightning's own precision: that refuses to clip the gradients of a fused optimizer.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             prediction = self.network.predict({**batch, **self._state})
         self._state = {name: tensor.detach() for name, tensor in prediction.state.items()}
-        loss = self._loss(self.network, prediction, batch) + self.network.penalty(prediction)
+        loss = weight * self._loss(self.network, prediction, batch) + self.network.penalty(prediction)
         self.sum_of_losses += loss.detach()
         self._num_done += 1
         return loss
@@ -234,7 +244,7 @@ class _Loop(lightning.LightningModule):
             self.average.update_parameters(self.network)
 
     def on_train_epoch_end(self) -> None:
-        mean_loss = float(self.sum_of_losses) / max(1, self._num_done)
+        mean_loss = float(torch.as_tensor(self.all_gather(self.sum_of_losses)).mean()) / max(1, self._num_done)
         if not math.isfinite(mean_loss):
             raise FitError(
                 f"epoch {self.current_epoch + 1}: the loss is {mean_loss}: try a smaller fit.learning_rate or a fit.clip_norm"
@@ -267,6 +277,19 @@ class _Loop(lightning.LightningModule):
         state = load_checkpoint(path)["state_dict"]
         prefix = "average.module." if self.average is not None else "network."
         self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+
+def share_of(batch: Batch, rank: int, num_processes: int) -> tuple[Batch, float]:
+    """The rows of a batch that one of several processes learns from, and what their mean loss counts.
+
+    The mean over all processes is then the mean over all rows, though shares may differ by a row. A batch of fewer rows than
+    processes is everybody's.
+    """
+    num_rows = len(next(iter(batch.values())))
+    if num_processes == 1 or num_rows < num_processes:
+        return batch, 1.0
+    share = {name: tensor[rank::num_processes] for name, tensor in batch.items()}
+    return share, len(next(iter(share.values()))) * num_processes / num_rows
 
 
 def average_of(decay: float) -> Any:

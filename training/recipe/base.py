@@ -127,7 +127,15 @@ class Fit(RecipeTable):
         default="float32",
         description="of the products while training: `bfloat16` takes half the time on processors and GPUs that multiply it",
     )
-
+    devices: Count = Field(
+        default=1, description="processes of a node, each on a GPU of its own, or on the CPU; each takes its share of every batch"
+    )
+    num_nodes: Count = Field(
+        default=1, description="machines; each runs the same command with `MASTER_ADDR`, `MASTER_PORT` and its own `NODE_RANK`"
+    )
+    strategy: Literal["auto", "ddp"] = Field(
+        default="auto", description="how several processes keep their weights equal, by Lightning's name; `auto` chooses `ddp`"
+    )
     keep: Literal["best", "last"] = Field(
         default="best", description="whose weights are published: of the epoch with the best validation score, or of the last"
     )

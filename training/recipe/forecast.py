@@ -203,6 +203,12 @@ class ForecastEvaluation(Evaluation):
         default=None, description="baselines beside the model; left out: `seasonal_naive` and `theta`"
     )
     stride: int | None = Field(default=None, ge=1, description="steps between two forecasts; left out: one horizon")
+    windows: int | None = Field(
+        default=None,
+        ge=2,
+        description="backtest: forecasts from so many origins, `stride` apart, make up the test part, and the scores of each are "
+        "shown and published; not with test files or `data.test_length`",
+    )
     naive2_smape: float | None = Field(
         default=None, gt=0, description="sMAPE of the M4 competition's Naive2; with `naive2_mase`, OWA is scored too"
     )
@@ -238,6 +244,16 @@ class ForecastRecipe(Recipe):
                 raise ValueError(f"fit.window_length must be above forecast.warm_up, {self.forecast.num_unscored} steps")
         elif self.fit.window_length is not None or self.fit.missing_share:
             raise ValueError("fit.window_length and fit.missing_share are for forecast.streaming = true")
+        if self.evaluate.windows is not None and (self.data.test or self.data.test_length is not None or self.forecast.streaming):
+            raise ValueError("evaluate.windows makes the test part: not with data.test, data.test_length or forecast.streaming")
         if self.data.train_on_validation and self.fit.keep != "last":
             raise ValueError('data.train_on_validation leaves nothing to choose an epoch by: it needs fit.keep = "last"')
         return self
+
+    @property
+    def series_data(self) -> SeriesData:
+        """`data`, with the test part that `evaluate.windows` needs."""
+        if self.evaluate.windows is None:
+            return self.data
+        stride = self.evaluate.stride or self.forecast.horizon
+        return self.data.model_copy(update={"test_length": self.forecast.horizon + (self.evaluate.windows - 1) * stride})

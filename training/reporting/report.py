@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +27,8 @@ class Report:
     baselines: Mapping[str, Scores]
     verification: Verification
     second: SecondGraph | None = None
+    windows: Sequence[Mapping[str, Any]] = ()
+    """Of a backtest: the scores at each origin, as the manifest has them."""
 
 
 def show(report: Report, name: str, folder: Path, console: Console) -> None:
@@ -48,6 +51,13 @@ def show_scores(report: Report, name: str, console: Console) -> None:
         others = [baseline.get(measure) for baseline in report.baselines.values()]
         scores.add_row(measure, f"[bold]{score:.4g}[/]", *("" if other is None else f"{other:.4g}" for other in others))
     console.print(scores)
+    if report.windows:
+        names = list(report.windows[0]["mase"])
+        table = Table("window", "first step", *(f"mase, {column}" for column in names))
+        for number, window in enumerate(report.windows, start=1):
+            shown = (f"{window['mase'][column]:.4g}" if column in window["mase"] else "" for column in names)
+            table.add_row(str(number), str(window["first"]), *shown)
+        console.print(table)
 
 
 def show_second(second: SecondGraph, console: Console) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 
@@ -44,7 +45,7 @@ from training.runs.steps import (
 from training.runs.task import LayerTables, Task
 from training.scoring.baselines import score_baselines
 from training.scoring.evaluate import Graph, Scores
-from training.scoring.forecast import forecast_baseline, forecast_windows, score_forecast
+from training.scoring.forecast import forecast_baseline, forecast_windows, score_forecast, score_windows
 
 
 def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
@@ -54,7 +55,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
     """
     forecast, settings = recipe.forecast, recipe.fit
 
-    series = read_series(recipe.data, forecast, data)
+    series = read_series(recipe.series_data, forecast, data)
     if forecast.streaming:
         spec = network_spec(recipe, len(series.features), series.target_indices)
         return run_stream(recipe, spec, series, folder=folder, resume=resume, console=console)
@@ -130,13 +131,14 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
             "targets": list(series.targets),
         },
         pictures=forecast_pictures(recipe, series, fitted, answers),
+        facts=_score_windows(recipe, series, answers["forecast"]),
     )
     return prepare_publication(recipe, network, graph, fitted, _trial(recipe, series, network, instances), outcome)
 
 
 def open_trial(recipe: ForecastRecipe, folder: Path, data: Path | None) -> Trial:
     """What a further graph of a published folder is measured with."""
-    series = read_series(recipe.data, recipe.forecast, data)
+    series = read_series(recipe.series_data, recipe.forecast, data)
     network = Network(network_spec(recipe, len(series.features), series.target_indices))
     if recipe.forecast.streaming:
         return stream_trial(recipe, series, network, read_example_instances(folder))
@@ -173,7 +175,7 @@ def spec_of_recipe(recipe: ForecastRecipe, data: Path | None) -> tuple[NetworkSp
     if features:
         targets = [features.index(target) for target in recipe.data.targets or features if target in features]
         return network_spec(recipe, len(features), targets), ()
-    series = read_series(recipe.data, recipe.forecast, data)
+    series = read_series(recipe.series_data, recipe.forecast, data)
     return network_spec(recipe, len(series.features), series.target_indices), ()
 
 
@@ -251,6 +253,16 @@ def _score_baselines(recipe: ForecastRecipe, series: Series, test: Windows, fold
         [content.sha256 for content in series.contents],
     ]
     return score_baselines(recipe.baselines, score, folder / "baselines.json", facts)
+
+
+def _score_windows(recipe: ForecastRecipe, series: Series, answers: npt.NDArray[Any]) -> dict[str, Any]:
+    """Of a backtest, for the manifest: MASE at each origin, beside that of the baselines that learn nothing."""
+    if recipe.evaluate.windows is None:
+        return {}
+    forecast, stride = recipe.forecast, recipe.evaluate.stride
+    naive = {name: forecast_baseline(name, series, forecast, stride) for name in recipe.baselines if name in TASK.naive}
+    forecasts = {recipe.name: answers, **{name: found for name, found in naive.items() if found is not None}}
+    return {"windows": score_windows(series, forecast, stride, forecasts)}
 
 
 def _example(test: Windows, shortest: int) -> list[Any]:

@@ -128,7 +128,9 @@ def prepare_publication(
         second=second,
         statistics=measure_training_part(graph.session, trial, described),
     )
-    return publication, Report(fitted, outcome.metrics, outcome.baselines, graph.verification, second)
+    return publication, Report(
+        fitted, outcome.metrics, outcome.baselines, graph.verification, second, windows=outcome.facts.get("windows", ())
+    )
 
 
 def measure_training_part(graph: Graph, trial: Trial, manifest: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ The measures are utilsforecast's, the models statsforecast's; all see only what 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,34 @@ def score_forecast(
         scores[f"{name}_smape"] = 200 * _mean(losses.smape(part, ["model"]))
         scores[f"{name}_mape"] = 100 * _mean(losses.mape(part, ["model"]))
     return {name: float(score) for name, score in scores.items() if np.isfinite(score)}
+
+
+def score_windows(
+    series: Series, forecast: ForecastSettings, stride: int | None, forecasts: Mapping[str, npt.NDArray[Any]]
+) -> list[dict[str, Any]]:
+    """MASE of forecasts (N, horizon, targets) by origin, oldest first: `{"first": ..., "mase": {name: score}}`.
+
+    `first` is the time of the first step that is forecast where the series has times, else how many steps stand before it in the
+    test part. A score is the mean over series and targets; constant ones, for which it is undefined, are left out.
+    """
+    truth = known_futures(series, forecast, stride)
+    origins = evaluation_origins(series, forecast, stride)
+    scales = []
+    for index, values in enumerate(series.values):
+        past = values[: series.test_start(index), series.target_indices]
+        lag = min(forecast.season_length, len(past) - 1)
+        scales.append(np.abs(past[lag:] - past[:-lag]).mean(0))
+    scale = np.stack([scales[index] for index, _ in origins])  # (N, targets)
+    scale = np.where(scale > 0, scale, np.nan)
+    errors = {name: np.nanmean(np.abs(found - truth), 1) / scale for name, found in forecasts.items()}  # (N, targets)
+    steps = np.array([origin - series.test_start(index) for index, origin in origins])
+    table = []
+    for step in dict.fromkeys(steps.tolist()):
+        rows = steps == step
+        first = step if series.times is None else str(series.times[series.test_start(0) + step].astype("datetime64[s]"))
+        scores = {name: found[rows][np.isfinite(found[rows])] for name, found in errors.items()}
+        table.append({"first": first, "mase": {name: float(found.mean()) for name, found in scores.items() if len(found)}})
+    return table
 
 
 def forecast_baseline(

@@ -9,16 +9,18 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel
 
-from service.api.access.control import visible_models
+from service.api.access.control import caller_of, visible_models
+from service.api.carried import STATE
 from service.api.compression import read_coding
 from service.api.errors import InternalError, Problem, find_row, problem
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
 from service.api.parsing import LARGE_BYTES, expect_no_more_than
-from service.api.predict import ServedModel
+from service.api.predict import Predictor, ServedModel
 from service.api.request import Answer, HttpRequest, expect_json_type, json_answer
+from service.api.sequences import FIELDS as SEQUENCE_FIELDS
 from service.errors import InvalidInput, MalformedRequest, ServiceError
-from service.wire import is_plain, read, read_large, write
+from service.wire import read, read_large, write
 
 HEAVY_NUM_INSTANCES = 64
 """Beyond so many, the predictions are brought into the form of their answer on a thread."""
@@ -98,10 +100,17 @@ class AdapterEndpoint(InferenceEndpoint):
     """The endpoint of one wire format."""
 
     def __init__(
-        self, adapter: Adapter, models: Models, observer: RequestObserver, limits: RequestLimits, monitors: Monitors | None = None
+        self,
+        adapter: Adapter,
+        models: Models,
+        observer: RequestObserver,
+        limits: RequestLimits,
+        monitors: Monitors | None = None,
+        predictor: Predictor | None = None,
     ) -> None:
-        """`monitors` as of InferenceEndpoint."""
+        """`monitors` as of InferenceEndpoint; without a `predictor` every instance is a whole."""
         super().__init__(observer, limits, monitors)
+        self._predictor = predictor or Predictor()
         self.api = adapter.api
         self._adapter = adapter
         self._models = models
@@ -124,15 +133,15 @@ class AdapterEndpoint(InferenceEndpoint):
         call.finish_parse(len(parsed.instances))
         model = self._resolve(parsed, visible_models(self._models, request.state))
         call.set_model(model)
-        if parsed.parameters:
-            call.count_rows(model.count_rows(parsed.instances, parsed.parameters))
-        plain = is_plain(body)
-        predictions = await model.predict(
+        predictions = await self._predictor.predict(
+            model,
+            body,
             parsed.instances,
             parsed.parameters,
             deadline=call.deadline,
-            is_plain=plain,
             has_turn=self.has_turn(len(body)),
+            holder=caller_of(request.state),
+            count_rows=call.count_rows,
         )
         written_from = time.monotonic()
         if len(predictions) <= HEAVY_NUM_INSTANCES:
@@ -171,12 +180,13 @@ def adapter_endpoints(
     observer: RequestObserver,
     limits: RequestLimits,
     monitors: Monitors | None = None,
+    predictor: Predictor | None = None,
 ) -> dict[str, AdapterEndpoint]:
     """Template of a path → what answers there."""
     monitors = monitors or Monitors.open(limits)
     endpoints: dict[str, AdapterEndpoint] = {}
     for adapter in adapters:
-        endpoints |= dict.fromkeys(adapter.paths, AdapterEndpoint(adapter, models, observer, limits, monitors))
+        endpoints |= dict.fromkeys(adapter.paths, AdapterEndpoint(adapter, models, observer, limits, monitors, predictor))
     return endpoints
 
 
@@ -200,6 +210,15 @@ def error_shape(body: ErrorBody) -> Callable[[ServiceError], Problem]:
         )
 
     return describe
+
+
+def expect_no_sequence(*places: Mapping[str, Any]) -> None:
+    """Raise MalformedRequest for a request that names a sequence, or carries a state, in a format that has no place for them."""
+    for field in (*sorted(SEQUENCE_FIELDS), STATE):
+        if any(field in place for place in places):
+            raise MalformedRequest(
+                f'"{field}": this format has no place for sequences and their states, POST /predict has', where=field
+            )
 
 
 def expect_object(content: object, where: str = "the body") -> dict[str, Any]:

@@ -9,7 +9,15 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import (
+    Described,
+    PredictionRequest,
+    error_shape,
+    expect_list,
+    expect_no_sequence,
+    expect_object,
+    optional,
+)
 from service.api.adapters.schemas import NixtlaDetail, NixtlaRequest, NixtlaResponse
 from service.api.parsing import expect_no_more_than
 from service.api.predict import ServedModel
@@ -51,10 +59,12 @@ class Nixtla:
     def read(self, content: Any, path: str, max_instances: int) -> PredictionRequest:
         """One instance per series. Raises MalformedRequest, for options that are not offered too."""
         content = expect_object(content)
+        expect_no_sequence(content)
         for field, unwanted in _UNSUPPORTED.items():
             if content.get(field) not in unwanted:
                 raise MalformedRequest(f'"{field}" is not offered by this server', where=field)
         series = expect_object(content.get("series"), '"series"')
+        expect_no_sequence(series)
         for field in ("X", "X_future", "categorical_exog"):
             if series.get(field) is not None:
                 raise MalformedRequest(f'"series.{field}": exogenous features are not offered by this server', where=field)

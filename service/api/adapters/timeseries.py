@@ -11,7 +11,15 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from service.api.adapters.base import Described, PredictionRequest, error_shape, expect_list, expect_object, optional
+from service.api.adapters.base import (
+    Described,
+    PredictionRequest,
+    error_shape,
+    expect_list,
+    expect_no_sequence,
+    expect_object,
+    optional,
+)
 from service.api.adapters.schemas import TimeseriesError, TimeseriesRequest, TimeseriesResponse
 from service.api.parsing import expect_no_more_than
 from service.api.predict import ServedModel
@@ -45,6 +53,7 @@ class TimeSeries:
         content = expect_object(content)
         model = optional(content, "model", str, "a string")
         options = expect_object(content.get("options", {}), '"options"')
+        expect_no_sequence(content, options)
         parameters = {name: options[name] for name in ("horizon", "quantiles") if options.get(name) is not None}
         given_inputs = expect_list(content, "inputs")
         expect_no_more_than(max_instances, len(given_inputs))
@@ -77,6 +86,7 @@ class TimeSeries:
 
 
 def _read_series(given: dict[str, Any], index: int) -> dict[str, Any]:
+    expect_no_sequence(given)
     kind = given.get("type", UNIVARIATE)
     if kind not in (UNIVARIATE, MULTIVARIATE):
         raise MalformedRequest(f'input {index}: "type": expected {UNIVARIATE} or {MULTIVARIATE}', where="type")

@@ -21,6 +21,7 @@ from service.errors import PayloadTooLarge, StartError
 from service.settings import Settings
 from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import client_of
+from tests.streams import cells, write_forecast_stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HISTORY = [1.0, 2.0, 3.0, 2.5, 4.0]
@@ -165,6 +166,63 @@ async def test_the_flat_series_of_nixtla_are_forecast(client: httpx.AsyncClient)
     about = (await client.get("/model_params", params={"model": "timegpt-1", "freq": "h"})).json()
     assert about == {"detail": {"input_size": 24, "horizon": 4}}
     assert (await client.get("/validate_api_key")).status_code == 200
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def streaming(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    """A server of one model that can stream."""
+    folder = tmp_path_factory.mktemp("models")
+    write_forecast_stream(folder, cells("lstm"))
+    async with client_of(folder, vertex_predict_route="/v1/endpoints/7:predict") as client:
+        yield client
+
+
+OF_ROWS = {
+    "/v1/models/toy-sensor:predict": "parameters",
+    "/invocations": "params",
+    "/v1/endpoints/7:predict": "parameters",
+}
+"""Where a format that takes rows as they are has its parameters."""
+
+
+@pytest.mark.parametrize("path", OF_ROWS)
+async def test_formats_of_rows_carry_states_and_name_sequences(streaming: httpx.AsyncClient, path: str) -> None:
+    async def send(instance: Any, **parameters: Any) -> Any:
+        answer = await streaming.post(path, json={"instances": [instance], OF_ROWS[path]: parameters})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["predictions"][0]
+
+    whole = await send({"history": HISTORY, "state": None})
+    first = await send({"history": HISTORY[:2], "state": None})
+    assert await send({"history": HISTORY[2:], "state": first["state"]}) == whole
+    await send({"history": HISTORY[:2]}, sequence_id=path, sequence_start=True)
+    last = await send({"history": HISTORY[2:]}, sequence_id=path, sequence_end=True)
+    assert last == {name: value for name, value in whole.items() if name != "state"}
+    ended = await streaming.post(path, json={"instances": [{"history": [1.0]}], OF_ROWS[path]: {"sequence_id": path}})
+    assert ended.status_code == 404
+    assert "was not started, or has ended" in message_of(path, ended.json())
+
+
+@pytest.mark.parametrize("field", ["sequence_id", "sequence_start", "sequence_end", "state"])
+@pytest.mark.parametrize(
+    ("path", "places"),
+    [
+        ("/v2/forecast", [[], ["series"]]),
+        ("/v1/timeseries/forecast", [[], ["options"], ["inputs", 0]]),
+    ],
+)
+async def test_formats_that_have_no_place_for_sequences_say_so(
+    streaming: httpx.AsyncClient, path: str, places: list[list[Any]], field: str
+) -> None:
+    for place in places:
+        body: Any = {"series": dict(FLAT)} if path == "/v2/forecast" else {"inputs": [dict(SERIES)], "options": {}}
+        at = body
+        for key in place:
+            at = at[key]
+        at[field] = None if field == "state" else 1
+        answer = await streaming.post(path, json=body)
+        assert answer.status_code == 400
+        assert f'"{field}": this format has no place for sequences' in message_of(path, answer.json())
 
 
 SERIES = {"type": "univariate_time_series", "name": "a", "series": HISTORY}

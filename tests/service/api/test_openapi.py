@@ -26,6 +26,7 @@ from service.tasks.history import FLOAT32_MAX
 from tests.folders import write_forecast_folder, write_tensor_folder, write_text_folder
 from tests.json_schemas import damaged, validator, values
 from tests.serving import client_of, server_process
+from tests.streams import cells, write_forecast_stream
 
 ROOT = Path(__file__).parent.parent.parent.parent
 NUM_BODIES = 100
@@ -44,6 +45,7 @@ COMPONENTS = DOCUMENT["components"]
 SCHEMAS = COMPONENTS["schemas"]
 OPERATIONS = [(path, method, about) for path, methods in DOCUMENT["paths"].items() for method, about in methods.items()]
 POSTS = [path for path, method, about in OPERATIONS if "predict" in about["tags"]]
+OF_SEQUENCES = {"state", "sequence_id", "sequence_start", "sequence_end"}
 OTHERS = ("open inference protocol", "other formats")
 """Tags of the routes whose errors are not problems."""
 
@@ -253,8 +255,8 @@ def bodies_with_examples(schema: Mapping[str, Any]) -> Iterator[Any]:
 def parts_with_examples(schema: Mapping[str, Any], first: Any) -> Iterator[Any]:
     for choice in [schema, *schema.get("anyOf", ())]:
         for name, field in resolve(choice).get("properties", {}).items():
-            # A state needs a model that can stream, which those of the examples cannot.
-            for example in field.get("examples", ()) if name != "state" else ():
+            # These need a model that can stream, which those of the examples cannot.
+            for example in field.get("examples", ()) if name not in OF_SEQUENCES else ():
                 yield {**first, name: example}
 
 
@@ -347,7 +349,10 @@ def narrowed(path: str, server: httpx.Client) -> tuple[dict[str, Any], dict[str,
     components["schemas"]["ForecastParameters"]["properties"] |= choices
     methods = server.get("/models/sentiment-en").json()["classify"]["explain"]
     components["schemas"]["ClassifyParameters"]["properties"]["explain"] = {"enum": [*methods, None]}
-    del series["state"], components["schemas"]["ClassifyInstance"]["properties"]["state"]
+    for part in ("ForecastInstance", "ForecastParameters", "ClassifyInstance", "ClassifyParameters"):
+        fields = components["schemas"][part]["properties"]
+        for field in OF_SEQUENCES & fields.keys():
+            del fields[field]
     name = "forecast-hourly" if "forecast" in path else "sentiment-en"
     schema = with_served_model(path, (name,))
     schema["properties"]["version"] = {"enum": [None]}
@@ -427,3 +432,35 @@ def test_the_limits_of_the_schemas_are_those_of_the_service(
     assert validator(body_schema(path), COMPONENTS).is_valid(body) == (is_accepted is not False)
     status = post(server, path, body).status_code
     assert status in ((200,) if is_accepted else (400, 404, 422) if is_accepted is False else (200, 500))
+
+
+IDS = [1, 2**64 - 1, "a", "a" * 128, "\u00e9 /"]
+# Not 2^64, one beyond the bound: the document writes it as a double, which is rounded.
+NO_IDS = [0, -1, 2**65, 1.5, True, "", "a" * 129, "a\tb", [1], {}]
+
+
+async def test_the_schema_of_a_sequence_id_is_that_of_the_service(tmp_path: Path) -> None:
+    write_forecast_stream(tmp_path, cells("lstm"))
+    async with client_of(tmp_path) as client:
+        for identifier in [*IDS, *NO_IDS]:
+            is_accepted = identifier in IDS and identifier is not True
+            sequence = {"sequence_id": identifier, "sequence_start": True, "sequence_end": False}
+            for body in (
+                {"instances": [{"history": [1.0]}], "parameters": sequence},
+                {"instances": [{"history": [1.0], **sequence}]},
+            ):
+                assert validator(body_schema("/predict/forecast"), COMPONENTS).is_valid(body) is is_accepted
+                answer = await client.post("/predict/forecast", json=body)
+                assert answer.status_code == (200 if is_accepted else 422), answer.text
+
+
+def test_streams_are_documented_with_what_the_schemas_cannot_say() -> None:
+    stream = DOCUMENT["paths"]["/predict/stream"]["post"]
+    assert stream["requestBody"]["content"].keys() == {"application/x-ndjson"}
+    assert stream["responses"]["200"]["content"].keys() == {"text/event-stream"}
+    assert {"400", "404", "408", "413", "415", "422", "503"} <= stream["responses"].keys()
+    websocket = DOCUMENT["paths"]["/predict/ws"]["get"]
+    assert {"101", "403", "426", "503"} <= websocket["responses"].keys()
+    assert "which OpenAPI cannot describe" in websocket["description"]
+    for field in ("prediction", "error", "end"):
+        assert f'"{field}"' in websocket["description"]

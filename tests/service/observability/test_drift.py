@@ -33,7 +33,8 @@ def open_monitor(clock: ManualClock, directory: Path | None = None) -> tuple[Dri
 
 def test_the_measures_are_those_of_the_literature() -> None:
     same = compare(EVEN, np.array([5, 5, 5, 5]))
-    assert same == (pytest.approx(0.0), pytest.approx(0.0))
+    assert same is not None
+    assert max(same) == pytest.approx(0.0)
     found = compare(EVEN, np.array([10, 20, 30, 40]))
     shares = np.array([0.1, 0.2, 0.3, 0.4])
     assert found is not None
@@ -42,7 +43,8 @@ def test_the_measures_are_those_of_the_literature() -> None:
     assert compare(EVEN, np.zeros(4, np.int64)) is None
     alone = compare(EVEN, np.array([0, 0, 0, 9]))
     assert alone is not None
-    assert (alone.psi > 5, alone.ks) == (True, pytest.approx(0.75))
+    assert alone.psi > 5
+    assert alone.ks == pytest.approx(0.75)
 
 
 def test_rows_are_counted_in_the_bins_and_scored_once_there_are_enough() -> None:
@@ -50,10 +52,10 @@ def test_rows_are_counted_in_the_bins_and_scored_once_there_are_enough() -> None
     monitor, sampler = open_monitor(clock)
     feed(clock, sampler, np.tile([-1.0, 0.5, 2.0, 9.0], MIN_ROWS // 4 - 1))
     monitor.update()
-    assert sampler.drift == (MIN_ROWS - 4, {})
+    assert list(sampler.drift) == [MIN_ROWS - 4, {}]
     feed(clock, sampler, np.array([-1.0, 0.5, 2.0, 9.0, np.nan, np.inf]))
     monitor.update()
-    assert sampler.drift.features["x"] == (pytest.approx(0.0), pytest.approx(0.0))
+    assert max(sampler.drift.features["x"]) == pytest.approx(0.0)
     assert monitor.collect() == {("m", "1"): sampler.drift}
     assert sampler.describe() == {"num_rows": MIN_ROWS + 2, "features": {"x": {"psi": 0.0, "ks": 0.0}}}
 

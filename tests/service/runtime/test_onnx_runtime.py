@@ -190,6 +190,25 @@ def test_a_graph_that_raises_is_a_failure_without_internals_in_its_message() -> 
     assert "lengths" in str(caught.value.__cause__)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("AllocateRawInternal(size_t, bool) Failed to allocate memory for requested buffer of size 8000000000"),
+        RuntimeError("Non-zero status code returned while running ConstantOfShape node: std::bad_alloc"),
+    ],
+    ids=["Python", "arena", "C++"],
+)
+def test_a_run_without_enough_memory_names_the_setting(error: Exception) -> None:
+    class FullSession(FakeSession):
+        def run(self, output_names: Sequence[str] | None, input_feed: Any, /) -> list[Any]:
+            raise error
+
+    with pytest.raises(InferenceFailed, match="more memory") as caught:
+        OnnxRuntime(FullSession([CPU]), "cpu").run({"history": np.ones((1, 1), np.float32)})
+    assert caught.value.facts == {"setting": "SLUICE_PROCESS_MEMORY_BYTES"}
+
+
 def test_one_runtime_runs_on_many_threads_at_once() -> None:
     items = rows("LSTM", [40] * 64)
     alone = [RUNTIMES["LSTM"].run(item)["h1"] for item in items]

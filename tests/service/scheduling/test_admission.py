@@ -8,6 +8,7 @@ import random
 import pytest
 
 from service.scheduling.admission import (
+    CALM,
     DEFAULT_PRIORITY,
     LEAVING_WINDOWS,
     MAX_RETRY_AFTER_S,
@@ -402,6 +403,30 @@ def test_models_of_one_endpoint_are_told_apart() -> None:
     assert 0.5 < admission.wait_s < 0.9, "what is not read yet costs something between"
     unread[0].assign("one that does not exist")
     assert unread[0].account is unread[0].endpoint
+
+
+def test_a_server_refuses_until_many_in_a_row_were_admitted() -> None:
+    clock = ManualClock()
+    admission = control(clock)
+    work(admission, clock, "/predict", 0.002, 3)
+    waiting = []
+    while (ticket := admission.admit("/predict", BODY, TIMEOUT_S)) is not None:
+        waiting.append(ticket)
+    for number in range(3 * CALM):
+        assert admission.is_refusing, "admitted and refused requests take turns"
+        admission.finish(waiting.pop(), is_done=True)
+        waiting += [admitted] if (admitted := admission.admit("/predict", BODY, TIMEOUT_S)) is not None else []
+        if number % (CALM // 2) == 0:
+            admission.retry_after_s()  # as where `would_refuse` said so
+    admission.retry_after_s()
+    for ticket in waiting:
+        admission.finish(ticket, is_done=True)
+    for number in range(CALM):
+        assert admission.is_refusing, number
+        ticket = admission.admit("/predict", BODY, TIMEOUT_S)
+        assert ticket is not None
+        admission.finish(ticket, is_done=True)
+    assert not admission.is_refusing
 
 
 def test_whether_a_usual_request_would_be_refused_is_known_before_it_is_looked_at() -> None:

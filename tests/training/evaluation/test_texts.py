@@ -13,7 +13,8 @@ from tests.training.evaluation.answering import Answer, answering
 from training.data.sources import DataError
 from training.evaluation.benchmark import File
 from training.evaluation.client import EvaluationError, NotServed, Service
-from training.evaluation.texts import TextSet, _columns, _lines, calibration, score_texts
+from training.evaluation.texts import TextSet, _columns, _lines, calibration_curve, calibration_error, score_texts
+from training.scoring import labels
 
 LINES = "1 good\n0 bad\n1 bad\n0 bad\n"
 
@@ -26,7 +27,12 @@ def text_set(folder: Path, text: str = LINES, language: str = "en") -> TextSet:
 
 
 def respond(path: str, body: Any) -> Answer:
-    blocks = {"en": {"language": "en", "subject": "sentiment"}, "topics": {"language": "en", "labels": ["a", "b"]}}
+    stream = {"language": "en", "subject": "sentiment", "streaming": True}
+    blocks = {
+        "stream": stream,
+        "en": {"language": "en", "subject": "sentiment"},
+        "topics": {"language": "en", "labels": ["a", "b"]},
+    }
     if path == "/models":
         return 200, {"models": [{"name": name, "task": "classify"} for name in blocks]}
     if path.startswith("/models/"):
@@ -96,6 +102,14 @@ def test_a_table_without_the_columns_is_refused() -> None:
 
 
 def test_calibration_is_perfect_where_shares_are_as_probabilities() -> None:
-    error, points = calibration(np.array([0.25] * 4), np.array([1, 0, 0, 0]))
-    assert error == 0
-    assert points == [[0.25, 0.25]]
+    probabilities, truth = np.array([0.25] * 4), np.array([1, 0, 0, 0])
+    assert calibration_error(probabilities, truth) == 0
+    assert calibration_curve(probabilities, truth) == [[0.25, 0.25]]
+
+
+def test_the_calibration_error_is_that_of_training() -> None:
+    random = np.random.default_rng(0)
+    probabilities = random.random(500).astype(np.float32).astype(np.float64)
+    truth = (random.random(500) < probabilities**2).astype(np.int64)
+    both = np.stack([1 - probabilities, probabilities], 1)
+    assert calibration_error(probabilities, truth) == pytest.approx(labels.calibration_error(truth, both))

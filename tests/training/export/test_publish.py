@@ -200,7 +200,7 @@ def test_a_publisher_that_is_killed_anywhere_leaves_no_half_version(replace: boo
     killed, last = results[:-1], results[-1]
     assert len(killed) > 8
     assert all(result["is_killed"] for result in killed)
-    names = {f"toy/1/{name}" for name in ("model.onnx", "manifest.json", "example.json", "tokenizer.json")}
+    names = {f"toy/1/{name}" for name in ("model.onnx", "manifest.json", "example.json", "tokenizer.json", "README.md")}
     assert last["files"].keys() == names
     for result in results:
         served = {name: size for name, size in result["files"].items() if name.startswith("toy/1/")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -67,3 +69,23 @@ def test_modules_are_verified_between_0_and_1_too_and_the_result_says_so() -> No
 def test_a_module_that_overflows_by_itself_is_called_that() -> None:
     with pytest.raises(ModuleRefused, match="the module overflows by itself at the example's rows"):
         publish(Exploding(), "toy", example=rows(2, 60, 40), dry_run=True)
+
+
+class OfLastThree(nn.Module):
+    """The least or largest of the last three steps: of a shorter row torch takes all, a graph has three in any case."""
+
+    def __init__(self, reduce: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.reduce = reduce
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reduce(x[:, -3:], 1)
+
+
+@pytest.mark.parametrize("reduce", [torch.amin, torch.amax])
+def test_the_shortest_row_is_one_whose_padding_is_not_read_whatever_stands_there(
+    reduce: Callable[[Tensor, int], Tensor],
+) -> None:
+    result = publish(OfLastThree(reduce).eval(), "toy", example=rows(4, 9, 5), dry_run=True)
+    assert result.batching == "ragged"
+    assert result.verdict.min_length == 3
