@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ from service.models.repository import Preload, Repository
 from service.models.target import Withdrawal
 from service.models.verification import Verification
 from service.observability.access_log import AccessLogWriter, Times
+from service.observability.drift import DriftMonitor
 from service.observability.loop_lag import LoopLagMonitor
 from service.observability.metrics import FLUSH_INTERVAL_S, Metrics
 from service.observability.scraping import SCRAPE_INTERVAL_S, ScrapeCache
@@ -127,8 +129,11 @@ def create_app(
     settings say. `notices` tell the other workers what is withdrawn. Raises StartError for what the settings of access name, and
     where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
     """
-    metrics = Metrics(version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir)
-    options = model_options(settings, tasks)
+    drift = DriftMonitor(settings.drift_window_seconds, metrics_dir)
+    metrics = Metrics(
+        version=__version__, onnxruntime=require_runtime().__version__, directory=metrics_dir, read_drift=drift.collect
+    )
+    options = replace(model_options(settings, tasks), open_sampler=drift.open_sampler)
     loop_budget = LoopBudget()
     repository = Repository(
         settings.model_folders,
@@ -176,6 +181,7 @@ def create_app(
             _flush_regularly(metrics),
             trim_heap_when_idle(detector),
             sequences.store.run(),
+            *([drift.run()] if settings.models_to_watch else []),
             *(watch.run() for watch in (*access.watches, *state_tokens.watches)),
         ]
 
@@ -223,7 +229,8 @@ def create_app(
     complete_openapi(api, access.refusals, protocol_routes)
     documented = {route.path for route in protocol_routes if route.about is not None}
     own_paths = [path for path in api.openapi()["paths"] if path not in documented]
-    paths = [*own_paths, *page.ROUTES, *(route.path for route in protocol_routes)]
+    pages = page.page_routes(has_playground=settings.playground)
+    paths = [*own_paths, *pages, *(route.path for route in protocol_routes)]
     if settings.vertex_health_route is not None:
         require_probe_route(settings.vertex_health_route, paths)
     websocket = WebSocketEndpoint(
@@ -322,7 +329,7 @@ def _add_routes(
     """Add every route to the app that FastAPI runs; those of other protocols."""
     api.router.routes.extend(documented_routes(tasks.endpoints))
     descriptions = {task.name: task.description for task in tasks if task.description is not None}
-    api.include_router(operations_router(repository, scrapes.render, descriptions, drain))
+    api.include_router(operations_router(repository, scrapes.render, descriptions, drain, has_playground=settings.playground))
     api.include_router(control_router(repository, control))
     v2 = v2_routes(repository, metrics.read_statistics, max_rows=settings.max_instances, drain=drain, control=control)
     api.include_router(protocol_router(v2, "open inference protocol"))
@@ -405,6 +412,7 @@ def model_options(settings: Settings, tasks: TaskRegistry | None = None) -> Mode
         max_run_s=max(LEAST_MAX_RUN_S, MAX_RUN_FACTOR * settings.request_timeout_ms / 1000),
         precision=settings.precision,
         tasks=(tasks or built_in_tasks()).configure(settings.model_dump()),
+        drift_models=settings.models_to_watch,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import reduce
+from itertools import pairwise
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -25,6 +26,8 @@ EXAMPLE_FILE = "example.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2**31
 """The most that a protobuf message, and so a graph, may have."""
+MAX_EDGES, MAX_FEATURES = 64, 32
+"""Of the statistics: with these, the drift of a model has 32 series at most of each kind."""
 
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
@@ -128,6 +131,43 @@ class Training(BaseModel):
     created: str | None = Field(None, description="ISO 8601, UTC")
 
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class FeatureStatistics(StrictModel):
+    """The histogram of one feature of the rows that the model learned from.
+
+    Bin i holds what is above edge i - 1 and at most edge i; the last one what is above all edges.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=300)]
+    edges: Annotated[list[Number], Field(min_length=1, max_length=MAX_EDGES, description="ascending")]
+    shares: Annotated[list[Share], Field(description="of the rows, in each bin: one more than there are edges; their sum is 1")]
+
+    @model_validator(mode="after")
+    def _edges_ascend_and_shares_add_up(self) -> FeatureStatistics:
+        if any(low >= high for low, high in pairwise(self.edges)):
+            raise ValueError(f'statistics of "{self.name}": the edges do not ascend')
+        if len(self.shares) != len(self.edges) + 1 or abs(sum(self.shares) - 1) > 1e-3:
+            raise ValueError(f'statistics of "{self.name}": expected {len(self.edges) + 1} shares whose sum is 1')
+        return self
+
+
+class Statistics(StrictModel):
+    """What the rows of the training part looked like, and what the graph answered to them: what drift is measured from."""
+
+    num_rows: Annotated[int, Field(ge=1, description="rows of the training part that were looked at")]
+    features: Annotated[list[FeatureStatistics], Field(max_length=MAX_FEATURES)]
+
+    @model_validator(mode="after")
+    def _names_do_not_repeat(self) -> Statistics:
+        names = [feature.name for feature in self.features]
+        if len(set(names)) != len(names):
+            raise ValueError(f"statistics: names repeat: {names}")
+        return self
+
+
 class Manifest(StrictModel):
     """A model folder's description of itself, without the block of its task (see `manifest_type`)."""
 
@@ -145,6 +185,9 @@ class Manifest(StrictModel):
         "", max_length=1000, description="why a sequence cannot come in pieces, whatever state there is; empty where it can"
     )
     min_length: Annotated[int, Field(ge=1, description="the fewest steps of a row along its open axis")] = 1
+    statistics: Statistics | None = Field(
+        None, description="of the rows that the model learned from: what drift is measured from"
+    )
     training: Annotated[Training, Field(default_factory=lambda: Training(created=None))]
 
     @model_validator(mode="after")

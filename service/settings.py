@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         le=65535,
         description="Port that serves `/metrics`, which the main port then does not. 0: the main port.",
     )
+    playground: bool = Field(
+        default=True,
+        description="Whether `/play` is there, a page that shows the answers of models in the browser. It calls the public API "
+        "alone, with the key that its user enters. See docs/how-to/playground.md.",
+    )
     vertex_predict_route: str | None = Field(
         default=None,
         pattern=ROUTE,
@@ -251,6 +256,19 @@ class Settings(BaseSettings):
     max_instances: int = Field(default=10_000, ge=1, description="Instances of a request at most.")
     max_horizon_multiple: int = Field(
         default=10, ge=1, description="Longest forecast, in horizons of its model; beyond one, forecasts are fed back as history."
+    )
+
+    # Drift.
+    drift_models: str = Field(
+        default="",
+        description="The models whose drift is measured, with commas between them; `*` for all. Their manifests need "
+        "statistics of the training part. Empty: none. See docs/how-to/drift.md.",
+    )
+    drift_window_seconds: float = Field(
+        default=3600.0,
+        ge=60,
+        le=31_536_000,
+        description="The sliding window of what is compared with the training part; it slides in steps of a twelfth of it.",
     )
 
     # Sequences that go on from one request to the next.
@@ -408,6 +426,11 @@ class Settings(BaseSettings):
         if self.model_control != "explicit" or self.load_models.strip() == "*":
             return None
         return frozenset(filter(None, (name.strip() for name in self.load_models.split(","))))
+
+    @property
+    def models_to_watch(self) -> frozenset[str]:
+        """The models whose drift is measured; `*` for all."""
+        return frozenset(filter(None, (name.strip() for name in self.drift_models.split(","))))
 
     @property
     def version_pins(self) -> dict[str, frozenset[str]]:

@@ -41,6 +41,7 @@ COMMANDS = {
     "tune": Command("training", "tune", "cpu,train,tune", "search options of a recipe within a time budget"),
     "evaluate": Command("training", "evaluate", "cpu,train", "score a running service on the standard benchmarks"),
     "quantize": Command("training", "quantize", "cpu,train", "add an int8 graph to a model folder"),
+    "statistics": Command("training", "statistics", "cpu,train", "add statistics of the training part to a model folder"),
     "card": Command("training", "card", "cpu,train", "write the model cards of published folders again"),
     "data list": Command("training", "list", "cpu,train", "show the bundled recipes and the public data sets"),
     "data fetch": Command("training", "fetch", "cpu,train", "download a public data set and check it"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
@@ -56,6 +57,24 @@ class Browser:
         wait_until(lambda: self.run("return document.querySelector(arguments[0]) !== null", selector), selector)
         element = self._post("element", {"using": "css selector", "value": selector})[ELEMENT]
         self._post(f"element/{element}/click", {})
+
+    def type(self, selector: str, text: str) -> None:
+        """Type into the first element that a CSS selector finds, key by key, behind what is there."""
+        element = self._post("element", {"using": "css selector", "value": selector})[ELEMENT]
+        self._post(f"element/{element}/value", {"text": text})
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after the other, wherever the focus is."""
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self._post("actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
+
+    def resize(self, width: int, height: int) -> None:
+        """Make the window so large."""
+        self._post("window/rect", {"width": width, "height": height})
+
+    def screenshot(self) -> bytes:
+        """What the window shows, as PNG."""
+        return base64.b64decode(self._client.get(f"/session/{self._session}/screenshot").json()["value"])
 
     def texts(self, selector: str) -> list[str]:
         """What the elements that a CSS selector finds hold, in the order of the page."""

@@ -191,6 +191,23 @@ def quantize_command(
         console.print(f"added       {folder / second.entry['file']}", highlight=False, soft_wrap=True)
 
 
+@app.command("statistics")
+def statistics_command(
+    folder: Annotated[Path, typer.Argument(help="A version folder, as models/sentiment-en/1.")],
+    data: DataOption = None,
+) -> None:
+    """Put statistics of the recipe's training part into a published folder, for drift to be measured against; trains nothing."""
+    console = Console()
+    with _errors_as_messages(console):
+        recipe = recipe_of_folder(folder)
+        from training.runs.registry import TASKS
+        from training.runs.steps import add_statistics
+
+        found = add_statistics(folder, TASKS[recipe.task].open_trial(recipe, folder, data))
+        names = ", ".join(feature["name"] for feature in found["features"])
+        console.print(f"statistics  {found['num_rows']:,} rows: {names}", highlight=False, soft_wrap=True)
+
+
 @app.command("card")
 def card_command(
     folder: Annotated[Path, typer.Argument(help="A models folder, a model's folder in it, or a version folder.")] = Path(

@@ -109,6 +109,16 @@ class Call:
         if self.timing is not None:
             self.timing.add("parse", self.parse_from, time.monotonic())
 
+    def count_rows(self, num_rows: int) -> None:
+        """The request is so many rows of work, whatever it has instances. Raises Overloaded where there is no room for them."""
+        num_instances = self.request.num_instances
+        if num_rows <= num_instances:
+            return
+        self.request.num_instances = num_rows
+        ticket = self.request.ticket
+        if ticket is not None and not ticket.grow(num_rows / num_instances, self.request.timeout_s):
+            raise Overloaded(f"the work that is pending leaves no room for the {num_rows} rows of this request", found=num_rows)
+
     def finish_write(self, started_at: float) -> None:
         """The answer has been written, since `started_at` of `time.monotonic()`."""
         if self.timing is not None:

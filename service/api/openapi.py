@@ -38,6 +38,8 @@ BEYOND_SCHEMA: Mapping[str, str] = {
     "float32 number, or where the model has `categories` of it one of those texts.",
     "future": "Likewise, with as many values as `horizon`.",
     "text": "Not only white space, of any script.",
+    "explain": "One of the model's `classify.explain`, for texts of at most 4,000 characters and 256 words in all; not beside a "
+    "`state`.",
     "sequence_id": "For a model that can stream. Each sequence once in a request, of at most 1,000; beside `sequence_start` and "
     "`sequence_end`, and in all instances or in none. Written without a decimal point, and not `null`.",
     "state": "For a model that can stream (`streaming` of `GET /models/{name}`): that of an answer of the same model, version "

@@ -62,6 +62,8 @@ def operations_router(
     render_metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
     descriptions: Mapping[str, Any] | None = None,
     drain: Drain | None = None,
+    *,
+    has_playground: bool = True,
 ) -> APIRouter:
     """`/`, `/models`, `/health`, `/metrics` and the pages. `render_metrics` gets the Accept header.
 
@@ -80,7 +82,9 @@ def operations_router(
         if "application/json" in accept and "text/html" not in accept:
             content = {"name": "sluice", "version": __version__, "endpoints": endpoints}
             return IndentedJSONResponse(content, headers={"vary": "accept"})
-        return PageResponse(index_page(endpoints, visible(request).describe()), headers={"vary": "accept"})
+        return PageResponse(
+            index_page(endpoints, visible(request).describe(), has_playground=has_playground), headers={"vary": "accept"}
+        )
 
     async def list_models(request: Request) -> Response:
         """Every model of the models folder with its state; a broken folder says why it is not served."""
@@ -161,5 +165,5 @@ def operations_router(
     for path, endpoint, options in routes:
         router.add_api_route(path, endpoint, methods=["GET"], **options)
         router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
-    router.include_router(page_router())
+    router.include_router(page_router(has_playground=has_playground))
     return router

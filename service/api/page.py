@@ -1,18 +1,20 @@
-"""The pages for people: the index, Swagger UI and the table of errors, with the files that they load.
+"""The pages for people: the index, the playground, Swagger UI and the table of errors, with the files that they load.
 
 Each page loads from this server alone and holds no inline script or style. Swagger UI (its files come with the package
-fastapi-swagger) reads `/openapi.json`; the other pages need no scripts.
+fastapi-swagger) reads `/openapi.json`, the playground calls the API; the other pages need no scripts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import fastapi_swagger.resources
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -25,13 +27,23 @@ STATIC = Path(__file__).parent / "static"
 # needs nothing but FastAPI; fastapi-offline adds Redoc (2.8 MB), swagger-ui-bundle ends at 4.15, swagger-ui-py has 25 MB. Only
 # its files are used: its routes have an inline script and absolute addresses.
 SWAGGER_UI = Path(fastapi_swagger.resources.__path__[0])
+UPLOT = Path(__file__).parent / "third_party" / "uplot"
+PLAYGROUND = STATIC / "play.html"
+PLAYGROUND_PATH = "/play"
+PLAYGROUND_FILES: Mapping[str, tuple[Path, str]] = {
+    "play.css": (STATIC / "play.css", "text/css"),
+    **{path.name: (path, "text/javascript") for path in sorted(STATIC.glob("play*.js"))},
+    "uplot.css": (UPLOT / "uPlot.min.css", "text/css"),
+    "uplot.js": (UPLOT / "uPlot.iife.min.js", "text/javascript"),
+}
 FILES: Mapping[str, tuple[Path, str]] = {
     "sluice.css": (STATIC / "sluice.css", "text/css"),
     "swagger-initializer.js": (STATIC / "swagger-initializer.js", "text/javascript"),
     "swagger-ui.css": (SWAGGER_UI / "swagger-ui.css", "text/css"),
     "swagger-ui-bundle.js": (SWAGGER_UI / "swagger-ui-bundle.js", "text/javascript"),
+    **PLAYGROUND_FILES,
 }
-ROUTES = ("/docs", ERRORS_PAGE, "/openapi.json", "/static/{file}")
+ROUTES = ("/docs", ERRORS_PAGE, "/openapi.json", "/static/{file}", PLAYGROUND_PATH)
 """The routes that the OpenAPI document does not list."""
 SECURITY_HEADERS: Mapping[str, str] = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -51,6 +63,11 @@ class PageResponse(HTMLResponse):
         super().__init__(content, headers={**SECURITY_HEADERS, **(headers or {})})
 
 
+def page_routes(*, has_playground: bool) -> tuple[str, ...]:
+    """The routes of ROUTES that a server has."""
+    return tuple(route for route in ROUTES if has_playground or route != PLAYGROUND_PATH)
+
+
 class WholeFileResponse(FileResponse):
     """A file, read and sent in parts as the client takes them. Byte ranges are ignored: nothing here is worth resuming."""
 
@@ -59,8 +76,9 @@ class WholeFileResponse(FileResponse):
         await super().__call__({**scope, "headers": headers}, receive, send)
 
 
-def page_router() -> APIRouter:
-    """`/docs`, `/docs/errors` and `/static/{file}`."""
+def page_router(*, has_playground: bool = True) -> APIRouter:
+    """`/docs`, `/docs/errors`, `/static/{file}` and `/play`."""
+    files = FILES if has_playground else {name: entry for name, entry in FILES.items() if name not in PLAYGROUND_FILES}
 
     async def docs() -> Response:
         return PageResponse(docs_page())
@@ -68,21 +86,43 @@ def page_router() -> APIRouter:
     async def errors() -> Response:
         return PageResponse(errors_page(describe_errors()))
 
-    async def static(file: str) -> Response:
-        if file not in FILES:
+    async def play(request: Request) -> Response:
+        return _cached_file(request, PLAYGROUND, "text/html", {**SECURITY_HEADERS, "cache-control": "no-cache"})
+
+    async def static(request: Request, file: str) -> Response:
+        if file not in files:
             raise NotFound(f'there is nothing at "/static/{file[:100]}"')
-        path, media_type = FILES[file]
+        path, media_type = files[file]
         headers = {"cache-control": f"public, max-age={MAX_AGE_S}", "x-content-type-options": "nosniff"}
-        return WholeFileResponse(path, headers=headers, media_type=media_type)
+        return _cached_file(request, path, media_type, headers)
 
     router = APIRouter(include_in_schema=False)
-    for path, endpoint in (("/docs", docs), (ERRORS_PAGE, errors), ("/static/{file}", static)):
+    routes: dict[str, Callable[..., Awaitable[Response]]] = {"/docs": docs, ERRORS_PAGE: errors, "/static/{file}": static}
+    if has_playground:
+        routes[PLAYGROUND_PATH] = play
+    for path, endpoint in routes.items():
         router.add_api_route(path, endpoint, methods=["GET", "HEAD"])
     return router
 
 
-def index_page(endpoints: Mapping[str, str], models: Iterable[Mapping[str, Any]]) -> str:
+def _cached_file(request: Request, path: Path, media_type: str, headers: Mapping[str, str]) -> Response:
+    """A file, or 304 to a client that has it."""
+    headers = {**headers, "etag": _entity_tag(path)}
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if known & {headers["etag"], "*"}:
+        return Response(status_code=304, headers=headers)
+    return WholeFileResponse(path, headers=headers, media_type=media_type)
+
+
+@cache
+def _entity_tag(path: Path) -> str:
+    """Of the content, so that all servers of one release have the same."""
+    return f'"{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}"'
+
+
+def index_page(endpoints: Mapping[str, str], models: Iterable[Mapping[str, Any]], *, has_playground: bool = True) -> str:
     """The first page: endpoints (path → method and summary) and models, as `GET /models` describes them."""
+    playground = f'\n<a href="{PLAYGROUND_PATH}">The playground</a> shows answers as you type.' if has_playground else ""
     rows = "\n".join(
         f"<tr><td>{_path_link(path, summary)}</td><td>{html.escape(summary)}</td></tr>" for path, summary in endpoints.items()
     )
@@ -97,7 +137,7 @@ def index_page(endpoints: Mapping[str, str], models: Iterable[Mapping[str, Any]]
         f"""<h1>Sluice {html.escape(__version__)}</h1>
 <p>This server forecasts series and classifies texts with recurrent networks, over HTTP and JSON.
 <a href="/docs">The API documentation</a> describes every endpoint and sends requests from the browser;
-<a href="/openapi.json">openapi.json</a> is the same for programs.</p>
+<a href="/openapi.json">openapi.json</a> is the same for programs.{playground}</p>
 <h2>Endpoints</h2>
 <table>
 <thead><tr><th>Path</th><th>Method and summary</th></tr></thead>

@@ -42,6 +42,10 @@ class ServedModel(StreamingModel, Protocol):
     @property
     def task(self) -> str: ...
 
+    def count_rows(self, instances: Sequence[Any], parameters: Mapping[str, Any]) -> int:
+        """How many rows the instances are for the graph, by the parameters."""
+        ...
+
     def predict(
         self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool, has_turn: bool = False
     ) -> Coroutine[Any, Any, Sequence[Any]]: ...
@@ -117,8 +121,10 @@ class Predictor:
         deadline: float,
         has_turn: bool,
         holder: str,
+        count_rows: Callable[[int], None],
     ) -> Coroutine[Any, Any, Sequence[Any]]:
         """The predictions, in order; `body` is where the instances were read from, `holder` whose sequences they are.
+        `count_rows` takes how many rows they are where the parameters may make more of them.
 
         Raises what the model raises, and what `predict_carried` and `predict_kept` raise.
         """
@@ -138,6 +144,8 @@ class Predictor:
                 has_turn=has_turn,
                 holder=holder,
             )
+        if parameters:
+            count_rows(model.count_rows(instances, parameters))
         return model.predict(instances, parameters, deadline=deadline, is_plain=plain, has_turn=has_turn)
 
 
@@ -191,6 +199,7 @@ class PredictEndpoint(InferenceEndpoint):
             deadline=call.deadline,
             has_turn=self.has_turn(len(body)),
             holder=caller_of(call.request.state),
+            count_rows=call.count_rows,
         )
         written_from = time.monotonic()
         content = await _write(model.name, model.version, predictions)

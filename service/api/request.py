@@ -232,6 +232,10 @@ class Ticket(Protocol):
         """The request is for this model."""
         ...
 
+    def grow(self, factor: float, timeout_s: float) -> bool:
+        """The request is so many times the work that its size tells; whether there is room for it."""
+        ...
+
     def close(self) -> None:
         """The client has closed its side of the connection; where others are refused, the request is cancelled."""
         ...

@@ -74,7 +74,8 @@ class PredictRequest(_Strict):
     )
     parameters: dict[str, Any] | None = Field(
         default=None,
-        description="Defaults for every instance: `horizon`, `quantiles` and `frequency` for a forecast, none for other tasks. "
+        description="Defaults for every instance: `horizon`, `quantiles`, `frequency` and `point` for a forecast, `explain` for "
+        "a classification, none for other tasks. "
         "For the next step of a sequence whose state is kept: `sequence_id`, a number from 1 or a string, and `sequence_start` "
         "and `sequence_end`, which are true or false; an instance that is an object may have these three itself.",
         examples=[{"horizon": 6}],
@@ -257,6 +258,29 @@ class Streaming(BaseModel):
     )
 
 
+class FeatureDrift(BaseModel):
+    """How far one feature is from the training part."""
+
+    psi: float = Field(
+        description="Population stability index: 0 for none; from 0.25 on, by the usual reading, a lot.", examples=[0.04]
+    )
+    ks: float = Field(description="Kolmogorov-Smirnov distance, 0 to 1.", examples=[0.06])
+
+
+class Drift(BaseModel):
+    """The drift of a model in the window of SLUICE_DRIFT_WINDOW_SECONDS, over all workers."""
+
+    num_rows: int | None = Field(default=None, description="Sampled rows in the window.", examples=[4711])
+    features: dict[str, FeatureDrift] | None = Field(
+        default=None,
+        description="Feature → its drift; empty below 200 rows.",
+        examples=[{"length": {"psi": 0.04, "ks": 0.06}}],
+    )
+    reason: str | None = Field(
+        default=None, description="Why it is not measured.", examples=["its manifest has no statistics of the training part"]
+    )
+
+
 class ModelDescription(ModelState):
     """One model: what its manifest says, and how this server runs it. Everything but the state is absent until READY."""
 
@@ -274,6 +298,9 @@ class ModelDescription(ModelState):
     outputs: list[TensorDescription] | None = Field(default=None, description="Outputs of the graph.")
     batching: Batching | None = Field(default=None, description="How its requests are put together.")
     streaming: Streaming | None = Field(default=None, description="Whether its sequences can come in pieces.")
+    drift: Drift | None = Field(
+        default=None, description="How far its requests are from the training part; absent unless SLUICE_DRIFT_MODELS names it."
+    )
 
 
 def model_description(tasks: Mapping[str, Any]) -> type[BaseModel]:

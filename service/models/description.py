@@ -68,6 +68,10 @@ def describe_model(model: Model) -> dict[str, Any]:
             "ms": round(best.ms, 4),
             "rows_per_s": round(best.rows_per_s),
         }
+    if model.sampler is not None:
+        description["drift"] = model.sampler.describe()
+    elif model.options.watches(model.name):
+        description["drift"] = {"reason": "its manifest has no statistics of the training part"}
     if about_task := model.describe_task():
         description[manifest.task] = about_task
     return description

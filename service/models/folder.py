@@ -10,16 +10,16 @@ import functools
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
 from service.errors import FolderError
-from service.manifest import EXAMPLE_FILE, MANIFEST_FILE, Graph, Manifest, TensorEntry, read_file
+from service.manifest import EXAMPLE_FILE, MANIFEST_FILE, Graph, Manifest, Statistics, TensorEntry, read_file
 from service.models.device_check import find_difference
 from service.models.graph_scan import GraphScan, scan_graph
 from service.models.plain_graph import Identity, identity_of, is_plain_folder, open_plain
@@ -27,7 +27,7 @@ from service.models.precision import RequestedPrecision, choose_graph
 from service.models.streaming import NO_STATE, why_not_streaming
 from service.runtime.base import CPU, Device, FallbackRuntime, OpenRuntime, Runtime
 from service.runtime.onnx_runtime import open_runtime
-from service.runtime.tensors import Signature, TensorSpec
+from service.runtime.tensors import Array, Signature, TensorSpec
 from service.scheduling.planning import RequestedLimits
 from service.scheduling.tuning import Tuning
 from service.tasks.base import Task, TaskDefinition
@@ -36,6 +36,22 @@ from service.tasks.registry import TaskRegistry, built_in_tasks
 log = logging.getLogger(__name__)
 
 NOTHING_KNOWN: Mapping[str, GraphScan] = MappingProxyType({})
+
+
+class Sampler(Protocol):
+    """Samples batches, to measure their drift (`observability/drift.py`)."""
+
+    def offer(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """A batch ran, on this thread."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /models/{name}` says of the drift."""
+        ...
+
+
+OpenSampler = Callable[[str, str, Statistics, Callable[[Mapping[str, Array], Mapping[str, Array]], Mapping[str, Array]]], Sampler]
+"""Model, version, what its training part looked like, what measures the rows of a batch → what samples its batches."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,14 @@ class ModelOptions:
     """How long one run of a graph may take before it is ended, and the model with it."""
     tasks: TaskRegistry = field(default_factory=built_in_tasks)
     """What folders may be for."""
+    drift_models: frozenset[str] = frozenset()
+    """The models whose drift is measured; `*` for all."""
+    open_sampler: OpenSampler | None = None
+    """What measures drift; None: nothing does."""
+
+    def watches(self, model: str) -> bool:
+        """Whether the drift of this model is to be measured."""
+        return self.open_sampler is not None and not self.drift_models.isdisjoint((model, "*"))
 
 
 @dataclass(frozen=True)
@@ -185,6 +209,7 @@ def examine(
     with contextlib.suppress(FolderError):  # the replay says what is wrong with it
         example = read_file(folder, EXAMPLE_FILE)
     assert scan is not None
+    task.reads_one_way = scan.reads_one_way
     parts = Parts(
         manifest,
         chosen,

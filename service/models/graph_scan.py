@@ -9,7 +9,7 @@ from service.manifest import Precision
 from service.models.control_flow import is_bounded
 from service.models.external_data import find_external_data
 from service.models.precision import precision_of
-from service.models.streaming import find_directions
+from service.models.streaming import find_directions, reads_one_way
 
 
 class GraphScan(NamedTuple):
@@ -21,6 +21,8 @@ class GraphScan(NamedTuple):
     """It has no loops or branches."""
     directions: frozenset[bytes]
     """Of its recurrent nodes, those that are named."""
+    reads_one_way: bool
+    """No node reads or turns a sequence from its end."""
 
 
 def scan_graph(content: bytes) -> GraphScan:
@@ -31,4 +33,4 @@ def scan_graph(content: bytes) -> GraphScan:
         raise FolderError("it is not an ONNX file") from exc
     if external is not None:
         raise FolderError(f'tensor "{external[:100]}" lies in another file; external data is not read')
-    return GraphScan(precision_of(content), is_bounded(content), find_directions(content))
+    return GraphScan(precision_of(content), is_bounded(content), find_directions(content), reads_one_way(content))

@@ -12,7 +12,7 @@ from pathlib import Path
 from service.clock import Clock
 from service.errors import FolderError
 from service.models.example import replay_example
-from service.models.folder import Examination, ModelOptions, Parts, examine, manifest_findings
+from service.models.folder import Examination, ModelOptions, Parts, Sampler, examine, manifest_findings
 from service.models.model import Model, ModelObserver
 from service.models.plain_graph import Identity, is_plain_folder
 from service.runtime.base import CPU, OpenRuntime
@@ -49,9 +49,18 @@ async def load_model(
         limits = replace(limits, max_inline_ms=0.0)  # on the event loop nothing could end it
     if not parts.is_batched:
         limits = replace(limits, max_batch_size=1)
-    model = Model(parts, options, limits, observer=observer, clock=clock, tuning=tuning, loop_budget=loop_budget)
+    sampler = _open_sampler(parts, options)
+    model = Model(parts, options, limits, observer=observer, clock=clock, tuning=tuning, loop_budget=loop_budget, sampler=sampler)
     await model.start()
     return model
+
+
+def _open_sampler(parts: Parts, options: ModelOptions) -> Sampler | None:
+    """What measures the model's drift; None where that is not wanted, or its manifest has nothing to compare with."""
+    manifest = parts.manifest
+    if options.open_sampler is None or manifest.statistics is None or not options.watches(manifest.name):
+        return None
+    return options.open_sampler(manifest.name, manifest.version, manifest.statistics, parts.task.measure)
 
 
 async def open_and_replay(

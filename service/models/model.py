@@ -21,7 +21,7 @@ import numpy as np
 from service.clock import Clock
 from service.context import current_timing
 from service.errors import InferenceFailed, InvalidInput, PayloadTooLarge, StateError
-from service.models.folder import ModelOptions, Parts
+from service.models.folder import ModelOptions, Parts, Sampler
 from service.runtime.base import Runtime
 from service.runtime.tensor_data import TensorData, datatype_of, largest_classes, read_tensor, write_bytes, write_values
 from service.runtime.tensors import (
@@ -132,14 +132,18 @@ class Model:
         clock: Clock | None = None,
         tuning: Tuning | None = None,
         loop_budget: LoopBudget | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
-        """`loop_budget` is the one of the event loop that runs the model; None: the model has it to itself."""
+        """`loop_budget` is the one of the event loop that runs the model; None: the model has it to itself. `sampler` sees
+        batches whose drift is measured; None: it is not.
+        """
         self.manifest = parts.manifest
         self.name = parts.manifest.name
         self.version = parts.manifest.version
         self.task = parts.manifest.task
         self.definition = parts.definition
         self.graph = parts.graph
+        self.sampler = sampler
         self.precision_note = parts.precision_note
         self.runtime = parts.runtime
         self.signature = parts.signature
@@ -163,7 +167,7 @@ class Model:
         self.has_own_state_field = any(spec.name == STATE for spec in public)
         """Whether a tensor of its own is called as the field of instances that carries a state: then that field is the tensor."""
         self._group = functools.partial(group_rows, limits=limits)
-        self._run_batch = functools.partial(_run_batch, parts)
+        self._run_batch = functools.partial(_run_batch, parts, sampler)
         self._loop_budget = loop_budget or LoopBudget()
         self._observer: ModelObserver = observer or SilentModelObserver()
         self.on_overdue: Callable[[], None] = lambda: None
@@ -192,6 +196,10 @@ class Model:
     def describe_task(self) -> dict[str, Any]:
         """What its task says of it, as `GET /models/{name}` shows it; empty where there is nothing to say."""
         return self._task.describe()
+
+    def count_rows(self, instances: Sequence[object], parameters: Mapping[str, object]) -> int:
+        """How many rows a request is for the graph, by its parameters. Raises what `predict` raises for what they hold."""
+        return self._task.count_rows(instances, parameters)
 
     @property
     def oldest_wait_s(self) -> float | None:
@@ -553,13 +561,16 @@ def _end_runs(runtime: Runtime, model: weakref.ref[Model]) -> None:
         held.on_overdue()
 
 
-def _run_batch(model: Parts, items: Sequence[Tensors]) -> list[Tensors]:
+def _run_batch(model: Parts, sampler: Sampler | None, items: Sequence[Tensors]) -> list[Tensors]:
     """One batch, on a worker thread: collate, run, prepare, split.
 
     Of the model it gets the parts alone: who holds the `Model` itself is a request (`Repository` waits for them).
     """
     signature = model.signature
-    outputs = model.runtime.run(collate(items, signature))
+    inputs = collate(items, signature)
+    outputs = model.runtime.run(inputs)
+    if sampler is not None:
+        sampler.offer(inputs, outputs)
     if _MARKED.isdisjoint(map(type, items)):
         return split(model.task.prepare(outputs), items, signature)
     kinds = set(map(type, items))

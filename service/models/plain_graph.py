@@ -118,6 +118,7 @@ def _make_manifest(identity: Identity, content: bytes, opset: int, runtime: Runt
         inputs=_entries(runtime.inputs),
         outputs=_entries(runtime.outputs),
         cannot_stream="",
+        statistics=None,
         training=Training(created=None),
     )
 

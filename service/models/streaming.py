@@ -8,6 +8,7 @@ from service.manifest import Manifest
 from service.models.protobuf import read_fields
 
 RECURRENT = frozenset((b"LSTM", b"GRU", b"RNN", b"DynamicQuantizeLSTM"))
+REVERSE = b"ReverseSequence"
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _GRAPH_NODE, _NODE_OPERATOR, _NODE_ATTRIBUTE, _ATTRIBUTE_NAME, _ATTRIBUTE_STRING = 7, 1, 4, 5, 1, 4
 
@@ -32,6 +33,18 @@ def why_not_streaming(manifest: Manifest, directions: Set[bytes]) -> str:
     if manifest.min_length > 1:
         return f"it reads at least {manifest.min_length} steps at a time"
     return ""
+
+
+def reads_one_way(graph: bytes) -> bool:
+    """Whether no node of an ONNX file reads or turns a sequence from its end: what was read so far depends on nothing later."""
+    try:
+        for body in read_fields(memoryview(graph), _MODEL_GRAPH):
+            for node in read_fields(body, _GRAPH_NODE):
+                if any(bytes(operator) == REVERSE for operator in read_fields(node, _NODE_OPERATOR)):
+                    return False
+    except (ValueError, IndexError):
+        return False
+    return find_directions(graph).isdisjoint((b"bidirectional", b"reverse"))
 
 
 def find_directions(graph: bytes) -> frozenset[bytes]:

@@ -16,7 +16,7 @@ from service.context import CURRENT
 from service.errors import ConnectionReason, InvalidReason, Outcome, RateScope
 from service.observability.meters import DEFAULT_API, UNKNOWN, HttpMeter, LoadedModel, ModelMeter, Recorders, RequestMeter
 from service.observability.pending import PendingCounter, PendingSeries
-from service.observability.prometheus import LOOP_LAG_SECONDS, REQUEST_DURATION, SECONDS, Exposition
+from service.observability.prometheus import LOOP_LAG_SECONDS, REQUEST_DURATION, SECONDS, Exposition, ReadDrift
 from service.observability.statistics import sum_statistics
 
 FLUSH_INTERVAL_S = 0.25
@@ -29,12 +29,13 @@ OTHER_KEYS = "_other"
 class Metrics:
     """The registry of one process, or of one worker among several that share `directory`."""
 
-    def __init__(self, *, version: str, onnxruntime: str, directory: Path | None = None) -> None:
+    def __init__(self, *, version: str, onnxruntime: str, directory: Path | None = None, read_drift: ReadDrift = dict) -> None:
+        """`read_drift` gives the drift of each version of a model that is watched, over all workers."""
         self.has_workers = directory is not None
         self._http: dict[str, HttpMeter] = {}
         self._requests: dict[tuple[str, str, str], RequestMeter] = {}
         self._models: dict[tuple[str, str], ModelMeter] = {}
-        self._exposition = Exposition(directory, self._is_served)
+        self._exposition = Exposition(directory, self._is_served, read_drift)
         self.sequences = self._exposition.sequences
         """Those whose states are kept."""
         self._families = families = self._exposition.families

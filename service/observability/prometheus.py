@@ -24,13 +24,15 @@ from prometheus_client import (
     multiprocess,
 )
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.samples import Sample
 from prometheus_client.values import ValueClass
 
 from service.errors import ReloadOutcome, RestartReason, SequenceEnd
+from service.observability.drift import ModelDrift
+from service.observability.drift import file_of as drift_file_of
 from service.observability.exemplars import Bucket, Exemplar, ExemplarStore, file_of
 
 # The measure itself is off by half a millisecond; from 10 ms on a stall shows in the latency of requests.
@@ -55,6 +57,8 @@ COSTS = {
 }
 
 MODEL = ("model", "version")
+ReadDrift = Callable[[], Mapping[tuple[str, str], ModelDrift]]
+"""(model, version) → its drift."""
 HTTP_DURATION, REQUEST_DURATION = "sluice_http_request_duration_seconds", "sluice_inference_request_duration_seconds"
 # Histograms that have exemplars, and their labels; all have the buckets of SECONDS.
 EXEMPLAR_LABELS = {HTTP_DURATION: ("method", "route"), REQUEST_DURATION: MODEL}
@@ -184,8 +188,8 @@ def _forget_values(*labels: str) -> None:
 class Exposition:
     """What a scrape gets: the families of this process, or the sums of all workers that share `directory`."""
 
-    def __init__(self, directory: Path | None, is_served: Callable[[str, str], bool]) -> None:
-        """`is_served` of a model's name and version: what is not is not shown."""
+    def __init__(self, directory: Path | None, is_served: Callable[[str, str], bool], read_drift: ReadDrift = dict) -> None:
+        """`is_served` of a model's name and version: what is not is not shown. `read_drift` as of Metrics."""
         registry = CollectorRegistry()
         self.families = Families(registry)
         self.sequences = SequenceMeter(registry)
@@ -200,6 +204,7 @@ class Exposition:
             self._process = WorkerProcessMetrics(registry)
             self._scraped = CollectorRegistry()
             self._scraped.register(WorkerSumCollector(directory, is_served))
+        self._scraped.register(DriftCollector(read_drift))
 
     def flush(self) -> None:
         """Bring up to date what no event tells."""
@@ -314,6 +319,32 @@ class WorkerSumCollector(Collector):
             yield metric
 
 
+class DriftCollector(Collector):
+    """The drift of the models that are watched. Every worker gives that of all, so nothing is added up."""
+
+    def __init__(self, read_drift: ReadDrift) -> None:
+        self._read_drift = read_drift
+
+    def collect(self) -> Iterable[Metric]:
+        score = GaugeMetricFamily(
+            "sluice_drift_score", "Population stability index of a feature against the training part.", labels=(*MODEL, "feature")
+        )
+        distance = GaugeMetricFamily(
+            "sluice_drift_ks_distance",
+            "Kolmogorov-Smirnov distance of a feature to the training part.",
+            labels=(*MODEL, "feature"),
+        )
+        rows = GaugeMetricFamily(
+            "sluice_drift_window_rows", "Sampled rows in the window that drift is measured of.", labels=MODEL
+        )
+        for model, drift in self._read_drift().items():
+            rows.add_metric(model, drift.num_rows)
+            for feature, (psi, ks) in drift.features.items():
+                score.add_metric((*model, feature), psi)
+                distance.add_metric((*model, feature), ks)
+        return score, distance, rows
+
+
 class ExemplarCollector(Collector):
     """What another collector gives, with exemplars: prometheus_client has none with several processes."""
 
@@ -393,3 +424,4 @@ def forget_worker(pid: int, directory: Path) -> None:
     """Take the gauges of a worker that has ended out of the sums, and its exemplars; its counters stay. Called by the parent."""
     multiprocess.mark_process_dead(pid, path=str(directory))  # type: ignore[no-untyped-call]
     file_of(pid, directory).unlink(missing_ok=True)
+    drift_file_of(pid, directory).unlink(missing_ok=True)

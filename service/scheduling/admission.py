@@ -117,6 +117,10 @@ class Ticket:
         if account is not None and account is not self.account:
             self._control.move(self, account)
 
+    def grow(self, factor: float, timeout_s: float) -> bool:
+        """The request is so many times the work that its size tells; whether there is room for it."""
+        return self._control.grow(self, factor, timeout_s)
+
     def close(self) -> None:
         """The client has closed its side of the connection: it has left, or only sends nothing more.
 
@@ -303,6 +307,18 @@ class AdmissionControl:
         endpoint.unit_s += change_s
         self._wait_s += change_s * endpoint.outstanding
         endpoint.rows_per_unit += ROWS_RATE * (account.rows_per_unit - endpoint.rows_per_unit)
+
+    def grow(self, ticket: Ticket, factor: float, timeout_s: float) -> bool:
+        """See `Ticket.grow`."""
+        if ticket.is_displaced or ticket.num_received is not None:
+            return True
+        self._count(ticket, -1)
+        units = round(ticket.units * factor)
+        has_room = self._num_pending < MIN_REQUESTS or self._fits(ticket.endpoint, units, timeout_s, ticket.priority)
+        if has_room:
+            ticket.units, ticket.rows = units, ticket.rows * factor
+        self._count(ticket, 1)
+        return has_room
 
     def close(self, ticket: Ticket) -> None:
         """See `Ticket.close`."""

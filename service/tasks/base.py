@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from service.errors import InferenceFailed, InvalidInput, InvalidReason
 from service.manifest import Manifest, Spec
-from service.runtime.tensors import Array, Item, Signature, Tensors, TensorSpec, is_all_finite
+from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors, TensorSpec, is_all_finite
+from service.tasks.measures import Measures, row_means
 from service.tasks.tables import TableError, TableForm, TableOptions
 
 Prediction = Any
@@ -64,6 +65,8 @@ class Task(ABC):
     """How many steps of a series one run forecasts; None where there is no such thing."""
     labels: Sequence[str] = ()
     """The names of the classes of a classifier."""
+    reads_one_way: bool = False
+    """Whether no node of the graph reads a sequence from its end; set by what opened the graph."""
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
@@ -103,6 +106,10 @@ class Task(ABC):
         """Whether encoding or decoding these would hold up an event loop."""
         return len(instances) > HEAVY_NUM_INSTANCES
 
+    def count_rows(self, instances: Sequence[object], parameters: Mapping[str, object]) -> int:
+        """How many rows these are for the graph, where parameters make more of them. Raises what `run_steps` does at first."""
+        return len(instances)
+
     def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
         """The graph's inputs for the public tensors of a request (see `TaskDefinition.public_tensors`).
 
@@ -115,6 +122,17 @@ class Task(ABC):
         """The public tensors for the graph's outputs, a row of axis 0 each; all of them finite."""
         state = self.signature.state_outputs
         return {name: array for name, array in outputs.items() if name not in state}
+
+    def measure(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Measures:
+        """What is watched of the rows of a batch, as the graph took and gave them: the means of its tensors of numbers."""
+        lengths = inputs.get(LENGTHS) if self.signature.is_ragged else None
+        state = self.signature.state_inputs | self.signature.state_outputs
+        found: Measures = {}
+        for kind, specs, tensors in (("input", self.signature.inputs, inputs), ("output", self.signature.outputs, outputs)):
+            for spec in specs:
+                if spec.dtype.kind == "f" and spec.name not in state and spec.name in tensors:
+                    found[f"{kind}.{spec.name}"] = row_means(tensors[spec.name], lengths, spec.time_axis)
+        return found
 
     def open_table(self, options: TableOptions) -> TableForm:
         """How the rows of one file are read as instances of this model, and its predictions written. Raises TableError."""

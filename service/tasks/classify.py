@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -38,6 +38,8 @@ from service.tasks.classify_schema import (
     ClassifyParameters,
     Text,
 )
+from service.tasks.explanation import EXPLAIN, METHODS, Explanation, Method, count_words, read_method
+from service.tasks.measures import Measures
 from service.tasks.refusals import refuse_fields, refuse_missing, refuse_parameters, refuse_type
 from service.tasks.tables import Columns, RowForm, TableOptions
 from service.tasks.tokenization import parse_tokenizer
@@ -128,14 +130,24 @@ class ClassifyTask(Task):
         self.labels = spec.labels
         self.tokenizer = tokenizer
 
+    @property
+    def methods(self) -> Sequence[Method]:
+        """How texts can be explained word by word: a prefix is what the network has read so far only where it reads one way."""
+        return METHODS if self.reads_one_way else METHODS[1:]
+
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
-        if len(instances) > HEAVY_NUM_INSTANCES:
+        if len(instances) > HEAVY_NUM_INSTANCES or parameters.get(EXPLAIN) is not None:
             return True
         texts = [instance.get("text") if isinstance(instance, dict) else instance for instance in instances]
         return sum(len(text) for text in texts if isinstance(text, str)) > HEAVY_CHARACTERS
 
     def describe(self) -> dict[str, Any]:
-        return self.spec.model_dump(exclude_none=True, exclude=None if self.spec.streaming else {"streaming"})
+        about = self.spec.model_dump(exclude_none=True, exclude=None if self.spec.streaming else {"streaming"})
+        return about | {EXPLAIN: list(self.methods)}
+
+    def count_rows(self, instances: Sequence[object], parameters: Mapping[str, object]) -> int:
+        method = self._read_method(parameters)
+        return len(instances) + (0 if method is None else count_words(_read_texts(instances), len(self.labels)))
 
     def why_not_streaming(self) -> str:
         return "its tokenizer adds tokens to each text, so also between its pieces" if self.tokenizer.adds_tokens else ""
@@ -149,31 +161,62 @@ class ClassifyTask(Task):
         is_plain: bool = False,
         steps_seen: Sequence[int] | None = None,
     ) -> Steps:
-        encoded = self.encode(instances, parameters, is_piece=steps_seen is not None)
+        explanation = self._explain(instances, parameters, is_piece=steps_seen is not None) if parameters else None
+        encoded = self.encode(instances, is_piece=steps_seen is not None)
+        owners: Sequence[int] = ()
+        if explanation is not None:
+            owners = [*range(len(encoded)), *(variant.instance for variant in explanation.variants)]
+            encoded += self._encode_variants(explanation)
         if self.spec.long_texts == "pieces" and steps_seen is None and any(is_longer for _, is_longer in encoded):
-            return (yield from self._run_pieces(encoded, group))
-        groups = group([len(ids) for ids, _ in encoded])
-        predictions: list[Prediction] = [None] * len(encoded)
-        outputs = yield [self._collate([encoded[index][0] for index in indices], indices) for indices in groups]
-        for indices, output in zip(groups, outputs, strict=True):
-            expect_finite(output, indices)
-            for index, probabilities in zip(indices, output[PROBABILITIES], strict=True):
-                predictions[index] = self.decode(probabilities, *encoded[index])
-        return predictions
+            predictions = yield from self._run_pieces(encoded, group, owners)
+        else:
+            predictions = [None] * len(encoded)
+            groups = group([len(ids) for ids, _ in encoded])
+            outputs = yield [self._collate([encoded[index][0] for index in indices], indices) for indices in groups]
+            for indices, output in zip(groups, outputs, strict=True):
+                expect_finite(output, [owners[index] for index in indices] if owners else indices)
+                for index, probabilities in zip(indices, output[PROBABILITIES], strict=True):
+                    predictions[index] = self.decode(probabilities, *encoded[index])
+        return predictions if explanation is None else explanation.attach(predictions)
 
-    def _run_pieces(self, encoded: Sequence[tuple[Sequence[int], bool]], group: GroupRows) -> Steps:
-        """`run_steps` where some text is longer than a row: each piece is a row of its own."""
+    def _explain(self, instances: Sequence[object], parameters: Mapping[str, object], *, is_piece: bool) -> Explanation | None:
+        """What explains the texts of a request; None where it wants nothing explained. Raises what `run_steps` does."""
+        method = self._read_method(parameters)
+        if method is None:
+            return None
+        if is_piece:
+            raise InvalidInput(f"parameters: {EXPLAIN}: a piece of a text cannot be explained", where=EXPLAIN)
+        count_words(_read_texts(instances), len(self.labels))
+        return Explanation(method, _read_texts(instances))
+
+    def _read_method(self, parameters: Mapping[str, object]) -> Method | None:
+        if unknown := [name for name in parameters if name != EXPLAIN]:
+            raise refuse_parameters(unknown, (EXPLAIN,))
+        return read_method(parameters, self.methods)
+
+    def _encode_variants(self, explanation: Explanation) -> list[tuple[Sequence[int], bool]]:
+        """The token ids of the texts that explain others; of one of which nothing is left, a single unknown token."""
+        texts = [variant.text for variant in explanation.variants]
+        found = iter(self._encode_texts([text for text in texts if text]))
+        return [next(found) if text else ([self.tokenizer.unknown_id], False) for text in texts]
+
+    def _run_pieces(self, encoded: Sequence[tuple[Sequence[int], bool]], group: GroupRows, owners: Sequence[int]) -> Steps:
+        """`run_steps` where some text is longer than a row: each piece is a row of its own.
+
+        `owners` are the instances that the texts belong to; empty: each is one.
+        """
         rows: list[Sequence[int]] = []
         texts: list[int] = []
         for number, (ids, _) in enumerate(encoded):
             pieces = cut_pieces(ids, self.spec.max_length)
             rows += pieces
             texts += [number] * len(pieces)
+        instances = [owners[number] for number in texts] if owners else texts
         groups = group([len(row) for row in rows])
         outputs = yield [self._collate([rows[index] for index in indices]) for indices in groups]
         found: list[list[Array]] = [[] for _ in encoded]
         for indices, output in zip(groups, outputs, strict=True):
-            expect_finite(output, [texts[index] for index in indices])
+            expect_finite(output, [instances[index] for index in indices])
             for index, probabilities in zip(indices, output[PROBABILITIES], strict=True):
                 found[texts[index]].append(probabilities)
         return [self.decode(join_pieces(parts), ids, False) for parts, (ids, _) in zip(found, encoded, strict=True)]
@@ -182,19 +225,27 @@ class ClassifyTask(Task):
         probabilities = outputs[PROBABILITIES]
         return with_finite_rows({PROBABILITIES: probabilities}, [probabilities])
 
-    def encode(
-        self, instances: Sequence[object], parameters: Mapping[str, object], *, is_piece: bool = False
-    ) -> list[tuple[Sequence[int], bool]]:
+    def measure(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Measures:
+        """The tokens of each row, the share of those that are unknown, the label's number and its probability."""
+        tokens, lengths, probabilities = inputs[TOKENS], inputs[LENGTHS], outputs[PROBABILITIES]
+        is_own = np.arange(tokens.shape[1]) < lengths[:, None]
+        return {
+            "length": lengths,
+            "unknown_tokens": (is_own & (tokens == self.tokenizer.unknown_id)).sum(axis=1) / lengths,
+            "label": probabilities.argmax(axis=1),
+            "score": probabilities.max(axis=1),
+        }
+
+    def encode(self, instances: Sequence[object], *, is_piece: bool = False) -> list[tuple[Sequence[int], bool]]:
         """Check every instance; per text its token ids and whether it was truncated, or is to be read in pieces.
 
         With `is_piece` the texts are pieces of streams, which are read whole.
         """
         expect_instances(instances)
-        if parameters:
-            raise refuse_parameters(list(parameters), ())
-        texts = [_read_text(instance, index) for index, instance in enumerate(instances)]
-        if is_piece:
-            return list(self.tokenizer.encode(texts, sys.maxsize, sys.maxsize, 0))
+        texts = list(_read_texts(instances))
+        return list(self.tokenizer.encode(texts, sys.maxsize, sys.maxsize, 0)) if is_piece else self._encode_texts(texts)
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[tuple[Sequence[int], bool]]:
         max_length, truncation = self.spec.max_length, self.spec.truncation
         if self.spec.long_texts == "pieces":
             whole = self.tokenizer.encode(texts, sys.maxsize, sys.maxsize, 0)
@@ -225,7 +276,7 @@ class ClassifyTask(Task):
             raise InvalidInput(f'expected one tensor "{TEXT}", BYTES [batch], got {sorted(tensors)}', where=TEXT)
         is_piece = steps_seen is not None
         keep, max_length = self.spec.truncation, self.spec.max_length
-        rows = [ids for ids, _ in self.encode(texts.tolist(), {}, is_piece=is_piece)]
+        rows = [ids for ids, _ in self.encode(texts.tolist(), is_piece=is_piece)]
         if self.spec.long_texts == "pieces" and not is_piece:
             # An answer has a row for each text, and cannot be made of several.
             rows = [ids if len(ids) <= max_length else [*ids[: keep.head], *ids[len(ids) - keep.tail :]] for ids in rows]
@@ -376,6 +427,11 @@ def join_pieces(parts: Sequence[Array]) -> Array:
         return parts[0]
     joined = np.exp(np.log(np.maximum(np.stack(parts), SMALLEST)).mean(axis=0, dtype=np.float64))
     return np.asarray(joined / joined.sum(), np.float32)
+
+
+def _read_texts(instances: Sequence[object]) -> Iterator[str]:
+    """The text of each instance, as far as it is asked for. Raises what is wrong with one."""
+    return (_read_text(instance, index) for index, instance in enumerate(instances))
 
 
 def _read_text(instance: object, index: int) -> str:

@@ -5,7 +5,7 @@ Requests are not parsed with these models: `classify.py` checks them, and tests 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,9 +30,33 @@ class ClassifyInstance(SequenceFields):
 
 
 class ClassifyParameters(SequenceFields):
-    """Defaults for every instance of the request: a classification has none but those of sequences."""
+    """Defaults for every instance of the request."""
 
     model_config = ConfigDict(extra="forbid")
+
+    explain: Literal["prefix", "occlusion"] | None = Field(
+        default=None,
+        description="Have the predictions say what was read word by word, in `explanation`: `prefix` what the text is classified "
+        "as after each of its words, `occlusion` what it is classified as without each. `classify.explain` of "
+        "`GET /models/{name}` lists what the model can.",
+        examples=["occlusion"],
+    )
+
+
+class WordExplanation(BaseModel):
+    """What a classifier read in a text, word by word."""
+
+    method: Literal["prefix", "occlusion"] = Field(description="As the request named it.", examples=["occlusion"])
+    words: list[str] = Field(
+        description="The words of the text in their order: what stands between white space, or a character of Chinese and "
+        "Japanese.",
+        examples=[["A", "quiet,", "moving", "film."]],
+    )
+    probabilities: dict[str, list[float]] = Field(
+        description="Label → a probability for each word: of the text up to and with the word (`prefix`), or of the text without "
+        "it (`occlusion`). Each is what a request with that text alone gets.",
+        examples=[{"negative": [0.41, 0.22, 0.16, 0.04], "positive": [0.59, 0.78, 0.84, 0.96]}],
+    )
 
 
 class Classification(BaseModel):
@@ -47,6 +71,17 @@ class Classification(BaseModel):
         default=None,
         description="True if the text was too long and only its beginning and end were read; else absent.",
         examples=[True],
+    )
+    explanation: WordExplanation | None = Field(
+        default=None,
+        description="What was read word by word, where the request has the parameter `explain`; else absent.",
+        examples=[
+            {
+                "method": "occlusion",
+                "words": ["quiet", "film"],
+                "probabilities": {"negative": [0.3, 0.1], "positive": [0.7, 0.9]},
+            }
+        ],
     )
     state: PredictionState = None
     known_tokens: int | None = Field(
@@ -76,9 +111,13 @@ class ClassifyDescription(BaseModel):
         default=None, description="Share of a text's tokens below which an answer is `uncertain`.", examples=[0.5]
     )
     language: str = Field(description="BCP 47 tag of the texts, or `und`.", examples=["en"])
+    explain: list[Literal["prefix", "occlusion"]] = Field(
+        description="How its predictions can be explained word by word: `prefix` only where the network reads in one direction.",
+        examples=[["prefix", "occlusion"]],
+    )
 
 
 EXAMPLES = (
     {"instances": ["A quiet, moving film.", {"text": "A dull plot, badly acted."}]},
-    {"model": "sentiment-en", "instances": ["A quiet, moving film."]},
+    {"model": "sentiment-en", "instances": ["A quiet, moving film."], "parameters": {"explain": "occlusion"}},
 )

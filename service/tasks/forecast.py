@@ -34,6 +34,7 @@ from service.tasks.forecast_schema import EXAMPLES, Forecast, ForecastDescriptio
 from service.tasks.forecast_spec import ForecastSpec
 from service.tasks.forecast_table import LongForm
 from service.tasks.frequencies import read_frequency, timestamps
+from service.tasks.measures import Measures, last_values
 from service.tasks.tables import TableOptions
 
 HISTORY = "history"
@@ -194,6 +195,16 @@ class ForecastTask(Task):
             checked.append(outputs[ANOMALY])
         is_finite = finite_rows(checked)
         return prepared if is_finite is None else {**outputs, **prepared, IS_FINITE: is_finite}
+
+    def measure(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Measures:
+        """Of each row the last value of every feature, the mean forecast of every target, and the length of a whole history."""
+        history, lengths = inputs[HISTORY], inputs[LENGTHS]
+        last, forecast = last_values(history, lengths), outputs[self._output].mean(axis=1)
+        return {
+            **({} if self.signature.state else {"length": lengths}),
+            **{f"input.{name}": last[:, index] for index, name in enumerate(self.spec.features)},
+            **{f"output.{name}": forecast[:, index] for index, name in enumerate(self.spec.targets)},
+        }
 
     def encode(
         self,

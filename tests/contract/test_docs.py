@@ -23,7 +23,8 @@ REFERENCE = ROOT / "docs" / "reference"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 API = (REFERENCE / "http-api.md").read_text(encoding="utf-8")
 METRICS = (REFERENCE / "metrics.md").read_text(encoding="utf-8")
-CURLS = [*curls(README), *curls(API)]
+PLAYGROUND = (ROOT / "docs" / "how-to" / "playground.md").read_text(encoding="utf-8")
+CURLS = [*curls(README), *curls(API), *curls(PLAYGROUND)]
 
 
 @pytest.fixture(scope="module")

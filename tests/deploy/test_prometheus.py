@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.deploy.promql import RULES, Query, dashboard_queries, read_rules, rule_queries
-from tests.folders import write_forecast_folder, write_text_folder
+from tests.folders import edit_manifest, write_forecast_folder, write_text_folder
 from tests.prometheus import running_prometheus
 from tests.serving import server_process
 
@@ -85,7 +85,7 @@ def traffic(url: str) -> Iterator[None]:
         bodies: list[tuple[str, Any]] = [
             ("forecast", {"instances": [{"history": [1.0, 2.0, 3.0, 4.0]}, {"history": [1.0, 2.0]}]}),
             ("forecast", {"instances": [{"history": ["x"]}]}),
-            ("classify", {"instances": ["good film"]}),
+            ("classify", {"instances": ["good film"] * 16}),
         ]
         while not is_over.is_set():
             for endpoint, body in bodies:
@@ -113,11 +113,13 @@ def has_data(prometheus: str, query: Query) -> bool:
 def test_every_query_of_dashboard_rules_and_alerts_has_data_of_a_real_server(tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_forecast_folder(models)
-    write_text_folder(models)
+    folder = write_text_folder(models)
+    histogram = {"name": "score", "edges": [0.5], "shares": [0.5, 0.5]}
+    edit_manifest(folder, lambda manifest: manifest.update(statistics={"num_rows": 10, "features": [histogram]}))
     queries = [*dashboard_queries(), *rule_queries(), *alert_queries()]
     for name in ("recording.yml", "alerts.yml"):
         shutil.copy(RULES / name, tmp_path)
-    with server_process(models, SLUICE_WORKERS="2") as server:
+    with server_process(models, SLUICE_WORKERS="2", SLUICE_DRIFT_MODELS="*") as server:
         target = server.url.removeprefix("http://")
         config = (RULES / "prometheus.yml").read_text().replace("sluice:8000", target).replace("15s", "1s")
         with running_prometheus(tmp_path, target, config=config) as prometheus, traffic(server.url):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # an import publishes too, and reads no tables
 
 SCHEMA_VERSION = 1
 GRAPH_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
 INT8_FILE = "model.int8.onnx"
 PLOTS = "plots"
 AT_FDCWD = -100
@@ -113,6 +114,7 @@ class Publication:
     second: Second | None = None  # a second graph, of another precision
     opset: int = OPSET
     min_length: int = 1  # the fewest steps of a row
+    statistics: Mapping[str, Any] | None = None  # of the training part
 
 
 def publish(publication: Publication, models: Path, *, replace: bool = False) -> Path:
@@ -190,6 +192,23 @@ def add_graph(folder: Path, file: str, payload: bytes, entry: Mapping[str, Any])
             (aside / "manifest.json").write_text(_json(content), encoding="utf-8")
             put_in_place(aside, folder)
     except OSError as exc:
+        raise PublishError(f"{folder} cannot be written: {exc.strerror or exc}") from exc
+
+
+def set_statistics(folder: Path, statistics: Mapping[str, Any]) -> None:
+    """Put the statistics of the training part into the manifest of a published folder, in one step.
+
+    Raises PublishError if the disk refuses a write; the folder is as it was then.
+    """
+    content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    content.pop("statistics", None)
+    training = {"training": content.pop("training")} if "training" in content else {}
+    aside = folder / f".{MANIFEST_FILE}.new"
+    try:
+        aside.write_text(_json({**content, "statistics": statistics, **training}), encoding="utf-8")
+        aside.replace(folder / MANIFEST_FILE)
+    except OSError as exc:
+        aside.unlink(missing_ok=True)
         raise PublishError(f"{folder} cannot be written: {exc.strerror or exc}") from exc
 
 
@@ -292,6 +311,7 @@ def manifest(publication: Publication, number: int) -> dict[str, Any]:
         **publication.tensors,
         **({"min_length": publication.min_length} if publication.min_length > 1 else {}),
         **({recipe.task: dict(publication.spec)} if publication.spec else {}),
+        **({"statistics": dict(publication.statistics)} if publication.statistics else {}),
         "training": {
             "recipe": recipe.as_json(),
             "data": list(publication.data),

@@ -49,6 +49,9 @@ class Trial:
     rows: Sequence[Tensors]  # batches of the training part, as the graph takes them
     score: Callable[[Graph], Scores]  # on the test part
     answer: Callable[[Graph], list[Any]]  # the example's predictions
+    # Batches of the training part as requests look, for its statistics; None: they look as `rows` do.
+    samples: Sequence[Tensors] | None = None
+    unknown_id: int | None = None  # the tokenizer's
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,9 @@ def _trial(
             predictions.append(prediction)
         return predictions
 
-    return Trial(network, [{"tokens": batch.tokens, "lengths": batch.lengths} for batch in batches], score, answer)
+    return Trial(
+        network, [{"tokens": batch.tokens, "lengths": batch.lengths} for batch in batches], score, answer, unknown_id=unknown
+    )
 
 
 def _tensors(batch: Tokens) -> Batch:

@@ -218,9 +218,12 @@ def _trial(recipe: ForecastRecipe, series: Series, network: Network, instances: 
     forecast, evaluate = recipe.forecast, recipe.evaluate
     test = evaluation_windows(series, forecast, "test", evaluate.stride)
     rng = np.random.default_rng(recipe.seed)
-    windows = sample_windows(
-        series, forecast, batch_size=TRIAL_ROWS, num_batches=TRIAL_BATCHES, short_share=recipe.fit.short_share, rng=rng
-    )
+
+    def draw(short_share: float) -> list[Mapping[str, Any]]:
+        windows = sample_windows(
+            series, forecast, batch_size=TRIAL_ROWS, num_batches=TRIAL_BATCHES, short_share=short_share, rng=rng
+        )
+        return [part.inputs for part in windows]
 
     def score(graph: Graph) -> Scores:
         answers = forecast_windows(graph, test, evaluate.batch_size)
@@ -229,7 +232,8 @@ def _trial(recipe: ForecastRecipe, series: Series, network: Network, instances: 
     def answer(graph: Graph) -> list[Any]:
         return [_answer(forecast, graph, instance) for instance in instances]
 
-    return Trial(network, [part.inputs for part in windows], score, answer)
+    # Short histories are a means to train: requests hold what there is.
+    return Trial(network, draw(recipe.fit.short_share), score, answer, samples=draw(0.0))
 
 
 def _answer(forecast: ForecastSettings, graph: Graph, instance: Mapping[str, Any]) -> dict[str, Any]:

@@ -149,9 +149,7 @@ def stream_trial(recipe: ForecastRecipe, series: Series, network: Network, insta
             predictions.append(format_stream(found, forecast.quantiles, np.isnan(history[:, series.target_indices])))
         return predictions
 
-    rows: list[dict[str, Any]] = []
-    if recipe.quantize is not None:
-        rows = [{"history": part.history, "lengths": part.lengths} for part in drawn]
+    rows: list[dict[str, Any]] = [{"history": part.history, "lengths": part.lengths} for part in drawn]
     return Trial(network, rows, score, answer)
 
 

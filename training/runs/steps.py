@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,9 @@ from rich.console import Console
 
 from training.data.sources import Content
 from training.export.graph import describe_tensors, write_graph
-from training.export.publish import Publication, describe_data
+from training.export.publish import GRAPH_FILE, MANIFEST_FILE, Publication, PublishError, describe_data, set_statistics
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial, make_second_graph, require_quantizable
+from training.export.statistics import collect_statistics
 from training.export.verify import Verification, verify
 from training.fitting.checkpoints import begin
 from training.fitting.fit import Batches, FitResult, Validate, fit
@@ -103,10 +105,12 @@ def prepare_publication(
     second = None
     if recipe.quantize is not None:
         second = make_second_graph(graph.payload, trial, outcome.metrics, predictions, recipe.quantize, recipe.seed)
+    tensors = describe_tensors(network)
+    described = {"task": recipe.task, **tensors, recipe.task: outcome.block}
     publication = Publication(
         recipe=recipe,
         graph=graph.payload,
-        tensors=describe_tensors(network),
+        tensors=tensors,
         spec=outcome.block,
         instances=outcome.instances,
         predictions=predictions,
@@ -122,10 +126,26 @@ def prepare_publication(
         files=outcome.files,
         pictures=outcome.pictures,
         second=second,
+        statistics=measure_training_part(graph.session, trial, described),
     )
     return publication, Report(
         fitted, outcome.metrics, outcome.baselines, graph.verification, second, windows=outcome.facts.get("windows", ())
     )
+
+
+def measure_training_part(graph: Graph, trial: Trial, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest's statistics of the training part; `manifest` as of `collect_statistics`."""
+    return collect_statistics(graph, trial.rows if trial.samples is None else trial.samples, manifest, trial.unknown_id)
+
+
+def add_statistics(folder: Path, trial: Trial) -> dict[str, Any]:
+    """Put the statistics of the training part into the manifest of a published folder, and return them. Raises PublishError."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    found = measure_training_part(Graph((folder / GRAPH_FILE).read_bytes()), trial, manifest)
+    if found is None:
+        raise PublishError(f"{folder}: nothing of its rows can be measured")
+    set_statistics(folder, found)
+    return found
 
 
 def trial_parts(num_rows: int, seed: int) -> list[npt.NDArray[np.int64]]:

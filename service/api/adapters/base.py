@@ -141,6 +141,7 @@ class AdapterEndpoint(InferenceEndpoint):
             deadline=call.deadline,
             has_turn=self.has_turn(len(body)),
             holder=caller_of(request.state),
+            count_rows=call.count_rows,
         )
         written_from = time.monotonic()
         if len(predictions) <= HEAVY_NUM_INSTANCES:

@@ -371,6 +371,9 @@ class SwitchedTicket:
     def assign(self, model: str) -> None:
         pass
 
+    def grow(self, factor: float, timeout_s: float) -> bool:
+        return True
+
     def close(self) -> None:
         self.closed.set()
 

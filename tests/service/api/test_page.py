@@ -16,7 +16,7 @@ from starlette.types import Message
 
 from service.api.errors import TABLE
 from service.api.openapi import describe_errors
-from service.api.page import FILES, ROUTES, SECURITY_HEADERS, STATIC, WholeFileResponse, errors_page, index_page
+from service.api.page import FILES, PLAYGROUND, ROUTES, SECURITY_HEADERS, STATIC, WholeFileResponse, errors_page, index_page
 from tests import browser
 from tests.folders import write_forecast_folder
 from tests.serving import client_of, server_process, wait_until
@@ -90,7 +90,7 @@ async def test_a_page_loads_from_this_server_alone(client: httpx.AsyncClient, pa
 def test_our_own_files_name_no_other_server() -> None:
     for path in STATIC.iterdir():
         assert re.findall(r"(?:https?:)?//[a-z]+\.[a-z]", path.read_text()) == [], path
-    assert {path.name for path in STATIC.iterdir()} <= FILES.keys()
+    assert {path.name for path in STATIC.iterdir()} <= FILES.keys() | {PLAYGROUND.name}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -37,6 +37,9 @@ class Echo:
         self.error = error
         self.deadlines: list[float] = []
 
+    def count_rows(self, instances: Sequence[Any], parameters: Mapping[str, Any]) -> int:
+        return len(instances)
+
     async def predict(
         self, instances: Sequence[Any], parameters: Mapping[str, Any], *, deadline: float, is_plain: bool, has_turn: bool
     ) -> Sequence[Any]:
@@ -199,6 +202,9 @@ class RecordingTicket:
 
     def assign(self, model: str) -> None:
         self.models.append(model)
+
+    def grow(self, factor: float, timeout_s: float) -> bool:
+        return True
 
     def close(self) -> None:
         assert self.cancel is not None

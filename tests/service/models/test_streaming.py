@@ -11,7 +11,7 @@ from onnx import helper
 from service.errors import StateError
 from service.models.folder import ModelOptions
 from service.models.loading import load_model
-from service.models.streaming import BACKWARDS, BOTH_WAYS, NO_STATE, find_directions
+from service.models.streaming import BACKWARDS, BOTH_WAYS, NO_STATE, find_directions, reads_one_way
 from tests.folders import edit_manifest, write_forecast_folder, write_graph, write_tensor_folder, write_text_folder
 from tests.onnx_models import stateful, with_lengths
 
@@ -30,6 +30,28 @@ def test_a_graph_names_the_directions_of_its_recurrent_nodes() -> None:
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\xff" * 40])
 def test_what_is_no_graph_has_no_directions(content: bytes) -> None:
     assert find_directions(content) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "is_one_way"),
+    [
+        ("GRU", {}, True),
+        ("GRU", {"direction": "forward"}, True),
+        ("GRU", {"direction": "reverse"}, False),
+        ("LSTM", {"direction": "bidirectional"}, False),
+        ("ReverseSequence", {}, False),
+    ],
+)
+def test_a_graph_reads_one_way_where_nothing_in_it_goes_backwards(
+    operator: str, attributes: dict[str, str], is_one_way: bool
+) -> None:
+    node = helper.make_node(operator, ["x", "w", "r"], ["", "h"], **attributes)
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"]), node], "net", [], [])
+    assert reads_one_way(helper.make_model(graph).SerializeToString()) == is_one_way
+
+
+def test_what_cannot_be_read_is_not_said_to_read_one_way() -> None:
+    assert not reads_one_way(b"\xff" * 40)
 
 
 async def test_a_model_with_state_can_stream_and_knows_its_size(tmp_path: Path) -> None:

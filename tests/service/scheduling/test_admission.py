@@ -56,6 +56,27 @@ def test_everything_is_admitted_until_something_is_known() -> None:
     assert admission.wait_s == 0.0
 
 
+def test_a_request_that_is_many_times_its_size_counts_so_often() -> None:
+    clock = ManualClock()
+    admission = control(clock)
+    work(admission, clock, "/predict", 0.001, 2.0)
+    waiting = fill(admission, "/predict", MIN_REQUESTS)
+    before_s = admission.wait_s
+    (ticket,) = fill(admission, "/predict", 1)
+    own_s = admission.wait_s - before_s
+    assert ticket.grow(50.0, TIMEOUT_S)
+    assert admission.wait_s == pytest.approx(before_s + 50 * own_s)
+    # A request that its size alone would let in has no room with all its rows: it counts as before.
+    (other,) = fill(admission, "/predict", 1)
+    wait_s = admission.wait_s
+    assert not other.grow(1000.0, TIMEOUT_S)
+    assert admission.wait_s == pytest.approx(wait_s)
+    for each in (*waiting, ticket, other):
+        admission.finish(each, is_done=False)
+    assert admission.num_pending == 0
+    assert admission.wait_s == pytest.approx(0.0)
+
+
 def test_the_wait_is_learnt_from_what_finishes_while_work_waits() -> None:
     clock = ManualClock()
     admission = control(clock)

@@ -149,7 +149,7 @@ def test_a_text_beyond_the_limit_is_refused_before_it_is_split(classify: Classif
 
 
 def test_classification_takes_no_parameters_and_no_other_fields(classify: ClassifyTask) -> None:
-    with pytest.raises(MalformedRequest, match='parameters: unknown "horizon"; this model takes none'):
+    with pytest.raises(MalformedRequest, match=r"parameters: unknown \"horizon\"; this model takes \['explain'\]"):
         run_task(classify, by_first_token, ["good"], horizon=1)
     with pytest.raises(MalformedRequest, match='instance 0: unknown field "txt"'):
         run_task(classify, by_first_token, [{"text": "good", "txt": "bad"}])
