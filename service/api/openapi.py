@@ -158,7 +158,7 @@ def list_endpoints(document: Mapping[str, Any]) -> dict[str, str]:
 
 def _method(name: str, operation: Mapping[str, Any]) -> str:
     """What a client has to speak: a GET that is answered by 101 opens a WebSocket, and no page."""
-    return "WebSocket" if "101" in operation["responses"] else name.upper()
+    return "GET (WebSocket)" if "101" in operation["responses"] else name.upper()
 
 
 def description() -> str:

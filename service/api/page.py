@@ -213,4 +213,4 @@ def _page(title: str, body: str, *, style: str = "sluice.css") -> str:
 def _path_link(path: str, summary: str) -> str:
     """A link to what a browser can open."""
     shown = f"<code>{html.escape(path)}</code>"
-    return shown if "{" in path or not summary.startswith("GET") else f'<a href="{html.escape(path)}">{shown}</a>'
+    return shown if "{" in path or not summary.startswith("GET:") else f'<a href="{html.escape(path)}">{shown}</a>'

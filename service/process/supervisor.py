@@ -550,9 +550,8 @@ class Supervisor:
 
     def _accept(self, listener: socket.socket) -> None:
         """Send the connections that have come to the workers."""
-        loads = [worker.load for worker in self._workers]
         for _ in range(ACCEPT_AT_ONCE):
-            if choose_worker(loads, self._next_place) is None:
+            if choose_worker([worker.load for worker in self._workers], self._next_place) is None:
                 return self._pause_accepting()
             try:
                 connection, _ = listener.accept()
@@ -562,17 +561,18 @@ class Supervisor:
                 log.error("a connection cannot be accepted: %s", exc.strerror)
                 return self._pause_accepting()
             with connection:
-                self._send(connection, loads)
+                self._send(connection)
         return None
 
-    def _send(self, connection: socket.socket, loads: list[WorkerLoad]) -> None:
-        """To the worker with the fewest, or to the next one if that one has just died. Keeps `loads` up to date."""
+    def _send(self, connection: socket.socket) -> None:
+        """To the worker with the fewest, or to the next one if that one has just died."""
+        # As they are now: while the last connection was sent, or this one accepted, others may have been closed.
+        loads = [worker.load for worker in self._workers]
         while (place := choose_worker(loads, self._next_place)) is not None:
             worker, load = self._workers[place], loads[place]
             if send_connection(worker.channel, connection):
                 worker.num_sent += 1
                 self._next_place += 1
-                loads[place] = load._replace(num_in_transit=load.num_in_transit + 1, num_open=load.num_open + 1)
                 return
             loads[place] = load._replace(is_ready=False, num_in_transit=MAX_IN_TRANSIT)
         log.warning("a connection is dropped: no worker can take it")

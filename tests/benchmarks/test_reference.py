@@ -14,6 +14,9 @@ from benchmarks.servers import ROOT
 from service.__main__ import main
 from training.summary import network_of_folder
 
+LONGEST_IN_ONE_PIECE = 500
+"""In words."""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,7 +52,10 @@ def test_the_bare_graphs_outputs_are_the_predictions_of_a_folders_example(name: 
     example = json.loads((home / "example.json").read_text())
     instances = [each["text"] if isinstance(each, dict) and "text" in each else each for each in example["request"]["instances"]]
     predictions = parse_sluice_predictions(json.dumps(example["response"]).encode())
-    verify(predictions, BareGraph(home).run_each(instances))
+    # A long text is read in pieces, each a row; the bare graph runs one row for each instance.
+    whole = [at for at, each in enumerate(instances) if not isinstance(each, str) or len(each.split()) < LONGEST_IN_ONE_PIECE]
+    assert len(whole) >= 2
+    verify([predictions[at] for at in whole], BareGraph(home).run_each([instances[at] for at in whole]))
 
 
 def test_the_bare_graph_runs_rows_of_any_length_at_its_best_batch_size(folder: Path) -> None:

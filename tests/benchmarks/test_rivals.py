@@ -28,8 +28,8 @@ def instances(task: str, sizes: Sequence[int]) -> list[Any]:
 
 def test_of_a_long_text_the_head_and_the_tail_are_read() -> None:
     graph = Graph(FOLDERS["classify"], num_threads=1)
-    words = instances("classify", [700])[0].split()
-    head, middle, tail = (" ".join([*words[:at], "awful", *words[at + 1 :]]) for at in (10, 350, 690))
+    words = instances("classify", [1500])[0].split()
+    head, middle, tail = (" ".join([*words[:at], "awful", *words[at + 1 :]]) for at in (10, 750, 1490))
     predictions = graph.run_texts([" ".join(words), middle, head, tail])
     assert predictions[0] == predictions[1]
     assert predictions[0] != predictions[2]

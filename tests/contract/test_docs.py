@@ -46,7 +46,8 @@ def test_every_endpoint_is_on_the_page(server: str) -> None:
     endpoints = httpx.get(f"{server}/", headers={"accept": "application/json"}).json()["endpoints"]
     assert {"/predict", "/models", "/metrics"} <= endpoints.keys()
     for path, about in endpoints.items():
-        assert f"`{about.split(':')[0]} {path}`" in API, path
+        method = re.split("[ :]", about)[0]
+        assert f"`{method} {path}`" in API, path
 
 
 def test_every_endpoint_that_predicts_is_shown_with_request_and_response(server: str) -> None:
@@ -87,7 +88,7 @@ def test_every_metric_that_a_page_asks_prometheus_for_exists() -> None:
     known = set(re.findall(r"^# TYPE (sluice_\w+)", text, re.MULTILINE))
     for page in PAGES:
         for block in re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-            for name in re.findall(r"\b(sluice_\w+)", block):
+            for name in re.findall(r"\b(sluice_[a-z]+_\w+)", block):
                 assert name in known or re.sub(r"_(bucket|count|sum)$", "", name) in known, f"{page}: {name}"
 
 

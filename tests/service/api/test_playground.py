@@ -149,6 +149,7 @@ def text(window: browser.Browser, selector: str) -> str:
 
 def sent(window: browser.Browser) -> dict[str, Any]:
     """The body of the request that the page shows as curl."""
+    wait_until(lambda: "-d '" in text(window, "#curl"), "curl is shown")
     quoted = text(window, "#curl").split("-d '", 1)[1].removesuffix("'")
     body: dict[str, Any] = json.loads(quoted.replace("'\\''", "'"))
     return body
