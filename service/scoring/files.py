@@ -11,6 +11,7 @@ import gzip
 import io
 import os
 import shutil
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -35,6 +36,8 @@ MAX_LINE_BYTES = 64 * 2**20
 MISSING = frozenset(("", "na", "nan", "n/a", "null", "none"))
 """What stands for a missing number in a CSV file, in any case."""
 SHOWN = 60
+DAMAGED = (OSError, EOFError, zlib.error)
+"""What reading a file raises that is damaged, compressed ones too."""
 
 _EPOCH = datetime(1970, 1, 1)
 
@@ -134,7 +137,7 @@ class ParquetSource(Source):
         try:
             # Not as whole row groups, which may be the whole file.
             return pq.ParquetFile(self.path, pre_buffer=False, buffer_size=BUFFER_BYTES, read_dictionary=list(dictionaries))
-        except (pa.ArrowException, OSError) as exc:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
             raise TableError(f"{self.path}: it is no parquet file, or not a whole one: {_first_line(exc)}") from exc
 
 
@@ -147,7 +150,7 @@ class CsvSource(Source):
                 header = next(csv.reader([text.readline(sizes.block_bytes)], delimiter=delimiter), [])
             except UnicodeDecodeError as exc:
                 raise TableError(f"{path}: it is no text in UTF-8: {_first_line(exc)}") from exc
-            except (csv.Error, OSError, EOFError) as exc:
+            except (csv.Error, *DAMAGED) as exc:
                 raise TableError(f"{path}: its header cannot be read: {_first_line(exc)}") from exc
         self._expect_columns(header)
 
@@ -174,14 +177,14 @@ class CsvSource(Source):
             try:
                 options = pa.csv.ReadOptions(block_size=self.sizes.block_bytes, use_threads=False)
                 reader = pa.csv.open_csv(file, read_options=options, parse_options=parse, convert_options=convert)
-            except (pa.ArrowException, OSError, EOFError) as exc:
+            except (pa.ArrowException, *DAMAGED) as exc:
                 raise TableError(f"{self.path}: it cannot be read: {_first_line(exc)}") from exc
             while True:
                 try:
                     batch = reader.read_next_batch()
                 except StopIteration:
                     break
-                except (pa.ArrowException, OSError, EOFError) as exc:
+                except (pa.ArrowException, *DAMAGED) as exc:
                     raise TableError(f"{self.path}: it cannot be read beyond row {start}: {_first_line(exc)}") from exc
                 rows, rejections, start = _number_rows(start, batch.num_rows, bad)
                 bad.clear()
@@ -334,6 +337,10 @@ class FileChunk:
 
     def runs(self, column: str) -> Runs:
         found = self._columns[column]
+        if not isinstance(found, list) and pa.types.is_nested(found.type):  # of which pyarrow makes no dictionary
+            found = found.to_pylist()
+        elif not isinstance(found, list) and pa.types.is_string_view(found.type):  # nor can it take from one
+            found = found.cast(pa.large_string())
         if isinstance(found, list):
             found = pa.array([None if value is None else value if isinstance(value, str) else str(value) for value in found])
         if not pa.types.is_dictionary(found.type):
@@ -594,7 +601,7 @@ def _line_blocks(file: BinaryIO, path: Path, block_bytes: int) -> Iterator[bytes
     while True:
         try:
             block = file.read(block_bytes)
-        except (OSError, EOFError) as exc:
+        except DAMAGED as exc:
             raise TableError(f"{path}: it cannot be read: {_first_line(exc)}") from exc
         if not block:
             break

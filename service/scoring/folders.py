@@ -56,6 +56,10 @@ def score_folder(run: FolderRun, folder: Path, engine: Engine = "local", show: S
     model. Raises TableError where there is no file to score, and what `score_file` raises for the first file that fails.
     """
     paths = list_files(folder)
+    if run.output.exists() and run.output.samefile(folder):
+        raise TableError(f"{run.output} is the input: the output needs a folder of its own")
+    if run.output.exists() and not run.output.is_dir():
+        raise TableError(f"{run.output} is a file: a folder of files is scored into a folder")
     run.output.mkdir(parents=True, exist_ok=True)
     todo = [path for path in paths if run.overwrite or not (run.output / path.name).exists()]
     num_records = num_rejected = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ if os.name == "posix":
 
 JOURNAL = "journal.json"
 LOCK = "lock"
+OWN_NAMES = re.compile(r"lock|journal\.json(\.new)?|(part|rejected)-[0-9]+|rejected|whole")
+"""Files of the folder of an unfinished run."""
 
 
 class Journal(BaseModel):
@@ -51,6 +54,8 @@ class Parts:
         if output.suffix == ".gz":
             raise TableError(f"{output}: compressed text is read, not written")
         for path in (output, self.rejected):
+            if path.is_dir():
+                raise TableError(f"{path} is a folder, expected a file")
             if path.exists() and not overwrite:
                 raise TableError(f"{path} is there already; --overwrite replaces it")
         self.journal = Journal(run=dict(run))
@@ -60,8 +65,18 @@ class Parts:
         self._waiting = Journal(run={})  # what the open part adds
         self._lock: Any = None
 
+    def expect_apart(self, source: Path) -> None:
+        """Raise TableError where the run would replace or remove the file that it reads."""
+        for path in (self.output, self.rejected):
+            if path.exists() and path.samefile(source):
+                raise TableError(f"{path} is the input: the output needs a name of its own")
+        if source.resolve().is_relative_to(self.folder.resolve()):
+            raise TableError(f"{source} lies in {self.folder}, which is for what is unfinished: it is removed at the end")
+
     def __enter__(self) -> Self:
         try:
+            if self.folder.is_dir():
+                self._expect_own_files()
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / LOCK).open("a")
         except OSError as exc:
@@ -84,6 +99,12 @@ class Parts:
             if path.name not in known | {JOURNAL, LOCK}:  # of a run of something else, or not counted
                 path.unlink()
         return self
+
+    def _expect_own_files(self) -> None:
+        """Raise TableError for a folder of another origin: what no journal names is removed, and the folder at the end."""
+        for path in sorted(self.folder.iterdir()):
+            if not OWN_NAMES.fullmatch(path.name) or path.is_dir():
+                raise TableError(f"{self.folder} is in the way: {path.name} is no file of an unfinished run")
 
     def __exit__(self, *_: object) -> None:
         self._abandon()

@@ -125,7 +125,9 @@ def score_file(
     form = model.open_table(options)
     source = open_source(input_path, form, sizes)
     started = clock()
-    with Parts(output_path, describe_run(model, input_path, options), overwrite=overwrite) as parts:
+    unfinished = Parts(output_path, describe_run(model, input_path, options), overwrite=overwrite)
+    unfinished.expect_apart(input_path)
+    with unfinished as parts:
         committed = started
         for batch, scored in _score_all(model, form, source, parts.journal.row):
             parts.write(scored.columns, scored.num_records, scored.rejections, batch.row)

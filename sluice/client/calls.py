@@ -155,6 +155,8 @@ def _error_of(request: Request, part: Part, answer: Answer) -> ClientError:
         "facts": {name: value for name, value in facts.items() if name not in known},
     }
     place = facts.get("instance_index")
+    if type(place) is not int or not 0 <= place < len(part.texts):
+        place = None
     if isinstance(place, int) or answer.status in (400, 413, 422):
         number = part.start + place if isinstance(place, int) else part.start if answer.status == 413 else None
         if isinstance(place, int):

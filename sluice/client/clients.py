@@ -12,8 +12,8 @@ from typing import Any, Self
 import httpx
 
 from sluice.client.calls import Answer, Call, Request, Send, Wait, cut, run_part
-from sluice.client.errors import Unavailable
-from sluice.client.tables import read_series, read_texts
+from sluice.client.errors import InvalidAnswer, Unavailable
+from sluice.client.tables import Table, read_series, read_texts
 
 TIMEOUT_S = 60.0
 """Of a whole call, with all of its parts and waits."""
@@ -72,12 +72,12 @@ class Client:
             {name: value for name, value in parameters.items() if value is not None},
             table.names,
         )
-        return table.write(self._run(request, timeout_s))
+        return _write(table, self._run(request, timeout_s))
 
     def classify(self, texts: Any, *, model: str | None = None, timeout_s: float | None = None) -> Any:
         """Classify texts: a list gives a list of predictions, a Series of pandas or polars a DataFrame. Raises ClientError."""
         table = read_texts(texts)
-        return table.write(self._run(Request("/predict/classify", table.instances, model), timeout_s))
+        return _write(table, self._run(Request("/predict/classify", table.instances, model), timeout_s))
 
     def predict(
         self,
@@ -123,6 +123,8 @@ class Client:
                     content += block
                     _expect_bounded(content, deadline, why)
                 return Answer(response.status_code, bytes(content), response.headers.get("retry-after"))
+        except httpx.DecodingError as exc:
+            raise _unreadable(exc) from exc
         except httpx.TransportError as exc:
             return _no_answer(exc)
 
@@ -175,12 +177,12 @@ class AsyncClient:
             {name: value for name, value in parameters.items() if value is not None},
             table.names,
         )
-        return table.write(await self._run(request, timeout_s))
+        return _write(table, await self._run(request, timeout_s))
 
     async def classify(self, texts: Any, *, model: str | None = None, timeout_s: float | None = None) -> Any:
         """As `Client.classify`."""
         table = read_texts(texts)
-        return table.write(await self._run(Request("/predict/classify", table.instances, model), timeout_s))
+        return _write(table, await self._run(Request("/predict/classify", table.instances, model), timeout_s))
 
     async def predict(
         self,
@@ -230,14 +232,36 @@ class AsyncClient:
     async def _post(self, step: Send, deadline: float, why: Unavailable | None) -> Answer:
         timeout_s = _time_left(deadline, why)
         try:
-            async with self._http.stream("POST", step.path, content=step.body, timeout=timeout_s) as response:
+            # The timeout of httpx is that of each read; this one ends a head that comes byte by byte.
+            async with (
+                asyncio.timeout(timeout_s) as timeout,
+                self._http.stream("POST", step.path, content=step.body, timeout=timeout_s) as response,
+            ):
+                if not timeout.expired():
+                    timeout.reschedule(None)
                 content = bytearray()
                 async for block in response.aiter_bytes():
                     content += block
                     _expect_bounded(content, deadline, why)
                 return Answer(response.status_code, bytes(content), response.headers.get("retry-after"))
+        except TimeoutError:
+            return _no_answer(httpx.ReadTimeout("its head did not end"))
+        except httpx.DecodingError as exc:
+            raise _unreadable(exc) from exc
         except httpx.TransportError as exc:
             return _no_answer(exc)
+
+
+def _write(table: Table, predictions: list[Any]) -> Any:
+    """What the caller gets. Raises InvalidAnswer for predictions that are none of this kind of request."""
+    try:
+        return table.write(predictions)
+    except (AttributeError, LookupError, TypeError, ValueError) as exc:
+        raise InvalidAnswer(f"the answer's predictions cannot be read: {type(exc).__name__}: {exc}") from exc
+
+
+def _unreadable(exc: httpx.DecodingError) -> InvalidAnswer:
+    return InvalidAnswer(f"the answer is compressed, and cannot be unpacked: {exc}")
 
 
 def _base_url(url: str) -> str:

@@ -52,3 +52,18 @@ def test_a_folder_without_files_and_a_bad_file_are_refused(tmp_path: Path) -> No
     (source / "a.ndjson").write_text("no json")
     with pytest.raises(TableError, match="first line is no JSON"):
         score_folder(run_on(tmp_path / "models", tmp_path / "out"), source)
+
+
+def test_a_folder_is_not_scored_into_itself_nor_into_a_file(tmp_path: Path) -> None:
+    write_text_folder(tmp_path / "models")
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.csv").write_text("text\ngood\n")
+    for overwrite in (False, True):
+        with pytest.raises(TableError, match="is the input"):
+            score_folder(run_on(tmp_path / "models", source, overwrite=overwrite), source)
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(TableError, match="is a file"):
+        score_folder(run_on(tmp_path / "models", tmp_path / "out"), source)
+    assert (source / "a.csv").read_text() == "text\ngood\n"
+    assert (tmp_path / "out").read_text() == "mine"

@@ -459,6 +459,83 @@ def test_an_output_that_is_there_is_kept_unless_it_may_be_replaced(models: Path,
     assert len(read(target)) == 3
 
 
+def test_a_run_never_replaces_or_removes_its_input(models: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.csv", series([8]))
+    content = source.read_bytes()
+    (tmp_path / "link.csv").symlink_to(source)
+    for target in (source, tmp_path / "link.csv"):
+        with pytest.raises(TableError, match="is the input"):
+            score_file(load(models), source, target, overwrite=True)
+    rejections = tmp_path / "out.csv.rejected.ndjson"
+    rejections.write_text("".join(json.dumps(row) + "\n" for row in series([8])))
+    with pytest.raises(TableError, match="is the input"):
+        score_file(load(models), rejections, tmp_path / "out.csv", overwrite=True)
+    (tmp_path / "new.csv.parts").mkdir()
+    inner = write(tmp_path / "new.csv.parts" / "in.csv", series([8]))
+    with pytest.raises(TableError, match="which is for what is unfinished"):
+        score_file(load(models), inner, tmp_path / "new.csv")
+    assert source.read_bytes() == content
+    assert len(read(rejections)) == 8
+    assert len(read(inner)) == 8
+
+
+def test_a_folder_of_another_origin_in_the_place_of_the_parts_is_kept(models: Path, tmp_path: Path) -> None:
+    source, target = write(tmp_path / "in.csv", series([8])), tmp_path / "out.csv"
+    folder = tmp_path / "out.csv.parts"
+    (folder / "part-0").mkdir(parents=True)
+    with pytest.raises(TableError, match="is in the way: part-0"):
+        score_file(load(models), source, target)
+    (folder / "part-0").rmdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(TableError, match=r"is in the way: thesis\.txt"):
+        score_file(load(models), source, target)
+    assert (folder / "thesis.txt").read_text() == "mine"
+    target.mkdir()
+    with pytest.raises(TableError, match="is a folder"):
+        score_file(load(models), source, target, overwrite=True)
+
+
+def test_names_of_series_may_be_string_views(models: Path, tmp_path: Path) -> None:
+    rows = series([8, 8])
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(
+        table.set_column(0, "unique_id", pa.array([row["unique_id"] for row in rows], pa.string_view())), tmp_path / "v.parquet"
+    )
+    pq.write_table(table, tmp_path / "s.parquet")
+    for name in ("v", "s"):
+        score_file(load(models), tmp_path / f"{name}.parquet", tmp_path / f"{name}.ndjson")
+    assert read(tmp_path / "v.ndjson") == read(tmp_path / "s.ndjson") != []
+
+
+def test_a_parquet_file_whose_names_are_no_text_is_refused(models: Path, tmp_path: Path) -> None:
+    rows = [{**row, "a name that occurs": 1} for row in series([8])]
+    source = write(tmp_path / "in.parquet", rows)
+    source.write_bytes(source.read_bytes().replace(b"a name that occurs", b"\xf9 name that occurs"))
+    with pytest.raises(TableError, match="it is no parquet file"):
+        score_file(load(models), source, tmp_path / "out.csv")
+
+
+def test_names_of_series_may_be_nested_values(models: Path, tmp_path: Path) -> None:
+    rows = [{**row, "unique_id": ["a", 1 - number // 8]} for number, row in enumerate(series([16]))]
+    table = pa.table({"unique_id": [[str(each) for each in row["unique_id"]] for row in rows], "ds": [row["ds"] for row in rows]})
+    pq.write_table(table.append_column("y", pa.array([1.0] * 16)), tmp_path / "in.parquet")
+    target = tmp_path / "out.ndjson"
+    assert score_file(load(models), tmp_path / "in.parquet", target).num_records == 2
+    assert {row["unique_id"] for row in read(target)} == {"['a', '1']", "['a', '0']"}
+
+
+@pytest.mark.parametrize("name", ["in.csv.gz", "in.ndjson.gz"])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_compressed_text_that_is_damaged_is_refused(models: Path, tmp_path: Path, name: str, is_late: bool) -> None:
+    source = write(tmp_path / name, series([8] * 2000))
+    content = bytearray(source.read_bytes())
+    start = len(content) // 2 if is_late else 30
+    content[start : start + 64] = b"\xff" * 64  # a block of a kind that there is not
+    source.write_bytes(content)
+    with pytest.raises(TableError, match="cannot be read"):
+        score_file(load(models), source, tmp_path / "out.ndjson")
+
+
 def test_one_run_at_a_time_writes_to_an_output(models: Path, tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.csv", series([8])), tmp_path / "out.csv"
     with Parts(target, {}), pytest.raises(TableError, match="another run writes to"):

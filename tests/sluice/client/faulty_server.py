@@ -9,7 +9,12 @@ Each connection takes the next fault, and those after the last are passed on who
     proxy       502 as a proxy writes it, in HTML
     silent      never answers
     drip        answers a byte now and then
+    head        answers with a head that comes byte by byte
     other       200 with something else
+    shape       200 with a prediction that is none
+    ragged      200 with a forecast that has more values than times
+    packed      200 with a body that is not compressed as its head says
+    place       422 for an instance that the request does not have
 """
 
 from __future__ import annotations
@@ -33,6 +38,10 @@ ANSWERS = {
     "refuse": answer("503 x", PROBLEM, "Retry-After: 0", "Content-Type: application/problem+json"),
     "busy": answer("503 x", PROBLEM, "Retry-After: 1000", "Content-Type: application/problem+json"),
     "proxy": answer("502 Bad Gateway", b"<html>bad gateway</html>"),
+    "shape": answer("200 OK", b'{"predictions": [5]}'),
+    "ragged": answer("200 OK", b'{"predictions": [{"forecast": [1, 2], "timestamps": ["2024-01-01T05:00:00"]}]}'),
+    "packed": answer("200 OK", b'{"predictions": [5]}', "Content-Encoding: gzip"),
+    "place": answer("422 x", b'{"code": "invalid_input", "detail": "no", "instance_index": 999}'),
     "other": answer("200 OK", b'{"hello": "world"}', "Content-Type: application/json"),
 }
 
@@ -63,6 +72,11 @@ def serve(connection: socket.socket, fault: str, target: tuple[str, int]) -> Non
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
             while True:
                 connection.sendall(b" ")
+                time.sleep(0.05)
+        elif fault == "head":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while True:
+                connection.sendall(b"x")
                 time.sleep(0.05)
         else:
             with socket.create_connection(target) as server:

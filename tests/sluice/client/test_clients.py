@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas
 import pytest
 
 import sluice
@@ -173,6 +174,29 @@ def test_a_server_that_is_not_there_and_one_that_is_another_are_told_apart(serve
     with pytest.raises(ValueError, match="expected a URL"):
         run("localhost:8000", "classify", ["good"])
     assert issubclass(InvalidAnswer, ClientError)
+
+
+@pytest.mark.parametrize("fault", ["shape", "ragged", "packed"])
+def test_predictions_that_are_none_are_an_invalid_answer(server: ServerProcess, run: Run, fault: str) -> None:
+    times = pandas.date_range("2024-01-01", periods=5, freq="h")
+    frame = pandas.DataFrame({"unique_id": ["a"] * 5, "ds": times, "y": HISTORY})
+    with faulty(server, fault) as url, pytest.raises(InvalidAnswer, match="cannot be"):
+        run(url, "forecast", frame)
+
+
+def test_an_instance_that_the_call_does_not_have_is_not_named(server: ServerProcess, run: Run) -> None:
+    times = pandas.date_range("2024-01-01", periods=5, freq="h")
+    frame = pandas.DataFrame({"unique_id": ["a"] * 5, "ds": times, "y": HISTORY})
+    with faulty(server, "place") as url, pytest.raises(InvalidInput, match="no") as caught:
+        run(url, "forecast", frame)
+    assert (caught.value.instance, caught.value.series) == (None, None)
+
+
+async def test_a_head_that_comes_byte_by_byte_does_not_outlast_the_deadline(server: ServerProcess) -> None:
+    with faulty(server, *["head"] * 9) as url:
+        async with sluice.AsyncClient(url) as client, asyncio.timeout(PATIENCE_S):
+            with pytest.raises(Unavailable, match="did not answer in time"):
+                await client.classify(["good"], timeout_s=0.5)
 
 
 async def test_a_cancelled_call_leaves_nothing_under_way(server: ServerProcess) -> None:
