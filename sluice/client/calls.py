@@ -109,10 +109,10 @@ def _wait_s(answer: Answer, num_refused: int, draw: float) -> float:
     """How long to wait: never less than what the server says."""
     growing: float = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**num_refused) * (SHARE_OF_WAIT + (1 - SHARE_OF_WAIT) * draw)
     try:
-        told = float(answer.retry_after or 0)
+        least = float(answer.retry_after or 0)
     except ValueError:  # a date, which no server of this kind sends
-        told = 0.0
-    return max(growing, told) if math.isfinite(told) else growing
+        least = 0.0
+    return max(growing, least) if math.isfinite(least) else growing
 
 
 def _body(request: Request, part: Part) -> bytes:

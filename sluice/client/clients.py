@@ -13,7 +13,7 @@ import httpx
 
 from sluice.client.calls import Answer, Call, Request, Send, Wait, cut, run_part
 from sluice.client.errors import Unavailable
-from sluice.client.tables import read_series, read_texts
+from sluice.client.tables import Table, read_series, read_texts
 
 TIMEOUT_S = 60.0
 """Of a whole call, with all of its parts and waits."""
@@ -62,16 +62,8 @@ class Client:
         and `q0.1` for each quantile; a Series of pandas, whose index may be times, one with these as its index; a Series of
         polars one without times. NaN, None and null are gaps. Raises ClientError; ValueError for what is no series.
         """
-        parameters = {"horizon": horizon, "quantiles": None if quantiles is None else list(quantiles), "frequency": frequency}
         table = read_series(series)
-        request = Request(
-            "/predict/forecast",
-            table.instances,
-            model,
-            None,
-            {name: value for name, value in parameters.items() if value is not None},
-            table.names,
-        )
+        request = _forecast_request(table, model, horizon, quantiles, frequency)
         return table.write(self._run(request, timeout_s))
 
     def classify(self, texts: Any, *, model: str | None = None, timeout_s: float | None = None) -> Any:
@@ -165,16 +157,8 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Any:
         """As `Client.forecast`."""
-        parameters = {"horizon": horizon, "quantiles": None if quantiles is None else list(quantiles), "frequency": frequency}
         table = read_series(series)
-        request = Request(
-            "/predict/forecast",
-            table.instances,
-            model,
-            None,
-            {name: value for name, value in parameters.items() if value is not None},
-            table.names,
-        )
+        request = _forecast_request(table, model, horizon, quantiles, frequency)
         return table.write(await self._run(request, timeout_s))
 
     async def classify(self, texts: Any, *, model: str | None = None, timeout_s: float | None = None) -> Any:
@@ -245,6 +229,14 @@ def _base_url(url: str) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"expected a URL such as http://localhost:8000, got {url!r}")
     return url
+
+
+def _forecast_request(
+    table: Table, model: str | None, horizon: int | None, quantiles: Sequence[float] | None, frequency: str | None
+) -> Request:
+    parameters = {"horizon": horizon, "quantiles": None if quantiles is None else list(quantiles), "frequency": frequency}
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return Request("/predict/forecast", table.instances, model, None, given, table.names)
 
 
 def _headers(key: str | None) -> dict[str, str]:
