@@ -1,7 +1,7 @@
 """A call as parts of a request, and what to do after each answer: to take it, to wait and send again, to cut it, or to give up.
 
 Pure: no connection and no clock. A call yields what should be done (`Send`, `Wait`) and is sent what came of it, so that the
-client that blocks and the one of asyncio are the same but for who does it.
+client that blocks and the one of asyncio differ only in how they do it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: who sends what `calls.py` decides, and waits. The only file that imports httpx."""
+"""`Client` and `AsyncClient`: they send what `calls.py` decides, and wait. The only file that imports httpx."""
 
 from __future__ import annotations
 
