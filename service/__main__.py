@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from service.models.scanning import ModelVersion
     from service.models.verification import Verdict, Verification
 
-# What a run without a server can be told of the settings.
+# The settings that matter to a run without a server.
 SCORE_SETTINGS = ("models", "device", "num_threads", "precision")
 # Each verifies one folder after the other.
 MAX_VERIFIERS = 4

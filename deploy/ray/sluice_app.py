@@ -30,13 +30,12 @@ PROBE_S = 2.0
 
 
 class SluiceReplica:
-    """The app of one replica, as Ray runs it: started once its models are loaded, and asked now and then whether it is well."""
+    """The app of one replica, as Ray runs it: its start is over when its models are loaded."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         """`settings` are those of `read_settings`. Raises StartError and SettingsError, with which the deployment fails."""
         self._loaded = asyncio.Event()
         self._settings = read_settings({}, **settings)
-        self._repository: Repository | None = None
         self._failure: Exception | None = None
         self.app: Gateway = create_app(self._settings, on_loaded=self._take, on_failed=self._fail)
 
@@ -55,13 +54,7 @@ class SluiceReplica:
 
         await self.app(scope, receive, send_when_loaded)
 
-    @property
-    def is_ready(self) -> bool:
-        """As `/health/ready` says."""
-        return self._repository is not None and self._repository.is_ready
-
-    def _take(self, repository: Repository) -> None:
-        self._repository = repository
+    def _take(self, _: Repository) -> None:
         self._loaded.set()
 
     def _fail(self, exc: Exception) -> None:
@@ -73,7 +66,7 @@ def sluice_app(settings: Settings | Mapping[str, Any] | None = None) -> serve.Ap
     """The application that `serve.run` takes: `settings` as those of the server, by their names; None: the environment's alone.
 
     Beside them, of Ray: `min_replicas` (1), `max_replicas` (4), `num_cpus` of a replica (1). Settings that are left out are
-    taken from the environment of whoever calls this, so that all replicas have the same.
+    taken from the environment of the calling process, so that all replicas have the same.
     """
     given = settings.model_dump(exclude_unset=True) if isinstance(settings, Settings) else dict(settings or {})
     least = int(given.pop("min_replicas", 1))

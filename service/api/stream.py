@@ -1,6 +1,6 @@
 """`POST /predict/stream`: the pieces of one sequence as lines of a body, each answered by a server-sent event as it comes.
 
-A line is read when the one before has been answered and its event has gone out: who reads slowly is read slowly.
+A line is read when the one before has been answered and its event has gone out: a client that reads slowly is read from slowly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STREAM_PATH = "/predict/stream"
 API = "stream"
 """How the metrics call it: each line is a request."""
 _MEDIA_TYPES = (b"application/x-ndjson", b"application/jsonl", b"application/json", b"application/x-www-form-urlencoded", b"")
-# nginx holds events back until it is told not to.
+# Without the last one nginx holds events back.
 _HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
 
 
@@ -59,7 +59,7 @@ class StreamEndpoint:
             async for line in lines:
                 await _send_event(send, await sequence.advance(line))
                 if self._drain.is_active:
-                    break  # who goes on from the state finds another server
+                    break  # the state is good for another server
         except ServiceError as exc:
             await _send_event(send, describe_error(exc), b"error")
         await _send_event(send, sequence.end, b"end")

@@ -2,7 +2,7 @@
 
 Differs from uvicorn's own in these things. What is received is fed to the parser bit by bit, and not while a message waits or the
 client does not read: thousands of small frames, or of pings, would else hold up every other connection. A message has a bounded
-number of fragments. The end of the connection, and the reading of what was sent, are told to the HTTP protocol, which stays the
+number of fragments. The end of the connection, and that sent data was read, are reported to the HTTP protocol, which stays the
 record of the connection (`connections.py`). When the server ends, the endpoint sees to the end itself.
 
 Builds on names that uvicorn keeps private, so it is imported by `regular_path.py` alone, for the versions that were tested.
@@ -66,7 +66,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._on_closed(exc)
 
     def pause_writing(self) -> None:
-        # Who does not read what was sent is not read from: pings would be answered without an end.
+        # A client that does not read what was sent is not read from: pings would be answered without an end.
         super().pause_writing()
         self._hold()
 

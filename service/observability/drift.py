@@ -1,4 +1,4 @@
-"""Drift: what models are asked and answer now, beside what they were trained on. Samples of batches in, scores out.
+"""Drift: the inputs and outputs of models now, compared with those of their training part. Samples of batches in, scores out.
 
 A sample is some rows of a batch, copied where the batch ran and measured later on a thread. The values of a feature are counted
 in the bins of the manifest's histogram, over a sliding window, and compared by two measures:

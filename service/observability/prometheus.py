@@ -181,7 +181,7 @@ def _forget_values(*labels: str) -> None:
     cells = dict(zip(create.__code__.co_freevars, create.__closure__ or (), strict=True))
     if {"values", "lock"} <= cells.keys():
         kept = cells["values"].cell_contents
-        with cells["lock"].cell_contents:
+        with cells["lock"].cell_contents, contextlib.suppress(AttributeError, IndexError, TypeError):  # of another version
             kept[:] = [value for value in kept if value._params[4][: len(labels)] != labels]
 
 

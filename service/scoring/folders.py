@@ -6,7 +6,7 @@ A file is the unit: the rows of a series lie in one file. A file whose output is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,14 +98,10 @@ def _score_on_ray(run: FolderRun, paths: Sequence[Path]) -> Iterator[Summary]:
     scored = files.map_batches(
         _FileScorer, fn_constructor_args=(run,), batch_size=1, batch_format="numpy", concurrency=num_processes, num_cpus=num_cpus
     )
-    for row in _rows(scored.iter_rows):
+    for row in scored.iter_rows():
         if row["error"]:
             raise TableError(str(row["error"]))
         yield Summary(int(row["num_records"]), int(row["num_rejected"]), float(row["duration_s"]))
-
-
-def _rows(iterate: Callable[[], Iterable[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    yield from iterate()
 
 
 class _FileScorer:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -207,13 +207,6 @@ def identify_file(path: Path) -> dict[str, Any]:
     """What tells a file from another one, and from itself after a change."""
     found = path.stat()
     return {"path": str(path.resolve()), "size": found.st_size, "modified_ns": found.st_mtime_ns}
-
-
-def read_rejections(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a file of rejections."""
-    with path.open("rb") as file:
-        for line in file:
-            yield wire.read(line)
 
 
 def _describe(rejection: Rejection) -> dict[str, object]:

@@ -155,12 +155,12 @@ class TableForm(ABC):
 
     @property
     def runs(self) -> frozenset[str]:
-        """Those of them whose values are only asked for as `Runs`."""
+        """Those of them whose values are only read as `Runs`."""
         return frozenset()
 
     @property
     def numeric(self) -> frozenset[str]:
-        """Those of them that are only asked for as `Numbers`."""
+        """Those of them that are only read as `Numbers`."""
         return frozenset()
 
     @property

@@ -1,7 +1,7 @@
 """A call as parts of a request, and what to do after each answer: to take it, to wait and send again, to cut it, or to give up.
 
 Pure: no connection and no clock. A call yields what should be done (`Send`, `Wait`) and is sent what came of it, so that the
-client that blocks and the one of asyncio are the same but for who does it.
+client that blocks and the one of asyncio differ only in how they do it.
 """
 
 from __future__ import annotations
@@ -109,10 +109,10 @@ def _wait_s(answer: Answer, num_refused: int, draw: float) -> float:
     """How long to wait: never less than what the server says."""
     growing: float = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**num_refused) * (SHARE_OF_WAIT + (1 - SHARE_OF_WAIT) * draw)
     try:
-        told = float(answer.retry_after or 0)
+        least = float(answer.retry_after or 0)
     except ValueError:  # a date, which no server of this kind sends
-        told = 0.0
-    return max(growing, told) if math.isfinite(told) else growing
+        least = 0.0
+    return max(growing, least) if math.isfinite(least) else growing
 
 
 def _body(request: Request, part: Part) -> bytes:

@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: who sends what `calls.py` decides, and waits. The only file that imports httpx."""
+"""`Client` and `AsyncClient`: they send what `calls.py` decides, and wait. The only file that imports httpx."""
 
 from __future__ import annotations
 
@@ -62,16 +62,8 @@ class Client:
         and `q0.1` for each quantile; a Series of pandas, whose index may be times, one with these as its index; a Series of
         polars one without times. NaN, None and null are gaps. Raises ClientError; ValueError for what is no series.
         """
-        parameters = {"horizon": horizon, "quantiles": None if quantiles is None else list(quantiles), "frequency": frequency}
         table = read_series(series)
-        request = Request(
-            "/predict/forecast",
-            table.instances,
-            model,
-            None,
-            {name: value for name, value in parameters.items() if value is not None},
-            table.names,
-        )
+        request = _forecast_request(table, model, horizon, quantiles, frequency)
         return _write(table, self._run(request, timeout_s))
 
     def classify(self, texts: Any, *, model: str | None = None, timeout_s: float | None = None) -> Any:
@@ -167,16 +159,8 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Any:
         """As `Client.forecast`."""
-        parameters = {"horizon": horizon, "quantiles": None if quantiles is None else list(quantiles), "frequency": frequency}
         table = read_series(series)
-        request = Request(
-            "/predict/forecast",
-            table.instances,
-            model,
-            None,
-            {name: value for name, value in parameters.items() if value is not None},
-            table.names,
-        )
+        request = _forecast_request(table, model, horizon, quantiles, frequency)
         return _write(table, await self._run(request, timeout_s))
 
     async def classify(self, texts: Any, *, model: str | None = None, timeout_s: float | None = None) -> Any:
@@ -269,6 +253,14 @@ def _base_url(url: str) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"expected a URL such as http://localhost:8000, got {url!r}")
     return url
+
+
+def _forecast_request(
+    table: Table, model: str | None, horizon: int | None, quantiles: Sequence[float] | None, frequency: str | None
+) -> Request:
+    parameters = {"horizon": horizon, "quantiles": None if quantiles is None else list(quantiles), "frequency": frequency}
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return Request("/predict/forecast", table.instances, model, None, given, table.names)
 
 
 def _headers(key: str | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Hires of bicycles a day ahead, asked of the service with what is known of that day: holidays, weather, calendar.
+"""Hires of bicycles a day ahead, forecast by the service with what is known of that day: holidays, weather, calendar.
 
 The weather of the day ahead is the one that was observed, as a perfect weather forecast would have it, for the baselines too.
 """

@@ -73,6 +73,10 @@ def _describe_forecast(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     if len(features) > 1:
         yield "Features", ", ".join(f"`{name}`" for name in features)
         yield "Forecast features", ", ".join(f"`{name}`" for name in block.get("targets", features))
+    if block.get("covariates"):
+        yield "Known ahead", ", ".join(f"`{name}`" for name in block["covariates"])
+    if block.get("calendar"):
+        yield "Calendar, from timestamps", ", ".join(f"`{name}`" for name in block["calendar"])
     yield "Horizon", f"{_count(block['horizon'], 'step')} in one run"
     points = block.get("points") or [block.get("point", "mean")]
     also = "".join(f', or on request `"point": "{name}"`' for name in points[1:])
@@ -189,7 +193,14 @@ def _forecast_limits(manifest: Mapping[str, Any]) -> Iterator[str]:
     else:
         beyond = f"Beyond {_count(block['horizon'], 'step')}"
         yield f"{beyond} it goes on from its own forecasts, and its bands are no longer calibrated."
-    yield "It knows the history alone: no calendar, no holidays, no other series."
+    if block.get("covariates"):
+        names = ", ".join(f"`{name}`" for name in block["covariates"])
+        known = f"{names} have to be known for each step that is forecast"
+        yield f"{known}; where they are forecasts themselves, their errors come on top."
+    elif block.get("calendar"):
+        yield "It knows the history and the calendar alone: no holidays, no other series."
+    else:
+        yield "It knows the history alone: no calendar, no holidays, no other series."
 
 
 def _classifier_limits(manifest: Mapping[str, Any]) -> Iterator[str]:

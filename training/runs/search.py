@@ -56,7 +56,7 @@ class Search:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._distributions = {name: _distribution(values) for name, values in options.items()}
         self._options = options
-        self._asked: dict[int, optuna.Trial] = {}
+        self._running: dict[int, optuna.Trial] = {}
         self._study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(file))), study_name=STUDY, load_if_exists=True
         )
@@ -71,25 +71,25 @@ class Search:
         self._study.enqueue_trial(dict(values), skip_if_exists=True)
 
     def ask(self) -> SearchTrial:
-        """What to try next, still without a score; a `tell` has to follow."""
+        """What to try next, still without a score; a `tell` has to follow (Optuna's words for both)."""
         trial = self._study.ask(self._distributions)
-        self._asked[trial.number] = trial
+        self._running[trial.number] = trial
         return SearchTrial(trial.number, {name: self._rounded(name, value) for name, value in trial.params.items()}, None)
 
     def tell(self, trial: SearchTrial) -> None:
-        """Keep what came of a trial that was asked for."""
-        asked = self._asked.pop(trial.number)
-        asked.set_user_attr("trial", {"values": dict(trial.values), "note": trial.note, "seconds": trial.seconds})
+        """Keep the score of a trial that `ask` gave."""
+        running = self._running.pop(trial.number)
+        running.set_user_attr("trial", {"values": dict(trial.values), "note": trial.note, "seconds": trial.seconds})
         if trial.score is None:
-            self._study.tell(asked, state=TrialState.FAIL)
+            self._study.tell(running, state=TrialState.FAIL)
         else:
-            self._study.tell(asked, trial.score)
+            self._study.tell(running, trial.score)
 
     @property
     def trials(self) -> list[SearchTrial]:
-        """All that were told, in their order; numbers of trials that were broken off are left out."""
-        told = [trial for trial in self._study.trials if "trial" in trial.user_attrs]
-        return [SearchTrial(trial.number, score=trial.value, **trial.user_attrs["trial"]) for trial in told]
+        """All that are finished, in their order; numbers of trials that were broken off are left out."""
+        finished = [trial for trial in self._study.trials if "trial" in trial.user_attrs]
+        return [SearchTrial(trial.number, score=trial.value, **trial.user_attrs["trial"]) for trial in finished]
 
     def _rounded(self, name: str, value: Value) -> Value:
         values = self._options[name]

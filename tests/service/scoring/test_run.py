@@ -22,7 +22,7 @@ from service.errors import InvalidInput, MalformedRequest, ServiceError, StartEr
 from service.models.folder import ModelOptions
 from service.models.model import Model
 from service.scoring.files import ChunkSizes
-from service.scoring.parts import Parts, read_rejections
+from service.scoring.parts import Parts
 from service.scoring.run import Summary, TooManyRejected, find_model, score_file
 from service.tasks.tables import TableError, TableOptions
 from tests.folders import write_forecast_folder, write_tensor_folder, write_text_folder
@@ -104,7 +104,7 @@ def as_cell(value: Any) -> str | None:
 def read(path: Path) -> Rows:
     """The rows of a file, times as texts."""
     if path.suffix == ".ndjson":
-        return list(read_rejections(path))
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
     if path.suffix == ".parquet":
         rows = pq.read_table(path).to_pylist()
         return [
@@ -129,7 +129,7 @@ def served(models: Path, endpoint: str, body: dict[str, Any]) -> list[Any]:
 
 def rejected(output: Path) -> Rows:
     path = output.with_name(f"{output.name}.rejected.ndjson")
-    return list(read_rejections(path)) if path.exists() else []
+    return read(path) if path.exists() else []
 
 
 # ------------------------------------------------------------------------------------------------------------ forecasts

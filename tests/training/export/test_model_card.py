@@ -123,6 +123,17 @@ def test_what_a_model_reads_of_long_texts_and_knows_of_foreign_ones_is_a_limit()
     assert "Below a share of 0.5 of known tokens" in limits
 
 
+def test_what_a_forecaster_knows_ahead_is_a_fact_and_a_limit() -> None:
+    assert "It knows the history alone" in section(render_card(FORECAST), "Limits")
+    block = {**FORECAST["forecast"], "calendar": ["hour"]}
+    assert "the history and the calendar alone" in section(render_card({**FORECAST, "forecast": block}), "Limits")
+    card = render_card({**FORECAST, "forecast": {**block, "covariates": ["heat", "rain"]}})
+    assert "| Known ahead | `heat`, `rain` |" in section(card, "What it is for")
+    assert "| Calendar, from timestamps | `hour` |" in section(card, "What it is for")
+    assert "alone" not in section(card, "Limits")
+    assert "`heat`, `rain` have to be known for each step" in section(card, "Limits")
+
+
 def test_features_that_are_not_forecast_end_the_horizon() -> None:
     block = {**FORECAST["forecast"], "features": ["y", "heat"], "horizon": 1}
     assert "no more than 1 step: `heat` would have to be known" in section(render_card({**FORECAST, "forecast": block}), "Limits")
