@@ -68,6 +68,7 @@ def variants(folder: Path, collector: str, before: Path | None) -> list[Variant]
         Variant("request ids, keys", settings=keyed, headers=sent),
         Variant("request ids, keys, access log (JSON)", settings={**keyed, "SLUICE_ACCESS_LOG": "json"}, headers=sent),
         Variant("request ids, keys, access log (text)", settings={**keyed, "SLUICE_ACCESS_LOG": "text"}, headers=sent),
+        Variant("request ids, drift of every model", settings={"SLUICE_DRIFT_MODELS": "*"}),
         Variant("tracing, one request in a hundred", settings={**sampled, "OTEL_TRACES_SAMPLER_ARG": "0.01"}),
         Variant("tracing, every request", settings=traced),
     ]
