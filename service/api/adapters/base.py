@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel
 
-from service.api.access.control import caller_of, visible_models
+from service.api.access.control import visible_models
 from service.api.carried import STATE
 from service.api.compression import read_coding
 from service.api.errors import InternalError, Problem, find_row, problem
@@ -133,16 +133,8 @@ class AdapterEndpoint(InferenceEndpoint):
         call.finish_parse(len(parsed.instances))
         model = self._resolve(parsed, visible_models(self._models, request.state))
         call.set_model(model)
-        predictions = await self._predictor.predict(
-            model,
-            body,
-            parsed.instances,
-            parsed.parameters,
-            deadline=call.deadline,
-            has_turn=self.has_turn(len(body)),
-            holder=caller_of(request.state),
-            count_rows=call.count_rows,
-        )
+        has_turn = self.has_turn(len(body))
+        predictions = await self._predictor.predict(call, model, body, parsed.instances, parsed.parameters, has_turn=has_turn)
         written_from = time.monotonic()
         if len(predictions) <= HEAVY_NUM_INSTANCES:
             content = self._adapter.write(parsed, model, predictions)
