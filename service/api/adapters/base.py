@@ -15,12 +15,12 @@ from service.api.compression import read_coding
 from service.api.errors import InternalError, Problem, find_row, problem
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
-from service.api.parsing import LARGE_BYTES, expect_no_more_than
+from service.api.parsing import expect_no_more_than, read_json
 from service.api.predict import Predictor, ServedModel
 from service.api.request import Answer, HttpRequest, expect_json_type, json_answer
 from service.api.sequences import FIELDS as SEQUENCE_FIELDS
 from service.errors import InvalidInput, MalformedRequest, ServiceError
-from service.wire import read, read_large, write
+from service.wire import write
 
 HEAVY_NUM_INSTANCES = 64
 """Beyond so many, the predictions are brought into the form of their answer on a thread."""
@@ -145,11 +145,7 @@ class AdapterEndpoint(InferenceEndpoint):
         return answer
 
     def _read(self, body: bytes, path: str) -> PredictionRequest:
-        try:
-            content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
-        except ValueError as exc:
-            raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
-        parsed = self._adapter.read(content, path, self._limits.max_instances)
+        parsed = self._adapter.read(read_json(body), path, self._limits.max_instances)
         if not parsed.instances:
             raise InvalidInput("the request holds no instances, expected at least one", where="instances", found=0)
         expect_no_more_than(self._limits.max_instances, len(parsed.instances))
