@@ -60,7 +60,8 @@ SERVICE_RULES: dict[str, set[str]] = {
     "service.settings": set(),
 }
 TRAINING_RULES: dict[str, set[str]] = {
-    "training.__main__": {"training.runs", "training.importers", "training.summary", "training.reporting", "training.export"}
+    "training.__main__": {"training.commands"},
+    "training.commands": {"training.runs", "training.importers", "training.summary", "training.reporting", "training.export"}
     | {"training.starter", "training.data", "training.evaluation", "training.recipe"},
     "training.evaluation": {"training.data", "training.recipe"},
     "training.starter": {"training.data", "training.recipe"},
