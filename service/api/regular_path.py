@@ -27,7 +27,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.api.connections import Phase
 from service.api.errors import HeadTooLarge, RequestTimedOut, UrlTooLong, problem
 from service.api.gateway import Gateway
-from service.api.request import TIMED_OUT, body_interrupted, body_timed_out
+from service.api.request import TIMED_OUT, Headers, body_interrupted, body_timed_out
 from service.api.request_ids import new_context
 from service.api.websocket_protocol import WebSocketProtocol
 from service.context import RequestContext
@@ -272,7 +272,7 @@ class RegularPathProtocol(HttpToolsProtocol):
             self._check_head()
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._opens_websocket = self._is_for_websocket()
-            self._upgrade_head = self._head() if self._opens_websocket else self._head_without_upgrade()
+            self._upgrade_head = self._head(self.headers if self._opens_websocket else _without_upgrade(self.headers))
             return False
         return True
 
@@ -440,22 +440,10 @@ class RegularPathProtocol(HttpToolsProtocol):
     def _count_drain(self) -> None:
         self.num_drains += 1
 
-    def _head(self) -> bytes:
-        lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
-        return b"\r\n".join([*lines, *(b"%s: %s" % header for header in self.headers), b"", b""])
-
-    def _head_without_upgrade(self) -> bytes:
-        version = self.parser.get_http_version().encode()
-        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
-        for name, value in self.headers:
-            if name == b"connection":
-                tokens = [token.strip() for token in value.split(b",")]
-                value = b", ".join(token for token in tokens if token.lower() not in (b"upgrade", b"http2-settings", b""))
-                if not value:
-                    continue
-            if name != b"upgrade":
-                lines.append(b"%s: %s" % (name, value))
-        return b"\r\n".join([*lines, b"", b""])
+    def _head(self, headers: Headers) -> bytes:
+        """The head that was read, with these headers in place of its own."""
+        first = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        return b"\r\n".join([first, *(b"%s: %s" % header for header in headers), b"", b""])
 
     # The end of a connection.
 
@@ -540,6 +528,20 @@ def _is_key(value: bytes) -> bool:
         return len(binascii.a2b_base64(value, strict_mode=True)) == 16
     except binascii.Error:
         return False
+
+
+def _without_upgrade(headers: Headers) -> Headers:
+    """Headers that ask for no other protocol."""
+    kept: Headers = []
+    for name, value in headers:
+        if name == b"connection":
+            tokens = [token.strip() for token in value.split(b",")]
+            value = b", ".join(token for token in tokens if token.lower() not in (b"upgrade", b"http2-settings", b""))
+            if not value:
+                continue
+        if name != b"upgrade":
+            kept.append((name, value))
+    return kept
 
 
 def _head_too_large() -> HeadTooLarge:
