@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -112,6 +114,31 @@ def server_process(
 
 START_PATIENCE_S = 4 * PATIENCE_S
 """For a server that verifies all bundled models before it is ready, each in a process of its own."""
+
+
+class PartialReader:
+    """A connection to a server, by its URL, on which answers are read a part at a time."""
+
+    def __init__(self, url: str, *, receive_buffer: int | None = None) -> None:
+        """`receive_buffer` is how much the kernel reads ahead."""
+        parts = urlsplit(url)
+        self.socket = socket.socket()
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.connect((parts.hostname, parts.port))
+        self.received = b""
+
+    def read_until(self, mark: bytes, count: int = 1) -> bytes:
+        """All that was received, once the mark is in it so often."""
+        while self.received.count(mark) < count:
+            data = self.socket.recv(65536)
+            assert data, f"closed before {mark!r}: {self.received[-500:]!r}"
+            self.received += data
+        return self.received
+
+    def close(self) -> None:
+        self.socket.close()
 
 
 def wait_until(is_so: Any, what: str, patience_s: float = PATIENCE_S) -> None:

@@ -6,17 +6,15 @@ import base64
 import contextlib
 import json
 import os
-import socket
 import struct
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from service.api.websocket import WEBSOCKET_PATH
-from tests.serving import PATIENCE_S
+from tests.serving import PATIENCE_S, PartialReader
 
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 
@@ -52,29 +50,16 @@ def receive_rest(websocket: ClientConnection) -> tuple[list[tuple[str, Any]], in
     return messages, websocket.close_code
 
 
-class RawSocket:
+class RawSocket(PartialReader):
     """A socket on which a WebSocket is opened, and then any bytes are sent."""
 
     def __init__(self, url: str, *, first: bytes = b"", headers: str = "", receive_buffer: int | None = None) -> None:
-        """`first` is sent in one packet with the request to open it; `receive_buffer` is how much the kernel reads ahead."""
-        parts = urlsplit(url)
-        self.socket = socket.socket()
-        if receive_buffer is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(PATIENCE_S)
-        self.socket.connect((parts.hostname, parts.port))
-        self.received = b""
+        """`first` is sent in one packet with the request to open it; `receive_buffer` as of PartialReader."""
+        super().__init__(url, receive_buffer=receive_buffer)
         self.socket.sendall(upgrade(headers) + first)
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
-
-    def read_until(self, mark: bytes, count: int = 1) -> bytes:
-        while self.received.count(mark) < count:
-            data = self.socket.recv(65536)
-            assert data, f"closed before {mark!r}: {self.received[-500:]!r}"
-            self.received += data
-        return self.received
 
     def read_head(self) -> bytes:
         """The answer to the request to open it."""
@@ -87,9 +72,6 @@ class RawSocket:
             while data := self.socket.recv(65536):
                 self.received += data
         return self.received
-
-    def close(self) -> None:
-        self.socket.close()
 
 
 def upgrade(headers: str = "") -> bytes:

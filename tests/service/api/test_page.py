@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
@@ -175,14 +175,6 @@ def test_whatever_a_manifest_or_a_folder_holds_is_text_on_the_page() -> None:
 
 def test_a_server_without_models_says_so_on_its_page() -> None:
     assert '<tr><td colspan="3">none</td></tr>' in index_page({"/models": "GET: List the models"}, [])
-
-
-@pytest.fixture(scope="module")
-def window() -> Iterator[browser.Browser]:
-    if not browser.IS_THERE:
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    with browser.open_browser() as window:
-        yield window
 
 
 def test_a_browser_sees_every_operation_and_sends_requests_from_the_page(window: browser.Browser) -> None:

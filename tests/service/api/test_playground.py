@@ -111,14 +111,6 @@ def test_its_page_has_pictures_which_are_small() -> None:
 
 
 @pytest.fixture(scope="module")
-def window() -> Iterator[browser.Browser]:
-    if not browser.IS_THERE:
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    with browser.open_browser() as window:
-        yield window
-
-
-@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     models = tmp_path_factory.mktemp("models")
     write_forecast_folder(models)

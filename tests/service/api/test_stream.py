@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -24,7 +22,7 @@ from service.api.stream_sequence import MAX_LINE_BYTES
 from service.app import create_app
 from service.settings import Settings
 from tests.folders import write_forecast_folder
-from tests.serving import PATIENCE_S, ServerProcess, server_process, wait_until
+from tests.serving import PATIENCE_S, PartialReader, ServerProcess, server_process, wait_until
 from tests.streams import cells, draw_rows, write_forecast_stream, write_tensor_stream
 
 ROWS = draw_rows(np.random.default_rng(3), 12)
@@ -144,29 +142,16 @@ def test_a_line_that_is_too_long_ends_the_stream(server: ServerProcess) -> None:
 # ------------------------------------------------------------------------------------------------- a line at a time
 
 
-class Connection:
+class Connection(PartialReader):
     """A client that sends and reads a part at a time."""
 
     def __init__(self, server: ServerProcess) -> None:
-        parts = urlsplit(server.url)
-        assert parts.hostname is not None
-        self.socket = socket.create_connection((parts.hostname, parts.port), PATIENCE_S)
-        self.received = b""
+        super().__init__(server.url)
         head = f"POST {STREAM_PATH} HTTP/1.1\r\nHost: sluice\r\nTransfer-Encoding: chunked\r\n\r\n"
         self.socket.sendall(head.encode())
 
     def send(self, content: bytes) -> None:
         self.socket.sendall(b"%x\r\n%s\r\n" % (len(content), content))
-
-    def read_until(self, mark: bytes, count: int = 1) -> bytes:
-        while self.received.count(mark) < count:
-            data = self.socket.recv(65536)
-            assert data, f"closed before {mark!r}: {self.received[-500:]!r}"
-            self.received += data
-        return self.received
-
-    def close(self) -> None:
-        self.socket.close()
 
 
 @pytest.fixture
