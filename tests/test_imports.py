@@ -92,7 +92,7 @@ HOMES = {
     "uvicorn": {"service.server", "service.api.regular_path", "service.api.websocket_protocol"},
     "httptools": {"service.api.regular_path"},
     "fastapi_swagger": {"service.api.page"},
-    "pyarrow": {"service.scoring.files"},
+    "pyarrow": {"service.scoring.chunks", "service.scoring.outputs", "service.scoring.sources"},
     "ray": {"service.scoring.folders"},
     "rich": {"service.scoring.progress"},
 }

@@ -15,7 +15,7 @@ from service.api.carried import STATE, StateTokens
 from service.api.errors import problem
 from service.api.inference import UNKNOWN, RequestObserver, outcome_of, reason_of
 from service.api.predict import Models, ServedModel
-from service.api.request import Admission, HttpRequest, read_conditions
+from service.api.request import Admission, HttpRequest, not_admitted, read_conditions
 from service.context import CURRENT
 from service.errors import MalformedRequest, Overloaded, PayloadTooLarge, ServiceError
 from service.wire import read, write
@@ -124,11 +124,7 @@ class Streams:
         assert self._admission is not None
         ticket = self._admission.admit(self._route, num_bytes, conditions.timeout_s, conditions.priority)
         if ticket is None:
-            raise Overloaded(
-                "the work that is pending would not leave time for an answer",
-                retry_after_s=self._admission.retry_after_s(),
-                timeout_ms=round(1000 * conditions.timeout_s),
-            )
+            raise not_admitted(self._admission.retry_after_s(), conditions.timeout_s)
         return ticket
 
 

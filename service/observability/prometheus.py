@@ -32,8 +32,8 @@ from prometheus_client.values import ValueClass
 
 from service.errors import ReloadOutcome, RestartReason, SequenceEnd
 from service.observability.drift import ModelDrift
-from service.observability.drift import file_of as drift_file_of
-from service.observability.exemplars import Bucket, Exemplar, ExemplarStore, file_of
+from service.observability.exemplars import Bucket, Exemplar, ExemplarStore
+from service.observability.worker_files import remove_files
 
 # The measure itself is off by half a millisecond; from 10 ms on a stall shows in the latency of requests.
 LOOP_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -421,7 +421,9 @@ def reload_counter() -> Callable[[ReloadOutcome], None]:
 
 
 def forget_worker(pid: int, directory: Path) -> None:
-    """Take the gauges of a worker that has ended out of the sums, and its exemplars; its counters stay. Called by the parent."""
+    """Take the gauges of a worker that has ended out of the sums, and what it showed the others; its counters stay.
+
+    Called by the parent.
+    """
     multiprocess.mark_process_dead(pid, path=str(directory))  # type: ignore[no-untyped-call]
-    file_of(pid, directory).unlink(missing_ok=True)
-    drift_file_of(pid, directory).unlink(missing_ok=True)
+    remove_files(directory, pid)
