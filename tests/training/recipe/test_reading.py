@@ -199,6 +199,8 @@ loss = "categorical_crossentropy"
         (["fit.rates.lstm=0.5"], 'fit.rates: no layer has the type or the name "lstm"; there are embedding, gru, dense'),
         (["tokenizer.piece_length=100", "tokenizer.tail=10"], "piece_length reads texts whole, head and tail cut them"),
         (['data.unlabelled=[{path = "c.txt"}]'], r"data.unlabelled is for \[vectors\]"),
+        (["self_training.epochs=1"], r"self_training needs \[\[data.unlabelled\]\]"),
+        (['data.unlabelled=[{path = "c.txt"}]', "self_training.epochs=1"], r"needs calibrate = true or \[ngrams\]"),
         (
             ['layers=[{type = "pad_sequences", maxlen = 3}, {type = "dense"}]', "vectors={}"],
             r"\[vectors\] needs a layer of type emb",
