@@ -13,19 +13,18 @@ LARGEST_NUMBER = 1e18
 """The square of more is near the end of float32 (3.4e38): a sound model may overflow too. Most such numbers have an answer."""
 
 
-def find_row(items: Sequence[Item], exc: InferenceFailed) -> Tensors:
-    """The tensors of the row that an error names, without the batch axis; nothing where it names none of these."""
+def expect_items_in_range(exc: InferenceFailed, items: Sequence[Item]) -> None:
+    """`expect_in_range` where the rows are those of items; does nothing where the error names none of them."""
     for item in items:
-        rows = item.instances or range(item.rows)
-        if exc.facts.get("instance") in rows:
-            row = rows.index(exc.facts["instance"])
-            return {name: array[row] for name, array in item.tensors.items()}
-    return {}
+        for row, instance in enumerate(item.instances or range(item.rows)):
+            if instance == exc.facts.get("instance"):
+                expect_in_range(exc, item.tensors, row, instance)
 
 
-def expect_in_range(exc: InferenceFailed, row: Tensors) -> None:
-    """Raise InvalidInput where the row whose answer is not finite holds numbers from LARGEST_NUMBER on."""
-    for name, array in row.items():
+def expect_in_range(exc: InferenceFailed, tensors: Tensors, row: int, instance: int) -> None:
+    """Raise InvalidInput where this row, whose answer is not finite, holds numbers from LARGEST_NUMBER on."""
+    for name, rows in tensors.items():
+        array = rows[row]
         if array.dtype.kind != "f" or not array.size:
             continue
         largest = float(np.nan_to_num(np.abs(array.astype(np.float64))).max())
@@ -33,7 +32,7 @@ def expect_in_range(exc: InferenceFailed, row: Tensors) -> None:
             raise InvalidInput(
                 f"{exc.message}, for {name} holds {largest:.3g}: expected numbers below {LARGEST_NUMBER:g}",
                 reason="nonfinite",
-                instance=exc.facts["instance"],
+                instance=instance,
                 where=name,
                 found=f"{largest:.3g}",
                 expected=f"numbers below {LARGEST_NUMBER:g}",
