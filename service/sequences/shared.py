@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from service.errors import StoreUnavailable
 from service.sequences.state import SequenceState
-from service.sequences.store import MARGIN_S, Checkout, SequenceKey, StoredSequence, finished, lost_checkout, read_block
+from service.sequences.store import MARGIN_S, Checkout, SequenceKey, StoredSequence, finished, kept_by, read_block
 from service.sequences.table import Owner, SequenceTable, Stored, Ticket
 
 LENGTH_BYTES = 4
@@ -163,20 +163,7 @@ class SharedStore:
         if not messages.is_open:
             return finished(_gone())
         changes = [None if state is None else (state.model, state.version, state.to_bytes()) for state in states]
-        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        reply = self._send(messages, COMMIT, next(self._numbers), (ticket, changes))
-
-        def finish(reply: asyncio.Future[bool]) -> None:
-            error = reply.exception() or (None if reply.result() else lost_checkout())
-            if kept.done():
-                return
-            if error is None:
-                kept.set_result(None)
-            else:
-                kept.set_exception(error)
-
-        reply.add_done_callback(finish)
-        return kept
+        return kept_by(self._send(messages, COMMIT, next(self._numbers), (ticket, changes)))
 
     def release(self, checkout: Checkout) -> None:
         messages, ticket = checkout.ticket

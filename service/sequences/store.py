@@ -201,6 +201,26 @@ def finished(error: Exception | None = None) -> asyncio.Future[None]:
     return future
 
 
+def kept_by(answer: asyncio.Future[Any]) -> asyncio.Future[None]:
+    """What `commit` returns where others carry it out: done when their answer is true, failed as the answer is or is false.
+
+    Whoever waits may be cancelled meanwhile: the answer then changes nothing here.
+    """
+    kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def finish(answer: asyncio.Future[Any]) -> None:
+        error = answer.exception() or (None if answer.result() else lost_checkout())
+        if kept.done():
+            return
+        if error is None:
+            kept.set_result(None)
+        else:
+            kept.set_exception(error)
+
+    answer.add_done_callback(finish)
+    return kept
+
+
 def lost_checkout() -> DeadlineExceeded:
     """How a step fails that took so long that others may have got its sequences."""
     return DeadlineExceeded("the step took longer than it may have its sequence: nothing of it was kept")
