@@ -185,7 +185,7 @@ def to_stored(state: SequenceState) -> Stored[SequenceState]:
 def read_block(block: bytes | None) -> SequenceState | None:
     """The state that a block holds; None, and a line in the log, for one that cannot be read: its sequence has to start anew."""
     try:
-        return None if block is None else SequenceState.from_bytes(block)
+        return None if block is None else SequenceState.from_kept(block)
     except StateError as exc:
         log.error("the state that is kept of a sequence cannot be read", extra={"reason": exc.message})
         return None
