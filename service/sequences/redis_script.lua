@@ -108,11 +108,15 @@ local function leave(ticket, keys)
   redis.call('DEL', lease_of(ticket))
 end
 
-local function read(ticket, keys)
-  if not is_granted(ticket, keys) then return {0} end
+local function read_granted(keys)
   local found = {1}
   for number, key in ipairs(keys) do found[number + 1] = redis.call('HGET', state_of(key), 'block') end
   return found
+end
+
+local function read(ticket, keys)
+  if not is_granted(ticket, keys) then return {0} end
+  return read_granted(keys)
 end
 
 -- The totals of holders by which too much is kept; nil: there is room.
@@ -160,13 +164,22 @@ local function commit(ticket, keys, changes)
   end
   for number, key in ipairs(keys) do
     local change = changes[number]
-    forget(key)
-    if change.owner ~= '' then
-      redis.call('HSET', state_of(key), 'block', change.block, 'owner', change.owner, 'bytes', #change.block, 'ticket', ticket)
+    local before = redis.call('HMGET', state_of(key), 'owner', 'bytes')
+    if change.owner ~= '' and before[1] == change.owner and tonumber(before[2]) == #change.block then
+      -- The next step of a sequence, as nearly all are: the totals stay.
+      redis.call('HSET', state_of(key), 'block', change.block, 'ticket', ticket)
       redis.call('ZADD', USED, now, key)
-      redis.call('ZADD', used_by(holder_of(key)), now, key)
-      hold(holder_of(key), 1, #change.block)
-      add(change.owner, 1, #change.block)
+      -- What a server of an older version has kept was counted for no holder until now.
+      if redis.call('ZADD', used_by(holder_of(key)), now, key) == 1 then hold(holder_of(key), 1, #change.block) end
+    else
+      forget(key)
+      if change.owner ~= '' then
+        redis.call('HSET', state_of(key), 'block', change.block, 'owner', change.owner, 'bytes', #change.block, 'ticket', ticket)
+        redis.call('ZADD', USED, now, key)
+        redis.call('ZADD', used_by(holder_of(key)), now, key)
+        hold(holder_of(key), 1, #change.block)
+        add(change.owner, 1, #change.block)
+      end
     end
   end
   evict_least_recent()
@@ -179,11 +192,14 @@ local operations = {}
 function operations.enqueue()
   local ticket, lease_ms, keys = take(), tonumber(take()), take_keys()
   redis.call('SET', lease_of(ticket), '', 'PX', lease_ms)
+  local is_first = true
   for _, key in ipairs(keys) do
     evict_if_idle(key)
-    redis.call('RPUSH', turns_of(key), ticket)
-    if redis.call('PTTL', turns_of(key)) < lease_ms then redis.call('PEXPIRE', turns_of(key), lease_ms) end
+    local is_alone = redis.call('RPUSH', turns_of(key), ticket) == 1
+    is_first = is_first and is_alone
+    if is_alone or redis.call('PTTL', turns_of(key)) < lease_ms then redis.call('PEXPIRE', turns_of(key), lease_ms) end
   end
+  if is_first then return read_granted(keys) end
   return read(ticket, keys)
 end
 

@@ -138,6 +138,17 @@ async def test_who_is_cancelled_leaves_the_queue_and_disturbs_nobody(stores: Sto
     here.release(checkout)
 
 
+async def test_a_commit_whose_caller_is_gone_is_carried_out_and_disturbs_nobody(stores: Stores) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["message"]))
+    client = stores.open_client()
+    for steps in (1, 2):
+        checkout = await client.checkout([key("a")], PATIENCE_S)
+        client.commit(checkout, [make_state(steps)]).cancel()
+    assert await take(client, "a") == [make_state(2)]
+    assert reported == []
+
+
 async def test_many_sequences_are_committed_together_and_requests_for_them_do_not_wait_in_a_circle(stores: Stores) -> None:
     here, there = stores.open_client(), stores.open_client()
     ids = [str(number) for number in range(300)]
