@@ -163,6 +163,11 @@ class ForecastSettings(RecipeTable):
         description="bases: last steps of a history that the layers read, what is missing as zeros; all of it serves the bases. "
         "Left out: as many as leave room for the longest lag",
     )
+    independent: bool = Field(
+        default=False,
+        description="each feature is forecast by itself, by the same network, from its own history alone; what the network "
+        "learns of one it knows of all",
+    )
     mape_point: bool = Field(
         default=False, description="a second point forecast, trained on the mean absolute percentage error; beside quantiles"
     )
@@ -217,6 +222,8 @@ class ForecastSettings(RecipeTable):
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
             raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
+        if self.independent and (self.streaming or self.has_known_future or self.bases):
+            raise ValueError("independent goes without streaming, covariates, calendar and bases")
         return self
 
     @model_validator(mode="after")
@@ -345,6 +352,11 @@ class ForecastEvaluation(Evaluation):
         default=None, gt=0, description="sMAPE of the M4 competition's Naive2; with `naive2_mase`, OWA is scored too"
     )
     naive2_mase: float | None = Field(default=None, gt=0, description="MASE of the M4 competition's Naive2")
+    standardized: bool = Field(
+        default=False,
+        description="MSE and MAE of values standardised by the training part too, over all windows and features, as papers on "
+        "long horizons give them",
+    )
 
 
 class ForecastRecipe(Recipe):

@@ -181,6 +181,7 @@ def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[in
         season_length=forecast.season_length,
         mape_point=forecast.mape_point,
         covariates=covariate_configs(forecast),
+        independent=forecast.independent,
         **_base_options(forecast),
     )
 

@@ -42,7 +42,8 @@ class ForecastSpec(NetworkSpec):
     (`stream.py`), and the first `warm_up` values are scored by no forecast. `covariates` are columns that are known ahead:
     the layers read those of the history beside it, and a layer `decoder_input` gives those of each step that is forecast.
     `bases` are simple forecasts of a history's last `context_length` steps, tried at `base_origins` earlier origins of it; the
-    layers read its last `read_length` steps, and give each base's weight and what is added to their mean.
+    layers read its last `read_length` steps, and give each base's weight and what is added to their mean. With `independent`
+    each feature is a row of its own for the layers, which know no other: B · F rows of one feature.
     """
 
     task: Literal["forecast"] = "forecast"
@@ -63,6 +64,7 @@ class ForecastSpec(NetworkSpec):
     base_origins: PositiveInt = 1
     context_length: PositiveInt = 1
     read_length: PositiveInt = 1
+    independent: bool = False
 
     @model_validator(mode="after")
     def _check_targets_and_quantiles(self) -> ForecastSpec:
@@ -88,6 +90,8 @@ class ForecastSpec(NetworkSpec):
             raise ValueError('bases and scaling of kind "seasonal" need each other')
         if self.bases:
             self._check_bases()
+        if self.independent and (self.covariates or self.streaming or self.bases):
+            raise ValueError("independent goes without covariates, streaming and bases")
         return self
 
     def _check_bases(self) -> None:
@@ -124,9 +128,12 @@ class ForecastSpec(NetworkSpec):
     @property
     def values_per_step(self) -> int:
         """How many values the layers must give for one step of the horizon."""
-        return len(self.targets) * (max(1, len(self.quantiles) + self.mape_point) + len(self.bases))
+        num_values = max(1, len(self.quantiles) + self.mape_point) + len(self.bases)
+        return num_values if self.independent else len(self.targets) * num_values
 
 
+FURTHEST_TARGET = 1000.0
+"""In seasonal changes: what follows a constant history may be any number of them away, and would decide the loss of an epoch."""
 MAPE = "forecast_mape"
 """The output that holds the second point forecast."""
 PAST, FUTURE = "past_covariates", "future_covariates"
@@ -186,12 +193,16 @@ class ForecastHead(Head):
     def first(self) -> Shape:
         if self.own is not None:
             return self.source.with_features(self.own.num_channels * self.spec.step + self.own.num_facts)
+        if self.spec.independent:
+            return self.source.with_features(self.spec.step)
         return self.source.with_features((self.spec.num_features + self.num_covariate_features) * self.spec.step)
 
     @property
     def scaled_source(self) -> Shape:
         if self.own is not None:
             return self.source.with_features(self.own.num_channels)
+        if self.spec.independent:
+            return self.source.with_features(1)
         return replace(self.source, ahead=(self.spec.horizon, self.num_covariate_features))
 
     @property
@@ -214,6 +225,8 @@ class ForecastHead(Head):
             return f"corrects the value {spec.seasonal_lag} steps earlier, which a piece need not have"
         if spec.step > 1:
             return f"folds {spec.step} steps into one, counted from the end of a history"
+        if spec.independent:
+            return "reads each feature as a row of its own, which has no state of its own"
         return ""
 
     @property
@@ -293,6 +306,9 @@ class ForecastHead(Head):
             centre = self.centring.measure(source)
             source = source.with_values((source.values - centre.level) / centre.unit)
         statistics = ForecastStatistics(scaling.offset, scaling.scale, season, centre)
+        if self.spec.independent:
+            rows = source.values.transpose(1, 2).reshape(-1, source.values.shape[1], 1)  # (B · F, T, 1)
+            source = Signal(rows, source.lengths.repeat_interleave(self.spec.num_features))
         signal = source
         if self.encoder is not None:
             signal = source.with_values(torch.cat([source.values, self.encoder(inputs[PAST])], 2))
@@ -313,12 +329,26 @@ class ForecastHead(Head):
         spec, source = self.spec, given.source
         if self.own is not None:
             return self._correct(self.own, output.values, given.statistics)
+        if spec.independent:
+            return self._of_rows(output.values, source)
         values = output.values.reshape(-1, *spec.value_shape)
         if spec.seasonal_lag is not None:
             offsets = torch.arange(spec.horizon, device=values.device) % spec.seasonal_lag
             base = ragged.last_steps(source.values, source.lengths, offsets, spec.seasonal_lag)[..., list(spec.targets)]
             values = values + (base.unsqueeze(3) if spec.quantiles else base)
         return values
+
+    def _of_rows(self, output: Tensor, source: Signal) -> Tensor:
+        """What the layers give for B · F rows, as the prediction of B."""
+        spec = self.spec
+        levels = spec.value_shape[2:]
+        values = output.reshape(-1, spec.horizon, *levels)  # (B · F, horizon, ...)
+        if spec.seasonal_lag is not None:
+            offsets = torch.arange(spec.horizon, device=values.device) % spec.seasonal_lag
+            base = ragged.last_steps(source.values, source.lengths, offsets, spec.seasonal_lag)  # (B · F, horizon, 1)
+            values = values + (base if levels else base.squeeze(2))
+        values = values.view(-1, spec.num_features, spec.horizon, *levels)
+        return values.transpose(1, 2)[:, :, list(spec.targets)]
 
     def _correct(self, own: OwnForecasts, output: Tensor, statistics: Statistics) -> Tensor:
         """The bases' weighted mean, and what the layers add to it in units of their errors."""
@@ -347,6 +377,8 @@ class ForecastHead(Head):
     def scale_target(self, target: Tensor, prediction: Prediction) -> Tensor:
         """Raw targets (B, horizon, targets) into the space of the prediction."""
         scaled = self.scaler.apply_to_target(target, prediction.statistics)
+        if self.own is not None:
+            return scaled.clamp(-FURTHEST_TARGET, FURTHEST_TARGET)
         season, centre = self._components(prediction)
         if season is not None:
             scaled = scaled - season
@@ -394,6 +426,9 @@ class ForecastHead(Head):
                 values = graph.add("Sub", source.values, centre.level)
                 source = source.with_values(graph.add("Div", values, centre.unit))
         statistics = ForecastStatisticsSymbol(scaling.offset, scaling.scale, season, centre)
+        if self.spec.independent:
+            with graph.scope("features"):
+                source = self._write_rows(graph, source)
         symbol = source
         if self.encoder is not None:
             with graph.scope("covariates"):
@@ -402,10 +437,36 @@ class ForecastHead(Head):
         if self.spec.step > 1:
             assert symbol.lengths is not None
             num_features = self.spec.num_features + self.num_covariate_features
+            num_features = 1 if self.spec.independent else num_features
             with graph.scope("step"):
                 folded = ragged.write_fold_steps(graph, symbol.values, symbol.lengths, self.spec.step, num_features)
                 symbol = Symbol(*folded)
         return LayerInputSymbol(symbol, source, statistics)
+
+    def _write_rows(self, graph: GraphBuilder, source: Symbol) -> Symbol:
+        """Each feature as a row: (B, T, F) to (B · F, T, 1), with the lengths of each."""
+        assert source.lengths is not None
+        count = self.spec.num_features
+        shape = graph.add(
+            "Concat", graph.constant([-1]), ragged.write_num_steps(graph, source.values), graph.constant([1]), axis=0
+        )
+        values = graph.add("Reshape", graph.add("Transpose", source.values, perm=[0, 2, 1]), shape)
+        lengths = graph.add("Tile", ragged.write_column(graph, source.lengths), graph.constant([1, count]))
+        return Symbol(values, graph.add("Reshape", lengths, graph.constant([-1])))
+
+    def _write_of_rows(self, graph: GraphBuilder, output: str, source: Symbol) -> str:
+        """`_of_rows` in the graph."""
+        spec = self.spec
+        levels = spec.value_shape[2:]
+        values = graph.add("Reshape", output, graph.constant([-1, spec.horizon, *levels]))
+        if spec.seasonal_lag is not None:
+            assert source.lengths is not None
+            offsets = [step % spec.seasonal_lag for step in range(spec.horizon)]
+            base = ragged.write_last_steps(graph, source.values, source.lengths, offsets, spec.seasonal_lag)
+            values = graph.add("Add", values, base if levels else graph.add("Squeeze", base, graph.constant([2])))
+        values = graph.add("Reshape", values, graph.constant([-1, spec.num_features, spec.horizon, *levels]))
+        values = graph.add("Transpose", values, perm=[0, 2, 1, *range(3, 3 + len(levels))])
+        return graph.add("Gather", values, graph.constant(list(spec.targets)), axis=2) if self.scaler.chooses else values
 
     def _write_own(self, graph: GraphBuilder, own: OwnForecasts, history: Symbol) -> LayerInputSymbol:
         spec = self.spec
@@ -449,9 +510,11 @@ class ForecastHead(Head):
         with graph.scope("answer"):
             if self.own is not None and measured is not None:
                 values = self._write_corrected(graph, self.own, output.values, measured)
+            elif spec.independent:
+                values = self._write_of_rows(graph, output.values, given.source)
             else:
                 values = graph.add("Reshape", output.values, graph.constant([0, *spec.value_shape]))
-        if spec.seasonal_lag is not None:
+        if spec.seasonal_lag is not None and not spec.independent:
             with graph.scope("seasonal"):
                 values = self._write_seasonal(graph, values, given.source, spec.seasonal_lag)
         with graph.scope("answer"):

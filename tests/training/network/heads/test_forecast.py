@@ -64,6 +64,7 @@ def silence(network: Network) -> Network:
         ({"scaling": {"kind": "window", "window": 3}}, "Extra inputs are not permitted"),
         ({"decomposition": "classical"}, "needs a season_length of 2 or more, got 1"),
         ({"mape_point": True}, "it needs quantiles"),
+        ({"independent": True, **OWN}, "independent goes without covariates, streaming and bases"),
         ({"bases": BASES}, 'bases and scaling of kind "seasonal" need each other'),
         ({"scaling": {"kind": "seasonal"}}, 'bases and scaling of kind "seasonal" need each other'),
         ({**OWN, "seasonal_lag": 4}, "bases go without covariates, seasonal_lag"),
@@ -179,11 +180,32 @@ def test_with_bases_no_forecast_is_below_zero_where_no_value_is() -> None:
     assert lowest[0] < 0 <= lowest[1]
 
 
+def test_what_follows_a_constant_history_does_not_decide_a_loss() -> None:
+    network = forecast(**OWN)
+    prediction = network.predict({"history": torch.zeros(1, 24, 1), "lengths": torch.tensor([24])})
+    assert network.head.scale_target(torch.full((1, 6, 1), 5.0), prediction).tolist() == [[[1000.0]] * 6]
+
+
 def test_layers_that_need_more_than_they_are_given_to_read_are_refused() -> None:
     assert forecast(**OWN, step=4).min_length == 5
     network = forecast(LSTM, {"type": "recent", "n": 13}, DENSE, **OWN)
     with pytest.raises(NetworkError, match="these layers need 13 steps, and read_length gives them 12"):
         _ = network.min_length
+
+
+@pytest.mark.parametrize("options", [{}, {"quantiles": (0.1, 0.5)}, {"seasonal_lag": 3, "step": 2}], ids=str)
+def test_independent_features_are_forecast_as_one_alone(options: dict[str, Any]) -> None:
+    several = forecast(independent=True, num_features=3, targets=(2, 0), horizon=4, **options)
+    alone = forecast(horizon=4, **options)
+    alone.load_state_dict({**several.state_dict(), "head.scaler.offset": torch.zeros(1), "head.scaler.scale": torch.ones(1)})
+    inputs = histories([9, 5], 3)
+    outputs = run(several, inputs)
+    for column, feature in enumerate((2, 0)):
+        expected = run(alone, {**inputs, "history": inputs["history"][..., feature : feature + 1]})
+        for name, values in expected.items():
+            torch.testing.assert_close(outputs[name][:, :, column], values[:, :, 0])
+    assert several.num_parameters == alone.num_parameters
+    assert "reads each feature as a row of its own" in forecast(independent=True, num_features=2).why_not_streaming
 
 
 def test_the_second_point_forecast_is_an_answer_of_its_own() -> None:
