@@ -111,7 +111,7 @@ def _pinball_terms(error: Tensor, levels: Tensor) -> Tensor:
 
 
 def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:
-    """Of a batch with `labels` (B,), -1 where every label is as probable as the others.
+    """Of a batch with `shares` (B, labels), the probabilities that are to be answered.
 
     Raises NetworkError if the network has other logits than it needs.
     """
@@ -121,14 +121,11 @@ def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:
         if (name == "binary_crossentropy") != (logits.shape[1] == 1):
             wanted = 'one unit (activation = "sigmoid")' if name == "binary_crossentropy" else "a unit per label"
             raise NetworkError(f'loss "{name}" needs a last layer with {wanted}, got {logits.shape[1]} units')
-        labels = batch["labels"]
-        is_neutral = labels < 0
+        shares = batch["shares"].to(logits.dtype)
+        shares = shares * (1 - label_smoothing) + label_smoothing / shares.shape[1]
         if name == "binary_crossentropy":
-            target = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-            return functional.binary_cross_entropy_with_logits(logits[:, 0], target.masked_fill(is_neutral, 0.5))
-        given = functional.cross_entropy(logits, labels.clamp(min=0), label_smoothing=label_smoothing, reduction="none")
-        even = -functional.log_softmax(logits, 1).mean(1)
-        return torch.where(is_neutral, even, given).mean()
+            return functional.binary_cross_entropy_with_logits(logits[:, 0], shares[:, 1])
+        return functional.cross_entropy(logits, shares)
 
     return loss
 

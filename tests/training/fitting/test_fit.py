@@ -405,7 +405,7 @@ def test_the_loss_takes_its_share_of_the_denominators_gradient() -> None:
         prediction = network.predict(HELD_OUT)
         loss = forecast_loss("smape", (0.1, 0.5, 0.9), denominator_gradient=share)(network, prediction, HELD_OUT)
         gradients.append(torch.autograd.grad(loss, prediction.values)[0])
-    assert not torch.allclose(*gradients)
+    assert not torch.allclose(gradients[0], gradients[1])
 
 
 def test_a_value_near_zero_counts_no_more_than_ten_times_itself() -> None:
@@ -454,7 +454,8 @@ def test_crossentropy_is_of_the_networks_own_probabilities_and_needs_its_head(ac
         {"type": "dense", "activation": activation},
     )
     network = Network(ClassifySpec(layers=layers, vocabulary_size=9, labels=("a", "b")))
-    batch = {"tokens": torch.tensor([[3, 4], [5, 0]]), "lengths": torch.tensor([2, 1]), "labels": torch.tensor([1, 0])}
+    batch = {"tokens": torch.tensor([[3, 4], [5, 0]]), "lengths": torch.tensor([2, 1])}
+    batch["shares"] = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     probabilities = network(batch)["probabilities"]
     prediction = network.predict(batch)
     expected = -(probabilities[0, 1].log() + probabilities[1, 0].log()) / 2
@@ -462,6 +463,9 @@ def test_crossentropy_is_of_the_networks_own_probabilities_and_needs_its_head(ac
     other_way = -(probabilities[0, 0].log() + probabilities[1, 1].log()) / 2
     smoothed = classify_loss(fitting, 0.2)(network, prediction, batch)
     assert float(smoothed) == pytest.approx(float(0.9 * expected + 0.1 * other_way), rel=1e-5)
+    given = {**batch, "shares": torch.tensor([[0.3, 0.7], [1.0, 0.0]])}
+    shared = -(0.3 * probabilities[0, 0].log() + 0.7 * probabilities[0, 1].log() + probabilities[1, 0].log()) / 2
+    assert float(classify_loss(fitting)(network, prediction, given)) == pytest.approx(float(shared), rel=1e-5)
     other = "categorical_crossentropy" if fitting == "binary_crossentropy" else "binary_crossentropy"
     with pytest.raises(NetworkError, match="needs a last layer with"):
         classify_loss(other)(network, prediction, batch)  # type: ignore[arg-type]
