@@ -337,7 +337,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
     from service.app import access_options, model_options
     from service.controlling import preload_state, run_controller, socket_path
     from service.keeping import run_store, store_path
-    from service.models.repository import preload_folders
+    from service.models.preloading import preload_folders
     from service.models.verification import Verification
     from service.observability.prometheus import forget_worker, restart_counter
     from service.process.messages import expect_short_path

@@ -53,7 +53,8 @@ from service.api.websocket import WEBSOCKET_PATH, WebSocketEndpoint, websocket_r
 from service.errors import StartError
 from service.models.folder import ModelOptions
 from service.models.membership import Membership, Stream
-from service.models.repository import Preload, Repository
+from service.models.preloading import Preload
+from service.models.repository import Repository
 from service.models.target import Withdrawal
 from service.models.verification import Verification
 from service.observability.access_log import AccessLogWriter, Times

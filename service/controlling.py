@@ -22,7 +22,7 @@ from service.errors import FolderError, ServiceError
 from service.models.controller import Controller, Failure, MemberLost, Snapshot, State, Verify
 from service.models.folder import ModelOptions
 from service.models.packing import PACKED_FOLDER, keep_packed, pack_graph
-from service.models.repository import Preload, examine_versions
+from service.models.preloading import Preload, examine_versions
 from service.models.scanning import LATEST, ModelVersion, scan_models
 from service.models.snapshots import copy_version
 from service.models.target import Key, Target, Withdrawal, write_target

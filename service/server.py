@@ -32,7 +32,8 @@ from service.app import create_app
 from service.errors import ServiceError, StartError
 from service.files import FileWatch
 from service.models.packing import PACKED_FOLDER
-from service.models.repository import Preload, Repository
+from service.models.preloading import Preload
+from service.models.repository import Repository
 from service.models.verification import Verification
 from service.observability.logs import escape_controls, set_up_logs
 from service.process.connections import DrainRequested, Slot, has_waiting, receive_connection, refuse_handshakes

@@ -20,10 +20,12 @@ from typing import Any, Protocol, Self
 
 from service.clock import Clock
 from service.errors import AmbiguousModel, FolderError, InvalidInput, ModelNotFound, ModelNotReady, StartError
+from service.models.choosing import SHOWN_NAME_LENGTH, SHOWN_NAMES, choose_model, list_names
 from service.models.description import PLATFORM, describe_config, describe_model, describe_tensors, summarize_model
-from service.models.folder import Examination, ModelOptions, examine
-from service.models.loading import load_model, with_tuning
+from service.models.folder import Examination, ModelOptions
+from service.models.loading import load_model
 from service.models.model import Model, ModelObserver, SilentModelObserver
+from service.models.preloading import Preload
 from service.models.scanning import LATEST, ModelVersion, VersionPins, highest_first, scan_models
 from service.models.target import UNLOADED, Key, Target, TargetVersion, Withdrawal
 from service.models.verification import Verdict, Verification, examine_verified
@@ -31,7 +33,7 @@ from service.runtime.base import OpenRuntime
 from service.runtime.onnx_runtime import open_runtime
 from service.scheduling.batching import Batcher
 from service.scheduling.loop_budget import LoopBudget
-from service.tasks.base import Criterion, Endpoint
+from service.tasks.base import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,6 @@ Defaults = Mapping[tuple[str, str | None], str]
 """(task, purpose) → the model for requests that name none."""
 # How long the runs of a model that is withdrawn may take to end.
 END_GRACE_S = 5.0
-# Of unknown names that requests hold, so much is shown in the answer; of those that there are, so many.
-SHOWN_NAME_LENGTH, SHOWN_NAMES = 128, 50
 # How often it is looked whether a model that was replaced has requests left, and for how long at most.
 DRAIN_INTERVAL_S = 0.05
 MAX_DRAIN_S = 60.0
@@ -89,23 +89,6 @@ class SilentRepositoryObserver:
 
     def unloaded(self, name: str, version: str) -> None:
         pass
-
-
-@dataclass(frozen=True)
-class Preload:
-    """The model folders as one process examined them, for others that it forks: what is read is then shared."""
-
-    entries: list[ModelVersion]
-    reason: str | None
-    """Why there are none."""
-    examinations: dict[tuple[str, str], tuple[Examination, float]]
-    """By name and version: what was found, and the seconds it took."""
-
-    @property
-    def can_stream(self) -> bool:
-        """Whether one of the models can stream."""
-        parts = [examination.parts for examination, _ in self.examinations.values()]
-        return any(each is not None and not each.why_not_streaming for each in parts)
 
 
 @dataclass(frozen=True)
@@ -309,7 +292,7 @@ class Repository:
             if found is None:
                 versions = [entry.version for entry in entries if entry.version]
                 raise ModelNotFound(
-                    f'model "{name}" has no version {version[:SHOWN_NAME_LENGTH]}; there are {_list(versions)}',
+                    f'model "{name}" has no version {version[:SHOWN_NAME_LENGTH]}; there are {list_names(versions)}',
                     model=name,
                     versions=versions[:SHOWN_NAMES],
                 )
@@ -346,11 +329,11 @@ class Repository:
         if not candidates:
             models = sorted(self._entries)
             raise ModelNotFound(
-                f"there is no model for {purpose or task}; there are {_list(models)}", task=task, models=models[:SHOWN_NAMES]
+                f"there is no model for {purpose or task}; there are {list_names(models)}", task=task, models=models[:SHOWN_NAMES]
             )
         if default is None:
             criterion = self._tasks[task].criterion(instances, parameters)
-        return self._choose_by(criterion, candidates, default, task)
+        return choose_model(criterion, candidates, default, task)
 
     def only(self) -> Model:
         """The model for a request of a protocol that names none, of whatever task: the only one that is READY.
@@ -365,7 +348,7 @@ class Repository:
             raise ModelNotFound("there is no model that is ready", models=sorted(self._entries)[:SHOWN_NAMES])
         if len(names) > 1:
             raise AmbiguousModel(
-                f"there are several models, the request has to name one of {_list(names)}", candidates=names[:SHOWN_NAMES]
+                f"there are several models, the request has to name one of {list_names(names)}", candidates=names[:SHOWN_NAMES]
             )
         return self._serving[names[0]]
 
@@ -658,31 +641,6 @@ class Repository:
             raise ModelNotFound(f'the default model "{name}" is for {model.task}, not for {task}', model=name, task=task)
         return model
 
-    def _choose_by(self, criterion: Criterion | None, candidates: Sequence[Model], default: str | None, task: str) -> Model:
-        fitting = candidates
-        if criterion is not None:
-            fitting = [model for model in candidates if model.definition.fits(model.manifest, criterion)]
-            if not fitting and criterion.is_preference:
-                fitting = candidates
-        if len(fitting) == 1:
-            return fitting[0]
-        names = [model.name for model in (fitting or candidates)]
-        if not fitting:
-            assert criterion is not None
-            raise InvalidInput(
-                f"{criterion}: no model for {task} takes it; there are {_list(names)}",
-                reason=criterion.reason,
-                where=criterion.field,
-                found=[value[:SHOWN_NAME_LENGTH] for value in criterion.values[:10]],
-                expected=names[:SHOWN_NAMES],
-            )
-        if default in names:
-            return next(model for model in fitting if model.name == default)
-        of = "" if criterion is None or criterion.is_preference else f" of {criterion}"
-        raise AmbiguousModel(
-            f'several models for {task}{of} fit, "model" names one of {_list(names)}', candidates=names[:SHOWN_NAMES], task=task
-        )
-
     def _answers(self, endpoint: Endpoint, model: Model, instance: object) -> bool:
         """Whether this model is chosen for the instance where a request to the endpoint names none."""
         try:
@@ -710,7 +668,7 @@ class Repository:
         if entries is None:
             models = sorted(self._entries)
             raise ModelNotFound(
-                f'there is no model "{name[:SHOWN_NAME_LENGTH]}"; there are {_list(models)}', models=models[:SHOWN_NAMES]
+                f'there is no model "{name[:SHOWN_NAME_LENGTH]}"; there are {list_names(models)}', models=models[:SHOWN_NAMES]
             )
         return entries
 
@@ -731,12 +689,6 @@ class Repository:
         return about
 
 
-def _list(names: Sequence[str]) -> str:
-    """Names in an error: a short request must not get a list of a thousand."""
-    others = len(names) - SHOWN_NAMES
-    return f"{names[:SHOWN_NAMES]} and {others} more" if others > 0 else str(names)
-
-
 async def _drain(model: weakref.ref[Model], batcher: Batcher[Any, Any]) -> bool:
     """Stop a model when nothing holds it but its own threads: its requests do, from when they find it until they are answered.
 
@@ -748,52 +700,3 @@ async def _drain(model: weakref.ref[Model], batcher: Batcher[Any, Any]) -> bool:
             await asyncio.sleep(DRAIN_INTERVAL_S)
     await batcher.stop()
     return await batcher.has_ended(END_GRACE_S)
-
-
-def preload_folders(
-    models_dirs: Path | Sequence[Path],
-    options: ModelOptions,
-    open_graph: OpenRuntime = open_runtime,
-    verification: Verification | None = None,
-    pins: VersionPins | None = None,
-) -> Preload:
-    """Find, examine and measure every model folder; no thread is started. Raises StartError like `Repository.start`.
-
-    With `verification` the graphs are run there and not here; each is opened here while the next ones are verified.
-    """
-    entries, reason = scan_models(models_dirs, pins)
-    find_verdict = None if verification is None else verification.wait_for
-    return Preload(entries, reason, examine_versions(entries, options, open_graph, find_verdict, pins))
-
-
-def examine_versions(
-    entries: Sequence[ModelVersion],
-    options: ModelOptions,
-    open_graph: OpenRuntime = open_runtime,
-    find_verdict: Callable[[Key], Verdict] | None = None,
-    pins: VersionPins | None = None,
-) -> dict[Key, tuple[Examination, float]]:
-    """What `examine` finds in each folder, measured, and the seconds it took; no thread is started.
-
-    With `find_verdict` no graph is run: it says what was found of each.
-    """
-    examinations = {}
-    finished: set[str] = set()
-    for entry in highest_first(entries):
-        if entry.state == "UNAVAILABLE" or entry.name in finished:
-            continue
-        verdict = None if find_verdict is None else find_verdict(entry.key)
-        started = time.perf_counter()
-        try:
-            if verdict is None:
-                examination = with_tuning(examine(entry.folder, options, open_graph, entry.key), options)
-            else:
-                examination = examine_verified(entry.folder, options, open_graph, verdict, entry.key)
-        except StartError:
-            raise
-        except Exception:  # the process that loads it meets the same error, and reports it
-            continue
-        examinations[entry.key] = examination, time.perf_counter() - started
-        if examination.parts is not None and not examination.findings and LATEST in (pins or {}).get(entry.name, ()):
-            finished.add(entry.name)
-    return examinations

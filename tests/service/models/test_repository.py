@@ -9,7 +9,8 @@ import pytest
 from service.errors import AmbiguousModel, InvalidInput, ModelNotFound, ModelNotReady, StartError
 from service.models.folder import ModelOptions
 from service.models.model import Model, ModelObserver, SilentModelObserver
-from service.models.repository import Defaults, Repository, preload_folders
+from service.models.preloading import preload_folders
+from service.models.repository import Defaults, Repository
 from service.runtime.base import Device, Runtime
 from service.runtime.onnx_runtime import open_runtime
 from tests.folders import edit_manifest, write_forecast_folder, write_tensor_folder, write_text_folder

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from service.models.folder import ModelOptions
-from service.models.repository import Repository, preload_folders
+from service.models.preloading import preload_folders
+from service.models.repository import Repository
 from service.models.scanning import scan_models
 from service.settings import Settings, SettingsError, read_settings
 from tests.folders import write_forecast_folder, write_text_folder

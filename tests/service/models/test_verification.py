@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from service.models.folder import ModelOptions
-from service.models.repository import Repository, preload_folders
+from service.models.preloading import preload_folders
+from service.models.repository import Repository
 from service.models.verification import JobFailure, Name, RunJobs, Verdict, Verification, verify_folders
 from service.runtime.base import Device, Runtime
 from service.runtime.onnx_runtime import open_runtime
