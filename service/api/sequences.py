@@ -17,7 +17,7 @@ from service.api.access.control import caller_of, visible_models
 from service.api.carried import StateTokens, StreamingModel
 from service.api.large_bodies import LargeBodyParser
 from service.api.operations import IndentedJSONResponse
-from service.api.parsing import LARGE_BYTES
+from service.api.parsing import LARGE_BYTES, read_json
 from service.api.request import AsgiRequest, read_body
 from service.api.schemas import SequenceDescription
 from service.errors import (
@@ -28,7 +28,6 @@ from service.errors import (
     SequenceNotFound,
     StateError,
 )
-from service.wire import read, read_large
 
 ID, START, END = "sequence_id", "sequence_start", "sequence_end"
 _IN_ORDER = (ID, START, END)
@@ -400,10 +399,7 @@ class _deadline:  # noqa: N801  (reads as a statement)
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
-    try:
-        content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
-    except ValueError as exc:
-        raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
+    content = read_json(body)
     if type(content) is not dict:
         raise MalformedRequest('the body is no JSON object, expected {"state": "..."}')
     fields = {"state", "model", "version"}

@@ -22,6 +22,7 @@ from service.clock import Clock
 from service.context import current_timing
 from service.errors import InferenceFailed, InvalidInput, PayloadTooLarge, StateError
 from service.models.folder import ModelOptions, Parts, Sampler
+from service.models.overflow import expect_in_range, expect_items_in_range
 from service.runtime.base import Runtime
 from service.runtime.tensor_data import TensorData, datatype_of, largest_classes, read_tensor, write_bytes, write_values
 from service.runtime.tensors import (
@@ -320,6 +321,7 @@ class Model:
                 step = await asyncio.to_thread(take_step, steps, outputs) if is_heavy else take_step(steps, outputs)
             except InferenceFailed as exc:
                 self._log_failure(exc)
+                expect_items_in_range(exc, step.items or ())
                 raise
             ended = time.monotonic()
             decode_s += ended - started
@@ -496,6 +498,9 @@ class Model:
                 expect_finite(part, rows)
             except InferenceFailed as exc:
                 self._log_failure(exc)
+                for row in rows:
+                    if row == exc.facts["instance"]:
+                        expect_in_range(exc, tensors, row, row)
                 raise
         outputs = [{name: array for name, array in part.items() if name != IS_FINITE} for part in parts]
         steps = num_steps(tensors, self.signature)
