@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -183,12 +184,8 @@ async def drive_websockets(url: str, model: str, num: int, seconds: float) -> Fo
     for first in range(0, num, OPEN_AT_ONCE):
         opened = []
         for number in range(first, min(num, first + OPEN_AT_ONCE)):
-            head = text({"model": model})
-            _, socket = await loop.create_connection(
-                lambda number=number, head=head: _Socket(number, head, on_answer),  # type: ignore[misc]
-                parts.hostname,
-                parts.port,
-            )
+            protocol = functools.partial(_Socket, number, text({"model": model}), on_answer)
+            _, socket = await loop.create_connection(protocol, parts.hostname, parts.port)
             opened.append(socket)
         await asyncio.gather(*(socket.is_open for socket in opened))
         sockets += opened
@@ -231,7 +228,7 @@ def echo(answer: bytes) -> Iterator[Server]:
 
 
 def main() -> None:
-    ways = {
+    ways: dict[str, Callable[[Server, str, int, float], Found]] = {
         "batches": lambda server, model, rate, seconds: run_sequences(server, model, rate, PER_REQUEST, seconds),
         "requests": lambda server, model, rate, seconds: run_sequences(server, model, rate, 1, seconds),
         "websockets": run_websockets,
