@@ -1,12 +1,11 @@
-"""What a step of a sequence costs whose state the server keeps, by the place where it is kept; and 10,000 sequences at once.
+"""What a step of a sequence costs whose state the server keeps, by the place where it is kept.
 
     python -m benchmarks.sequences
     python -m benchmarks.sequences --rounds 5 --seconds 1
 
 Processor time of the server, of the process that keeps the states and of redis-server, in µs per step of one value, in rounds
-that take every place in turn: medians. With one caller beside sending 168 values again; with 64 callers, one sequence each. Then
-one step a second of each of 10,000 sequences, 100 in a request, evenly spread over two workers: the times of the answers, from
-when each request was due. Linux only; Redis is left out where redis-server is not installed.
+that take every place in turn: medians. With one caller beside sending 168 values again; with 64 callers, one sequence each. How
+many sequences are answered in time is `sequence_rates.py`. Linux only; Redis is left out where redis-server is not installed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.processes import cpu_seconds
 from benchmarks.protocols import repeat
@@ -33,7 +32,6 @@ from benchmarks.streams import AGAIN, MODEL, WINDOW, body, send, series, write_m
 from tests.service.sequences.stores import redis_server
 
 NUM_CALLERS = 64
-NUM_SEQUENCES, PER_REQUEST = 10_000, 100
 
 
 class Place(NamedTuple):
@@ -48,9 +46,9 @@ class Place(NamedTuple):
         return sum(map(cpu_seconds, [*(process.pid for process in self.server.members()), *self.others]))
 
 
-def step(*ids: str, is_start: bool = False) -> bytes:
-    """The next value of each of these sequences."""
-    instances = [{"history": [10.5], "sequence_id": id} for id in ids]
+def step(id: str, *, is_start: bool = False) -> bytes:
+    """The next value of a sequence."""
+    instances = [{"history": [10.5], "sequence_id": id}]
     return json.dumps({"model": MODEL, "instances": instances, "parameters": {"sequence_start": is_start}}).encode()
 
 
@@ -112,39 +110,11 @@ def measure_many(place: Place, seconds: float) -> float:
         return 1e6 * (place.cpu_s() - before) / count
 
 
-def measure_latencies(place: Place, seconds: float) -> list[float]:
-    """Milliseconds from when each request was due to its answer, sorted: 100 requests a second, of 100 sequences each."""
-    ids = [f"all-{number}" for number in range(NUM_SEQUENCES)]
-    groups = [ids[first : first + PER_REQUEST] for first in range(0, NUM_SEQUENCES, PER_REQUEST)]
-    found: list[float] = []
-    local = threading.local()
-
-    def call(content: bytes, due_at: float) -> None:
-        if not hasattr(local, "connection"):
-            local.connection = connect(place)
-        time.sleep(max(0.0, due_at - time.monotonic()))
-        send(local.connection, content)
-        found.append(1e3 * (time.monotonic() - due_at))
-
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda ids: call(step(*ids, is_start=True), 0.0), groups))
-        found.clear()
-        started, interval_s = time.monotonic() + 0.1, PER_REQUEST / NUM_SEQUENCES
-        calls: list[Any] = [
-            pool.submit(call, step(*groups[number % len(groups)]), started + number * interval_s)
-            for number in range(round(seconds / interval_s))
-        ]
-        for each in calls:
-            each.result()
-    return sorted(found)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, default=64, help="of the LSTM")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement in a round, at least")
-    parser.add_argument("--spread-seconds", type=float, default=10.0, help=f"of the run of {NUM_SEQUENCES:,} sequences")
     options = parser.parse_args()
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -157,12 +127,9 @@ def main() -> None:
                     if turn > 0:  # the first warms up
                         for kind, cost in costs.items():
                             found.setdefault(kind, []).append(cost)
-            times = measure_latencies(all_places[1], options.spread_seconds)
     print(f"{'step':44} µs of processor")
     for kind, values in found.items():
         print(f"{kind:44} {statistics.median(values):15.0f}")
-    p50, p99 = (times[int(share * (len(times) - 1))] for share in (0.5, 0.99))
-    print(f"{NUM_SEQUENCES:,} sequences, a step each per second, {PER_REQUEST} in a request: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -197,6 +197,7 @@ def read_step(parameters: Mapping[str, Any], *, instance: int | None = None, zer
 def _read_said(
     id: object, start: object, end: object, *, instance: int | None, zero_is_none: bool = False
 ) -> SequenceStep | None:
+    """`read_step` of what the three fields hold."""
     for field, flag in ((START, start), (END, end)):
         if flag is not None and type(flag) is not bool:
             raise _refuse(f'"{field}": expected true or false', flag, field, "true or false", instance)

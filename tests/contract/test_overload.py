@@ -7,11 +7,13 @@ import json
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.serving import ROOT, server_process
+from tests.serving import PATIENCE_S, ROOT, server_process
+from tests.websockets import RawSocket, open_websocket, receive, receive_rest, send
 
 TEXT = "The film was slow but quiet and moving, and nobody expected how it would end. " * 20
 NUM_CLIENTS, NUM_REQUESTS = 150, 3
@@ -48,6 +50,52 @@ def test_under_overload_every_request_gets_its_answer_or_a_refusal_that_says_whe
                 assert response.json()["code"] == "overloaded"
         again = httpx.post(f"{server.url}/predict/sentiment", json={"instances": [TEXT]}, timeout=30)
         assert again.status_code == 200
+
+
+def test_a_stream_over_a_websocket_is_refused_under_overload_and_one_that_is_open_ends_with_its_state() -> None:
+    hurried = {"X-Request-Timeout-Ms": "20", "X-Request-Priority": "9"}
+    step = {"history": [20.5]}
+
+    async def load(url: str) -> None:
+        while not has_seen.done():
+            await overload(url)
+
+    def watch(url: str) -> tuple[bytes, list[tuple[str, Any]], int]:
+        """The first refusal of a stream; and what is said of a step in one that was opened before."""
+        refused = b""
+        while not refused.startswith(b"HTTP/1.1 503"):
+            attempt = RawSocket(url, headers="".join(f"{name}: {value}\r\n" for name, value in hurried.items()))
+            refused = attempt.read_head()
+            attempt.close()
+        answers = []
+        while not answers or answers[-1][0] == "prediction":
+            send(opened, step)
+            answers.append(receive(opened))
+        rest, code = receive_rest(opened)
+        return refused, [answers[-1], *rest], code
+
+    async def watch_under_load(url: str) -> tuple[bytes, list[tuple[str, Any]], int]:
+        loading = asyncio.create_task(load(url))
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(watch, url), PATIENCE_S)
+        finally:
+            has_seen.set_result(None)
+            await loading
+
+    with server_process(ROOT / "models", SLUICE_REQUEST_TIMEOUT_MS="400") as server:
+        with open_websocket(server.url, additional_headers=hurried) as opened:
+            send(opened, {"model": "sensor-stream"})
+            loop = asyncio.new_event_loop()
+            has_seen: asyncio.Future[None] = loop.create_future()
+            refused, messages, code = loop.run_until_complete(watch_under_load(server.url))
+            loop.close()
+        assert b"\r\nretry-after: " in refused.lower()
+        (error, problem), (end, content) = messages
+        assert (error, problem["code"], end, code) == ("error", "overloaded", "end", 1013)
+        with open_websocket(server.url) as again:
+            send(again, {"model": "sensor-stream", "state": content["state"]}, step, "null")
+            messages, code = receive_rest(again)
+        assert ([field for field, _ in messages], code) == (["prediction", "end"], 1000)
 
 
 def test_a_request_with_little_time_is_answered_within_it_or_refused() -> None:

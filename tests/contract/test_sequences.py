@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +24,11 @@ from tests.folders import write_text_folder
 from tests.service.sequences.stores import RedisServer, redis_server
 from tests.serving import PATIENCE_S, ServerProcess, client_of, server_process, wait_until
 from tests.streams import FEATURES, cells, write_forecast_stream, write_tensor_stream, write_text_stream
+from tests.torch_models import BiLSTMBothEnds, floats
+from training.importers.torch.publishing import publish
 
 MODEL = "toy-sensor"
+BIDIRECTIONAL = "both-ways"
 CLIENT = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=PATIENCE_S, trust_env=False)
 SERIES = [round(float(value), 3) for value in 5 + np.random.default_rng(3).normal(size=24)]
 
@@ -35,6 +40,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tensor_stream(folder, cells("gru"))
     write_text_stream(folder, cells("lstm"))
     write_text_folder(folder)  # which cannot stream
+    publish(BiLSTMBothEnds().eval(), BIDIRECTIONAL, example=floats(6, 9)(), models=folder)  # which cannot either
     return folder
 
 
@@ -394,6 +400,106 @@ async def test_an_api_key_sees_the_sequences_of_its_models_alone(models: Path, t
         assert (await send(chat, "PUT", "/sequences/1", json=state | {"model": MODEL})).status_code == 404
         assert (await client.get("/sequences/1")).status_code == 401
         assert (await send(sensor, "DELETE", "/sequences/1")).status_code == 200
+
+
+# ------------------------------------------------------------------------------------------- at real servers, in every store
+
+
+def test_a_step_of_what_was_never_started_or_has_ended_says_to_send_a_start(web: Connections) -> None:
+    web.forecast("ended", SERIES[:2], start=True, end=True)
+    for answer in (
+        web.step("never", [1.0]),
+        web.step("never", [1.0], end=True),
+        web.step("ended", [1.0]),
+        web.step("ended", [1.0], end=True),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (404, "sequence_not_found")
+        assert 'send its first step with "sequence_start": true' in answer.json()["detail"]
+    assert web.request("GET", "/sequences/never").status_code == 404, "a step that is refused begins nothing"
+    assert web.forecast("never", SERIES[:2], start=True) == web.whole(SERIES[:2])
+
+
+def test_of_starts_at_the_same_time_each_begins_the_sequence_anew(web: Connections) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: web.forecast("twice", SERIES[:3], start=True), range(16)))
+    assert all(answer == answers[0] for answer in answers)
+    assert web.request("GET", "/sequences/twice").json()["steps"] == 3
+    assert web.forecast("twice", SERIES[3:4]) == web.whole(SERIES[:4])
+
+
+@pytest.mark.parametrize("id", [-1, 0, -(2**63), 2**64, "x" * 129, "x" * 2**20, "\n" * 100, [1] * 100, {"a": 1}, True, 1.5])
+def test_what_can_be_no_id_is_refused_and_the_answer_does_not_repeat_it(web: Connections, id: Any) -> None:
+    in_instance = {"model": MODEL, "instances": [{"history": [1.0], "sequence_id": id, "sequence_start": True}]}
+    for answer in (web.step(id, [1.0], start=True), web.request("POST", "/predict", json=in_instance)):
+        assert (answer.status_code, answer.json()["code"], answer.json()["where"]) == (422, "invalid_input", "sequence_id")
+        assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_an_id_of_a_megabyte_in_a_path_is_refused_before_it_is_looked_for(web: Connections, method: str) -> None:
+    answer = web.request(method, "/sequences/" + "x" * 50_000, json={"state": "x"})
+    assert 400 <= answer.status_code < 500
+    assert len(answer.content) < 1000
+    url = httpx.URL(web.url)
+    with socket.create_connection((url.host, url.port), timeout=PATIENCE_S) as connection:
+        # A connection that is closed while a client still sends may take the answer with it.
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(
+                f"{method} /sequences/{'x' * 2**20} HTTP/1.1\r\nHost: sluice\r\nContent-Length: 0\r\n\r\n".encode()
+            )
+        found = b""
+        with contextlib.suppress(ConnectionError):
+            found = connection.recv(64)
+    assert not found or found.startswith(b"HTTP/1.1 4")
+    assert web.forecast("after", SERIES[:1], start=True) == web.whole(SERIES[:1])
+
+
+def test_a_bidirectional_model_has_no_sequences_and_says_why(web: Connections) -> None:
+    for flags in ({"sequence_start": True}, {}, {"sequence_end": True}):
+        body = {"model": BIDIRECTIONAL, "instances": [floats(3)()[0].tolist()], "parameters": {"sequence_id": 1, **flags}}
+        answer = web.request("POST", "/predict", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_state")
+        assert answer.json()["problem"] == "not_streaming"
+        assert "it is bidirectional" in answer.json()["detail"]
+
+
+@pytest.fixture(params=["one process", "two workers", "two workers with Redis"])
+def store_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Of a server with each of the stores, empty."""
+    settings: dict[str, Any] = {"SLUICE_WORKERS": "2" if "two" in request.param else "1"}
+    if "Redis" in request.param:
+        redis: RedisServer = request.getfixturevalue("redis")
+        redis.flush()
+        settings["SLUICE_SEQUENCE_STORE"] = redis.url
+    return settings
+
+
+def test_an_idle_sequence_ends_after_its_time_in_every_store_and_is_counted(models: Path, store_settings: dict[str, Any]) -> None:
+    with server_process(models, **store_settings, SLUICE_SEQUENCE_TTL_SECONDS="1") as server:
+        web = Connections(server.url)
+        web.forecast("idle", SERIES[:2], start=True)
+        wait_until(lambda: web.request("GET", "/sequences/idle").status_code == 404, "its time is over")
+        answer = web.step("idle", SERIES[2:3])
+        assert answer.status_code == 404
+        assert "was not started, or has ended" in answer.json()["detail"]
+        wait_until(lambda: metric(server, f'sluice_sequences_ended_total{{model="{MODEL}",reason="idle"') == 1, "counted")
+        wait_until(lambda: metric(server, f'sluice_sequences_active{{model="{MODEL}"') == 0, "none is kept")
+
+
+def test_of_too_many_sequences_those_end_in_every_store_that_were_not_used_for_longest(
+    models: Path, store_settings: dict[str, Any]
+) -> None:
+    with server_process(models, **store_settings, SLUICE_SEQUENCE_MAX="20") as server:
+        web = Connections(server.url)
+        for number in range(20):
+            web.forecast(f"s{number}", SERIES[:1], start=True)
+        web.forecast("s0", SERIES[1:2])
+        for number in range(20, 25):
+            web.forecast(f"s{number}", SERIES[:1], start=True)
+        kept = [number for number in range(25) if web.request("GET", f"/sequences/s{number}").status_code == 200]
+        assert kept == [0, *range(6, 25)], "1 to 5 were idle for longest"
+        wait_until(lambda: metric(server, f'sluice_sequences_ended_total{{model="{MODEL}",reason="lru"') == 5, "counted")
+        wait_until(lambda: metric(server, f'sluice_sequences_active{{model="{MODEL}"') == 20, "20 are kept")
 
 
 # --------------------------------------------------------------------------------------------------- bounds and metrics

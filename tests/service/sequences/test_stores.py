@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 from redis import Redis
 
 from service.errors import DeadlineExceeded, StartError, StoreUnavailable
+from service.runtime.tensors import TensorSpec
+from service.sequences.layout import StateLayout
 from service.sequences.redis_store import RedisStore
 from service.sequences.store import SequenceKey, SequenceStore, read_block
 from service.sequences.table import Bounds, Owner
@@ -20,6 +24,8 @@ from tests.fakes import PATIENCE_S
 from tests.service.sequences.stores import KINDS, RedisServer, Stores, keep, make_state, open_stores, redis_server, take
 
 OWNER = Owner("toy", 1)
+SMALL = [TensorSpec(name, "FP32", ("batch", 3)) for name in ("h0", "c0")]
+"""The tensors of `make_state`."""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +54,11 @@ def url(kind: str, request: pytest.FixtureRequest) -> str:
 async def stores(kind: str, url: str) -> AsyncIterator[Stores]:
     async with open_stores(kind, redis_url=url) as stores:
         yield stores
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def key(id: str) -> SequenceKey:
@@ -318,6 +329,33 @@ async def test_whatever_comes_each_step_goes_on_from_the_one_before(stores: Stor
     assert {type(result) for result in results} <= {type(None), ValueError, asyncio.CancelledError}
     states = await take(clients[0], *ids)
     assert [0 if state is None else state.steps for state in states] == [num_committed[id] for id in ids]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["memory", "shared"])
+async def test_of_a_million_sequences_as_many_are_kept_as_the_bounds_allow_and_their_memory_is_that_of_so_many(kind: str) -> None:
+    kept, per_request = 100_000, 1000
+    layout = StateLayout(make_state(1).identity, SMALL)
+    async with open_stores(kind, Bounds(max_sequences=kept)) as stores:
+        client = stores.open_client()
+        resident: dict[int, int] = {}
+        num_ended = 0
+        for first in range(0, 1_000_000, per_request):
+            keys = [key(str(number)) for number in range(first, first + per_request)]
+            checkout = await client.checkout(keys, PATIENCE_S)
+            values = np.full((per_request, 3), first, np.float32)
+            await client.commit(checkout, layout.write({"h0": values, "c0": values}, [1] * per_request))
+            num_ended += len(stores.observer.evictions)
+            stores.observer.evictions.clear()
+            resident[first + per_request] = resident_bytes()
+        assert num_ended == 1_000_000 - kept
+        assert await take(client, "0", str(1_000_000 - kept - 1)) == [None, None]
+        assert None not in await take(client, str(1_000_000 - kept), "999999")
+        await wait_until(lambda: stores.observer.totals[OWNER].num_sequences == kept, "so many are counted")
+        assert stores.observer.totals[OWNER].num_bytes == kept * layout.num_bytes
+    growth = resident[kept] - resident[per_request]
+    assert growth < 1500 * kept, "a state of three numbers takes what its key, its place and its body do"
+    assert resident[1_000_000] - resident[2 * kept] < growth / 4, "those that have ended take nothing"
 
 
 # ----------------------------------------------------------------------------------------------- stores that can be gone
