@@ -207,6 +207,7 @@ def create_app(
         state_tokens.tokens,
         timeout_s=settings.request_timeout_ms / 1000,
         admission=admission,
+        check_again=access.check_again,
     )
     connections = connection_limits(settings)
     stream_limit = StreamLimit(max(1, int(STREAMS_SHARE * connections.max_connections)))

@@ -72,6 +72,9 @@ class ForecastTask(Task):
         """Whether a forecast holds all that the next run must know."""
         self.max_horizon = spec.horizon * (max_horizon_multiple if self.can_feed_back else 1)
         """The longest forecast, in steps."""
+        places = [spec.features.index(target) for target in spec.targets if target in spec.features]
+        self._places = None if places == list(range(len(spec.features))) else places
+        """Where a history has the targets; None: it has nothing else, in the same order."""
         self._levels = tuple(spec.quantiles)
         self._numbers_per_step = len(spec.targets) * (1 + len(spec.quantiles))
         self._has_mape = spec.has_mape
@@ -260,9 +263,9 @@ class ForecastTask(Task):
 
     def _scores(self, history: Array, anomaly: Array) -> Array | list[Any]:
         """The scores of a history (T, F), null where a value is missing; rows of several targets, as forecasts have."""
-        places = [self.spec.features.index(target) for target in self.spec.targets]
-        scores, is_missing = anomaly[: len(history)], np.isnan(history[:, places])
-        if len(places) == 1:
+        given = history if self._places is None else history[:, self._places]
+        scores, is_missing = anomaly[: len(history)], np.isnan(given)
+        if scores.shape[1] == 1:
             scores, is_missing = scores[:, 0], is_missing[:, 0]
         if not is_missing.any():
             return np.ascontiguousarray(scores)

@@ -30,6 +30,7 @@ type = "dense"
 [fit]
 loss = "mse"
 """
+BASES = "season_length = 12\nbases = [{ lag = 12 }]"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -91,6 +92,13 @@ def test_the_manifests_recipe_gives_the_same_recipe_again() -> None:
         ('loss = "mse"', 'loss = "smape"\ndenominator_gradient = 1.5', "less than or equal to 1, got 1.5"),
         ("horizon = 12", "horizon = 12\nmin_length = 30", "min_length 30 is above context_length 24"),
         ("horizon = 12", "horizon = 12\nquantiles = [0.9, 0.1]", "must ascend"),
+        ("horizon = 12", "horizon = 12\nbases = [{ lag = 12 }]", "season_length"),
+        ("horizon = 12", "horizon = 12\nread_length = 3", "read_length and base_origins are for bases"),
+        ("horizon = 12", f"horizon = 12\n{BASES}", 'forecast.bases and scaling of kind "seasonal" need each other'),
+        ("horizon = 12", f"horizon = 12\n{BASES}\nread_length = 13", "context_length 24 is too short for bases of lag 12"),
+        ("horizon = 12", f"horizon = 12\n{BASES}\nmin_length = 23\nread_length = 6", "a min_length of 24 or more"),
+        ("horizon = 12", f"horizon = 12\n{BASES}\nseasonal_lag = 12", "bases go without streaming, covariates"),
+        ("horizon = 12", 'horizon = 12\n[scaling]\nkind = "seasonal"', "forecast.bases and scaling of kind"),
         ('builtin = "air-passengers"', "", "give either `path` or `builtin`"),
         ('task = "forecast"', 'task = "forecast', "not TOML"),
     ],
