@@ -74,7 +74,7 @@ def _of_series(recipe: ForecastRecipe, folder: Path) -> tuple[Network, LossFunct
 
 
 def _of_texts(recipe: Recipe, folder: Path) -> tuple[Network, LossFunction, Any, Any]:
-    """The network, its loss, and the training texts' ids (N, maxlen), padded in front, with the shares of their labels."""
+    """The network, its loss, and the training texts' ids (N, maxlen), padded in front, with their labels."""
     assert isinstance(recipe, ClassifyRecipe)
     split = read_texts(recipe.data, folder, recipe.seed)
     tokenizer = learn_tokenizer(split.train.texts, recipe.tokenizer)
@@ -84,11 +84,12 @@ def _of_texts(recipe: Recipe, folder: Path) -> tuple[Network, LossFunction, Any,
         tokens[row, maxlen - len(ids) :] = ids
     size = tokenizer.get_vocab_size()
     spec = ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
-    return Network(spec), classify_loss(recipe.fit.loss), tokens, label_shares(split.train.labels, len(split.labels))
+    return Network(spec), classify_loss(recipe.fit.loss), tokens, split.train.labels
 
 
 def _our_epoch(recipe: Recipe, network: Network, loss: LossFunction, x: Any, y: Any) -> Callable[[], float]:
     names = ("history", "future") if recipe.task == "forecast" else ("tokens", "shares")
+    answers = label_shares(y, len(network.spec.labels)) if isinstance(network.spec, ClassifySpec) else y
     size = recipe.fit.batch_size
     settings = recipe.fit.model_copy(update={"epochs": 1, "patience": None})
 
@@ -97,7 +98,7 @@ def _our_epoch(recipe: Recipe, network: Network, loss: LossFunction, x: Any, y: 
         for start in range(0, len(y), size):
             rows = order[start : start + size]
             lengths = torch.full((len(rows),), x.shape[1])
-            yield {names[0]: torch.from_numpy(x[rows]), names[1]: torch.from_numpy(y[rows]), "lengths": lengths}
+            yield {names[0]: torch.from_numpy(x[rows]), names[1]: torch.from_numpy(answers[rows]), "lengths": lengths}
 
     def epoch() -> float:
         # The whole of `fit`, with its checkpoint: the time that a run takes for an epoch.

@@ -42,6 +42,10 @@ class ServedModel(StreamingModel, Protocol):
     @property
     def task(self) -> str: ...
 
+    def describe_task(self) -> dict[str, Any]:
+        """What its task says of it, as `GET /models/{name}` shows it."""
+        ...
+
     def count_rows(self, instances: Sequence[Any], parameters: Mapping[str, Any]) -> int:
         """How many rows the instances are for the graph, by the parameters."""
         ...

@@ -31,6 +31,7 @@ name = "toy-known"
 [[data.train]]
 path = "toy.csv"
 format = "table"
+values = ["y"]
 [forecast]
 context_length = 12
 min_length = 2
@@ -60,14 +61,22 @@ steps_per_epoch = 2
 baselines = ["last_value"]
 """
 
+NUMBERS_ALONE = (
+    RECIPE.replace("toy-known", "toy-numbers")
+    .replace('covariates = ["warm", "sky"]', 'covariates = ["warm", "wind"]')
+    .replace('calendar = ["hour", "day_of_year"]\n[forecast.categories]\nsky = ["clear", "rain"]\n', "")
+)
+"""A model that needs neither texts nor timestamps, which Nixtla's client does not send."""
+
 
 def write_data(folder: Path) -> None:
     random = np.random.default_rng(0)
-    rows = ["ds,y,warm,sky"]
+    rows = ["ds,y,warm,wind,sky"]
     for step in range(120):
         moment = np.datetime64("2024-02-27T00:00:00") + np.timedelta64(step, "h")
         rows.append(
-            f"{moment},{random.uniform(5, 9):.3f},{random.uniform(-5, 30):.2f},{'rain' if random.random() < 0.3 else 'clear'}"
+            f"{moment},{random.uniform(5, 9):.3f},{random.uniform(-5, 30):.2f},{random.uniform(0, 9):.1f},"
+            f"{'rain' if random.random() < 0.3 else 'clear'}"
         )
     (folder / "toy.csv").write_text("\n".join(rows))
 
@@ -79,7 +88,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "toy.toml"
     path.write_text(RECIPE)
     quiet = Console(quiet=True)
-    train(parse_recipe(RECIPE), path, data=folder, models=folder / "models", runs=folder / "runs", console=quiet)
+    for text in (RECIPE, NUMBERS_ALONE):
+        train(parse_recipe(text), path, data=folder, models=folder / "models", runs=folder / "runs", console=quiet)
     return folder / "models"
 
 
@@ -143,6 +153,33 @@ def test_the_covariates_and_the_calendar_change_the_answer(server: httpx.Client)
     others[3]["start"] = "2024-06-30T09:00:00"
     first, *changed = forecasts(server, instance, *others)
     assert all(found != first for found in changed)
+
+
+def test_the_columns_of_nixtlas_client_are_the_covariates_in_their_order(server: httpx.Client) -> None:
+    random = np.random.default_rng(3)
+    sizes, horizon = [7, 12], 3
+    values = random.uniform(5, 9, sum(sizes)).round(3).tolist()
+    past, future = (random.uniform(0, 9, (2, count)).round(2).tolist() for count in (sum(sizes), 2 * horizon))
+    series = {"y": values, "sizes": sizes, "X": past, "X_future": future}
+    instances = []
+    for steps, ahead in ((slice(0, 7), slice(0, 3)), (slice(7, 19), slice(3, 6))):
+        known = {
+            field: {"warm": columns[0][part], "wind": columns[1][part]}
+            for field, columns, part in (("past", past, steps), ("future", future, ahead))
+        }
+        instances.append({"history": values[steps], "horizon": horizon, **known})
+    expected = np.concatenate(forecasts(server, *instances, model="toy-numbers"))
+    body = {"model": "toy-numbers", "h": horizon, "freq": "h"}
+    found = server.post("/v2/forecast", json={**body, "series": series})
+    assert found.status_code == 200, found.text
+    np.testing.assert_allclose(found.json()["mean"], expected, rtol=1e-5, atol=1e-5)
+    other = server.post("/v2/forecast", json={**body, "series": {**series, "X_future": future[::-1]}})
+    assert other.json()["mean"] != found.json()["mean"]
+    few = server.post("/v2/forecast", json={**body, "series": {**series, "X": past[:1], "X_future": future[:1]}})
+    assert few.status_code == 400
+    assert "has the covariates ['warm', 'wind'], in this order; found 1 columns" in few.json()["detail"]
+    calendar = server.post("/v2/forecast", json={**body, "model": "toy-known", "series": series})
+    assert calendar.status_code == 400
 
 
 def test_a_sequence_in_pieces_reads_each_pieces_own_covariates(models: Path, server: httpx.Client) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.floating[Any]]
 # Okabe and Ito's colours, which differ for any colour vision.
 TRUTH, FORECAST, SECOND = "#333333", "#0072B2", "#D55E00"
 DPI = 120
-BESIDE = "outside lower left"
+BESIDE: Literal["outside lower left"] = "outside lower left"
 """Where legends stand: beside the axes, since peaks may be anywhere within."""
 STYLE: dict[Any, Any] = {
     "axes.grid": True,

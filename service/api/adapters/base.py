@@ -55,6 +55,8 @@ class PredictionRequest(NamedTuple):
     """Which task the model must be for where none is named; None: there has to be just one."""
     context: Any = None
     """What `write` needs of the request."""
+    complete: Callable[[ServedModel], list[Any]] | None = None
+    """The instances for a model, where they hold what only the model has names for; None: `instances` are complete."""
 
 
 class Described(NamedTuple):
@@ -133,8 +135,9 @@ class AdapterEndpoint(InferenceEndpoint):
         call.finish_parse(len(parsed.instances))
         model = self._resolve(parsed, visible_models(self._models, request.state))
         call.set_model(model)
+        instances = parsed.instances if parsed.complete is None else parsed.complete(model)
         has_turn = self.has_turn(len(body))
-        predictions = await self._predictor.predict(call, model, body, parsed.instances, parsed.parameters, has_turn=has_turn)
+        predictions = await self._predictor.predict(call, model, body, instances, parsed.parameters, has_turn=has_turn)
         written_from = time.monotonic()
         if len(predictions) <= HEAVY_NUM_INSTANCES:
             content = self._adapter.write(parsed, model, predictions)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from service.api.adapters.base import (
@@ -21,7 +22,7 @@ from service.api.adapters.base import (
 from service.api.adapters.schemas import NixtlaDetail, NixtlaRequest, NixtlaResponse
 from service.api.parsing import expect_no_more_than
 from service.api.predict import ServedModel
-from service.errors import MalformedRequest
+from service.errors import InvalidInput, MalformedRequest
 from service.wire import join_arrays
 
 PATH = "/v2/forecast"
@@ -65,9 +66,8 @@ class Nixtla:
                 raise MalformedRequest(f'"{field}" is not offered by this server', where=field)
         series = expect_object(content.get("series"), '"series"')
         expect_no_sequence(series)
-        for field in ("X", "X_future", "categorical_exog"):
-            if series.get(field) is not None:
-                raise MalformedRequest(f'"series.{field}": exogenous features are not offered by this server', where=field)
+        if series.get("categorical_exog") is not None:
+            raise MalformedRequest('"series.categorical_exog" is not offered by this server', where="categorical_exog")
         values, sizes = expect_list(series, "y"), expect_list(series, "sizes")
         expect_no_more_than(max_instances, len(sizes))
         if set(map(type, sizes)) - {int} or any(size < 1 for size in sizes) or sum(sizes) != len(values):
@@ -82,7 +82,12 @@ class Nixtla:
         model = optional(content, "model", str, "a string")
         if model is not None and model.startswith(OTHERS_MODELS):
             model = None
-        return PredictionRequest([{"history": history} for history in histories], parameters, model, None, "forecast", levels)
+        instances = [{"history": history} for history in histories]
+        complete = None
+        if series.get("X") or series.get("X_future"):
+            columns = _read_columns(series, len(values), len(sizes), content.get("h"))
+            complete = partial(_with_covariates, instances, sizes, *columns)
+        return PredictionRequest(instances, parameters, model, None, "forecast", levels, complete)
 
     def write(self, parsed: PredictionRequest, model: ServedModel, predictions: Sequence[Any]) -> Any:
         """The forecasts of all series one behind the other, and the bounds of each level likewise."""
@@ -99,6 +104,49 @@ class Nixtla:
             "weights_x": None,
             "feature_contributions": None,
         }
+
+
+def _read_columns(series: dict[str, Any], num_values: int, num_series: int, horizon: object) -> tuple[list[Any], list[Any]]:
+    """The exogenous columns of all series' histories, and of what is forecast. Raises MalformedRequest.
+
+    A column is as long as there are values, so that there are no more parts of columns to cut than values in the body.
+    """
+    if type(horizon) is not int or horizon < 1:
+        raise MalformedRequest('"h": expected a whole number above 0 beside "series.X_future"', where="h")
+    past, future = [expect_list(series, name) for name in ("X", "X_future")]
+    if len(past) != len(future):
+        message = (
+            f"{len(past)} columns, and {len(future)} of X_future: features that are known of the history alone are not offered"
+        )
+        raise MalformedRequest(f'"series.X": {message} by this server', where="X")
+    for name, columns, expected in (("X", past, num_values), ("X_future", future, horizon * num_series)):
+        if any(type(column) is not list or len(column) != expected for column in columns):
+            raise MalformedRequest(f'"series.{name}": expected columns of {expected} values each', where=name)
+    return past, future
+
+
+def _with_covariates(
+    instances: list[dict[str, Any]], sizes: list[int], past: list[list[Any]], future: list[list[Any]], model: ServedModel
+) -> list[Any]:
+    """The instances with the model's covariates. The client sends no names: columns are in the order of the manifest.
+
+    Raises InvalidInput for more or fewer columns than the model has covariates.
+    """
+    names = model.describe_task().get("covariates", [])
+    if len(names) != len(past):
+        message = f'"series.X": model "{model.name}" has the covariates {names}, in this order; found {len(past)} columns'
+        raise InvalidInput(message, where="X", found=len(past), expected=names)
+    horizon = len(future[0]) // len(sizes)
+    found, end = [], 0
+    for number, (instance, size) in enumerate(zip(instances, sizes, strict=True)):
+        start, end = end, end + size
+        steps, ahead = slice(start, end), slice(number * horizon, (number + 1) * horizon)
+        known = {
+            "past": {name: column[steps] for name, column in zip(names, past, strict=True)},
+            "future": {name: column[ahead] for name, column in zip(names, future, strict=True)},
+        }
+        found.append(instance | known)
+    return found
 
 
 def read_levels(levels: object) -> list[float]:

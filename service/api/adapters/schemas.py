@@ -236,6 +236,14 @@ class NixtlaSeries(_Open):
 
     y: list[Any] = Field(description="The values of all series.", examples=[_HISTORY])
     sizes: list[int] = Field(description="How many of them are each series'.", examples=[[168]])
+    X: list[list[Any]] | None = Field(
+        default=None,
+        description="Columns that are known ahead, of all series' values: the model's covariates in their order.",
+        examples=[None],
+    )
+    X_future: list[list[Any]] | None = Field(
+        default=None, description="The same columns of the steps that are forecast, `h` of each series.", examples=[None]
+    )
 
 
 class NixtlaRequest(_Open):

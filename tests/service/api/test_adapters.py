@@ -17,7 +17,7 @@ from service.api.adapters.invocations import Invocations
 from service.api.adapters.nixtla import Nixtla
 from service.api.adapters.timeseries import TimeSeries
 from service.app import create_app
-from service.errors import PayloadTooLarge, StartError
+from service.errors import MalformedRequest, PayloadTooLarge, StartError
 from service.settings import Settings
 from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import client_of
@@ -256,7 +256,49 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     ),
     "nixtla: sizes that do not add up": ("/v2/forecast", {"series": {"y": HISTORY, "sizes": [4]}}, 400, "add up to 5"),
     "nixtla: a size below zero": ("/v2/forecast", {"series": {"y": HISTORY, "sizes": [-1, 6]}}, 400, "add up to 5"),
-    "nixtla: exogenous features": ("/v2/forecast", {"series": {**FLAT, "X": [[1]]}}, 400, "exogenous"),
+    "nixtla: columns of the past alone": (
+        "/v2/forecast",
+        {"series": {**FLAT, "X": [HISTORY]}, "h": 2},
+        400,
+        '"X_future" is missing',
+    ),
+    "nixtla: more columns of the past": (
+        "/v2/forecast",
+        {"series": {**FLAT, "X": [HISTORY] * 2, "X_future": [[1, 2]]}, "h": 2},
+        400,
+        "known of the history alone are not offered",
+    ),
+    "nixtla: a column that is too short": (
+        "/v2/forecast",
+        {"series": {**FLAT, "X": [[1]], "X_future": [[1, 2]]}, "h": 2},
+        400,
+        '"series.X": expected columns of 5 values each',
+    ),
+    "nixtla: a column of the future that is too long": (
+        "/v2/forecast",
+        {"series": {**FLAT, "X": [HISTORY], "X_future": [[1, 2, 3]]}, "h": 2},
+        400,
+        '"series.X_future": expected columns of 2 values each',
+    ),
+    "nixtla: a column that is none": (
+        "/v2/forecast",
+        {"series": {**FLAT, "X": ["1,2,3"], "X_future": [[1, 2]]}, "h": 2},
+        400,
+        '"series.X": expected columns of 5 values each',
+    ),
+    "nixtla: columns without a horizon": (
+        "/v2/forecast",
+        {"series": {**FLAT, "X": [HISTORY], "X_future": [[1]]}},
+        400,
+        '"h": expected a whole number above 0',
+    ),
+    "nixtla: columns for a model without covariates": (
+        "/v2/forecast",
+        {"series": {**FLAT, "X": [HISTORY], "X_future": [[1, 2]]}, "h": 2},
+        400,
+        "has the covariates [], in this order; found 1 columns",
+    ),
+    "nixtla: categories": ("/v2/forecast", {"series": {**FLAT, "categorical_exog": {}}}, 400, "categorical_exog"),
     "nixtla: fine-tuning": ("/v2/forecast", {"series": FLAT, "finetune_steps": 3}, 400, "finetune_steps"),
     "nixtla: a level of a hundred": ("/v2/forecast", {"series": FLAT, "level": [100]}, 400, "up to 100"),
     "nixtla: a thousand levels": ("/v2/forecast", {"series": FLAT, "level": [80] * 1000}, 400, "at most 49"),
@@ -313,6 +355,13 @@ async def test_a_name_that_the_answer_repeats_is_a_string(client: httpx.AsyncCli
     assert '"name": expected a string' in answer.json()["error"]["message"]
 
 
+async def test_a_body_has_no_more_parts_of_columns_than_values() -> None:
+    """A thousand columns of one value each would else be cut once for each of a thousand series."""
+    series = {"y": [1.0] * 1000, "sizes": [1] * 1000, "X": [[1.0]] * 1000, "X_future": [[1.0]] * 1000}
+    with pytest.raises(MalformedRequest, match="expected columns of 1000 values each"):
+        Nixtla().read({"series": series, "h": 1}, "/v2/forecast", 1000)
+
+
 NUM_ROWS = 100_000
 
 
@@ -320,12 +369,13 @@ NUM_ROWS = 100_000
     ("adapter", "content"),
     [
         (Nixtla(), {"series": {"y": [1.0] * NUM_ROWS, "sizes": [1] * NUM_ROWS}}),
+        (Nixtla(), {"series": {"y": [1.0] * NUM_ROWS, "sizes": [1] * NUM_ROWS, "X": [[1.0] * NUM_ROWS]}}),
         (Invocations(), {"inputs": {"history": [1.0] * NUM_ROWS}}),
         (Invocations(), {"dataframe_split": {"columns": ["history"], "data": [[1.0]] * NUM_ROWS}}),
         (Invocations(), {"dataframe_records": [{"history": 1.0}] * NUM_ROWS}),
         (TimeSeries(), {"inputs": [{"series": [1.0]}] * NUM_ROWS}),
     ],
-    ids=["nixtla", "columns", "split", "records", "time series"],
+    ids=["nixtla", "nixtla with columns", "columns", "split", "records", "time series"],
 )
 async def test_more_rows_than_a_request_may_have_are_refused_before_they_become_instances(
     adapter: Adapter, content: dict[str, Any]

@@ -56,7 +56,9 @@ def test_a_legend_covers_nothing_that_is_drawn(figure: Figure) -> None:
     (legend,) = figure.legends
     place = legend.get_window_extent()
     assert not any(axes.get_legend() for axes in figure.axes)
-    assert not any(place.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    boxes = [box for axes in figure.axes if (box := axes.get_tightbbox()) is not None]
+    assert len(boxes) == len(figure.axes)
+    assert not any(place.overlaps(box) for box in boxes)
     assert figure.bbox.x0 <= place.x0 < place.x1 <= figure.bbox.x1
     assert figure.bbox.y0 <= place.y0 < place.y1 <= figure.bbox.y1
     labels = [text.get_text() for text in legend.get_texts()]
