@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -338,6 +339,8 @@ class Gateway:
                 path = request.path[:200]
                 raise NotFound(f'there is nothing at "{path}"', path=path)
             await self._inner(scope, receive, observed_send)
+        except (ClientDisconnected, ClientDisconnect):
+            return  # while its body was read; nobody waits for an answer
         except asyncio.CancelledError:
             if has_started or not self._drain.is_active:
                 raise

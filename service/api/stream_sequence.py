@@ -96,7 +96,7 @@ class Streams:
     def expect_access(self, request: HttpRequest, model: ServedModel) -> None:
         """Raise ServiceError where the request may no longer use the model."""
         self._check_again(request, self._route)
-        names: Any = request.state.get(VISIBLE_MODELS)
+        names: frozenset[str] | None = request.state.get(VISIBLE_MODELS)
         if names is not None and model.name not in names:
             visible_models(self._models, request.state).get(model.name, model.version)  # which there is not
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 # One that says nothing: what clients send is no news, and holds keys. What fails in the app is logged by the gateway.
 _SILENT = logging.getLogger(f"{__name__}.silent")
@@ -26,7 +27,7 @@ MAX_FRAGMENTS = 1000
 """Of one message."""
 CLOSE_TIMEOUT_S = 2.0
 """For so long the client's answer to a closing handshake is awaited."""
-POLICY_VIOLATION = 1008
+INVALID_DATA, POLICY_VIOLATION = 1007, 1008
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -89,8 +90,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         await super().send(message)
-        if self.close_sent:
-            self._go_on()  # with what leads to the client's answer
+        if self.close_sent or message["type"] == "websocket.accept":
+            self._go_on()  # with what leads to the client's answer, or came before it was open
 
     # What is fed to the parser.
 
@@ -101,10 +102,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return
         super().handle_cont(event)
 
+    def send_receive_event_to_app(self) -> None:
+        try:
+            super().send_receive_event_to_app()
+        except InvalidState:
+            # A text that is no UTF-8, and behind it the client's close, which has been read already and is answered.
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": INVALID_DATA, "reason": ""})
+            self.close_sent = True
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
     @property
     def _is_held(self) -> bool:
-        """Whether a message waits for the app, or the client has to read first."""
-        return self.read_paused or not self.writable.is_set()
+        """Whether the WebSocket is not open yet, a message waits for the app, or the client has to read first.
+
+        What comes with the request to open it would else be answered before that: a ping by a pong in front of the 101.
+        """
+        return not self.handshake_complete or self.read_paused or not self.writable.is_set()
 
     def _feed(self) -> None:
         """Feed a piece of what was received, and the next one in another turn of the event loop."""

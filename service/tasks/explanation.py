@@ -27,6 +27,8 @@ MAX_WORDS = 256
 """Of all texts of a request: each is a text more to classify."""
 MAX_CHARACTERS = 4_000
 """Of one text: with the words, a million characters to split at most, half as many as a body may hold."""
+MAX_VARIANT_CHARACTERS = 500_000
+"""Of all texts that are classified for one request: as many words as may be of ordinary length, and not of 15 letters."""
 MAX_VALUES = 100_000
 """Words times labels: 1 MB of JSON."""
 
@@ -94,14 +96,19 @@ def read_method(parameters: Mapping[str, object], methods: Sequence[Method]) -> 
 def count_words(texts: Iterable[str], num_labels: int) -> int:
     """The number of words of all texts. Raises InvalidInput for so many that to explain them would be too much work."""
     most = max(1, min(MAX_WORDS, MAX_VALUES // num_labels))
-    number = 0
+    number = num_characters = 0
     for instance, text in enumerate(texts):
+        before = number
         if len(text) > MAX_CHARACTERS:
             raise _too_long(instance, f"at most {MAX_CHARACTERS} characters to explain", len(text))
         for _ in _WORD.finditer(text):
             number += 1
             if number > most:
                 raise _too_long(instance, f"at most {most} words to explain, in all instances", number)
+        num_characters += (number - before) * len(text)
+        if num_characters > MAX_VARIANT_CHARACTERS:
+            expected = f"at most {MAX_VARIANT_CHARACTERS} for the words to explain times the characters of their texts"
+            raise _too_long(instance, expected, num_characters)
     return number
 
 

@@ -107,6 +107,30 @@ def test_what_breaks_the_protocol_is_closed_with_its_code(
     assert_serves(server)
 
 
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        (frame(PING, b"a") * 50 + HEAD + ROW + text(b"null"), 1000),
+        (frame(CLOSE, struct.pack(">H", 1000)), 1000),
+        (frame(3, b"{}"), 1002),
+        (frame(TEXT, b"\xff\xfe"), 1007),
+        (frame(TEXT, b"\xff\xfe") + frame(CLOSE, struct.pack(">H", 1000)), 1000),
+        (frame(BINARY, b"[]"), 1003),
+    ],
+    ids=["pings", "a close", "no such opcode", "no UTF-8", "no UTF-8 and a close", "bytes"],
+)
+def test_what_comes_with_the_request_to_open_it_is_answered_when_it_is_open(
+    server: ServerProcess, first: bytes, code: int
+) -> None:
+    connection = RawSocket(server.url, first=first)
+    with contextlib.suppress(ConnectionError):
+        connection.send(frame(CLOSE, struct.pack(">H", code)))
+    assert connection.read_head().split()[:2] == [b"HTTP/1.1", b"101"]
+    assert close_code(connection.read_rest()) == code
+    connection.close()
+    assert_serves(server)
+
+
 def test_half_a_message_is_not_awaited_for_ever(opened: RawSocket) -> None:
     opened.send(ROW[:-1])
     received = opened.read_until(b'{"end"')

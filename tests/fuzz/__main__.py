@@ -1,4 +1,4 @@
-"""Fuzzes a real server: changed HTTP messages, changed JSON bodies, and what schemathesis makes of the OpenAPI document.
+"""Fuzzes a real server: changed HTTP messages, JSON bodies and streams, and what schemathesis makes of the OpenAPI document.
 
     make fuzz
     make fuzz SEED=7 CASES=100000
@@ -19,14 +19,14 @@ import urllib.request
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.fuzz.campaign import run, served_models
+from tests.fuzz.campaign import SETTINGS, run, served_models
 from tests.fuzz.cases import read_case
 from tests.fuzz.contract import Contract
 from tests.fuzz.wire import send
 from tests.serving import server_process
 
-# Shares of the three fuzzers; schemathesis takes the longest for a case.
-SHARES = {"messages": 0.5, "trees": 0.4, "operations": 0.1}
+# Shares of the fuzzers; schemathesis takes the longest for a case.
+SHARES = {"messages": 0.4, "trees": 0.4, "streams": 0.1, "operations": 0.1}
 SERVERS = {
     "two workers, fast path": {"SLUICE_WORKERS": "2"},
     "one worker, regular path": {"SLUICE_WORKERS": "1", "SLUICE_FAST_PATH": "false"},
@@ -67,7 +67,7 @@ def _print_progress(line: str) -> None:
 def replay(path: Path) -> int:
     """Send one case to a server of its own; 1 where a rule is broken by its answer."""
     case = read_case(path)
-    with served_models() as models, server_process(models) as server:
+    with served_models() as models, server_process(models, **SETTINGS) as server:
         with urllib.request.urlopen(f"{server.url}/openapi.json", timeout=30) as response:
             contract = Contract(json.load(response))
         host, port = server.url.removeprefix("http://").split(":")

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +23,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.folders import write_forecast_folder, write_tensor_folder, write_text_folder
-from tests.fuzz import messages, monitor, trees
+from tests.fuzz import messages, monitor, streams, trees
 from tests.fuzz.cases import Case
 from tests.fuzz.contract import Contract
+from tests.fuzz.streams import SWITCHED, WEBSOCKET, Opening
 from tests.fuzz.trees import Body
 from tests.fuzz.wire import Exchange, MalformedResponse, parse_responses, send
 from tests.serving import ROOT, ServerProcess, server_process
@@ -35,6 +36,8 @@ NUM_SENDERS = 8
 MAX_FINDINGS = 20
 KEPT_CASES = 200
 REQUEST_TIMEOUT_MS = 5000
+VERTEX_PATH = "/vertex/predict"
+SETTINGS = {"SLUICE_VERTEX_PREDICT_ROUTE": VERTEX_PATH, "SLUICE_VERTEX_HEALTH_ROUTE": "/vertex/health"}
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,14 @@ class Findings:
     def record(self, case: Case, exchange: Exchange, others: Sequence[str] = ()) -> None:
         """Check what came back, and count it."""
         problems = [*self.contract.check(case, exchange), *others]
-        try:
-            statuses = [str(found.status) for found in parse_responses(exchange.received, may_be_head=True, was_reset=True)]
-        except MalformedResponse:
-            statuses = ["malformed"]
+        if case.operation == WEBSOCKET and exchange.received.startswith(SWITCHED):
+            statuses = ["101"]  # what follows are frames
+        else:
+            try:
+                found = parse_responses(exchange.received, may_be_head=True, was_reset=True)
+                statuses = [str(each.status) for each in found]
+            except MalformedResponse:
+                statuses = ["malformed"]
         with self._lock:
             self.num_cases[case.name.split("/")[0]] += 1
             self.statuses.update(statuses or ["none"])
@@ -138,7 +145,7 @@ def served_models() -> Iterator[Path]:
     """The bundled models beside a tensor model, another forecaster and another classifier, so that names must be given."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for model in ("forecast-hourly", "sentiment-en"):
+        for model in ("forecast-hourly", "sentiment-en", "sensor-stream"):
             shutil.copytree(ROOT / "models" / model, folder / model)
         write_tensor_folder(folder)
         write_forecast_folder(folder, features=("a", "b"), frequencies=("D",))
@@ -170,6 +177,83 @@ def valid_bodies(models: Path) -> list[Body]:
     return bodies
 
 
+TENSOR_ROW = [[0.5, 1.0], [2.0, -1.0]]
+# What continues a series, and a sequence of rows.
+PIECES: dict[str, Any] = {"toy-tensor": {"x": TENSOR_ROW}, "sensor-stream": {"history": [20.5, None, 21.0]}}
+
+
+def states_of(url: str) -> dict[str, str]:
+    """A state of each model that can stream, as clients carry it."""
+    found = {}
+    for model, piece in PIECES.items():
+        body = json.dumps({"model": model, "instances": [{**piece, "state": None}]}).encode()
+        sent = urllib.request.Request(f"{url}/predict", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(sent, timeout=30) as response:
+            found[model] = json.load(response)["predictions"][0]["state"]
+    return found
+
+
+def make_openings(tokens: Mapping[str, str]) -> list[Opening]:
+    """First lines of streams, with pieces that may follow: with states and without."""
+    openings = []
+    for model, piece in PIECES.items():
+        parameters = {"horizon": 3, "quantiles": [0.5]} if model == "sensor-stream" else {}
+        for state in ({}, {"state": None}, {"state": tokens[model]}):
+            openings.append(Opening({"model": model, "version": "1", "parameters": parameters, **state}, piece))
+    return openings
+
+
+def sequence_bodies(tokens: Mapping[str, str]) -> list[Body]:
+    """Steps of sequences whose states clients carry, or the server keeps; and what is done to those."""
+    bodies = []
+    for model, piece in PIECES.items():
+        paths = ["/predict", *(["/predict/forecast"] if model == "sensor-stream" else [])]
+        for path in paths:
+            bodies.append(
+                Body(path, {"model": model, "instances": [{**piece, "state": tokens[model]}, {**piece, "state": None}]})
+            )
+            step = {"sequence_id": 7, "sequence_start": True, "sequence_end": False}
+            bodies.append(Body(path, {"model": model, "instances": [piece], "parameters": step}))
+            bodies.append(Body(path, {"model": model, "instances": [{**piece, **step, "sequence_id": "seven"}]}))
+        bodies.append(Body("/sequences/7", {"state": tokens[model], "model": model}, method="PUT", template="/sequences/{id}"))
+    for method in ("GET", "DELETE"):
+        bodies.append(Body("/sequences/7?model=toy-tensor", {}, method=method, template="/sequences/{id}"))
+    infer = _v2_body("toy-tensor", "x", [1, 2, 2], "FP32", [0.5] * 4)
+    step = {"sequence_id": 9, "sequence_start": True, "sequence_end": False}
+    bodies.append(Body(infer.path, {**infer.content, "parameters": step}))
+    return bodies
+
+
+def adapted_bodies() -> list[Body]:
+    """Requests in the wire formats of other servers, and one that wants an explanation."""
+    history = [float(step % 24) for step in range(48)]
+    texts = {"instances": ["good film", {"text": "bad plot"}]}
+    frame = {"columns": ["text"], "index": [0, 1], "data": [["good film"], ["bad plot"]]}
+    params = {"model": "toy-sentiment"}
+    series = {"y": history + history, "sizes": [48, 48]}
+    options = {"horizon": 5, "quantiles": [0.1, 0.9]}
+    inputs = [{"type": "univariate_time_series", "name": "a", "series": history, "frequency": "H"}]
+    predict_v1 = "/v1/models/{name}:predict"
+    words = len(b"good film").to_bytes(4, "little") + b"good film"
+    binary = {"name": "text", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(words)}}
+    return [
+        Body("/v1/models/toy-sentiment:predict", texts, template=predict_v1),
+        Body("/v1/models/forecast-hourly:predict", {"instances": [{"history": history}]}, template=predict_v1),
+        Body("/v1/models/toy-tensor:predict", {"instances": [TENSOR_ROW]}, template=predict_v1),
+        Body("/invocations", {"dataframe_split": frame, "params": params}),
+        Body("/invocations", {"dataframe_records": [{"text": "good film"}], "params": params}),
+        Body("/invocations", {"inputs": {"text": ["good film", "bad plot"]}, "params": params}),
+        Body("/invocations", {"instances": [{"history": history}], "params": {"model": "forecast-hourly", "horizon": 3}}),
+        Body("/v1/timeseries/forecast", {"model": "forecast-hourly", "inputs": inputs, "options": options}),
+        Body("/v2/forecast", {"model": "forecast-hourly", "series": series, "h": 6, "freq": "h", "level": [80]}),
+        Body(VERTEX_PATH, {"instances": ["good film"], "parameters": params}),
+        Body("/v2/models/toy-sentiment/infer", {"inputs": [binary], "parameters": {"binary_data_output": True}}, words),
+        Body(
+            "/predict/classify", {"model": "sentiment-en", "instances": ["A quiet film."], "parameters": {"explain": "occlusion"}}
+        ),
+    ]
+
+
 def _v2_body(model: str, name: str, shape: list[int], datatype: str, data: list[Any] | bytes) -> Body:
     """A request of the Open Inference Protocol with one tensor, as JSON or as bytes."""
     tensor: dict[str, Any] = {"name": name, "shape": shape, "datatype": datatype}
@@ -192,10 +276,17 @@ def run(
     bounds: Bounds = DEFAULT_BOUNDS,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Start a server, send `counts` cases of `messages`, `trees` and `operations`, and report. Failing cases go to `folder`."""
-    settings: dict[str, Any] = {"SLUICE_REQUEST_TIMEOUT_MS": str(REQUEST_TIMEOUT_MS), **(environ or {})}
+    """Start a server, send `counts` cases of `messages`, `trees`, `streams` and `operations`, and report.
+
+    Failing cases go to `folder`.
+    """
+    settings: dict[str, Any] = {"SLUICE_REQUEST_TIMEOUT_MS": str(REQUEST_TIMEOUT_MS), **SETTINGS, **(environ or {})}
     with served_models() as models, server_process(models, **settings) as server:
-        return attack(server, valid_bodies(models), name, seed, counts, folder, bounds=bounds, progress=progress)
+        tokens = states_of(server.url)
+        bodies = [*valid_bodies(models), *adapted_bodies(), *sequence_bodies(tokens)]
+        return attack(
+            server, bodies, name, seed, counts, folder, openings=make_openings(tokens), bounds=bounds, progress=progress
+        )
 
 
 def attack(
@@ -206,6 +297,7 @@ def attack(
     counts: dict[str, int],
     folder: Path,
     *,
+    openings: Sequence[Opening] = (),
     bounds: Bounds = DEFAULT_BOUNDS,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
@@ -238,10 +330,15 @@ def attack(
     try:
         with ThreadPoolExecutor(NUM_SENDERS, "sender") as pool:
             for share, label in ((0.1, "before"), (1.0, "after")):
-                for kind, generate in (("messages", messages.generate), ("trees", trees.generate)):
+                kinds: tuple[tuple[str, Callable[[int, int], Case]], ...] = (
+                    ("messages", lambda seed, n: messages.generate(seed, n, bodies)),
+                    ("trees", lambda seed, n: trees.generate(seed, n, bodies)),
+                    ("streams", lambda seed, n: streams.generate(seed, n, openings)),
+                )
+                for kind, generate in kinds:
                     first = int(0.1 * counts.get(kind, 0)) if label == "after" else 0
                     last = int(share * counts.get(kind, 0))
-                    for _ in pool.map(lambda n, generate=generate: send_one(generate(seed, n, bodies)), range(first, last)):
+                    for _ in pool.map(lambda n, generate=generate: send_one(generate(seed, n)), range(first, last)):
                         pass
                     progress(f"{kind}: {last:,}")
                 if label == "after" and counts.get("operations"):

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import jsonschema
 
 from tests.fuzz.cases import Case
+from tests.fuzz.streams import SWITCHED, WEBSOCKET, check_events, check_frames
 from tests.fuzz.wire import Exchange, MalformedResponse, Response, parse_responses
 from tests.json_schemas import validator
 
@@ -19,6 +20,8 @@ from tests.json_schemas import validator
 EXPLAINED = {503: {"overloaded", "model_not_ready"}, 504: {"deadline_exceeded"}}
 READY = "/health/ready"
 PROBLEM = "application/problem+json"
+# What the paths of other wire formats hold, whose errors have shapes of their own.
+ADAPTED = (b"/v1", b"/invocations", b"/v2/forecast", b"/vertex", b"/model_params", b"/validate_api_key", b"/ping")
 # Of an error, and of a model or server that is not ready, below `/v2`.
 V2_MEMBERS = {"error", "ready", "name"}
 # What a static file or a preflight may add to the statuses of the document.
@@ -47,19 +50,26 @@ class Contract:
             return []
         if not exchange.has_ended:
             return [f"neither answered nor closed within {exchange.duration_s:.0f} s; so far {exchange.received[:200]!r}"]
+        if case.operation == WEBSOCKET and exchange.received.startswith(SWITCHED):
+            return check_frames(exchange.received, is_whole=case.ending == "wait" and not exchange.was_reset)
         try:
             responses = parse_responses(exchange.received, may_be_head=b"HEAD" in case.sent.upper(), was_reset=exchange.was_reset)
         except MalformedResponse as exc:
             return [f"malformed response: {exc}"]
         is_v2 = b"/v2" in case.sent
-        problems = [problem for response in responses for problem in self._check_response(response, is_v2, case.operation)]
+        has_own_errors = case.operation is None and any(path in case.sent for path in ADAPTED)
+        problems = [
+            problem for response in responses for problem in self._check_response(response, is_v2, has_own_errors, case.operation)
+        ]
         if case.is_whole and len(responses) != 1 and not exchange.was_reset:
             return [*problems, f"{len(responses)} answers to one request"]
         if case.operation is not None:
             problems += [problem for response in responses for problem in self._check_operation(case.operation, response)]
         return problems
 
-    def _check_response(self, response: Response, is_v2: bool, operation: tuple[str, str] | None) -> list[str]:
+    def _check_response(
+        self, response: Response, is_v2: bool, has_own_errors: bool, operation: tuple[str, str] | None
+    ) -> list[str]:
         status = response.status
         if status not in self._statuses:
             return [f"status {status} is documented nowhere"]
@@ -71,12 +81,13 @@ class Contract:
                 value = json.loads(response.body, parse_constant=_refuse_constant)
             except ValueError as exc:
                 return [f"status {status}: the body is no JSON ({exc}): {response.body[:200]!r}"]
-        if is_v2 and isinstance(value, dict) and value.keys() <= V2_MEMBERS:
+        if is_v2 and isinstance(value, dict) and value.keys() <= V2_MEMBERS and not isinstance(value.get("error"), dict):
             return _check_v2_error(status, value)
         is_readiness = status == 503 and response.media_type == "application/json" and "models" in (value or {})
         if status < 400 or is_readiness:
             return []
-        if operation is not None and self._has_own_errors(operation, status):
+        has_own_errors = has_own_errors and response.media_type == "application/json"
+        if has_own_errors or (operation is not None and self._has_own_errors(operation, status)):
             return [] if status < 500 or status in EXPLAINED else [f"server error {status}: {response.body[:300]!r}"]
         if response.media_type != PROBLEM:
             return [f"status {status} as {response.media_type!r}: {response.body[:200]!r}"]
@@ -102,6 +113,8 @@ class Contract:
         content = documented.get("content", {})
         if response.media_type not in content:
             return [f"{where}: {response.status} as {response.media_type!r}, documented is {sorted(content)}"]
+        if response.media_type == "text/event-stream":
+            return check_events(response.body)
         schema = content[response.media_type].get("schema")
         if schema is None or response.media_type not in ("application/json", PROBLEM):
             return []

@@ -16,7 +16,20 @@ READS: Sequence[bytes] = (
     *(b"/", b"/models", b"/models/forecast-hourly", b"/models/nobody", b"/health/live", b"/health/ready", b"/metrics"),
     *(b"/v2", b"/v2/health/ready", b"/v2/models", b"/v2/models/toy-tensor", b"/v2/models/nobody/config", b"/v2/models/stats"),
     *(b"/v2/models/toy-tensor/versions/1/ready", b"/v2/repository/index", b"/v2/repository/models/toy-tensor/load"),
-    *(b"/openapi.json", b"/docs", b"/docs/errors", b"/nothing", b"/predict", b"*", b"http://sluice/health/live"),
+    *(b"/sequences/7", b"/sequences/%00", b"/sequences/a%2Fb?model=toy-tensor", b"/sequences/" + b"9" * 30),
+    *(b"/v1/models", b"/v1/models/toy-tensor", b"/v1/timeseries/models", b"/model_params", b"/validate_api_key", b"/ping"),
+    *(
+        b"/predict/ws",
+        b"/predict/stream",
+        b"/play",
+        b"/openapi.json",
+        b"/docs",
+        b"/docs/errors",
+        b"/nothing",
+        b"/predict",
+        b"*",
+        b"http://sluice/health/live",
+    ),
 )
 # What parsers of HTTP have disagreed about, or read too much of.
 TOKENS: Sequence[bytes] = (
@@ -72,7 +85,7 @@ def _message(draw: random.Random, bodies: Sequence[Body]) -> bytes:
         return b"%s %s HTTP/1.1\r\nHost: sluice\r\nAccept: */*\r\n\r\n" % (method, draw.choice(READS))
     body = draw.choice(bodies)
     content = json.dumps(body.content).encode()
-    lines = [b"POST %s HTTP/1.1" % body.path.encode(), b"Host: sluice", b"Content-Type: application/json"]
+    lines = [b"%s %s HTTP/1.1" % (body.method.encode(), body.path.encode()), b"Host: sluice", b"Content-Type: application/json"]
     if body.binary:
         lines.append(b"%s: %d" % (LENGTH_HEADER, len(content)))
         content += body.binary

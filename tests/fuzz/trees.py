@@ -22,6 +22,9 @@ class Body(NamedTuple):
     path: str
     content: dict[str, Any]
     binary: bytes = b""
+    method: str = "POST"
+    template: str | None = None
+    """The path in the document where it is not `path` itself."""
 
 
 LENGTH_HEADER = b"Inference-Header-Content-Length"
@@ -40,6 +43,7 @@ ODD_VALUES: Sequence[Any] = (
 ODD_KEYS = (
     *("", "instances", "model", "history", "text", "__proto__", "constructor", "\0", "🜁", "instance", "status", "a" * 300),
     *("inputs", "outputs", "shape", "datatype", "data", "parameters", "binary_data_size", "classification", "id"),
+    *("state", "sequence_id", "sequence_start", "sequence_end", "explain", "params", "dataframe_split", "series", "sizes", "h"),
 )
 # Written into the text of the body, where no tree can hold them.
 ODD_TEXTS = (
@@ -78,8 +82,8 @@ def generate(seed: int, number: int, bodies: Sequence[Body]) -> Case:
     body = draw.choice(bodies)
     root = [copy.deepcopy(body.content)]
     for _ in range(draw.choice((0, 1, 1, 1, 2, 2, 3, 4))):
-        _change(draw, root)
-    content = _write(draw, root[0])
+        change(draw, root)
+    content = write_tree(draw, root[0])
     headers = {b"Content-Type": b"application/json"}
     if body.binary:
         length = (
@@ -92,7 +96,10 @@ def generate(seed: int, number: int, bodies: Sequence[Body]) -> Case:
         headers[name] = draw.choice(values)
     if draw.random() < 0.05:
         headers[b"Content-Encoding"], content = b"gzip", _compress(draw, content)
-    return request(f"trees/{number}", "POST", body.path, content, headers, is_documented=not body.path.startswith("/v2"))
+    is_documented = not body.path.startswith("/v2/models")
+    return request(
+        f"trees/{number}", body.method, body.path, content, headers, template=body.template, is_documented=is_documented
+    )
 
 
 def request(
@@ -114,7 +121,7 @@ def request(
     return Case(name, (message,), "wait", is_whole=True, operation=(method, template or path) if is_documented else None)
 
 
-def _write(draw: random.Random, value: Any) -> bytes:
+def write_tree(draw: random.Random, value: Any) -> bytes:
     """The text of a tree: compact or not, escaped or not, sometimes with damage that no tree can have."""
     text = json.dumps(value, ensure_ascii=draw.random() < 0.5, separators=(",", ":") if draw.random() < 0.5 else None)
     content = text.encode("utf-8", errors="surrogatepass")
@@ -141,7 +148,8 @@ def bomb() -> bytes:
     return gzip.compress(b" " * 50_000_000, mtime=0)
 
 
-def _change(draw: random.Random, root: list[Any]) -> None:
+def change(draw: random.Random, root: list[Any]) -> None:
+    """Change the tree that the list holds in one place."""
     container, key = _pick(draw, root)
     value = container[key]
     kind = draw.choice(("odd", "odd", "odd", "wrap", "drop", "repeat", "rename", "move", "add"))

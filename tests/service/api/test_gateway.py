@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from service.api.gateway import CLIENT_DISCONNECTED, Gateway
 from service.api.request import Answer, BodyTooLarge, ClientDisconnected, Headers, HttpRequest
@@ -146,6 +147,17 @@ async def test_an_unexpected_error_is_answered_and_logged(
     assert b"secret" not in sent[1]["body"]
     assert "secret" in caplog.text
     assert [finished[2] for finished in observers.finished] == [500]
+
+
+@pytest.mark.parametrize("error", [ClientDisconnected(), ClientDisconnect()])
+async def test_a_client_that_leaves_while_its_body_is_read_is_no_unexpected_error(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    observers = RecordingObservers()
+    sent = await send_to(gateway_of(answer_with(b"", error), observers), "PUT", "/things/a")
+    assert sent == []
+    assert [status for _, _, status, _, _ in observers.finished] == [CLIENT_DISCONNECTED]
+    assert caplog.records == []
 
 
 async def test_half_an_answer_ends_the_connection() -> None:

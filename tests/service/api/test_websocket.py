@@ -329,17 +329,14 @@ def test_a_stream_does_not_outlast_its_key_nor_the_models_that_it_opens(models: 
         (tmp_path / "new").write_text("".join(lines))
         (tmp_path / "new").rename(tmp_path / "keys.toml")
 
-    def opened(key: str) -> Any:
-        return open_websocket(server.url, additional_headers={"x-api-key": key})
-
     write_keys(kept=kept, removed=removed, narrowed=narrowed)
     with (
         server_process(models, SLUICE_API_KEYS_FILE=str(tmp_path / "keys.toml")) as server,
         contextlib.closing(RawLines(server.url, removed)) as lines,
-        opened(kept) as first,
-        opened(removed) as second,
-        opened(narrowed) as third,
-        opened(removed) as unused,
+        open_websocket(server.url, additional_headers={"x-api-key": kept}) as first,
+        open_websocket(server.url, additional_headers={"x-api-key": removed}) as second,
+        open_websocket(server.url, additional_headers={"x-api-key": narrowed}) as third,
+        open_websocket(server.url, additional_headers={"x-api-key": removed}) as unused,
     ):
         for websocket in (first, second, third):
             send(websocket, HEAD, ROWS[:1])

@@ -122,6 +122,8 @@ def test_the_rows_of_a_request_are_its_texts_and_their_words(classify: ClassifyT
         (["good", "a" * (MAX_CHARACTERS + 1)], 1),
         (["房" * (MAX_WORDS + 1)], 0),
         (["good"] * 10_000, MAX_WORDS),
+        (["good", ("a" * 15 + " ") * 249], 1),
+        ([("a" * 9 + " ") * 128, "good", ("a" * 29 + " ") * 127], 2),
     ],
 )
 def test_more_than_is_explained_is_refused_before_it_is_split(classify: ClassifyTask, texts: list[str], instance: int) -> None:
@@ -137,6 +139,8 @@ def test_more_than_is_explained_is_refused_before_it_is_split(classify: Classify
 def test_the_most_that_is_explained_is_answered(classify: ClassifyTask) -> None:
     text = "a " * MAX_WORDS
     assert len(run_task(classify, by_all_tokens, [text], explain="prefix")[0]["explanation"]["words"]) == MAX_WORDS
+    words = "a" * 14 + " "
+    assert len(run_task(classify, by_all_tokens, [words * 182], explain="occlusion")[0]["explanation"]["words"]) == 182
     longest = "a" * (MAX_CHARACTERS - 5) + " good"
     assert len(run_task(classify, by_all_tokens, [longest], explain="occlusion")[0]["explanation"]["words"]) == 2
 
