@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,9 @@ import polars as pl
 
 from training.data.columns import expect_columns, expect_rows
 from training.data.covariates import calendar_columns, read_covariates
+from training.data.disturbances import disturb
 from training.data.sources import Content, DataError, read_table, with_location
+from training.data.synthetic import make_series
 from training.data.times import TimeError, Times, count_steps, find_step_back, read_times
 from training.recipe import ForecastSettings, SeriesData, SeriesSource
 
@@ -54,6 +56,8 @@ class Series:
     moments: tuple[npt.NDArray[np.datetime64], ...] = ()  # of the steps of each series, where there is a calendar
     learns_validation: bool = False  # whether windows of the training part reach to the end of the validation part
     sets: tuple[str, ...] = ()  # per series the name that its file's scores have; empty where no file has one
+    further: tuple[Array, ...] = ()  # series to learn from whole, (time, 1) each; neither validated nor tested
+    weights: tuple[float, ...] = ()  # how often each of `further` is drawn, the series themselves once each
 
     @property
     def target_indices(self) -> list[int]:
@@ -79,11 +83,28 @@ class Series:
     def training_values(self) -> Array:
         """All training parts one after the other, (steps, features and covariates): what preprocessing is fitted on."""
         ends = [self.learning_end(i) for i in range(len(self.ids))]
-        values = np.concatenate([values[:end] for values, end in zip(self.values, ends, strict=True)])
+        values = np.concatenate([*(values[:end] for values, end in zip(self.values, ends, strict=True)), *self.further])
         if not self.covariates:
             return values
         known = np.concatenate([columns[:end] for columns, end in zip(self.covariates, ends, strict=True)])
         return np.concatenate([values, known], axis=1)
+
+    @property
+    def learned(self) -> Series:
+        """What training windows are drawn from: the learning parts of the series, and the further ones whole."""
+        if not self.further:
+            return self
+        parts = [values[: self.learning_end(i)] for i, values in enumerate(self.values)]
+        return replace(
+            self,
+            values=(*parts, *self.further),
+            further=(),
+            weights=(*(1.0 for _ in parts), *self.weights),
+            ids=(*self.ids, *(f"further {number}" for number in range(len(self.further)))),
+            test_length=0,
+            validation_length=0,
+            test_lengths=(),
+        )
 
     def __repr__(self) -> str:
         steps = sum(map(len, self.values))
@@ -123,8 +144,8 @@ class Windows:
         return Windows(self.history[part, :longest], lengths, self.future[part], past, future)
 
 
-def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | None) -> Series:
-    """The series of a recipe. Series too short for one training window are left out and counted.
+def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | None, *, seed: int = 0) -> Series:
+    """The series of a recipe, synthetic ones by `seed`. Series too short for one training window are left out and counted.
 
     Raises DataError: a missing file or column, a value that is no number, or nothing long enough to learn from.
     """
@@ -195,6 +216,10 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
             f"(history {forecast.shortest} + horizon {fewest} to learn from, validation {held_back}, test {test_length})",
             location=("forecast", "context_length" if forecast.min_length is None else "min_length"),
         )
+    if (data.further or data.synthetic) and len(features) > 1:
+        raise DataError(f"needs series of one feature, got {list(features)}", location=("data", "further"))
+    further = [*_read_further(data, forecast, folder, contents), *_make_synthetic(data, forecast, seed)]
+    further = [(values, weight) for values, weight in further if len(values) >= forecast.shortest + fewest]
     targets = tuple(data.targets) or features
     num_features, has_known_future = len(features), forecast.has_known_future
     for target in targets:
@@ -219,7 +244,37 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
         min_future=data.min_future,
         learns_validation=data.train_on_validation,
         sets=tuple(sets[key] for key in long_enough) if any(sets.values()) else (),
+        further=tuple(values for values, _ in further),
+        weights=tuple(weight for _, weight in further),
     )
+
+
+def _read_further(
+    data: SeriesData, forecast: ForecastSettings, folder: Path | None, contents: list[Content]
+) -> list[tuple[Array, float]]:
+    """The series of `data.further`, (time, 1) each, with their weights. Raises DataError."""
+    series: list[tuple[Array, float]] = []
+    for number, source in enumerate(data.further):
+        with with_location("data", "further", number):
+            table, name = read_table(source, folder, contents)
+            found, _ = _arrays(table if source.rows is None else table.head(source.rows), source, name, data, forecast)
+            for rows in found.values():
+                filled, _ = interpolate(rows.values)
+                whole = filled[: len(filled) // source.mean_of * source.mean_of]
+                means = whole.reshape(-1, source.mean_of, whole.shape[1]).mean(1)
+                series += [(column[:, None], source.weight) for column in means.T]
+    return series
+
+
+def _make_synthetic(data: SeriesData, forecast: ForecastSettings, seed: int) -> list[tuple[Array, float]]:
+    """The series of `data.synthetic`, (time, 1) each, as long as a whole window and three seasons, with their weights."""
+    rng = np.random.default_rng([seed, len(data.synthetic)])
+    length = forecast.context_length + forecast.horizon + 3 * forecast.season_length
+    return [
+        (make_series(source.kind, length, forecast.season_length, rng)[:, None], source.weight)
+        for source in data.synthetic
+        for _ in range(source.count)
+    ]
 
 
 def describe_calendar(series: Series, missing_steps: str) -> list[str]:
@@ -257,32 +312,52 @@ def sample_windows(
     num_batches: int | None,
     short_share: float,
     rng: np.random.Generator,
+    short_lengths: Literal["uniform", "log"] = "uniform",
+    disturbed_share: float = 0.0,
 ) -> Iterator[Windows]:
-    """Batches of random windows of the training parts: a random series, a random place in it.
+    """Batches of random windows of the training parts: a random series (by weight), a random place in it.
 
-    A share of the histories is cut to a random shorter length, so that the network meets short ones. With
-    `num_batches` None, every place is taken once, in random order.
+    A share of the histories is cut to a random shorter length, so that the network meets short ones, and a share of them is
+    disturbed (`disturbances.py`). With `num_batches` None, every place is taken once, in random order.
     """
+    series = series.learned
     flat, starts = _flatten(series)
     first, last, ends = _training_bounds(series, forecast, starts)
     if num_batches is None:
         order = rng.permutation(_places(first, last))
         batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     else:
+        shares = np.array(series.weights) / sum(series.weights)
         batches = []
         for _ in range(num_batches):
-            chosen = rng.integers(len(starts), size=batch_size)
+            chosen = (
+                rng.choice(len(starts), batch_size, p=shares) if series.weights else rng.integers(len(starts), size=batch_size)
+            )
             batches.append(np.stack([chosen, rng.integers(first[chosen], last[chosen] + 1)], axis=1))
     for batch in batches:
         chosen, origins = batch[:, 0], batch[:, 1]
         lengths = np.minimum(origins - starts[chosen], forecast.context_length)
         is_short = rng.random(len(lengths)) < short_share
-        lengths = np.where(is_short, rng.integers(forecast.shortest, lengths + 1), lengths)
-        yield _gather(series, flat, origins, lengths, ends[chosen], forecast.horizon)
+        shorter = rng.integers(forecast.shortest, lengths + 1)
+        if short_lengths == "log":
+            shorter = np.exp(rng.uniform(np.log(forecast.shortest), np.log(lengths + 1))).astype(np.int64)
+        lengths = np.where(is_short, shorter.clip(forecast.shortest, lengths), lengths)
+        windows = _gather(series, flat, origins, lengths, ends[chosen], forecast.horizon)
+        if disturbed_share:
+            disturb(
+                windows.history,
+                lengths,
+                windows.future,
+                share=disturbed_share,
+                season_length=forecast.season_length,
+                rng=rng,
+            )
+        yield windows
 
 
 def windows_in_order(series: Series, forecast: ForecastSettings, *, batch_size: int) -> Iterator[Windows]:
     """Batches of all training windows in time order, one step apart, series after series; the last may be smaller."""
+    series = series.learned
     flat, starts = _flatten(series)
     first, last, ends = _training_bounds(series, forecast, starts)
     order = _places(first, last)
@@ -294,6 +369,7 @@ def windows_in_order(series: Series, forecast: ForecastSettings, *, batch_size: 
 
 def num_windows(series: Series, forecast: ForecastSettings) -> int:
     """Places of training windows in all series."""
+    series = series.learned
     ends = (series.learning_end(i) for i in range(len(series.ids)))
     return sum(end - series.fewest_ahead(forecast) - forecast.shortest + 1 for end in ends)
 

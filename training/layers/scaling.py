@@ -19,19 +19,20 @@ from training.layers.base import Signal, Symbol
 
 
 class ScalingConfig(BaseModel):
-    """none; minmax to 0..1 and standard, with statistics of the training part per feature; window, per row; running.
+    """none; minmax to 0..1 and standard, with statistics of the training part per feature; window, per row; running; seasonal.
 
     window divides by the mean absolute value of the row's last `length` steps (all if left out; 1 where that is 0),
     then applies `transform`. log is the logarithm of value + `floor` (in scaled units), so that zeros are
     accepted; a row that goes below zero is first lifted by twice its depth, so that temperatures are accepted too. A target
     that lies below zero after that counts as zero, and no forecast does. Behind any kind, `centre` = "last" makes each history
     relative to its last value, in units of its mean absolute step (`training/layers/decomposition.py`). running is
-    for streams (`running_scaling.py`), over about `span` steps.
+    for streams (`running_scaling.py`), over about `span` steps. seasonal takes what a history's own simple forecasts say
+    of it (`bases.py`): its level, and how much it changes over a season.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["none", "minmax", "standard", "window", "running"] = "none"
+    kind: Literal["none", "minmax", "standard", "window", "running", "seasonal"] = "none"
     length: PositiveInt | None = None
     transform: Literal["none", "log", "asinh"] = "none"
     floor: Annotated[float, Field(gt=0)] = 1e-2

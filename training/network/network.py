@@ -99,7 +99,12 @@ class Network(nn.Module):
         layers = self.members[0]
         for layer in reversed(layers):
             num_steps = layer.steps_for(num_steps)
-        return max(self.head.min_length(num_steps), *(layer.min_length for layer in layers))
+        needed = max(self.head.step * num_steps, *(layer.min_length for layer in layers))
+        if self.head.read_length is None:
+            return max(self.head.min_length(num_steps), needed)
+        if needed > self.head.read_length:
+            raise NetworkError(f"these layers need {needed} steps, and read_length gives them {self.head.read_length}")
+        return self.head.min_length(num_steps)
 
     @property
     def has_lengths(self) -> bool:

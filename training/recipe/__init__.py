@@ -19,9 +19,12 @@ from training.recipe.forecast import (
     ForecastEvaluation,
     ForecastRecipe,
     ForecastSettings,
+    FurtherSource,
     ScalingSettings,
     SeriesData,
     SeriesSource,
+    SyntheticKind,
+    SyntheticSource,
 )
 from training.recipe.reading import RECIPES, find_recipe, line_of, parse_recipe, read_recipe, recipe_of_folder, recipe_of_json
 from training.recipe.tabular import RowData, RowSource, TabularRecipe
@@ -36,6 +39,7 @@ __all__ = [
     "ForecastEvaluation",
     "ForecastRecipe",
     "ForecastSettings",
+    "FurtherSource",
     "Loss",
     "NgramSettings",
     "Quantize",
@@ -48,6 +52,8 @@ __all__ = [
     "SeriesData",
     "SeriesSource",
     "Source",
+    "SyntheticKind",
+    "SyntheticSource",
     "TabularRecipe",
     "TextData",
     "TextSource",

@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from training.recipe.base import Count, Data, Evaluation, FileOrBuiltin, Fit, Recipe, RecipeTable, Share
+from training.recipe.base import Count, Data, Evaluation, FileOrBuiltin, Fit, Recipe, RecipeTable, Share, Source
 
+SyntheticKind = Literal["weather", "bursts", "seasonal", "noise", "walk", "counts", "switch", "daily", "day_types"]
 Frequency = Literal["S", "T", "H", "D", "W", "M", "Q", "Y"]
 CalendarField = Literal["hour", "day_of_week", "month", "day_of_year"]
 
@@ -39,12 +40,40 @@ class SeriesSource(FileOrBuiltin):
     )
 
 
+class FurtherSource(SeriesSource):
+    """One file of series to learn from besides: of one feature each, the columns of a table one by one."""
+
+    rows: Count | None = Field(
+        default=None, description="rows that are read, from the first, as the training part; left out: all"
+    )
+    mean_of: Count = Field(default=1, description="rows of which one value is made, their mean, as 2 of half hours for hours")
+    weight: Annotated[float, Field(gt=0)] = Field(default=1.0, description="how often a series is drawn, those of `data.train` 1")
+
+
+class SyntheticSource(RecipeTable):
+    """Synthetic series to learn from besides, the same for the same seed."""
+
+    kind: SyntheticKind = Field(
+        description="`weather`: days on slow changes; `bursts`; `seasonal`: the same seven seasons again, half of them exactly; "
+        "`noise`; `walk`; `counts`; `switch`: on and off; `daily`: one season again and again; `day_types`: five days of one "
+        "kind, two of another"
+    )
+    count: Count = Field(description="series")
+    weight: Annotated[float, Field(gt=0)] = Field(default=1.0, description="how often a series is drawn, those of `data.train` 1")
+
+
 class SeriesData(Data):
     """The series of a run. The last steps of each are the test part, those before them the validation part."""
 
     train: Annotated[Sequence[SeriesSource], Field(min_length=1)] = Field(description="files to learn from")
     test: Sequence[SeriesSource] = Field(
         default=(), description="files that continue the training files' series; left out: the last steps are the test part"
+    )
+    further: Sequence[FurtherSource] = Field(
+        default=(), description="files to learn from whole, without validation and test parts; where `train` has one feature"
+    )
+    synthetic: Sequence[SyntheticSource] = Field(
+        default=(), description="series that are made up, to learn from like those of `further`"
     )
     targets: list[str] = Field(default_factory=list, description="features that are forecast; left out: all")
     rows: int | None = Field(default=None, ge=1, description="rows read of each file, from the first; left out: all")
@@ -70,6 +99,10 @@ class SeriesData(Data):
     )
 
     @property
+    def sources(self) -> list[Source]:
+        return [*self.train, *self.further, *self.test]
+
+    @property
     def is_validation_apart(self) -> bool:
         return not self.train_on_validation
 
@@ -80,11 +113,22 @@ class SeriesData(Data):
         return self
 
 
+class BaseSettings(RecipeTable):
+    """A simple forecast by past values: those `lag` steps earlier, over and over; `lag` = 1 is the last value."""
+
+    lag: Count = Field(description="steps back")
+    cycles: Count = Field(
+        default=1, description="the mean of the same places in so many cycles of `lag` steps, as far as there are"
+    )
+
+
 class ForecastSettings(RecipeTable):
     """Lengths in time steps of the series, and what is forecast."""
 
     context_length: Count = Field(description="steps of history that the model reads at most")
-    min_length: Count | None = Field(default=None, description="fewest steps of history; left out: one season (or step)")
+    min_length: Count | None = Field(
+        default=None, description="fewest steps of history; left out: one season (or step); with bases, the least that they need"
+    )
     horizon: Count = Field(description="steps that are forecast")
     season_length: Count = Field(default=1, description="steps in a season, for MASE and the seasonal baselines")
     frequencies: list[Frequency] = Field(
@@ -105,6 +149,24 @@ class ForecastSettings(RecipeTable):
     decomposition: Literal["none", "classical"] = Field(
         default="none",
         description="`classical`: each history's own season, shrunk by a learned gate, is taken off it and added to the forecast",
+    )
+    bases: list[BaseSettings] = Field(
+        default_factory=list,
+        description="simple forecasts that the network weighs and corrects, in units of their own errors at earlier origins of "
+        'the same history, as `[{ lag = 24 }, { lag = 168, cycles = 4 }]`; they need scaling "seasonal"',
+    )
+    base_origins: Count = Field(
+        default=7, description="bases: earlier origins of a history, one season apart, at which they are tried"
+    )
+    read_length: Count | None = Field(
+        default=None,
+        description="bases: last steps of a history that the layers read, what is missing as zeros; all of it serves the bases. "
+        "Left out: as many as leave room for the longest lag",
+    )
+    independent: bool = Field(
+        default=False,
+        description="each feature is forecast by itself, by the same network, from its own history alone; what the network "
+        "learns of one it knows of all",
     )
     mape_point: bool = Field(
         default=False, description="a second point forecast, trained on the mean absolute percentage error; beside quantiles"
@@ -160,7 +222,35 @@ class ForecastSettings(RecipeTable):
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
             raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
+        if self.independent and (self.streaming or self.has_known_future or self.bases):
+            raise ValueError("independent goes without streaming, covariates, calendar and bases")
         return self
+
+    @model_validator(mode="after")
+    def _check_bases(self) -> Self:
+        if not self.bases:
+            if self.read_length is not None or "base_origins" in self.model_fields_set:
+                raise ValueError("read_length and base_origins are for bases")
+            return self
+        if len({(base.lag, base.cycles) for base in self.bases}) < len(self.bases):
+            raise ValueError("bases must differ")
+        if self.streaming or self.has_known_future or self.seasonal_lag or self.decomposition != "none":
+            raise ValueError("bases go without streaming, covariates, calendar, seasonal_lag and decomposition")
+        longest = max(base.lag for base in self.bases)
+        if self.layers_length < 1 or self.layers_length + longest > self.context_length:
+            raise ValueError(
+                f"context_length {self.context_length} is too short for bases of lag {longest}"
+                + (f" and read_length {self.read_length}" if self.read_length is not None else "")
+            )
+        needed = self.season_length + min(base.lag for base in self.bases)
+        if self.season_length < 2 or self.shortest < needed:
+            raise ValueError(f"bases need a season_length, and a min_length of {needed} or more: one season to be tried on")
+        return self
+
+    @property
+    def layers_length(self) -> int:
+        """With bases, the last steps of a history that the layers read."""
+        return self.read_length or self.context_length - max(base.lag for base in self.bases)
 
     @property
     def has_known_future(self) -> bool:
@@ -172,7 +262,11 @@ class ForecastSettings(RecipeTable):
         """The fewest steps of history that the model takes."""
         if self.streaming:
             return 1
-        return self.min_length if self.min_length is not None else max(self.season_length, self.step, self.seasonal_lag, 1)
+        if self.min_length is not None:
+            return self.min_length
+        if self.bases:
+            return self.season_length + min(base.lag for base in self.bases)
+        return max(self.season_length, self.step, self.seasonal_lag, 1)
 
     @property
     def num_unscored(self) -> int:
@@ -183,10 +277,11 @@ class ForecastSettings(RecipeTable):
 class ScalingSettings(RecipeTable):
     """What the graph does to raw values before the layers read them, and undoes at the end."""
 
-    kind: Literal["none", "minmax", "standard", "window", "running"] = Field(
+    kind: Literal["none", "minmax", "standard", "window", "running", "seasonal"] = Field(
         default="standard",
         description="`minmax`, `standard`: fitted on the training part; `window`: each history by its own last part; `running`: "
-        "each value of a stream by the level and spread until then",
+        "each value of a stream by the level and spread until then; `seasonal`: each history by its own mean and its mean "
+        "absolute change over a season, with `forecast.bases`",
     )
     length: Count | None = Field(default=None, description="window: last steps whose mean divides the history; left out: all")
     transform: Literal["none", "log", "asinh"] | None = Field(
@@ -221,7 +316,21 @@ class ForecastFit(Fit):
         description="the loss, of scaled values; `quantile` with quantiles. `smape`: of the symmetric relative error of raw "
         "values, with quantiles their quantile loss"
     )
+    denominator_gradient: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="smape: share of the gradient through the forecast in the error's denominator. 0 takes it for a constant; "
+        "with 1 a forecast that is too high is moved less, one that is too low more",
+    )
     short_share: Share = Field(default=0.2, description="share of the training windows that are cut to a random shorter history")
+    short_lengths: Literal["uniform", "log"] = Field(
+        default="uniform",
+        description="how their lengths are drawn: `uniform`, or `log`, as many between 48 and 96 steps as between 96 and 192",
+    )
+    disturbed_share: Share = Field(
+        default=0.0,
+        description="share of the training windows whose history has an outlier, a level shift, an outage, a gap filled by a "
+        "line, or stands far from zero, to learn to bear it",
+    )
     window_length: Count | None = Field(
         default=None, description="streaming: steps of a training window, from zeros on; left out: `forecast.context_length`"
     )
@@ -248,6 +357,11 @@ class ForecastEvaluation(Evaluation):
         default=None, gt=0, description="sMAPE of the M4 competition's Naive2; with `naive2_mase`, OWA is scored too"
     )
     naive2_mase: float | None = Field(default=None, gt=0, description="MASE of the M4 competition's Naive2")
+    standardized: bool = Field(
+        default=False,
+        description="MSE and MAE of values standardised by the training part too, over all windows and features, as papers on "
+        "long horizons give them",
+    )
 
 
 class ForecastRecipe(Recipe):
@@ -264,6 +378,8 @@ class ForecastRecipe(Recipe):
 
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
+        if self.forecast.has_known_future and (self.data.further or self.data.synthetic):
+            raise ValueError("data.further and data.synthetic have no covariates and no calendar")
         for source in self.data.sources:
             assert isinstance(source, SeriesSource)
             both = [name for name in self.forecast.covariates if name in source.values]
@@ -277,8 +393,14 @@ class ForecastRecipe(Recipe):
     def _check_loss(self) -> Self:
         if self.fit.loss != "smape" and (self.fit.loss == "quantile") != bool(self.forecast.quantiles):
             raise ValueError('loss "quantile" and forecast.quantiles need each other')
+        if self.fit.denominator_gradient and self.fit.loss != "smape":
+            raise ValueError(f'fit.denominator_gradient is for loss "smape", not "{self.fit.loss}"')
         if self.forecast.streaming != (self.scaling.kind == "running"):
             raise ValueError('forecast.streaming and scaling of kind "running" need each other')
+        if bool(self.forecast.bases) != (self.scaling.kind == "seasonal"):
+            raise ValueError('forecast.bases and scaling of kind "seasonal" need each other')
+        if self.forecast.bases and self.scaling.centre != "none":
+            raise ValueError("bases go without scaling.centre")
         if self.forecast.streaming:
             if self.fit.loss != "quantile":
                 raise ValueError(f'streaming needs loss "quantile", got "{self.fit.loss}"')
@@ -288,6 +410,8 @@ class ForecastRecipe(Recipe):
                 )
             if (self.fit.window_length or self.forecast.context_length) <= self.forecast.num_unscored:
                 raise ValueError(f"fit.window_length must be above forecast.warm_up, {self.forecast.num_unscored} steps")
+            if self.data.further or self.data.synthetic or self.fit.disturbed_share:
+                raise ValueError("data.further, data.synthetic and fit.disturbed_share are not for streaming")
         elif self.fit.window_length is not None or self.fit.missing_share:
             raise ValueError("fit.window_length and fit.missing_share are for forecast.streaming = true")
         if self.evaluate.windows is not None and (self.data.test or self.data.test_length is not None or self.forecast.streaming):

@@ -28,6 +28,7 @@ from training.export.answers import format_forecast
 from training.export.publish import Publication, read_example_instances
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
 from training.fitting.losses import Batch, LossFunction, forecast_loss
+from training.layers.bases import BaseConfig
 from training.layers.covariates import CovariateConfig
 from training.network.heads.forecast import ForecastHead, ForecastSpec
 from training.network.network import Network
@@ -66,7 +67,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
     """
     forecast, settings = recipe.forecast, recipe.fit
 
-    series = read_series(recipe.series_data, forecast, data)
+    series = read_series(recipe.series_data, forecast, data, seed=recipe.seed)
     if forecast.streaming:
         spec = network_spec(recipe, len(series.features), series.target_indices)
         return run_stream(recipe, spec, series, folder=folder, resume=resume, console=console)
@@ -91,10 +92,17 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
             num_batches=settings.steps_per_epoch,
             short_share=settings.short_share,
             rng=np.random.default_rng([recipe.seed, epoch]),
+            short_lengths=settings.short_lengths,
+            disturbed_share=settings.disturbed_share,
         )
         return map(_tensors, windows)
 
-    loss = forecast_loss(settings.loss, forecast.quantiles, mape_point=forecast.mape_point)
+    loss = forecast_loss(
+        settings.loss,
+        forecast.quantiles,
+        mape_point=forecast.mape_point,
+        denominator_gradient=settings.denominator_gradient,
+    )
     validation = evaluation_windows(series, forecast, "validation", recipe.evaluate.stride)
 
     def validate(network: Network) -> float:
@@ -150,7 +158,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
 
 def open_trial(recipe: ForecastRecipe, folder: Path, data: Path | None) -> Trial:
     """What a further graph of a published folder is measured with."""
-    series = read_series(recipe.series_data, recipe.forecast, data)
+    series = read_series(recipe.series_data, recipe.forecast, data, seed=recipe.seed)
     network = Network(network_spec(recipe, len(series.features), series.target_indices))
     if recipe.forecast.streaming:
         return stream_trial(recipe, series, network, read_example_instances(folder))
@@ -178,7 +186,20 @@ def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[in
         season_length=forecast.season_length,
         mape_point=forecast.mape_point,
         covariates=covariate_configs(forecast),
+        independent=forecast.independent,
+        **_base_options(forecast),
     )
+
+
+def _base_options(forecast: ForecastSettings) -> dict[str, Any]:
+    if not forecast.bases:
+        return {}
+    return {
+        "bases": tuple(BaseConfig(lag=base.lag, cycles=base.cycles) for base in forecast.bases),
+        "base_origins": forecast.base_origins,
+        "context_length": forecast.context_length,
+        "read_length": forecast.layers_length,
+    }
 
 
 def covariate_configs(forecast: ForecastSettings) -> tuple[CovariateConfig, ...]:
@@ -198,7 +219,7 @@ def spec_of_recipe(recipe: ForecastRecipe, data: Path | None) -> tuple[NetworkSp
     if features:
         targets = [features.index(target) for target in recipe.data.targets or features if target in features]
         return network_spec(recipe, len(features), targets), ()
-    series = read_series(recipe.series_data, recipe.forecast, data)
+    series = read_series(recipe.series_data, recipe.forecast, data, seed=recipe.seed)
     return network_spec(recipe, len(series.features), series.target_indices), ()
 
 
@@ -352,6 +373,8 @@ def _describe(series: Series, recipe: ForecastRecipe) -> str:
         else "1 series",
         f"{steps:,} steps to learn from, {series.validation_length} each to validate, {series.test_length} to test",
     ]
+    if series.further:
+        notes.append(f"{len(series.further):,} further series with {sum(map(len, series.further)):,} steps")
     if series.num_interpolated:
         notes.append(f"{series.num_interpolated:,} missing values interpolated")
     notes += describe_calendar(series, recipe.data.missing_steps)

@@ -46,8 +46,9 @@ def score_forecast(
 
     smape in percent (0 to 200) and mase as the M4 competition takes them; mae and rmse in the series' own units; with the
     official Naive2 totals also owa; pinball is the mean quantile loss, coverage the share of values between the
-    outermost quantiles. Where files have names, those of their series come too, as in m3_smape, and mape in percent. Measures
-    that are undefined (mase of constant series) are left out.
+    outermost quantiles. `evaluate.standardized` adds errors in standard deviations of the training part. Where files have
+    names, those of their series come too, as in m3_smape, and mape in percent. Measures that are undefined (mase of constant
+    series) are left out.
     """
     num_windows, horizon, num_targets = truth.future.shape
     per_series = num_windows // len(series.ids)
@@ -75,6 +76,8 @@ def score_forecast(
         scores["pinball"] = _mean(losses.mqloss(frame, models, np.array(levels)))
         inside = (frame["y"] >= frame[f"q{levels[0]}"]) & (frame["y"] <= frame[f"q{levels[-1]}"])
         scores[f"coverage_{round(100 * (levels[-1] - levels[0]))}"] = float(inside.to_numpy().mean())
+    if evaluate.standardized:
+        scores |= _standardized(series, known_futures(series, forecast, evaluate.stride) - mean)
     for name in dict.fromkeys(filter(None, series.sets)):
         own = [
             f"{index}/{target}" for index in range(len(series.ids)) if series.sets[index] == name for target in range(num_targets)
@@ -83,6 +86,14 @@ def score_forecast(
         scores[f"{name}_smape"] = 200 * _mean(losses.smape(part, ["model"]))
         scores[f"{name}_mape"] = 100 * _mean(losses.mape(part, ["model"]))
     return {name: float(score) for name, score in scores.items() if np.isfinite(score)}
+
+
+def _standardized(series: Series, errors: npt.NDArray[Any]) -> Scores:
+    """Of errors (N, horizon, targets): mean square and mean magnitude, in standard deviations of each target's training part."""
+    past = np.concatenate([values[: series.training_end(index)] for index, values in enumerate(series.values)])
+    deviation = past[:, series.target_indices].std(0)
+    relative = errors / np.where(deviation > 0, deviation, 1.0)
+    return {"mse_standardized": float(np.nanmean(relative**2)), "mae_standardized": float(np.nanmean(np.abs(relative)))}
 
 
 def score_windows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import lzma
 from pathlib import Path
 from typing import Literal
@@ -353,3 +354,72 @@ def test_series_are_left_out_by_name_and_remember_their_set(tmp_path: Path) -> N
     assert series.ids == ("a", "c")
     assert series.sets == ("short", "short")
     assert series.num_left_out == 0
+
+
+def read_with(folder: Path, **further: object) -> Series:
+    (folder / "a.csv").write_text(LONG)
+    (folder / "more.csv").write_text(TABLE)
+    data = {"train": [{"path": "a.csv"}], "further": [{"path": "more.csv", **further}]}
+    return read_series(SeriesData.model_validate_json(json.dumps(data)), forecast(), folder)
+
+
+def test_columns_of_further_files_are_series_to_learn_from_and_nothing_else(tmp_path: Path) -> None:
+    series = read_with(tmp_path, weight=2.0)
+    assert series.ids == ("a", "b")
+    assert [values[:, 0].tolist() for values in series.further] == [list(range(12)), [t / 2 for t in range(12)]]
+    assert series.weights == (2.0, 2.0)
+    assert len(series.training_values()) == 2 * 8 + 2 * 12
+    assert num_windows(series, forecast()) == 2 * (8 - 4) + 2 * (12 - 4)
+    assert len(evaluation_windows(series, forecast(), "test")) == 2
+    assert len(series.contents) == 2
+
+
+def test_further_series_are_drawn_by_their_weight_and_to_their_end(tmp_path: Path) -> None:
+    series = read_with(tmp_path, values=["heat"], weight=4.0)
+    rng = np.random.default_rng(0)
+    (windows,) = sample_windows(series, forecast(), batch_size=600, num_batches=1, short_share=0.0, rng=rng)
+    is_heat = np.isclose(windows.future[:, 1, 0] - windows.future[:, 0, 0], 0.5)
+    assert 0.6 < is_heat.mean() < 0.73  # four of six
+    assert windows.future[is_heat].max() == 5.5
+    assert windows.future[~is_heat].max() == 17  # of series b, the last before validation and test
+
+
+def test_further_rows_can_be_cut_and_taken_by_their_mean(tmp_path: Path) -> None:
+    series = read_with(tmp_path, values=["load"], rows=11, mean_of=2)
+    assert series.further[0][:, 0].tolist() == [0.5, 2.5, 4.5, 6.5, 8.5]
+
+
+def test_synthetic_series_follow_from_the_seed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(LONG)
+    data = {
+        "train": [{"path": "a.csv"}],
+        "synthetic": [{"kind": "walk", "count": 3}, {"kind": "counts", "count": 1, "weight": 0.5}],
+    }
+    found = [read_series(SeriesData.model_validate_json(json.dumps(data)), forecast(), tmp_path, seed=seed) for seed in (1, 1, 2)]
+    assert [len(values) for values in found[0].further] == [11] * 4
+    assert found[0].weights == (1.0, 1.0, 1.0, 0.5)
+    assert np.array_equal(found[0].further[0], found[1].further[0])
+    assert not np.array_equal(found[0].further[0], found[2].further[0])
+
+
+def test_further_series_need_series_of_one_feature(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(TABLE)
+    data = SeriesData.model_validate_json(json.dumps({"train": [{"path": "a.csv"}], "synthetic": [{"kind": "walk", "count": 1}]}))
+    with pytest.raises(DataError, match="needs series of one feature, got"):
+        read_series(data, forecast(), tmp_path)
+
+
+def test_short_lengths_by_the_logarithm_are_mostly_short() -> None:
+    options = ForecastSettings(context_length=512, horizon=2, min_length=8)
+    rng = np.random.default_rng(0)
+    series = counting(1, 2000)
+    shares = {}
+    for how in ("uniform", "log"):
+        given: Literal["uniform", "log"] = "log" if how == "log" else "uniform"
+        (windows,) = sample_windows(
+            series, options, batch_size=500, num_batches=1, short_share=0.999, rng=rng, short_lengths=given
+        )
+        assert windows.lengths.min() >= 8
+        assert windows.lengths.max() <= 512
+        shares[how] = float((windows.lengths < 64).mean())
+    assert shares["uniform"] < 0.2 < 0.4 < shares["log"] < 0.65

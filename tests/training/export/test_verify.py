@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from training.export.graph import write_graph
 from training.export.verify import NetworkUndetermined, Verification, VerificationFailed, verify
+from training.layers.bases import BaseConfig
 from training.layers.covariates import CovariateConfig
 from training.network.heads.classify import ClassifySpec
 from training.network.heads.forecast import ForecastSpec
@@ -55,6 +56,7 @@ def classify(*layers: dict[str, Any], labels: tuple[str, ...] = ("no", "yes")) -
     return Network(ClassifySpec(layers=layers, labels=labels, vocabulary_size=12))
 
 
+BASES = (BaseConfig(lag=1), BaseConfig(lag=4), BaseConfig(lag=12, cycles=2))
 NETWORKS: dict[str, Callable[[], Network]] = {
     "plain": lambda: forecast(LSTM, DENSE),
     "minmax, stacked": lambda: forecast(
@@ -121,6 +123,62 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         num_features=3,
         targets=(2, 0),
         horizon=5,
+    ),
+    "bases of the history": lambda: forecast(
+        {"type": "lstm", "units": 4},
+        {"type": "recent", "n": 5},
+        DENSE,
+        scaling={"kind": "seasonal"},
+        bases=BASES,
+        base_origins=3,
+        season_length=4,
+        context_length=40,
+        read_length=14,
+        step=4,
+        members=2,
+        combine="median",
+        horizon=7,
+        quantiles=(0.1, 0.5, 0.9),
+        mape_point=True,
+    ),
+    "bases of several features": lambda: forecast(
+        GRU,
+        DENSE,
+        scaling={"kind": "seasonal"},
+        bases=BASES[1:],
+        season_length=2,
+        context_length=20,
+        read_length=8,
+        num_features=3,
+        targets=(2, 0),
+        horizon=5,
+    ),
+    "independent features": lambda: forecast(
+        GRU,
+        {"type": "recent", "n": 3},
+        DENSE,
+        scaling={"kind": "standard", "centre": "last"},
+        independent=True,
+        seasonal_lag=4,
+        step=2,
+        members=2,
+        num_features=3,
+        targets=(2, 0),
+        horizon=5,
+        quantiles=(0.1, 0.5),
+        mape_point=True,
+    ),
+    "independent features by their mean": lambda: forecast(
+        LSTM,
+        DENSE,
+        independent=True,
+        scaling={"kind": "window"},
+        decomposition="classical",
+        season_length=3,
+        num_features=2,
+        targets=(0, 1),
+        horizon=4,
+        seasonal_lag=2,
     ),
     "covariates": lambda: forecast(
         LSTM,

@@ -30,6 +30,7 @@ type = "dense"
 [fit]
 loss = "mse"
 """
+BASES = "season_length = 12\nbases = [{ lag = 12 }]"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -87,8 +88,17 @@ def test_the_manifests_recipe_gives_the_same_recipe_again() -> None:
         ),
         ("[[data.train]]", '[data]\ntargets = ["y", "y"]\n[[data.train]]', "targets must differ"),
         ('loss = "mse"', 'loss = "mse"\noptimizer = "rmsprop"\nweight_decay = 0.1', "weight_decay is for sgd, adam and adamw"),
+        ('loss = "mse"', 'loss = "mse"\ndenominator_gradient = 0.5', 'denominator_gradient is for loss "smape", not "mse"'),
+        ('loss = "mse"', 'loss = "smape"\ndenominator_gradient = 1.5', "less than or equal to 1, got 1.5"),
         ("horizon = 12", "horizon = 12\nmin_length = 30", "min_length 30 is above context_length 24"),
         ("horizon = 12", "horizon = 12\nquantiles = [0.9, 0.1]", "must ascend"),
+        ("horizon = 12", "horizon = 12\nbases = [{ lag = 12 }]", "season_length"),
+        ("horizon = 12", "horizon = 12\nread_length = 3", "read_length and base_origins are for bases"),
+        ("horizon = 12", f"horizon = 12\n{BASES}", 'forecast.bases and scaling of kind "seasonal" need each other'),
+        ("horizon = 12", f"horizon = 12\n{BASES}\nread_length = 13", "context_length 24 is too short for bases of lag 12"),
+        ("horizon = 12", f"horizon = 12\n{BASES}\nmin_length = 23\nread_length = 6", "a min_length of 24 or more"),
+        ("horizon = 12", f"horizon = 12\n{BASES}\nseasonal_lag = 12", "bases go without streaming, covariates"),
+        ("horizon = 12", 'horizon = 12\n[scaling]\nkind = "seasonal"', "forecast.bases and scaling of kind"),
         ('builtin = "air-passengers"', "", "give either `path` or `builtin`"),
         ('task = "forecast"', 'task = "forecast', "not TOML"),
     ],
@@ -197,6 +207,8 @@ loss = "categorical_crossentropy"
         (["fit.rates.lstm=0.5"], 'fit.rates: no layer has the type or the name "lstm"; there are embedding, gru, dense'),
         (["tokenizer.piece_length=100", "tokenizer.tail=10"], "piece_length reads texts whole, head and tail cut them"),
         (['data.unlabelled=[{path = "c.txt"}]'], r"data.unlabelled is for \[vectors\]"),
+        (["self_training.epochs=1"], r"self_training needs \[\[data.unlabelled\]\]"),
+        (['data.unlabelled=[{path = "c.txt"}]', "self_training.epochs=1"], r"needs calibrate = true or \[ngrams\]"),
         (
             ['layers=[{type = "pad_sequences", maxlen = 3}, {type = "dense"}]', "vectors={}"],
             r"\[vectors\] needs a layer of type emb",

@@ -59,6 +59,17 @@ def test_quantiles_are_scored_by_pinball_and_coverage() -> None:
     assert scores["coverage_80"] == pytest.approx(5 / 6)
 
 
+def test_standardised_errors_are_in_deviations_of_the_training_part_over_all_windows() -> None:
+    series = make_series(num_features=2)
+    truth = evaluation_windows(series, FORECAST, "test")
+    forecasts = truth.future + np.array([1.0, -2.0], np.float32)
+    scores = score_forecast(series, FORECAST, ForecastEvaluation(standardized=True), truth, forecasts)
+    deviation = np.concatenate([values[:14] for values in series.values]).std(0)
+    relative = np.array([1.0, 2.0]) / deviation
+    assert scores["mse_standardized"] == pytest.approx((relative**2).mean(), rel=1e-5)
+    assert scores["mae_standardized"] == pytest.approx(relative.mean(), rel=1e-5)
+
+
 def test_series_of_a_named_file_have_scores_of_their_own_and_unknown_steps_do_not_count() -> None:
     whole = make_series()
     values = (whole.values[0][:17], *whole.values[1:])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
+from training.layers.bases import BaseConfig, Measured, MeasuredSymbol, OwnForecasts
 from training.layers.covariates import CovariateConfig, CovariateEncoder
 from training.layers.decomposition import Centre, CentreSymbol, Centring, SeasonalDecomposition
 from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
@@ -40,6 +41,9 @@ class ForecastSpec(NetworkSpec):
     second point forecast, for the mean absolute percentage error. With `streaming` the series comes value by value
     (`stream.py`), and the first `warm_up` values are scored by no forecast. `covariates` are columns that are known ahead:
     the layers read those of the history beside it, and a layer `decoder_input` gives those of each step that is forecast.
+    `bases` are simple forecasts of a history's last `context_length` steps, tried at `base_origins` earlier origins of it; the
+    layers read its last `read_length` steps, and give each base's weight and what is added to their mean. With `independent`
+    each feature is a row of its own for the layers, which know no other: B · F rows of one feature.
     """
 
     task: Literal["forecast"] = "forecast"
@@ -56,6 +60,11 @@ class ForecastSpec(NetworkSpec):
     season_length: PositiveInt = 1
     mape_point: bool = False
     covariates: tuple[CovariateConfig, ...] = ()
+    bases: tuple[BaseConfig, ...] = ()
+    base_origins: PositiveInt = 1
+    context_length: PositiveInt = 1
+    read_length: PositiveInt = 1
+    independent: bool = False
 
     @model_validator(mode="after")
     def _check_targets_and_quantiles(self) -> ForecastSpec:
@@ -77,7 +86,22 @@ class ForecastSpec(NetworkSpec):
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
             raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
+        if bool(self.bases) != (self.scaling.kind == "seasonal"):
+            raise ValueError('bases and scaling of kind "seasonal" need each other')
+        if self.bases:
+            self._check_bases()
+        if self.independent and (self.covariates or self.streaming or self.bases):
+            raise ValueError("independent goes without covariates, streaming and bases")
         return self
+
+    def _check_bases(self) -> None:
+        if self.covariates or self.seasonal_lag or self.decomposition != "none" or self.scaling.centre != "none":
+            raise ValueError("bases go without covariates, seasonal_lag, decomposition and scaling.centre")
+        if self.season_length < 2:
+            raise ValueError(f"bases need a season_length of 2 or more, got {self.season_length}")
+        needed = self.read_length + max(base.lag for base in self.bases)
+        if needed > self.context_length:
+            raise ValueError(f"bases and read_length need a context_length of {needed} or more, got {self.context_length}")
 
     @property
     def point(self) -> Literal["mean", "median"]:
@@ -97,16 +121,19 @@ class ForecastSpec(NetworkSpec):
 
     @property
     def value_shape(self) -> tuple[int, ...]:
-        """Of what the layers give for a row: `answer_shape`, with the second point forecast behind the quantiles."""
+        """Of a row's prediction: `answer_shape`, with the second point forecast behind the quantiles."""
         levels = (len(self.quantiles) + self.mape_point,) if self.quantiles else ()
         return (self.horizon, len(self.targets), *levels)
 
     @property
     def values_per_step(self) -> int:
         """How many values the layers must give for one step of the horizon."""
-        return len(self.targets) * max(1, len(self.quantiles) + self.mape_point)
+        num_values = max(1, len(self.quantiles) + self.mape_point) + len(self.bases)
+        return num_values if self.independent else len(self.targets) * num_values
 
 
+FURTHEST_TARGET = 1000.0
+"""In seasonal changes: what follows a constant history may be any number of them away, and would decide the loss of an epoch."""
 MAPE = "forecast_mape"
 """The output that holds the second point forecast."""
 PAST, FUTURE = "past_covariates", "future_covariates"
@@ -115,10 +142,14 @@ PAST, FUTURE = "past_covariates", "future_covariates"
 
 @dataclass(frozen=True)
 class ForecastStatistics(Statistics):
-    """What a history was scaled by, and what was taken off it then: its season (B, season length, F), its level and its unit."""
+    """What a history was scaled by, and what was taken off it then: its season (B, season length, F), its level and its unit.
+
+    Or what it says of itself, by which it is scaled too.
+    """
 
     season: Tensor | None = None
     centre: Centre | None = None
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +158,7 @@ class ForecastStatisticsSymbol(StatisticsSymbol):
 
     season: str | None = None
     centre: CentreSymbol | None = None
+    measured: MeasuredSymbol | None = None
 
 
 class ForecastHead(Head):
@@ -146,6 +178,7 @@ class ForecastHead(Head):
         self.decomposition = SeasonalDecomposition(spec.season_length, spec.num_features) if has_season else None
         self.centring = Centring() if spec.scaling.centre == "last" else None
         self.encoder = CovariateEncoder(spec.covariates) if spec.covariates else None
+        self.own = _own_forecasts(spec) if spec.bases else None
 
     @classmethod
     def from_spec(cls, spec: ForecastSpec) -> ForecastHead:
@@ -158,10 +191,18 @@ class ForecastHead(Head):
 
     @property
     def first(self) -> Shape:
+        if self.own is not None:
+            return self.source.with_features(self.own.num_channels * self.spec.step + self.own.num_facts)
+        if self.spec.independent:
+            return self.source.with_features(self.spec.step)
         return self.source.with_features((self.spec.num_features + self.num_covariate_features) * self.spec.step)
 
     @property
     def scaled_source(self) -> Shape:
+        if self.own is not None:
+            return self.source.with_features(self.own.num_channels)
+        if self.spec.independent:
+            return self.source.with_features(1)
         return replace(self.source, ahead=(self.spec.horizon, self.num_covariate_features))
 
     @property
@@ -176,7 +217,7 @@ class ForecastHead(Head):
     @property
     def why_no_pieces(self) -> str:
         spec = self.spec
-        if spec.scaling.kind == "window" or spec.scaling.centre != "none":
+        if spec.scaling.kind in ("window", "seasonal") or spec.scaling.centre != "none":
             return "scales each history by a part of itself, which a piece does not have"
         if spec.decomposition != "none":
             return "takes each history's own season off it, which a piece does not have"
@@ -184,9 +225,17 @@ class ForecastHead(Head):
             return f"corrects the value {spec.seasonal_lag} steps earlier, which a piece need not have"
         if spec.step > 1:
             return f"folds {spec.step} steps into one, counted from the end of a history"
+        if spec.independent:
+            return "reads each feature as a row of its own, which has no state of its own"
         return ""
 
+    @property
+    def read_length(self) -> int | None:
+        return self.spec.read_length if self.own is not None else None
+
     def min_length(self, num_steps: int) -> int:
+        if self.own is not None:
+            return self.own.min_length
         return max(self.spec.step * num_steps, self.spec.seasonal_lag or 1)
 
     def complete(self, tables: Tables) -> Tables:
@@ -245,6 +294,8 @@ class ForecastHead(Head):
 
     def read(self, inputs: Mapping[str, Tensor]) -> LayerInput:
         history = Signal(inputs["history"], inputs["lengths"])
+        if self.own is not None:
+            return self._read_own(self.own, history)
         scaling = self.scaler.statistics(history)
         source = Signal(self.scaler.apply_to_history(history.values, scaling), history.lengths)
         season = centre = None
@@ -255,6 +306,9 @@ class ForecastHead(Head):
             centre = self.centring.measure(source)
             source = source.with_values((source.values - centre.level) / centre.unit)
         statistics = ForecastStatistics(scaling.offset, scaling.scale, season, centre)
+        if self.spec.independent:
+            rows = source.values.transpose(1, 2).reshape(-1, source.values.shape[1], 1)  # (B · F, T, 1)
+            source = Signal(rows, source.lengths.repeat_interleave(self.spec.num_features))
         signal = source
         if self.encoder is not None:
             signal = source.with_values(torch.cat([source.values, self.encoder(inputs[PAST])], 2))
@@ -263,8 +317,20 @@ class ForecastHead(Head):
             signal = Signal(*ragged.fold_steps(signal.values, signal.lengths, self.spec.step))
         return LayerInput(signal, source, statistics)
 
+    def _read_own(self, own: OwnForecasts, history: Signal) -> LayerInput:
+        measured = own.measure(history)
+        source = Signal(measured.channels, torch.full_like(history.lengths, self.spec.read_length))
+        folded, lengths = ragged.fold_steps(source.values, source.lengths, self.spec.step)
+        facts = measured.facts.expand(-1, folded.shape[1], -1)
+        statistics = ForecastStatistics(measured.level, measured.scale, measured=measured)
+        return LayerInput(Signal(torch.cat([folded, facts], 2), lengths), source, statistics)
+
     def predict(self, output: Signal, given: LayerInput) -> Tensor:
         spec, source = self.spec, given.source
+        if self.own is not None:
+            return self._correct(self.own, output.values, given.statistics)
+        if spec.independent:
+            return self._of_rows(output.values, source)
         values = output.values.reshape(-1, *spec.value_shape)
         if spec.seasonal_lag is not None:
             offsets = torch.arange(spec.horizon, device=values.device) % spec.seasonal_lag
@@ -272,8 +338,36 @@ class ForecastHead(Head):
             values = values + (base.unsqueeze(3) if spec.quantiles else base)
         return values
 
+    def _of_rows(self, output: Tensor, source: Signal) -> Tensor:
+        """What the layers give for B · F rows, as the prediction of B."""
+        spec = self.spec
+        levels = spec.value_shape[2:]
+        values = output.reshape(-1, spec.horizon, *levels)  # (B · F, horizon, ...)
+        if spec.seasonal_lag is not None:
+            offsets = torch.arange(spec.horizon, device=values.device) % spec.seasonal_lag
+            base = ragged.last_steps(source.values, source.lengths, offsets, spec.seasonal_lag)  # (B · F, horizon, 1)
+            values = values + (base if levels else base.squeeze(2))
+        values = values.view(-1, spec.num_features, spec.horizon, *levels)
+        return values.transpose(1, 2)[:, :, list(spec.targets)]
+
+    def _correct(self, own: OwnForecasts, output: Tensor, statistics: Statistics) -> Tensor:
+        """The bases' weighted mean, and what the layers add to it in units of their errors."""
+        assert isinstance(statistics, ForecastStatistics)
+        assert statistics.measured is not None
+        spec, measured, targets = self.spec, statistics.measured, list(self.spec.targets)
+        values = output.reshape(len(measured.level), spec.horizon, len(targets), -1)
+        corrections, weights = values[..., : -len(spec.bases)], values[..., -len(spec.bases) :]
+        level, scale, unit = (part[..., targets] for part in (measured.level, measured.scale, measured.unit))
+        base = (own.combine(measured, weights, targets) - level) / scale
+        corrected = base.unsqueeze(3) + corrections * (unit / scale).unsqueeze(3)
+        return corrected if spec.quantiles else corrected.squeeze(3)
+
     def answer(self, prediction: Prediction) -> tuple[Tensor, ...]:
         values = self.unscale(prediction.values, prediction)
+        if self.own is not None:
+            assert isinstance(prediction.statistics, ForecastStatistics)
+            assert prediction.statistics.measured is not None
+            values = values.maximum(_like(prediction.statistics.measured.lowest[..., list(self.spec.targets)], values))
         if not self.spec.quantiles:
             return (values,)
         quantiles = values[..., : len(self.spec.quantiles)].sort(-1).values
@@ -283,6 +377,8 @@ class ForecastHead(Head):
     def scale_target(self, target: Tensor, prediction: Prediction) -> Tensor:
         """Raw targets (B, horizon, targets) into the space of the prediction."""
         scaled = self.scaler.apply_to_target(target, prediction.statistics)
+        if self.own is not None:
+            return scaled.clamp(-FURTHEST_TARGET, FURTHEST_TARGET)
         season, centre = self._components(prediction)
         if season is not None:
             scaled = scaled - season
@@ -313,6 +409,8 @@ class ForecastHead(Head):
         if not self.scaler.is_fitted or not (self.encoder is None or self.encoder.is_fitted):
             raise NetworkError(f'scaling "{self.spec.scaling.kind}" has no statistics yet: call set_statistics first')
         history = Symbol("history", "lengths")
+        if self.own is not None:
+            return self._write_own(graph, self.own, history)
         with graph.scope("scaling"):
             scaling = self.scaler.write_statistics(graph, history)
             source = Symbol(self.scaler.write_apply(graph, history.values, scaling), history.lengths)
@@ -328,6 +426,9 @@ class ForecastHead(Head):
                 values = graph.add("Sub", source.values, centre.level)
                 source = source.with_values(graph.add("Div", values, centre.unit))
         statistics = ForecastStatisticsSymbol(scaling.offset, scaling.scale, season, centre)
+        if self.spec.independent:
+            with graph.scope("features"):
+                source = self._write_rows(graph, source)
         symbol = source
         if self.encoder is not None:
             with graph.scope("covariates"):
@@ -336,21 +437,93 @@ class ForecastHead(Head):
         if self.spec.step > 1:
             assert symbol.lengths is not None
             num_features = self.spec.num_features + self.num_covariate_features
+            num_features = 1 if self.spec.independent else num_features
             with graph.scope("step"):
                 folded = ragged.write_fold_steps(graph, symbol.values, symbol.lengths, self.spec.step, num_features)
                 symbol = Symbol(*folded)
         return LayerInputSymbol(symbol, source, statistics)
 
+    def _write_rows(self, graph: GraphBuilder, source: Symbol) -> Symbol:
+        """Each feature as a row: (B, T, F) to (B · F, T, 1), with the lengths of each."""
+        assert source.lengths is not None
+        count = self.spec.num_features
+        shape = graph.add(
+            "Concat", graph.constant([-1]), ragged.write_num_steps(graph, source.values), graph.constant([1]), axis=0
+        )
+        values = graph.add("Reshape", graph.add("Transpose", source.values, perm=[0, 2, 1]), shape)
+        lengths = graph.add("Tile", ragged.write_column(graph, source.lengths), graph.constant([1, count]))
+        return Symbol(values, graph.add("Reshape", lengths, graph.constant([-1])))
+
+    def _write_of_rows(self, graph: GraphBuilder, output: str, source: Symbol) -> str:
+        """`_of_rows` in the graph."""
+        spec = self.spec
+        levels = spec.value_shape[2:]
+        values = graph.add("Reshape", output, graph.constant([-1, spec.horizon, *levels]))
+        if spec.seasonal_lag is not None:
+            assert source.lengths is not None
+            offsets = [step % spec.seasonal_lag for step in range(spec.horizon)]
+            base = ragged.write_last_steps(graph, source.values, source.lengths, offsets, spec.seasonal_lag)
+            values = graph.add("Add", values, base if levels else graph.add("Squeeze", base, graph.constant([2])))
+        values = graph.add("Reshape", values, graph.constant([-1, spec.num_features, spec.horizon, *levels]))
+        values = graph.add("Transpose", values, perm=[0, 2, 1, *range(3, 3 + len(levels))])
+        return graph.add("Gather", values, graph.constant(list(spec.targets)), axis=2) if self.scaler.chooses else values
+
+    def _write_own(self, graph: GraphBuilder, own: OwnForecasts, history: Symbol) -> LayerInputSymbol:
+        spec = self.spec
+        assert history.lengths is not None
+        with graph.scope("bases"):
+            measured = own.write_measure(graph, history)
+        with graph.scope("step"):
+            # Each row has as many steps as the layers read, so that none is ragged.
+            number, width = spec.read_length // spec.step, spec.step * own.num_channels
+            left_out = graph.constant([spec.read_length % spec.step])
+            folded = graph.add("Slice", measured.channels, left_out, graph.constant([spec.read_length]), graph.constant([1]))
+            folded = graph.add("Reshape", folded, graph.constant([0, number, width]))
+            facts = graph.add("Tile", measured.facts, graph.constant([1, number, 1]))
+            values = graph.add("Concat", folded, facts, axis=2)
+            zeros = graph.add("Mul", history.lengths, graph.constant(0))
+            lengths, read = (graph.add("Add", zeros, graph.constant(count)) for count in (number, spec.read_length))
+        statistics = ForecastStatisticsSymbol(measured.level, measured.scale, measured=measured)
+        return LayerInputSymbol(Symbol(values, lengths), Symbol(measured.channels, read), statistics)
+
+    def _write_corrected(self, graph: GraphBuilder, own: OwnForecasts, output: str, measured: MeasuredSymbol) -> str:
+        """`_correct` in the graph."""
+        spec, targets = self.spec, list(self.spec.targets)
+        count, last = spec.values_per_step // len(targets), graph.constant([3])
+        values = graph.add("Reshape", output, graph.constant([0, spec.horizon, len(targets), count]))
+        border = graph.constant([count - len(spec.bases)])
+        corrections = graph.add("Slice", values, graph.constant([0]), border, last)
+        weights = graph.add("Slice", values, border, graph.constant([count]), last)
+        level, scale, unit = (self._write_targets(graph, part) for part in (measured.level, measured.scale, measured.unit))
+        base = graph.add("Sub", own.write_combine(graph, measured, weights, targets), level)
+        base = graph.add("Unsqueeze", graph.add("Div", base, scale), last)
+        share = graph.add("Unsqueeze", graph.add("Div", unit, scale), last)
+        corrected = graph.add("Add", base, graph.add("Mul", corrections, share))
+        return corrected if spec.quantiles else graph.add("Squeeze", corrected, last)
+
+    def _write_targets(self, graph: GraphBuilder, part: str) -> str:
+        return graph.add("Gather", part, graph.constant(list(self.spec.targets)), axis=2) if self.scaler.chooses else part
+
     def write_answer(self, graph: GraphBuilder, output: Symbol, given: LayerInputSymbol) -> tuple[str, ...]:
         spec = self.spec
+        measured = given.statistics.measured if isinstance(given.statistics, ForecastStatisticsSymbol) else None
         with graph.scope("answer"):
-            values = graph.add("Reshape", output.values, graph.constant([0, *spec.value_shape]))
-        if spec.seasonal_lag is not None:
+            if self.own is not None and measured is not None:
+                values = self._write_corrected(graph, self.own, output.values, measured)
+            elif spec.independent:
+                values = self._write_of_rows(graph, output.values, given.source)
+            else:
+                values = graph.add("Reshape", output.values, graph.constant([0, *spec.value_shape]))
+        if spec.seasonal_lag is not None and not spec.independent:
             with graph.scope("seasonal"):
                 values = self._write_seasonal(graph, values, given.source, spec.seasonal_lag)
         with graph.scope("answer"):
             values = self._write_components(graph, values, given.statistics)
             values = self.scaler.write_invert(graph, values, given.statistics, 1 + len(spec.value_shape))
+            if measured is not None:
+                lowest = self._write_targets(graph, measured.lowest)
+                lowest = graph.add("Unsqueeze", lowest, graph.constant([3])) if spec.quantiles else lowest
+                values = graph.add("Max", values, lowest)
             if not spec.quantiles:
                 return (values,)
             count = graph.constant([len(spec.quantiles)])
@@ -395,7 +568,7 @@ class ForecastHead(Head):
     def draws(self) -> dict[str, Draw]:
         """Within the fitted statistics; for window scaling on a level of its own, with zeros, and half of the time both signs."""
         kind = self.spec.scaling.kind
-        if kind == "window":
+        if kind in ("window", "seasonal"):
             return {"of any level": _draw_levels}
         offset, scale = self.scaler.offset.cpu().numpy(), self.scaler.scale.cpu().numpy()
         draws: dict[str, Draw] = {"within the scaling": lambda random, shape: offset + scale * random.uniform(-1, 1, shape)}
@@ -426,6 +599,18 @@ class ForecastHead(Head):
             largest = np.where(np.array(history) == 0, np.maximum(largest, self.spec.scaling.floor), largest)
         scale: NDArray[Any] = np.maximum(largest, np.finfo(np.float32).tiny)
         return scale
+
+
+def _own_forecasts(spec: ForecastSpec) -> OwnForecasts:
+    return OwnForecasts(
+        spec.bases,
+        horizon=spec.horizon,
+        season_length=spec.season_length,
+        context_length=spec.context_length,
+        read_length=spec.read_length,
+        origins=spec.base_origins,
+        num_features=spec.num_features,
+    )
 
 
 def _check_decoder(layers: Sequence[Layer], horizon: int) -> None:

@@ -106,6 +106,11 @@ class Head(nn.Module):
         return 1
 
     @property
+    def read_length(self) -> int | None:
+        """Steps that the layers read of each row, however short it is; None: those that it has."""
+        return None
+
+    @property
     def why_no_pieces(self) -> str:
         """Why what is done around the layers needs a whole sequence, in words that follow "it"; empty where pieces will do."""
         return ""

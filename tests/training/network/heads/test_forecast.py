@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.training.network.networks import DENSE, LSTM, forecast, histories, run
+from training.layers.bases import BaseConfig
 from training.layers.registry import LayerError
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
@@ -26,6 +27,17 @@ SCALINGS: list[dict[str, Any]] = [
     {"kind": "standard", "centre": "last"},
     {"kind": "window", "transform": "log", "centre": "last"},
 ]
+
+
+BASES = (BaseConfig(lag=1), BaseConfig(lag=4), BaseConfig(lag=12))
+OWN: dict[str, Any] = {
+    "bases": BASES,
+    "scaling": {"kind": "seasonal"},
+    "season_length": 4,
+    "context_length": 24,
+    "read_length": 12,
+    "horizon": 6,
+}
 
 
 def silence(network: Network) -> Network:
@@ -48,10 +60,16 @@ def silence(network: Network) -> Network:
         ({"quantiles": (0.1, 0.9)}, "quantiles must hold 0.5"),
         ({"horizon": 0}, "greater than 0"),
         ({"scaling": {"kind": "minmax", "length": 3}}, 'option "length" belongs to kind "window", not "minmax"'),
-        ({"scaling": {"kind": "log"}}, "Input should be 'none', 'minmax', 'standard', 'window' or 'running'"),
+        ({"scaling": {"kind": "log"}}, "Input should be 'none', 'minmax', 'standard', 'window', 'running' or 'seasonal'"),
         ({"scaling": {"kind": "window", "window": 3}}, "Extra inputs are not permitted"),
         ({"decomposition": "classical"}, "needs a season_length of 2 or more, got 1"),
         ({"mape_point": True}, "it needs quantiles"),
+        ({"independent": True, **OWN}, "independent goes without covariates, streaming and bases"),
+        ({"bases": BASES}, 'bases and scaling of kind "seasonal" need each other'),
+        ({"scaling": {"kind": "seasonal"}}, 'bases and scaling of kind "seasonal" need each other'),
+        ({**OWN, "seasonal_lag": 4}, "bases go without covariates, seasonal_lag"),
+        ({**OWN, "season_length": 1}, "bases need a season_length of 2 or more, got 1"),
+        ({**OWN, "read_length": 13}, "need a context_length of 25 or more, got 24"),
     ],
 )
 def test_a_spec_whose_parts_do_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
@@ -136,6 +154,58 @@ def test_a_silent_network_goes_on_with_the_last_value_and_the_season() -> None:
     torch.nn.init.constant_(network.head.decomposition.gate_out.bias, 50.0)  # type: ignore[union-attr, arg-type]
     found = run(network, {"history": history, "lengths": torch.tensor([24])})["forecast"].flatten()
     torch.testing.assert_close(found, 100 * season[(24 + torch.arange(6)) % 4], rtol=1e-4, atol=0)
+
+
+def test_a_silent_network_with_bases_takes_over_the_one_that_is_exact() -> None:
+    weeks = torch.tensor([2.0, 0.5, 1.0, 3.0, 2.5, 0.5, 1.0, 4.0, 2.0, 0.5, 1.0, 1.5]).repeat(4)
+    days = torch.tensor([2.0, 0.5, 1.0, 3.0]).repeat(12)
+    network = silence(forecast(**OWN, quantiles=(0.1, 0.5, 0.9)))
+    torch.nn.init.constant_(network.head.own.sharpness, 2.0)  # type: ignore[union-attr, arg-type]
+    history = torch.stack([weeks[:24], days[:24]]).unsqueeze(2)
+    outputs = run(network, {"history": history, "lengths": torch.tensor([24, 9])})
+    torch.testing.assert_close(outputs["forecast"][0, :, 0], weeks[24:30])
+    torch.testing.assert_close(outputs["forecast"][1, :, 0], days[9:15])
+    torch.testing.assert_close(outputs["quantiles"], outputs["forecast"].unsqueeze(3).expand(2, 6, 1, 3))
+
+
+def test_with_bases_no_forecast_is_below_zero_where_no_value_is() -> None:
+    network = forecast(**OWN, quantiles=(0.1, 0.5, 0.9))
+    with torch.no_grad():
+        for parameter in network.layers[-1].parameters():
+            parameter.fill_(-3.0)
+    inputs = histories([20, 9])
+    assert run(network, inputs)["quantiles"].min() == 0
+    inputs["history"][0, 3] = -1e-3
+    lowest = run(network, inputs)["quantiles"].amin((1, 2, 3))
+    assert lowest[0] < 0 <= lowest[1]
+
+
+def test_what_follows_a_constant_history_does_not_decide_a_loss() -> None:
+    network = forecast(**OWN)
+    prediction = network.predict({"history": torch.zeros(1, 24, 1), "lengths": torch.tensor([24])})
+    assert network.head.scale_target(torch.full((1, 6, 1), 5.0), prediction).tolist() == [[[1000.0]] * 6]
+
+
+def test_layers_that_need_more_than_they_are_given_to_read_are_refused() -> None:
+    assert forecast(**OWN, step=4).min_length == 5
+    network = forecast(LSTM, {"type": "recent", "n": 13}, DENSE, **OWN)
+    with pytest.raises(NetworkError, match="these layers need 13 steps, and read_length gives them 12"):
+        _ = network.min_length
+
+
+@pytest.mark.parametrize("options", [{}, {"quantiles": (0.1, 0.5)}, {"seasonal_lag": 3, "step": 2}], ids=str)
+def test_independent_features_are_forecast_as_one_alone(options: dict[str, Any]) -> None:
+    several = forecast(independent=True, num_features=3, targets=(2, 0), horizon=4, **options)
+    alone = forecast(horizon=4, **options)
+    alone.load_state_dict({**several.state_dict(), "head.scaler.offset": torch.zeros(1), "head.scaler.scale": torch.ones(1)})
+    inputs = histories([9, 5], 3)
+    outputs = run(several, inputs)
+    for column, feature in enumerate((2, 0)):
+        expected = run(alone, {**inputs, "history": inputs["history"][..., feature : feature + 1]})
+        for name, values in expected.items():
+            torch.testing.assert_close(outputs[name][:, :, column], values[:, :, 0])
+    assert several.num_parameters == alone.num_parameters
+    assert "reads each feature as a row of its own" in forecast(independent=True, num_features=2).why_not_streaming
 
 
 def test_the_second_point_forecast_is_an_answer_of_its_own() -> None:

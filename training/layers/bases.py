@@ -1,0 +1,362 @@
+"""Simple forecasts of a history by its own past values, how well each would have done on it, and the units that follow.
+
+A network that corrects a weighted mean of them needs no other scaling: it reads the history in units of its own spread and of
+the bases' own errors, and its correction is in the latter, so that bands are wide where the bases missed. Each as a torch module
+and as nodes of the graph. Rows may have any length, the padding behind it is never read. In all shapes B is batch, T time
+(padded), W the steps that are read, F features, H the horizon, O earlier origins, J cycles of a base, K bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor, nn
+
+from training.graph.builder import GraphBuilder
+from training.layers import ragged
+from training.layers.base import Signal, Symbol
+
+RESOLUTION = 1e-6
+"""Of a history's mean magnitude: differences below are rounding of single precision."""
+TINY = 1e-30
+"""Keeps quotients finite in a history of zeros."""
+NUM_OUTLIERS = 3
+FURTHEST = 2.0
+NUM_PASSES = 3
+"""The values furthest from the mean are outliers where they are more than twice as far as the next one: they are held there, so
+that they neither move the level nor return a day later. What comes four times or more is no outlier. Each pass takes the mean
+anew, which one that is far enough has moved."""
+WORST = 12.0
+"""Logarithm of an error in units of the best base's, where it is larger or unknown."""
+SMALLEST, LARGEST = -14.0, 4.0
+"""Logarithms of the best base's error in units of the spread are between these."""
+BEYOND = 3e38
+"""What no value of single precision is above."""
+NEVER = -1e9
+"""Before the softmax: the weight of a base that a history is too short for."""
+NUM_FACTS = 3
+"""What is known of a history beside the bases' errors: their unit, its length, and whether a base is exact."""
+INITIAL_SHARPNESS = 2.0
+
+
+class BaseConfig(BaseModel):
+    """The value `lag` steps earlier, or the mean of those at the same place in each of the last `cycles`, as far as there are.
+
+    Of steps more than one cycle ahead it is that of the first, as in a seasonal naive forecast; `lag` = 1 is the last value.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lag: PositiveInt
+    cycles: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a history says of itself, raw units but for the logarithms."""
+
+    level: Tensor
+    """(B, 1, F): the mean, outliers held."""
+    scale: Tensor
+    """(B, 1, F): the mean absolute change over a season, by which MASE divides; at least half a unit."""
+    unit: Tensor
+    """(B, 1, F): the mean absolute error of the best base at earlier origins."""
+    forecasts: Tensor
+    """(B, H, F, K)"""
+    errors: Tensor
+    """(B, 1, F, K): logarithms of the bases' errors, in units."""
+    is_known: Tensor
+    """(B, 1, 1, K): whether the history is long enough for a base and for one origin before."""
+    lowest: Tensor
+    """(B, 1, F): what no forecast is below: 0 where the history never is."""
+    channels: Tensor
+    """(B, N, C · F): what layers read of the last N steps, zero before the history begins."""
+    facts: Tensor
+    """(B, 1, F · (K + 3)): what layers read of the whole."""
+
+
+@dataclass(frozen=True)
+class MeasuredSymbol:
+    """`Measured` in the graph."""
+
+    level: str
+    scale: str
+    unit: str
+    forecasts: str
+    errors: str
+    is_known: str
+    lowest: str
+    channels: str
+    facts: str
+
+
+class OwnForecasts(nn.Module):
+    """The bases of a history, tried at `origins` earlier origins one season apart.
+
+    A row's weights are the softmax of the layers' own values less `sharpness`, which is learned, times the logarithm of the
+    errors: without layers a base weighs error ** -sharpness, so that one that is exact is taken over as it is.
+    """
+
+    def __init__(
+        self,
+        bases: Sequence[BaseConfig],
+        *,
+        horizon: int,
+        season_length: int,
+        context_length: int,
+        read_length: int,
+        origins: int,
+        num_features: int,
+    ) -> None:
+        super().__init__()
+        self.bases = tuple(bases)
+        self.lags = sorted({base.lag for base in bases if base.lag > 1})
+        self.horizon = horizon
+        self.season_length = season_length
+        self.num_steps = context_length
+        self.read_length = read_length
+        self.num_features = num_features
+        starts = context_length - season_length * np.arange(origins + 1)  # the first is that of the forecast itself
+        self.places, self.begins = zip(*(_places(base, starts, horizon) for base in bases), strict=True)
+        ahead = starts[1:, None] + np.arange(horizon)  # (O, H)
+        self.true_places = np.minimum(ahead, context_length - 1)
+        self.is_past = ((ahead < context_length) & (starts[1:, None] > 0)).astype(np.float32)
+        self.sharpness = nn.Parameter(torch.tensor(INITIAL_SHARPNESS))
+
+    @property
+    def min_length(self) -> int:
+        """The fewest steps of a history: one season to try a base on, and a cycle of it before."""
+        return self.season_length + min(base.lag for base in self.bases)
+
+    @property
+    def num_channels(self) -> int:
+        """Features of a step that layers read: of each feature its value, and its change over each lag."""
+        return self.num_features * (1 + len(self.lags))
+
+    @property
+    def num_facts(self) -> int:
+        """Features that say something of the whole history."""
+        return self.num_features * (len(self.bases) + NUM_FACTS)
+
+    # torch
+
+    @torch.no_grad()
+    def measure(self, history: Signal) -> Measured:
+        """Of raw values (B, T, F). Nothing of it is learned."""
+        steps = torch.arange(-self.num_steps, 0, device=history.values.device)
+        index = history.lengths.unsqueeze(1) + steps
+        values = ragged.take_steps(history.values, index.clamp(min=0))  # (B, W, F)
+        within = (index >= 0).unsqueeze(2).to(values.dtype)  # (B, W, 1)
+        share = within / within.sum(1, keepdim=True)
+        lowest = torch.where((values * within).amin(1, keepdim=True) >= 0, 0.0, -BEYOND)
+        for _ in range(NUM_PASSES):
+            level = (values * share).sum(1, keepdim=True)
+            furthest = ((values - level).abs() * within).topk(NUM_OUTLIERS + 1, 1).values[:, NUM_OUTLIERS:]
+            values = values.clamp(level - FURTHEST * furthest, level + FURTHEST * furthest)
+        level, spread = _level_and_spread(values, share)
+        resolution = RESOLUTION * (values.abs() * share).sum(1, keepdim=True) + TINY
+        spread = spread.maximum(resolution)
+
+        true = self._at(values, self.true_places)  # (B, O, H, F)
+        is_past = torch.from_numpy(self.is_past).to(values)[None, :, :, None]
+        forecasts, errors, is_known = [], [], []
+        for places, begins in zip(self.places, self.begins, strict=True):
+            is_there = self._at(within, begins) * torch.from_numpy(begins >= 0).to(values).unsqueeze(3)  # (B, O + 1, 1, J, 1)
+            count = is_there.sum(3)  # (B, O + 1, 1, 1)
+            found = (self._at(values, places) * is_there).sum(3) / count.clamp(min=1.0)  # (B, O + 1, H, F)
+            counts = is_past * (count[:, 1:] > 0)  # (B, O, H, 1)
+            total = counts.sum((1, 2)).unsqueeze(1)  # (B, 1, 1)
+            error = ((true - found[:, 1:]).abs() * counts).sum((1, 2)).unsqueeze(1)  # (B, 1, F)
+            forecasts.append(found[:, 0])
+            errors.append(error / total.clamp(min=1.0))
+            is_known.append(total > 0)
+        known, error = torch.stack(is_known, 3), torch.stack(errors, 3)
+        unit = torch.where(known, error, BEYOND).amin(3).maximum(resolution)
+        relative = ((error + resolution.unsqueeze(3)) / unit.unsqueeze(3)).log().clamp(max=WORST)
+        relative = torch.where(known, relative, WORST)
+        season = self.season_length
+        both = within[:, season:] * within[:, :-season]
+        change = ((values[:, season:] - values[:, :-season]).abs() * both).sum(1, keepdim=True)
+        scale = (change / both.sum(1, keepdim=True).clamp(min=1.0)).maximum(unit / 2)
+        return Measured(
+            level=level,
+            scale=scale,
+            unit=unit,
+            forecasts=torch.stack(forecasts, 3),
+            errors=relative,
+            is_known=known,
+            lowest=lowest,
+            channels=self._channels(values, within, level, spread, unit),
+            facts=self._facts(relative, within, unit, spread, resolution),
+        )
+
+    def combine(self, measured: Measured, weights: Tensor, targets: Sequence[int]) -> Tensor:
+        """The weighted mean of the bases, raw (B, H, targets), of the layers' values (B, H, targets, K)."""
+        errors, forecasts = measured.errors[:, :, list(targets)], measured.forecasts[:, :, list(targets)]
+        logits = torch.where(measured.is_known, weights - self.sharpness * errors, NEVER)
+        return (logits.softmax(3) * forecasts).sum(3)
+
+    def _at(self, values: Tensor, places: NDArray[np.int64]) -> Tensor:
+        """(B, W, F) at places of any shape: (B, ..., F)."""
+        index = torch.from_numpy(places.clip(min=0).reshape(-1)).to(values.device)
+        return values.index_select(1, index).view(len(values), *places.shape, values.shape[2])
+
+    def _channels(self, values: Tensor, within: Tensor, level: Tensor, spread: Tensor, unit: Tensor) -> Tensor:
+        first = self.num_steps - self.read_length
+        channels = [((values[:, first:] - level) / spread).asinh() * within[:, first:]]
+        for lag in self.lags:
+            before = slice(first - lag, self.num_steps - lag)
+            channels.append(((values[:, first:] - values[:, before]) / unit).asinh() * within[:, before])
+        return torch.cat(channels, 2)
+
+    def _facts(self, errors: Tensor, within: Tensor, unit: Tensor, spread: Tensor, resolution: Tensor) -> Tensor:
+        seasons = (within.sum(1, keepdim=True) / self.season_length).log().expand_as(unit)
+        is_exact = (unit <= resolution).to(unit.dtype)
+        relative = (unit / spread).log().clamp(SMALLEST, LARGEST)
+        return torch.cat([errors.flatten(2), relative, seasons, is_exact], 2)
+
+    # the graph
+
+    def write_measure(self, graph: GraphBuilder, history: Symbol) -> MeasuredSymbol:
+        """`measure` in the graph."""
+        assert history.lengths is not None
+        zero, one, no_steps = graph.constant(0.0), graph.constant(1.0), graph.constant([0])
+        steps = graph.constant(np.arange(-self.num_steps, 0), "steps")
+        index = graph.add("Add", ragged.write_column(graph, history.lengths), steps)
+        values = ragged.write_take_steps(graph, history.values, graph.add("Max", index, no_steps))
+        within = graph.add("Cast", graph.add("GreaterOrEqual", index, no_steps), to=1)
+        within = graph.add("Unsqueeze", within, graph.constant([2]))
+        share = graph.add("Div", within, _sum(graph, within, 1))
+        smallest = graph.add("ReduceMin", graph.add("Mul", values, within), axes=[1], keepdims=1)
+        is_never_below = graph.add("GreaterOrEqual", smallest, zero)
+        lowest = graph.add("Where", is_never_below, zero, graph.constant(-BEYOND))
+        for _ in range(NUM_PASSES):
+            level = _sum(graph, graph.add("Mul", values, share), 1)
+            distances = graph.add("Mul", graph.add("Abs", graph.add("Sub", values, level)), within)
+            count = graph.constant([NUM_OUTLIERS + 1])
+            furthest, _ = graph.add_many("TopK", distances, count, num_outputs=2, axis=1, largest=1, sorted=1)
+            furthest = _write_part(graph, furthest, 1, NUM_OUTLIERS, None)
+            reach = graph.add("Mul", furthest, graph.constant(FURTHEST))
+            values = graph.add("Max", values, graph.add("Sub", level, reach))
+            values = graph.add("Min", values, graph.add("Add", level, reach))
+        level, spread = _write_level_and_spread(graph, values, share)
+        magnitude = _sum(graph, graph.add("Mul", graph.add("Abs", values), share), 1)
+        resolution = graph.add("Mul", magnitude, graph.constant(RESOLUTION))
+        resolution = graph.add("Add", resolution, graph.constant(TINY))
+        spread = graph.add("Max", spread, resolution)
+
+        true = self._write_at(graph, values, self.true_places)
+        is_past = graph.constant(self.is_past[None, :, :, None], "is_past")
+        forecasts, errors, is_known = [], [], []
+        for places, begins in zip(self.places, self.begins, strict=True):
+            has_begun = graph.constant((begins >= 0).astype(np.float32)[..., None], "has_begun")
+            is_there = graph.add("Mul", self._write_at(graph, within, begins), has_begun)
+            count = _sum(graph, is_there, 3, keepdims=0)
+            found = graph.add("Mul", self._write_at(graph, values, places), is_there)
+            found = graph.add("Div", _sum(graph, found, 3, keepdims=0), graph.add("Max", count, one))
+            earlier = _write_part(graph, count, 1, 1, None)
+            is_counted = graph.add("Cast", graph.add("Greater", earlier, zero), to=1)
+            counts = graph.add("Mul", is_past, is_counted)
+            total = graph.add("ReduceSum", counts, graph.constant([1, 2]), keepdims=0)
+            total = graph.add("Unsqueeze", total, graph.constant([1]))
+            error = graph.add("Abs", graph.add("Sub", true, _write_part(graph, found, 1, 1, None)))
+            error = graph.add("ReduceSum", graph.add("Mul", error, counts), graph.constant([1, 2]), keepdims=0)
+            error = graph.add("Unsqueeze", error, graph.constant([1]))
+            forecasts.append(graph.add("Squeeze", _write_part(graph, found, 1, 0, 1), graph.constant([1])))
+            errors.append(graph.add("Div", error, graph.add("Max", total, one)))
+            is_known.append(graph.add("Greater", total, zero))
+        last = graph.constant([3])
+        known, all_errors, all_forecasts = (
+            graph.add("Concat", *(graph.add("Unsqueeze", part, last) for part in parts), axis=3)
+            for parts in (is_known, errors, forecasts)
+        )
+        best = graph.add("Where", known, all_errors, graph.constant(BEYOND))
+        unit = graph.add("Max", graph.add("ReduceMin", best, axes=[3], keepdims=0), resolution)
+        relative = graph.add("Add", all_errors, graph.add("Unsqueeze", resolution, last))
+        relative = graph.add("Log", graph.add("Div", relative, graph.add("Unsqueeze", unit, last)))
+        worst = graph.constant(WORST)
+        relative = graph.add("Where", known, graph.add("Min", relative, worst), worst)
+        now, before = (_write_part(graph, values, 1, *part) for part in ((self.season_length, None), (0, -self.season_length)))
+        is_now, was = (_write_part(graph, within, 1, *part) for part in ((self.season_length, None), (0, -self.season_length)))
+        both = graph.add("Mul", is_now, was)
+        change = _sum(graph, graph.add("Mul", graph.add("Abs", graph.add("Sub", now, before)), both), 1)
+        scale = graph.add("Div", change, graph.add("Max", _sum(graph, both, 1), one))
+        scale = graph.add("Max", scale, graph.add("Mul", unit, graph.constant(0.5)))
+        return MeasuredSymbol(
+            level=level,
+            scale=scale,
+            unit=unit,
+            forecasts=all_forecasts,
+            errors=relative,
+            is_known=known,
+            lowest=lowest,
+            channels=self._write_channels(graph, values, within, level, spread, unit),
+            facts=self._write_facts(graph, relative, within, unit, spread, resolution),
+        )
+
+    def write_combine(self, graph: GraphBuilder, measured: MeasuredSymbol, weights: str, targets: Sequence[int]) -> str:
+        """`combine` in the graph."""
+        errors, forecasts = measured.errors, measured.forecasts
+        if list(targets) != list(range(self.num_features)):
+            chosen = graph.constant(list(targets))
+            errors, forecasts = (graph.add("Gather", part, chosen, axis=2) for part in (errors, forecasts))
+        sharpness = graph.constant(self.sharpness.detach().cpu().numpy(), "sharpness")
+        logits = graph.add("Sub", weights, graph.add("Mul", errors, sharpness))
+        logits = graph.add("Where", measured.is_known, logits, graph.constant(NEVER))
+        shares = graph.add("Softmax", logits, axis=3)
+        return _sum(graph, graph.add("Mul", shares, forecasts), 3, keepdims=0)
+
+    def _write_at(self, graph: GraphBuilder, values: str, places: NDArray[np.int64]) -> str:
+        return graph.add("Gather", values, graph.constant(places.clip(min=0), "places"), axis=1)
+
+    def _write_channels(self, graph: GraphBuilder, values: str, within: str, level: str, spread: str, unit: str) -> str:
+        first = self.num_steps - self.read_length
+        now = _write_part(graph, values, 1, first, None)
+        value = graph.add("Asinh", graph.add("Div", graph.add("Sub", now, level), spread))
+        channels = [graph.add("Mul", value, _write_part(graph, within, 1, first, None))]
+        for lag in self.lags:
+            change = graph.add("Sub", now, _write_part(graph, values, 1, first - lag, -lag))
+            change = graph.add("Asinh", graph.add("Div", change, unit))
+            channels.append(graph.add("Mul", change, _write_part(graph, within, 1, first - lag, -lag)))
+        return graph.add("Concat", *channels, axis=2)
+
+    def _write_facts(self, graph: GraphBuilder, errors: str, within: str, unit: str, spread: str, resolution: str) -> str:
+        seasons = graph.add("Div", _sum(graph, within, 1), graph.constant(float(self.season_length)))
+        seasons = graph.add("Expand", graph.add("Log", seasons), graph.add("Shape", unit))
+        is_exact = graph.add("Cast", graph.add("LessOrEqual", unit, resolution), to=1)
+        relative = graph.add("Log", graph.add("Div", unit, spread))
+        relative = graph.add("Max", graph.add("Min", relative, graph.constant(LARGEST)), graph.constant(SMALLEST))
+        flat = graph.add("Reshape", errors, graph.constant([0, 1, self.num_features * len(self.bases)]))
+        return graph.add("Concat", flat, relative, seasons, is_exact, axis=2)
+
+
+def _places(base: BaseConfig, starts: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where a base's cycles stand, (O + 1, H, J), and where each begins, (O + 1, 1, J); below 0: before the history."""
+    begins = starts[:, None, None] - base.lag * np.arange(1, base.cycles + 1)
+    return begins + (np.arange(horizon) % base.lag)[None, :, None], begins
+
+
+def _level_and_spread(values: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean absolute deviation of (B, W, F), each step's `share` (B, W, 1) of all: (B, 1, F)."""
+    level = (values * share).sum(1, keepdim=True)
+    return level, ((values - level).abs() * share).sum(1, keepdim=True)
+
+
+def _write_level_and_spread(graph: GraphBuilder, values: str, share: str) -> tuple[str, str]:
+    level = _sum(graph, graph.add("Mul", values, share), 1)
+    return level, _sum(graph, graph.add("Mul", graph.add("Abs", graph.add("Sub", values, level)), share), 1)
+
+
+def _sum(graph: GraphBuilder, values: str, axis: int, *, keepdims: int = 1) -> str:
+    return graph.add("ReduceSum", values, graph.constant([axis]), keepdims=keepdims)
+
+
+def _write_part(graph: GraphBuilder, values: str, axis: int, start: int, end: int | None) -> str:
+    """`values[..., start:end]` along an axis."""
+    ends = graph.constant([2**62 if end is None else end])
+    return graph.add("Slice", values, graph.constant([start]), ends, graph.constant([axis]))
