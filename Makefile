@@ -73,10 +73,10 @@ $(CLIENTS): $(VENV)-%/.done:
 	@touch $@
 
 # Ray with Sluice in it, for deploy/ray.
-PEER_ray := ray[serve]==2.60.0
+PEER_ray := ray[data,serve]==2.60.0
 $(VENV)-ray/.done: constraints.txt pyproject.toml
 	test -x $(VENV)-ray/bin/python || $(PYTHON) -m venv $(VENV)-ray
-	$(VENV)-ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '$(PEER_ray)' --editable '.[cpu]'
+	$(VENV)-ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '$(PEER_ray)' --editable '.[cpu,score]'
 	@touch $@
 
 test-peers: $(VENV)/.test $(TRAINERS) $(CLIENTS) $(VENV)-ray/.done  ## what darts, neuralforecast and Keras 2 predict, and the clients of others; downloads each into an environment of its own

@@ -66,11 +66,11 @@ def main(options: Options, port: int) -> None:
     stop = threading.Event()
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temporary:
         os.environ.update({f"RAY_SERVE_HAPROXY_{name}": f"{temporary}/{file}" for name, file in HAPROXY_FILES.items()})
+        os.environ["RAY_TMPDIR"] = temporary  # read when Ray starts; the argument of the same use is private
         ray.init(
             num_cpus=options.num_processes,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=temporary,
             log_to_driver=False,
         )
         serve.start(http_options={"host": "127.0.0.1", "port": port})

@@ -33,11 +33,11 @@ def main(port: int, num_replicas: int, settings: dict[str, str]) -> None:
         signal.signal(number, lambda *_: stop.set())
     # Not below a checkout: the names of Ray's sockets may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        os.environ["RAY_TMPDIR"] = folder  # read when Ray starts; the argument of the same use is private
         ray.init(
             num_cpus=num_replicas,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=folder,
             log_to_driver=False,
             runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
         )

@@ -41,7 +41,7 @@ from service.runtime.tensors import (
 from service.scheduling.batching import Batcher, BatchObserver, SilentObserver, Submission
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import Limits, group_rows
-from service.scheduling.tuning import Tuning
+from service.scheduling.tuning import Tuning, tune_bulk
 from service.sequences.layout import StateLayout
 from service.sequences.rows import SequenceRows, StatefulTensors
 from service.sequences.state import GraphIdentity, SequenceState
@@ -51,6 +51,8 @@ from service.tasks.tables import TableForm, TableOptions
 
 log = logging.getLogger(__name__)
 
+BULK_BUDGETS = 10
+"""How much longer the batches of a whole file may be measured than those of requests, for which a server waits at its start."""
 HEAVY_TENSOR_SIZE = 200_000
 """Numbers of one request beyond which its tensors are checked and cut on a thread: some 0.2 ms."""
 
@@ -170,6 +172,7 @@ class Model:
         self.has_own_state_field = any(spec.name == STATE for spec in public)
         """Whether a tensor of its own is called as the field of instances that carries a state: then that field is the tensor."""
         self._group = functools.partial(group_rows, limits=limits)
+        self._bulk_limits = limits
         self._run_batch = functools.partial(_run_batch, parts, sampler)
         self._loop_budget = loop_budget or LoopBudget()
         self._observer: ModelObserver = observer or SilentModelObserver()
@@ -213,12 +216,25 @@ class Model:
         """How the rows of one file are read as its instances, and its predictions written. Raises TableError."""
         return self._task.open_table(options)
 
-    def compute(self, run_steps: Callable[[GroupRows], Steps]) -> list[Any]:
+    def tune_bulk(self) -> None:
+        """Measure how large the batches of `compute` should be, where costs are measured at all: some seconds at most.
+
+        Nobody waits for one of their rows, so they may be larger than those of requests.
+        """
+        num_steps = self.definition.longest_row(self.manifest)
+        if self.options.measure_s and num_steps is not None:
+            budget_s = BULK_BUDGETS * self.options.measure_s
+            self._bulk_limits = tune_bulk(
+                self.runtime, self.signature, self.limits, self.options.limits, num_steps=num_steps, budget_s=budget_s
+            )
+
+    def compute(self, run_steps: Callable[[GroupRows], Steps]) -> Any:
         """Take steps of its task on this thread, each run with these rows alone: for callers that bring whole batches.
 
+        Returns their predictions as the steps do.
         May be called from several threads at once, and needs no `start`. Raises what the steps raise, and InferenceFailed.
         """
-        steps = run_steps(self._group)
+        steps = run_steps(functools.partial(group_rows, limits=self._bulk_limits))
         step = advance_task(steps, None)
         while step.items is not None:
             step = advance_task(steps, [self._run_batch([item.tensors])[0] for item in step.items])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,11 @@ SHORT_STEPS = 8
 WORTH_MORE = 1.03
 MAX_VAIN = 3
 NUM_ROUNDS = 6
+# Of work that nobody waits for: the largest batch, which bounds its memory, and how it is looked for.
+MAX_BULK_ROWS = 256
+MAX_BULK_STEPS = 65_536
+MAX_BULK_VAIN = 2
+NUM_BULK_RUNS = 3
 # How much longer than its budget measuring may take where other processes have the core.
 PATIENCE = 3
 # A lone item's run may hold up the event loop for so long: a tenth of what would be noticed.
@@ -112,6 +118,60 @@ def tune(
     limits = choose_limits(points, cost, requested, num_steps=num_steps, latency_target_ms=latency_target_ms)
     limits = replace(limits, max_inline_ms=MAX_INLINE_MS if runtime.provider == CPU else 0.0)
     return Tuning(limits, tuple(points), _smallest_good_enough(_longest_rows(points)))
+
+
+def tune_bulk(
+    runtime: Runtime,
+    signature: Signature,
+    limits: Limits,
+    requested: RequestedLimits,
+    *,
+    num_steps: int,
+    budget_s: float,
+    clock: TimeSource = time.perf_counter,
+    stopwatch: TimeSource | None = None,
+) -> Limits:
+    """The limits for work that nobody waits for: these, or larger ones where larger batches of long rows are faster.
+
+    Batches are doubled as long as that brings something. Numbers that are requested stay. `num_steps`, the clocks and the end
+    of measuring as in `tune`.
+    """
+    if requested.max_batch_size or requested.max_padded_steps:
+        return limits
+    stopwatch = stopwatch or (time.thread_time if runtime.provider == CPU else clock)
+    num_steps = max(num_steps, signature.min_length) if signature.time_input is not None else 1
+    first = max(1, min(limits.max_batch_size, limits.max_padded_steps // num_steps))
+    ends, runs_end = clock() + PATIENCE * budget_s, stopwatch() + budget_s
+    least: dict[int, float] = {}
+    with _ONE_AT_A_TIME:
+        try:
+            rows, num_vain = first, 0
+            while (
+                rows <= MAX_BULK_ROWS and rows * num_steps <= max(MAX_BULK_STEPS, first * num_steps) and num_vain < MAX_BULK_VAIN
+            ):
+                batch = synthetic(signature, [num_steps] * rows)
+                before = min((seconds / size for size, seconds in least.items()), default=math.inf)
+                for _ in range(NUM_BULK_RUNS):
+                    # The runs that are to come take about twice as long as the last ones.
+                    if least and (stopwatch() + 2 * least[max(least)] > runs_end or clock() > ends):
+                        break
+                    started = stopwatch()
+                    runtime.run(batch)
+                    least[rows] = min(least.get(rows, math.inf), max(stopwatch() - started, TICK_MS / 1000))
+                if rows not in least:
+                    break
+                num_vain = 0 if before > WORTH_MORE * least[rows] / rows else num_vain + 1
+                rows *= 2
+        except ServiceError as exc:
+            log.info("larger batches are not measured: %s", exc.message)
+    best = min(least, key=lambda size: least[size] / size, default=first)
+    if best == first or least[first] / first < WORTH_MORE * least[best] / best:
+        return limits
+    return replace(
+        limits,
+        max_batch_size=max(limits.max_batch_size, best),
+        max_padded_steps=max(limits.max_padded_steps, best * num_steps),
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring

@@ -99,7 +99,7 @@ class FileChunk:
         if not len(found):
             return Runs(np.empty(0, np.int64), [])
         codes = (found.indices.fill_null(-1) if found.null_count else found.indices).to_numpy()
-        starts = np.concatenate(([0], np.flatnonzero(np.diff(codes)) + 1))
+        starts = np.concatenate(([0], np.flatnonzero(codes[1:] != codes[:-1]) + 1))
         names = found.dictionary.take(found.indices.take(pa.array(starts)))
         values = names.to_pylist()
         return Runs(starts, [None if value is None else value if isinstance(value, str) else str(value) for value in values])

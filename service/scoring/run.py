@@ -124,6 +124,7 @@ def score_file(
     options = options or TableOptions()
     form = model.open_table(options)
     source = open_source(input_path, form, sizes)
+    model.tune_bulk()
     started = clock()
     unfinished = Parts(output_path, describe_run(model, input_path, options), overwrite=overwrite)
     unfinished.expect_apart(input_path)
@@ -190,14 +191,17 @@ def _batches(form: TableForm, source: Source, first_row: int) -> Iterator[_Batch
     yield from _cut(records, [*held, *rejections], first_row, 1.0)
 
 
-def _cut(records: Sequence[Record], rejections: Sequence[Rejection], first_row: int, share: float) -> Iterator[_Batch]:
+def _cut(records: list[Record], rejections: Sequence[Rejection], first_row: int, share: float) -> Iterator[_Batch]:
     """What was found from `first_row` on, in batches in the order of the file."""
-    records = [record for record in records if record.row >= first_row]
+    if records and records[0].row < first_row:
+        records = [record for record in records if record.row >= first_row]
     waiting = deque(sorted((each for each in rejections if each.row >= first_row), key=lambda each: each.row))
     row = first_row
-    for start in range(0, max(len(records), 1), RECORDS_AT_ONCE):
-        part = records[start : start + RECORDS_AT_ONCE]
-        is_last = start + RECORDS_AT_ONCE >= len(records)
+    num_parts = max(1, -(-len(records) // RECORDS_AT_ONCE))
+    size = max(1, -(-len(records) // num_parts))  # even: a small remainder would run as a batch of its own
+    for start in range(0, max(len(records), 1), size):
+        part = records[start : start + size]
+        is_last = start + size >= len(records)
         row = part[-1].end if part else row
         among: list[Rejection] = []
         while waiting and (is_last or waiting[0].row < row):
@@ -211,8 +215,8 @@ def score_records(model: Model, form: TableForm, records: Sequence[Record]) -> S
     """The predictions of records as columns; those that cannot be scored are rejected, and the others scored without them."""
     rejections: list[Rejection] = []
     scored: list[Record] = []
-    predictions: list[Any] = []
-    todo = [list(records)] if records else []
+    predictions: Any = []
+    todo = [records if isinstance(records, list) else list(records)] if records else []
     while todo:
         part = todo.pop()
         try:
@@ -229,8 +233,11 @@ def score_records(model: Model, form: TableForm, records: Sequence[Record]) -> S
                 halves = [part[: len(part) // 2], part[len(part) // 2 :]]
             todo += [half for half in reversed(halves) if half]
         else:
-            scored += part
-            predictions += found
+            if len(part) == len(records):  # as they are, which may be one array
+                scored, predictions = part, found
+            else:
+                scored += part
+                predictions.extend(found)
     return Scored(form.write(scored, predictions) if scored else None, len(scored), rejections)
 
 

@@ -32,7 +32,7 @@ from service.tasks.base import (
 from service.tasks.forecast_request import CheckedInstance, RequestDefaults, refuse_long_piece, takes_frequency
 from service.tasks.forecast_schema import EXAMPLES, Forecast, ForecastDescription, ForecastInstance, ForecastParameters
 from service.tasks.forecast_spec import ForecastSpec
-from service.tasks.forecast_table import LongForm
+from service.tasks.forecast_table import Histories, LongForm
 from service.tasks.frequencies import read_frequency, timestamps
 from service.tasks.measures import Measures, last_values
 from service.tasks.refusals import refuse_length
@@ -133,15 +133,35 @@ class ForecastTask(Task):
         forecasts, anomalies = yield from self._run_all(checked, group, steps_seen)
         return [self.decode(*each) for each in zip(checked, forecasts, anomalies, strict=True)]
 
-    def run_checked(
-        self, checked: Sequence[CheckedInstance], group: GroupRows
-    ) -> Generator[list[Item], list[Tensors], list[Array]]:
-        """`run_steps` of instances that were checked before, whose predictions are left as the graph gives them.
+    def run_histories(
+        self, histories: Histories, defaults: RequestDefaults, group: GroupRows
+    ) -> Generator[list[Item], list[Tensors], Any]:
+        """`run_steps` of histories that were checked before, whose predictions are left as the graph gives them.
 
-        Of each instance (1 + Q, ≥ h) or (1 + Q, ≥ h, targets): what `decode` takes.
+        An array FP32 (N, 1 + Q, ≥ horizon), or (N, 1 + Q, ≥ horizon, targets): each row is what `decode` takes.
         """
-        forecasts, _ = yield from self._run_all(checked, group, None)
-        return forecasts
+        if defaults.horizon > self.spec.horizon or self.spec.streaming or self.spec.num_known:
+            checked = [
+                CheckedInstance(each, defaults.horizon, defaults.levels, is_mape=defaults.is_mape) for each in histories.each()
+            ]
+            forecasts, _ = yield from self._run_all(checked, group, None)
+            return forecasts
+        groups = group(histories.lengths)
+        items = []
+        for indices in groups:
+            stacked, lengths = histories.stack(indices)
+            tensors: Tensors = {HISTORY: stacked, LENGTHS: lengths}
+            items.append(Item(tensors, len(indices), stacked.shape[1], lengths.tolist(), (), indices))
+        outputs = yield items
+        for indices, output in zip(groups, outputs, strict=True):
+            expect_finite(output, indices)
+        found = np.concatenate([output[COMBINED] for output in outputs])
+        order = np.concatenate([np.array(indices, np.int64) for indices in groups])
+        if (np.diff(order) == 1).all():
+            return found
+        ordered = np.empty_like(found)
+        ordered[order] = found
+        return ordered
 
     def _run_all(
         self, checked: Sequence[CheckedInstance], group: GroupRows, steps_seen: Sequence[int] | None
@@ -177,7 +197,7 @@ class ForecastTask(Task):
     def open_table(self, options: TableOptions) -> LongForm:
         """Series in the long form: columns `unique_id`, `ds` and `y`, or one for each of several features."""
         defaults = RequestDefaults(self.spec, self.max_horizon, self.can_feed_back, options.parameters)
-        return LongForm(self.spec, defaults, options, self.run_checked, self.at_levels)
+        return LongForm(self.spec, defaults, options, self.run_histories, self.at_levels)
 
     def prepare(self, outputs: Tensors) -> Tensors:
         """Forecast and quantiles as one FP32 tensor, the forecast first: (B, 1 + Q, H), or (B, 1 + Q, H, targets) for several.

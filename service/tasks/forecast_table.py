@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -11,9 +12,9 @@ import numpy as np
 
 from service.errors import InvalidInput
 from service.runtime.tensors import Array, Item, Tensors, is_all_finite
-from service.tasks.forecast_request import MAX_HISTORY_VALUES, CheckedInstance, RequestDefaults
+from service.tasks.forecast_request import MAX_HISTORY_VALUES, RequestDefaults
 from service.tasks.forecast_spec import ForecastSpec
-from service.tasks.frequencies import MONTHS, Frequency, is_one_step, step_times
+from service.tasks.frequencies import MONTHS, SECONDS, Frequency, is_one_step, step_times
 from service.tasks.tables import (
     Chunk,
     Columns,
@@ -35,16 +36,79 @@ DAY_US = 86_400_000_000
 SMALLEST_MERGE = 2
 """A sorted part of the ids that were seen is merged with the next one where it is not so many times as large."""
 
-Run = Callable[[Sequence[CheckedInstance], Group], Generator[list[Item], list[Tensors], list[Array]]]
+Run = Callable[["Histories", RequestDefaults, Group], Generator[list[Item], list[Tensors], Any]]
 
 
-class _Series(NamedTuple):
+class Series(NamedTuple):
     """What becomes a record: a checked history, and where its times lead."""
 
-    checked: CheckedInstance
+    values: Array
+    """FP32 (rows, F): of many series, as they stand in a file, or of this one alone."""
+    start: int
+    end: int
+    """Its history, as far as the network reads it, in `values`."""
     first_us: int
     num_steps: int
+    """As the file has them."""
     is_at_end: bool
+
+
+class Histories:
+    """Checked histories without gaps, each a part of an array; most lie side by side in one."""
+
+    def __init__(self, series: Sequence[Series]) -> None:
+        self._values = [each.values for each in series]
+        self._starts = np.array([each.start for each in series], np.int64)
+        self._lengths = np.array([each.end - each.start for each in series], np.int64)
+        self._has_one_array = len(set(map(id, self._values))) == 1
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of each, in steps."""
+        found: list[int] = self._lengths.tolist()
+        return found
+
+    def each(self) -> list[Array]:
+        """One by one, FP32 (T, F)."""
+        bounds = zip(self._values, self._starts.tolist(), self._lengths.tolist(), strict=True)
+        return [values[start : start + length] for values, start, length in bounds]
+
+    def stack(self, indices: Sequence[int]) -> tuple[Array, Array]:
+        """These ones as FP32 (B, T, F), zeros behind those that are shorter, and their lengths INT64 (B)."""
+        places = np.array(indices, np.int64)
+        starts, lengths = self._starts[places], self._lengths[places]
+        longest = int(lengths.max())
+        values = self._values[indices[0]]
+        if self._has_one_array and int(lengths.min()) == longest:
+            # Series of one length that follow each other, with what the network does not read between them, are a view.
+            strides = np.diff(starts)
+            stride = int(strides[0]) if len(strides) else longest
+            first, num = int(starts[0]) + longest - stride, len(indices)
+            if stride >= longest and first >= 0 and (strides == stride).all():
+                stacked = values[first : first + num * stride].reshape(num, stride, values.shape[1])
+                return np.ascontiguousarray(stacked[:, stride - longest :]), lengths
+        padded = np.zeros((len(indices), longest, values.shape[1]), np.float32)
+        bounds = zip(padded, indices, starts.tolist(), lengths.tolist(), strict=True)
+        for row, index, start, length in bounds:
+            row[:length] = self._values[index][start : start + length]
+        return padded, lengths
+
+
+class _Bounds(NamedTuple):
+    """The series of a chunk, each INT64 (N) but the names: where they begin and end in it, and the numbers of these rows."""
+
+    keys: Sequence[str | None]
+    starts: Array
+    ends: Array
+    rows: Array
+    behind: Array
+
+
+def _row_of(record: Record) -> int:
+    return record.row
 
 
 @dataclass
@@ -123,21 +187,18 @@ class LongForm(TableForm):
                 f'row {rows[place]}: series "{repeated[:60]}" was there before: sort the file by {self._id} and {self._time}'
             )
         self._find_irregular(times, starts, problems, is_continued=is_continued)
-        places = np.array(sorted(problems), np.int64)
         ends = np.append(starts[1:], len(rows))
+        bounds = _Bounds(keys, starts, ends, rows[starts], rows[ends - 1] + 1)
         has_gaps = np.zeros(len(starts), np.bool_) if is_missing is None else np.logical_or.reduceat(is_missing, starts)
-        bounds = zip(
-            keys,
-            starts.tolist(),
-            ends.tolist(),
-            rows[starts].tolist(),
-            (rows[ends - 1] + 1).tolist(),
-            has_gaps.tolist(),
-            np.searchsorted(places, starts).tolist(),
-            strict=True,
-        )
-        for key, start, end, row, behind, has_gap, first in bounds:
-            problem = None
+        is_plain = self._find_plain(bounds, has_gaps, problems)
+        is_plain[-1] = False  # the last may go on in the next chunk
+        is_plain[0] &= not is_continued
+        reading.records.extend(self._make_records(bounds, is_plain, values, times))
+        places = np.array(sorted(problems), np.int64)
+        for index in np.flatnonzero(~is_plain).tolist():
+            start, end, row, behind = (int(each[index]) for each in bounds[1:])
+            has_gap, problem = bool(has_gaps[index]), None
+            first = int(np.searchsorted(places, start))
             if first < len(places) and places[first] < end:
                 problem = f"row {rows[places[first]]}: {problems[int(places[first])]}"
             if start == 0 and is_continued:
@@ -145,9 +206,12 @@ class LongForm(TableForm):
                 if end < len(rows):
                     self._close(reading)
             elif end < len(rows):
-                self._complete(reading, key, row, behind, values[start:end], times[start:end], problem, has_gap)
+                self._complete(reading, keys[index], row, behind, values[start:end], times[start:end], problem, has_gap)
             else:
-                self._open = _Open(key, row, behind, [values[start:end]], [times[start:end]], end - start, problem, has_gap)
+                # Of its own: a view would keep the whole chunk.
+                parts = [values[start:end].copy()], [times[start:end].copy()]
+                self._open = _Open(keys[index], row, behind, *parts, end - start, problem, has_gap)
+        reading.records.sort(key=_row_of)
         return reading
 
     def finish(self) -> Reading:
@@ -155,13 +219,14 @@ class LongForm(TableForm):
         self._close(reading)
         return reading
 
-    def run_steps(self, records: Sequence[Record], group: Group) -> Generator[list[Item], list[Tensors], list[Any]]:
-        return (yield from self._run([record.payload.checked for record in records], group))
+    def run_steps(self, records: Sequence[Record], group: Group) -> Generator[list[Item], list[Tensors], Any]:
+        """The predictions are an array FP32 (N, 1 + Q, horizon or more), or (N, 1 + Q, horizon or more, targets)."""
+        return (yield from self._run(Histories([record.payload for record in records]), self._defaults, group))
 
     def write(self, records: Sequence[Record], predictions: Sequence[Any]) -> Columns:
         horizon, levels = self._defaults.horizon, self._defaults.levels
-        whole = np.stack([prediction[:, :horizon] for prediction in predictions], axis=1)  # (1 + Q, N, horizon)
-        whole = self._at_levels(whole, levels, self._defaults.is_mape)
+        found = predictions if isinstance(predictions, np.ndarray) else np.stack(predictions)
+        whole = self._at_levels(found.swapaxes(0, 1)[:, :, :horizon], levels, self._defaults.is_mape)  # (1 + Q, N, horizon)
         assert self._unit is not None
         keys = [record.key or "" for record in records]
         columns: Columns = {self._id: Repeated(keys, horizon), self._time: Moments(self._future(records, horizon), self._unit)}
@@ -216,17 +281,58 @@ class LongForm(TableForm):
 
     def _find_irregular(self, times: Array, starts: Array, problems: dict[int, str], *, is_continued: bool) -> None:
         """Add the places that do not follow the one before by one step."""
-        before = np.concatenate((self._open.times[-1][-1:] if is_continued and self._open else times[:1], times[:-1]))
-        frequency = None
-        if self._unit is not None and self._unit.kind == "integer":
-            is_good = times - before == 1
+        last = self._open.times[-1][-1:] if is_continued and self._open else times[:1]
+        frequency = None if self._unit is not None and self._unit.kind == "integer" else self._defaults.usual_frequency
+        is_bad = np.empty(len(times), np.bool_)
+        if frequency is None or frequency.code in SECONDS:  # a step has one length
+            step = 1 if frequency is None else frequency.count * SECONDS[frequency.code] * 1_000_000
+            is_bad[0] = times[0] - last[0] != step
+            np.not_equal(np.diff(times), step, out=is_bad[1:])
         else:
-            frequency = self._defaults.usual_frequency
-            assert frequency is not None
-            is_good = is_one_step(before.view("M8[us]"), times.view("M8[us]"), frequency)
-        is_good[starts[1:] if is_continued else starts] = True
-        for place in np.flatnonzero(~is_good).tolist():
-            problems.setdefault(place, self._describe_step(int(before[place]), int(times[place]), frequency))
+            before = np.concatenate((last, times[:-1]))
+            np.logical_not(is_one_step(before.view("M8[us]"), times.view("M8[us]"), frequency), out=is_bad)
+        is_bad[starts[1:] if is_continued else starts] = False
+        if not is_bad.any():
+            return
+        for place in np.flatnonzero(is_bad).tolist():
+            before_us = int(times[place - 1] if place else last[0])
+            problems.setdefault(place, self._describe_step(before_us, int(times[place]), frequency))
+
+    def _find_plain(self, bounds: _Bounds, has_gaps: Array, problems: Mapping[int, str]) -> Array:
+        """Which series hold nothing that has to be looked at one by one, BOOL (N)."""
+        num_steps = bounds.ends - bounds.starts
+        is_plain: Array = ~has_gaps
+        is_plain &= num_steps >= max(1, self._defaults.spec.min_length)
+        is_plain &= num_steps * len(self._features) <= MAX_HISTORY_VALUES
+        if problems:
+            is_plain[np.searchsorted(bounds.starts, np.array(list(problems), np.int64), side="right") - 1] = False
+        if None in bounds.keys:
+            is_plain &= np.array([key is not None for key in bounds.keys])
+        if self._has_months:
+            is_plain[:] = False
+        return is_plain
+
+    def _make_records(self, bounds: _Bounds, is_plain: Array, values: Array, times: Array) -> Iterator[Record]:
+        """Of plain series; built by `map`, since each costs as much as a twentieth of a small graph's run."""
+        if not is_plain.any():
+            return iter(())
+        keys: Sequence[str | None] = bounds.keys
+        if is_plain.all():
+            starts, ends, rows, behind = bounds[1:]
+        else:
+            keys = list(itertools.compress(bounds.keys, is_plain))
+            starts, ends, rows, behind = (each[is_plain] for each in bounds[1:])
+        history_starts = np.maximum(starts, ends - self._defaults.spec.context_length)
+        series = map(
+            Series,
+            itertools.repeat(values),
+            history_starts.tolist(),
+            ends.tolist(),
+            times[starts].tolist(),
+            (ends - starts).tolist(),
+            itertools.repeat(False),
+        )
+        return map(Record, rows.tolist(), behind.tolist(), series, keys)
 
     def _describe_step(self, before: int, after: int, frequency: Frequency | None) -> str:
         shown, last = self._show_time(after), self._show_time(before)
@@ -284,7 +390,9 @@ class LongForm(TableForm):
                 problem = exc.message.removeprefix("instance 0: ")
             else:
                 is_at_end = self._has_months and self._is_at_end(times)
-                reading.records.append(Record(row, end, _Series(checked, int(times[0]), len(times), is_at_end), key))
+                history = checked.history
+                series = Series(history, 0, len(history), int(times[0]), len(times), is_at_end)
+                reading.records.append(Record(row, end, series, key))
                 return
         reading.rejections.append(Rejection(row, end, problem, key))
 

@@ -125,10 +125,11 @@ def moments(start: str, frequency: Frequency, steps: Iterable[int]) -> list[date
 
 def step_times(starts: Times, frequency: Frequency, steps: Times) -> Times:
     """`timestamps` of many series at once: datetime64[us] (N, S) for the starts (N) and the numbers of steps (N, S)."""
-    num_units = steps * frequency.count
     if frequency.code in SECONDS:
-        times: Times = starts[:, np.newaxis] + (num_units * (SECONDS[frequency.code] * 1_000_000)).astype("m8[us]")
-        return times
+        times: Times = steps * (frequency.count * SECONDS[frequency.code] * 1_000_000)
+        times += starts.view(np.int64)[:, np.newaxis]
+        return times.view("M8[us]")
+    num_units = steps * frequency.count
     first_months, first_days = starts.astype("M8[M]"), starts.astype("M8[D]")
     months = first_months[:, np.newaxis] + (num_units * MONTHS[frequency.code]).astype("m8[M]")
     last_days = ((months + 1).astype("M8[D]") - months.astype("M8[D]")).astype(np.int64) - 1

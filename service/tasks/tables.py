@@ -177,12 +177,15 @@ class TableForm(ABC):
         return Reading([], [])
 
     @abstractmethod
-    def run_steps(self, records: Sequence[Record], group: Group) -> Generator[list[Item], list[Tensors], list[Any]]:
-        """As `Task.run_steps`, of records; an error names a record by its place as `instance`."""
+    def run_steps(self, records: Sequence[Record], group: Group) -> Generator[list[Item], list[Tensors], Any]:
+        """As `Task.run_steps`, of records; an error names a record by its place as `instance`.
+
+        The predictions are what `write` takes: a list, or an array with a row for each record.
+        """
 
     @abstractmethod
-    def write(self, records: Sequence[Record], predictions: Sequence[Any]) -> Columns:
-        """The predictions of records as columns."""
+    def write(self, records: Sequence[Record], predictions: Any) -> Columns:
+        """The predictions of records, as `run_steps` gave them or in a list, as columns."""
 
 
 class RowForm(TableForm):

@@ -17,7 +17,17 @@ from service.runtime.synthetic import MAX_ROWS
 from service.runtime.tensors import LENGTHS, Signature, Tensors, TensorSpec
 from service.scheduling.costs import BATCH_MS, CostModel
 from service.scheduling.planning import Limits, RequestedLimits
-from service.scheduling.tuning import PATIENCE, Point, choose_limits, fit_cost, measure, tune
+from service.scheduling.tuning import (
+    MAX_BULK_ROWS,
+    MAX_BULK_STEPS,
+    PATIENCE,
+    Point,
+    choose_limits,
+    fit_cost,
+    measure,
+    tune,
+    tune_bulk,
+)
 from tests.fakes import SUM_SIGNATURE, FakeRuntime, ManualClock
 
 AUTO = RequestedLimits()
@@ -282,3 +292,54 @@ def test_a_graph_that_refuses_made_up_rows_is_not_tuned() -> None:
 
     runtime = Timed(refuse)
     assert tune(runtime, SUM_SIGNATURE, AUTO, num_steps=8, latency_target_ms=50, budget_s=0.1) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------- bulk
+
+
+def bulk(
+    runtime: Timed, limits: Limits, requested: RequestedLimits = AUTO, *, num_steps: int = 168, budget_s: float = 1.0
+) -> Limits:
+    signature = Signature(runtime.inputs, runtime.outputs)
+    now = runtime.clock.now
+    return tune_bulk(runtime, signature, limits, requested, num_steps=num_steps, budget_s=budget_s, clock=now, stopwatch=now)
+
+
+def test_batches_of_files_grow_as_long_as_that_brings_something() -> None:
+    limits = Limits(max_batch_size=32, max_padded_steps=16 * 168)
+
+    def best_at_64(rows: int, steps: int) -> float:
+        return rows * (1.0 if rows == 64 else 1.2)
+
+    found = bulk(Timed(best_at_64), limits)
+    assert (found.max_batch_size, found.max_padded_steps) == (64, 64 * 168)
+    assert bulk(Timed(LARGE.predict_ms), limits, budget_s=100.0).max_batch_size == MAX_BULK_ROWS
+    longest = bulk(Timed(LARGE.predict_ms), limits, num_steps=2048, budget_s=1000.0)
+    assert limits.max_padded_steps < longest.max_padded_steps <= MAX_BULK_STEPS
+
+
+def test_batches_of_files_are_as_of_requests_where_larger_ones_bring_nothing() -> None:
+    limits = Limits(max_batch_size=32, max_padded_steps=16 * 168)
+    assert bulk(Timed(lambda rows, steps: rows * 1.0), limits) == limits
+    assert bulk(Timed(lambda rows, steps: rows * rows * 1.0), limits) == limits
+
+
+def test_numbers_of_the_operator_hold_for_files_too() -> None:
+    runtime = Timed(LARGE.predict_ms)
+    for requested in (RequestedLimits(max_batch_size=8), RequestedLimits(max_padded_steps=100)):
+        limits = requested.with_defaults()
+        assert bulk(runtime, limits, requested) == limits
+    assert not runtime.sizes
+
+
+def test_measuring_for_files_ends_in_time_and_with_a_batch_that_does_not_fit() -> None:
+    runtime = Timed(lambda rows, steps: 300.0 * rows)
+    bulk(runtime, Limits(max_batch_size=2))
+    assert runtime.sizes == [(2, 168)]
+
+    def limited(rows: int, steps: int) -> float:
+        if rows > 64:
+            raise InferenceFailed("out of memory")
+        return 100.0 + rows
+
+    assert bulk(Timed(limited), Limits(max_batch_size=32, max_padded_steps=32 * 168), budget_s=10.0).max_batch_size == 64

@@ -161,6 +161,26 @@ def test_forecasts_of_a_file_are_the_served_ones(models: Path, tmp_path: Path, p
                 np.testing.assert_allclose([row[f"q{level}"] for row in own], values, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [9, 12, 40])
+def test_series_that_lie_side_by_side_are_forecast_as_each_alone(models: Path, tmp_path: Path, length: int) -> None:
+    rows = series([length] * 700)
+    for number, bad in ((3, None), (40, "many"), (699, None)):
+        rows[number * length + length // 2]["y"] = bad
+    names = [f"s{number}" for number in range(700) if number != 40]
+    whole, alone = tmp_path / "whole.ndjson", tmp_path / "alone.ndjson"
+    summary = score_file(load(models), write(tmp_path / "in.ndjson", rows), whole)
+    assert (summary.num_records, summary.num_rejected) == (699, 1)
+    found = read(whole)
+    assert [row["unique_id"] for row in found] == [name for name in names for _ in range(3)]
+    for number in (0, 3, 41, 255, 511, 512, 698, 699):
+        own = rows[number * length : (number + 1) * length]
+        score_file(load(models), write(tmp_path / "one.ndjson", own), alone, overwrite=True)
+        for expected, row in zip(read(alone), [row for row in found if row["unique_id"] == f"s{number}"], strict=True):
+            assert row["ds"] == expected["ds"]
+            values = [row[name] for name in ("forecast", "q0.1", "q0.5", "q0.9")]
+            np.testing.assert_allclose(values, [expected[name] for name in ("forecast", "q0.1", "q0.5", "q0.9")], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("start", "num", "frequency"), [("2023-01-31", 3, "M"), ("2023-02-28", 4, "ME"), ("2023-11-15", 5, "M")], ids=str
 )

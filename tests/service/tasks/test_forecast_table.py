@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.tasks.forecast_table import SeenKeys
+from service.tasks.forecast_table import Histories, SeenKeys, Series
 from service.tasks.frequencies import is_one_step, read_frequency, step_times, timestamps
 
 
@@ -30,3 +30,31 @@ def test_times_of_many_series_are_those_of_one(name: str, start: str) -> None:
     assert is_one_step(expected[1:-1], expected[2:], frequency).all()
     assert not is_one_step(expected[1:-2], expected[3:], frequency).any()
     assert not is_one_step(expected[1:], expected[1:], frequency).any()
+
+
+FEATURES = 2
+LAID_OUT: dict[str, tuple[list[tuple[int, int]], bool]] = {
+    # how histories lie in one array, from where to where, and whether that is a view of it
+    "side by side": ([(0, 5), (5, 10), (10, 15)], True),
+    "with as much between them": ([(2, 5), (7, 10), (12, 15)], False),
+    "of several lengths": ([(0, 5), (5, 9), (9, 15)], False),
+    "one is left out": ([(0, 5), (10, 15), (15, 20)], False),
+    "out of order": ([(5, 10), (0, 5)], False),
+    "overlapping": ([(0, 5), (3, 8)], False),
+    "one": ([(3, 8)], True),
+    "behind what is not there": ([(0, 3), (5, 8)], False),
+}
+
+
+@pytest.mark.parametrize(("bounds", "is_view"), LAID_OUT.values(), ids=LAID_OUT.keys())
+def test_histories_are_stacked_however_they_lie(bounds: list[tuple[int, int]], is_view: bool) -> None:
+    values = np.arange(20 * FEATURES, dtype=np.float32).reshape(20, FEATURES)
+    histories = Histories([Series(values, start, end, 0, end - start, False) for start, end in bounds])
+    apart = Histories([Series(values[start:end].copy(), 0, end - start, 0, end - start, False) for start, end in bounds])
+    stacked, lengths = histories.stack(range(len(bounds)))
+    assert lengths.tolist() == histories.lengths == [end - start for start, end in bounds]
+    for row, (start, end) in zip(stacked, bounds, strict=True):
+        np.testing.assert_array_equal(row[: end - start], values[start:end])
+        assert not row[end - start :].any()
+    np.testing.assert_array_equal(apart.stack(range(len(bounds)))[0], stacked)
+    assert np.shares_memory(stacked, values) == is_view
