@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
-from training.layers.bases import BaseConfig, Measured, MeasuredSymbol, OwnForecasts
+from training.layers.bases import TINY, BaseConfig, Measured, MeasuredSymbol, OwnForecasts
 from training.layers.covariates import CovariateConfig, CovariateEncoder
 from training.layers.decomposition import Centre, CentreSymbol, Centring, SeasonalDecomposition
 from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
@@ -359,7 +359,8 @@ class ForecastHead(Head):
         corrections, weights = values[..., : -len(spec.bases)], values[..., -len(spec.bases) :]
         level, scale, unit = (part[..., targets] for part in (measured.level, measured.scale, measured.unit))
         base = (own.combine(measured, weights, targets) - level) / scale
-        corrected = base.unsqueeze(3) + corrections * (unit / scale).unsqueeze(3)
+        # Less TINY: to a history of zeros nothing is added.
+        corrected = base.unsqueeze(3) + corrections * ((unit - TINY) / scale).unsqueeze(3)
         return corrected if spec.quantiles else corrected.squeeze(3)
 
     def answer(self, prediction: Prediction) -> tuple[Tensor, ...]:
@@ -497,7 +498,8 @@ class ForecastHead(Head):
         level, scale, unit = (self._write_targets(graph, part) for part in (measured.level, measured.scale, measured.unit))
         base = graph.add("Sub", own.write_combine(graph, measured, weights, targets), level)
         base = graph.add("Unsqueeze", graph.add("Div", base, scale), last)
-        share = graph.add("Unsqueeze", graph.add("Div", unit, scale), last)
+        share = graph.add("Div", graph.add("Sub", unit, graph.constant(TINY)), scale)
+        share = graph.add("Unsqueeze", share, last)
         corrected = graph.add("Add", base, graph.add("Mul", corrections, share))
         return corrected if spec.quantiles else graph.add("Squeeze", corrected, last)
 
