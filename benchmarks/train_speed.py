@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 
 from training.data.series import read_series, sample_windows
-from training.data.texts import encode, learn_tokenizer, read_texts
+from training.data.texts import encode, label_shares, learn_tokenizer, read_texts
 from training.fitting.fit import fit
 from training.fitting.losses import Batch, LossFunction, classify_loss, forecast_loss
 from training.network.heads.classify import ClassifySpec
@@ -74,7 +74,7 @@ def _of_series(recipe: ForecastRecipe, folder: Path) -> tuple[Network, LossFunct
 
 
 def _of_texts(recipe: Recipe, folder: Path) -> tuple[Network, LossFunction, Any, Any]:
-    """The network, its loss, and the training texts' ids (N, maxlen), padded in front, with their labels."""
+    """The network, its loss, and the training texts' ids (N, maxlen), padded in front, with the shares of their labels."""
     assert isinstance(recipe, ClassifyRecipe)
     split = read_texts(recipe.data, folder, recipe.seed)
     tokenizer = learn_tokenizer(split.train.texts, recipe.tokenizer)
@@ -84,11 +84,11 @@ def _of_texts(recipe: Recipe, folder: Path) -> tuple[Network, LossFunction, Any,
         tokens[row, maxlen - len(ids) :] = ids
     size = tokenizer.get_vocab_size()
     spec = ClassifySpec(layers=tuple(recipe.layers), vocabulary_size=size, labels=split.labels)
-    return Network(spec), classify_loss(recipe.fit.loss), tokens, split.train.labels
+    return Network(spec), classify_loss(recipe.fit.loss), tokens, label_shares(split.train.labels, len(split.labels))
 
 
 def _our_epoch(recipe: Recipe, network: Network, loss: LossFunction, x: Any, y: Any) -> Callable[[], float]:
-    names = ("history", "future") if recipe.task == "forecast" else ("tokens", "labels")
+    names = ("history", "future") if recipe.task == "forecast" else ("tokens", "shares")
     size = recipe.fit.batch_size
     settings = recipe.fit.model_copy(update={"epochs": 1, "patience": None})
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from service import __version__
 from service.api.access.keys import SCOPES, describe_entry, new_key
 from service.errors import RestartReason, ServiceError, StartError
+from service.files import find_readers
 from service.observability.logs import escape_controls, set_up_logs
 from service.process.machine import (
     can_fork,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 # The settings that matter to a run without a server.
 SCORE_SETTINGS = ("models", "device", "num_threads", "precision")
+# The settings that name files which nobody else should read.
+SECRET_FILES = ("api_keys_file", "state_key_file", "tls_keyfile", "tls_key_password_file")
 # Each verifies one folder after the other.
 MAX_VERIFIERS = 4
 # Read by prometheus_client when it is imported, so it must be set before service.observability.prometheus is imported.
@@ -237,6 +240,7 @@ def _serve(args: argparse.Namespace) -> int:
     for folder in settings.model_folders:
         if not folder.is_dir():
             raise StartError(f"there is no models folder {folder}; SLUICE_MODELS is its path")
+    _warn_of_readable_secrets(settings)
     limit_blas_threads(os.environ)  # before numpy is imported
     disable_tokenizer_threads(os.environ)
     configure_malloc()
@@ -259,6 +263,19 @@ def _serve(args: argparse.Namespace) -> int:
     with shared_folder("sluice-metrics-", Path(tempfile.gettempdir())) as folder:
         os.environ[METRICS_DIR_NAME] = str(folder)
         return _serve_with_workers(settings, folder, shares_models=shares_models)
+
+
+def _warn_of_readable_secrets(settings: Settings) -> None:
+    """A warning and no refusal: secrets are often mounted so, where nobody else is on the machine."""
+    if not hasattr(os, "geteuid"):
+        return  # Windows has other rights
+    for field in SECRET_FILES:
+        path: Path | None = getattr(settings, field)
+        if path is not None and (readers := find_readers(path, os.geteuid())):
+            log.warning(
+                "a file of keys can be read by others than the server: mode 0600 is for it alone",
+                extra={"setting": environment_name(field), "file": str(path), "readers": readers},
+            )
 
 
 def _serve_alone(settings: Settings) -> int:

@@ -207,6 +207,7 @@ def create_app(
         state_tokens.tokens,
         timeout_s=settings.request_timeout_ms / 1000,
         admission=admission,
+        check_again=access.check_again,
     )
     connections = connection_limits(settings)
     stream_limit = StreamLimit(max(1, int(STREAMS_SHARE * connections.max_connections)))
@@ -241,22 +242,13 @@ def create_app(
         head_timeout_s=connections.body_timeout_s,
         idle_timeout_s=settings.websocket_idle_seconds,
     )
+    predictor = Predictor(state_tokens.tokens, sequences)
     return Gateway(
         access.wrap(api),
         direct={
-            **predict_endpoints(
-                repository,
-                metrics,
-                limits,
-                options.tasks.endpoints,
-                monitors,
-                tokens=state_tokens.tokens,
-                sequences=sequences,
-            ),
+            **predict_endpoints(repository, metrics, limits, options.tasks.endpoints, monitors, predictor),
             **dict.fromkeys(INFER_ROUTES, InferEndpoint(repository, metrics, limits, monitors, sequences)),
-            **adapter_endpoints(
-                formats.adapters, repository, metrics, limits, monitors, Predictor(state_tokens.tokens, sequences)
-            ),
+            **adapter_endpoints(formats.adapters, repository, metrics, limits, monitors, predictor),
         },
         routes=dict.fromkeys(paths),
         observers=metrics,

@@ -70,6 +70,20 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         raise StartError(f"{path} {exc}") from exc
 
 
+def find_readers(path: Path, user: int) -> str:
+    """Who may read a file besides the user of this process and its owner, as "group" or "everyone"; empty for nobody.
+
+    A file of another user that a group may read is how a mounted secret reaches a user of that group, and no finding.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    if found.st_mode & stat.S_IROTH:
+        return "everyone"
+    return "group" if found.st_mode & stat.S_IRGRP and found.st_uid == user else ""
+
+
 class _Signature(NamedTuple):
     """Changes with every write, also with one that keeps the time of the last modification (the ctime does not)."""
 

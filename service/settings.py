@@ -293,12 +293,14 @@ class Settings(BaseSettings):
     sequence_max: int = Field(
         default=100_000,
         ge=1,
-        description="Sequences whose states are kept at most. Beyond them the one ends that was not used for longest.",
+        description="Sequences whose states are kept at most. Beyond them one ends of the API key that has most: that which was "
+        "not used for longest.",
     )
     sequence_max_bytes: int = Field(
         default=256 * 1024 * 1024,
         ge=1024,
-        description="Bytes of all states that are kept at most. Beyond them the sequence ends that was not used for longest.",
+        description="Bytes of all states that are kept at most. Beyond them a sequence ends of the API key that has most: that "
+        "which was not used for longest.",
     )
 
     # What a connection may take.

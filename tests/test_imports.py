@@ -60,7 +60,8 @@ SERVICE_RULES: dict[str, set[str]] = {
     "service.settings": set(),
 }
 TRAINING_RULES: dict[str, set[str]] = {
-    "training.__main__": {"training.runs", "training.importers", "training.summary", "training.reporting", "training.export"}
+    "training.__main__": {"training.commands"},
+    "training.commands": {"training.runs", "training.importers", "training.summary", "training.reporting", "training.export"}
     | {"training.starter", "training.data", "training.evaluation", "training.recipe"},
     "training.evaluation": {"training.data", "training.recipe"},
     "training.starter": {"training.data", "training.recipe"},
@@ -92,7 +93,7 @@ HOMES = {
     "uvicorn": {"service.server", "service.api.regular_path", "service.api.websocket_protocol"},
     "httptools": {"service.api.regular_path"},
     "fastapi_swagger": {"service.api.page"},
-    "pyarrow": {"service.scoring.files"},
+    "pyarrow": {"service.scoring.chunks", "service.scoring.outputs", "service.scoring.sources"},
     "ray": {"service.scoring.folders"},
     "rich": {"service.scoring.progress"},
 }

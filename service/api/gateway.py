@@ -34,6 +34,7 @@ from service.api.request import (
     Hook,
     HttpRequest,
     UnreadRequest,
+    not_admitted,
     read_conditions,
 )
 from service.api.request_ids import add_ids, identify, new_context
@@ -216,11 +217,7 @@ class Gateway:
                 answer = self._describe(_server_ended(), request)
             except Exception as exc:
                 answer = self._describe(exc, request)
-            request.status = answer.status
-            request.response_bytes = len(answer.body)
-            add_ids(context, answer.headers)
-            for hook in self._hooks:
-                hook.after(request, answer.headers)
+            self._finish_answer(request, context, answer)
             return answer
         finally:
             if self._admission is not None and request.ticket is not None:
@@ -248,10 +245,7 @@ class Gateway:
                     hook.before(request)
             except Exception as refusal:  # of a hook, which comes before that of the admission control
                 answer = self._describe(refusal, request)
-            request.status, request.response_bytes = answer.status, len(answer.body)
-            add_ids(context, answer.headers)
-            for hook in self._hooks:
-                hook.after(request, answer.headers)
+            self._finish_answer(request, context, answer)
             self._finish(request, route)
             CURRENT.set(None)  # there is no task of its own whose end would do it
             return answer
@@ -267,10 +261,7 @@ class Gateway:
         request = UnreadRequest(client, server)
         context = self._begin(request, self._unknown, context)
         answer = self._describe(error, request)
-        request.status, request.response_bytes = answer.status, len(answer.body)
-        add_ids(context, answer.headers)
-        for hook in self._hooks:
-            hook.after(request, answer.headers)
+        self._finish_answer(request, context, answer)
         self._finish(request, self._unknown)
         CURRENT.set(None)
         return answer
@@ -297,7 +288,7 @@ class Gateway:
         if template is None:
             context = new_context()
             _, headers, body = self._error_shapes.describe(
-                self._refusal(retry_after_s, self._timeout_s), found.path, context.request_id
+                not_admitted(retry_after_s, self._timeout_s), found.path, context.request_id
             )
             add_ids(context, headers)
             template = self._early_refusals[found.path, retry_after_s] = RefusalTemplate(headers, body, context)
@@ -319,15 +310,7 @@ class Gateway:
         request.ticket = self._admission.admit(route.template, request.request_bytes, timeout_s, priority)
         if request.ticket is None:
             endpoint.refused()
-            raise self._refusal(self._admission.retry_after_s(), timeout_s)
-
-    @staticmethod
-    def _refusal(retry_after_s: float, timeout_s: float) -> Overloaded:
-        return Overloaded(
-            "the work that is pending would not leave time for an answer",
-            retry_after_s=retry_after_s,
-            timeout_ms=round(1000 * timeout_s),
-        )
+            raise not_admitted(self._admission.retry_after_s(), timeout_s)
 
     async def _forward(self, request: HttpRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Have FastAPI answer, and see what it sends."""
@@ -340,9 +323,7 @@ class Gateway:
                 has_started = True
                 request.status = message["status"]
                 headers = list(message.get("headers", ()))
-                add_ids(context, headers)
-                for hook in self._hooks:
-                    hook.after(request, headers)
+                self._finish_head(request, context, headers)
                 message = {**message, "headers": headers}
             else:
                 request.response_bytes += len(message.get("body", b""))
@@ -409,8 +390,7 @@ class Gateway:
             try:
                 if request.status != SWITCHING_PROTOCOLS:
                     answer = self._describe(exc, request)
-                    request.status, request.response_bytes = answer.status, len(answer.body)
-                    self._finish_head(request, context, answer.headers)
+                    self._finish_answer(request, context, answer)
                     await _deny(answer, send)
                 else:
                     log.exception("unexpected error", extra={"path": request.path})
@@ -419,6 +399,11 @@ class Gateway:
                 pass  # the client has gone
         finally:
             self._finish(request, route)
+
+    def _finish_answer(self, request: HttpRequest, context: RequestContext, answer: Answer) -> None:
+        """The answer is about to be sent: record what it is, and complete its headers."""
+        request.status, request.response_bytes = answer.status, len(answer.body)
+        self._finish_head(request, context, answer.headers)
 
     def _finish_head(self, request: HttpRequest, context: RequestContext, headers: Headers) -> None:
         """Add to the headers of an answer what the hooks, and those who read them, want there."""

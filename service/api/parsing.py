@@ -36,7 +36,7 @@ def parse(body: bytes, max_instances: int) -> ParsedRequest:
     instances, and InvalidInput for none or for NaN and Infinity.
     """
     try:
-        content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
+        content = _read(body)
     except ValueError as exc:
         raise _not_json(body, exc) from exc
     if type(content) is not dict:
@@ -74,6 +74,14 @@ def parse(body: bytes, max_instances: int) -> ParsedRequest:
     return ParsedRequest(model, version, instances, parameters)
 
 
+def read_json(text: bytes | memoryview) -> Any:
+    """The JSON of a body; one of more than LARGE_BYTES takes long, and is for a thread. Raises MalformedRequest."""
+    try:
+        return _read(text)
+    except ValueError as exc:
+        raise MalformedRequest(f"the body is not JSON: {exc}" if text else "the body is empty, expected JSON") from exc
+
+
 def expect_no_more_than(max_instances: int, found: int) -> None:
     """Raise PayloadTooLarge for more instances, or rows, than one request may hold."""
     if found > max_instances:
@@ -83,6 +91,10 @@ def expect_no_more_than(max_instances: int, found: int) -> None:
             limit=max_instances,
             setting="SLUICE_MAX_INSTANCES",
         )
+
+
+def _read(text: bytes | memoryview) -> Any:
+    return read(text) if len(text) <= LARGE_BYTES else read_large(text)
 
 
 def _not_json(body: bytes, exc: ValueError) -> ServiceError:

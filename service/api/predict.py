@@ -113,22 +113,20 @@ class Predictor:
 
     def predict(
         self,
+        call: Call,
         model: ServedModel,
         body: bytes,
         instances: Sequence[Any],
         parameters: Mapping[str, Any],
         *,
-        deadline: float,
         has_turn: bool,
-        holder: str,
-        count_rows: Callable[[int], None],
     ) -> Coroutine[Any, Any, Sequence[Any]]:
-        """The predictions, in order; `body` is where the instances were read from, `holder` whose sequences they are.
-        `count_rows` takes how many rows they are where the parameters may make more of them.
+        """The predictions, in order, by the deadline of the call; `body` is where the instances were read from, decompressed.
 
-        Raises what the model raises, and what `predict_carried` and `predict_kept` raise.
+        The call counts the rows that the parameters make of them. Sequences are those of the key that the request came with.
+        Raises what the model raises, and what `predict_carried`, `predict_kept` and `Call.count_rows` raise.
         """
-        plain = is_plain(body)
+        plain, deadline = is_plain(body), call.deadline
         if self._tokens is not None and holds_state(instances) and not model.has_own_state_field:
             return predict_carried(
                 model, self._tokens, instances, parameters, deadline=deadline, is_plain=plain, has_turn=has_turn
@@ -142,10 +140,10 @@ class Predictor:
                 deadline=deadline,
                 is_plain=plain,
                 has_turn=has_turn,
-                holder=holder,
+                holder=caller_of(call.request.state),
             )
         if parameters:
-            count_rows(model.count_rows(instances, parameters))
+            call.count_rows(model.count_rows(instances, parameters))
         return model.predict(instances, parameters, deadline=deadline, is_plain=plain, has_turn=has_turn)
 
 
@@ -163,13 +161,12 @@ class PredictEndpoint(InferenceEndpoint):
         task: str | None = None,
         purpose: str | None = None,
         monitors: Monitors | None = None,
-        tokens: StateTokens | None = None,
-        sequences: KeptSequences | None = None,
+        predictor: Predictor | None = None,
     ) -> None:
-        """`monitors` as of InferenceEndpoint, `tokens` and `sequences` as of Predictor."""
+        """`monitors` as of InferenceEndpoint; without a `predictor` every instance is a whole."""
         super().__init__(observer, limits, monitors)
         self._models = models
-        self._predictor = Predictor(tokens, sequences)
+        self._predictor = predictor or Predictor()
         self._task = task
         self._purpose = purpose
 
@@ -191,16 +188,8 @@ class PredictEndpoint(InferenceEndpoint):
         call.shorten(parsed.timeout_s)
         model = self._resolve(parsed, visible_models(self._models, call.request.state))
         call.set_model(model)
-        predictions = await self._predictor.predict(
-            model,
-            body,
-            parsed.instances,
-            parsed.parameters,
-            deadline=call.deadline,
-            has_turn=self.has_turn(len(body)),
-            holder=caller_of(call.request.state),
-            count_rows=call.count_rows,
-        )
+        has_turn = self.has_turn(len(body))
+        predictions = await self._predictor.predict(call, model, body, parsed.instances, parsed.parameters, has_turn=has_turn)
         written_from = time.monotonic()
         content = await _write(model.name, model.version, predictions)
         call.finish_write(written_from)
@@ -246,17 +235,13 @@ def predict_endpoints(
     limits: RequestLimits,
     task_endpoints: Iterable[TaskEndpoint],
     monitors: Monitors | None = None,
-    *,
-    tokens: StateTokens | None = None,
-    sequences: KeptSequences | None = None,
+    predictor: Predictor | None = None,
 ) -> dict[str, PredictEndpoint]:
     """What answers at each path: `/predict`, and the endpoints of the tasks."""
     monitors = monitors or Monitors.open(limits)
 
     def endpoint(task: str | None, purpose: str | None) -> PredictEndpoint:
-        return PredictEndpoint(
-            models, observer, limits, task=task, purpose=purpose, monitors=monitors, tokens=tokens, sequences=sequences
-        )
+        return PredictEndpoint(models, observer, limits, task=task, purpose=purpose, monitors=monitors, predictor=predictor)
 
     return {PREDICT_PATH: endpoint(None, None), **{each.path: endpoint(each.task, each.purpose) for each in task_endpoints}}
 

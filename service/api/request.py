@@ -312,6 +312,15 @@ def read_conditions(request: HttpRequest, timeout_s: float) -> tuple[float, int]
     return timeout_s, priority
 
 
+def not_admitted(retry_after_s: float, timeout_s: float) -> Overloaded:
+    """Of a request, or a step, whose answer would come too late: the admission control gave it no ticket."""
+    return Overloaded(
+        "the work that is pending would not leave time for an answer",
+        retry_after_s=retry_after_s,
+        timeout_ms=round(1000 * timeout_s),
+    )
+
+
 def _read_number(name: bytes, value: bytes, least: int, most: int, unit: str) -> int:
     if value.isdigit() and len(value) <= len(str(most)) and least <= int(value) <= most:
         return int(value)

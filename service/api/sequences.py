@@ -17,7 +17,7 @@ from service.api.access.control import caller_of, visible_models
 from service.api.carried import StateTokens, StreamingModel
 from service.api.large_bodies import LargeBodyParser
 from service.api.operations import IndentedJSONResponse
-from service.api.parsing import LARGE_BYTES
+from service.api.parsing import LARGE_BYTES, read_json
 from service.api.request import AsgiRequest, read_body
 from service.api.schemas import SequenceDescription
 from service.errors import (
@@ -28,10 +28,10 @@ from service.errors import (
     SequenceNotFound,
     StateError,
 )
-from service.wire import read, read_large
 
 ID, START, END = "sequence_id", "sequence_start", "sequence_end"
-FIELDS = frozenset((ID, START, END))
+_IN_ORDER = (ID, START, END)
+FIELDS = frozenset(_IN_ORDER)
 _MARK = b'"sequence_'
 MAX_SEQUENCES = 1000
 """Of one request."""
@@ -161,10 +161,14 @@ def read_steps(instances: Sequence[Any], parameters: Mapping[str, Any]) -> list[
         )
     steps = []
     seen: set[str] = set()
+    common = [parameters.get(field) for field in _IN_ORDER]
     for index, instance in enumerate(instances):
-        own = instance if type(instance) is dict else {}
-        said = {field: own[field] if own.get(field) is not None else parameters.get(field) for field in FIELDS}
-        step = read_step(said, instance=index)
+        said = common
+        if type(instance) is dict:
+            said = [
+                other if (own := instance.get(field)) is None else own for field, other in zip(_IN_ORDER, common, strict=True)
+            ]
+        step = _read_said(*said, instance=index)
         if step is None:
             raise _refuse(
                 f'"{ID}" is missing: expected {EXPECTED_ID}, in the instance or in "parameters"', None, ID, EXPECTED_ID, index
@@ -187,18 +191,20 @@ def read_step(parameters: Mapping[str, Any], *, instance: int | None = None, zer
 
     With `zero_is_none`, as in Triton, 0 and "" are no ids. Raises InvalidInput.
     """
-    found = parameters.get(ID)
-    flags = []
-    for field in (START, END):
-        flag = parameters.get(field)
+    return _read_said(*[parameters.get(field) for field in _IN_ORDER], instance=instance, zero_is_none=zero_is_none)
+
+
+def _read_said(
+    id: object, start: object, end: object, *, instance: int | None, zero_is_none: bool = False
+) -> SequenceStep | None:
+    for field, flag in ((START, start), (END, end)):
         if flag is not None and type(flag) is not bool:
             raise _refuse(f'"{field}": expected true or false', flag, field, "true or false", instance)
-        flags.append(flag is True)
-    if found is None or (zero_is_none and (found == "" or (type(found) is int and found == 0))):
-        if any(flags):
-            raise _refuse(f'"{ID}" is missing beside "{START if flags[0] else END}"', None, ID, EXPECTED_ID, instance)
+    if id is None or (zero_is_none and (id == "" or (type(id) is int and id == 0))):
+        if start or end:
+            raise _refuse(f'"{ID}" is missing beside "{START if start else END}"', None, ID, EXPECTED_ID, instance)
         return None
-    return SequenceStep(read_id(found, instance=instance), *flags)
+    return SequenceStep(read_id(id, instance=instance), start is True, end is True)
 
 
 def read_id(value: object, *, instance: int | None = None) -> str:
@@ -392,10 +398,7 @@ class _deadline:  # noqa: N801  (reads as a statement)
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
-    try:
-        content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
-    except ValueError as exc:
-        raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
+    content = read_json(body)
     if type(content) is not dict:
         raise MalformedRequest('the body is no JSON object, expected {"state": "..."}')
     fields = {"state", "model", "version"}

@@ -7,15 +7,15 @@ stays with the connection, and is handed out at its end, so the server keeps not
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from service.api.access.control import visible_models
+from service.api.access.control import VISIBLE_MODELS, visible_models
 from service.api.carried import STATE, StateTokens
 from service.api.errors import problem
 from service.api.inference import UNKNOWN, RequestObserver, outcome_of, reason_of
 from service.api.predict import Models, ServedModel
-from service.api.request import Admission, HttpRequest, read_conditions
+from service.api.request import Admission, HttpRequest, not_admitted, read_conditions
 from service.context import CURRENT
 from service.errors import MalformedRequest, Overloaded, PayloadTooLarge, ServiceError
 from service.wire import read, write
@@ -56,8 +56,12 @@ class Streams:
         route: str,
         timeout_s: float,
         admission: Admission | None = None,
+        check_again: Callable[[HttpRequest, str], None] = lambda request, route: None,
     ) -> None:
-        """`api` and `route` are how metrics and admission control call it; `timeout_s` is what one step may take."""
+        """`api` and `route` are how metrics and admission control call it; `timeout_s` is what one step may take.
+
+        `check_again` raises ServiceError where the request would no longer be let in: a stream may outlast its key.
+        """
         self._models = models
         self._observer = observer
         self._tokens = tokens
@@ -65,6 +69,7 @@ class Streams:
         self._route = route
         self._timeout_s = timeout_s
         self._admission = admission
+        self._check_again = check_again
 
     def expect_room(self, request: HttpRequest) -> Conditions:
         """What the request says of its steps. Raises Overloaded where none could be answered in time, and MalformedRequest."""
@@ -81,11 +86,19 @@ class Streams:
     def open(self, line: bytes, request: HttpRequest, conditions: Conditions) -> StreamSequence:
         """The sequence that a first line begins or goes on with. Raises ServiceError."""
         head = read_head(line)
+        self._check_again(request, self._route)
         model = visible_models(self._models, request.state).get(head.model, head.version)
         model.expect_streaming()
         state = None if head.token is None else self._tokens.read(head.token, model.identity, model.state_bytes)
         request.model = model.name
-        return StreamSequence(self, model, head, state, conditions)
+        return StreamSequence(self, request, model, head, state, conditions)
+
+    def expect_access(self, request: HttpRequest, model: ServedModel) -> None:
+        """Raise ServiceError where the request may no longer use the model."""
+        self._check_again(request, self._route)
+        names = request.state.get(VISIBLE_MODELS)
+        if names is not None and model.name not in names:
+            visible_models(self._models, request.state).get(model.name, model.version)  # which there is not
 
     async def advance(
         self, model: ServedModel, instance: Any, state: Any, parameters: Mapping[str, Any], conditions: Conditions, num_bytes: int
@@ -124,19 +137,24 @@ class Streams:
         assert self._admission is not None
         ticket = self._admission.admit(self._route, num_bytes, conditions.timeout_s, conditions.priority)
         if ticket is None:
-            raise Overloaded(
-                "the work that is pending would not leave time for an answer",
-                retry_after_s=self._admission.retry_after_s(),
-                timeout_ms=round(1000 * conditions.timeout_s),
-            )
+            raise not_admitted(self._admission.retry_after_s(), conditions.timeout_s)
         return ticket
 
 
 class StreamSequence:
     """A sequence that was opened; its steps come one after the other."""
 
-    def __init__(self, streams: Streams, model: ServedModel, head: StreamHead, state: Any, conditions: Conditions) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        request: HttpRequest,
+        model: ServedModel,
+        head: StreamHead,
+        state: Any,
+        conditions: Conditions,
+    ) -> None:
         self._streams = streams
+        self._request = request
         self._model = model
         self._head = head
         self._state = state
@@ -145,6 +163,7 @@ class StreamSequence:
     async def advance(self, line: bytes) -> bytes:
         """The prediction of the next piece, as JSON. Raises ServiceError; the state is then the one before."""
         try:
+            self._streams.expect_access(self._request, self._model)
             instance = read_line(line)
             if type(instance) is dict and STATE in instance and not self._model.has_own_state_field:
                 raise MalformedRequest('"state" belongs into the first line: the others go on from it', where=STATE)

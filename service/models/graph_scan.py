@@ -33,4 +33,5 @@ def scan_graph(content: bytes) -> GraphScan:
         raise FolderError("it is not an ONNX file") from exc
     if external is not None:
         raise FolderError(f'tensor "{external[:100]}" lies in another file; external data is not read')
-    return GraphScan(precision_of(content), is_bounded(content), find_directions(content), reads_one_way(content))
+    directions = find_directions(content)
+    return GraphScan(precision_of(content), is_bounded(content), directions, reads_one_way(content, directions))

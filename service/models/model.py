@@ -22,6 +22,7 @@ from service.clock import Clock
 from service.context import current_timing
 from service.errors import InferenceFailed, InvalidInput, PayloadTooLarge, StateError
 from service.models.folder import ModelOptions, Parts, Sampler
+from service.models.overflow import expect_in_range, expect_items_in_range
 from service.runtime.base import Runtime
 from service.runtime.tensor_data import TensorData, datatype_of, largest_classes, read_tensor, write_bytes, write_values
 from service.runtime.tensors import (
@@ -41,7 +42,8 @@ from service.scheduling.batching import Batcher, BatchObserver, SilentObserver, 
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import Limits, group_rows
 from service.scheduling.tuning import Tuning
-from service.sequences.rows import SequenceRows, StatefulTensors, state_size
+from service.sequences.layout import StateLayout
+from service.sequences.rows import SequenceRows, StatefulTensors
 from service.sequences.state import GraphIdentity, SequenceState
 from service.tasks.base import IS_FINITE, STATE, GroupRows, Prediction, Step, Steps, expect_finite, with_finite_rows
 from service.tasks.base import advance as advance_task
@@ -161,7 +163,8 @@ class Model:
         self.why_not_streaming = parts.why_not_streaming or parts.task.why_not_streaming()
         """Why no sequence can come in pieces, in words that follow "the model cannot stream"; empty where it can."""
         self._state_inputs = {spec.name: spec for spec in self.signature.state_specs} if self.can_stream else {}
-        self.state_bytes = state_size(self.identity, self.signature) if self.can_stream else 0
+        self._layout = StateLayout(self.identity, self.signature.state_specs if self.can_stream else ())
+        self.state_bytes = self._layout.num_bytes if self.can_stream else 0
         """The size of each of its states, as a block of bytes; 0 where there are none."""
         public = (*self.public_tensors.inputs, *self.public_tensors.outputs)
         self.has_own_state_field = any(spec.name == STATE for spec in public)
@@ -266,7 +269,7 @@ class Model:
         that is not its own; and what `predict` raises.
         """
         self.expect_streaming()
-        sequences = SequenceRows(states, self.signature, self.identity)
+        sequences = SequenceRows(states, self.signature, self._layout)
         parameters = parameters or {}
         steps = self._task.run_steps(instances, parameters, self._group, is_plain=is_plain, steps_seen=sequences.steps_seen)
         take_step = functools.partial(_advance_sequences, sequences)
@@ -288,7 +291,7 @@ class Model:
     def expect_state(self, state: SequenceState) -> None:
         """Raise StateError for a state that the model cannot go on from."""
         self.expect_streaming()
-        SequenceRows([state], self.signature, self.identity)
+        SequenceRows([state], self.signature, self._layout)
 
     async def _run_steps(
         self,
@@ -318,6 +321,7 @@ class Model:
                 step = await asyncio.to_thread(take_step, steps, outputs) if is_heavy else take_step(steps, outputs)
             except InferenceFailed as exc:
                 self._log_failure(exc)
+                expect_items_in_range(exc, step.items or ())
                 raise
             ended = time.monotonic()
             decode_s += ended - started
@@ -383,7 +387,7 @@ class Model:
         Raises StateError as `advance` does, and InvalidInput where there are not as many rows as states.
         """
         self.expect_streaming()
-        sequences = SequenceRows(states, self.signature, self.identity)
+        sequences = SequenceRows(states, self.signature, self._layout)
         answer = await self._infer_public(inputs, outputs, deadline, sequences)
         return answer, sequences.states
 
@@ -494,6 +498,9 @@ class Model:
                 expect_finite(part, rows)
             except InferenceFailed as exc:
                 self._log_failure(exc)
+                for row in rows:
+                    if row == exc.facts["instance"]:
+                        expect_in_range(exc, tensors, row, row)
                 raise
         outputs = [{name: array for name, array in part.items() if name != IS_FINITE} for part in parts]
         steps = num_steps(tensors, self.signature)

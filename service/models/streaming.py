@@ -35,8 +35,13 @@ def why_not_streaming(manifest: Manifest, directions: Set[bytes]) -> str:
     return ""
 
 
-def reads_one_way(graph: bytes) -> bool:
-    """Whether no node of an ONNX file reads or turns a sequence from its end: what was read so far depends on nothing later."""
+def reads_one_way(graph: bytes, directions: Set[bytes]) -> bool:
+    """Whether no node of an ONNX file reads or turns a sequence from its end: what was read so far depends on nothing later.
+
+    `directions` are what `find_directions` gives of it.
+    """
+    if not directions.isdisjoint((b"bidirectional", b"reverse")):
+        return False
     try:
         for body in read_fields(memoryview(graph), _MODEL_GRAPH):
             for node in read_fields(body, _GRAPH_NODE):
@@ -44,7 +49,7 @@ def reads_one_way(graph: bytes) -> bool:
                     return False
     except (ValueError, IndexError):
         return False
-    return find_directions(graph).isdisjoint((b"bidirectional", b"reverse"))
+    return True
 
 
 def find_directions(graph: bytes) -> frozenset[bytes]:

@@ -13,15 +13,13 @@ Workers exchange their counts through files in the folder that they share. Knows
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
-import os
 import time
 import weakref
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.manifest import FeatureStatistics, Statistics
-from service.wire import read, write
+from service.observability.worker_files import WorkerFiles
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +165,7 @@ class DriftMonitor:
 
     def __init__(self, window_s: float, directory: Path | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self._window_s = window_s
-        self._directory = directory
+        self._files = WorkerFiles("drift", directory)
         self._now = now
         # A sampler ends with its model.
         self._samplers: weakref.WeakValueDictionary[tuple[str, str], Sampler] = weakref.WeakValueDictionary()
@@ -197,10 +195,12 @@ class DriftMonitor:
                 log.exception("drift cannot be measured", extra={"model": key[0], "version": key[1]})
             totals[key] = sampler.totals()
         self._publish(samplers, totals)
-        for key, fingerprint, num_rows, counts in self._read_others():
-            if key in samplers and samplers[key].fingerprint == fingerprint:
-                rows, own = totals[key]
-                totals[key] = rows + num_rows, [bins + np.array(others) for bins, others in zip(own, counts, strict=True)]
+        for entries in self._files.read_others():
+            for name, version, fingerprint, num_rows, counts in entries:
+                key = name, version
+                if key in samplers and samplers[key].fingerprint == fingerprint:
+                    rows, own = totals[key]
+                    totals[key] = rows + num_rows, [bins + np.array(others) for bins, others in zip(own, counts, strict=True)]
         for key, sampler in samplers.items():
             sampler.set_drift(*totals[key])
 
@@ -209,29 +209,10 @@ class DriftMonitor:
         return {key: sampler.drift for key, sampler in self._samplers.copy().items()}
 
     def _publish(self, samplers: Mapping[tuple[str, str], Sampler], totals: Mapping[tuple[str, str], tuple[int, Counts]]) -> None:
-        if self._directory is None:
+        if not self._files.is_shared:
             return
         entries = [
             [*key, samplers[key].fingerprint, rows, [bins.tolist() for bins in counts]] for key, (rows, counts) in totals.items()
         ]
         self._has_published = True
-        file = file_of(os.getpid(), self._directory)
-        aside = file.with_suffix(".new")
-        with contextlib.suppress(OSError):  # the folder goes when the server ends
-            aside.write_bytes(write(entries))
-            aside.replace(file)
-
-    def _read_others(self) -> Iterator[tuple[tuple[str, str], int, int, Sequence[Sequence[int]]]]:
-        if self._directory is None:
-            return
-        for file in self._directory.glob("drift_*.json"):
-            if file == file_of(os.getpid(), self._directory):
-                continue
-            with contextlib.suppress(OSError):  # the worker has ended
-                for name, version, fingerprint, num_rows, counts in read(file.read_bytes()):
-                    yield (name, version), fingerprint, num_rows, counts
-
-
-def file_of(pid: int, directory: Path) -> Path:
-    """Where a worker shows its counts."""
-    return directory / f"drift_{pid}.json"
+        self._files.write(entries)

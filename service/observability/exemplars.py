@@ -5,16 +5,14 @@ Workers exchange theirs through files in the folder that they share. Knows nothi
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from service.context import RequestContext
-from service.wire import read, write
+from service.observability.worker_files import WorkerFiles
 
 PUBLISH_INTERVAL_S = 1.0
 
@@ -42,7 +40,7 @@ class ExemplarStore:
     def __init__(self, bounds: Sequence[float], directory: Path | None = None, now: Callable[[], float] = time.time) -> None:
         """`bounds` are the upper ones of the buckets, without infinity."""
         self._bounds = bounds
-        self._directory = directory
+        self._files = WorkerFiles("exemplars", directory)
         self._now = now
         self._own: dict[Bucket, Exemplar] = {}
         self._is_changed = False
@@ -57,34 +55,17 @@ class ExemplarStore:
     def publish(self) -> None:
         """Show the other workers what is new, at most every PUBLISH_INTERVAL_S."""
         now = self._now()
-        if self._directory is None or not self._is_changed or now - self._published_at < PUBLISH_INTERVAL_S:
+        if not self._files.is_shared or not self._is_changed or now - self._published_at < PUBLISH_INTERVAL_S:
             return
         self._is_changed, self._published_at = False, now
-        file = file_of(os.getpid(), self._directory)
-        aside = file.with_suffix(".new")
-        with contextlib.suppress(OSError):  # the folder goes when the server ends
-            aside.write_bytes(write([[list(bucket), list(exemplar)] for bucket, exemplar in self._own.items()]))
-            aside.replace(file)
+        self._files.write([[list(bucket), list(exemplar)] for bucket, exemplar in self._own.items()])
 
     def collect(self) -> dict[Bucket, Exemplar]:
         """The latest of each bucket, over all workers. May be called on a thread."""
         found = dict(self._own)
-        for bucket, exemplar in self._read_others():
-            if bucket not in found or found[bucket].time < exemplar.time:
-                found[bucket] = exemplar
+        for entries in self._files.read_others():
+            for (histogram, labels, number), values in entries:
+                bucket, exemplar = Bucket(histogram, tuple(labels), number), Exemplar(*values)
+                if bucket not in found or found[bucket].time < exemplar.time:
+                    found[bucket] = exemplar
         return found
-
-    def _read_others(self) -> Iterator[tuple[Bucket, Exemplar]]:
-        if self._directory is None:
-            return
-        for file in self._directory.glob("exemplars_*.json"):
-            if file == file_of(os.getpid(), self._directory):
-                continue
-            with contextlib.suppress(OSError):  # the worker has ended
-                for (histogram, labels, number), exemplar in read(file.read_bytes()):
-                    yield Bucket(histogram, tuple(labels), number), Exemplar(*exemplar)
-
-
-def file_of(pid: int, directory: Path) -> Path:
-    """Where a worker shows its exemplars."""
-    return directory / f"exemplars_{pid}.json"

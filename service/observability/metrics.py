@@ -16,7 +16,7 @@ from service.context import CURRENT
 from service.errors import ConnectionReason, InvalidReason, Outcome, RateScope
 from service.observability.meters import DEFAULT_API, UNKNOWN, HttpMeter, LoadedModel, ModelMeter, Recorders, RequestMeter
 from service.observability.pending import PendingCounter, PendingSeries
-from service.observability.prometheus import LOOP_LAG_SECONDS, REQUEST_DURATION, SECONDS, Exposition, ReadDrift
+from service.observability.prometheus import LOOP_LAG_SECONDS, REQUEST_DURATION, SECONDS, Exposition, ReadDrift, find_add_counts
 from service.observability.statistics import sum_statistics
 
 FLUSH_INTERVAL_S = 0.25
@@ -39,7 +39,7 @@ class Metrics:
         self.sequences = self._exposition.sequences
         """Those whose states are kept."""
         self._families = families = self._exposition.families
-        self._pending = pending = PendingSeries(SECONDS)
+        self._pending = pending = PendingSeries(SECONDS, find_add_counts())
         self._recorders = Recorders(families, pending, self._exposition.exemplars)
         self._connections_closed = {
             reason: pending.add_counter(families.connections_closed.labels(reason)) for reason in CONNECTION_REASONS

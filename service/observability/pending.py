@@ -41,15 +41,21 @@ class PendingCounter:
             self.pending = 0.0
 
 
+AddCounts = Callable[[Any, Sequence[float], float], None]
+"""Adds to a histogram of prometheus_client so many values in each of its buckets, and their sum."""
+
+
 class PendingHistogram:
     """A histogram's values since the last flush: to observe is to append; they are sorted into buckets all at once.
 
     Its series begin with the first value: of a thousand models that nobody uses they would be the most of every scrape.
     """
 
-    __slots__ = ("_histogram", "_labels", "bounds", "child", "observe", "pending")
+    __slots__ = ("_add_counts", "_histogram", "_labels", "bounds", "child", "observe", "pending")
 
-    def __init__(self, histogram: Any, labels: Sequence[str], bounds: Sequence[float]) -> None:
+    def __init__(self, histogram: Any, labels: Sequence[str], bounds: Sequence[float], add_counts: AddCounts | None) -> None:
+        """Without `add_counts` each value is observed by itself."""
+        self._add_counts = add_counts
         self._histogram = histogram
         self._labels = labels
         self.child: Any = None
@@ -62,14 +68,15 @@ class PendingHistogram:
             return
         if self.child is None:
             self.child = self._histogram.labels(*self._labels) if self._labels else self._histogram
+        if self._add_counts is None:
+            for value in self.pending:
+                self.child.observe(value)
+            self.pending.clear()
+            return
         values = np.array(self.pending, np.float64)
         self.pending.clear()
         counts = np.bincount(np.searchsorted(self.bounds, values), minlength=len(self.bounds) + 1).tolist()
-        # prometheus_client has no call for many values at once. Its buckets are not cumulative inside.
-        for bucket, count in zip(self.child._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
-        self.child._sum.inc(float(values.sum()))
+        self._add_counts(self.child, counts, float(values.sum()))
 
 
 class PendingGauge:
@@ -108,9 +115,10 @@ Pending = PendingCounter | PendingHistogram | PendingGauge | OldestItemGauge
 class PendingSeries:
     """Every series that collects events, flushed together."""
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        """`bounds` are those of a histogram that names no others."""
+    def __init__(self, bounds: Sequence[float], add_counts: AddCounts | None = None) -> None:
+        """`bounds` are those of a histogram that names no others, `add_counts` as of PendingHistogram."""
         self._bounds = bounds
+        self._add_counts = add_counts
         self._series: list[Pending] = []
 
     def flush(self) -> None:
@@ -129,7 +137,7 @@ class PendingSeries:
         return counter
 
     def add_histogram(self, histogram: Any, labels: Sequence[str] = (), bounds: Sequence[float] = ()) -> PendingHistogram:
-        pending = PendingHistogram(histogram, labels, bounds or self._bounds)
+        pending = PendingHistogram(histogram, labels, bounds or self._bounds, self._add_counts)
         self._series.append(pending)
         return pending
 

@@ -6,6 +6,8 @@ The only file that imports prometheus_client. Collects no events: `pending.py` d
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import logging
 import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,9 +34,14 @@ from prometheus_client.values import ValueClass
 
 from service.errors import ReloadOutcome, RestartReason, SequenceEnd
 from service.observability.drift import ModelDrift
-from service.observability.drift import file_of as drift_file_of
-from service.observability.exemplars import Bucket, Exemplar, ExemplarStore, file_of
+from service.observability.exemplars import Bucket, Exemplar, ExemplarStore
+from service.observability.pending import AddCounts
+from service.observability.worker_files import remove_files
 
+log = logging.getLogger(__name__)
+
+# The versions of prometheus_client whose private names are known: from the first, up to but without the second.
+TESTED_CLIENT = ((0, 21), (0, 27))
 # The measure itself is off by half a millisecond; from 10 ms on a stall shows in the latency of requests.
 LOOP_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -170,13 +177,42 @@ class Families:
         _forget_values(name, version)
 
 
+def is_tested(version: str) -> bool:
+    """Whether the private names of this version of prometheus_client are known."""
+    major, minor, *_ = (int(part) if part.isdigit() else -1 for part in [*version.split("."), "", ""])
+    return TESTED_CLIENT[0] <= (major, minor) < TESTED_CLIENT[1]
+
+
+def find_add_counts(version: str | None = None) -> AddCounts | None:
+    """What adds many values to a histogram at once, of which prometheus_client makes no public call; None of an unknown version.
+
+    `version` is the installed one, unless it is given.
+    """
+    version = version or importlib.metadata.version("prometheus-client")
+    if is_tested(version):
+        return _add_counts
+    log.warning(
+        "values are added to histograms one by one, which takes longer",
+        extra={"reason": "this version of prometheus_client was not tested", "prometheus_client": version},
+    )
+    return None
+
+
+def _add_counts(histogram: Any, counts: Sequence[float], total: float) -> None:
+    for bucket, count in zip(histogram._buckets, counts, strict=True):  # not cumulative inside
+        if count:
+            bucket.inc(count)
+    histogram._sum.inc(total)
+
+
 def _forget_values(*labels: str) -> None:
     """Let go of the values of removed series, whose labels begin with these.
 
-    With several processes prometheus_client (0.21 to 0.26) keeps each value that there ever was, to write them to other files
-    after a fork: 70 KB for each version of a model. The list is in the closure of its class; where there is none, nothing
-    happens.
+    With several processes prometheus_client keeps each value that there ever was, to write them to other files after a fork:
+    70 KB for each version of a model. The list is in the closure of its class; of a version that is not known it is left alone.
     """
+    if not is_tested(importlib.metadata.version("prometheus-client")):
+        return
     create = ValueClass.__init__
     cells = dict(zip(create.__code__.co_freevars, create.__closure__ or (), strict=True))
     if {"values", "lock"} <= cells.keys():
@@ -421,7 +457,9 @@ def reload_counter() -> Callable[[ReloadOutcome], None]:
 
 
 def forget_worker(pid: int, directory: Path) -> None:
-    """Take the gauges of a worker that has ended out of the sums, and its exemplars; its counters stay. Called by the parent."""
+    """Take the gauges of a worker that has ended out of the sums, and what it showed the others; its counters stay.
+
+    Called by the parent.
+    """
     multiprocess.mark_process_dead(pid, path=str(directory))  # type: ignore[no-untyped-call]
-    file_of(pid, directory).unlink(missing_ok=True)
-    drift_file_of(pid, directory).unlink(missing_ok=True)
+    remove_files(directory, pid)

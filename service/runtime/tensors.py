@@ -324,6 +324,8 @@ def _collate_lengths(items: Sequence[Tensors], rows: Sequence[int], signature: S
 
 
 def _collate_states(items: Sequence[Tensors], rows: Sequence[int], spec: TensorSpec) -> Array:
+    if len(items) == 1 and (only := items[0].get(spec.name)) is not None:
+        return only
     states = np.zeros((sum(rows), *(int(size) for size in spec.shape[1:])), spec.dtype)
     start = 0
     for item, num_rows in zip(items, rows, strict=True):

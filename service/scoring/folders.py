@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from service.models.folder import ModelOptions
 from service.models.model import Model
-from service.scoring.files import SUFFIXES
+from service.scoring.formats import SUFFIXES
 from service.scoring.run import Show, Summary, find_model, score_file
 from service.tasks.tables import TableError, TableOptions
 

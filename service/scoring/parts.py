@@ -17,7 +17,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ValidationError
 
 from service import wire
-from service.scoring.files import PartWriter, format_of, join_parts, open_part
+from service.scoring.formats import format_of
+from service.scoring.outputs import PartWriter, join_parts, open_part
 from service.tasks.tables import Columns, Rejection, TableError
 
 if os.name == "posix":

@@ -18,8 +18,8 @@ from service.models.folder import ModelOptions
 from service.models.loading import load_model
 from service.models.model import Model
 from service.models.scanning import ModelVersion, highest_first, scan_models
-from service.scoring.files import ChunkSizes, Source, open_source
 from service.scoring.parts import Parts, identify_file
+from service.scoring.sources import ChunkSizes, Source, open_source
 from service.tasks.tables import Columns, Record, Rejection, TableForm, TableOptions
 
 log = logging.getLogger(__name__)

@@ -98,7 +98,8 @@ class KeptSequences:
             raise
         await self._commit(checkout, [None if step.is_end else state for step, state in zip(steps, new, strict=True)])
         for step, before in zip(steps, checkout.states, strict=True):
-            self._count(model.identity, before, is_start=step.is_start, is_end=step.is_end)
+            if step.is_start or step.is_end:
+                self._count(model.identity, before, is_start=step.is_start, is_end=step.is_end)
         return answer
 
     async def find(self, model: str, id: str, holder: str = "") -> Inspection | None:

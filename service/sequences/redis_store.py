@@ -30,6 +30,7 @@ from service.sequences.store import (
     SilentStoreObserver,
     StoredSequence,
     StoreObserver,
+    kept_by,
     lost_checkout,
     read_block,
 )
@@ -117,18 +118,7 @@ class RedisStore:
         for state in states:
             changes += ("", b"") if state is None else (f"{state.model}/{state.version}", state.to_bytes())
         texts = [key.text for key in checkout.keys]
-        result = self._start("commit", checkout.ticket, len(texts), *texts, *changes)
-        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def finish(result: asyncio.Future[int]) -> None:
-            error = result.exception() or (None if result.result() else lost_checkout())
-            if error is None:
-                kept.set_result(None)
-            else:
-                kept.set_exception(error)
-
-        result.add_done_callback(finish)
-        return kept
+        return kept_by(self._start("commit", checkout.ticket, len(texts), *texts, *changes))
 
     def release(self, checkout: Checkout) -> None:
         self._start("release", checkout.ticket, len(checkout.keys), *(key.text for key in checkout.keys))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from service.errors import StoreUnavailable
-from service.sequences.state import SequenceState
-from service.sequences.store import MARGIN_S, Checkout, SequenceKey, StoredSequence, finished, lost_checkout, read_block
+from service.sequences.state import CHECKSUM_BYTES, SequenceState
+from service.sequences.store import MARGIN_S, Checkout, SequenceKey, StoredSequence, finished, kept_by
 from service.sequences.table import Owner, SequenceTable, Stored, Ticket
 
 LENGTH_BYTES = 4
@@ -82,7 +82,10 @@ class MessageBatches(asyncio.Protocol):
 
 
 class StoreServer:
-    """Serves a table of states, as blocks of bytes, to the processes that connect."""
+    """Serves a table of states, as the bodies of their blocks, to the processes that connect.
+
+    Without their checksums: nothing but processes of one server has them in between.
+    """
 
     def __init__(self, table: SequenceTable[bytes]) -> None:
         self.table = table
@@ -114,8 +117,7 @@ class _Client:
         elif kind == COMMIT:
             given, changes = about
             ticket = self._tickets.pop(given)
-            blocks = [None if change is None else Stored(Owner(*change[:2]), len(change[2]), change[2]) for change in changes]
-            self.messages.send((number, self._table.commit(ticket, blocks)))
+            self.messages.send((number, self._table.commit(ticket, [_to_stored(change) for change in changes])))
         elif kind == RELEASE:
             self._table.release(self._tickets.pop(about))
         else:
@@ -150,8 +152,8 @@ class SharedStore:
         number = next(self._numbers)
         reply = self._send(messages, CHECKOUT, number, ([key.text for key in keys], within_s + self._margin_s))
         try:
-            blocks = await reply
-            states = [read_block(block) for block in blocks]
+            bodies = await reply
+            states = [None if body is None else SequenceState.from_body(body, is_finite=True) for body in bodies]
         except BaseException:
             self._replies.pop(number, None)
             messages.send((RELEASE, 0, number))
@@ -162,21 +164,8 @@ class SharedStore:
         messages, ticket = checkout.ticket
         if not messages.is_open:
             return finished(_gone())
-        changes = [None if state is None else (state.model, state.version, state.to_bytes()) for state in states]
-        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        reply = self._send(messages, COMMIT, next(self._numbers), (ticket, changes))
-
-        def finish(reply: asyncio.Future[bool]) -> None:
-            error = reply.exception() or (None if reply.result() else lost_checkout())
-            if kept.done():
-                return
-            if error is None:
-                kept.set_result(None)
-            else:
-                kept.set_exception(error)
-
-        reply.add_done_callback(finish)
-        return kept
+        changes = [None if state is None else (state.model, state.version, state.body) for state in states]
+        return kept_by(self._send(messages, COMMIT, next(self._numbers), (ticket, changes)))
 
     def release(self, checkout: Checkout) -> None:
         messages, ticket = checkout.ticket
@@ -185,8 +174,7 @@ class SharedStore:
     async def find(self, key: SequenceKey) -> StoredSequence | None:
         messages = await self._connect()
         found = await self._send(messages, FIND, next(self._numbers), key.text)
-        state = None if found is None else read_block(found[0])
-        return None if state is None else StoredSequence(state, *found[1:])
+        return None if found is None else StoredSequence(SequenceState.from_body(found[0]), *found[1:])
 
     async def run(self) -> None:
         """Nothing: the process that keeps the states sees to them."""
@@ -238,6 +226,14 @@ class SharedStore:
                 self._replies, self._messages = replies, messages
                 return messages
             await asyncio.sleep(CONNECT_INTERVAL_S)
+
+
+def _to_stored(change: tuple[str, int, bytes] | None) -> Stored[bytes] | None:
+    """A state as a client sends it, as the table keeps it."""
+    if change is None:
+        return None
+    model, version, body = change
+    return Stored(Owner(model, version), len(body) + CHECKSUM_BYTES, body)
 
 
 def _resolve(replies: dict[int, asyncio.Future[Any]], number: int, result: Any) -> None:

@@ -9,8 +9,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,9 @@ CHECKSUM_BYTES = 16
 # What it is and how it is laid out; version of the model, steps, digest of the graph, bytes of the name, number of tensors.
 _MAGIC = b"SLS1"
 _HEAD = struct.Struct("<4sIQ32sBB")
+_STEPS = struct.Struct("<Q")
+STEPS_PLACE = 8
+"""Where a body has its steps, as UINT64."""
 # Of each tensor: bytes of its name, datatype, number of axes; behind its name the axes, and then its values.
 _TENSOR = struct.Struct("<HBB")
 _AXIS = struct.Struct("<I")
@@ -44,75 +46,127 @@ class GraphIdentity(NamedTuple):
     """sha256 of the graph's file, in hex."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class SequenceState:
-    """The recurrent state of one sequence after `steps` steps. Two are equal if their bytes are."""
+    """The recurrent state of one sequence after `steps` steps. Two are equal if their bytes are.
 
-    model: str
-    version: int
-    digest: str
-    """sha256 of the graph's file, in hex."""
-    steps: int
-    tensors: Mapping[str, NDArray[Any]]
-    """By name of the graph's state input: one row, without the batch axis."""
+    It holds tensors, or the body of its block, and makes one of the other when it is asked for.
+    """
+
+    __slots__ = ("_body", "_tensors", "identity", "is_finite", "steps")
+
+    def __init__(self, model: str, version: int, digest: str, steps: int, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """`tensors` by name of the graph's state input: one row each, without the batch axis."""
+        self.identity = GraphIdentity(model, version, digest)
+        """The graph that it belongs to."""
+        self.steps = steps
+        self.is_finite = False
+        """Whether its numbers are known to be finite: a server has looked when it wrote it."""
+        self._tensors: Mapping[str, NDArray[Any]] | None = tensors
+        self._body: bytes | None = None
 
     @property
-    def identity(self) -> GraphIdentity:
-        """The graph that it belongs to."""
-        return GraphIdentity(self.model, self.version, self.digest)
+    def model(self) -> str:
+        return self.identity.model
+
+    @property
+    def version(self) -> int:
+        return self.identity.version
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the graph's file, in hex."""
+        return self.identity.digest
+
+    @property
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """By name of the graph's state input: one row, without the batch axis; those of a body are read-only.
+
+        Raises StateError for a body that is damaged.
+        """
+        if self._tensors is None:
+            self._tensors = _read_tensors(memoryview(self.body))
+        return self._tensors
+
+    @property
+    def body(self) -> bytes:
+        """The block without its checksum."""
+        if self._body is None:
+            self._body = self._write_body(self.tensors)
+        return self._body
 
     @property
     def num_bytes(self) -> int:
         """The length of `to_bytes`."""
-        tensors = ((name, array.ndim, array.nbytes) for name, array in self.tensors.items())
-        return block_size(self.model, tensors)
+        if self._body is not None:
+            return len(self._body) + CHECKSUM_BYTES
+        return block_size(self.model, ((name, array.ndim, array.nbytes) for name, array in self.tensors.items()))
 
     def to_bytes(self) -> bytes:
         """A block that describes itself, with a checksum; values are little-endian. The same state gives the same bytes."""
+        return self.body + _checksum(self.body)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> Self:
+        """The state that a block holds; its tensors are read-only. Raises StateError for a block that is damaged."""
+        state = cls.from_kept(data)
+        state._tensors = _read_tensors(memoryview(state.body))
+        return state
+
+    @classmethod
+    def from_kept(cls, data: bytes | bytearray | memoryview) -> Self:
+        """`from_bytes` for a block that a server has kept: what is damaged behind a right checksum shows with its `tensors`."""
+        body = bytes(data[:-CHECKSUM_BYTES])
+        state = cls.from_body(body)
+        if _checksum(body) != data[-CHECKSUM_BYTES:]:
+            raise _damaged("its checksum does not fit")
+        return state
+
+    @classmethod
+    def from_body(cls, body: bytes, identity: GraphIdentity | None = None, *, is_finite: bool = False) -> Self:
+        """The state whose block begins with this body; `identity` where it is known. Raises StateError."""
+        state = cls.__new__(cls)
+        state.identity = read_identity(body) if identity is None else identity
+        (state.steps,) = _STEPS.unpack_from(body, STEPS_PLACE)
+        if state.steps > MAX_STEPS:
+            raise _damaged("its parts do not fit together")
+        state.is_finite = is_finite
+        state._tensors, state._body = None, body
+        return state
+
+    def _write_body(self, tensors: Mapping[str, NDArray[Any]]) -> bytes:
         name = self.model.encode()
-        head = _HEAD.pack(_MAGIC, self.version, self.steps, bytes.fromhex(self.digest), len(name), len(self.tensors))
+        head = _HEAD.pack(_MAGIC, self.version, self.steps, bytes.fromhex(self.digest), len(name), len(tensors))
         parts = [head, name]
-        for tensor, array in self.tensors.items():
+        for tensor, array in tensors.items():
             code, own_name = _CODES[array.dtype.newbyteorder("=")], tensor.encode()
             parts += (_TENSOR.pack(len(own_name), code, array.ndim), own_name, *map(_AXIS.pack, array.shape))
             parts.append(array.astype(_DTYPES[code], copy=False).tobytes())
-        block = b"".join(parts)
-        return block + _checksum(block)
+        return b"".join(parts)
 
-    @classmethod
-    def from_bytes(cls, data: bytes | bytearray | memoryview) -> SequenceState:
-        """The state that a block holds; its tensors are read-only. Raises StateError for a block that is damaged."""
-        block = memoryview(data).toreadonly()
-        if len(block) < _HEAD.size + CHECKSUM_BYTES:
-            raise _damaged(f"it has {len(block)} bytes")
-        body = block[:-CHECKSUM_BYTES]
-        identity = read_identity(body)
-        if _checksum(body) != block[-CHECKSUM_BYTES:]:
-            raise _damaged("its checksum does not fit")
-        _, _, steps, _, name_size, num_tensors = _HEAD.unpack_from(body)
-        place = _HEAD.size + name_size
-        tensors: dict[str, NDArray[Any]] = {}
-        try:
-            for _ in range(num_tensors):
-                name, array, place = _read_tensor(body, place)
-                tensors[name] = array
-        except (struct.error, IndexError, ValueError) as exc:  # UnicodeDecodeError is a ValueError
-            raise _damaged("its tensors cannot be read") from exc
-        if place != len(body) or len(tensors) != num_tensors or steps > MAX_STEPS:
-            raise _damaged("its parts do not fit together")
-        return cls(*identity, steps, tensors)
+    def __repr__(self) -> str:
+        return f"<SequenceState {self.model}/{self.version} after {self.steps} steps>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SequenceState) and self.to_bytes() == other.to_bytes()
+        return isinstance(other, SequenceState) and self.body == other.body
 
     def __hash__(self) -> int:
-        return hash((self.model, self.version, self.digest, self.steps))
+        return hash((self.identity, self.steps))
+
+
+def tensor_head_size(name: str, num_axes: int) -> int:
+    """The bytes of a body between the values of one tensor and those of the one before."""
+    return _TENSOR.size + len(name.encode()) + _AXIS.size * num_axes
 
 
 def block_size(model: str, tensors: Iterable[tuple[str, int, int]]) -> int:
     """The bytes of a block; `tensors` are (name, number of axes, bytes of the values)."""
-    size = _HEAD.size + len(model.encode()) + CHECKSUM_BYTES
-    return size + sum(_TENSOR.size + len(name.encode()) + _AXIS.size * axes + nbytes for name, axes, nbytes in tensors)
+    size = head_size(model) + CHECKSUM_BYTES
+    return size + sum(tensor_head_size(name, axes) + nbytes for name, axes, nbytes in tensors)
+
+
+def head_size(model: str) -> int:
+    """The bytes of a body in front of its tensors."""
+    return _HEAD.size + len(model.encode())
 
 
 def read_identity(block: bytes | memoryview) -> GraphIdentity:
@@ -157,6 +211,22 @@ def expect_identity(found: GraphIdentity, expected: GraphIdentity) -> None:
         found=found.digest,
         expected=expected.digest,
     )
+
+
+def _read_tensors(body: memoryview) -> dict[str, NDArray[Any]]:
+    """The tensors of a body. Raises StateError where it is not made of them."""
+    _, _, _, _, name_size, num_tensors = _HEAD.unpack_from(body)
+    place = _HEAD.size + name_size
+    tensors: dict[str, NDArray[Any]] = {}
+    try:
+        for _ in range(num_tensors):
+            name, array, place = _read_tensor(body, place)
+            tensors[name] = array
+    except (struct.error, IndexError, ValueError) as exc:  # UnicodeDecodeError is a ValueError
+        raise _damaged("its tensors cannot be read") from exc
+    if place != len(body) or len(tensors) != num_tensors:
+        raise _damaged("its parts do not fit together")
+    return tensors
 
 
 def _read_tensor(body: memoryview, place: int) -> tuple[str, NDArray[Any], int]:

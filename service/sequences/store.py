@@ -185,7 +185,7 @@ def to_stored(state: SequenceState) -> Stored[SequenceState]:
 def read_block(block: bytes | None) -> SequenceState | None:
     """The state that a block holds; None, and a line in the log, for one that cannot be read: its sequence has to start anew."""
     try:
-        return None if block is None else SequenceState.from_bytes(block)
+        return None if block is None else SequenceState.from_kept(block)
     except StateError as exc:
         log.error("the state that is kept of a sequence cannot be read", extra={"reason": exc.message})
         return None
@@ -199,6 +199,26 @@ def finished(error: Exception | None = None) -> asyncio.Future[None]:
     else:
         future.set_exception(error)
     return future
+
+
+def kept_by(answer: asyncio.Future[Any]) -> asyncio.Future[None]:
+    """What `commit` returns where others carry it out: done when their answer is true, failed as the answer is or is false.
+
+    Whoever waits may be cancelled meanwhile: the answer then changes nothing here.
+    """
+    kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def finish(answer: asyncio.Future[Any]) -> None:
+        error = answer.exception() or (None if answer.result() else lost_checkout())
+        if kept.done():
+            return
+        if error is None:
+            kept.set_result(None)
+        else:
+            kept.set_exception(error)
+
+    answer.add_done_callback(finish)
+    return kept
 
 
 def lost_checkout() -> DeadlineExceeded:

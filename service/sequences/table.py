@@ -50,9 +50,9 @@ class Found(NamedTuple, Generic[V]):
     """Whether a request has it."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Total:
-    """The sequences of one version of a model."""
+    """So many sequences: those of one version of a model, or of one holder."""
 
     num_sequences: int = 0
     num_bytes: int = 0
@@ -83,11 +83,26 @@ class _Queue(Generic[V]):
     """The first one has the sequence."""
 
 
+@dataclass(slots=True, eq=False)
+class _Share(Total):
+    """The sequences of one holder."""
+
+    idle: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    """Those that no request has; the one that was not used for longest is first."""
+
+
+def holder_of(key: str) -> str:
+    """Whose sequence it is, by its key as `SequenceKey.text` writes it; empty where requests need no API key."""
+    before, separator, _ = key.partition("\0")
+    return before.partition("/")[2] if separator else ""
+
+
 class SequenceTable(Generic[V]):
     """Sequences by their keys. A request takes tickets for all of its sequences at once, so no two wait for each other.
 
-    A sequence that no request has ends when it was not used for `ttl_s`, or when there are too many and it is the one that was
-    not used for longest. Those that requests have are never ended: the bounds may be exceeded by as many.
+    A sequence that no request has ends when it was not used for `ttl_s`. When there are too many, it is the holder of most that
+    loses the one that they did not use for longest: so nobody pushes out the sequences of others who keep fewer. Those that
+    requests have are never ended: the bounds may be exceeded by as many.
     """
 
     def __init__(
@@ -98,6 +113,7 @@ class SequenceTable(Generic[V]):
         self._on_evicted = on_evicted
         self._idle: OrderedDict[str, tuple[Stored[V], float]] = OrderedDict()  # the one that was not used for longest is first
         self._busy: dict[str, _Queue[V]] = {}
+        self._shares: dict[str, _Share] = {}  # of the holders that have any
         self._tickets: set[Ticket] = set()
         self.num_sequences = 0
         self.num_bytes = 0
@@ -112,8 +128,7 @@ class SequenceTable(Generic[V]):
         for key in ticket.keys:
             queue = self._busy.get(key)
             if queue is None:
-                idle = self._idle.pop(key, None)
-                queue = self._busy[key] = _Queue(None if idle is None else idle[0])
+                queue = self._busy[key] = _Queue(self._take_idle(key))
             else:
                 ticket.num_waiting += 1
             queue.tickets.append(ticket)
@@ -133,10 +148,10 @@ class SequenceTable(Generic[V]):
             return False
         for key, stored in zip(ticket.keys, changes, strict=True):
             queue = self._busy[key]
-            if queue.stored is not None:
-                self._count(queue.stored, -1)
             if stored is not None:
-                self._count(stored, 1)
+                self._count(key, stored, 1)
+            if queue.stored is not None:
+                self._count(key, queue.stored, -1)
             queue.stored = stored
         self.release(ticket)
         return True
@@ -157,6 +172,7 @@ class SequenceTable(Generic[V]):
                 del self._busy[key]
                 if queue.stored is not None:
                     self._idle[key] = queue.stored, now
+                    self._shares[holder_of(key)].idle[key] = None
             elif was_first:
                 following = queue.tickets[0]
                 following.num_waiting -= 1
@@ -188,26 +204,47 @@ class SequenceTable(Generic[V]):
 
     def _end_idle(self, now: float) -> None:
         while self._idle:
-            key, (stored, used_at) = next(iter(self._idle.items()))
+            key, (_, used_at) = next(iter(self._idle.items()))
             if now - used_at < self._bounds.ttl_s:
                 return
-            self._evict(key, stored, "idle")
+            self._evict(key, "idle")
 
     def _end_least_recent(self) -> None:
-        while self._idle and (self.num_sequences > self._bounds.max_sequences or self.num_bytes > self._bounds.max_bytes):
-            key, (stored, _) = next(iter(self._idle.items()))
-            self._evict(key, stored, "lru")
+        while self._idle:
+            if self.num_bytes > self._bounds.max_bytes:
+                share = max(self._shares.values(), key=lambda share: share.num_bytes if share.idle else -1)
+            elif self.num_sequences > self._bounds.max_sequences:
+                share = max(self._shares.values(), key=lambda share: share.num_sequences if share.idle else -1)
+            else:
+                return
+            self._evict(next(iter(share.idle)), "lru")
 
-    def _evict(self, key: str, stored: Stored[V], reason: Eviction) -> None:
-        del self._idle[key]
-        self._count(stored, -1)
+    def _take_idle(self, key: str) -> Stored[V] | None:
+        """What is kept of a sequence that no request has; it is now none of these."""
+        idle = self._idle.pop(key, None)
+        if idle is None:
+            return None
+        del self._shares[holder_of(key)].idle[key]
+        return idle[0]
+
+    def _evict(self, key: str, reason: Eviction) -> None:
+        stored = self._take_idle(key)
+        assert stored is not None
+        self._count(key, stored, -1)
         self._on_evicted(stored.owner, reason)
 
-    def _count(self, stored: Stored[V], sign: int) -> None:
+    def _count(self, key: str, stored: Stored[V], sign: int) -> None:
         total = self.totals.get(stored.owner)
         if total is None:
             total = self.totals[stored.owner] = Total()
-        total.num_sequences += sign
-        total.num_bytes += sign * stored.num_bytes
+        holder = holder_of(key)
+        share = self._shares.get(holder)
+        if share is None:
+            share = self._shares[holder] = _Share()
+        for each in (total, share):
+            each.num_sequences += sign
+            each.num_bytes += sign * stored.num_bytes
+        if not share.num_sequences:
+            del self._shares[holder]
         self.num_sequences += sign
         self.num_bytes += sign * stored.num_bytes

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from service.errors import InvalidInput, PayloadTooLarge
+from service.errors import PayloadTooLarge
 from service.manifest import Manifest
 from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors
 from service.tasks.base import (
@@ -35,6 +35,7 @@ from service.tasks.forecast_spec import ForecastSpec
 from service.tasks.forecast_table import LongForm
 from service.tasks.frequencies import read_frequency, timestamps
 from service.tasks.measures import Measures, last_values
+from service.tasks.refusals import refuse_length
 from service.tasks.tables import TableOptions
 
 HISTORY = "history"
@@ -71,6 +72,9 @@ class ForecastTask(Task):
         """Whether a forecast holds all that the next run must know."""
         self.max_horizon = spec.horizon * (max_horizon_multiple if self.can_feed_back else 1)
         """The longest forecast, in steps."""
+        places = [spec.features.index(target) for target in spec.targets if target in spec.features]
+        self._places = None if places == list(range(len(spec.features))) else places
+        """Where a history has the targets; None: it has nothing else, in the same order."""
         self._levels = tuple(spec.quantiles)
         self._numbers_per_step = len(spec.targets) * (1 + len(spec.quantiles))
         self._has_mape = spec.has_mape
@@ -259,9 +263,9 @@ class ForecastTask(Task):
 
     def _scores(self, history: Array, anomaly: Array) -> Array | list[Any]:
         """The scores of a history (T, F), null where a value is missing; rows of several targets, as forecasts have."""
-        places = [self.spec.features.index(target) for target in self.spec.targets]
-        scores, is_missing = anomaly[: len(history)], np.isnan(history[:, places])
-        if len(places) == 1:
+        given = history if self._places is None else history[:, self._places]
+        scores, is_missing = anomaly[: len(history)], np.isnan(given)
+        if scores.shape[1] == 1:
             scores, is_missing = scores[:, 0], is_missing[:, 0]
         if not is_missing.any():
             return np.ascontiguousarray(scores)
@@ -281,14 +285,7 @@ class ForecastTask(Task):
         shortest = steps if lengths is None else int(lengths.min(initial=steps))
         if shortest + (steps_seen or 0) < self.spec.min_length:
             row = 0 if lengths is None else int(lengths.argmin())
-            raise InvalidInput(
-                f"instance {row}: history: expected at least {self.spec.min_length} steps, got {shortest}",
-                reason="length",
-                instance=row,
-                where=HISTORY,
-                found=shortest,
-                expected=f"at least {self.spec.min_length}",
-            )
+            raise refuse_length(row, HISTORY, f"at least {self.spec.min_length}", "steps", shortest)
         if steps <= context:
             return tensors
         if steps_seen is not None:
@@ -395,22 +392,23 @@ class ForecastDefinition(TaskDefinition):
 
     def mismatches(self, manifest: Manifest) -> list[str]:
         spec = manifest.spec_of(ForecastSpec)
-        point: list[int | str] = ["batch", spec.horizon, len(spec.targets)]
-        past: list[int | str] = ["batch", "time", spec.num_known]
+        inputs: dict[str, list[int | str]] = {HISTORY: ["batch", "time", len(spec.features)]}
+        if spec.num_known:
+            inputs[PAST_COVARIATES] = ["batch", "time", spec.num_known]
+            inputs[FUTURE_COVARIATES] = ["batch", spec.horizon, spec.num_known]
         is_old = not any(tensor.name == FORECAST for tensor in manifest.outputs)
         is_old = is_old and any(tensor.name == OLD_FORECAST for tensor in manifest.outputs)
+        point: list[int | str] = ["batch", spec.horizon, len(spec.targets)]
+        outputs = {OLD_FORECAST if is_old else FORECAST: point}
+        if spec.quantiles:
+            outputs[QUANTILES] = [*point, len(spec.quantiles)]
+        if spec.streaming:
+            outputs[ANOMALY] = ["batch", "time", len(spec.targets)]
+        if spec.has_mape:
+            outputs[FORECAST_MAPE] = point
         return [
-            *manifest.mismatch("inputs", HISTORY, "FP32", ["batch", "time", len(spec.features)]),
-            *(manifest.mismatch("inputs", PAST_COVARIATES, "FP32", past) if spec.num_known else ()),
-            *(
-                manifest.mismatch("inputs", FUTURE_COVARIATES, "FP32", ["batch", spec.horizon, spec.num_known])
-                if spec.num_known
-                else ()
-            ),
-            *manifest.mismatch("outputs", OLD_FORECAST if is_old else FORECAST, "FP32", point),
-            *(manifest.mismatch("outputs", QUANTILES, "FP32", [*point, len(spec.quantiles)]) if spec.quantiles else ()),
-            *(manifest.mismatch("outputs", ANOMALY, "FP32", ["batch", "time", len(spec.targets)]) if spec.streaming else ()),
-            *(manifest.mismatch("outputs", FORECAST_MAPE, "FP32", point) if spec.has_mape else ()),
+            *(text for name, shape in inputs.items() for text in manifest.mismatch("inputs", name, "FP32", shape)),
+            *(text for name, shape in outputs.items() for text in manifest.mismatch("outputs", name, "FP32", shape)),
         ]
 
     def build(self, manifest: Manifest, signature: Signature, read_file: ReadFile) -> ForecastTask:

@@ -13,7 +13,7 @@ from service.tasks.covariates import FUTURE, PAST, CovariateReader
 from service.tasks.forecast_spec import ForecastSpec
 from service.tasks.frequencies import Frequency, read_frequency, timestamps
 from service.tasks.history import read_numbers
-from service.tasks.refusals import locate, refuse_fields, refuse_missing, refuse_parameters, refuse_type, show
+from service.tasks.refusals import locate, refuse_fields, refuse_length, refuse_missing, refuse_parameters, refuse_type, show
 
 MAX_LEVELS = 99
 """Quantile levels of one instance: every percentile."""
@@ -143,24 +143,10 @@ class RequestDefaults:
         """A history has too few steps, or too many values."""
         num_values = num_steps * len(self.spec.features)
         if num_values > MAX_HISTORY_VALUES:
-            return InvalidInput(
-                f"instance {index}: history: expected at most {MAX_HISTORY_VALUES} values, got {num_values}; the model reads "
-                f"the last {self.spec.context_length} steps",
-                reason="length",
-                instance=index,
-                where="history",
-                found=num_values,
-                expected=f"at most {MAX_HISTORY_VALUES}",
-            )
+            advice = f"; the model reads the last {self.spec.context_length} steps"
+            return refuse_length(index, "history", f"at most {MAX_HISTORY_VALUES}", "values", num_values, advice)
         least = max(1, self.spec.min_length - steps_seen)
-        return InvalidInput(
-            f"instance {index}: history: expected at least {least} steps, got {num_steps}",
-            reason="length",
-            instance=index,
-            where="history",
-            found=num_steps,
-            expected=f"at least {least}",
-        )
+        return refuse_length(index, "history", f"at least {least}", "steps", num_steps)
 
     def _refuse_gap(self, values: Array, index: int) -> InvalidInput:
         """A piece of a series has a gap (NaN)."""
@@ -217,14 +203,7 @@ class RequestDefaults:
         if not isinstance(value, list) or not all(type(level) in (int, float) for level in value):
             raise refuse_type(index, "quantiles", "a list of numbers between 0 and 1", value)
         if len(value) > MAX_LEVELS:
-            raise InvalidInput(
-                f"{locate(index, 'quantiles')}: expected at most {MAX_LEVELS} levels, got {len(value)}",
-                reason="length",
-                instance=index,
-                where="quantiles",
-                found=len(value),
-                expected=f"at most {MAX_LEVELS}",
-            )
+            raise refuse_length(index, "quantiles", f"at most {MAX_LEVELS}", "levels", len(value))
         key = tuple(value)
         known = self._levels.get(key)
         if known is not None:
@@ -300,15 +279,8 @@ class RequestDefaults:
 
 def refuse_long_piece(spec: ForecastSpec, index: int, num_steps: int) -> InvalidInput:
     """A piece of a stream is longer than its graph reads at once: a history would be cut, but a stream has no part to lose."""
-    return InvalidInput(
-        f"instance {index}: history: expected at most {spec.context_length} steps of a stream at once, got {num_steps}: "
-        "send them in several pieces",
-        reason="length",
-        instance=index,
-        where="history",
-        found=num_steps,
-        expected=f"at most {spec.context_length}",
-    )
+    bound, advice = f"at most {spec.context_length}", ": send them in several pieces"
+    return refuse_length(index, "history", bound, "steps of a stream at once", num_steps, advice)
 
 
 def takes_frequency(spec: ForecastSpec, frequency: Frequency) -> bool:

@@ -38,6 +38,18 @@ def refuse_type(index: int | None, where: str, expected: str, found: object, *, 
     )
 
 
+def refuse_length(index: int | None, where: str, bound: str, unit: str, found: int, advice: str = "") -> InvalidInput:
+    """There are too few of something, or too many: `bound` as "at most 99", `unit` what is counted; `advice` ends the message."""
+    return InvalidInput(
+        f"{locate(index, where)}: expected {bound} {unit}, got {found}{advice}",
+        reason="length",
+        instance=index,
+        where=where,
+        found=found,
+        expected=bound,
+    )
+
+
 def locate(index: int | None, where: str) -> str:
     """The place of a value, as messages begin with it."""
     if index is None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
+import threading
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
+from sluice.client.blocking import LoopThread
 from sluice.client.calls import Answer, Call, Request, Send, Wait, cut, run_part
 from sluice.client.errors import InvalidAnswer, Unavailable
 from sluice.client.tables import Table, read_series, read_texts
@@ -32,8 +36,12 @@ class Client:
 
     def __init__(self, url: str, key: str | None = None, *, timeout_s: float = TIMEOUT_S, verify: Any = True) -> None:
         """`key` is an API key; `verify` as httpx has it, for a server with a certificate of one's own. Raises ValueError."""
-        self._timeout_s = timeout_s
-        self._http = httpx.Client(base_url=_base_url(url), headers=_headers(key), verify=verify)
+        self._make_calls = functools.partial(AsyncClient, url, key, timeout_s=timeout_s, verify=verify, max_at_once=1)
+        self._calls = self._make_calls()
+        self._lock = threading.Lock()
+        self._thread: LoopThread | None = None
+        self._end: Callable[[], object] = lambda: None
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +51,12 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        with self._lock:
+            self._is_closed = True
+            thread = self._thread
+        self._end()
+        if thread is not None and thread.is_running:
+            thread.join()
 
     def forecast(
         self,
@@ -84,41 +97,21 @@ class Client:
         return self._run(Request("/predict", rows, model, version, parameters or {}), timeout_s)
 
     def _run(self, request: Request, timeout_s: float | None) -> list[Any]:
-        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        return [
-            prediction for part in cut(request) for prediction in self._drive(run_part(request, part, random.random()), deadline)
-        ]
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the client is closed")
+            if self._thread is None or not self._thread.is_running:
+                self._open()
+            thread, calls = self._thread, self._calls
+        assert thread is not None
+        return thread.run(calls.run(request, timeout_s))
 
-    def _drive(self, call: Call, deadline: float) -> list[Any]:
-        answer: Answer | None = None
-        why: Unavailable | None = None
-        while True:
-            try:
-                step = call.send(answer)
-            except StopIteration as stop:
-                predictions: list[Any] = stop.value
-                return predictions
-            if isinstance(step, Wait):
-                why = _last_answer(step.why, why)
-                _expect_time(step, deadline, why)
-                time.sleep(step.seconds)
-                answer = None
-            else:
-                answer = self._post(step, deadline, why)
-
-    def _post(self, step: Send, deadline: float, why: Unavailable | None) -> Answer:
-        timeout_s = _time_left(deadline, why)
-        try:
-            with self._http.stream("POST", step.path, content=step.body, timeout=timeout_s) as response:
-                content = bytearray()
-                for block in response.iter_bytes():
-                    content += block
-                    _expect_bounded(content, deadline, why)
-                return Answer(response.status_code, bytes(content), response.headers.get("retry-after"))
-        except httpx.DecodingError as exc:
-            raise _unreadable(exc) from exc
-        except httpx.TransportError as exc:
-            return _no_answer(exc)
+    def _open(self) -> None:
+        """Start a thread for the calls, and in a process that was forked another set of connections."""
+        if self._thread is not None:
+            self._calls = self._make_calls()
+        self._thread = LoopThread()
+        self._end = weakref.finalize(self, _end, self._thread, self._calls)
 
 
 class AsyncClient:
@@ -161,12 +154,12 @@ class AsyncClient:
         """As `Client.forecast`."""
         table = read_series(series)
         request = _forecast_request(table, model, horizon, quantiles, frequency)
-        return _write(table, await self._run(request, timeout_s))
+        return _write(table, await self.run(request, timeout_s))
 
     async def classify(self, texts: Any, *, model: str | None = None, timeout_s: float | None = None) -> Any:
         """As `Client.classify`."""
         table = read_texts(texts)
-        return _write(table, await self._run(Request("/predict/classify", table.instances, model), timeout_s))
+        return _write(table, await self.run(Request("/predict/classify", table.instances, model), timeout_s))
 
     async def predict(
         self,
@@ -178,9 +171,10 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> list[Any]:
         """As `Client.predict`."""
-        return await self._run(Request("/predict", rows, model, version, parameters or {}), timeout_s)
+        return await self.run(Request("/predict", rows, model, version, parameters or {}), timeout_s)
 
-    async def _run(self, request: Request, timeout_s: float | None) -> list[Any]:
+    async def run(self, request: Request, timeout_s: float | None = None) -> list[Any]:
+        """The predictions of a request, whatever its instances were made from. Raises ClientError."""
         deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         free = asyncio.Semaphore(self._max_at_once)
 
@@ -215,25 +209,34 @@ class AsyncClient:
 
     async def _post(self, step: Send, deadline: float, why: Unavailable | None) -> Answer:
         timeout_s = _time_left(deadline, why)
+        content = bytearray()
+        has_head = False
         try:
-            # The timeout of httpx is that of each read; this one ends a head that comes byte by byte.
+            # The timeout of httpx is that of each read; this one ends a head or a body that comes byte by byte, and a compressed
+            # body of which nothing can be unpacked.
             async with (
-                asyncio.timeout(timeout_s) as timeout,
+                asyncio.timeout(timeout_s),
                 self._http.stream("POST", step.path, content=step.body, timeout=timeout_s) as response,
             ):
-                if not timeout.expired():
-                    timeout.reschedule(None)
-                content = bytearray()
+                has_head = True
                 async for block in response.aiter_bytes():
                     content += block
                     _expect_bounded(content, deadline, why)
                 return Answer(response.status_code, bytes(content), response.headers.get("retry-after"))
         except TimeoutError:
+            if has_head:
+                raise why or _too_late() from None
             return _no_answer(httpx.ReadTimeout("its head did not end"))
         except httpx.DecodingError as exc:
             raise _unreadable(exc) from exc
         except httpx.TransportError as exc:
             return _no_answer(exc)
+
+
+def _end(thread: LoopThread, calls: AsyncClient) -> None:
+    """Close the connections of a client that is closed, or that nobody has any more."""
+    if thread.is_running:
+        thread.stop(calls.aclose())
 
 
 def _write(table: Table, predictions: list[Any]) -> Any:
@@ -276,8 +279,12 @@ def _last_answer(now: Unavailable, before: Unavailable | None) -> Unavailable:
 def _time_left(deadline: float, why: Unavailable | None) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise why or Unavailable("there was no answer before the deadline")
+        raise why or _too_late()
     return left
+
+
+def _too_late() -> Unavailable:
+    return Unavailable("there was no answer before the deadline")
 
 
 def _expect_time(step: Wait, deadline: float, why: Unavailable) -> None:

@@ -51,6 +51,7 @@ def attacked(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     keys = {name: new_key() for name in OPTIONS}
     keys_file = tmp_path_factory.mktemp("keys") / "keys.toml"
     keys_file.write_text("".join(describe_entry(key, name, **OPTIONS[name]) for name, key in keys.items()))
+    keys_file.chmod(0o644)
     with server_process(
         models,
         SLUICE_WORKERS="2",
@@ -220,6 +221,12 @@ def test_workers_together_let_through_the_rate_of_a_key_and_not_one_more(attacke
 
 def metrics(attacked: Attacked) -> str:
     return send(attacked.server, "/metrics").text
+
+
+def test_a_keys_file_that_others_may_read_is_a_warning_in_one_line(attacked: Attacked) -> None:
+    (line,) = [line for line in attacked.server.log.splitlines() if "can be read by others" in line]
+    assert "SLUICE_API_KEYS_FILE" in line
+    assert str(attacked.keys_file) in line
 
 
 def test_keys_are_nowhere_in_the_metrics(attacked: Attacked) -> None:

@@ -97,6 +97,7 @@ def test_cores_are_shared_only_where_there_are_too_few() -> None:
     assert share_cores(1, [4, 5, 6]) == ([4], [5, 6])
 
 
+@pytest.mark.slow  # the bundled models; what it is made of is tested above
 def test_a_short_run_measures_sluice(capsys: pytest.CaptureFixture[str]) -> None:
     options = [
         "--targets",

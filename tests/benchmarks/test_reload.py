@@ -4,12 +4,15 @@ import functools
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.protocol_requests import read_binary_answer
 from benchmarks.reload import is_close, is_equal, unless_gone
+from benchmarks.traffic import FORECAST, SENTIMENT
+from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import ROOT
 
 
@@ -63,8 +66,11 @@ def run(*arguments: str, timeout_s: float) -> str:
 # What is measured besides is not compared in these: the machine does other things too.
 
 
-def test_no_request_of_any_api_fails_or_is_answered_wrongly_while_models_come_change_and_go() -> None:
-    output = run("--rounds", "0", "--changes", "4", "--idle", "0", "--connections", "2", timeout_s=240)
+def test_no_request_of_any_api_fails_or_is_answered_wrongly_while_models_come_change_and_go(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path, FORECAST, context_length=168)  # small ones: each change loads a model
+    write_text_folder(tmp_path, SENTIMENT)
+    arguments = ("--models", str(tmp_path), "--rounds", "0", "--changes", "4", "--idle", "0", "--connections", "2")
+    output = run(*arguments, timeout_s=240)
     assert "passed: requests that failed or were answered wrongly: 0" in output, output
     kinds = dict(each.rsplit(" ", 1) for each in output.splitlines()[1].split("; "))
     assert len(kinds) == 10, output

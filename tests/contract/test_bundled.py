@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from service.models.folder import ModelOptions
 from service.models.loading import check_folder, load_model
 from service.sequences.state import SequenceState
 from service.wire import read, write
+from tests.serving import client_of
 from training.export.publish import card_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -89,6 +91,20 @@ def test_each_frequency_has_one_bundled_forecaster() -> None:
     blocks = [block for block in blocks if len(block.get("features", ())) < 2]
     served = sorted(name for block in blocks for name in block.get("frequencies", ()))
     assert served == ["D", "H", "M", "Q", "Y"]
+
+
+async def test_a_history_of_numbers_beyond_what_the_forecaster_can_hold_is_invalid_and_no_failure(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "models" / "forecast-yearly", tmp_path / "forecast-yearly")
+    async with client_of(tmp_path) as client:
+        for last, status in ((1e10, 200), (1e30, 422)):
+            body = {"model": "forecast-yearly", "instances": [{"history": [1e-30, last] * 12}]}
+            answer = await client.post("/predict", json=body)
+            assert answer.status_code == status, answer.text
+        problem = answer.json()
+        assert (problem["code"], problem["instance_index"], problem["where"]) == ("invalid_input", 0, "history")
+        tensor = {"name": "history", "shape": [1, 24, 1], "datatype": "FP32", "data": [1e-30, 1e30] * 12}
+        answer = await client.post("/v2/models/forecast-yearly/infer", json={"inputs": [tensor]})
+        assert answer.status_code == 400, answer.text
 
 
 def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import StartError
-from service.files import FileWatch, read_bounded
+from service.files import FileWatch, find_readers, read_bounded
 
 
 def test_a_file_is_read_up_to_its_bound_and_refused_beyond_it(tmp_path: Path) -> None:
@@ -18,6 +18,33 @@ def test_a_file_is_read_up_to_its_bound_and_refused_beyond_it(tmp_path: Path) ->
     assert read_bounded(file, 5) == b"12345"
     with pytest.raises(StartError, match="has more than 4 bytes"):
         read_bounded(file, 4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_own", "readers"),
+    [
+        (0o600, True, ""),
+        (0o400, False, ""),
+        (0o640, True, "group"),
+        (0o640, False, ""),
+        (0o644, True, "everyone"),
+        (0o644, False, "everyone"),
+        (0o604, True, "everyone"),
+        (0o622, True, ""),
+    ],
+)
+def test_who_else_may_read_a_file_is_known_by_its_mode_through_links(
+    tmp_path: Path, mode: int, is_own: bool, readers: str
+) -> None:
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "key").chmod(mode)
+    (tmp_path / "link").symlink_to("key")
+    user = os.stat(tmp_path / "key").st_uid + (0 if is_own else 1)
+    assert find_readers(tmp_path / "link", user) == readers
+
+
+def test_nobody_reads_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert find_readers(tmp_path / "none", 0) == ""
 
 
 def test_links_within_the_folder_are_followed_as_kubernetes_makes_them(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import json_pieces
@@ -115,6 +115,7 @@ SMALL = st.recursive(
 )
 
 
+@settings(max_examples=40)  # each of 200 KB, read three times
 @given(SMALL, st.sampled_from(["instances", "a"]), st.booleans())
 def test_whatever_a_text_holds_it_gives_the_same(value: object, key: str, in_object: bool) -> None:
     item = {"x": value} if in_object else value

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from tokenizers import Tokenizer
 from typer.testing import CliRunner, Result
 
 from training.__main__ import app
@@ -181,6 +182,63 @@ def test_a_resumed_run_publishes_the_same_graph_as_an_uninterrupted_one(workplac
     assert "epoch 3/4" in result.output
     versions = [(workplace / "models" / "toy" / version / "model.onnx").read_bytes() for version in ("1", "2", "3")]
     assert versions[0] == versions[2] != versions[1]
+
+
+SELF_TRAINING = """
+[[data.unlabelled]]
+path = "unlabelled.csv"
+
+[ngrams]
+order = 1
+buckets = 256
+strength = 10.0
+
+[self_training]
+epochs = 2
+"""
+
+
+@pytest.fixture
+def unlabelled(workplace: Path) -> Path:
+    """`workplace` with texts in which words that have labels stand beside two that have none, and a recipe that reads them."""
+    texts = ("a fine and grand film", "a grim and dull film")
+    (workplace / "unlabelled.csv").write_text("text\n" + "\n".join(texts * 40))
+    moods = CLASSIFY.replace("[tokenizer]", SELF_TRAINING + "[tokenizer]")
+    (workplace / "self.toml").write_text(moods.replace("epochs = 12", "epochs = 6"))
+    return workplace
+
+
+def test_words_that_stand_in_no_labelled_text_are_learned_by_the_models_own_answers(unlabelled: Path) -> None:
+    result = train(unlabelled, "self.toml")
+    assert result.exit_code == 0, result.output
+    folder = unlabelled / "models" / "moods" / "1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["training"]["epochs"] == 8
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+
+    def good(text: str) -> float:
+        ids = np.array([tokenizer.encode(text, add_special_tokens=False).ids])
+        return float(session.run(["probabilities"], {"tokens": ids, "lengths": np.array([ids.shape[1]])})[0][0, 1])
+
+    assert good("a grand film") > 0.6
+    assert good("a grim film") < 0.4
+
+
+def test_self_training_is_resumed_where_it_was_interrupted(unlabelled: Path) -> None:
+    train(unlabelled, "self.toml")
+    result = train(unlabelled, "self.toml", "--resume")
+    assert result.exit_code == 0, result.output
+    assert "epoch 1/" not in result.output
+    first, second = ((unlabelled / "models" / "moods" / version / "model.onnx").read_bytes() for version in ("1", "2"))
+    assert first == second
+
+
+def test_self_training_begins_anew_where_what_it_learns_from_has_changed(unlabelled: Path) -> None:
+    train(unlabelled, "self.toml")
+    result = train(unlabelled, "self.toml", "--resume", "--set", "ngrams.strength=1.0")
+    assert "epoch 1/6" not in result.output
+    assert "epoch 1/2" in result.output
 
 
 def test_a_run_is_resumed_only_by_the_recipe_that_began_it(workplace: Path) -> None:

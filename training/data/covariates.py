@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from calendar import monthrange
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 
 import numpy as np
@@ -42,16 +41,6 @@ def read_covariates(
                 raise DataError(f'{place}: column "{name}": {unknown[0]!r} is none of its categories {list(categories[name])}')
         columns.append(column)
     return columns
-
-
-def read_moments(column: pl.Series, place: str) -> Moments:
-    """A column of dates, or of ISO texts, as moments. Raises DataError where one of them is none."""
-    if column.dtype == pl.String:
-        with suppress(pl.exceptions.ComputeError):  # not one of them looks like a date
-            column = column.str.to_datetime(strict=False, time_unit="us", ambiguous="earliest")
-    if not column.dtype.is_temporal() or column.dtype == pl.Time or column.null_count():
-        raise DataError(f'{place}: column "{column.name}" is not a date and time in every row, which the calendar is taken from')
-    return column.dt.replace_time_zone(None).to_numpy() if column.dtype == pl.Datetime else column.cast(pl.Datetime).to_numpy()
 
 
 def moments_from(start: str, frequency: Frequency, count: int) -> Moments:

@@ -23,6 +23,7 @@ from training.data.word_index import learn_word_index
 from training.recipe import TextData, TextSource, TokenizerSettings
 
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 PADDING_ID, UNKNOWN_ID = 0, 1
@@ -83,6 +84,13 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+
+def label_shares(labels: Int64, num_labels: int) -> Float64:
+    """The probability of each label (rows, labels): 1 of a row's own, and all the same where the label is NEUTRAL."""
+    is_neutral = (labels == NEUTRAL)[:, None]
+    shares: Float64 = np.where(is_neutral, 1 / num_labels, np.eye(num_labels)[np.where(is_neutral[:, 0], 0, labels)])
+    return shares
 
 
 def read_texts(data: TextData, folder: Path | None, seed: int) -> TextSplit:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from training.data.covariates import Moments, read_moments
+from training.data.covariates import Moments
 from training.evaluation.benchmark import Benchmark, Evaluation, File, Row
 from training.evaluation.client import NotServed, Service
 from training.evaluation.naive import Floats
@@ -87,7 +87,7 @@ def read_hires(folder: Path | None) -> Hires:
     table = pl.read_csv(FILE.read(folder).payload)
     weather = np.stack([(table["weather"] == kind).to_numpy() for kind in WEATHER], axis=1)
     return Hires(
-        read_moments(table["date_time"], FILE.path),
+        table["date_time"].str.to_datetime(time_unit="us").to_numpy(),
         table["users"].to_numpy().astype(float),
         {name: table[name].to_list() for name in ("weather", *NUMBERS)},
         np.concatenate([table.select(NUMBERS).to_numpy(), weather], axis=1).astype(float),

@@ -203,13 +203,7 @@ def set_statistics(folder: Path, statistics: Mapping[str, Any]) -> None:
     content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     content.pop("statistics", None)
     training = {"training": content.pop("training")} if "training" in content else {}
-    aside = folder / f".{MANIFEST_FILE}.new"
-    try:
-        aside.write_text(_json({**content, "statistics": statistics, **training}), encoding="utf-8")
-        aside.replace(folder / MANIFEST_FILE)
-    except OSError as exc:
-        aside.unlink(missing_ok=True)
-        raise PublishError(f"{folder} cannot be written: {exc.strerror or exc}") from exc
+    _replace_file(folder / MANIFEST_FILE, _json({**content, "statistics": statistics, **training}))
 
 
 def card_of(folder: Path) -> str:
@@ -226,13 +220,25 @@ def write_card(folder: Path) -> bool:
     try:
         if file.is_file() and file.read_bytes() == card.encode():
             return False
-        # Beside its place first: a server that copies the folder meanwhile finds the old card or the new one.
-        aside = file.with_name(f".{CARD_FILE}.new")
-        aside.write_text(card, encoding="utf-8")
+    except OSError as exc:
+        raise PublishError(f"{file} cannot be read: {exc.strerror or exc}") from exc
+    _replace_file(file, card)
+    return True
+
+
+def _replace_file(file: Path, text: str) -> None:
+    """Write a file of a published folder: a server that copies the folder meanwhile finds the old one or the new one.
+
+    Raises PublishError if the disk refuses it; the file is as it was then.
+    """
+    aside = file.with_name(f".{file.name}.new")
+    try:
+        aside.write_text(text, encoding="utf-8")
         aside.replace(file)
     except OSError as exc:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise PublishError(f"{file} cannot be written: {exc.strerror or exc}") from exc
-    return True
 
 
 def version_folders(folder: Path) -> list[Path]:

@@ -56,7 +56,7 @@ def require_same(recipe: Recipe, folder: Path) -> None:
     may_differ = {"version", "description", "licence", "fit.minutes"} | (
         {"fit.epochs"} if recipe.fit.schedule == "none" else set()
     )
-    after_training = {"evaluate", "quantize", "ngrams", "calibrate", "tune"}
+    after_training = {"evaluate", "quantize", "ngrams", "calibrate", "self_training", "tune"}
     old, new = _flat(json.loads(file.read_text(encoding="utf-8"))), _flat(recipe.model_dump(mode="json"))
     differing = sorted(
         key
@@ -65,6 +65,12 @@ def require_same(recipe: Recipe, folder: Path) -> None:
     )
     if differing:
         raise RecipeError(f"--resume: the recipe has changed since that run: {', '.join(differing)}")
+
+
+def is_same(recipe: Recipe, folder: Path) -> bool:
+    """Whether the checkpoints of a folder are of just this recipe."""
+    file = folder / RECIPE_FILE
+    return file.exists() and json.loads(file.read_text(encoding="utf-8")) == recipe.model_dump(mode="json")
 
 
 def begin(recipe: Recipe, folder: Path, *, resume: bool) -> None:

@@ -6,6 +6,7 @@ Forecasts are compared in the network's scaled space, so that a series of millio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,13 +25,17 @@ EPSILON = 1e-7  # Keras's distance of probabilities from 0 and 1
 LossFunction = Callable[[Network, Prediction, Batch], Tensor]
 
 
-def forecast_loss(name: Loss, quantiles: Sequence[float], *, mape_point: bool = False) -> LossFunction:
+def forecast_loss(
+    name: Loss, quantiles: Sequence[float], *, mape_point: bool = False, denominator_gradient: float = 0.0
+) -> LossFunction:
     """Of a batch with `future` (B, horizon, targets), raw; steps of it that are NaN do not count.
 
     `smape` compares raw values, all others those of the network's scaled space. With `mape_point` the last value of each step
     is a second point forecast, whose absolute percentage error is one more term beside those of the quantiles.
+    `denominator_gradient` is that of `relative.symmetric_error`.
     """
     levels = torch.tensor(quantiles)
+    symmetric_error = partial(relative.symmetric_error, denominator_gradient=denominator_gradient)
 
     def loss(network: Network, prediction: Prediction, batch: Batch) -> Tensor:
         values, future = prediction.values, batch["future"]
@@ -38,12 +43,12 @@ def forecast_loss(name: Loss, quantiles: Sequence[float], *, mape_point: bool = 
         future = future.nan_to_num()
         if mape_point:
             raw = network.head.unscale(values, prediction)
-            terms = _point_terms(name, network, prediction, values[..., :-1], raw[..., :-1], future, levels)
+            terms = _point_terms(name, network, prediction, values[..., :-1], raw[..., :-1], future, levels, symmetric_error)
             count = values.shape[-1]
             terms = (terms * (count - 1) + relative.percentage_error(raw[..., -1], future)) / count
         else:
             raw = network.head.unscale(values, prediction) if name == "smape" else values
-            terms = _point_terms(name, network, prediction, values, raw, future, levels)
+            terms = _point_terms(name, network, prediction, values, raw, future, levels, symmetric_error)
         return terms.masked_fill(~is_known, 0.0).sum() / is_known.sum().clamp(min=1)
 
     return loss
@@ -68,14 +73,21 @@ def stream_loss(quantiles: Sequence[float], first: int) -> LossFunction:
 
 
 def _point_terms(
-    name: Loss, network: Network, prediction: Prediction, values: Tensor, raw: Tensor, future: Tensor, levels: Tensor
+    name: Loss,
+    network: Network,
+    prediction: Prediction,
+    values: Tensor,
+    raw: Tensor,
+    future: Tensor,
+    levels: Tensor,
+    symmetric_error: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """The loss of each step, (B, horizon, targets); `raw` are the values in the future's units, where the loss needs them."""
     levels = levels.to(values.device)
     if name == "smape":
         if not len(levels):
-            return relative.symmetric_error(raw, future).abs()
-        return _pinball_terms(relative.symmetric_error(raw, future.unsqueeze(-1)), levels)
+            return symmetric_error(raw, future).abs()
+        return _pinball_terms(symmetric_error(raw, future.unsqueeze(-1)), levels)
     target = network.head.scale_target(future, prediction)
     match name:
         case "quantile":
@@ -99,7 +111,7 @@ def _pinball_terms(error: Tensor, levels: Tensor) -> Tensor:
 
 
 def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:
-    """Of a batch with `labels` (B,), -1 where every label is as probable as the others.
+    """Of a batch with `shares` (B, labels), the probabilities that are to be answered.
 
     Raises NetworkError if the network has other logits than it needs.
     """
@@ -109,14 +121,11 @@ def classify_loss(name: Loss, label_smoothing: float = 0.0) -> LossFunction:
         if (name == "binary_crossentropy") != (logits.shape[1] == 1):
             wanted = 'one unit (activation = "sigmoid")' if name == "binary_crossentropy" else "a unit per label"
             raise NetworkError(f'loss "{name}" needs a last layer with {wanted}, got {logits.shape[1]} units')
-        labels = batch["labels"]
-        is_neutral = labels < 0
+        shares = batch["shares"].to(logits.dtype)
+        shares = shares * (1 - label_smoothing) + label_smoothing / shares.shape[1]
         if name == "binary_crossentropy":
-            target = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-            return functional.binary_cross_entropy_with_logits(logits[:, 0], target.masked_fill(is_neutral, 0.5))
-        given = functional.cross_entropy(logits, labels.clamp(min=0), label_smoothing=label_smoothing, reduction="none")
-        even = -functional.log_softmax(logits, 1).mean(1)
-        return torch.where(is_neutral, even, given).mean()
+            return functional.binary_cross_entropy_with_logits(logits[:, 0], shares[:, 1])
+        return functional.cross_entropy(logits, shares)
 
     return loss
 

@@ -2,7 +2,8 @@
 
 The method is that of Wang and Manning (2012, "Baselines and Bigrams").
 
-Reads rows of token ids and knows no texts; what the table computes is `network/heads/ngrams.py`'s.
+A row has a share of each label, 1 of its own where that is known. Reads rows of token ids and knows no texts; what the table
+computes is `network/heads/ngrams.py`'s.
 """
 
 from __future__ import annotations
@@ -13,25 +14,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
-from sklearn.linear_model import LogisticRegression
+from scipy import optimize, sparse, special
 
 from training.network.heads.ngrams import LARGEST_CODE, NOWHERE, NgramTable
 from training.recipe import NgramSettings
 
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 ROWS_AT_A_TIME = 256
 MAX_ITERATIONS = 200
+TOLERANCE = 1e-6
+"""Of the largest gradient of the mean loss of a row."""
 
 
-def fit_ngrams(table: NgramTable, rows: Sequence[Int64], labels: Int64, settings: NgramSettings) -> None:
-    """Give `table` its weights, learned from rows of token ids; a row with a label below 0 is as much of one as of the others."""
+def fit_ngrams(table: NgramTable, rows: Sequence[Int64], shares: Float64, settings: NgramSettings) -> None:
+    """Give `table` its weights, learned from rows of token ids and the probabilities of their labels, `shares` (rows, labels)."""
     features = count_ngrams(table, rows)
     num_logits = table.codes.shape[1]
     weights, shifts = [], []
     for label in range(num_logits):
         # One logit is that of the second of two labels; several are fitted each against the rest.
-        found = _fit_one(features, labels == (1 if num_logits == 1 else label), labels < 0, settings)
+        found = _fit_one(features, shares[:, 1 if num_logits == 1 else label], settings)
         weights.append(found[0])
         shifts.append(found[1])
     uses = np.bincount(features.indices, minlength=len(table.codes))
@@ -59,27 +62,41 @@ def count_ngrams(table: NgramTable, rows: Sequence[Int64]) -> Any:
     return sparse.csr_matrix((values, np.concatenate(places), bounds), shape=(len(rows), len(table.codes)))
 
 
-def _fit_one(
-    features: Any, is_label: npt.NDArray[np.bool_], is_neutral: npt.NDArray[np.bool_], settings: NgramSettings
-) -> tuple[npt.NDArray[np.float64], float]:
-    """Weights of all buckets and the shift of one logit: of `is_label` against all other rows."""
-    is_present = features.astype(bool).astype(np.float32)
+def _fit_one(features: Any, share: Float64, settings: NgramSettings) -> tuple[Float64, float]:
+    """Weights of all buckets and the shift of one logit: of a label, which a row is to its `share` (rows,), against the rest."""
+    is_present = features.astype(bool).astype(np.float32).T
     counts = []
-    for rows in (is_label & ~is_neutral, ~is_label & ~is_neutral):
-        count = settings.smoothing + np.asarray(is_present[rows].sum(0), np.float64)[0]
+    for part in (share, 1 - share):
+        count = settings.smoothing + (is_present @ part.astype(np.float32)).astype(np.float64)
         counts.append(count / count.sum())
     ratio = np.log(counts[0] / counts[1])
-    scaled = features @ sparse.diags(ratio.astype(np.float32))
-    # A neutral row counts for half with each answer, which is the log loss of an answer of one half.
-    every = sparse.vstack([scaled, scaled[is_neutral]]) if is_neutral.any() else scaled
-    truth = np.concatenate([np.where(is_neutral, True, is_label), np.zeros(int(is_neutral.sum()), bool)])
-    shares = np.concatenate([np.where(is_neutral, 0.5, 1.0), np.full(int(is_neutral.sum()), 0.5)])
-    model = LogisticRegression(C=settings.strength, max_iter=MAX_ITERATIONS)
-    model.fit(every.tocsr(), truth, shares)
-    return model.coef_[0] * ratio, float(model.intercept_[0])
+    weights, shift = fit_logistic((features @ sparse.diags(ratio.astype(np.float32))).tocsr(), share, settings.strength)
+    return weights * ratio, shift
 
 
-def _best_limit(weights: npt.NDArray[np.float64], uses: npt.NDArray[np.int64]) -> float:
+def fit_logistic(features: Any, share: Float64, strength: float) -> tuple[Float64, float]:
+    """Weights and shift of a logistic regression on a sparse matrix (rows, columns) in FP32, with `strength` as scikit-learn's C.
+
+    Unlike scikit-learn's, of answers that are a share of one label and a share of the other: a row is not needed twice.
+    """
+    num_rows, num_columns = features.shape
+    transposed = features.T
+
+    def objective(values: Float64) -> tuple[float, Float64]:
+        weights = values[:-1]
+        logits = (features @ weights.astype(np.float32)).astype(np.float64) + values[-1]
+        loss = strength * (np.logaddexp(0, logits) - share * logits).sum() + weights @ weights / 2
+        errors = strength * (special.expit(logits) - share)
+        gradient = np.append((transposed @ errors.astype(np.float32)).astype(np.float64) + weights, errors.sum())
+        return loss / num_rows, gradient / num_rows
+
+    found = optimize.minimize(
+        objective, np.zeros(num_columns + 1), jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS, "gtol": TOLERANCE}
+    )
+    return found.x[:-1], float(found.x[-1])
+
+
+def _best_limit(weights: Float64, uses: npt.NDArray[np.int64]) -> float:
     """Where the grid of 8-bit weights should end so that the squared rounding of all n-grams in use is least.
 
     A few weights are many times the others: a grid that holds them all is too coarse for these.

@@ -11,13 +11,16 @@ LARGEST = 10.0
 lies above the errors of forecasts that are far too high."""
 
 
-def symmetric_error(forecast: Tensor, truth: Tensor) -> Tensor:
+def symmetric_error(forecast: Tensor, truth: Tensor, denominator_gradient: float = 0.0) -> Tensor:
     """2 (y - f) / (|y| + |f|), between -2 and 2: the absolute value is a term of sMAPE (Makridakis 1993).
 
-    The gradient takes the denominator for a constant, as that of N-BEATS does (Oreshkin et al. 2020): a forecast that is far too
-    high would else be drawn higher still, as that makes the denominator larger.
+    `denominator_gradient`, 0 to 1, is the share of the gradient through |f|. With 0 the denominator is a constant, as in N-BEATS
+    (Oreshkin et al. 2020); 1 is the true gradient, which is small where a forecast is far too high and large where it is too
+    low. No share draws a forecast away from the truth.
     """
-    return 2 * (truth - forecast) / (truth.abs() + forecast.detach().abs() + TINY)
+    size = forecast.abs()
+    size = denominator_gradient * size + (1 - denominator_gradient) * size.detach()
+    return 2 * (truth - forecast) / (truth.abs() + size + TINY)
 
 
 def percentage_error(forecast: Tensor, truth: Tensor) -> Tensor:

@@ -496,4 +496,4 @@ def _hold_second_bias_at_zero(cell: nn.RNNBase) -> None:
         zeros = torch.zeros_like(cell.get_parameter("bias_hh_l0"))
         del cell.bias_hh_l0
         cell.register_buffer("bias_hh_l0", zeros, persistent=False)
-        cell._init_flat_weights()
+        cell.bias_hh_l0 = zeros  # a buffer that is registered is unknown to the list of weights, one that is set is not

@@ -43,7 +43,7 @@ class TextData(Data):
     )
     test: Sequence[TextSource] = Field(default=(), description="files that are scored; left out: see `test_share`")
     unlabelled: Sequence[TextSource] = Field(
-        default=(), description="files of which only the texts are read: for the tokenizer and `[vectors]`"
+        default=(), description="files of which only the texts are read: for the tokenizer, `[vectors]` and `[self_training]`"
     )
     labels: Labels = Field(
         default_factory=list,
@@ -159,6 +159,18 @@ class NgramSettings(RecipeTable):
     )
 
 
+class SelfTrainingSettings(RecipeTable):
+    """What follows the fit: the model, calibrated, says the labels' probabilities of the texts of `[[data.unlabelled]]`, and the
+    layers and the n-grams learn on from these beside the training texts (Scudder 1965; Xie et al. 2020): the layers what the
+    n-grams know of more texts, and the n-grams what the layers know.
+    """
+
+    epochs: Count = Field(default=1, description="epochs of the training texts and those without labels together")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="the learning rate of these epochs, with a schedule of their own; left out: that of the fit"
+    )
+
+
 class ClassifyFit(Fit):
     """The training loop of a classifier."""
 
@@ -208,6 +220,9 @@ class ClassifyRecipe(Recipe):
         description="fit a factor and a shift of the logits to the validation part, so that probabilities are frequencies; with "
         "`[ngrams]` it always is",
     )
+    self_training: SelfTrainingSettings | None = Field(
+        default=None, description="learn on from texts without labels, by the model's own answers; left out: do not"
+    )
     fit: ClassifyFit
     evaluate: ClassifyEvaluation = ClassifyEvaluation()
 
@@ -217,8 +232,12 @@ class ClassifyRecipe(Recipe):
             raise ValueError(
                 "tokenizer.head, tail and piece_length are for recipes without pad_sequences, which cuts texts itself"
             )
-        if self.data.unlabelled and self.vectors is None:
-            raise ValueError("data.unlabelled is for [vectors]: nothing else learns from texts without labels")
+        if self.data.unlabelled and self.vectors is None and self.self_training is None:
+            raise ValueError("data.unlabelled is for [vectors] and [self_training]: nothing else learns without labels")
+        if self.self_training is not None and not self.data.unlabelled:
+            raise ValueError("self_training needs [[data.unlabelled]]: texts that the model labels")
+        if self.self_training is not None and self.ngrams is None and not self.calibrate:
+            raise ValueError("self_training needs calibrate = true or [ngrams]: it learns from probabilities")
         if self.vectors is not None and not any(table.get("type") == "embedding" for table in self.layers):
             raise ValueError("[vectors] needs a layer of type embedding, which begins with them")
         return self

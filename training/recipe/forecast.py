@@ -316,6 +316,11 @@ class ForecastFit(Fit):
         description="the loss, of scaled values; `quantile` with quantiles. `smape`: of the symmetric relative error of raw "
         "values, with quantiles their quantile loss"
     )
+    denominator_gradient: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="smape: share of the gradient through the forecast in the error's denominator. 0 takes it for a constant; "
+        "with 1 a forecast that is too high is moved less, one that is too low more",
+    )
     short_share: Share = Field(default=0.2, description="share of the training windows that are cut to a random shorter history")
     short_lengths: Literal["uniform", "log"] = Field(
         default="uniform",
@@ -388,6 +393,8 @@ class ForecastRecipe(Recipe):
     def _check_loss(self) -> Self:
         if self.fit.loss != "smape" and (self.fit.loss == "quantile") != bool(self.forecast.quantiles):
             raise ValueError('loss "quantile" and forecast.quantiles need each other')
+        if self.fit.denominator_gradient and self.fit.loss != "smape":
+            raise ValueError(f'fit.denominator_gradient is for loss "smape", not "{self.fit.loss}"')
         if self.forecast.streaming != (self.scaling.kind == "running"):
             raise ValueError('forecast.streaming and scaling of kind "running" need each other')
         if bool(self.forecast.bases) != (self.scaling.kind == "seasonal"):

@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.floating[Any]]
 # Okabe and Ito's colours, which differ for any colour vision.
 TRUTH, FORECAST, SECOND = "#333333", "#0072B2", "#D55E00"
 DPI = 120
+BESIDE = "outside lower left"
+"""Where legends stand: beside the axes, since peaks may be anywhere within."""
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -91,6 +93,12 @@ def loss_picture(name: str, loss: str, fitted: FitResult, validation: str | None
 def loss_curves(losses: Sequence[float], validation: Sequence[float], best: int, title: str, names: tuple[str, str]) -> bytes:
     """Both curves over the epochs (from 1), on an axis each where they are different measures; `best` is marked."""
     with rc_context(STYLE):
+        return _png(draw_losses(losses, validation, best, title, names))
+
+
+def draw_losses(losses: Sequence[float], validation: Sequence[float], best: int, title: str, names: tuple[str, str]) -> Figure:
+    """`loss_curves` as a figure."""
+    with rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.2), layout="constrained")
         axes = figure.add_subplot()
         epochs = np.arange(1, len(losses) + 1)
@@ -111,12 +119,18 @@ def loss_curves(losses: Sequence[float], validation: Sequence[float], best: int,
             axes.set_yscale("log")
         axes.axvline(best, color="#888888", lw=1, ls="--")
         lines += other.plot(best, validation[best - 1], "D", color=SECOND, ms=7, label=f"kept: epoch {best}")
-        axes.legend(handles=lines, loc="upper right")
-        return _png(figure)
+        figure.legend(handles=lines, loc=BESIDE, fontsize=9)
+        return figure
 
 
 def forecasts(panels: Sequence[Panel], title: str, ylabel: str, xlabel: str) -> bytes:
     """What came and what was forecast, one panel under another, with the bands between quantiles shaded."""
+    with rc_context(STYLE):
+        return _png(draw_forecasts(panels, title, ylabel, xlabel))
+
+
+def draw_forecasts(panels: Sequence[Panel], title: str, ylabel: str, xlabel: str) -> Figure:
+    """`forecasts` as a figure."""
     with rc_context(STYLE):
         figure = Figure(figsize=(9, 1.2 + 3.2 * len(panels)), layout="constrained")
         figure.suptitle(title, x=0.02, ha="left")
@@ -125,7 +139,9 @@ def forecasts(panels: Sequence[Panel], title: str, ylabel: str, xlabel: str) -> 
             axes.set(xlabel=xlabel if panel.times is None else "", ylabel=ylabel)
             if panel.title:
                 axes.set_title(panel.title, fontsize=10, fontweight="normal")
-        return _png(figure)
+        handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc=BESIDE, ncols=len(handles))
+        return figure
 
 
 def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str], title: str) -> bytes:
@@ -222,7 +238,6 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.margins(x=0.01)
-    axes.legend(loc="upper left", ncols=2 + len(panel.bands))
 
 
 def _png(figure: Figure) -> bytes:

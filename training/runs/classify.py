@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from rich.console import Console
@@ -23,6 +26,7 @@ from training.data.texts import (
     batches_in_order,
     collate,
     encode_rows,
+    label_shares,
     learn_tokenizer,
     num_batches_by_length,
     read_texts,
@@ -33,7 +37,7 @@ from training.export.answers import format_classify
 from training.export.publish import Publication, read_example_instances
 from training.export.quantize import TRIAL_BATCHES, TRIAL_ROWS, Trial
 from training.fitting.calibration import fit_calibration
-from training.fitting.checkpoints import LAST
+from training.fitting.checkpoints import LAST, is_same, remove_checkpoints
 from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, classify_loss
 from training.fitting.ngrams import fit_ngrams
@@ -62,15 +66,15 @@ from training.scoring.evaluate import Graph, Scores
 from training.scoring.labels import calibration_error, confusion_counts, score_labels
 
 TOKENIZER_FILE = "tokenizer.json"
+SELF_TRAINING = "self_training"
+"""The folder of the second fit's checkpoints, in that of the first."""
 
 
 def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool, console: Console) -> tuple[Publication, Report]:
-    """Load → split by group → learn the tokenizer → build → fit → calibrate → verify → score beside baselines.
+    """Load → split by group → learn the tokenizer → build → fit → calibrate → learn on from own answers → verify → score.
 
     Checkpoints go to `folder`; nothing is published yet.
     """
-    settings = recipe.fit
-
     split = read_texts(recipe.data, data, recipe.seed)
     console.print(f"data        {_describe(split)}", highlight=False)
 
@@ -89,50 +93,21 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
     if recipe.vectors is not None and not (resume and (folder / LAST).exists()):
         _start_with_vectors(network, recipe, [*rows, *_encode(recipe, tokenizer, split.unlabelled).ids], console)
 
-    def batches(epoch: int) -> Iterator[Batch]:
-        rng = np.random.default_rng([recipe.seed, epoch])
-        noise, unknown = settings.word_dropout, unknown_id(tokenizer)
-        if sizes:
-            epoch_batches = batches_by_tokens(rows, labels, sizes, rng, word_dropout=noise, unknown=unknown)
-        else:
-            gather = batches_in_order if network.is_stateful else batches_by_length
-            epoch_batches = gather(rows, labels, recipe.rows_per_batch, rng, word_dropout=noise, unknown=unknown)
-        for number, batch in enumerate(epoch_batches):
-            if number == num_batches:
-                return
-            yield _tensors(batch)
-
-    def validate(network: Network) -> float:
-        """Mean share of wrong answers over the validation sets."""
-        wrong = [
-            float((_classify(network, validation[name], recipe).argmax(1) != part.labels).mean())
-            for name, part in split.validation.items()
-        ]
-        return float(np.mean(wrong))
-
-    has_sizes = settings.batch_tokens is not None and not network.is_stateful
-    num_tokens = (settings.batch_tokens or 0) * recipe.ensemble.members
-    sizes = sizes_by_tokens(rows, recipe.rows_per_batch, num_tokens) if has_sizes else []
-    num_batches = len(sizes) or num_batches_by_length(len(rows), recipe.rows_per_batch)
-    num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
-    fitted = fit_network(
-        network,
-        recipe,
-        classify_loss(settings.loss, settings.label_smoothing),
-        batches,
-        len(rows),
-        num_batches,
-        validate,
-        "validation error",
-        folder=folder,
-        resume=resume,
-        console=console,
-    )
-
+    training = _Rows(rows, label_shares(labels, len(split.labels)), unknown_id(tokenizer))
+    if not resume:
+        remove_checkpoints(folder / SELF_TRAINING)
+    fitted = _fit(network, recipe, training, split.validation, validation, folder=folder, resume=resume, console=console)
+    calibration = {}
     if recipe.ngrams is not None or recipe.calibrate:
-        calibration = _calibrate(network, recipe, rows, labels, split.validation, validation, console)
-    else:
-        calibration = {}
+        calibration = _calibrate(network, recipe, training, split.validation, validation, console)
+    if recipe.self_training is not None:
+        with progress_line(console, "labelling the texts without labels"):
+            others = _encode(recipe, tokenizer, split.unlabelled)
+            training = training.with_more(others.ids, _classify(network, others, recipe)[others.texts])
+        fitted = _fit_again(
+            network, recipe, fitted, training, split.validation, validation, folder=folder, resume=resume, console=console
+        )
+        calibration = _calibrate(network, recipe, training, split.validation, validation, console)
     graph = write_verified_graph(network, recipe.seed)
 
     answers = _answers(graph.session, tests, recipe)
@@ -162,6 +137,99 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
     )
     trial = _trial(recipe, split, tokenizer, network, rows, tests, instances)
     return prepare_publication(recipe, network, graph, fitted, trial, outcome)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a network learns from: rows of token ids, the probability of each label (rows, labels), and the unknown token's id."""
+
+    ids: Sequence[Int64]
+    shares: npt.NDArray[np.floating[Any]]
+    unknown: int
+
+    def with_more(self, ids: Sequence[Int64], shares: npt.NDArray[np.floating[Any]]) -> _Rows:
+        return _Rows([*self.ids, *ids], np.concatenate([self.shares, shares]), self.unknown)
+
+
+def _fit(
+    network: Network,
+    recipe: ClassifyRecipe,
+    training: _Rows,
+    parts: Mapping[str, Texts],
+    validation: Mapping[str, Rows],
+    *,
+    folder: Path,
+    resume: bool,
+    console: Console,
+) -> FitResult:
+    """Fit the network's layers in place, by the share of wrong answers on the validation sets, each of which counts the same."""
+    rows, settings = training.ids, recipe.fit
+    shares = torch.from_numpy(training.shares).float()
+    numbers = np.arange(len(rows))
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        rng = np.random.default_rng([recipe.seed, epoch])
+        noise: dict[str, Any] = {"word_dropout": settings.word_dropout, "unknown": training.unknown}
+        if sizes:
+            epoch_batches = batches_by_tokens(rows, numbers, sizes, rng, **noise)
+        else:
+            gather = batches_in_order if network.is_stateful else batches_by_length
+            epoch_batches = gather(rows, numbers, recipe.rows_per_batch, rng, **noise)
+        for batch in islice(epoch_batches, num_batches):
+            yield {**_tensors(batch), "shares": shares[torch.from_numpy(batch.labels)]}
+
+    def validate(network: Network) -> float:
+        wrong = [
+            float((_classify(network, validation[name], recipe).argmax(1) != part.labels).mean()) for name, part in parts.items()
+        ]
+        return float(np.mean(wrong))
+
+    has_sizes = settings.batch_tokens is not None and not network.is_stateful
+    num_tokens = (settings.batch_tokens or 0) * recipe.ensemble.members
+    sizes = sizes_by_tokens(rows, recipe.rows_per_batch, num_tokens) if has_sizes else []
+    num_batches = len(sizes) or num_batches_by_length(len(rows), recipe.rows_per_batch)
+    num_batches = min(num_batches, settings.steps_per_epoch or num_batches)
+    return fit_network(
+        network,
+        recipe,
+        classify_loss(settings.loss, settings.label_smoothing),
+        batches,
+        len(rows),
+        num_batches,
+        validate,
+        "validation error",
+        folder=folder,
+        resume=resume,
+        console=console,
+    )
+
+
+def _fit_again(
+    network: Network,
+    recipe: ClassifyRecipe,
+    first: FitResult,
+    training: _Rows,
+    parts: Mapping[str, Texts],
+    validation: Mapping[str, Rows],
+    *,
+    folder: Path,
+    resume: bool,
+    console: Console,
+) -> FitResult:
+    """Self-training: the layers learn on, with checkpoints of their own. Returns the epochs of both fits, one after the other."""
+    assert isinstance(network.head, ClassifyHead)
+    assert recipe.self_training is not None
+    network.head.forget_calibration()
+    settings, own = recipe.self_training, folder / SELF_TRAINING
+    rate = settings.learning_rate or recipe.fit.learning_rate
+    again = recipe.model_copy(update={"fit": recipe.fit.model_copy(update={"epochs": settings.epochs, "learning_rate": rate})})
+    # Checkpoints of another recipe, or of before an older run's first fit was begun anew, are left behind.
+    can_resume = resume and (own / LAST).exists() and is_same(again, own)
+    second = _fit(network, again, training, parts, validation, folder=own, resume=can_resume, console=console)
+    num_first = len(first.epochs)
+    epochs = [replace(epoch, number=epoch.number + num_first) for epoch in second.epochs]
+    best = epochs[second.epochs.index(second.best)]
+    return FitResult((*first.epochs, *epochs), best, first.duration_s + second.duration_s)
 
 
 def open_trial(recipe: ClassifyRecipe, folder: Path, data: Path | None) -> Trial:
@@ -258,7 +326,6 @@ def _tensors(batch: Tokens) -> Batch:
     return {
         "tokens": torch.from_numpy(batch.tokens),
         "lengths": torch.from_numpy(batch.lengths),
-        "labels": torch.from_numpy(batch.labels),
     }
 
 
@@ -312,8 +379,7 @@ def _start_with_vectors(network: Network, recipe: ClassifyRecipe, rows: Sequence
 def _calibrate(
     network: Network,
     recipe: ClassifyRecipe,
-    rows: Sequence[Int64],
-    labels: Int64,
+    training: _Rows,
     parts: Mapping[str, Texts],
     validation: Mapping[str, Rows],
     console: Console,
@@ -324,7 +390,7 @@ def _calibrate(
     if head.ngrams is not None:
         assert recipe.ngrams is not None
         with progress_line(console, "fitting the n-grams"):
-            fit_ngrams(head.ngrams, rows, labels, recipe.ngrams)
+            fit_ngrams(head.ngrams, training.ids, training.shares.astype(np.float64), recipe.ngrams)
     logits, ngrams, truth, weights = [], [], [], []
     for name, given in validation.items():
         found, counted = [], []

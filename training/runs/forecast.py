@@ -97,7 +97,12 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
         )
         return map(_tensors, windows)
 
-    loss = forecast_loss(settings.loss, forecast.quantiles, mape_point=forecast.mape_point)
+    loss = forecast_loss(
+        settings.loss,
+        forecast.quantiles,
+        mape_point=forecast.mape_point,
+        denominator_gradient=settings.denominator_gradient,
+    )
     validation = evaluation_windows(series, forecast, "validation", recipe.evaluate.stride)
 
     def validate(network: Network) -> float:

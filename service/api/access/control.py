@@ -117,12 +117,10 @@ class AccessControl:
             rate = self._rate
         if rate is not None:
             self._count(request, rate, key)
-        if key.expires_at is not None and key.expires_at <= self._wall_time():
+        if self._has_expired(key):
             self._let_in_where_open(request, "the API key has expired", has_credentials=True)
             return
-        scopes = self._scopes.get(request.route, _PREDICT)
-        if scopes and scopes.isdisjoint(key.scopes):
-            raise Forbidden(f'the key "{key.name}" has not the scope {" or ".join(sorted(scopes))}', expected=sorted(scopes))
+        self._expect_scope(request.route, key)
         request.state[CALLER] = key.name
         if key.models is not None:
             request.state[VISIBLE_MODELS] = key.models
@@ -132,6 +130,31 @@ class AccessControl:
 
     def finished(self, request: HttpRequest) -> None:
         """Nothing."""
+
+    def check_again(self, request: HttpRequest, route: str) -> None:
+        """Raise Unauthorized or Forbidden where the key of a request that lasts was removed, has expired or opens less since.
+
+        What it may see is in the request's state anew. It counts for no rate.
+        """
+        if self._keys is None or not self._scopes.get(route, _PREDICT):
+            return
+        presented = find_presented(request.headers)
+        key = None if presented is None else self._keys.find(presented)
+        if key is None or self._has_expired(key):
+            raise Unauthorized("the API key is no longer valid", has_credentials=True)
+        self._expect_scope(route, key)
+        if key.models is not None:
+            request.state[VISIBLE_MODELS] = key.models
+        else:
+            request.state.pop(VISIBLE_MODELS, None)
+
+    def _has_expired(self, key: ApiKey) -> bool:
+        return key.expires_at is not None and key.expires_at <= self._wall_time()
+
+    def _expect_scope(self, route: str, key: ApiKey) -> None:
+        scopes = self._scopes.get(route, _PREDICT)
+        if scopes and scopes.isdisjoint(key.scopes):
+            raise Forbidden(f'the key "{key.name}" has not the scope {" or ".join(sorted(scopes))}', expected=sorted(scopes))
 
     def _check_without_key(self, request: HttpRequest, presented: bytes | None) -> None:
         if request.method == "OPTIONS":

@@ -16,7 +16,7 @@ from service.api.access.control import AccessControl, AccessObserver, describe_r
 from service.api.access.cors import Cors, allows_origin, parse_origins
 from service.api.access.keys import KeyRing, read_keys
 from service.api.access.rates import RateTable, parse_rate
-from service.api.request import Headers, Hook
+from service.api.request import Headers, Hook, HttpRequest
 from service.errors import StartError
 from service.files import FileWatch
 
@@ -57,10 +57,17 @@ class Access(NamedTuple):
     """Where requests come from."""
     refusals: Callable[[str], Mapping[int, str]]
     """Route template → the statuses with which requests to it are refused, and when."""
+    control: AccessControl | None = None
+    """None where nothing is limited, and no key needed."""
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """The app, with answers to the preflights of other origins where there are any."""
         return app if self.cors is None else self.cors.wrap(app)
+
+    def check_again(self, request: HttpRequest, route: str) -> None:
+        """Raise Unauthorized or Forbidden where a request that lasts would no longer be let in with its key."""
+        if self.control is not None:
+            self.control.check_again(request, route)
 
     def allows_origin(self, headers: Headers) -> bool:
         """Whether what opens a WebSocket, with these headers, is no page, or one that may read the answers."""
@@ -90,26 +97,26 @@ def open_access(options: AccessOptions, observer: AccessObserver, tables: RateTa
     hooks: list[Hook] = [] if cors is None else [cors]
     addresses = ClientAddresses(trusted or ())
     tables = tables or make_rate_tables(options)
+    control = None
     if tables is not None:
-        hooks.append(
-            AccessControl(
-                observer,
-                keys=keys,
-                rate=rate,
-                key_rates=tables.keys,
-                address_rates=tables.addresses,
-                addresses=addresses,
-                protects_operations=options.protect_operations,
-                probes=options.probes,
-            )
+        control = AccessControl(
+            observer,
+            keys=keys,
+            rate=rate,
+            key_rates=tables.keys,
+            address_rates=tables.addresses,
+            addresses=addresses,
+            protects_operations=options.protect_operations,
+            probes=options.probes,
         )
+        hooks.append(control)
     refusals = functools.partial(
         describe_refusals,
         has_keys=keys is not None,
         protects_operations=options.protect_operations,
         has_rates=tables is not None,
     )
-    return Access(hooks, cors, watches, addresses, refusals)
+    return Access(hooks, cors, watches, addresses, refusals, control)
 
 
 def _reload_keys(file: Path, keys: KeyRing) -> None:

@@ -9,18 +9,18 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel
 
-from service.api.access.control import caller_of, visible_models
+from service.api.access.control import visible_models
 from service.api.carried import STATE
 from service.api.compression import read_coding
 from service.api.errors import InternalError, Problem, find_row, problem
 from service.api.inference import Call, InferenceEndpoint, Monitors, RequestLimits, RequestObserver
 from service.api.large_bodies import write_large
-from service.api.parsing import LARGE_BYTES, expect_no_more_than
+from service.api.parsing import expect_no_more_than, read_json
 from service.api.predict import Predictor, ServedModel
 from service.api.request import Answer, HttpRequest, expect_json_type, json_answer
 from service.api.sequences import FIELDS as SEQUENCE_FIELDS
 from service.errors import InvalidInput, MalformedRequest, ServiceError
-from service.wire import read, read_large, write
+from service.wire import write
 
 HEAVY_NUM_INSTANCES = 64
 """Beyond so many, the predictions are brought into the form of their answer on a thread."""
@@ -133,16 +133,8 @@ class AdapterEndpoint(InferenceEndpoint):
         call.finish_parse(len(parsed.instances))
         model = self._resolve(parsed, visible_models(self._models, request.state))
         call.set_model(model)
-        predictions = await self._predictor.predict(
-            model,
-            body,
-            parsed.instances,
-            parsed.parameters,
-            deadline=call.deadline,
-            has_turn=self.has_turn(len(body)),
-            holder=caller_of(request.state),
-            count_rows=call.count_rows,
-        )
+        has_turn = self.has_turn(len(body))
+        predictions = await self._predictor.predict(call, model, body, parsed.instances, parsed.parameters, has_turn=has_turn)
         written_from = time.monotonic()
         if len(predictions) <= HEAVY_NUM_INSTANCES:
             content = self._adapter.write(parsed, model, predictions)
@@ -153,11 +145,7 @@ class AdapterEndpoint(InferenceEndpoint):
         return answer
 
     def _read(self, body: bytes, path: str) -> PredictionRequest:
-        try:
-            content = read(body) if len(body) <= LARGE_BYTES else read_large(body)
-        except ValueError as exc:
-            raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
-        parsed = self._adapter.read(content, path, self._limits.max_instances)
+        parsed = self._adapter.read(read_json(body), path, self._limits.max_instances)
         if not parsed.instances:
             raise InvalidInput("the request holds no instances, expected at least one", where="instances", found=0)
         expect_no_more_than(self._limits.max_instances, len(parsed.instances))

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from service.api.parsing import LARGE_BYTES
+from service.api.parsing import read_json
 from service.api.sequences import SequenceStep, read_step
 from service.errors import MalformedRequest
-from service.wire import read, read_large
 
 JSON_LENGTH_HEADER = b"inference-header-content-length"
 MAX_TENSORS = 256
@@ -78,10 +77,7 @@ def parse(body: bytes, json_length: int | None) -> InferRequest | RawTensor:
     if json_length == 0:
         return RawTensor(memoryview(body))
     text = memoryview(body)[:json_length]
-    try:
-        content = read(text) if len(text) <= LARGE_BYTES else read_large(text)
-    except ValueError as exc:
-        raise MalformedRequest(f"the body is not JSON: {exc}" if body else "the body is empty, expected JSON") from exc
+    content = read_json(text)
     if type(content) is not dict:
         raise MalformedRequest("the body is no JSON object")
     identifier = content.get("id")

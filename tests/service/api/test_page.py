@@ -18,7 +18,7 @@ from service.api.errors import TABLE
 from service.api.openapi import describe_errors
 from service.api.page import FILES, PLAYGROUND, ROUTES, SECURITY_HEADERS, STATIC, WholeFileResponse, errors_page, index_page
 from tests import browser
-from tests.folders import write_forecast_folder
+from tests.folders import write_forecast_folder, write_text_folder
 from tests.serving import client_of, server_process, wait_until
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -185,8 +185,10 @@ def window() -> Iterator[browser.Browser]:
         yield window
 
 
-def test_a_browser_sees_every_operation_and_sends_requests_from_the_page(window: browser.Browser) -> None:
-    with server_process(ROOT / "models") as server:
+def test_a_browser_sees_every_operation_and_sends_requests_from_the_page(window: browser.Browser, tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path, "forecast-hourly")  # what the examples of the document name
+    write_text_folder(tmp_path, "sentiment-en")
+    with server_process(tmp_path) as server:
         window.open(f"{server.url}/docs")
         wait_until(lambda: window.texts(".opblock-summary-path"), "Swagger UI lists the operations")
         shown = set(zip(window.texts(".opblock-summary-path"), window.texts(".opblock-summary-method"), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from service.api.access.keys import describe_entry, new_key
+from service.api.stream import STREAM_PATH
 from service.api.stream_sequence import MAX_LINE_BYTES
 from service.api.websocket import WEBSOCKET_PATH
 from tests.folders import write_forecast_folder
@@ -22,6 +24,32 @@ from tests.service.api.test_both_paths import serving
 from tests.serving import PATIENCE_S, ServerProcess, server_process, wait_until
 from tests.streams import cells, draw_rows, write_forecast_stream, write_tensor_stream
 from tests.websockets import RawSocket, open_websocket, receive, receive_rest, send, text, upgrade
+
+
+class RawLines:
+    """A client of `POST /predict/stream` that sends a line at a time."""
+
+    def __init__(self, url: str, key: str) -> None:
+        parts = urlsplit(url)
+        self._socket = socket.create_connection((parts.hostname, parts.port or 80), PATIENCE_S)
+        head = f"POST {STREAM_PATH} HTTP/1.1\r\nHost: sluice\r\nTransfer-Encoding: chunked\r\nX-API-Key: {key}\r\n\r\n"
+        self._socket.sendall(head.encode())
+        self._received = b""
+
+    def send(self, *lines: Any) -> None:
+        content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        self._socket.sendall(b"%x\r\n%s\r\n" % (len(content), content))
+
+    def read_until(self, mark: bytes) -> bytes:
+        while mark not in self._received:
+            data = self._socket.recv(65536)
+            assert data, f"closed before {mark!r}: {self._received[-500:]!r}"
+            self._received += data
+        return self._received
+
+    def close(self) -> None:
+        self._socket.close()
+
 
 ROWS = draw_rows(np.random.default_rng(3), 12)
 HEAD = {"model": "toy-stream"}
@@ -290,6 +318,48 @@ def test_a_key_opens_its_own_models_alone(guarded: tuple[ServerProcess, dict[str
         messages, code = receive_rest(websocket)
     assert [(field, content["code"]) for field, content in messages] == [("error", "model_not_found")]
     assert code == 1008
+
+
+def test_a_stream_does_not_outlast_its_key_nor_the_models_that_it_opens(models: Path, tmp_path: Path) -> None:
+    kept, removed, narrowed = new_key(), new_key(), new_key()
+
+    def write_keys(**entries: str) -> None:
+        models_of = {"narrowed": ["toy-sensor"]} if "removed" not in entries else {}
+        lines = [describe_entry(key, name, scopes=["predict"], models=models_of.get(name, [])) for name, key in entries.items()]
+        (tmp_path / "new").write_text("".join(lines))
+        (tmp_path / "new").rename(tmp_path / "keys.toml")
+
+    def opened(key: str) -> Any:
+        return open_websocket(server.url, additional_headers={"x-api-key": key})
+
+    write_keys(kept=kept, removed=removed, narrowed=narrowed)
+    with (
+        server_process(models, SLUICE_API_KEYS_FILE=str(tmp_path / "keys.toml")) as server,
+        contextlib.closing(RawLines(server.url, removed)) as lines,
+        opened(kept) as first,
+        opened(removed) as second,
+        opened(narrowed) as third,
+        opened(removed) as unused,
+    ):
+        for websocket in (first, second, third):
+            send(websocket, HEAD, ROWS[:1])
+            assert receive(websocket)[0] == "prediction"
+        lines.send(HEAD, ROWS[:1])
+        lines.read_until(b"data: ")
+        write_keys(kept=kept, narrowed=narrowed)
+        wait_until(lambda: get(server, "/models", headers={"x-api-key": removed}).status_code == 401, "the file was read")
+        for websocket in (first, second, third):
+            send(websocket, ROWS[1:2])
+        send(unused, HEAD, ROWS[:1])
+        lines.send(ROWS[1:2])
+        assert receive(first)[0] == "prediction"
+        found = [
+            ([content.get("code") for _, content in messages], code)
+            for messages, code in map(receive_rest, (second, third, unused))
+        ]
+        refused = lines.read_until(b"event: end")
+    assert found == [(["unauthorized", None], 1008), (["model_not_found", None], 1008), (["unauthorized"], 1008)]
+    assert b'"code":"unauthorized"' in refused
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example.com", "null", "http://app.example.com", "https://app.example.com:444"])

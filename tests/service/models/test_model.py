@@ -182,6 +182,43 @@ async def test_a_graph_that_answers_nan_is_an_error_and_not_an_answer(tmp_path: 
     assert (record["levelname"], record["model"], record["instance"]) == ("WARNING", "toy-forecast", 0)
 
 
+def overflowing(graph: bytes, device: Device) -> Runtime:
+    """A forecaster whose quantiles are the square of the last value of a history: infinite from 1.8e19 on, and always for 13."""
+    real = open_runtime(graph, device)
+
+    def run(tensors: Tensors) -> Tensors:
+        outputs = real.run(tensors)
+        last = tensors["history"][np.arange(len(tensors["lengths"])), tensors["lengths"] - 1, 0]
+        with np.errstate(over="ignore"):
+            squares = np.where(last == 13, np.float32(np.inf), last * last)
+        outputs["quantiles"] = np.broadcast_to(squares[:, None, None, None], outputs["quantiles"].shape).astype(np.float32)
+        return outputs
+
+    return LaterRuntime(real, run, num_true_runs=1)
+
+
+@pytest.mark.parametrize("others", [[], [{"history": [1, 2]}] * 3])
+async def test_numbers_for_which_a_sound_model_overflows_are_refused_as_input(tmp_path: Path, others: list[Any]) -> None:
+    model = await load_model(write_forecast_folder(tmp_path), CPU, open_graph=overflowing)
+    assert len(await model.predict([*others, {"history": [1e17, 1e17]}])) == len(others) + 1
+    with pytest.raises(InvalidInput, match=r'output "quantiles" is not finite, for history holds 1e\+30') as caught:
+        await model.predict([*others, {"history": [1e-30, 1e30]}])
+    assert (caught.value.facts["instance"], caught.value.reason, caught.value.facts["where"]) == (
+        len(others),
+        "nonfinite",
+        "history",
+    )
+    with pytest.raises(InferenceFailed):
+        await model.predict([*others, {"history": [1, 13]}])
+    history = np.array([[[1], [2]], [[1e-30], [1e30]]], np.float32)
+    with pytest.raises(InvalidInput, match=r"instance 1: .* history holds"):
+        await model.infer({"history": history})
+    history[1] = 13
+    with pytest.raises(InferenceFailed):
+        await model.infer({"history": history})
+    await model.stop()
+
+
 # ----------------------------------------------------------------------------------------------------------- tensors
 
 

@@ -47,11 +47,13 @@ def test_a_graph_reads_one_way_where_nothing_in_it_goes_backwards(
 ) -> None:
     node = helper.make_node(operator, ["x", "w", "r"], ["", "h"], **attributes)
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"]), node], "net", [], [])
-    assert reads_one_way(helper.make_model(graph).SerializeToString()) == is_one_way
+    content = helper.make_model(graph).SerializeToString()
+    assert reads_one_way(content, find_directions(content)) == is_one_way
 
 
 def test_what_cannot_be_read_is_not_said_to_read_one_way() -> None:
-    assert not reads_one_way(b"\xff" * 40)
+    content = b"\xff" * 40
+    assert not reads_one_way(content, find_directions(content))
 
 
 async def test_a_model_with_state_can_stream_and_knows_its_size(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from service.context import CURRENT, RequestContext
-from service.observability.exemplars import PUBLISH_INTERVAL_S, Bucket, Exemplar, ExemplarStore, file_of
+from service.observability.exemplars import PUBLISH_INTERVAL_S, Bucket, Exemplar, ExemplarStore
 from service.observability.metrics import Metrics
 from service.observability.prometheus import HTTP_DURATION, REQUEST_DURATION
+from service.observability.worker_files import path_of
 from tests.folders import write_forecast_folder
 from tests.serving import client_of
 
@@ -47,7 +48,7 @@ def test_workers_see_the_latest_of_all(tmp_path: Path) -> None:
     stores = [ExemplarStore(BOUNDS, tmp_path, lambda: now) for _ in range(2)]
     stores[0].put("h", ("é\n",), 0.5, sampled(1))
     stores[0].publish()
-    file_of(os.getpid(), tmp_path).rename(file_of(1, tmp_path))  # as if it were of another process
+    path_of(tmp_path, "exemplars", os.getpid()).rename(path_of(tmp_path, "exemplars", 1))  # as if it were of another process
     assert stores[1].collect() == stores[0].collect()
     now += 1
     stores[1].put("h", ("é\n",), 0.6, sampled(2))

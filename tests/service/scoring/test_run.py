@@ -21,9 +21,9 @@ import pytest
 from service.errors import InvalidInput, MalformedRequest, ServiceError, StartError
 from service.models.folder import ModelOptions
 from service.models.model import Model
-from service.scoring.files import ChunkSizes
 from service.scoring.parts import Parts
 from service.scoring.run import Summary, TooManyRejected, find_model, score_file
+from service.scoring.sources import ChunkSizes
 from service.tasks.tables import TableError, TableOptions
 from tests.folders import write_forecast_folder, write_tensor_folder, write_text_folder
 from tests.serving import ROOT, client_of
@@ -36,7 +36,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from service.models.folder import ModelOptions
-from service.scoring.files import ChunkSizes
+from service.scoring.sources import ChunkSizes
 from service.scoring.run import find_model, score_file
 models, source, target = map(Path, sys.argv[1:])
 calls = []

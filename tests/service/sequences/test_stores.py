@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from redis import Redis
 
 from service.errors import DeadlineExceeded, StartError, StoreUnavailable
 from service.sequences.redis_store import RedisStore
@@ -137,6 +138,17 @@ async def test_who_is_cancelled_leaves_the_queue_and_disturbs_nobody(stores: Sto
     here.release(checkout)
 
 
+async def test_a_commit_whose_caller_is_gone_is_carried_out_and_disturbs_nobody(stores: Stores) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["message"]))
+    client = stores.open_client()
+    for steps in (1, 2):
+        checkout = await client.checkout([key("a")], PATIENCE_S)
+        client.commit(checkout, [make_state(steps)]).cancel()
+    assert await take(client, "a") == [make_state(2)]
+    assert reported == []
+
+
 async def test_many_sequences_are_committed_together_and_requests_for_them_do_not_wait_in_a_circle(stores: Stores) -> None:
     here, there = stores.open_client(), stores.open_client()
     ids = [str(number) for number in range(300)]
@@ -169,6 +181,59 @@ async def test_of_too_many_the_one_ends_that_was_not_used_for_longest_and_is_cou
         assert stores.observer.evictions == [(OWNER, "lru")]
         await client.commit(held, [make_state(2)])
         assert await take(client, "b") == [make_state(2)]
+
+
+@pytest.mark.parametrize("limit", ["sequences", "bytes"])
+async def test_a_holder_of_many_pushes_out_none_of_one_who_has_fewer(kind: str, url: str, limit: str) -> None:
+    size = make_state(0).num_bytes
+    bounds = Bounds(max_sequences=5) if limit == "sequences" else Bounds(max_bytes=5 * size + 1)
+    async with open_stores(kind, bounds, url) as stores:
+        client = stores.open_client()
+
+        async def put(holder: str, id: str) -> None:
+            checkout = await client.checkout([SequenceKey("toy", id, holder)], PATIENCE_S)
+            await client.commit(checkout, [make_state(1)])
+            await asyncio.sleep(0.002)  # Redis keeps the time of use in milliseconds
+
+        async def kept(holder: str) -> str:
+            return "".join([id for id in "abcdefgh" if await client.find(SequenceKey("toy", id, holder)) is not None])
+
+        for id in "ab":
+            await put("quiet", id)
+        for id in "abcdefgh":
+            await put("greedy", id)
+        assert (await kept("quiet"), await kept("greedy")) == ("ab", "fgh")
+        held = await client.checkout([SequenceKey("toy", "f", "greedy")], PATIENCE_S)
+        await put("", "a")
+        assert (await kept("quiet"), await kept("greedy"), await kept("")) == ("ab", "fh", "a")
+        await client.commit(held, [None])
+        assert stores.observer.evictions == [(OWNER, "lru")] * 6
+
+
+async def test_in_redis_nothing_is_left_of_holders_whose_sequences_have_ended(redis: RedisServer) -> None:
+    redis.flush()
+    async with open_stores("redis", Bounds(), redis.url) as stores:
+        client = stores.open_client()
+        for change in (make_state(1), None):
+            for holder in ("", "a", "b"):
+                await client.commit(await client.checkout([SequenceKey("toy", "1", holder)], PATIENCE_S), [change])
+        with Redis.from_url(redis.url) as direct:
+            assert set(direct.keys()) == {b"sluice:count", b"sluice:bytes"}
+
+
+async def test_sequences_that_an_older_version_kept_in_redis_end_when_there_are_too_many(redis: RedisServer) -> None:
+    redis.flush()
+    async with open_stores("redis", Bounds(), redis.url) as stores:
+        for id in "ab":
+            await keep(stores.open_client(), id, make_state(1))
+    with Redis.from_url(redis.url) as direct:
+        assert direct.delete("sluice:used:", "sluice:held:count", "sluice:held:bytes") == 3  # which it did not have
+    async with open_stores("redis", Bounds(max_sequences=2), redis.url) as stores:
+        client = stores.open_client()
+        await keep(client, "c", make_state(1))
+        await keep(client, "d", make_state(1))
+        assert stores.observer.evictions == [(OWNER, "lru")] * 2
+        assert sum([await client.find(key(id)) is not None for id in "abcd"]) == 2
 
 
 async def test_a_sequence_that_is_not_used_ends_and_is_counted(kind: str, url: str) -> None:

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from service.sequences.table import Bounds, Found, Owner, SequenceTable, Stored, Ticket
+from service.sequences.store import SequenceKey
+from service.sequences.table import Bounds, Found, Owner, SequenceTable, Stored, Ticket, holder_of
 from tests.fakes import ManualClock
 
 OWNER = Owner("toy", 1)
@@ -115,6 +116,67 @@ def test_of_too_many_the_one_ends_that_was_not_used_for_longest(bounds: Bounds) 
     assert (table.num_sequences, table.num_bytes) == (3, 6)
 
 
+def key_of(holder: str, id: object) -> str:
+    return SequenceKey("toy", str(id), holder).text
+
+
+@pytest.mark.parametrize("holder", ["", "a", "a.b-c_9"])
+@pytest.mark.parametrize("id", ["1", "a/b", "toy/x", "日本"])
+def test_the_holder_of_a_sequence_is_read_from_its_key(holder: str, id: str) -> None:
+    assert holder_of(key_of(holder, id)) == holder
+
+
+@pytest.mark.parametrize("bounds", [Bounds(max_sequences=10), Bounds(max_bytes=10)], ids=["sequences", "bytes"])
+def test_a_holder_of_many_sequences_pushes_out_none_of_one_who_has_fewer(bounds: Bounds) -> None:
+    table = Table(bounds)
+    for number in range(3):
+        table.put(key_of("quiet", number), "x")
+    for number in range(100):
+        table.put(key_of("greedy", number), "x")
+    assert [table.get(key_of("quiet", number)) for number in range(3)] == ["x"] * 3
+    assert table.get(key_of("greedy", 99)) == "x"
+    assert table.num_sequences == 10
+    # Who begins when all is taken gets a share from the one who has most, and holders who want as much get as much.
+    for number in range(100):
+        for holder in ("late", "later"):
+            table.put(key_of(holder, number), "x")
+    numbers = {
+        holder: sum(table.get(key_of(holder, number)) is not None for number in range(100))
+        for holder in ("quiet", "greedy", "late", "later")
+    }
+    assert numbers["quiet"] in (2, 3)
+    assert sum(numbers.values()) == 10
+    assert max(numbers.values()) <= 3
+    assert table.get(key_of("late", 99)) == table.get(key_of("later", 99)) == "x"
+
+
+def test_bytes_are_taken_from_who_holds_most_bytes_and_never_a_busy_sequence() -> None:
+    table = Table(Bounds(max_bytes=20))
+    for number in range(6):
+        table.put(key_of("many", number), "x")
+    table.put(key_of("large", 1), "x" * 10)
+    held = table.take(key_of("large", 1))
+    table.put(key_of("third", 1), "x" * 5)
+    assert table.get(key_of("many", 0)) is None, "the largest share is busy, so the next one gives"
+    assert table.get(key_of("large", 1)) == "x" * 10
+    table.release(held)
+    table.put(key_of("many", 9), "x")
+    table.put(key_of("many", 10), "x")
+    assert table.get(key_of("large", 1)) is None
+    assert table.get(key_of("third", 1)) == "x" * 5
+
+
+def test_nothing_is_kept_of_holders_whose_sequences_have_ended() -> None:
+    table = Table(Bounds(ttl_s=10))
+    for number in range(50):
+        table.put(key_of(f"holder{number}", 1), "x")
+    assert table.commit(table.take(key_of("holder0", 1)), [None])
+    table.clock.advance(10)
+    table.expire()
+    assert table.num_sequences == 0
+    assert not table._shares
+
+
 def test_a_million_sequences_stay_within_the_bounds() -> None:
     table = Table(Bounds(max_sequences=1000))
     for number in range(20_000):
@@ -154,7 +216,7 @@ def test_the_totals_are_those_of_each_version() -> None:
 def test_whatever_comes_each_sequence_has_one_request_at_a_time_and_the_last_committed_value(seed: int) -> None:
     draw = random.Random(seed)
     table = Table(Bounds(max_sequences=5, max_bytes=40, ttl_s=30))
-    keys = [f"k{number}" for number in range(8)]
+    keys = [key_of("ab"[number % 2], number) if number < 6 else key_of("", number) for number in range(8)]
     model: dict[str, str] = {}
     tickets: list[Ticket] = []
     for _ in range(400):
@@ -183,6 +245,8 @@ def test_whatever_comes_each_sequence_has_one_request_at_a_time_and_the_last_com
         there = [value for key in keys if (value := table.get(key)) is not None]
         assert (table.num_sequences, table.num_bytes) == (len(there), sum(map(len, there)))
         assert (table.num_sequences <= 5 and table.num_bytes <= 40) or not table._idle
+        assert sum(share.num_bytes for share in table._shares.values()) == table.num_bytes
+        assert sorted(key for share in table._shares.values() for key in share.idle) == sorted(table._idle)
     for ticket in tickets:
         table.release(ticket)
     assert not table._busy

@@ -10,6 +10,8 @@ Each connection takes the next fault, and those after the last are passed on who
     silent      never answers
     drip        answers a byte now and then
     head        answers with a head that comes byte by byte
+    continue    answers 100 now and then
+    gzip        answers with a compressed body that comes byte by byte, and of which nothing can be unpacked
     other       200 with something else
     shape       200 with a prediction that is none
     ragged      200 with a forecast that has more values than times
@@ -45,6 +47,16 @@ ANSWERS = {
     "other": answer("200 OK", b'{"hello": "world"}', "Content-Type: application/json"),
 }
 
+GZIP_WITH_NAME = b"\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\xff"
+"""The beginning of a gzip stream, up to the name of the file, which ends with a NUL."""
+DRIPS = {
+    "drip": (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" "),
+    "head": (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "gzip": (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 100000\r\n\r\n" + GZIP_WITH_NAME, b"a"),
+}
+"""What is sent at first, and then again and again."""
+
 
 def read_request(connection: socket.socket) -> bytes:
     """A whole request."""
@@ -68,15 +80,11 @@ def serve(connection: socket.socket, fault: str, target: tuple[str, int]) -> Non
             connection.sendall(ANSWERS[fault])
         elif fault == "silent":
             connection.recv(1)
-        elif fault == "drip":
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        elif fault in DRIPS:
+            first, drop = DRIPS[fault]
+            connection.sendall(first)
             while True:
-                connection.sendall(b" ")
-                time.sleep(0.05)
-        elif fault == "head":
-            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
-            while True:
-                connection.sendall(b"x")
+                connection.sendall(drop)
                 time.sleep(0.05)
         else:
             with socket.create_connection(target) as server:

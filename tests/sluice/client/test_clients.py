@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy
 import pandas
 import pytest
 
 import sluice
 from sluice.client.errors import AccessDenied, ClientError, InvalidAnswer, InvalidInput, ModelNotFound, Unavailable
 from tests.folders import write_forecast_folder, write_tensor_folder, write_text_folder
-from tests.serving import PATIENCE_S, ServerProcess, server_process
+from tests.serving import PATIENCE_S, ROOT, ServerProcess, server_process
 
 Run = Callable[..., Any]
 """(URL, method, arguments, options of the client and of the call) → what it gives, with one of the clients."""
@@ -152,8 +156,11 @@ def test_what_may_pass_is_sent_again(server: ServerProcess, run: Run, faults: li
         (["close"] * 999, None, "the server cannot be reached"),
         (["silent"] * 9, None, "the server did not answer in time"),
         (["drip"] * 9, None, "there was no answer before the deadline"),
+        (["gzip"] * 9, None, "there was no answer before the deadline"),
+        (["head"] * 9, None, "the server did not answer in time"),
+        (["continue"] * 9, None, "the server did not answer in time"),
     ],
-    ids=["busy", "proxy", "close", "silent", "drip"],
+    ids=["busy", "proxy", "close", "silent", "drip", "gzip", "head", "continue"],
 )
 def test_beyond_its_deadline_a_call_fails_with_the_last_reason(
     server: ServerProcess, run: Run, faults: list[str], status: int | None, words: str
@@ -192,11 +199,47 @@ def test_an_instance_that_the_call_does_not_have_is_not_named(server: ServerProc
     assert (caught.value.instance, caught.value.series) == (None, None)
 
 
-async def test_a_head_that_comes_byte_by_byte_does_not_outlast_the_deadline(server: ServerProcess) -> None:
-    with faulty(server, *["head"] * 9) as url:
-        async with sluice.AsyncClient(url) as client, asyncio.timeout(PATIENCE_S):
-            with pytest.raises(Unavailable, match="did not answer in time"):
-                await client.classify(["good"], timeout_s=0.5)
+def test_calls_of_several_threads_get_their_own_predictions(server: ServerProcess) -> None:
+    with sluice.Client(server.url) as client, ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: client.forecast([float(number)] * 5), range(40)))
+    expected = post(server, "/predict/forecast", {"instances": [{"history": [float(number)] * 5} for number in range(40)]})
+    numpy.testing.assert_allclose([each["forecast"] for each in found], [each["forecast"] for each in expected], rtol=1e-5)
+
+
+def test_a_client_that_is_closed_or_forgotten_leaves_no_thread_and_no_connection(server: ServerProcess) -> None:
+    def threads() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "sluice-client"]
+
+    client = sluice.Client(server.url)
+    assert threads() == []
+    client.classify(["good"])
+    assert len(threads()) == 1
+    client.close()
+    client.close()
+    assert threads() == []
+    with pytest.raises(RuntimeError, match="closed"):
+        client.classify(["good"])
+    client = sluice.Client(server.url)
+    client.classify(["good"])
+    (thread,) = threads()
+    del client
+    gc.collect()
+    thread.join(PATIENCE_S)
+    assert threads() == []
+
+
+def test_a_client_goes_on_in_a_process_that_was_forked(server: ServerProcess) -> None:
+    code = (
+        "import os, sys, sluice\n"
+        "client = sluice.Client(sys.argv[1])\n"
+        "client.classify(['good'])\n"
+        "pid = os.fork()\n"
+        "found = client.classify(['good', 'bad'], timeout_s=20)\n"
+        "if pid == 0:\n    os._exit(len(found))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), len(found))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code, server.url], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert found.stdout.split() == ["2", "2"], found.stderr
 
 
 async def test_a_cancelled_call_leaves_nothing_under_way(server: ServerProcess) -> None:

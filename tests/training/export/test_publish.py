@@ -97,6 +97,15 @@ def test_a_card_is_written_again_where_it_is_not_the_manifests(tmp_path: Path) -
     assert [file.name for file in folder.iterdir() if file.name.startswith(".")] == []
 
 
+def test_a_card_that_the_disk_refuses_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = publish(make_publication(), tmp_path)
+    (folder / "README.md").unlink()
+    (folder / "README.md").mkdir()
+    with pytest.raises(PublishError, match=r"README\.md cannot be written"):
+        write_card(folder)
+    assert [file.name for file in folder.iterdir() if file.name.startswith(".")] == []
+
+
 def test_version_folders_are_found_from_each_level_and_what_is_none_is_refused(tmp_path: Path) -> None:
     first = publish(make_publication(), tmp_path)
     second = publish(make_publication(), tmp_path)

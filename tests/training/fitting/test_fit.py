@@ -378,6 +378,36 @@ def test_the_gradient_of_a_symmetric_error_does_not_draw_a_high_forecast_higher(
     torch.testing.assert_close(gradient, torch.tensor([-2 / 3, 2 / 5, 2 / 10, 2 / 100]))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_share_of_a_symmetric_errors_gradient_goes_through_its_denominator(share: float) -> None:
+    forecast, truth = torch.tensor([1.0, 3.0, 9.0, 99.0], requires_grad=True), torch.tensor([2.0, 2.0, 1.0, 1.0])
+    error = symmetric_error(forecast, truth, share)
+    torch.testing.assert_close(error, symmetric_error(forecast, truth))
+    (gradient,) = torch.autograd.grad(error.sum(), forecast)
+    size = (truth + forecast).detach()
+    by_denominator = -2 * (truth - forecast.detach()) / size**2
+    torch.testing.assert_close(gradient, -2 / size + share * by_denominator)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_no_share_of_the_denominators_gradient_draws_a_forecast_away_from_the_truth(sign: float) -> None:
+    forecast = torch.tensor([-50.0, -2.0, -0.5, 0.5, 3.0, 50.0], requires_grad=True)
+    truth = torch.full((6,), sign)
+    (gradient,) = torch.autograd.grad(symmetric_error(forecast, truth, 1.0).abs().sum(), forecast)
+    assert (gradient * (forecast.detach() - truth) >= 0).all()
+    assert (gradient != 0).any()
+
+
+def test_the_loss_takes_its_share_of_the_denominators_gradient() -> None:
+    network = make_network(quantiles=(0.1, 0.5, 0.9))
+    gradients = []
+    for share in (0.0, 0.5):
+        prediction = network.predict(HELD_OUT)
+        loss = forecast_loss("smape", (0.1, 0.5, 0.9), denominator_gradient=share)(network, prediction, HELD_OUT)
+        gradients.append(torch.autograd.grad(loss, prediction.values)[0])
+    assert not torch.allclose(gradients[0], gradients[1])
+
+
 def test_a_value_near_zero_counts_no_more_than_ten_times_itself() -> None:
     assert percentage_error(torch.tensor([5.0, 1.5, 4.0]), torch.tensor([0.001, 1.0, 1.0])).tolist() == [10.0, 0.5, 3.0]
 
@@ -424,7 +454,8 @@ def test_crossentropy_is_of_the_networks_own_probabilities_and_needs_its_head(ac
         {"type": "dense", "activation": activation},
     )
     network = Network(ClassifySpec(layers=layers, vocabulary_size=9, labels=("a", "b")))
-    batch = {"tokens": torch.tensor([[3, 4], [5, 0]]), "lengths": torch.tensor([2, 1]), "labels": torch.tensor([1, 0])}
+    batch = {"tokens": torch.tensor([[3, 4], [5, 0]]), "lengths": torch.tensor([2, 1])}
+    batch["shares"] = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     probabilities = network(batch)["probabilities"]
     prediction = network.predict(batch)
     expected = -(probabilities[0, 1].log() + probabilities[1, 0].log()) / 2
@@ -432,6 +463,9 @@ def test_crossentropy_is_of_the_networks_own_probabilities_and_needs_its_head(ac
     other_way = -(probabilities[0, 0].log() + probabilities[1, 1].log()) / 2
     smoothed = classify_loss(fitting, 0.2)(network, prediction, batch)
     assert float(smoothed) == pytest.approx(float(0.9 * expected + 0.1 * other_way), rel=1e-5)
+    given = {**batch, "shares": torch.tensor([[0.3, 0.7], [1.0, 0.0]])}
+    shared = -(0.3 * probabilities[0, 0].log() + 0.7 * probabilities[0, 1].log() + probabilities[1, 0].log()) / 2
+    assert float(classify_loss(fitting)(network, prediction, given)) == pytest.approx(float(shared), rel=1e-5)
     other = "categorical_crossentropy" if fitting == "binary_crossentropy" else "binary_crossentropy"
     with pytest.raises(NetworkError, match="needs a last layer with"):
         classify_loss(other)(network, prediction, batch)  # type: ignore[arg-type]

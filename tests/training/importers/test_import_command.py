@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from tests.onnx_models import floats, save, tagger
 from tests.torch_models import TutorialLSTM
 from tests.torch_models import floats as torch_floats
-from training.__main__ import IMPORTS, app
+from training.__main__ import app
+from training.commands.imports import IMPORTS
 from training.importers.sources import UnknownSource, is_module_source, kind_of
 
 

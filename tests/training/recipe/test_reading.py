@@ -88,6 +88,8 @@ def test_the_manifests_recipe_gives_the_same_recipe_again() -> None:
         ),
         ("[[data.train]]", '[data]\ntargets = ["y", "y"]\n[[data.train]]', "targets must differ"),
         ('loss = "mse"', 'loss = "mse"\noptimizer = "rmsprop"\nweight_decay = 0.1', "weight_decay is for sgd, adam and adamw"),
+        ('loss = "mse"', 'loss = "mse"\ndenominator_gradient = 0.5', 'denominator_gradient is for loss "smape", not "mse"'),
+        ('loss = "mse"', 'loss = "smape"\ndenominator_gradient = 1.5', "less than or equal to 1, got 1.5"),
         ("horizon = 12", "horizon = 12\nmin_length = 30", "min_length 30 is above context_length 24"),
         ("horizon = 12", "horizon = 12\nquantiles = [0.9, 0.1]", "must ascend"),
         ("horizon = 12", "horizon = 12\nbases = [{ lag = 12 }]", "season_length"),
@@ -205,6 +207,8 @@ loss = "categorical_crossentropy"
         (["fit.rates.lstm=0.5"], 'fit.rates: no layer has the type or the name "lstm"; there are embedding, gru, dense'),
         (["tokenizer.piece_length=100", "tokenizer.tail=10"], "piece_length reads texts whole, head and tail cut them"),
         (['data.unlabelled=[{path = "c.txt"}]'], r"data.unlabelled is for \[vectors\]"),
+        (["self_training.epochs=1"], r"self_training needs \[\[data.unlabelled\]\]"),
+        (['data.unlabelled=[{path = "c.txt"}]', "self_training.epochs=1"], r"needs calibrate = true or \[ngrams\]"),
         (
             ['layers=[{type = "pad_sequences", maxlen = 3}, {type = "dense"}]', "vectors={}"],
             r"\[vectors\] needs a layer of type emb",

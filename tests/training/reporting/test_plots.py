@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from training.reporting import plots
@@ -31,6 +32,35 @@ def test_forecasts_are_drawn_with_and_without_bands_and_times(num_steps: int, ha
     band = [("10 to 90 %", truth - 1, truth + 1)]
     panels = [plots.Panel("a", np.ones(10), truth, truth, band, times), plots.Panel("b", np.ones(0), truth, truth)]
     assert size(plots.forecasts(panels, "toy", "y", "steps"))[1] > size(plots.forecasts(panels[:1], "toy", "y", "steps"))[1]
+
+
+def draw_peaks(num_panels: int) -> Figure:
+    truth = np.where(np.arange(60) % 2, 1e6, 0.0)
+    bands = [(f"{low} to {100 - low} %", truth - low, truth + low) for low in (10, 25)]
+    panels = [plots.Panel(f"panel {index}", truth[:20], truth, truth, bands[: index + 1]) for index in range(num_panels)]
+    return plots.draw_forecasts(panels, "toy", "y", "steps")
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        draw_peaks(1),
+        draw_peaks(3),
+        plots.draw_losses([3.0, 1.0], [1.0, 3.0], 2, "toy", (plots.LOSSES["smape"], plots.LOSSES["smape"])),
+        plots.draw_losses([3.0, 1.0], [1.0, 3.0], 2, "toy", (plots.LOSSES["quantile"], "share of wrong answers")),
+    ],
+    ids=["one panel", "three panels", "losses on one axis", "losses on two"],
+)
+def test_a_legend_covers_nothing_that_is_drawn(figure: Figure) -> None:
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    place = legend.get_window_extent()
+    assert not any(axes.get_legend() for axes in figure.axes)
+    assert not any(place.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    assert figure.bbox.x0 <= place.x0 < place.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= place.y0 < place.y1 <= figure.bbox.y1
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert len(labels) == len(set(labels)) >= 3
 
 
 def test_the_end_of_a_panel_keeps_its_places() -> None:

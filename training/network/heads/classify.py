@@ -100,6 +100,10 @@ class ClassifyHead(Head):
         self.shift.copy_(shift)
         self.is_calibrated = True
 
+    def forget_calibration(self) -> None:
+        """Before the layers learn on: what they predict are their own logits again."""
+        self.is_calibrated = False
+
     def predict(self, output: Signal, given: LayerInput) -> Tensor:
         """Logits; those of the layers alone until `calibrate` was called, so that each part is fitted without the other."""
         if not self.is_calibrated:

@@ -106,6 +106,40 @@ def test_a_platforms_probe_is_open_never_limited_and_protected_like_the_operatio
     assert [outcome(protected, presented(name, "/alive")) for name in names] == ["unauthorized", "forbidden", "ok"]
 
 
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [
+        (key("a"), "ok"),
+        (key("a", models=frozenset({"m"})), "ok"),
+        (key("a", scopes=frozenset({"admin"})), "forbidden"),
+        (key("a", expires_at=NOW), "unauthorized"),
+        (key("b"), "unauthorized"),
+    ],
+)
+def test_what_lasts_is_let_in_no_longer_than_its_key(later: ApiKey, expected: str) -> None:
+    ring = KeyRing([key("a", models=frozenset({"m", "n"}))])
+    access = control(keys=ring, rate=parse_rate("1/h"), key_rates=RateTable(8))
+    sent = presented("a")
+    assert outcome(access, sent) == "ok"
+    access.check_again(sent, sent.route)  # which counts for no rate
+    ring.replace([later])
+    found = "ok"
+    try:
+        access.check_again(sent, sent.route)
+    except (Unauthorized, Forbidden) as exc:
+        found = exc.code
+    assert found == expected
+    if expected == "ok":
+        assert sent.state.get(VISIBLE_MODELS) == later.models
+
+
+def test_without_keys_what_lasts_may_last() -> None:
+    access, sent = control(keys=None), presented(None)
+    access.before(sent)
+    access.check_again(sent, sent.route)
+    assert sent.state == {}
+
+
 def test_without_keys_every_route_is_open_and_nobody_has_a_name() -> None:
     access = control(keys=None)
     for route in OPEN + OPERATIONS + MODELS + PREDICT:

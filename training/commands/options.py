@@ -1,4 +1,4 @@
-"""The command line's options that several import commands have: one type and one sentence for each. Reads none."""
+"""Arguments and options that several commands have: one type and one sentence for each. Reads none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ from typing import Annotated
 
 import typer
 
+Recipe = Annotated[str, typer.Argument(help="A recipe file, a bundled recipe's name, or a folder that was published.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, as fit.epochs=3.")
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", envvar="SLUICE_DATA", help="The folder with the data files that recipes name.")
+]
+Runs = Annotated[Path, typer.Option(help="The folder of checkpoints and other results of runs.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of torch. Small networks gain nothing from more than one.")]
+VersionFolder = Annotated[Path, typer.Argument(help="A version folder, as models/sentiment-en/1.")]
+
+# Of the commands that publish finished models.
 Name = Annotated[str, typer.Option(help="Name of the model.")]
 Version = Annotated[int | None, typer.Option(help="Its version; the next free number if left out.")]
 Description = Annotated[str, typer.Option(help="One sentence about the model.")]
