@@ -176,7 +176,7 @@ class ForecastHead(Head):
         self.scaler = Scaler(spec.scaling, spec.num_features, spec.targets)
         has_season = spec.decomposition != "none"
         self.decomposition = SeasonalDecomposition(spec.season_length, spec.num_features) if has_season else None
-        self.centring = Centring() if spec.scaling.centre == "last" else None
+        self.centring = Centring(has_unit=spec.scaling.centre == "last") if spec.scaling.centre != "none" else None
         self.encoder = CovariateEncoder(spec.covariates) if spec.covariates else None
         self.own = _own_forecasts(spec) if spec.bases else None
 
@@ -425,7 +425,7 @@ class ForecastHead(Head):
             with graph.scope("centre"):
                 centre = self.centring.write_measure(graph, source)
                 values = graph.add("Sub", source.values, centre.level)
-                source = source.with_values(graph.add("Div", values, centre.unit))
+                source = source.with_values(graph.add("Div", values, centre.unit) if self.centring.has_unit else values)
         statistics = ForecastStatisticsSymbol(scaling.offset, scaling.scale, season, centre)
         if self.spec.independent:
             with graph.scope("features"):
@@ -547,7 +547,8 @@ class ForecastHead(Head):
             return graph.add("Unsqueeze", part, graph.constant([3])) if self.spec.quantiles else part
 
         if statistics.centre is not None:
-            values = graph.add("Mul", values, of_targets(statistics.centre.unit))
+            if self.spec.scaling.centre == "last":
+                values = graph.add("Mul", values, of_targets(statistics.centre.unit))
             values = graph.add("Add", values, of_targets(statistics.centre.level))
         if statistics.season is not None:
             assert self.decomposition is not None
