@@ -98,6 +98,14 @@ def _linear(scaled: Floats, origins: range) -> Floats:
     return np.asarray((rows @ weights + last).transpose(0, 2, 1))
 
 
+def _mean_square(errors: Floats) -> float:
+    return float((errors**2).mean())
+
+
+def _mean_magnitude(errors: Floats) -> float:
+    return float(np.abs(errors).mean())
+
+
 def score(service: Service, folder: Path | None) -> Evaluation:
     """Mean square and mean absolute error over all windows, hours and features."""
     measurements = read_measurements(folder)
@@ -115,12 +123,12 @@ def score(service: Service, folder: Path | None) -> Evaluation:
         Row(
             "96 hours",
             measure,
-            None if own is None else float(mean(own)),
-            {name: float(mean(error)) for name, error in errors.items()},
+            None if own is None else mean(own),
+            {name: mean(error) for name, error in errors.items()},
             PUBLISHED[measure],
             note=note,
         )
-        for measure, mean in (("MSE", lambda error: (error**2).mean()), ("MAE", lambda error: np.abs(error).mean()))
+        for measure, mean in (("MSE", _mean_square), ("MAE", _mean_magnitude))
     ]
     return Evaluation(NAME, rows, list(service.models), service.rows, service.seconds)
 
