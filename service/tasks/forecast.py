@@ -444,7 +444,7 @@ class ForecastDefinition(TaskDefinition):
 
     def is_special(self, manifest: Manifest) -> bool:
         spec = manifest.spec_of(ForecastSpec)
-        return spec.streaming or spec.num_known > 0
+        return spec.streaming or spec.num_known > 0 or len(spec.features) > 1
 
     def example_instance(self, manifest: Manifest) -> object | None:
         spec = manifest.spec_of(ForecastSpec)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from training.errors import TrainingError
-from training.evaluation import competitions, known_future, texts
+from training.evaluation import competitions, known_future, long_horizon, texts
 from training.evaluation.benchmark import Benchmark, Evaluation
 from training.evaluation.client import Service
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-    entry.name: entry for entry in (*competitions.BENCHMARKS, *known_future.BENCHMARKS, *texts.BENCHMARKS)
+    entry.name: entry
+    for entry in (*competitions.BENCHMARKS, *known_future.BENCHMARKS, *long_horizon.BENCHMARKS, *texts.BENCHMARKS)
 }
 
 

@@ -44,20 +44,32 @@ class CentreSymbol:
 
 
 class Centring:
-    """Makes a history relative to its last value, in units of its mean absolute step: what is left has no level and no scale."""
+    """Makes a history relative to its last value, in units of its mean absolute step: what is left has no level and no scale.
+
+    Without `has_unit` the unit is 1.
+    """
+
+    def __init__(self, *, has_unit: bool = True) -> None:
+        self.has_unit = has_unit
 
     def measure(self, history: Signal) -> Centre:
         """Of values (B, T, F)."""
         values, lengths = history.values, history.lengths
+        level = ragged.last_step(values, lengths).unsqueeze(1)
+        if not self.has_unit:
+            return Centre(level, torch.ones_like(level))
         steps = torch.arange(values.shape[1], device=values.device)
         changes = (values - values.index_select(1, (steps - 1).clamp(min=0))).abs()
         count = (lengths - 1).clamp(min=1).view(-1, 1, 1)
         unit = (changes / count).masked_fill(~ragged.mask(values, lengths), 0.0).sum(1, keepdim=True)
-        return Centre(ragged.last_step(values, lengths).unsqueeze(1), unit.clamp(min=SMALLEST_UNIT))
+        return Centre(level, unit.clamp(min=SMALLEST_UNIT))
 
     def write_measure(self, graph: GraphBuilder, history: Symbol) -> CentreSymbol:
         """`measure` in the graph."""
         assert history.lengths is not None
+        level = ragged.write_last_steps(graph, history.values, history.lengths, [0], 1)
+        if not self.has_unit:
+            return CentreSymbol(level, graph.constant(1.0))
         one = graph.constant(1)
         steps = ragged.write_range(graph, ragged.write_num_steps(graph, history.values))
         before = graph.add("Max", graph.add("Sub", steps, one), graph.constant(0))
@@ -67,7 +79,6 @@ class Centring:
         within = ragged.write_mask(graph, history.values, history.lengths)
         shares = graph.add("Where", within, graph.add("Div", changes, count), graph.constant(0.0))
         unit = graph.add("ReduceSum", shares, graph.constant([1]), keepdims=1)
-        level = ragged.write_last_steps(graph, history.values, history.lengths, [0], 1)
         return CentreSymbol(level, graph.add("Max", unit, graph.constant(SMALLEST_UNIT)))
 
 

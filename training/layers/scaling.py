@@ -25,9 +25,9 @@ class ScalingConfig(BaseModel):
     then applies `transform`. log is the logarithm of value + `floor` (in scaled units), so that zeros are
     accepted; a row that goes below zero is first lifted by twice its depth, so that temperatures are accepted too. A target
     that lies below zero after that counts as zero, and no forecast does. Behind any kind, `centre` = "last" makes each history
-    relative to its last value, in units of its mean absolute step (`training/layers/decomposition.py`). running is
-    for streams (`running_scaling.py`), over about `span` steps. seasonal takes what a history's own simple forecasts say
-    of it (`bases.py`): its level, and how much it changes over a season.
+    relative to its last value, in units of its mean absolute step (`training/layers/decomposition.py`), "level" without the
+    unit. running is for streams (`running_scaling.py`), over about `span` steps. seasonal takes what a history's own simple
+    forecasts say of it (`bases.py`): its level, and how much it changes over a season.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,7 +37,7 @@ class ScalingConfig(BaseModel):
     transform: Literal["none", "log", "asinh"] = "none"
     floor: Annotated[float, Field(gt=0)] = 1e-2
     span: PositiveInt | None = None
-    centre: Literal["none", "last"] = "none"
+    centre: Literal["none", "last", "level"] = "none"
 
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> ScalingConfig:

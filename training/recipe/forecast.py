@@ -294,9 +294,10 @@ class ScalingSettings(RecipeTable):
         default=None, description="running: steps over which level and spread are taken, as in pandas' `ewm`; needed there"
     )
 
-    centre: Literal["none", "last"] = Field(
+    centre: Literal["none", "last", "level"] = Field(
         default="none",
-        description="`last`: behind the rest, each history is relative to its last value, in units of its mean absolute step",
+        description="`last`: behind the rest, each history is relative to its last value, in units of its mean absolute step; "
+        "`level`: the same without the unit, so that the loss counts all histories alike",
     )
 
     @model_validator(mode="after")

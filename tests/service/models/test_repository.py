@@ -181,6 +181,18 @@ async def test_a_model_for_streams_answers_where_it_is_named_or_alone(tmp_path: 
     await repository.stop()
 
 
+async def test_a_model_of_several_features_answers_where_it_is_named_or_alone(tmp_path: Path) -> None:
+    write_forecast_folder(tmp_path, "a-plant", features=("load", "heat"))
+    repository = await start(tmp_path)
+    assert choose(repository, "forecast", frequency="H") == "a-plant"
+    await repository.stop()
+    write_forecast_folder(tmp_path, "b-hourly")
+    repository = await start(tmp_path)
+    assert choose(repository, "forecast", frequency="H") == choose(repository, "forecast") == "b-hourly"
+    assert repository.get("a-plant").name == "a-plant"
+    await repository.stop()
+
+
 async def test_where_several_models_take_the_frequency_none_is_guessed(tmp_path: Path) -> None:
     for name, frequencies in (("a", ["H"]), ("b", []), ("c", ["D"])):
         write_forecast_folder(tmp_path, name, frequencies=frequencies)

@@ -168,6 +168,9 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         quantiles=(0.1, 0.5),
         mape_point=True,
     ),
+    "features relative to their last values": lambda: forecast(
+        GRU, DENSE, scaling={"kind": "standard", "centre": "level"}, independent=True, num_features=2, targets=(1,), horizon=3
+    ),
     "independent features by their mean": lambda: forecast(
         LSTM,
         DENSE,

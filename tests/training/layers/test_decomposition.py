@@ -81,6 +81,12 @@ def test_level_and_unit_are_the_last_value_and_the_mean_step() -> None:
     assert centre.unit[:, 0, 0].tolist() == pytest.approx([2.5, 1e-5, 1e-5])
 
 
+def test_without_a_unit_a_history_is_relative_to_its_last_value_alone() -> None:
+    centre = Centring(has_unit=False).measure(signal(torch.tensor([1.0, 4.0, 2.0]), torch.tensor([7.0])))
+    assert centre.level.flatten().tolist() == [2, 7]
+    assert centre.unit.flatten().tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("season_length", [2, 3, 4, 12])
 @torch.no_grad()
 def test_the_graph_finds_what_torch_finds(season_length: int) -> None:

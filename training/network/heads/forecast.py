@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
-from training.layers.bases import BaseConfig, Measured, MeasuredSymbol, OwnForecasts
+from training.layers.bases import TINY, BaseConfig, Measured, MeasuredSymbol, OwnForecasts
 from training.layers.covariates import CovariateConfig, CovariateEncoder
 from training.layers.decomposition import Centre, CentreSymbol, Centring, SeasonalDecomposition
 from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
@@ -176,7 +176,7 @@ class ForecastHead(Head):
         self.scaler = Scaler(spec.scaling, spec.num_features, spec.targets)
         has_season = spec.decomposition != "none"
         self.decomposition = SeasonalDecomposition(spec.season_length, spec.num_features) if has_season else None
-        self.centring = Centring() if spec.scaling.centre == "last" else None
+        self.centring = Centring(has_unit=spec.scaling.centre == "last") if spec.scaling.centre != "none" else None
         self.encoder = CovariateEncoder(spec.covariates) if spec.covariates else None
         self.own = _own_forecasts(spec) if spec.bases else None
 
@@ -359,7 +359,8 @@ class ForecastHead(Head):
         corrections, weights = values[..., : -len(spec.bases)], values[..., -len(spec.bases) :]
         level, scale, unit = (part[..., targets] for part in (measured.level, measured.scale, measured.unit))
         base = (own.combine(measured, weights, targets) - level) / scale
-        corrected = base.unsqueeze(3) + corrections * (unit / scale).unsqueeze(3)
+        # Less TINY: to a history of zeros nothing is added.
+        corrected = base.unsqueeze(3) + corrections * ((unit - TINY) / scale).unsqueeze(3)
         return corrected if spec.quantiles else corrected.squeeze(3)
 
     def answer(self, prediction: Prediction) -> tuple[Tensor, ...]:
@@ -424,7 +425,7 @@ class ForecastHead(Head):
             with graph.scope("centre"):
                 centre = self.centring.write_measure(graph, source)
                 values = graph.add("Sub", source.values, centre.level)
-                source = source.with_values(graph.add("Div", values, centre.unit))
+                source = source.with_values(graph.add("Div", values, centre.unit) if self.centring.has_unit else values)
         statistics = ForecastStatisticsSymbol(scaling.offset, scaling.scale, season, centre)
         if self.spec.independent:
             with graph.scope("features"):
@@ -497,7 +498,8 @@ class ForecastHead(Head):
         level, scale, unit = (self._write_targets(graph, part) for part in (measured.level, measured.scale, measured.unit))
         base = graph.add("Sub", own.write_combine(graph, measured, weights, targets), level)
         base = graph.add("Unsqueeze", graph.add("Div", base, scale), last)
-        share = graph.add("Unsqueeze", graph.add("Div", unit, scale), last)
+        share = graph.add("Div", graph.add("Sub", unit, graph.constant(TINY)), scale)
+        share = graph.add("Unsqueeze", share, last)
         corrected = graph.add("Add", base, graph.add("Mul", corrections, share))
         return corrected if spec.quantiles else graph.add("Squeeze", corrected, last)
 
@@ -545,7 +547,8 @@ class ForecastHead(Head):
             return graph.add("Unsqueeze", part, graph.constant([3])) if self.spec.quantiles else part
 
         if statistics.centre is not None:
-            values = graph.add("Mul", values, of_targets(statistics.centre.unit))
+            if self.spec.scaling.centre == "last":
+                values = graph.add("Mul", values, of_targets(statistics.centre.unit))
             values = graph.add("Add", values, of_targets(statistics.centre.level))
         if statistics.season is not None:
             assert self.decomposition is not None

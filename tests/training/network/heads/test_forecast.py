@@ -25,6 +25,7 @@ SCALINGS: list[dict[str, Any]] = [
     {"kind": "window", "length": 4, "transform": "log"},
     {"kind": "window", "transform": "asinh"},
     {"kind": "standard", "centre": "last"},
+    {"kind": "standard", "centre": "level"},
     {"kind": "window", "transform": "log", "centre": "last"},
 ]
 
