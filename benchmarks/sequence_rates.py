@@ -185,7 +185,7 @@ async def drive_websockets(url: str, model: str, num: int, seconds: float) -> Fo
         opened = []
         for number in range(first, min(num, first + OPEN_AT_ONCE)):
             protocol = functools.partial(_Socket, number, text({"model": model}), on_answer)
-            _, socket = await loop.create_connection(protocol, parts.hostname, parts.port)
+            _, socket = await loop.create_connection(protocol, parts.hostname or "", parts.port or 80)
             opened.append(socket)
         await asyncio.gather(*(socket.is_open for socket in opened))
         sockets += opened

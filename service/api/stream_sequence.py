@@ -96,7 +96,8 @@ class Streams:
     def expect_access(self, request: HttpRequest, model: ServedModel) -> None:
         """Raise ServiceError where the request may no longer use the model."""
         self._check_again(request, self._route)
-        names: frozenset[str] | None = request.state.get(VISIBLE_MODELS)
+        names = request.state.get(VISIBLE_MODELS)
+        assert names is None or isinstance(names, frozenset)
         if names is not None and model.name not in names:
             visible_models(self._models, request.state).get(model.name, model.version)  # which there is not
 

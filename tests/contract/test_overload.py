@@ -67,7 +67,7 @@ def test_a_stream_over_a_websocket_is_refused_under_overload_and_one_that_is_ope
             attempt = RawSocket(url, headers="".join(f"{name}: {value}\r\n" for name, value in hurried.items()))
             refused = attempt.read_head()
             attempt.close()
-        answers = []
+        answers: list[Any] = []
         while not answers or answers[-1][0] == "prediction":
             send(opened, step)
             answers.append(receive(opened))

@@ -456,7 +456,11 @@ def test_an_id_of_a_megabyte_in_a_path_is_refused_before_it_is_looked_for(web: C
 
 def test_a_bidirectional_model_has_no_sequences_and_says_why(web: Connections) -> None:
     for flags in ({"sequence_start": True}, {}, {"sequence_end": True}):
-        body = {"model": BIDIRECTIONAL, "instances": [floats(3)()[0].tolist()], "parameters": {"sequence_id": 1, **flags}}
+        body = {
+            "model": BIDIRECTIONAL,
+            "instances": [np.asarray(floats(3)()[0]).tolist()],
+            "parameters": {"sequence_id": 1, **flags},
+        }
         answer = web.request("POST", "/predict", json=body)
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_state")
         assert answer.json()["problem"] == "not_streaming"
