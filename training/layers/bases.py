@@ -71,7 +71,7 @@ class Measured:
     errors: Tensor
     """(B, 1, F, K): logarithms of the bases' errors, in units."""
     is_known: Tensor
-    """(B, 1, 1, K): whether the history is long enough for a base and for one origin before."""
+    """(B, 1, 1, K): whether the history is long enough for a base, and for one origin before where no base stands in for it."""
     lowest: Tensor
     """(B, 1, F): what no forecast is below: 0 where the history never is."""
     channels: Tensor
@@ -99,7 +99,9 @@ class OwnForecasts(nn.Module):
     """The bases of a history, tried at `origins` earlier origins one season apart.
 
     A row's weights are the softmax of the layers' own values less `sharpness`, which is learned, times the logarithm of the
-    errors: without layers a base weighs error ** -sharpness, so that one that is exact is taken over as it is.
+    errors: without layers a base weighs error ** -sharpness, so that one that is exact is taken over as it is. A history that is
+    as long as a base's lag, and not a season longer, cannot try it: the base is then taken to err as much as that of the longest
+    lag that is a season shorter. So one week is enough for the same hours of a week ago.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class OwnForecasts(nn.Module):
         self.num_steps = context_length
         self.read_length = read_length
         self.num_features = num_features
+        self.stand_ins = [_stand_in(base, self.bases, season_length) for base in self.bases]
         starts = context_length - season_length * np.arange(origins + 1)  # the first is that of the forecast itself
         self.places, self.begins = zip(*(_places(base, starts, horizon) for base in bases), strict=True)
         ahead = starts[1:, None] + np.arange(horizon)  # (O, H)
@@ -164,17 +167,23 @@ class OwnForecasts(nn.Module):
 
         true = self._at(values, self.true_places)  # (B, O, H, F)
         is_past = torch.from_numpy(self.is_past).to(values)[None, :, :, None]
-        forecasts, errors, is_known = [], [], []
+        forecasts, errors, is_tried, is_possible = [], [], [], []
         for places, begins in zip(self.places, self.begins, strict=True):
-            is_there = self._at(within, begins) * torch.from_numpy(begins >= 0).to(values).unsqueeze(3)  # (B, O + 1, 1, J, 1)
-            count = is_there.sum(3)  # (B, O + 1, 1, 1)
-            found = (self._at(values, places) * is_there).sum(3) / count.clamp(min=1.0)  # (B, O + 1, H, F)
+            is_there = self._at(within, begins) * torch.from_numpy(begins >= 0).to(values).unsqueeze(3)  # (B, O + 1, J, 1, 1)
+            count = is_there.sum(2)  # (B, O + 1, 1, 1)
+            found = (self._at(values, places) * is_there).sum(2) / count.clamp(min=1.0)  # (B, O + 1, H, F)
             counts = is_past * (count[:, 1:] > 0)  # (B, O, H, 1)
             total = counts.sum((1, 2)).unsqueeze(1)  # (B, 1, 1)
             error = ((true - found[:, 1:]).abs() * counts).sum((1, 2)).unsqueeze(1)  # (B, 1, F)
             forecasts.append(found[:, 0])
             errors.append(error / total.clamp(min=1.0))
-            is_known.append(total > 0)
+            is_tried.append(total > 0)
+            is_possible.append(count[:, 0] > 0)
+        is_known = list(is_tried)
+        for number, other in enumerate(self.stand_ins):
+            if other is not None:
+                is_known[number] = is_possible[number]
+                errors[number] = torch.where(is_tried[number], errors[number], errors[other])
         known, error = torch.stack(is_known, 3), torch.stack(errors, 3)
         unit = torch.where(known, error, BEYOND).amin(3).maximum(resolution)
         relative = ((error + resolution.unsqueeze(3)) / unit.unsqueeze(3)).log().clamp(max=WORST)
@@ -252,13 +261,13 @@ class OwnForecasts(nn.Module):
 
         true = self._write_at(graph, values, self.true_places)
         is_past = graph.constant(self.is_past[None, :, :, None], "is_past")
-        forecasts, errors, is_known = [], [], []
+        forecasts, errors, is_tried, is_possible = [], [], [], []
         for places, begins in zip(self.places, self.begins, strict=True):
             has_begun = graph.constant((begins >= 0).astype(np.float32)[..., None], "has_begun")
             is_there = graph.add("Mul", self._write_at(graph, within, begins), has_begun)
-            count = _sum(graph, is_there, 3, keepdims=0)
+            count = _sum(graph, is_there, 2, keepdims=0)
             found = graph.add("Mul", self._write_at(graph, values, places), is_there)
-            found = graph.add("Div", _sum(graph, found, 3, keepdims=0), graph.add("Max", count, one))
+            found = graph.add("Div", _sum(graph, found, 2, keepdims=0), graph.add("Max", count, one))
             earlier = _write_part(graph, count, 1, 1, None)
             is_counted = graph.add("Cast", graph.add("Greater", earlier, zero), to=1)
             counts = graph.add("Mul", is_past, is_counted)
@@ -269,7 +278,14 @@ class OwnForecasts(nn.Module):
             error = graph.add("Unsqueeze", error, graph.constant([1]))
             forecasts.append(graph.add("Squeeze", _write_part(graph, found, 1, 0, 1), graph.constant([1])))
             errors.append(graph.add("Div", error, graph.add("Max", total, one)))
-            is_known.append(graph.add("Greater", total, zero))
+            is_tried.append(graph.add("Greater", total, zero))
+            now = graph.add("Squeeze", _write_part(graph, count, 1, 0, 1), graph.constant([1]))
+            is_possible.append(graph.add("Greater", now, zero))
+        is_known = list(is_tried)
+        for number, other in enumerate(self.stand_ins):
+            if other is not None:
+                is_known[number] = is_possible[number]
+                errors[number] = graph.add("Where", is_tried[number], errors[number], errors[other])
         last = graph.constant([3])
         known, all_errors, all_forecasts = (
             graph.add("Concat", *(graph.add("Unsqueeze", part, last) for part in parts), axis=3)
@@ -336,9 +352,18 @@ class OwnForecasts(nn.Module):
 
 
 def _places(base: BaseConfig, starts: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where a base's cycles stand, (O + 1, H, J), and where each begins, (O + 1, 1, J); below 0: before the history."""
-    begins = starts[:, None, None] - base.lag * np.arange(1, base.cycles + 1)
-    return begins + (np.arange(horizon) % base.lag)[None, :, None], begins
+    """Where a base's cycles stand, (O + 1, J, H), and where each begins, (O + 1, J, 1); below 0: before the history.
+
+    The steps come last because a sum over an axis that is followed by single ones alone takes onnxruntime thirty times as long.
+    """
+    begins = starts[:, None, None] - base.lag * np.arange(1, base.cycles + 1)[:, None]
+    return begins + np.arange(horizon) % base.lag, begins
+
+
+def _stand_in(base: BaseConfig, bases: Sequence[BaseConfig], season_length: int) -> int | None:
+    """Which base has been tried in every history that is as long as the lag of this one."""
+    tried = [number for number, other in enumerate(bases) if other.lag <= base.lag - season_length]
+    return max(tried, key=lambda number: (bases[number].lag, -number), default=None)
 
 
 def _level_and_spread(values: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ def expected_base(history: NDArray[Any], lag: int, cycles: int) -> NDArray[Any] 
     return np.resize(np.mean(found, axis=0), HORIZON) if found else None
 
 
-@pytest.mark.parametrize("length", [5, 9, 16, 30, 60])
+@pytest.mark.parametrize("length", [5, 9, 11, 16, 30, 60])
 def test_bases_are_means_of_past_cycles_and_their_errors_are_those_at_earlier_origins(length: int) -> None:
     signs = np.random.default_rng(length).choice([-3, 3], (length, 1))
     history = signs + noise(length, 1, seed=length)  # none of it is an outlier
@@ -81,6 +81,22 @@ def test_bases_are_means_of_past_cycles_and_their_errors_are_those_at_earlier_or
         assert measured.errors[0, 0, 0, number].item() == pytest.approx(expected, abs=1e-3)
     season = np.abs(values[SEASON:] - values[:-SEASON]).mean()
     assert measured.scale.item() == pytest.approx(max(season, min(known) / 2), rel=1e-4)
+
+
+@pytest.mark.parametrize("length", [12, 15])
+def test_a_base_that_cannot_be_tried_is_taken_to_err_as_the_longest_that_can(length: int) -> None:
+    history = noise(length, 1)
+    measured = own().measure(signal(history))
+    assert measured.is_known.all()
+    for number in (3, 4):
+        np.testing.assert_allclose(measured.forecasts[0, :, 0, number], history[-12:, 0][:HORIZON], rtol=1e-5)
+    assert (measured.errors[0, 0, 0, 3:] == measured.errors[0, 0, 0, 1]).all()
+
+
+def test_no_base_stands_in_for_the_shortest() -> None:
+    part = own(BaseConfig(lag=5), BaseConfig(lag=6))
+    measured = part.measure(signal(noise(8, 1), noise(9, 1), noise(10, 1)))
+    assert measured.is_known[:, 0, 0].tolist() == [[False, False], [True, False], [True, True]]
 
 
 def combine(part: OwnForecasts, history: Signal) -> Tensor:
@@ -154,7 +170,7 @@ def test_sharpness_learns() -> None:
 @pytest.mark.parametrize("targets", [(0, 1), (1,)])
 @torch.no_grad()
 def test_the_graph_finds_what_torch_finds(targets: tuple[int, ...]) -> None:
-    rows = [noise(length, 2, seed=length) * 10 for length in (5, 8, 17, 40, 60, 75)]
+    rows = [noise(length, 2, seed=length) * 10 for length in (5, 8, 17, 40, 60, 75, 12, 15)]
     rows[3][-2] *= 100
     rows += [np.zeros((20, 2)), np.resize(noise(12), (48, 2)), noise(30, 2) - 1.5]
     history = signal(*rows)
