@@ -83,6 +83,27 @@ def test_bases_are_means_of_past_cycles_and_their_errors_are_those_at_earlier_or
     assert measured.scale.item() == pytest.approx(max(season, min(known) / 2), rel=1e-4)
 
 
+def test_a_step_has_the_errors_at_its_place_of_the_season_beside_three_of_the_unit() -> None:
+    history = np.resize([10.0, 20.0, 30.0, 40.0], 20)
+    history[-4:] += [0, 0, 0, 1]  # tried one season ago the base misses by 1 at the last place alone
+    history[-8:-4] += [0, 0, 0, 4]  # and before: the 4 come, and go again
+    measured = own(BaseConfig(lag=4)).measure(signal(history[:, None]))
+    # Of horizon 6: origins of 4, 8 and 12 steps ago see 4, 6 and 6 of their steps; the last place has 3 errors, the first two 5.
+    errors = {"last": [3.0, 4.0, 0.0], "first": [0.0] * 5, "third": [0.0] * 3}
+    unit = 7 / 16
+    assert measured.unit.item() == pytest.approx(unit, rel=1e-4)
+    expected = {place: (sum(found) + 3 * unit) / (len(found) + 3) for place, found in errors.items()}
+    places = ["first", "first", "third", "last", "first", "first"]
+    np.testing.assert_allclose(measured.step_units[0, :, 0, 0], [expected[place] for place in places], rtol=1e-4)
+
+
+def test_no_step_has_more_than_four_units() -> None:
+    history = np.resize([10.0, 20.0, 30.0, 40.0], 40)[:, None] + 1e-3 * noise(40, 1)
+    measured = own().measure(signal(history))
+    assert measured.errors.max() > 5
+    assert (measured.step_units <= 4.0001 * measured.unit.unsqueeze(3)).all()
+
+
 @pytest.mark.parametrize("length", [12, 15])
 def test_a_base_that_cannot_be_tried_is_taken_to_err_as_the_longest_that_can(length: int) -> None:
     history = noise(length, 1)
@@ -102,7 +123,7 @@ def test_no_base_stands_in_for_the_shortest() -> None:
 def combine(part: OwnForecasts, history: Signal) -> Tensor:
     """The bases' mean by their errors alone, of the only feature: (B, H)."""
     measured = part.measure(history)
-    return part.combine(measured, torch.zeros(len(history.lengths), HORIZON, 1, len(part.bases)), [0])[..., 0]
+    return part.combine(measured, torch.zeros(len(history.lengths), HORIZON, 1, len(part.bases)), [0])[0][..., 0]
 
 
 @torch.no_grad()
@@ -181,9 +202,12 @@ def test_the_graph_finds_what_torch_finds(targets: tuple[int, ...]) -> None:
     logits = graph.input("weights", "FP32", ["batch", HORIZON, len(targets), len(BASES)])
     written = part.write_measure(graph, given)
     measured = part.measure(history)
-    names = ["level", "scale", "unit", "forecasts", "errors", "lowest", "channels", "facts"]
-    expected = {name: getattr(measured, name) for name in names} | {"mean": part.combine(measured, weights, targets)}
-    values = {name: getattr(written, name) for name in names} | {"mean": part.write_combine(graph, written, logits, targets)}
+    names = ["level", "scale", "unit", "forecasts", "errors", "step_units", "lowest", "channels", "facts"]
+    combined = part.combine(measured, weights, targets), part.write_combine(graph, written, logits, targets)
+    expected, values = (
+        {name: getattr(whole, name) for name in names} | {"mean": mean, "step_unit": step_unit}
+        for whole, (mean, step_unit) in zip((measured, written), combined, strict=True)
+    )
     for name, value in values.items():
         graph.output(value, name, "FP32", ["batch", *expected[name].shape[1:]])
     session = onnxruntime.InferenceSession(graph.build().SerializeToString(), providers=["CPUExecutionProvider"])
