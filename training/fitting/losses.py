@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.fitting import relative
+from training.network.heads.forecast import ForecastSpec
 from training.network.heads.head import Prediction
 from training.network.network import Network
 from training.network.spec import NetworkError
@@ -26,13 +27,20 @@ LossFunction = Callable[[Network, Prediction, Batch], Tensor]
 
 
 def forecast_loss(
-    name: Loss, quantiles: Sequence[float], *, mape_point: bool = False, denominator_gradient: float = 0.0
+    name: Loss,
+    quantiles: Sequence[float],
+    *,
+    mape_point: bool = False,
+    denominator_gradient: float = 0.0,
+    relative_weight: float = 0.0,
 ) -> LossFunction:
     """Of a batch with `future` (B, horizon, targets), raw; steps of it that are NaN do not count.
 
     `smape` compares raw values, all others those of the network's scaled space. With `mape_point` the last value of each step
     is a second point forecast, whose absolute percentage error is one more term beside those of the quantiles.
-    `denominator_gradient` is that of `relative.symmetric_error`.
+    `denominator_gradient` is that of `relative.symmetric_error`. `relative_weight` is that of a second quantile loss beside
+    `quantile`, of the errors over the size of the median forecast in place of the history's scale (`relative.size_weight`); it
+    needs histories that are scaled by no more than an offset and a scale of their own.
     """
     levels = torch.tensor(quantiles)
     symmetric_error = partial(relative.symmetric_error, denominator_gradient=denominator_gradient)
@@ -49,6 +57,12 @@ def forecast_loss(
         else:
             raw = network.head.unscale(values, prediction) if name == "smape" else values
             terms = _point_terms(name, network, prediction, values, raw, future, levels, symmetric_error)
+        if relative_weight:
+            assert isinstance(network.spec, ForecastSpec)
+            assert prediction.statistics.scale is not None
+            scale = prediction.statistics.scale[..., list(network.spec.targets)]
+            median = network.head.unscale(values[..., list(quantiles).index(0.5)], prediction)
+            terms = terms * (1 + relative_weight * relative.size_weight(median, scale))
         return terms.masked_fill(~is_known, 0.0).sum() / is_known.sum().clamp(min=1)
 
     return loss

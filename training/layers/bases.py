@@ -3,7 +3,7 @@
 A network that corrects a weighted mean of them needs no other scaling: it reads the history in units of its own spread and of
 the bases' own errors, and its correction is in the latter, so that bands are wide where the bases missed. Each as a torch module
 and as nodes of the graph. Rows may have any length, the padding behind it is never read. In all shapes B is batch, T time
-(padded), W the steps that are read, F features, H the horizon, O earlier origins, J cycles of a base, K bases.
+(padded), W the steps that are read, F features, H the horizon, O earlier origins, J cycles of all bases, K bases.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ BEYOND = 3e38
 """What no value of single precision is above."""
 NEVER = -1e9
 """Before the softmax: the weight of a base that a history is too short for."""
+PRIOR_COUNT = 3.0
+"""Errors at the same place of a season, of which there are few, are taken beside so many as large as the unit."""
+LARGEST_STEP_UNIT = 4.0
+"""In units: a base that missed by far more has no part in how far a correction reaches."""
 NUM_FACTS = 3
 """What is known of a history beside the bases' errors: their unit, its length, and whether a base is exact."""
 INITIAL_SHARPNESS = 2.0
@@ -70,8 +74,10 @@ class Measured:
     """(B, H, F, K)"""
     errors: Tensor
     """(B, 1, F, K): logarithms of the bases' errors, in units."""
+    step_units: Tensor
+    """(B, H, F, K): the bases' mean absolute errors at the same place of a season, drawn towards the unit."""
     is_known: Tensor
-    """(B, 1, 1, K): whether the history is long enough for a base and for one origin before."""
+    """(B, 1, 1, K): whether the history is long enough for a base, and for one origin before where no base stands in for it."""
     lowest: Tensor
     """(B, 1, F): what no forecast is below: 0 where the history never is."""
     channels: Tensor
@@ -89,6 +95,7 @@ class MeasuredSymbol:
     unit: str
     forecasts: str
     errors: str
+    step_units: str
     is_known: str
     lowest: str
     channels: str
@@ -99,7 +106,9 @@ class OwnForecasts(nn.Module):
     """The bases of a history, tried at `origins` earlier origins one season apart.
 
     A row's weights are the softmax of the layers' own values less `sharpness`, which is learned, times the logarithm of the
-    errors: without layers a base weighs error ** -sharpness, so that one that is exact is taken over as it is.
+    errors: without layers a base weighs error ** -sharpness, so that one that is exact is taken over as it is. A history that is
+    as long as a base's lag, and not a season longer, cannot try it: the base is then taken to err as much as that of the longest
+    lag that is a season shorter. So one week is enough for the same hours of a week ago.
     """
 
     def __init__(
@@ -122,10 +131,15 @@ class OwnForecasts(nn.Module):
         self.read_length = read_length
         self.num_features = num_features
         starts = context_length - season_length * np.arange(origins + 1)  # the first is that of the forecast itself
-        self.places, self.begins = zip(*(_places(base, starts, horizon) for base in bases), strict=True)
+        self.places, self.begins, self.is_of_base = _places(bases, starts, horizon)
+        stand_ins = [_stand_in(base, self.bases, season_length) for base in self.bases]
+        self.has_stand_in = np.array([other is not None for other in stand_ins])  # (K,)
+        self.stand_ins = np.array([number if other is None else other for number, other in enumerate(stand_ins)])
         ahead = starts[1:, None] + np.arange(horizon)  # (O, H)
-        self.true_places = np.minimum(ahead, context_length - 1)
-        self.is_past = ((ahead < context_length) & (starts[1:, None] > 0)).astype(np.float32)
+        self.true_places = np.minimum(ahead, context_length - 1)[:, None]  # (O, 1, H)
+        self.is_past = ((ahead < context_length) & (starts[1:, None] > 0)).astype(np.float32)[:, None, :, None]
+        places = np.arange(horizon) % season_length
+        self.is_same_place = (places[:, None] == places).astype(np.float32)  # (H, H)
         self.sharpness = nn.Parameter(torch.tensor(INITIAL_SHARPNESS))
 
     @property
@@ -162,23 +176,31 @@ class OwnForecasts(nn.Module):
         resolution = RESOLUTION * (values.abs() * share).sum(1, keepdim=True) + TINY
         spread = spread.maximum(resolution)
 
-        true = self._at(values, self.true_places)  # (B, O, H, F)
-        is_past = torch.from_numpy(self.is_past).to(values)[None, :, :, None]
-        forecasts, errors, is_known = [], [], []
-        for places, begins in zip(self.places, self.begins, strict=True):
-            is_there = self._at(within, begins) * torch.from_numpy(begins >= 0).to(values).unsqueeze(3)  # (B, O + 1, 1, J, 1)
-            count = is_there.sum(3)  # (B, O + 1, 1, 1)
-            found = (self._at(values, places) * is_there).sum(3) / count.clamp(min=1.0)  # (B, O + 1, H, F)
-            counts = is_past * (count[:, 1:] > 0)  # (B, O, H, 1)
-            total = counts.sum((1, 2)).unsqueeze(1)  # (B, 1, 1)
-            error = ((true - found[:, 1:]).abs() * counts).sum((1, 2)).unsqueeze(1)  # (B, 1, F)
-            forecasts.append(found[:, 0])
-            errors.append(error / total.clamp(min=1.0))
-            is_known.append(total > 0)
-        known, error = torch.stack(is_known, 3), torch.stack(errors, 3)
+        true = self._at(values, self.true_places)  # (B, O, 1, H, F)
+        is_past, has_begun, is_of_base, is_same_place = (
+            torch.from_numpy(part).to(values)
+            for part in (self.is_past, self.begins[..., None] >= 0, self.is_of_base, self.is_same_place)
+        )
+        is_there = self._at(within, self.begins) * has_begun  # (B, O + 1, J, 1, 1)
+        found = self._at(values, self.places) * is_there  # (B, O + 1, J, H, F)
+        count = (is_of_base @ is_there.flatten(3)).unsqueeze(4)  # (B, O + 1, K, 1, 1)
+        found = (is_of_base @ found.flatten(3)).view(*count.shape[:3], *found.shape[3:]) / count.clamp(
+            min=1.0
+        )  # (B, O + 1, K, H, F)
+        counts = is_past * (count[:, 1:] > 0)  # (B, O, K, H, 1)
+        count_at, error_at = counts.sum(1), ((true - found[:, 1:]).abs() * counts).sum(1)  # (B, K, H, 1), (B, K, H, F)
+        total = count_at.sum(2, keepdim=True)
+        is_tried = total > 0  # (B, K, 1, 1)
+        errors = [error_at.sum(2, keepdim=True) / total.clamp(min=1.0), is_same_place @ error_at, is_same_place @ count_at]
+        stand_ins, has_stand_in = torch.from_numpy(self.stand_ins), torch.from_numpy(self.has_stand_in)
+        is_known = is_tried | ((count[:, 0] > 0) & has_stand_in.view(-1, 1, 1).to(is_tried.device))
+        errors = [torch.where(is_tried, part, part.index_select(1, stand_ins.to(part.device))) for part in errors]
+        known, forecasts, error, step_sum, step_count = (part.permute(0, 2, 3, 1) for part in (is_known, found[:, 0], *errors))
         unit = torch.where(known, error, BEYOND).amin(3).maximum(resolution)
         relative = ((error + resolution.unsqueeze(3)) / unit.unsqueeze(3)).log().clamp(max=WORST)
         relative = torch.where(known, relative, WORST)
+        step_units = (step_sum + PRIOR_COUNT * unit.unsqueeze(3)) / (step_count + PRIOR_COUNT)
+        step_units = step_units.clamp(resolution.unsqueeze(3), LARGEST_STEP_UNIT * unit.unsqueeze(3))
         season = self.season_length
         both = within[:, season:] * within[:, :-season]
         change = ((values[:, season:] - values[:, :-season]).abs() * both).sum(1, keepdim=True)
@@ -187,19 +209,23 @@ class OwnForecasts(nn.Module):
             level=level,
             scale=scale,
             unit=unit,
-            forecasts=torch.stack(forecasts, 3),
+            forecasts=forecasts,
             errors=relative,
+            step_units=step_units,
             is_known=known,
             lowest=lowest,
             channels=self._channels(values, within, level, spread, unit),
             facts=self._facts(relative, within, unit, spread, resolution),
         )
 
-    def combine(self, measured: Measured, weights: Tensor, targets: Sequence[int]) -> Tensor:
-        """The weighted mean of the bases, raw (B, H, targets), of the layers' values (B, H, targets, K)."""
-        errors, forecasts = measured.errors[:, :, list(targets)], measured.forecasts[:, :, list(targets)]
-        logits = torch.where(measured.is_known, weights - self.sharpness * errors, NEVER)
-        return (logits.softmax(3) * forecasts).sum(3)
+    def combine(self, measured: Measured, weights: Tensor, targets: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The weighted means of the bases and of their errors, raw (B, H, targets), of the layers' values (B, H, targets, K)."""
+        chosen = list(targets)
+        errors, forecasts, step_units = (
+            part[:, :, chosen] for part in (measured.errors, measured.forecasts, measured.step_units)
+        )
+        shares = torch.where(measured.is_known, weights - self.sharpness * errors, NEVER).softmax(3)
+        return (shares * forecasts).sum(3), (shares * step_units).sum(3)
 
     def _at(self, values: Tensor, places: NDArray[np.int64]) -> Tensor:
         """(B, W, F) at places of any shape: (B, ..., F)."""
@@ -250,30 +276,37 @@ class OwnForecasts(nn.Module):
         resolution = graph.add("Add", resolution, graph.constant(TINY))
         spread = graph.add("Max", spread, resolution)
 
-        true = self._write_at(graph, values, self.true_places)
-        is_past = graph.constant(self.is_past[None, :, :, None], "is_past")
-        forecasts, errors, is_known = [], [], []
-        for places, begins in zip(self.places, self.begins, strict=True):
-            has_begun = graph.constant((begins >= 0).astype(np.float32)[..., None], "has_begun")
-            is_there = graph.add("Mul", self._write_at(graph, within, begins), has_begun)
-            count = _sum(graph, is_there, 3, keepdims=0)
-            found = graph.add("Mul", self._write_at(graph, values, places), is_there)
-            found = graph.add("Div", _sum(graph, found, 3, keepdims=0), graph.add("Max", count, one))
-            earlier = _write_part(graph, count, 1, 1, None)
-            is_counted = graph.add("Cast", graph.add("Greater", earlier, zero), to=1)
-            counts = graph.add("Mul", is_past, is_counted)
-            total = graph.add("ReduceSum", counts, graph.constant([1, 2]), keepdims=0)
-            total = graph.add("Unsqueeze", total, graph.constant([1]))
-            error = graph.add("Abs", graph.add("Sub", true, _write_part(graph, found, 1, 1, None)))
-            error = graph.add("ReduceSum", graph.add("Mul", error, counts), graph.constant([1, 2]), keepdims=0)
-            error = graph.add("Unsqueeze", error, graph.constant([1]))
-            forecasts.append(graph.add("Squeeze", _write_part(graph, found, 1, 0, 1), graph.constant([1])))
-            errors.append(graph.add("Div", error, graph.add("Max", total, one)))
-            is_known.append(graph.add("Greater", total, zero))
         last = graph.constant([3])
-        known, all_errors, all_forecasts = (
-            graph.add("Concat", *(graph.add("Unsqueeze", part, last) for part in parts), axis=3)
-            for parts in (is_known, errors, forecasts)
+        is_of_base, is_same_place = (graph.constant(part) for part in (self.is_of_base, self.is_same_place))
+        has_begun = graph.constant((self.begins >= 0).astype(np.float32)[..., None], "has_begun")
+        is_there = graph.add("Mul", self._write_at(graph, within, self.begins), has_begun)
+        found = graph.add("Mul", self._write_at(graph, values, self.places), is_there)
+        count = graph.add("MatMul", is_of_base, graph.add("Squeeze", is_there, last))
+        count = graph.add("Unsqueeze", count, graph.constant([4]))
+        num_cycles, shape = self.is_of_base.shape[1], [self.horizon, self.num_features]
+        found = graph.add("Reshape", found, graph.constant([0, 0, num_cycles, int(np.prod(shape))]))
+        found = graph.add("Reshape", graph.add("MatMul", is_of_base, found), graph.constant([0, 0, 0, *shape]))
+        found = graph.add("Div", found, graph.add("Max", count, one))
+        is_counted = graph.add("Cast", graph.add("Greater", _write_part(graph, count, 1, 1, None), zero), to=1)
+        counts = graph.add("Mul", graph.constant(self.is_past, "is_past"), is_counted)
+        error = graph.add("Sub", self._write_at(graph, values, self.true_places), _write_part(graph, found, 1, 1, None))
+        error = graph.add("Mul", graph.add("Abs", error), counts)
+        count_at, error_at = (_sum(graph, part, 1, keepdims=0) for part in (counts, error))
+        total = _sum(graph, count_at, 2)
+        is_tried = graph.add("Greater", total, zero)
+        errors = [
+            graph.add("Div", _sum(graph, error_at, 2), graph.add("Max", total, one)),
+            graph.add("MatMul", is_same_place, error_at),
+            graph.add("MatMul", is_same_place, count_at),
+        ]
+        forecasts, now = (graph.add("Squeeze", _write_part(graph, part, 1, 0, 1), graph.constant([1])) for part in (found, count))
+        has_stand_in = graph.constant(self.has_stand_in[:, None, None], "has_stand_in")
+        is_known = graph.add("And", graph.add("Greater", now, zero), has_stand_in)
+        is_known = graph.add("Or", is_tried, is_known)
+        others = graph.constant(self.stand_ins, "stand_ins")
+        errors = [graph.add("Where", is_tried, part, graph.add("Gather", part, others, axis=1)) for part in errors]
+        known, all_forecasts, all_errors, step_sum, step_count = (
+            graph.add("Transpose", part, perm=[0, 2, 3, 1]) for part in (is_known, forecasts, *errors)
         )
         best = graph.add("Where", known, all_errors, graph.constant(BEYOND))
         unit = graph.add("Max", graph.add("ReduceMin", best, axes=[3], keepdims=0), resolution)
@@ -281,6 +314,12 @@ class OwnForecasts(nn.Module):
         relative = graph.add("Log", graph.add("Div", relative, graph.add("Unsqueeze", unit, last)))
         worst = graph.constant(WORST)
         relative = graph.add("Where", known, graph.add("Min", relative, worst), worst)
+        prior = graph.constant(PRIOR_COUNT)
+        step_units = graph.add("Add", step_sum, graph.add("Unsqueeze", graph.add("Mul", unit, prior), last))
+        step_units = graph.add("Div", step_units, graph.add("Add", step_count, prior))
+        step_units = graph.add("Max", step_units, graph.add("Unsqueeze", resolution, last))
+        largest = graph.add("Mul", unit, graph.constant(LARGEST_STEP_UNIT))
+        step_units = graph.add("Min", step_units, graph.add("Unsqueeze", largest, last))
         now, before = (_write_part(graph, values, 1, *part) for part in ((self.season_length, None), (0, -self.season_length)))
         is_now, was = (_write_part(graph, within, 1, *part) for part in ((self.season_length, None), (0, -self.season_length)))
         both = graph.add("Mul", is_now, was)
@@ -293,23 +332,28 @@ class OwnForecasts(nn.Module):
             unit=unit,
             forecasts=all_forecasts,
             errors=relative,
+            step_units=step_units,
             is_known=known,
             lowest=lowest,
             channels=self._write_channels(graph, values, within, level, spread, unit),
             facts=self._write_facts(graph, relative, within, unit, spread, resolution),
         )
 
-    def write_combine(self, graph: GraphBuilder, measured: MeasuredSymbol, weights: str, targets: Sequence[int]) -> str:
+    def write_combine(
+        self, graph: GraphBuilder, measured: MeasuredSymbol, weights: str, targets: Sequence[int]
+    ) -> tuple[str, str]:
         """`combine` in the graph."""
-        errors, forecasts = measured.errors, measured.forecasts
+        parts = [measured.errors, measured.forecasts, measured.step_units]
         if list(targets) != list(range(self.num_features)):
             chosen = graph.constant(list(targets))
-            errors, forecasts = (graph.add("Gather", part, chosen, axis=2) for part in (errors, forecasts))
+            parts = [graph.add("Gather", part, chosen, axis=2) for part in parts]
+        errors, forecasts, step_units = parts
         sharpness = graph.constant(self.sharpness.detach().cpu().numpy(), "sharpness")
         logits = graph.add("Sub", weights, graph.add("Mul", errors, sharpness))
         logits = graph.add("Where", measured.is_known, logits, graph.constant(NEVER))
         shares = graph.add("Softmax", logits, axis=3)
-        return _sum(graph, graph.add("Mul", shares, forecasts), 3, keepdims=0)
+        base, unit = (_sum(graph, graph.add("Mul", shares, part), 3, keepdims=0) for part in (forecasts, step_units))
+        return base, unit
 
     def _write_at(self, graph: GraphBuilder, values: str, places: NDArray[np.int64]) -> str:
         return graph.add("Gather", values, graph.constant(places.clip(min=0), "places"), axis=1)
@@ -335,10 +379,25 @@ class OwnForecasts(nn.Module):
         return graph.add("Concat", flat, relative, seasons, is_exact, axis=2)
 
 
-def _places(base: BaseConfig, starts: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where a base's cycles stand, (O + 1, H, J), and where each begins, (O + 1, 1, J); below 0: before the history."""
-    begins = starts[:, None, None] - base.lag * np.arange(1, base.cycles + 1)
-    return begins + (np.arange(horizon) % base.lag)[None, :, None], begins
+def _places(
+    bases: Sequence[BaseConfig], starts: NDArray[np.int64], horizon: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Where the cycles of all bases stand (O + 1, J, H), where each begins (O + 1, J, 1), and of which base it is (K, J).
+
+    What is below 0 is before the history.
+    """
+    owners = np.repeat(np.arange(len(bases)), [base.cycles for base in bases])
+    lags = np.array([base.lag for base in bases])[owners]
+    cycles = np.concatenate([np.arange(1, base.cycles + 1) for base in bases])
+    begins = starts[:, None, None] - (lags * cycles)[:, None]
+    places = begins + np.arange(horizon) % lags[:, None]
+    return places, begins, (np.arange(len(bases))[:, None] == owners).astype(np.float32)
+
+
+def _stand_in(base: BaseConfig, bases: Sequence[BaseConfig], season_length: int) -> int | None:
+    """Which base has been tried in every history that is as long as the lag of this one."""
+    tried = [number for number, other in enumerate(bases) if other.lag <= base.lag - season_length]
+    return max(tried, key=lambda number: (bases[number].lag, -number), default=None)
 
 
 def _level_and_spread(values: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -322,6 +322,11 @@ class ForecastFit(Fit):
         description="smape: share of the gradient through the forecast in the error's denominator. 0 takes it for a constant; "
         "with 1 a forecast that is too high is moved less, one that is too low more",
     )
+    relative_weight: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="quantile, with bases: weight of a second term, the quantile loss of errors relative to the median forecast, "
+        "beside that in units of the change over a season. OWA weighs sMAPE over MASE by 100 × `naive2_mase` / `naive2_smape`",
+    )
     short_share: Share = Field(default=0.2, description="share of the training windows that are cut to a random shorter history")
     short_lengths: Literal["uniform", "log"] = Field(
         default="uniform",
@@ -396,6 +401,8 @@ class ForecastRecipe(Recipe):
             raise ValueError('loss "quantile" and forecast.quantiles need each other')
         if self.fit.denominator_gradient and self.fit.loss != "smape":
             raise ValueError(f'fit.denominator_gradient is for loss "smape", not "{self.fit.loss}"')
+        if self.fit.relative_weight and (self.fit.loss != "quantile" or not self.forecast.bases):
+            raise ValueError('fit.relative_weight is for loss "quantile" and forecast.bases')
         if self.forecast.streaming != (self.scaling.kind == "running"):
             raise ValueError('forecast.streaming and scaling of kind "running" need each other')
         if bool(self.forecast.bases) != (self.scaling.kind == "seasonal"):

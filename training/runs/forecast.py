@@ -102,6 +102,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
         forecast.quantiles,
         mape_point=forecast.mape_point,
         denominator_gradient=settings.denominator_gradient,
+        relative_weight=settings.relative_weight,
     )
     validation = evaluation_windows(series, forecast, "validation", recipe.evaluate.stride)
 

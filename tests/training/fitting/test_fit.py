@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -16,7 +17,8 @@ from rich.console import Console
 from training.fitting.fit import Epoch, FitError, FitResult, average_of, fit
 from training.fitting.losses import Batch, classify_loss, forecast_loss, pinball
 from training.fitting.optimizers import group_parameters, make_optimizer, make_schedule
-from training.fitting.relative import percentage_error, symmetric_error
+from training.fitting.relative import percentage_error, size_weight, symmetric_error
+from training.layers.bases import BaseConfig
 from training.network.heads.classify import ClassifySpec
 from training.network.heads.forecast import ForecastSpec
 from training.network.network import Network
@@ -406,6 +408,40 @@ def test_the_loss_takes_its_share_of_the_denominators_gradient() -> None:
         loss = forecast_loss("smape", (0.1, 0.5, 0.9), denominator_gradient=share)(network, prediction, HELD_OUT)
         gradients.append(torch.autograd.grad(loss, prediction.values)[0])
     assert not torch.allclose(gradients[0], gradients[1])
+
+
+def of_own_bases(**options: Any) -> tuple[Network, Batch]:
+    """A network of bases, and what follows two histories of which the second is ten times as far from zero."""
+    bases = (BaseConfig(lag=1), BaseConfig(lag=2))
+    own = {"bases": bases, "context_length": 6, "read_length": 2, "season_length": 2, "scaling": {"kind": "seasonal"}}
+    steps = 5 + torch.rand(2, 8, 1, generator=torch.Generator().manual_seed(0))
+    steps[1] += 50
+    network = make_network(**own, **options).eval()
+    return network, {"history": steps[:, :6], "lengths": torch.full((2,), 6), "future": steps[:, 6:]}
+
+
+def test_a_relative_weight_adds_the_loss_of_errors_over_the_median() -> None:
+    levels = (0.1, 0.5, 0.9)
+    network, batch = of_own_bases(quantiles=levels)
+    prediction = network.predict(batch)
+    plain, weighed = (
+        forecast_loss("quantile", levels, relative_weight=weight)(network, prediction, batch).item() for weight in (0.0, 3.0)
+    )
+    quantiles = network.head.unscale(prediction.values, prediction)
+    relative_error = (batch["future"].unsqueeze(-1) - quantiles) / quantiles[..., 1:2]
+    expected = np.mean([pinball_of(relative_error[..., place], level) for place, level in enumerate(levels)])
+    assert weighed == pytest.approx(plain + 3 * expected, rel=1e-4)
+
+
+def pinball_of(error: torch.Tensor, level: float) -> float:
+    return torch.maximum(level * error, (level - 1) * error).mean().item()
+
+
+def test_low_forecasts_weigh_more_and_those_about_zero_no_more_than_a_scale() -> None:
+    median = torch.tensor([-200.0, -0.1, 0.0, 0.5, 50.0], requires_grad=True)
+    weights = size_weight(median, torch.tensor(2.0))
+    assert not weights.requires_grad
+    np.testing.assert_allclose(weights, [0.01, 1, 1, 1, 0.04])
 
 
 def test_a_value_near_zero_counts_no_more_than_ten_times_itself() -> None:

@@ -53,7 +53,7 @@ def expected_base(history: NDArray[Any], lag: int, cycles: int) -> NDArray[Any] 
     return np.resize(np.mean(found, axis=0), HORIZON) if found else None
 
 
-@pytest.mark.parametrize("length", [5, 9, 16, 30, 60])
+@pytest.mark.parametrize("length", [5, 9, 11, 16, 30, 60])
 def test_bases_are_means_of_past_cycles_and_their_errors_are_those_at_earlier_origins(length: int) -> None:
     signs = np.random.default_rng(length).choice([-3, 3], (length, 1))
     history = signs + noise(length, 1, seed=length)  # none of it is an outlier
@@ -83,10 +83,47 @@ def test_bases_are_means_of_past_cycles_and_their_errors_are_those_at_earlier_or
     assert measured.scale.item() == pytest.approx(max(season, min(known) / 2), rel=1e-4)
 
 
+def test_a_step_has_the_errors_at_its_place_of_the_season_beside_three_of_the_unit() -> None:
+    history = np.resize([10.0, 20.0, 30.0, 40.0], 20)
+    history[-4:] += [0, 0, 0, 1]  # tried one season ago the base misses by 1 at the last place alone
+    history[-8:-4] += [0, 0, 0, 4]  # and before: the 4 come, and go again
+    measured = own(BaseConfig(lag=4)).measure(signal(history[:, None]))
+    # Of horizon 6: origins of 4, 8 and 12 steps ago see 4, 6 and 6 of their steps; the last place has 3 errors, the first two 5.
+    errors = {"last": [3.0, 4.0, 0.0], "first": [0.0] * 5, "third": [0.0] * 3}
+    unit = 7 / 16
+    assert measured.unit.item() == pytest.approx(unit, rel=1e-4)
+    expected = {place: (sum(found) + 3 * unit) / (len(found) + 3) for place, found in errors.items()}
+    places = ["first", "first", "third", "last", "first", "first"]
+    np.testing.assert_allclose(measured.step_units[0, :, 0, 0], [expected[place] for place in places], rtol=1e-4)
+
+
+def test_no_step_has_more_than_four_units() -> None:
+    history = np.resize([10.0, 20.0, 30.0, 40.0], 40)[:, None] + 1e-3 * noise(40, 1)
+    measured = own().measure(signal(history))
+    assert measured.errors.max() > 5
+    assert (measured.step_units <= 4.0001 * measured.unit.unsqueeze(3)).all()
+
+
+@pytest.mark.parametrize("length", [12, 15])
+def test_a_base_that_cannot_be_tried_is_taken_to_err_as_the_longest_that_can(length: int) -> None:
+    history = noise(length, 1)
+    measured = own().measure(signal(history))
+    assert measured.is_known.all()
+    for number in (3, 4):
+        np.testing.assert_allclose(measured.forecasts[0, :, 0, number], history[-12:, 0][:HORIZON], rtol=1e-5)
+    assert (measured.errors[0, 0, 0, 3:] == measured.errors[0, 0, 0, 1]).all()
+
+
+def test_no_base_stands_in_for_the_shortest() -> None:
+    part = own(BaseConfig(lag=5), BaseConfig(lag=6))
+    measured = part.measure(signal(noise(8, 1), noise(9, 1), noise(10, 1)))
+    assert measured.is_known[:, 0, 0].tolist() == [[False, False], [True, False], [True, True]]
+
+
 def combine(part: OwnForecasts, history: Signal) -> Tensor:
     """The bases' mean by their errors alone, of the only feature: (B, H)."""
     measured = part.measure(history)
-    return part.combine(measured, torch.zeros(len(history.lengths), HORIZON, 1, len(part.bases)), [0])[..., 0]
+    return part.combine(measured, torch.zeros(len(history.lengths), HORIZON, 1, len(part.bases)), [0])[0][..., 0]
 
 
 @torch.no_grad()
@@ -154,7 +191,7 @@ def test_sharpness_learns() -> None:
 @pytest.mark.parametrize("targets", [(0, 1), (1,)])
 @torch.no_grad()
 def test_the_graph_finds_what_torch_finds(targets: tuple[int, ...]) -> None:
-    rows = [noise(length, 2, seed=length) * 10 for length in (5, 8, 17, 40, 60, 75)]
+    rows = [noise(length, 2, seed=length) * 10 for length in (5, 8, 17, 40, 60, 75, 12, 15)]
     rows[3][-2] *= 100
     rows += [np.zeros((20, 2)), np.resize(noise(12), (48, 2)), noise(30, 2) - 1.5]
     history = signal(*rows)
@@ -165,9 +202,12 @@ def test_the_graph_finds_what_torch_finds(targets: tuple[int, ...]) -> None:
     logits = graph.input("weights", "FP32", ["batch", HORIZON, len(targets), len(BASES)])
     written = part.write_measure(graph, given)
     measured = part.measure(history)
-    names = ["level", "scale", "unit", "forecasts", "errors", "lowest", "channels", "facts"]
-    expected = {name: getattr(measured, name) for name in names} | {"mean": part.combine(measured, weights, targets)}
-    values = {name: getattr(written, name) for name in names} | {"mean": part.write_combine(graph, written, logits, targets)}
+    names = ["level", "scale", "unit", "forecasts", "errors", "step_units", "lowest", "channels", "facts"]
+    combined = part.combine(measured, weights, targets), part.write_combine(graph, written, logits, targets)
+    expected, values = (
+        {name: getattr(whole, name) for name in names} | {"mean": mean, "step_unit": step_unit}
+        for whole, (mean, step_unit) in zip((measured, written), combined, strict=True)
+    )
     for name, value in values.items():
         graph.output(value, name, "FP32", ["batch", *expected[name].shape[1:]])
     session = onnxruntime.InferenceSession(graph.build().SerializeToString(), providers=["CPUExecutionProvider"])

@@ -90,6 +90,8 @@ def test_the_manifests_recipe_gives_the_same_recipe_again() -> None:
         ('loss = "mse"', 'loss = "mse"\noptimizer = "rmsprop"\nweight_decay = 0.1', "weight_decay is for sgd, adam and adamw"),
         ('loss = "mse"', 'loss = "mse"\ndenominator_gradient = 0.5', 'denominator_gradient is for loss "smape", not "mse"'),
         ('loss = "mse"', 'loss = "smape"\ndenominator_gradient = 1.5', "less than or equal to 1, got 1.5"),
+        ('loss = "mse"', 'loss = "mse"\nrelative_weight = 1.0', 'relative_weight is for loss "quantile" and forecast.bases'),
+        ('loss = "mse"', 'loss = "mse"\nrelative_weight = -1.0', "greater than or equal to 0, got -1"),
         ("horizon = 12", "horizon = 12\nmin_length = 30", "min_length 30 is above context_length 24"),
         ("horizon = 12", "horizon = 12\nquantiles = [0.9, 0.1]", "must ascend"),
         ("horizon = 12", "horizon = 12\nbases = [{ lag = 12 }]", "season_length"),

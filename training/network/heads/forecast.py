@@ -351,14 +351,15 @@ class ForecastHead(Head):
         return values.transpose(1, 2)[:, :, list(spec.targets)]
 
     def _correct(self, own: OwnForecasts, output: Tensor, statistics: Statistics) -> Tensor:
-        """The bases' weighted mean, and what the layers add to it in units of their errors."""
+        """The bases' weighted mean, and what the layers add to it in units of their errors at that place of a season."""
         assert isinstance(statistics, ForecastStatistics)
         assert statistics.measured is not None
         spec, measured, targets = self.spec, statistics.measured, list(self.spec.targets)
         values = output.reshape(len(measured.level), spec.horizon, len(targets), -1)
         corrections, weights = values[..., : -len(spec.bases)], values[..., -len(spec.bases) :]
-        level, scale, unit = (part[..., targets] for part in (measured.level, measured.scale, measured.unit))
-        base = (own.combine(measured, weights, targets) - level) / scale
+        level, scale = (part[..., targets] for part in (measured.level, measured.scale))
+        base, unit = own.combine(measured, weights, targets)
+        base = (base - level) / scale
         # Less TINY: to a history of zeros nothing is added.
         corrected = base.unsqueeze(3) + corrections * ((unit - TINY) / scale).unsqueeze(3)
         return corrected if spec.quantiles else corrected.squeeze(3)
@@ -495,8 +496,9 @@ class ForecastHead(Head):
         border = graph.constant([count - len(spec.bases)])
         corrections = graph.add("Slice", values, graph.constant([0]), border, last)
         weights = graph.add("Slice", values, border, graph.constant([count]), last)
-        level, scale, unit = (self._write_targets(graph, part) for part in (measured.level, measured.scale, measured.unit))
-        base = graph.add("Sub", own.write_combine(graph, measured, weights, targets), level)
+        level, scale = (self._write_targets(graph, part) for part in (measured.level, measured.scale))
+        base, unit = own.write_combine(graph, measured, weights, targets)
+        base = graph.add("Sub", base, level)
         base = graph.add("Unsqueeze", graph.add("Div", base, scale), last)
         share = graph.add("Div", graph.add("Sub", unit, graph.constant(TINY)), scale)
         share = graph.add("Unsqueeze", share, last)
