@@ -113,7 +113,7 @@ def test_bands_of_white_noise_hold() -> None:
 def test_an_outage_of_a_day_does_not_become_the_forecast() -> None:
     history = load()
     history[-3 * DAY : -2 * DAY] = 0
-    assert np.abs(forecast(history) - forecast(load())).mean() < 10
+    assert np.abs(forecast(history) - forecast(load())).mean() < 12  # of a fall by 100
 
 
 def test_a_series_below_zero_has_forecasts_below_zero() -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.fitting import relative
-from training.network.heads.forecast import ForecastSpec
 from training.network.heads.head import Prediction
 from training.network.network import Network
 from training.network.spec import NetworkError
@@ -58,9 +57,7 @@ def forecast_loss(
             raw = network.head.unscale(values, prediction) if name == "smape" else values
             terms = _point_terms(name, network, prediction, values, raw, future, levels, symmetric_error)
         if relative_weight:
-            assert isinstance(network.spec, ForecastSpec)
-            assert prediction.statistics.scale is not None
-            scale = prediction.statistics.scale[..., list(network.spec.targets)]
+            scale = network.head.target_scale(prediction)
             median = network.head.unscale(values[..., list(quantiles).index(0.5)], prediction)
             terms = terms * (1 + relative_weight * relative.size_weight(median, scale))
         return terms.masked_fill(~is_known, 0.0).sum() / is_known.sum().clamp(min=1)

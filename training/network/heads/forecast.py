@@ -395,6 +395,13 @@ class ForecastHead(Head):
             values = values + _like(season, values)
         return self.scaler.invert(values, prediction.statistics)
 
+    def target_scale(self, prediction: Prediction) -> Tensor:
+        """(B, 1, targets), of histories that are scaled by an offset and a scale of their own. Raises NetworkError for others."""
+        scale = prediction.statistics.scale
+        if scale is None:
+            raise NetworkError(f'scaling kind "{self.spec.scaling.kind}" has no scale of its own for a history')
+        return scale[..., list(self.spec.targets)]
+
     def _components(self, prediction: Prediction) -> tuple[Tensor | None, Centre | None]:
         """The season of the steps that are forecast, and level and unit, of the targets alone: (B, horizon or 1, targets)."""
         statistics, targets = prediction.statistics, list(self.spec.targets)

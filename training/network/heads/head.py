@@ -167,6 +167,10 @@ class Head(nn.Module):
         """Values in the space of the prediction's, in that of the answers: undoes `scale_target`."""
         return values
 
+    def target_scale(self, prediction: Prediction) -> Tensor:
+        """What each row's values are divided by in the space of the prediction: broadcasts with true answers."""
+        return prediction.values.new_ones(1)
+
     # the graph
 
     def write_input(self, graph: GraphBuilder) -> LayerInputSymbol:
