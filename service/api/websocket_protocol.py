@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
@@ -45,6 +46,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._on_resumed = on_resumed
         self._unfed = bytearray()
         self._is_feed_due = False
+        self._is_closed_by_app = False
 
     def begin(self, head: bytes, rest: bytes) -> None:
         """Go on with a connection whose head, the request to open a WebSocket, has come by HTTP, and with what came behind."""
@@ -89,6 +91,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return message
 
     async def send(self, message: Any) -> None:
+        if self.close_sent and not self._is_closed_by_app and message["type"] in ("websocket.send", "websocket.close"):
+            raise ClientDisconnected  # the parser closed what broke the protocol, behind a message that is being answered
+        self._is_closed_by_app = self._is_closed_by_app or message["type"] == "websocket.close"
         await super().send(message)
         if self.close_sent or message["type"] == "websocket.accept":
             self._go_on()  # with what leads to the client's answer, or came before it was open
