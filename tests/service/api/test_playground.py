@@ -230,6 +230,7 @@ def test_what_is_no_series_is_said_to_be_none(window: browser.Browser, server: S
 
 def test_the_label_moves_as_one_types_and_each_word_has_its_score(window: browser.Browser, server: ServerProcess) -> None:
     open_page(window, server.url, "toy-sentiment")
+    wait_until(lambda: text(window, "#verdict") != "", "the example is classified")
     put(window, "#text", "")
     wait_until(lambda: text(window, "#verdict") == "", "nothing is classified")
     window.type("#text", "good film it was")
