@@ -53,8 +53,10 @@ PEER_darts := darts[torch]==0.48.1 onnx onnxscript onnxruntime
 PEER_neuralforecast := neuralforecast==3.3.0
 PEER_tf213 := tensorflow-cpu==2.13.1
 PEER_tf_keras := tensorflow-cpu==2.21.0 tf_keras==2.21.0
+# What is trained beside us on the same data: forecasters of other libraries.
+PEER_forecasters := neuralforecast==3.3.0 gluonts[torch]==0.17.0
 TRAINERS := $(foreach name,darts neuralforecast tf213 tf_keras,$(VENV)-$(name)/.done)
-$(TRAINERS): $(VENV)-%/.done: constraints.txt
+$(TRAINERS) $(VENV)-forecasters/.done: $(VENV)-%/.done: constraints.txt
 	test -x $(VENV)-$*/bin/python || $(PYTHON) -m venv $(VENV)-$*
 	grep -E '^torch==' constraints.txt > $(VENV)-$*/constraints.txt
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)-$*/constraints.txt $(foreach package,$(PEER_$*),'$(package)')
@@ -98,6 +100,9 @@ bench: $(VENV)/.test  ## speed beside other servers, all in one run: writes benc
 
 scores: $(VENV)/.test  ## scores of the bundled models through a running service: writes docs/explanation/scores.md
 	$(BIN)/python -m benchmarks.scores $(BENCHMARKS)
+
+forecasters: $(VENV)/.test $(VENV)-forecasters/.done  ## forecasters of other libraries on M4's hourly series, with the time that ours had
+	$(BIN)/python -m benchmarks.forecasters --python $(VENV)-forecasters/bin/python
 
 bench-against: $(VENV)/.test  ## speed beside another checkout of Sluice: make bench-against BEFORE=../before
 	$(BIN)/python -m benchmarks.before_after --before $(BEFORE)

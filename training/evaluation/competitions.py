@@ -153,18 +153,28 @@ def reliability(answers: Answers) -> list[list[float]]:
     return [[level, float(share)] for level, share in zip(LEVELS, below, strict=True)]
 
 
+def measure_m4_hourly(histories: Sequence[Floats], truth: Floats, forecast: Floats) -> dict[str, float]:
+    """sMAPE in percent, MASE and OWA of `forecast`, (series, 48), as the M4 competition has them for hourly series."""
+    season = M4_HOURLY.season_length
+    scales = np.array([np.abs(history[season:] - history[:-season]).mean() for history in histories])[:, None]
+    found = {"sMAPE": float(smape(truth, forecast).mean()), "MASE": float((np.abs(truth - forecast) / scales).mean())}
+    return found | {"OWA": (found["sMAPE"] / M4_NAIVE2[0] + found["MASE"] / M4_NAIVE2[1]) / 2}
+
+
+def weighted_quantile_loss(truth: Floats, quantiles: Floats) -> float:
+    """Of `quantiles` (..., levels) at `LEVELS`: twice their loss over the sum of the absolute truth, the mean over levels."""
+    error = truth[..., None] - quantiles
+    levels = np.array(LEVELS)
+    losses = 2 * np.maximum(levels * error, (levels - 1) * error).reshape(-1, len(LEVELS)).sum(axis=0)
+    return float((losses / np.abs(truth).sum()).mean())
+
+
 def score_m4_hourly(service: Service, folder: Path | None) -> Evaluation:
     """sMAPE, MASE and OWA of the median 48 hours ahead, the weighted quantile loss, and the band's coverage."""
     part = M4_HOURLY
     histories, truth = read_part(part, folder)
     horizon, season = truth.shape[1], part.season_length
-    scales = np.array([np.abs(history[season:] - history[:-season]).mean() for history in histories])[:, None]
-
-    def measures(forecast: Floats) -> dict[str, float]:
-        found = {"sMAPE": float(smape(truth, forecast).mean()), "MASE": float((np.abs(truth - forecast) / scales).mean())}
-        return found | {"OWA": (found["sMAPE"] / M4_NAIVE2[0] + found["MASE"] / M4_NAIVE2[1]) / 2}
-
-    base = measures(_all(seasonal_naive, histories, horizon, season))
+    base = measure_m4_hourly(histories, truth, _all(seasonal_naive, histories, horizon, season))
     winner = {"sMAPE": 9.328, "MASE": 0.893, "OWA": 0.440}
     published = {key: {"ES-RNN (winner)": value} for key, value in winner.items()}
     try:
@@ -172,14 +182,12 @@ def score_m4_hourly(service: Service, folder: Path | None) -> Evaluation:
     except NotServed as exc:
         rows = [Row(part.name, key, None, {"seasonal naive": base[key]}, published[key], note=str(exc)) for key in base]
         return Evaluation("m4-hourly", rows, list(service.models), service.rows, service.seconds)
-    own = measures(forecast)
+    own = measure_m4_hourly(histories, truth, forecast)
     rows = [Row(part.name, key, own[key], {"seasonal naive": base[key]}, published[key]) for key in own]
     answers = Answers(part, histories, truth, forecast, quantiles)
     if quantiles is not None:
-        error = truth[..., None] - quantiles
-        levels = np.array(LEVELS)
-        loss = 2 * np.maximum(levels * error, (levels - 1) * error).sum(axis=(0, 1)) / np.abs(truth).sum()
-        rows.append(Row(part.name, "weighted quantile loss", float(loss.mean()), published={"MSTL": 0.0285}))
+        loss = weighted_quantile_loss(truth, quantiles)
+        rows.append(Row(part.name, "weighted quantile loss", loss, published={"MSTL": 0.0285}))
     rows += [row for row in (coverage(answers),) if row is not None]
     curves = {part.name: reliability(answers)} if quantiles is not None else {}
     return Evaluation("m4-hourly", rows, list(service.models), service.rows, service.seconds, curves)
