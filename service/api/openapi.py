@@ -35,7 +35,7 @@ BEYOND_SCHEMA: Mapping[str, str] = {
     "start": "An ISO 8601 timestamp, with a frequency unless the model has just one, whose forecast ends before the year 10000. "
     "Needed by a model with a `calendar`.",
     "past": "For a model with `covariates`: each of them and no other, with a value for every step of `history`: a finite "
-    "float32 number, or where the model has `categories` of it one of those texts.",
+    "float32 number, or where the model has `categories` of it one of those texts; or one of these for all steps.",
     "future": "Likewise, with as many values as `horizon`.",
     "text": "Not only white space, of any script.",
     "explain": "One of the model's `classify.explain`, for texts of at most 4,000 characters and 256 words in all; not beside a "

@@ -43,6 +43,7 @@ class CovariateReader:
     ) -> Array:
         """FP32 (num_read + horizon, columns): of the last `num_read` of the history's `num_given` steps, and of the horizon.
 
+        A value in the place of a list is that of every step, as which series it is.
         Raises InvalidInput that names the place of what is missing, too short or too long, of another name or no number.
         """
         known = np.empty((num_read + horizon, len(self.names) + len(self.calendar)), np.float32)
@@ -52,7 +53,8 @@ class CovariateReader:
                 place = f"{field}.{name}"
                 values = columns[name]
                 if not isinstance(values, list):
-                    raise refuse_type(index, place, "a list", values)
+                    part[:, column] = self._read_constant(values, name, place, index)
+                    continue
                 if len(values) != expected:
                     raise _refuse_length(index, field, place, expected, len(values))
                 part[:, column] = self._read_column(values, name, place, index)[len(values) - len(part) :]
@@ -88,6 +90,20 @@ class CovariateReader:
                 expected=expected,
             )
         return given
+
+    def _read_constant(self, value: object, name: str, place: str, index: int) -> float:
+        codes = self.codes.get(name)
+        if codes is not None:
+            if isinstance(value, str) and value in codes:
+                return codes[value]
+            expected = f"one of {list(codes)}, or a list of them"
+            raise refuse_type(index, place, expected, value, reason="shape" if isinstance(value, str) else "dtype")
+        is_number = type(value) is int or type(value) is float
+        if not is_number or not -FLOAT32_MAX <= value <= FLOAT32_MAX:  # type: ignore[operator]  # a number
+            raise refuse_type(
+                index, place, "a finite number, or a list of them", value, reason="nonfinite" if is_number else "dtype"
+            )
+        return float(value)  # type: ignore[arg-type]  # a number
 
     def _read_column(self, values: list[object], name: str, place: str, index: int) -> Array:
         codes = self.codes.get(name)

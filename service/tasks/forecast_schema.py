@@ -57,8 +57,8 @@ Point = Annotated[
 ]
 
 Columns = Annotated[
-    dict[str, list[float | str]] | None,
-    Field(examples=[{"holiday": [0, 0, 1], "weather": ["clear", "rain", "mist"]}]),
+    dict[str, list[float | str] | float | str] | None,
+    Field(examples=[{"holiday": [0, 0, 1], "weather": ["clear", "rain", "mist"], "station": "north"}]),
 ]
 
 # A week of hourly values, the shortest history of the bundled model: a daily wave, lower at the weekend, with one gap.
@@ -89,7 +89,8 @@ class ForecastInstance(SequenceFields):
     past: Columns = Field(
         default=None,
         description="Of models with covariates (`forecast.covariates` of `GET /models/{name}`): each by its name, with a value "
-        "for every step of `history`: finite numbers, or the texts that `forecast.categories` lists.",
+        "for every step of `history`: finite numbers, or the texts that `forecast.categories` lists. One value in place of the "
+        "list is that of every step.",
     )
     future: Columns = Field(
         default=None,

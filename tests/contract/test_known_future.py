@@ -69,6 +69,53 @@ NUMBERS_ALONE = (
 """A model that needs neither texts nor timestamps, which Nixtla's client does not send."""
 
 
+SERIES = """
+task = "forecast"
+name = "toy-stations"
+[[data.train]]
+path = "stations.csv"
+format = "long"
+id = "station"
+[forecast]
+context_length = 6
+min_length = 2
+horizon = 2
+frequencies = ["H"]
+covariates = ["station"]
+[forecast.categories]
+station = ["north", "south"]
+[[layers]]
+type = "gru"
+units = 8
+[[layers]]
+type = "decoder_input"
+[[layers]]
+type = "gru"
+units = 8
+return_sequences = true
+[[layers]]
+type = "dense"
+[fit]
+loss = "mse"
+learning_rate = 0.02
+epochs = 3
+steps_per_epoch = 60
+[evaluate]
+baselines = ["last_value"]
+"""
+"""Which series it is, is a covariate of every step: the column that names the series of a file."""
+
+
+def write_stations(folder: Path) -> None:
+    """In the north every fourth value is 9 and the others 5; in the south every fourth is 1. The first three say nothing."""
+    rows = ["station,ds,y"]
+    for station, fourth in (("north", 9), ("south", 1)):
+        for step in range(200):
+            moment = np.datetime64("2024-02-27T00:00:00") + np.timedelta64(step, "h")
+            rows.append(f"{station},{moment},{fourth if step % 4 == 3 else 5}")
+    (folder / "stations.csv").write_text("\n".join(rows))
+
+
 def write_data(folder: Path) -> None:
     random = np.random.default_rng(0)
     rows = ["ds,y,warm,wind,sky"]
@@ -85,10 +132,11 @@ def write_data(folder: Path) -> None:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("known")
     write_data(folder)
+    write_stations(folder)
     path = folder / "toy.toml"
     path.write_text(RECIPE)
     quiet = Console(quiet=True)
-    for text in (RECIPE, NUMBERS_ALONE):
+    for text in (RECIPE, NUMBERS_ALONE, SERIES):
         train(parse_recipe(text), path, data=folder, models=folder / "models", runs=folder / "runs", console=quiet)
     return folder / "models"
 
@@ -153,6 +201,18 @@ def test_the_covariates_and_the_calendar_change_the_answer(server: httpx.Client)
     others[3]["start"] = "2024-06-30T09:00:00"
     first, *changed = forecasts(server, instance, *others)
     assert all(found != first for found in changed)
+
+
+def test_which_series_it_is_decides_what_the_history_does_not_say(server: httpx.Client) -> None:
+    instances = [{"history": [5, 5, 5], "past": {"station": name}, "future": {"station": name}} for name in ("north", "south")]
+    answer = server.post("/predict/forecast", json={"model": "toy-stations", "instances": instances})
+    north, south = (prediction["forecast"][0] for prediction in answer.json()["predictions"])
+    assert north > 6.5
+    assert south < 3.5
+    for instance in instances:
+        instance["past"], instance["future"] = {"station": ["north"] * 3}, {"station": ["north"] * 2}
+    again = server.post("/predict/forecast", json={"model": "toy-stations", "instances": instances, "parameters": {"horizon": 2}})
+    assert [prediction["forecast"][0] for prediction in again.json()["predictions"]] == [north, north]
 
 
 def test_the_columns_of_nixtlas_client_are_the_covariates_in_their_order(server: httpx.Client) -> None:

@@ -80,6 +80,17 @@ def test_columns_are_fed_in_the_order_of_the_manifest_with_texts_as_places() -> 
     assert graph.fed[0]["future_covariates"].tolist() == [[[4, 0], [5, 1], [6, 0]]]
 
 
+def test_one_value_is_that_of_every_step() -> None:
+    known = {"warm": 2.5, "sky": "rain"}
+    (alone,), graph = run(forecast(), instance(9, 5, past=known, future=known))
+    assert graph.fed[0]["past_covariates"].tolist() == [[[2.5, 1]] * 6]
+    listed = [{"warm": [2.5] * count, "sky": ["rain"] * count} for count in (9, 5)]
+    (other,), again = run(forecast(), instance(9, 5, past=listed[0], future=listed[1]))
+    assert alone == other
+    for one, two in zip(graph.fed, again.fed, strict=True):
+        assert {name: tensor.tolist() for name, tensor in one.items()} == {name: tensor.tolist() for name, tensor in two.items()}
+
+
 def test_past_covariates_are_cut_with_the_history() -> None:
     _, graph = run(forecast(), instance(9))
     assert graph.fed[0]["history"][0, :, 0].tolist() == [103, 104, 105, 106, 107, 108]
@@ -142,7 +153,18 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str, str]] = {
         'past.warm is missing: .* found "wram" instead',
     ),
     "a long name": (lambda one: one["past"].update({"x" * 9999: []}), f"past.{'x' * 60}", "is no covariate"),
-    "no list": (lambda one: one["past"].update(warm=5), "past.warm", "expected a list, got 5"),
+    "an object": (
+        lambda one: one["past"].update(warm={}),
+        "past.warm",
+        "expected a finite number, or a list of them, got an object",
+    ),
+    "null for all steps": (lambda one: one["past"].update(warm=None), "past.warm", "or a list of them, got null"),
+    "NaN for all steps": (lambda one: one["future"].update(warm=float("nan")), "future.warm", "got nan"),
+    "400 digits for all steps": (lambda one: one["future"].update(warm=10**400), "future.warm", "more than 20 digits"),
+    "a truth value for all steps": (lambda one: one["future"].update(warm=True), "future.warm", "got true"),
+    "a text for numbers": (lambda one: one["future"].update(warm="1"), "future.warm", 'got "1"'),
+    "an unknown text for all steps": (lambda one: one["past"].update(sky="snow"), "past.sky", r"one of \['clear', 'rain'\], or"),
+    "a number for texts": (lambda one: one["past"].update(sky=0), "past.sky", "got 0"),
     "too short": (lambda one: one["future"]["warm"].pop(), "future.warm", "expected 3 values, the horizon, got 2"),
     "too long": (lambda one: one["past"]["sky"].append("rain"), "past.sky", "expected 4 values, as many as history, got 5"),
     "empty": (lambda one: one["past"].update(warm=[]), "past.warm", "expected 4 values, as many as history, got 0"),
