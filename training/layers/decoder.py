@@ -125,8 +125,8 @@ class ParallelDecoder(Layer):
             assert source.feature is not None
             inputs = inputs + self.features[source.feature].unsqueeze(1)  # (B, n, 3 · H)
         sizes = [2 * self.units, self.units]
-        gate_inputs, n_inputs = inputs.split(sizes, 2)
-        gate_products, n_products = products.split(sizes, 2)
+        gate_inputs, n_inputs = torch.split(inputs, sizes, 2)
+        gate_products, n_products = torch.split(products, sizes, 2)
         r, z = (gate_inputs + gate_products).sigmoid().chunk(2, 2)
         new: Tensor = (n_inputs + r * n_products).tanh()
         values = new + z * (hidden - new)  # (B, n, H)

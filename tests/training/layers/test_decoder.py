@@ -26,7 +26,8 @@ def run(layer: ParallelDecoder, hidden: torch.Tensor, feature: torch.Tensor | No
     lengths = torch.full((len(hidden),), 5)
     signal, _ = layer(Signal(hidden, lengths), Signal(torch.zeros(len(hidden), 5, 1), lengths, feature=feature))
     assert signal.lengths.tolist() == [layer.config.n] * len(hidden)
-    return signal.values
+    values: torch.Tensor = signal.values
+    return values
 
 
 @torch.no_grad()
