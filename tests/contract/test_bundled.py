@@ -85,6 +85,29 @@ def test_the_forecasters_of_the_competitions_beat_their_baselines_with_bands_tha
         assert all(metrics[measure] < baseline[measure] for measure in measures)
 
 
+def test_the_forecaster_of_several_features_beats_its_baselines_and_linear_ones_on_the_standard_split() -> None:
+    training, block = manifest("forecast-ett")["training"], manifest("forecast-ett")["forecast"]
+    assert (block["horizon"], len(block["targets"])) == (96, 7)
+    for measure, bound in (("mse_standardized", 0.37), ("mae_standardized", 0.391)):
+        assert training["metrics"][measure] < bound
+        assert all(training["metrics"][measure] < baseline[measure] for baseline in training["baselines"].values())
+
+
+async def test_a_request_without_a_model_is_not_for_the_forecaster_of_several_features(tmp_path: Path) -> None:
+    for name in ("forecast-hourly", "forecast-ett"):
+        shutil.copytree(ROOT / "models" / name, tmp_path / name)
+    history = [10 + 3 * math.sin(2 * math.pi * step / 24) for step in range(480)]
+    rows = [[value + feature for feature in range(7)] for value in history]
+    async with client_of(tmp_path) as client:
+        for body in ({"instances": [{"history": history}]}, {"instances": [{"history": history, "frequency": "H"}]}):
+            answer = await client.post("/predict/forecast", json=body)
+            assert answer.json()["model"] == "forecast-hourly", answer.text
+        answer = await client.post("/predict/forecast", json={"model": "forecast-ett", "instances": [{"history": rows}]})
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["predictions"][0]["forecast"]) == 96
+        assert len(answer.json()["predictions"][0]["forecast"][0]) == 7
+
+
 def test_each_frequency_has_one_bundled_forecaster() -> None:
     blocks = [json.loads((folder / "manifest.json").read_text()).get("forecast", {}) for folder in FOLDERS]
     blocks = [block for block in blocks if not (block.get("streaming") or block.get("covariates"))]

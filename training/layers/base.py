@@ -49,12 +49,14 @@ class Shape:
 
     The first axis is open where it is a name: "time" is the input's own, "steps" what a layer made of it. (10, 7) is a
     sequence of 10 steps in every row. `ahead` are the steps behind the sequence that are asked for, and how many features
-    are known of each; None: nothing is asked of the time behind it.
+    are known of each; None: nothing is asked of the time behind it. `one_of` is the number of features of which each row
+    holds one, where they are rows of their own; None: rows hold all.
     """
 
     axes: tuple[int | str, ...]
     vocabulary: int | None = None
     ahead: tuple[int, int] | None = None
+    one_of: int | None = None
 
     @property
     def is_sequence(self) -> bool:
@@ -97,7 +99,8 @@ class Signal:
 
     `mask` (B, T) is true where Keras's mask is; None: no step is masked. No other layer reads the rest: `others` are further
     results of the layer, `activity` the scalars that its activity regularizers add to the loss of the batch while training,
-    `ahead` (B, N, C) what is known of the steps behind a sequence, in a network's scaled input.
+    `ahead` (B, N, C) what is known of the steps behind a sequence, and `feature` (B,) the number of the one feature that a row
+    holds, in a network's scaled input.
     """
 
     values: Tensor
@@ -106,15 +109,16 @@ class Signal:
     others: tuple[Tensor, ...] = ()
     activity: tuple[Tensor, ...] = ()
     ahead: Tensor | None = None
+    feature: Tensor | None = None
 
     def with_values(self, values: Tensor) -> Signal:
         """Other values of the same steps, without `others` and `activity`."""
         return Signal(values, self.lengths, self.mask)
 
     def rows(self, part: slice) -> Signal:
-        """Values, lengths, mask and what is known ahead of some rows."""
-        mask, ahead = (None if tensor is None else tensor[part] for tensor in (self.mask, self.ahead))
-        return Signal(self.values[part], self.lengths[part], mask, ahead=ahead)
+        """Values, lengths, mask, what is known ahead and the feature of some rows."""
+        mask, ahead, feature = (None if tensor is None else tensor[part] for tensor in (self.mask, self.ahead, self.feature))
+        return Signal(self.values[part], self.lengths[part], mask, ahead=ahead, feature=feature)
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ class Symbol:
     mask: str | None = None
     others: tuple[str, ...] = ()
     ahead: str | None = None
+    feature: str | None = None
 
     def with_values(self, values: str) -> Symbol:
         """Other values of the same steps."""
@@ -186,6 +191,8 @@ class Layer(nn.Module):
     reads_source: ClassVar[bool] = False
     # Gives a sequence of the steps that are forecast, with what is known of them.
     reads_ahead: ClassVar[bool] = False
+    # Gives a sequence of `n` parts of what is forecast, its option, each of equally many steps.
+    gives_parts: ClassVar[bool] = False
     # Reads token ids, so that it may be the first layer of a network whose input they are.
     reads_tokens: ClassVar[bool] = False
     # Its first weight is a vector for every token id.

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from training.layers.base import L, Layer, LayerConfig, LayerError, LayerState, OptionError, Shape, Signal, Symbol
 from training.layers.bidirectional import Bidirectional
 from training.layers.convolution import Conv1D, MaxPooling1D
-from training.layers.decoder import DecoderInput
+from training.layers.decoder import DecoderInput, ParallelDecoder
 from training.layers.dense import ActivationLayer, Dense
 from training.layers.dropout import Dropout, GaussianNoise, SpatialDropout
 from training.layers.embedding import Embedding, Masking
@@ -79,6 +79,7 @@ for _layer in (
     Recent,
     Smoothing,
     DecoderInput,
+    ParallelDecoder,
     PadSequences,
     Normalization,
 ):

@@ -166,7 +166,7 @@ class ForecastSettings(RecipeTable):
     independent: bool = Field(
         default=False,
         description="each feature is forecast by itself, by the same network, from its own history alone; what the network "
-        "learns of one it knows of all",
+        "learns of one it knows of all. A layer `parallel_decoder` tells them apart",
     )
     mape_point: bool = Field(
         default=False, description="a second point forecast, trained on the mean absolute percentage error; beside quantiles"

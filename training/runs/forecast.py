@@ -310,7 +310,7 @@ def _score_baselines(recipe: ForecastRecipe, series: Series, test: Windows, fold
     facts = [
         recipe.data.model_dump(mode="json"),
         recipe.evaluate.model_dump(mode="json"),
-        [forecast.horizon, forecast.season_length, list(series.ids)],
+        [forecast.context_length, forecast.horizon, forecast.season_length, forecast.independent, list(series.ids)],
         [content.sha256 for content in series.contents],
     ]
     return score_baselines(recipe.baselines, score, folder / "baselines.json", facts)

@@ -163,25 +163,49 @@ def _forecast(name: str, past: npt.NDArray[np.float64], horizon: int, season_len
 
 
 def _linear(series: Series, forecast: ForecastSettings, origins: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
-    """Least squares from a window, less its last value, to what follows, less that value (NLinear, Zeng et al. 2023)."""
+    """Least squares from a window, less its last value, to what follows, less that value (NLinear, Zeng et al. 2023).
+
+    From all features to all targets; where features are forecast by themselves one regression for all of them, of values in
+    units of the training part's standard deviations, as the paper has it.
+    """
+    ends = [series.training_end(index) for index in range(len(series.ids))]
+    targets = list(series.target_indices)
+    if not forecast.independent:
+        return _regression(series.values, targets, ends, forecast, origins)
+    learned = np.concatenate([values[:end] for values, end in zip(series.values, ends, strict=True)])
+    deviations = learned.std(0)[targets]
+    units = np.where(deviations > 0, deviations, 1.0)
+    count = len(targets)
+    columns = [column[:, None] for values in series.values for column in (values[:, targets] / units).T]
+    places = [(index * count + column, origin) for index, origin in origins for column in range(count)]
+    found = _regression(columns, [0], list(np.repeat(ends, count)), forecast, places)  # (origins · targets, horizon, 1)
+    return found.reshape(len(origins), count, forecast.horizon).transpose(0, 2, 1) * units
+
+
+def _regression(
+    tables: Sequence[npt.NDArray[np.float64]],
+    targets: Sequence[int],
+    ends: Sequence[int],
+    forecast: ForecastSettings,
+    origins: Sequence[tuple[int, int]],
+) -> npt.NDArray[np.float64]:
+    """`_linear` of tables (T, F), fitted on the steps of each before its end: (origins, horizon, targets)."""
     length, horizon = forecast.context_length, forecast.horizon
 
     def window(index: int, origin: int) -> npt.NDArray[np.float64]:
-        history = series.values[index][max(0, origin - length) : origin]
+        history = tables[index][max(0, origin - length) : origin]
         history = np.concatenate([np.repeat(history[:1], length - len(history), axis=0), history])
         return np.append((history[:-1] - history[-1]).ravel(), 1.0)
 
     def last(index: int, origin: int) -> npt.NDArray[np.float64]:
-        return series.values[index][origin - 1, series.target_indices]
+        return tables[index][origin - 1, targets]
 
     places = [
-        (index, origin)
-        for index in range(len(series.ids))
-        for origin in range(min(length, series.training_end(index) - horizon), series.training_end(index) - horizon + 1)
+        (index, origin) for index, end in enumerate(ends) for origin in range(min(length, end - horizon), end - horizon + 1)
     ]
     places = places[:: 1 + len(places) // 50_000]
     x = np.stack([window(*place) for place in places])
-    y = np.stack([(series.values[i][o : o + horizon][:, series.target_indices] - last(i, o)).ravel() for i, o in places])
+    y = np.stack([(tables[i][o : o + horizon][:, targets] - last(i, o)).ravel() for i, o in places])
     weights, *_ = np.linalg.lstsq(x, y, rcond=1e-6)
     answers = np.stack([window(*place) for place in origins]) @ weights
     levels = np.stack([last(*place) for place in origins])

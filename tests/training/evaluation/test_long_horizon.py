@@ -10,7 +10,7 @@ import pytest
 from tests.training.evaluation.answering import Answer, answering
 from training.evaluation import long_horizon
 from training.evaluation.client import Service
-from training.evaluation.long_horizon import CONTEXT, HORIZON, MODEL, Measurements, baselines, score
+from training.evaluation.long_horizon import HISTORY, HORIZON, MODEL, Measurements, baselines, score
 
 NUM_WINDOWS = 40
 
@@ -46,7 +46,7 @@ def test_baselines_know_what_is_before_each_origin(measurements: Measurements) -
 def test_scores_are_of_the_answers_in_raw_units(measurements: Measurements) -> None:
     def respond(path: str, body: Any) -> Answer:
         assert body["model"] == MODEL
-        assert all(np.shape(instance["history"]) == (CONTEXT, 2) for instance in body["instances"])
+        assert all(np.shape(instance["history"]) == (HISTORY, 2) for instance in body["instances"])
         forecasts = [{"forecast": [[10.0, -100.0]] * HORIZON} for _ in body["instances"]]
         return 200, {"model": MODEL, "version": "1", "predictions": forecasts}
 

@@ -171,6 +171,23 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "features relative to their last values": lambda: forecast(
         GRU, DENSE, scaling={"kind": "standard", "centre": "level"}, independent=True, num_features=2, targets=(1,), horizon=3
     ),
+    "independent features in parts, an ensemble": lambda: forecast(
+        sequences(GRU),
+        GRU,
+        {"type": "parallel_decoder", "n": 2},
+        DENSE,
+        scaling={"kind": "standard", "centre": "level"},
+        independent=True,
+        step=2,
+        members=2,
+        num_features=3,
+        targets=(2, 0),
+        horizon=6,
+        quantiles=(0.1, 0.5),
+    ),
+    "features in parts": lambda: forecast(
+        GRU, {"type": "parallel_decoder", "n": 3}, DENSE, num_features=2, targets=(1, 0), horizon=6, quantiles=(0.1, 0.5, 0.9)
+    ),
     "independent features by their mean": lambda: forecast(
         LSTM,
         DENSE,

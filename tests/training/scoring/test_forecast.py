@@ -172,6 +172,25 @@ def test_linear_takes_histories_shorter_than_its_window() -> None:
     assert np.isfinite(forecasts).all()
 
 
+def test_linear_of_independent_features_is_one_regression_that_reads_each_by_itself() -> None:
+    pattern, noise = seasonal_values()[:, 0], np.random.default_rng(1).normal(size=len(seasonal_values()))
+    alone = SEASONAL.model_copy(update={"independent": True})
+
+    def forecasts(*columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        series = replace(seasonal_series(np.stack(columns, 1)), features=("a", "b"), targets=("a", "b"))
+        found = forecast_baseline("linear", series, alone)
+        assert found is not None
+        return found
+
+    both = forecasts(pattern, 1000 * pattern)
+    np.testing.assert_allclose(both[..., 0].reshape(-1), pattern[60:], atol=1e-6)
+    np.testing.assert_allclose(both[..., 1], 1000 * both[..., 0])
+    disturbed = forecasts(pattern, 1000 * noise)
+    assert not np.allclose(disturbed[..., 0], both[..., 0]), "what is fitted is fitted to all features"
+    np.testing.assert_allclose(forecasts(1000 * noise, pattern)[..., ::-1], disturbed, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(forecasts(np.ones(len(pattern)), pattern)[..., 0], 1)
+
+
 @pytest.mark.parametrize("name", ["theta", "auto_ets"])
 def test_strong_baselines_follow_season_and_trend(name: str) -> None:
     series = seasonal_series(seasonal_values())

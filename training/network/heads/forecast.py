@@ -202,7 +202,7 @@ class ForecastHead(Head):
         if self.own is not None:
             return self.source.with_features(self.own.num_channels)
         if self.spec.independent:
-            return self.source.with_features(1)
+            return replace(self.source.with_features(1), one_of=self.spec.num_features)
         return replace(self.source, ahead=(self.spec.horizon, self.num_covariate_features))
 
     @property
@@ -247,12 +247,11 @@ class ForecastHead(Head):
         require_units_last(tables)
         needed = spec.horizon * spec.values_per_step
         units = last.get("units")
+        num_steps = _num_steps(body, spec.horizon)
         if units is None:
-            kinds = (LAYERS.get(str(table.get("type"))) for table in body)
-            has_steps = any(kind is not None and kind.reads_ahead for kind in kinds)
-            return [*body, {**last, "units": spec.values_per_step if has_steps else needed}]
+            return [*body, {**last, "units": max(1, needed // num_steps)}]
         # Of a sequence of answers each step gives its own targets only.
-        if units not in (needed, spec.values_per_step):
+        if units not in (needed, spec.values_per_step, needed / num_steps):
             parts = f"{spec.horizon} steps × {len(spec.targets)} targets × {max(1, len(spec.quantiles))} quantiles"
             parts += " (and one point forecast)" if spec.mape_point else ""
             message = f"the forecast needs {parts} = {needed}, got {units}"
@@ -264,16 +263,22 @@ class ForecastHead(Head):
         if spec.covariates:
             _check_decoder(layers, spec.horizon)
         if last.output.is_sequence and not last.output.is_open:
-            needed = (spec.horizon, spec.values_per_step)
-            if last.output.axes != needed:
-                message = f"the forecast needs {Shape(needed)}: steps, and targets × quantiles; got {last.output}"
-                raise LayerError(where, last.config.type, None, message)
+            self._check_sequence(last.output, where, last.config.type)
             return
         require_vector_last(layers)
         units = spec.horizon * spec.values_per_step
         if last.output.axes != (units,):
             message = f"the forecast needs {units} units, got {last.output.features}"
             raise LayerError(where, last.config.type, "units", message)
+
+    def _check_sequence(self, found: Shape, where: str, kind: str) -> None:
+        """Raise LayerError unless each step of a sequence of answers is an equal part of the horizon."""
+        horizon, width = self.spec.horizon, self.spec.values_per_step
+        num_parts = found.fixed_axes[0]
+        needed = (num_parts, horizon // num_parts * width) if horizon % num_parts == 0 else (horizon, width)
+        if found.axes != needed:
+            message = f"the forecast needs {Shape(needed)}: steps, and targets × quantiles; got {found}"
+            raise LayerError(where, kind, None, message)
 
     def outputs(self, last: Layer) -> dict[str, Shape]:
         point = {"forecast": Shape(self.spec.answer_shape[:2])}
@@ -308,7 +313,9 @@ class ForecastHead(Head):
         statistics = ForecastStatistics(scaling.offset, scaling.scale, season, centre)
         if self.spec.independent:
             rows = source.values.transpose(1, 2).reshape(-1, source.values.shape[1], 1)  # (B · F, T, 1)
-            source = Signal(rows, source.lengths.repeat_interleave(self.spec.num_features))
+            num_rows, count = len(source.values), self.spec.num_features
+            feature = torch.arange(count, device=rows.device).repeat(num_rows)  # (B · F,)
+            source = Signal(rows, source.lengths.repeat_interleave(count), feature=feature)
         signal = source
         if self.encoder is not None:
             signal = source.with_values(torch.cat([source.values, self.encoder(inputs[PAST])], 2))
@@ -461,7 +468,8 @@ class ForecastHead(Head):
         )
         values = graph.add("Reshape", graph.add("Transpose", source.values, perm=[0, 2, 1]), shape)
         lengths = graph.add("Tile", ragged.write_column(graph, source.lengths), graph.constant([1, count]))
-        return Symbol(values, graph.add("Reshape", lengths, graph.constant([-1])))
+        features = graph.add("Tile", graph.constant(list(range(count))), graph.add("Shape", source.lengths))
+        return Symbol(values, graph.add("Reshape", lengths, graph.constant([-1])), feature=features)
 
     def _write_of_rows(self, graph: GraphBuilder, output: str, source: Symbol) -> str:
         """`_of_rows` in the graph."""
@@ -623,6 +631,17 @@ def _own_forecasts(spec: ForecastSpec) -> OwnForecasts:
         origins=spec.base_origins,
         num_features=spec.num_features,
     )
+
+
+def _num_steps(tables: Sequence[Mapping[str, Any]], horizon: int) -> int:
+    """Of the sequence that the last layer reads: the horizon's own, its parts, or 1 where it reads a vector."""
+    for table in reversed(tables):
+        kind = LAYERS.get(str(table.get("type")))
+        if kind is not None and kind.reads_ahead:
+            return horizon
+        if kind is not None and kind.gives_parts and isinstance(n := table.get("n"), int) and n > 0:
+            return n
+    return 1
 
 
 def _check_decoder(layers: Sequence[Layer], horizon: int) -> None:

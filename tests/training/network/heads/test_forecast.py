@@ -98,6 +98,14 @@ def test_a_spec_whose_parts_do_not_fit_is_refused(options: dict[str, Any], messa
             lambda: forecast(LSTM, {"type": "dense", "units": 1}, horizon=2),
             r'layers\[1\] \(dense\): option "units": the forecast needs 2 units, got 1',
         ),
+        (
+            lambda: forecast(LSTM, {"type": "parallel_decoder", "n": 3}, DENSE, horizon=4),
+            r"layers\[2\] \(dense\): the forecast needs \(batch, 4, 1\): steps, and targets × quantiles; got \(batch, 3, 1\)",
+        ),
+        (
+            lambda: forecast(LSTM, {"type": "parallel_decoder", "n": 2}, {"type": "dense", "units": 1}, horizon=4),
+            r"layers\[2\] \(dense\): the forecast needs \(batch, 2, 2\): steps, and targets × quantiles; got \(batch, 2, 1\)",
+        ),
     ],
 )
 def test_layers_that_do_not_end_in_the_forecast_are_refused_by_place(build: Any, message: str) -> None:
@@ -207,6 +215,50 @@ def test_independent_features_are_forecast_as_one_alone(options: dict[str, Any])
             torch.testing.assert_close(outputs[name][:, :, column], values[:, :, 0])
     assert several.num_parameters == alone.num_parameters
     assert "reads each feature as a row of its own" in forecast(independent=True, num_features=2).why_not_streaming
+
+
+def test_parts_of_the_horizon_follow_one_another() -> None:
+    network = forecast(LSTM, {"type": "parallel_decoder", "n": 2}, DENSE, horizon=6, num_features=3, targets=(2, 0))
+    assert network.stack[-1].output.axes == (2, 6), "three steps of two targets"
+    inputs = histories([9, 5], 3)
+    prediction = network.predict(inputs)
+    assert prediction.values.shape == (2, 6, 2)
+    before = run(network, inputs)["forecast"]
+    with torch.no_grad():
+        network.stack[1].get_parameter("parts")[1] += 1
+    after = run(network, inputs)["forecast"]
+    torch.testing.assert_close(after[:, :3], before[:, :3])
+    assert (after[:, 3:] != before[:, 3:]).all()
+
+
+def test_features_that_one_network_reads_by_themselves_may_be_told_apart() -> None:
+    layers = (LSTM, {"type": "parallel_decoder", "n": 2}, DENSE)
+    network = forecast(*layers, horizon=4, independent=True, num_features=3, targets=(0, 1, 2))
+    network.set_statistics(torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    same = {**histories([9, 5]), "history": histories([9, 5])["history"].expand(-1, -1, 3)}
+    first, second, third = run(network, same)["forecast"].unbind(2)
+    assert not torch.isclose(first, second).any()
+    assert not torch.isclose(second, third).any()
+
+
+def test_members_of_an_ensemble_know_the_features_of_their_own_rows() -> None:
+    network = forecast(
+        LSTM,
+        {"type": "parallel_decoder", "n": 2},
+        DENSE,
+        horizon=4,
+        independent=True,
+        num_features=3,
+        targets=(0, 1, 2),
+        members=2,
+    )
+    inputs = histories([9, 5], 3)
+    whole = network.train().predict(inputs).values
+    first, second = network.members
+    for layer, other in zip(first, second, strict=True):
+        other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(network.train().predict(inputs).values, network.eval().predict(inputs).values)
+    assert whole.shape == (2, 4, 3)
 
 
 def test_the_second_point_forecast_is_an_answer_of_its_own() -> None:
