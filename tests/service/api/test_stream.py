@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from uvicorn.server import ServerState
 
 from service.api.fast_path import FastPathProtocol
 from service.api.regular_path import RegularPathProtocol
-from service.api.stream import STREAM_PATH
+from service.api.stream import STREAM_PATH, read_lines
 from service.api.stream_sequence import MAX_LINE_BYTES
 from service.app import create_app
 from service.settings import Settings
@@ -93,6 +94,36 @@ def test_empty_lines_say_nothing_and_the_last_line_need_not_end(server: ServerPr
     content = b"\n" + body_of(HEAD) + b"\n\r\n" + json.dumps([ROWS[0]]).encode()
     answer = httpx.post(f"{server.url}{STREAM_PATH}", content=content, trust_env=False)
     assert [name for name, _ in parse(answer.text)] == ["message", "end"]
+
+
+class BodyRequest:
+    """A request whose body comes in these parts."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self._parts = list(parts)
+
+    async def receive(self) -> dict[str, Any]:
+        return {"type": "http.request", "body": self._parts.pop(0), "more_body": bool(self._parts)}
+
+
+@pytest.mark.parametrize("space", [b"\n", b"\r\n", b" \t\n"])
+async def test_empty_lines_are_skipped_in_one_go(space: bytes) -> None:
+    num_calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal num_calls
+        num_calls += event in ("call", "c_call")
+
+    many = space * 20_000
+    request: Any = BodyRequest(many, many + b"{", many + b"}" + many + b"[1]", b"\n" + many, many + b" 2")
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        lines = [line async for line in read_lines(request)]
+    finally:
+        sys.setprofile(before)
+    assert lines == [b"{", b"}", b"[1]", b"2"]
+    assert num_calls < 200
 
 
 def test_a_bad_line_ends_the_stream_with_its_problem_and_the_state_before_it(server: ServerProcess) -> None:
