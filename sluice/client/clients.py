@@ -9,12 +9,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from sluice.client.blocking import LoopThread
+from sluice.client.blocking import LoopThread, wait
 from sluice.client.calls import Answer, Call, Request, Send, Wait, cut, run_part
 from sluice.client.errors import InvalidAnswer, Unavailable
 from sluice.client.tables import Table, read_series, read_texts
@@ -50,7 +51,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; calls of other threads that are under way raise RuntimeError, as those that follow do."""
         with self._lock:
             self._is_closed = True
             thread = self._thread
@@ -102,9 +103,12 @@ class Client:
                 raise RuntimeError("the client is closed")
             if self._thread is None or not self._thread.is_running:
                 self._open()
-            thread, calls = self._thread, self._calls
-        assert thread is not None
-        return thread.run(calls.run(request, timeout_s))
+            assert self._thread is not None
+            future = self._thread.submit(self._calls.run(request, timeout_s))
+        try:
+            return wait(future)
+        except CancelledError:
+            raise RuntimeError("the client is closed") from None
 
     def _open(self) -> None:
         """Start a thread for the calls, and in a process that was forked another set of connections."""

@@ -228,6 +228,28 @@ def test_a_client_that_is_closed_or_forgotten_leaves_no_thread_and_no_connection
     assert threads() == []
 
 
+def test_a_client_that_is_closed_ends_the_calls_of_other_threads() -> None:
+    found: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            client.classify(["good"])
+        except BaseException as exc:
+            found.append(exc)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE_S)
+        client = sluice.Client(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        with listener.accept()[0]:
+            client.close()
+            thread.join(PATIENCE_S)
+    (error,) = found
+    assert isinstance(error, RuntimeError)
+    assert "closed" in str(error)
+
+
 def test_a_client_goes_on_in_a_process_that_was_forked(server: ServerProcess) -> None:
     code = (
         "import os, sys, sluice\n"
