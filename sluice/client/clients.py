@@ -25,6 +25,8 @@ TIMEOUT_S = 60.0
 MAX_AT_ONCE = 4
 """Parts of one call that an AsyncClient has under way: enough to keep a server of a few cores busy."""
 MAX_ANSWER_BYTES = 200_000_000
+CODINGS = frozenset(("gzip", "deflate", "identity"))
+"""Of answers, one at a time: a block that was read becomes a thousand times as large at most. Two make it a million times."""
 
 
 class Client:
@@ -223,6 +225,7 @@ class AsyncClient:
                 self._http.stream("POST", step.path, content=step.body, timeout=timeout_s) as response,
             ):
                 has_head = True
+                _expect_known_coding(response.headers.get("content-encoding", "identity"))
                 async for block in response.aiter_bytes():
                     content += block
                     _expect_bounded(content, deadline, why)
@@ -251,6 +254,12 @@ def _write(table: Table, predictions: list[Any]) -> Any:
         raise InvalidAnswer(f"the answer's predictions cannot be read: {type(exc).__name__}: {exc}") from exc
 
 
+def _expect_known_coding(coding: str) -> None:
+    """Raise InvalidAnswer for an answer that is compressed several times, or in a way that it was not asked for."""
+    if coding.strip().lower() not in CODINGS:
+        raise InvalidAnswer(f"the answer is compressed, and cannot be unpacked: it is {coding[:100]!r}")
+
+
 def _unreadable(exc: httpx.DecodingError) -> InvalidAnswer:
     return InvalidAnswer(f"the answer is compressed, and cannot be unpacked: {exc}")
 
@@ -271,7 +280,7 @@ def _forecast_request(
 
 
 def _headers(key: str | None) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip, deflate"}
     return headers if key is None else headers | {"Authorization": f"Bearer {key}"}
 
 

@@ -183,7 +183,7 @@ def test_a_server_that_is_not_there_and_one_that_is_another_are_told_apart(serve
     assert issubclass(InvalidAnswer, ClientError)
 
 
-@pytest.mark.parametrize("fault", ["shape", "ragged", "packed"])
+@pytest.mark.parametrize("fault", ["shape", "ragged", "packed", "twice"])
 def test_predictions_that_are_none_are_an_invalid_answer(server: ServerProcess, run: Run, fault: str) -> None:
     times = pandas.date_range("2024-01-01", periods=5, freq="h")
     frame = pandas.DataFrame({"unique_id": ["a"] * 5, "ds": times, "y": HISTORY})
