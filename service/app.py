@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.routing import Route
 
 from service import __version__
@@ -230,7 +231,8 @@ def create_app(
     add_error_handlers(api, error_shapes)
     complete_openapi(api, access.refusals, protocol_routes)
     documented = {route.path for route in protocol_routes if route.about is not None}
-    own_paths = [path for path in api.openapi()["paths"] if path not in documented]
+    given = {route.path_format: route.path for route in api.routes if isinstance(route, APIRoute)}  # which the document shortens
+    own_paths = [given.get(path, path) for path in api.openapi()["paths"] if path not in documented]
     pages = page.page_routes(has_playground=settings.playground)
     paths = [*own_paths, *pages, *(route.path for route in protocol_routes)]
     if settings.vertex_health_route is not None:

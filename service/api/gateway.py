@@ -129,7 +129,7 @@ class Gateway:
         websockets: Mapping[str, WebSocketEndpoint] | None = None,
     ) -> None:
         """`direct` maps paths, or templates of paths, to the endpoints that answer POST there; `routes` are the templates of all
-        routes.
+        routes, in which `{name:path}` may have slashes.
 
         A body sent to one of the `streaming_paths` may last as long as it goes on coming. `websockets` maps paths to the
         endpoints that answer there over WebSockets.
@@ -156,10 +156,12 @@ class Gateway:
         self._unknown = _Route(UNKNOWN_ROUTE, observers.http(UNKNOWN_ROUTE))
         self._exact: dict[str, _Route] = {}
         self._patterns: list[tuple[re.Pattern[str], _Route]] = []
-        for template in routes:
+        for path in routes:
+            template = path.replace(":path}", "}")
             route = _Route(template, observers.http(template))
             if "{" in template:
-                self._patterns.append((re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))), route))
+                pattern = re.sub(r"\\{\w+:path\\}", ".+", re.escape(path))
+                self._patterns.append((re.compile(re.sub(r"\\{\w+\\}", "[^/]+", pattern)), route))
             else:
                 self._exact[template] = route
         self._direct = {path: (self._exact[path], endpoint) for path, endpoint in direct.items() if "{" not in path}

@@ -323,7 +323,7 @@ def sequences_router(
         422: {"description": "This can be no id, or the model cannot go on from this state"},
     }
     router = APIRouter(tags=["sequences"])
-    path = "/sequences/{id}"
+    path = "/sequences/{id:path}"  # an id may have slashes, which the server decodes before it looks for a route
     router.add_api_route(
         path,
         inspect,

@@ -1,6 +1,7 @@
 """A folder of files, scored one by one: in this process, or by the processes of a Ray cluster. The only file that imports ray.
 
-A file is the unit: the rows of a series lie in one file. A file whose output is there is done, since outputs appear whole.
+A file is the unit: the rows of a series lie in one file. A file whose output is there is done, since outputs appear whole; so is
+one of which all was rejected, which has no output.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from service.models.folder import ModelOptions
 from service.models.model import Model
 from service.scoring.formats import SUFFIXES
+from service.scoring.parts import is_done
 from service.scoring.run import Show, Summary, find_model, score_file
 from service.tasks.tables import TableError, TableOptions
 
@@ -61,7 +63,7 @@ def score_folder(run: FolderRun, folder: Path, engine: Engine = "local", show: S
     if run.output.exists() and not run.output.is_dir():
         raise TableError(f"{run.output} is a file: a folder of files is scored into a folder")
     run.output.mkdir(parents=True, exist_ok=True)
-    todo = [path for path in paths if run.overwrite or not (run.output / path.name).exists()]
+    todo = [path for path in paths if run.overwrite or not is_done(run.output / path.name)]
     num_records = num_rejected = 0
     started = time.monotonic()
     for number, summary in enumerate((_score_here if engine == "local" else _score_on_ray)(run, todo), 1):

@@ -49,8 +49,7 @@ class Parts:
     def __init__(self, output: Path, run: Mapping[str, Any], *, overwrite: bool = False) -> None:
         """`run` is JSON. Raises TableError where the output is there, or cannot be written."""
         self.output = output
-        self.rejected = output.with_name(f"{output.name}.rejected.ndjson")
-        self.folder = output.with_name(f"{output.name}.parts")
+        self.rejected, self.folder = _rejected_of(output), _folder_of(output)
         self._kind = format_of(output)
         if output.suffix == ".gz":
             raise TableError(f"{output}: compressed text is read, not written")
@@ -202,6 +201,19 @@ class Parts:
 
     def _rejected_part(self, number: int) -> Path:
         return self.folder / f"rejected-{number}"
+
+
+def is_done(output: Path) -> bool:
+    """Whether a run has come to its end: its predictions are there, or, where nothing could be scored, what was rejected."""
+    return output.exists() or (_rejected_of(output).exists() and not _folder_of(output).exists())
+
+
+def _rejected_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.rejected.ndjson")
+
+
+def _folder_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.parts")
 
 
 def identify_file(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import gzip
 import io
+import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from service.scoring.formats import BUFFER_BYTES, NDJSON, PARQUET, TSV, first_li
 from service.tasks.tables import Rejection, TableError, TableForm, TimeUnit
 
 MAX_LINE_BYTES = 64 * 2**20
+_NAN = re.compile(rb"(?<=[:,\[\s])NaN(?=\s*[,}\]])")
 DAMAGED = (OSError, EOFError, zlib.error)
 """What reading a file raises that is damaged, compressed ones too."""
 
@@ -212,18 +214,23 @@ class NdjsonSource(Source):
                 yield Portion(FileChunk(rows, columns, self.form, self.units), rejections, read_share())
 
     def _read_alike(self, block: bytes) -> Any:
-        """The lines of a block where each has the columns in the types of the first; None where they have not, or are no JSON."""
+        """The lines of a block where each has the columns in the types of the first; None where they have not, or are no JSON.
+
+        pyarrow also reads several objects in one line, and one in several: each block is then read line by line.
+        """
         if not self.form.runs:
             return None
         try:
             block.decode()
-            return pa.json.read_json(
+            table = pa.json.read_json(
                 pa.BufferReader(block),
                 read_options=pa.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
                 parse_options=pa.json.ParseOptions(explicit_schema=self._schema, unexpected_field_behavior="ignore"),
             )
         except (pa.ArrowException, UnicodeDecodeError):
             return None
+        num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        return table if table.num_rows == num_lines else None
 
     def _schema_of(self, line: Mapping[str, object]) -> Any:
         kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -243,7 +250,7 @@ class NdjsonSource(Source):
             if not line.strip():
                 continue
             try:
-                value = wire.read(line)
+                value = _read_line(line, takes_nan=bool(self.form.runs))
             except ValueError as exc:
                 rejections.append(Rejection(number, number + 1, f"it is no JSON: {first_line(exc)}"))
             else:
@@ -254,6 +261,16 @@ class NdjsonSource(Source):
                     rejections.append(Rejection(number, number + 1, "expected an object with the columns as its fields"))
             number += 1
         return np.array(rows, np.int64), {name: [each.get(name) for each in found] for name in names}, rejections, number
+
+
+def _read_line(line: bytes, *, takes_nan: bool) -> object:
+    """The JSON of a line; NaN, as Python's json writes it and pyarrow reads it, may be taken as null. Raises ValueError."""
+    try:
+        return wire.read(line)
+    except ValueError:
+        if not takes_nan:
+            raise
+        return wire.read(_NAN.sub(b"null", line))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,20 +30,19 @@ class LoopThread:
         """Whether it is of this process: a fork takes no threads along."""
         return self._pid == os.getpid() and self._thread.is_alive()
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What the coroutine returns or raises; where the waiting thread is interrupted, the coroutine is cancelled."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin to run the coroutine: for `wait`. Not behind `stop`."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def stop(self, last: Coroutine[Any, Any, None]) -> None:
-        """Run a last coroutine, and end; it is not waited for, so any thread may call this."""
+        """Cancel what is under way, run a last coroutine, and end; it is not waited for, so any thread may call this."""
 
         async def end() -> None:
             try:
+                others = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in others:
+                    task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
                 await last
             finally:
                 self._loop.stop()
@@ -58,3 +58,15 @@ class LoopThread:
             self._loop.run_forever()
         finally:
             self._loop.close()
+
+
+def wait(future: Future[T]) -> T:
+    """What a coroutine returned or raised; where the waiting thread is interrupted, it is cancelled.
+
+    Raises concurrent.futures.CancelledError where the thread of its event loop was stopped.
+    """
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise

@@ -9,12 +9,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from sluice.client.blocking import LoopThread
+from sluice.client.blocking import LoopThread, wait
 from sluice.client.calls import Answer, Call, Request, Send, Wait, cut, run_part
 from sluice.client.errors import InvalidAnswer, Unavailable
 from sluice.client.tables import Table, read_series, read_texts
@@ -24,6 +25,8 @@ TIMEOUT_S = 60.0
 MAX_AT_ONCE = 4
 """Parts of one call that an AsyncClient has under way: enough to keep a server of a few cores busy."""
 MAX_ANSWER_BYTES = 200_000_000
+CODINGS = frozenset(("gzip", "deflate", "identity"))
+"""Of answers, one at a time: a block that was read becomes a thousand times as large at most. Two make it a million times."""
 
 
 class Client:
@@ -50,7 +53,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; calls of other threads that are under way raise RuntimeError, as those that follow do."""
         with self._lock:
             self._is_closed = True
             thread = self._thread
@@ -102,9 +105,12 @@ class Client:
                 raise RuntimeError("the client is closed")
             if self._thread is None or not self._thread.is_running:
                 self._open()
-            thread, calls = self._thread, self._calls
-        assert thread is not None
-        return thread.run(calls.run(request, timeout_s))
+            assert self._thread is not None
+            future = self._thread.submit(self._calls.run(request, timeout_s))
+        try:
+            return wait(future)
+        except CancelledError:
+            raise RuntimeError("the client is closed") from None
 
     def _open(self) -> None:
         """Start a thread for the calls, and in a process that was forked another set of connections."""
@@ -219,6 +225,7 @@ class AsyncClient:
                 self._http.stream("POST", step.path, content=step.body, timeout=timeout_s) as response,
             ):
                 has_head = True
+                _expect_known_coding(response.headers.get("content-encoding", "identity"))
                 async for block in response.aiter_bytes():
                     content += block
                     _expect_bounded(content, deadline, why)
@@ -247,6 +254,12 @@ def _write(table: Table, predictions: list[Any]) -> Any:
         raise InvalidAnswer(f"the answer's predictions cannot be read: {type(exc).__name__}: {exc}") from exc
 
 
+def _expect_known_coding(coding: str) -> None:
+    """Raise InvalidAnswer for an answer that is compressed several times, or in a way that it was not asked for."""
+    if coding.strip().lower() not in CODINGS:
+        raise InvalidAnswer(f"the answer is compressed, and cannot be unpacked: it is {coding[:100]!r}")
+
+
 def _unreadable(exc: httpx.DecodingError) -> InvalidAnswer:
     return InvalidAnswer(f"the answer is compressed, and cannot be unpacked: {exc}")
 
@@ -267,7 +280,7 @@ def _forecast_request(
 
 
 def _headers(key: str | None) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip, deflate"}
     return headers if key is None else headers | {"Authorization": f"Bearer {key}"}
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -216,6 +217,17 @@ def test_a_sequence_is_shown_moved_and_ended(web: Connections) -> None:
     for id in ("moved", "copy"):
         assert web.request("DELETE", f"/sequences/{id}", params={"model": MODEL}).status_code == 200
         assert web.request("DELETE", f"/sequences/{id}").status_code == 404
+
+
+def test_an_id_may_have_slashes(web: Connections) -> None:
+    for id in ("plant/7", "/plant//7/", "/"):
+        web.forecast(id, SERIES[:5], start=True)
+        path = f"/sequences/{quote(id, safe='')}"
+        shown = web.request("GET", path).raise_for_status().json()
+        assert (shown["id"], shown["steps"]) == (id, 5)
+        assert web.request("PUT", path, json={"state": shown["state"]}).raise_for_status().json()["id"] == id
+        assert web.request("DELETE", path).status_code == 200
+        assert web.step(id, SERIES[5:6]).status_code == 404
 
 
 # ------------------------------------------------------------------------------------------------------------- bad input

@@ -111,7 +111,7 @@ async def send_to(
 
 
 def gateway_of(inner: Any, observers: RecordingObservers, endpoint: StubEndpoint | None = None, **options: Any) -> Gateway:
-    routes = ["/direct", "/things/{name}", "/metrics"]
+    routes = ["/direct", "/things/{name}", "/trees/{name:path}", "/metrics"]
     return Gateway(inner, direct={"/direct": endpoint or StubEndpoint()}, routes=routes, observers=observers, **options)
 
 
@@ -121,6 +121,7 @@ def gateway_of(inner: Any, observers: RecordingObservers, endpoint: StubEndpoint
         ("POST", "/direct", "/direct", b"direct!"),
         ("GET", "/direct", "/direct", b"inner!"),
         ("GET", "/things/a.b", "/things/{name}", b"inner!"),
+        ("GET", "/trees/a/b", "/trees/{name}", b"inner!"),
         ("GET", "/things/a/b", "_unknown", b"inner!"),
         ("GET", "/things/", "_unknown", b"inner!"),
         ("GET", "/xthings/a", "_unknown", b"inner!"),

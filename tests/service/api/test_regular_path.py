@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from service.api.regular_path import MAX_HEAD_BYTES, MAX_MARKS, MAX_URL_BYTES, holds_many_requests
+from service.api.regular_path import (
+    MAX_CHUNKS,
+    MAX_HEAD_BYTES,
+    MAX_MARKS,
+    MAX_URL_BYTES,
+    holds_many_chunks,
+    holds_many_requests,
+)
 from tests.fakes import PATIENCE_S
 from tests.folders import write_forecast_folder
 from tests.service.api.test_both_paths import FORECAST, FORECAST_PATH, JSON, Answer, Connection, request, serving
@@ -191,6 +198,31 @@ def test_many_requests_are_recognised_however_short_they_are_and_where_the_last_
 )
 def test_one_request_is_not_taken_for_many_whatever_its_body(body: bytes) -> None:
     assert not holds_many_requests(request(headers=[JSON, "Connection: keep-alive"], body=body))
+
+
+@pytest.mark.parametrize(
+    "chunk", [b"1\r\n5\r\n", b"0001 \r\n\n\r\n", b"1;x=y\r\na\r\n"], ids=["digits", "line feeds", "extensions"]
+)
+@pytest.mark.parametrize(("num_chunks", "expected"), [(1, False), (MAX_CHUNKS, False), (MAX_CHUNKS + 2, True), (40_000, True)])
+def test_many_chunks_are_recognised_however_short_they_are(chunk: bytes, num_chunks: int, expected: bool) -> None:
+    assert holds_many_chunks(chunk * num_chunks) is expected
+
+
+@pytest.mark.parametrize("body", [b"[\r\n0.1,\r\n2\r\n]" * 60, b"[\r\n0.1\r\n]" * 9000, b"{\n}" * 9000, b"0" * 90_000])
+def test_a_body_is_not_taken_for_many_chunks(body: bytes) -> None:
+    assert not holds_many_chunks(request(headers=[JSON], body=body))
+
+
+def test_a_body_in_chunks_of_a_byte_is_read_whole_and_others_are_answered_meanwhile(port: int) -> None:
+    body = b" " * 100_000 + FORECAST
+    head = request(body=b"", headers=[JSON, "Transfer-Encoding: chunked"], length=None)
+    with connected(port) as connection, connected(port) as other:
+        connection.send(head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
+        other.send(request())
+        other.half_close()
+        assert statuses(other) == [200]
+        connection.half_close()
+        assert statuses(connection) == [200]
 
 
 # ------------------------------------------------------------------------------------------------- the end of a connection

@@ -40,6 +40,19 @@ def test_each_file_of_a_folder_is_scored_once(tmp_path: Path) -> None:
     assert score_folder(run_on(tmp_path / "models", target, overwrite=True), source).num_records == 4
 
 
+def test_a_file_of_which_all_was_rejected_is_done_too(tmp_path: Path) -> None:
+    write_text_folder(tmp_path / "models")
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "a.ndjson").write_text('{"text": 7}\n')
+    run = run_on(tmp_path / "models", target)
+    assert score_folder(run, source).num_rejected == 1
+    (source / "b.csv").write_text("text\ngood\n")
+    again = score_folder(run, source)
+    assert (again.num_records, again.num_rejected) == (1, 0)
+    assert sorted(path.name for path in target.iterdir()) == ["a.ndjson.rejected.ndjson", "b.csv"]
+
+
 def test_a_folder_without_files_and_a_bad_file_are_refused(tmp_path: Path) -> None:
     write_text_folder(tmp_path / "models")
     source = tmp_path / "in"

@@ -342,6 +342,22 @@ def test_lines_that_are_no_rows_are_rejected_by_number(models: Path, tmp_path: P
     assert [row["row"] for row in read(target)] == [0, 4]
 
 
+def test_what_a_line_holds_does_not_depend_on_the_other_lines(models: Path, tmp_path: Path) -> None:
+    lines = [json.dumps(row) for row in series([8, 8, 8])]
+    lines[3] = json.dumps(json.loads(lines[3]) | {"y": float("nan")})
+    lines[11:13] = ["".join(lines[11:13])]
+    found = []
+    for number, last in enumerate(("", "{")):  # with one that is no JSON the lines are read one by one
+        source, target = tmp_path / f"{number}.ndjson", tmp_path / f"out{number}.ndjson"
+        source.write_text("\n".join([*lines, last]))
+        score_file(load(models), source, target)
+        found.append((read(target), [entry for entry in rejected(target) if entry["row"] < len(lines)]))
+    assert found[0] == found[1]
+    predictions, rejections = found[0]
+    assert {row["unique_id"] for row in predictions} == {"s0", "s2"}
+    assert [entry["row"] for entry in rejections] == [8, 11]
+
+
 def test_a_bad_file_is_refused_as_a_whole(models: Path, tmp_path: Path) -> None:
     rows = series([8, 8])
     good = write(tmp_path / "good.parquet", rows).read_bytes()

@@ -16,12 +16,14 @@ Each connection takes the next fault, and those after the last are passed on who
     shape       200 with a prediction that is none
     ragged      200 with a forecast that has more values than times
     packed      200 with a body that is not compressed as its head says
+    twice       200 with a body that is compressed twice
     place       422 for an instance that the request does not have
 """
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import socket
 import sys
 import threading
@@ -43,6 +45,7 @@ ANSWERS = {
     "shape": answer("200 OK", b'{"predictions": [5]}'),
     "ragged": answer("200 OK", b'{"predictions": [{"forecast": [1, 2], "timestamps": ["2024-01-01T05:00:00"]}]}'),
     "packed": answer("200 OK", b'{"predictions": [5]}', "Content-Encoding: gzip"),
+    "twice": answer("200 OK", gzip.compress(gzip.compress(b'{"predictions": [5]}')), "Content-Encoding: gzip, gzip"),
     "place": answer("422 x", b'{"code": "invalid_input", "detail": "no", "instance_index": 999}'),
     "other": answer("200 OK", b'{"hello": "world"}', "Content-Type: application/json"),
 }

@@ -183,7 +183,7 @@ def test_a_server_that_is_not_there_and_one_that_is_another_are_told_apart(serve
     assert issubclass(InvalidAnswer, ClientError)
 
 
-@pytest.mark.parametrize("fault", ["shape", "ragged", "packed"])
+@pytest.mark.parametrize("fault", ["shape", "ragged", "packed", "twice"])
 def test_predictions_that_are_none_are_an_invalid_answer(server: ServerProcess, run: Run, fault: str) -> None:
     times = pandas.date_range("2024-01-01", periods=5, freq="h")
     frame = pandas.DataFrame({"unique_id": ["a"] * 5, "ds": times, "y": HISTORY})
@@ -226,6 +226,28 @@ def test_a_client_that_is_closed_or_forgotten_leaves_no_thread_and_no_connection
     gc.collect()
     thread.join(PATIENCE_S)
     assert threads() == []
+
+
+def test_a_client_that_is_closed_ends_the_calls_of_other_threads() -> None:
+    found: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            client.classify(["good"])
+        except BaseException as exc:
+            found.append(exc)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE_S)
+        client = sluice.Client(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        with listener.accept()[0]:
+            client.close()
+            thread.join(PATIENCE_S)
+    (error,) = found
+    assert isinstance(error, RuntimeError)
+    assert "closed" in str(error)
 
 
 def test_a_client_goes_on_in_a_process_that_was_forked(server: ServerProcess) -> None:
