@@ -215,10 +215,11 @@ class ClassifyRecipe(Recipe):
     tokenizer: TokenizerSettings = TokenizerSettings()
     vectors: VectorSettings | None = Field(default=None, description="vectors that the embedding starts with; left out: none")
     ngrams: NgramSettings | None = Field(default=None, description="an n-gram classifier beside the layers; left out: none")
-    calibrate: bool = Field(
+    calibrate: bool | Literal["by_length"] = Field(
         default=False,
         description="fit a factor and a shift of the logits to the validation part, so that probabilities are frequencies; with "
-        "`[ngrams]` it always is",
+        "`[ngrams]` it always is; `by_length`: the shift depends on the logarithm of the number of tokens too, where short and "
+        "long texts are learned together",
     )
     self_training: SelfTrainingSettings | None = Field(
         default=None, description="learn on from texts without labels, by the model's own answers; left out: do not"
@@ -238,6 +239,8 @@ class ClassifyRecipe(Recipe):
             raise ValueError("self_training needs [[data.unlabelled]]: texts that the model labels")
         if self.self_training is not None and self.ngrams is None and not self.calibrate:
             raise ValueError("self_training needs calibrate = true or [ngrams]: it learns from probabilities")
+        if self.calibrate == "by_length" and self.has_padding:
+            raise ValueError('calibrate = "by_length" is for texts of different lengths: pad_sequences makes them equal')
         if self.vectors is not None and not any(table.get("type") == "embedding" for table in self.layers):
             raise ValueError("[vectors] needs a layer of type embedding, which begins with them")
         return self
