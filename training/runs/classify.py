@@ -201,6 +201,7 @@ def _fit(
         folder=folder,
         resume=resume,
         console=console,
+        adversarial=settings.adversarial,
     )
 
 

@@ -222,6 +222,14 @@ loss = "categorical_crossentropy"
             ],
             'calibrate = "by_length" is for texts of different lengths',
         ),
+        (
+            ["fit.adversarial=1.0", "ensemble.members=2"],
+            "fit.adversarial needs one network whose first layer is of type embedding",
+        ),
+        (
+            ["fit.adversarial=1.0", 'layers=[{type = "dense"}]'],
+            "fit.adversarial needs one network whose first layer is of type emb",
+        ),
         (["ngrams.order=6"], "less than or equal to 5"),
         (['data.drop_shared_texts="test"'], "drop_shared_texts"),
     ],
