@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from tokenizers import Tokenizer
@@ -223,6 +224,16 @@ def test_words_that_stand_in_no_labelled_text_are_learned_by_the_models_own_answ
 
     assert good("a grand film") > 0.6
     assert good("a grim film") < 0.4
+
+
+def test_a_calibration_by_length_is_in_the_manifest_and_in_the_graph(unlabelled: Path) -> None:
+    changes = ("fit.epochs=1", "self_training.epochs=1", 'calibrate="by_length"')
+    result = train(unlabelled, "self.toml", *(part for change in changes for part in ("--set", change)))
+    assert result.exit_code == 0, result.output
+    folder = unlabelled / "models" / "moods" / "1"
+    calibration = json.loads((folder / "manifest.json").read_text())["training"]["calibration"]
+    assert set(calibration) == {"layers", "ngrams", "shift", "slope"}
+    assert any(node.op_type == "Log" for node in onnx.load(folder / "model.onnx").graph.node)
 
 
 def test_self_training_is_resumed_where_it_was_interrupted(unlabelled: Path) -> None:

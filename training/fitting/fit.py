@@ -29,9 +29,11 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.errors import TrainingError
+from training.fitting.adversarial import add_worst_case, no_disturbance
 from training.fitting.checkpoints import BEST, LAST, CheckpointError, load_checkpoint, remove_checkpoints
 from training.fitting.losses import Batch, LossFunction
 from training.fitting.optimizers import group_parameters, make_optimizer, make_schedule
+from training.network.heads.head import Prediction
 from training.network.network import Network
 from training.recipe import Fit
 
@@ -78,6 +80,7 @@ def fit(
     console: Console | None = None,
     score_name: str = "validation",
     accelerator: str = "auto",
+    adversarial: float = 0.0,
 ) -> FitResult:
     """Train `network` in place and leave it on the CPU, in eval mode, with the weights of the best or of the last epoch (`keep`).
 
@@ -85,12 +88,15 @@ def fit(
     one; without, they are replaced. Raises CheckpointError: nothing to resume from, or a file that is no checkpoint of this
     network; FitError: a loss that is not finite, or a network that several processes cannot share; and KeyboardInterrupt, after
     which the run can be resumed. With several processes only the first returns: the others raise SystemExit(0).
+
+    With `adversarial` the loss of rows of tokens is also that of the rows with their worst disturbance of that size
+    (`fitting/adversarial.py`).
     """
     if settings.devices * settings.num_nodes > 1 and len(network.members) > 1:
         raise FitError("an ensemble learns in one process: each member has rows of its own; set fit.devices = 1")
     last = folder / LAST
     display = _Display(console or Console(), settings.epochs, num_batches, score_name)
-    loop = _Loop(network, loss, batches, num_batches, validate, settings, seed, display.show)
+    loop = _Loop(network, loss, batches, num_batches, validate, settings, seed, display.show, adversarial)
     if resume:
         loop.check_checkpoint(last)
     else:
@@ -183,6 +189,7 @@ class _Loop(lightning.LightningModule):
         settings: Fit,
         seed: int,
         show: Callable[[Epoch], None],
+        adversarial: float,
     ) -> None:
         super().__init__()
         self.network = network
@@ -198,6 +205,7 @@ class _Loop(lightning.LightningModule):
         self._validate = validate
         self._seed = seed
         self._show = show
+        self._adversarial = adversarial
         self._state: dict[str, Tensor] = {}  # where a stateful network's next batch starts
         self.sum_of_losses = torch.zeros(())
         self._num_done = 0  # batches of this epoch
@@ -229,11 +237,22 @@ class _Loop(lightning.LightningModule):
         batch, weight = share_of(batch, self.global_rank, self.trainer.world_size)
         if self.network.is_stateful and not self._state:
             self._state = self.network.initial_state(len(next(iter(batch.values()))), self.device)
-        # Not Lightning's own precision: that refuses to clip the gradients of a fused optimizer.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            prediction = self.network.predict({**batch, **self._state})
+        inputs = {**batch, **self._state}
+
+        def predict(disturbance: Tensor | None = None) -> Prediction:
+            # Not Lightning's own precision: that refuses to clip the gradients of a fused optimizer.
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+                return self.network.predict(inputs, disturbance)
+
+        if self._adversarial:
+            start = no_disturbance(self.network, batch)
+            prediction = predict(start)
+            found = add_worst_case(self._loss, self.network, batch, predict, prediction, start, self._adversarial)
+        else:
+            prediction = predict()
+            found = self._loss(self.network, prediction, batch)
         self._state = {name: tensor.detach() for name, tensor in prediction.state.items()}
-        loss = weight * self._loss(self.network, prediction, batch) + self.network.penalty(prediction)
+        loss = weight * found + self.network.penalty(prediction)
         self.sum_of_losses += loss.detach()
         self._num_done += 1
         return loss

@@ -201,6 +201,7 @@ def _fit(
         folder=folder,
         resume=resume,
         console=console,
+        adversarial=settings.adversarial,
     )
 
 
@@ -391,7 +392,7 @@ def _calibrate(
         assert recipe.ngrams is not None
         with progress_line(console, "fitting the n-grams"):
             fit_ngrams(head.ngrams, training.ids, training.shares.astype(np.float64), recipe.ngrams)
-    logits, ngrams, truth, weights = [], [], [], []
+    logits, ngrams, truth, weights, lengths = [], [], [], [], []
     for name, given in validation.items():
         found, counted = [], []
         for index, prediction in _predict(network, given.ids, recipe):
@@ -403,13 +404,20 @@ def _calibrate(
         ngrams += [_in_order(counted)] if counted else []
         truth.append(torch.from_numpy(parts[name].labels[given.texts]))
         weights.append(torch.full((len(given),), 1 / len(given)))
+        lengths.append(torch.tensor([len(ids) for ids in given.ids]))
     both = torch.cat(ngrams) if ngrams else None
     with torch.enable_grad():
-        calibration = fit_calibration(torch.cat(logits), both, torch.cat(truth), torch.cat(weights))
-    head.calibrate(calibration.factors, calibration.shift)
-    factors, shift = calibration.factors.tolist(), calibration.shift.tolist()
-    console.print(f"calibration layers x {factors[0]:.3f}, n-grams x {factors[1]:.3f}, shift {shift}", highlight=False)
-    return {"calibration": {"layers": factors[0], **({"ngrams": factors[1]} if ngrams else {}), "shift": shift}}
+        by_length = torch.cat(lengths) if recipe.calibrate == "by_length" else None
+        calibration = fit_calibration(torch.cat(logits), both, torch.cat(truth), torch.cat(weights), by_length)
+    head.calibrate(calibration.factors, calibration.shift, calibration.slope)
+    facts: dict[str, Any] = {"layers": float(calibration.factors[0])}
+    if ngrams:
+        facts["ngrams"] = float(calibration.factors[1])
+    facts["shift"] = calibration.shift.tolist()
+    if by_length is not None:
+        facts["slope"] = calibration.slope.tolist()
+    console.print(f"calibration {', '.join(f'{name} {value}' for name, value in facts.items())}", highlight=False)
+    return {"calibration": facts}
 
 
 def _pictures(recipe: ClassifyRecipe, split: TextSplit, fitted: FitResult, answers: Mapping[str, Any]) -> dict[str, bytes]:

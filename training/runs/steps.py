@@ -71,6 +71,7 @@ def fit_network(
     folder: Path,
     resume: bool,
     console: Console,
+    adversarial: float = 0.0,
 ) -> FitResult:
     """Fit `network` in place by the recipe, with checkpoints in `folder`; `num_rows` is the size of the training part."""
     settings = recipe.fit
@@ -88,6 +89,7 @@ def fit_network(
         resume=resume,
         console=console,
         score_name=score_name,
+        adversarial=adversarial,
     )
 
 

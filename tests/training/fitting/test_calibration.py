@@ -42,3 +42,18 @@ def test_rows_count_by_their_weights() -> None:
     labels = torch.tensor([1] * 10 + [0] * 20)
     even = fit_calibration(logits, None, labels, torch.tensor([2.0] * 10 + [1.0] * 20))
     assert float(even.shift) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_shift_that_grows_with_the_length_is_found_where_lengths_are_given() -> None:
+    logits, labels = drawn()
+    lengths = torch.randint(1, 1000, (len(labels),), generator=torch.Generator().manual_seed(3))
+    biased = logits + 0.5 * lengths.log().unsqueeze(1) - 2
+    found = fit_calibration(biased, None, labels, torch.ones(len(labels)), lengths)
+    assert found.factors[0].item() == pytest.approx(1.0, abs=0.03)
+    assert found.slope.tolist() == pytest.approx([-0.5], abs=0.05)
+    assert found.shift.tolist() == pytest.approx([2.0], abs=0.3)
+
+
+def test_without_lengths_the_shift_is_the_same_for_all() -> None:
+    logits, labels = drawn()
+    assert fit_calibration(logits, None, labels, torch.ones(len(labels))).slope.tolist() == [0.0]

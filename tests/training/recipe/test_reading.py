@@ -215,6 +215,21 @@ loss = "categorical_crossentropy"
             ['layers=[{type = "pad_sequences", maxlen = 3}, {type = "dense"}]', "vectors={}"],
             r"\[vectors\] needs a layer of type emb",
         ),
+        (
+            [
+                'layers=[{type = "pad_sequences", maxlen = 3}, {type = "embedding", output_dim = 2}, {type = "dense"}]',
+                'calibrate="by_length"',
+            ],
+            'calibrate = "by_length" is for texts of different lengths',
+        ),
+        (
+            ["fit.adversarial=1.0", "ensemble.members=2"],
+            "fit.adversarial needs one network whose first layer is of type embedding",
+        ),
+        (
+            ["fit.adversarial=1.0", 'layers=[{type = "dense"}]'],
+            "fit.adversarial needs one network whose first layer is of type emb",
+        ),
         (["ngrams.order=6"], "less than or equal to 5"),
         (['data.drop_shared_texts="test"'], "drop_shared_texts"),
     ],

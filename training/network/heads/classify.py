@@ -51,13 +51,16 @@ class ClassifyHead(Head):
     spec: ClassifySpec
     factors: Tensor
     shift: Tensor
+    slope: Tensor
 
     def __init__(self, spec: ClassifySpec) -> None:
         super().__init__(spec, "tokens", Shape(("time",), vocabulary=spec.vocabulary_size))
         self.ngrams = None if spec.ngrams is None else NgramTable(spec.ngrams, self.num_logits)
-        # Of the layers' and of the n-grams' logits, and a shift for each: not in checkpoints, for they are fitted at the end.
+        # Of the layers' and of the n-grams' logits, a shift for each, and what is added to it for each power of e that the text
+        # is long: not in checkpoints, for they are fitted at the end.
         self.register_buffer("factors", torch.ones(2), persistent=False)
         self.register_buffer("shift", torch.zeros(self.num_logits), persistent=False)
+        self.register_buffer("slope", torch.zeros(self.num_logits), persistent=False)
         self.is_calibrated = False
 
     @classmethod
@@ -94,10 +97,14 @@ class ClassifyHead(Head):
         require_vector_last(layers)
 
     @torch.no_grad()
-    def calibrate(self, factors: Tensor, shift: Tensor) -> None:
-        """From now on logits are the layers' times `factors[0]`, plus the n-grams' times `factors[1]`, plus `shift` (logits,)."""
+    def calibrate(self, factors: Tensor, shift: Tensor, slope: Tensor | None = None) -> None:
+        """From now on logits are the layers' times `factors[0]`, plus the n-grams' times `factors[1]`, plus `shift` (logits,).
+
+        With a `slope` (logits,), for texts of different lengths only, it times the logarithm of the number of tokens is added.
+        """
         self.factors.copy_(factors)
         self.shift.copy_(shift)
+        self.slope.copy_(torch.zeros_like(shift) if slope is None else slope)
         self.is_calibrated = True
 
     def forget_calibration(self) -> None:
@@ -111,6 +118,8 @@ class ClassifyHead(Head):
         logits = output.values * self.factors[0]
         if self.ngrams is not None:
             logits = logits + self.ngrams(given.source.values, given.source.lengths) * self.factors[1]
+        if self.slope.any():
+            logits = logits + given.source.lengths.to(logits.dtype).log().unsqueeze(1) * self.slope
         return logits + self.shift
 
     def outputs(self, last: Layer) -> dict[str, Shape]:
@@ -140,4 +149,9 @@ class ClassifyHead(Head):
             with graph.scope("ngrams"):
                 found = self.ngrams.write(graph, given.source)
             logits = graph.add("Add", logits, graph.add("Mul", found, factors[1]))
+        if self.slope.any():
+            assert given.source.lengths is not None
+            length = graph.add("Unsqueeze", graph.add("Cast", given.source.lengths, to=1), graph.constant([1]))  # (B, 1)
+            slope = graph.constant(self.slope.cpu().numpy(), "slope")
+            logits = graph.add("Add", logits, graph.add("Mul", graph.add("Log", length), slope))
         return graph.add("Add", logits, graph.constant(self.shift.cpu().numpy(), "shift"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -76,17 +77,18 @@ def make_network(units: int, order: int) -> Network:
     return network
 
 
-def calibrate(network: Network, factors: tuple[float, float], shift: float) -> None:
+def calibrate(network: Network, factors: tuple[float, float], shift: float, slope: float = 0.0) -> None:
     head = network.head
     assert isinstance(head, ClassifyHead)
-    head.calibrate(torch.tensor(factors), torch.full((head.num_logits,), shift))
+    head.calibrate(torch.tensor(factors), torch.full((head.num_logits,), shift), torch.full((head.num_logits,), slope))
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.3])
 @pytest.mark.parametrize("order", [1, 3])
 @pytest.mark.parametrize("units", [1, 2])
-def test_the_graph_of_layers_and_n_grams_passes_the_four_checks(units: int, order: int) -> None:
+def test_the_graph_of_layers_and_n_grams_passes_the_four_checks(units: int, order: int, slope: float) -> None:
     network = make_network(units, order)
-    calibrate(network, (0.7, 1.3), 0.1)
+    calibrate(network, (0.7, 1.3), 0.1, slope)
     verification = verify(network, write_graph(network).SerializeToString(), seed=0)
     assert verification.graph_vs_torch < 1e-5
     assert verification.row_vs_batch < 1e-5
@@ -104,6 +106,13 @@ def test_the_layers_answer_alone_until_the_head_is_calibrated() -> None:
     assert network.head.ngrams is not None
     torch.testing.assert_close(network.predict(inputs).values, network.head.ngrams(inputs["tokens"], inputs["lengths"]))
     torch.testing.assert_close(run(network, inputs)["probabilities"].sum(1), torch.ones(2))
+
+
+def test_the_slope_is_times_the_logarithm_of_the_number_of_tokens() -> None:
+    network, inputs = make_network(1, 2), tokens([2, 1])
+    plain = network.predict(inputs).values
+    calibrate(network, (1.0, 0.0), 0.0, 2.0)
+    torch.testing.assert_close(network.predict(inputs).values - plain, torch.tensor([[2 * math.log(2)], [0.0]]))
 
 
 def test_neither_table_nor_calibration_is_in_checkpoints() -> None:
