@@ -36,7 +36,8 @@ def worst_disturbance(network: Network, batch: Batch, gradient: Tensor, size: fl
     is_real = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
     unit = nn.functional.embedding(tokens[is_real], network.vectors.detach()).square().mean().sqrt()
     length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1)
-    return size * unit * gradient / (length + TINY)
+    disturbance: Tensor = size * unit * gradient / (length + TINY)
+    return disturbance
 
 
 def add_worst_case(
