@@ -149,8 +149,8 @@ async def read_lines(request: AsgiRequest) -> AsyncGenerator[bytes, None]:
                 yield stripped
         del rest[:begin]
         expect_bounded(rest)
-    if last := bytes(rest).strip():
-        yield last
+    if last := rest.strip():
+        yield bytes(last)
 
 
 def _skip_empty_lines(content: bytearray, end: int) -> int:
