@@ -37,6 +37,7 @@ from service.tasks.frequencies import read_frequency, timestamps
 from service.tasks.measures import Measures, last_values
 from service.tasks.refusals import refuse_length
 from service.tasks.tables import TableOptions
+from service.tasks.widening import join_runs
 
 HISTORY = "history"
 FORECAST, QUANTILES = "forecast", "quantiles"
@@ -60,7 +61,7 @@ class ForecastTask(Task):
     """Histories of a series in, its next steps out.
 
     A horizon beyond the model's is reached by feeding the point forecast back as history. The quantiles of those later steps
-    are the model's given the values fed back: they do not widen with the uncertainty of these. What is known ahead is fed to
+    are widened by what was uncertain of the values fed back (`widening.py`). What is known ahead is fed to
     each run as it is; behind the requested horizon its last step is repeated, on which no step that is answered depends.
     """
 
@@ -192,7 +193,11 @@ class ForecastTask(Task):
                 if self.spec.streaming:
                     for index, scores in zip(indices, output[ANOMALY], strict=True):
                         anomalies[index] = scores
-        return [runs[0] if len(runs) == 1 else np.concatenate(runs, axis=1) for runs in forecasts], anomalies
+        joined = [
+            runs[0] if len(runs) == 1 else join_runs(runs, self._levels, is_never_negative=bool((one.history >= 0).all()))
+            for runs, one in zip(forecasts, checked, strict=True)
+        ]
+        return joined, anomalies
 
     def open_table(self, options: TableOptions) -> LongForm:
         """Series in the long form: columns `unique_id`, `ds` and `y`, or one for each of several features."""

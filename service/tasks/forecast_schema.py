@@ -122,7 +122,7 @@ class Forecast(BaseModel):
     quantiles: dict[str, list[float] | list[list[float]]] | None = Field(
         default=None,
         description="Level → values as in `forecast`; absent for models without quantiles. Beyond the model's own horizon they "
-        "do not widen with the uncertainty of what was fed back.",
+        "are widened by what was uncertain of the forecast that was fed back.",
         examples=[{"0.1": [121.0, 119.5, 111.8], "0.9": [158.8, 159.0, 151.3]}],
     )
     timestamps: list[str] | None = Field(
