@@ -93,17 +93,11 @@ class CovariateReader:
 
     def _read_constant(self, value: object, name: str, place: str, index: int) -> float:
         codes = self.codes.get(name)
-        if codes is not None:
-            if isinstance(value, str) and value in codes:
-                return codes[value]
-            expected = f"one of {list(codes)}, or a list of them"
-            raise refuse_type(index, place, expected, value, reason="shape" if isinstance(value, str) else "dtype")
-        is_number = type(value) is int or type(value) is float
-        if not is_number or not -FLOAT32_MAX <= value <= FLOAT32_MAX:  # type: ignore[operator]  # a number
-            raise refuse_type(
-                index, place, "a finite number, or a list of them", value, reason="nonfinite" if is_number else "dtype"
-            )
-        return float(value)  # type: ignore[arg-type]  # a number
+        if codes is None:
+            return _expect_number(value, index, place, "a finite number, or a list of them")
+        if isinstance(value, str) and value in codes:
+            return codes[value]
+        raise _refuse_category(index, place, f"one of {list(codes)}, or a list of them", value)
 
     def _read_column(self, values: list[object], name: str, place: str, index: int) -> Array:
         codes = self.codes.get(name)
@@ -116,9 +110,7 @@ class CovariateReader:
         except (KeyError, TypeError):
             step = next(step for step, value in enumerate(values) if not isinstance(value, str) or value not in codes)
             value, texts = values[step], list(codes)
-            raise refuse_type(
-                index, f"{place}[{step}]", f"one of {texts}", value, reason="shape" if isinstance(value, str) else "dtype"
-            ) from None
+            raise _refuse_category(index, f"{place}[{step}]", f"one of {texts}", value) from None
 
 
 def calendar_numbers(start: str, frequency: Frequency, steps: range, fields: Sequence[CalendarField]) -> Array:
@@ -160,13 +152,22 @@ def _read_numbers(values: list[object], place: str, index: int, first: int) -> A
         if is_all_finite(numbers) and bool not in set(map(type, values)):
             return numbers
     for step, value in enumerate(values, first):
-        is_number = type(value) is int or type(value) is float
-        # Written so that NaN, which is neither above nor below, is refused too.
-        if not is_number or not -FLOAT32_MAX <= value <= FLOAT32_MAX:  # type: ignore[operator]  # a number
-            reason: InvalidReason = "nonfinite" if is_number or value is None else "dtype"
-            raise refuse_type(index, f"{place}[{step}]", "a finite number", value, reason=reason)
+        _expect_number(value, index, f"{place}[{step}]", "a finite number")
     # Between the largest float32 and half a step beyond, which is rounded down to it.
     return np.clip(np.array(values, np.float64), -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+
+
+def _expect_number(value: object, index: int, where: str, expected: str) -> float:
+    is_number = type(value) is int or type(value) is float
+    # Written so that NaN, which is neither above nor below, is refused too.
+    if not is_number or not -FLOAT32_MAX <= value <= FLOAT32_MAX:  # type: ignore[operator]  # a number
+        reason: InvalidReason = "nonfinite" if is_number or value is None else "dtype"
+        raise refuse_type(index, where, expected, value, reason=reason)
+    return float(value)  # type: ignore[arg-type]  # a number
+
+
+def _refuse_category(index: int, where: str, expected: str, value: object) -> InvalidInput:
+    return refuse_type(index, where, expected, value, reason="shape" if isinstance(value, str) else "dtype")
 
 
 def _refuse_length(index: int, field: str, place: str, expected: int, found: int) -> InvalidInput:
