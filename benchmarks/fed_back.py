@@ -67,22 +67,18 @@ def coverage(model: str, series: Sequence[Floats]) -> tuple[int, list[str]]:
     truth = np.stack([values[-num_runs * horizon :] for values in long_enough])
     fed = [values[: -num_runs * horizon][-context:] for values in long_enough]
     never_negative = [bool((values >= 0).all()) for values in fed]
+    levels = spec["quantiles"]
+    median = levels.index(0.5)
     runtime = open_runtime(folder / "model.onnx")
     runs = []
     for _ in range(num_runs):
         quantiles = np.concatenate([_run(runtime, fed[first : first + ROWS]) for first in range(0, len(fed), ROWS)])
         runs.append(quantiles)
-        fed = [np.concatenate([values, row[4]])[-context:] for values, row in zip(fed, quantiles, strict=True)]
-    levels = spec["quantiles"]
+        fed = [np.concatenate([values, row[median]])[-context:] for values, row in zip(fed, quantiles, strict=True)]
     plain = np.concatenate(runs, axis=2)
-    widened = np.stack(
-        [
-            join_runs([np.concatenate([run[row, 4:5], run[row]]) for run in runs], levels, is_never_negative=never_negative[row])[
-                1:
-            ]
-            for row in range(len(truth))
-        ]
-    )
+    rows = [[np.concatenate([run[row, [median]], run[row]]) for run in runs] for row in range(len(truth))]
+    joined = [join_runs(row, levels, is_never_negative=each)[1:] for row, each in zip(rows, never_negative, strict=True)]
+    widened = np.stack(joined)
     shares = []
     for bands in (widened, plain):
         inside = (truth >= bands[:, 0]) & (truth <= bands[:, -1])

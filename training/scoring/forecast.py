@@ -90,9 +90,7 @@ def score_forecast(
 
 def _standardized(series: Series, errors: npt.NDArray[Any]) -> Scores:
     """Of errors (N, horizon, targets): mean square and mean magnitude, in standard deviations of each target's training part."""
-    past = np.concatenate([values[: series.training_end(index)] for index, values in enumerate(series.values)])
-    deviation = past[:, series.target_indices].std(0)
-    relative = errors / np.where(deviation > 0, deviation, 1.0)
+    relative = errors / _deviations(series)
     return {"mse_standardized": float(np.nanmean(relative**2)), "mae_standardized": float(np.nanmean(np.abs(relative)))}
 
 
@@ -162,6 +160,13 @@ def _forecast(name: str, past: npt.NDArray[np.float64], horizon: int, season_len
     return np.asarray(answer, dtype=np.float64)
 
 
+def _deviations(series: Series) -> npt.NDArray[np.float64]:
+    """Standard deviations of the training part, of each target; 1 where it is constant."""
+    learned = np.concatenate([values[: series.training_end(index)] for index, values in enumerate(series.values)])
+    deviations = learned[:, series.target_indices].std(0)
+    return np.where(deviations > 0, deviations, 1.0)
+
+
 def _linear(series: Series, forecast: ForecastSettings, origins: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
     """Least squares from a window, less its last value, to what follows, less that value (NLinear, Zeng et al. 2023).
 
@@ -172,9 +177,7 @@ def _linear(series: Series, forecast: ForecastSettings, origins: Sequence[tuple[
     targets = list(series.target_indices)
     if not forecast.independent:
         return _regression(series.values, targets, ends, forecast, origins)
-    learned = np.concatenate([values[:end] for values, end in zip(series.values, ends, strict=True)])
-    deviations = learned.std(0)[targets]
-    units = np.where(deviations > 0, deviations, 1.0)
+    units = _deviations(series)
     count = len(targets)
     columns = [column[:, None] for values in series.values for column in (values[:, targets] / units).T]
     places = [(index * count + column, origin) for index, origin in origins for column in range(count)]

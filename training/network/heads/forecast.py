@@ -340,10 +340,14 @@ class ForecastHead(Head):
             return self._of_rows(output.values, source)
         values = output.values.reshape(-1, *spec.value_shape)
         if spec.seasonal_lag is not None:
-            offsets = torch.arange(spec.horizon, device=values.device) % spec.seasonal_lag
-            base = ragged.last_steps(source.values, source.lengths, offsets, spec.seasonal_lag)[..., list(spec.targets)]
+            base = self._seasonal_base(source, spec.seasonal_lag)[..., list(spec.targets)]
             values = values + (base.unsqueeze(3) if spec.quantiles else base)
         return values
+
+    def _seasonal_base(self, source: Signal, lag: int) -> Tensor:
+        """The values `lag` steps before those that are forecast, again and again: (rows, horizon, features)."""
+        offsets = torch.arange(self.spec.horizon, device=source.values.device) % lag
+        return ragged.last_steps(source.values, source.lengths, offsets, lag)
 
     def _of_rows(self, output: Tensor, source: Signal) -> Tensor:
         """What the layers give for B · F rows, as the prediction of B."""
@@ -351,8 +355,7 @@ class ForecastHead(Head):
         levels = spec.value_shape[2:]
         values = output.reshape(-1, spec.horizon, *levels)  # (B · F, horizon, ...)
         if spec.seasonal_lag is not None:
-            offsets = torch.arange(spec.horizon, device=values.device) % spec.seasonal_lag
-            base = ragged.last_steps(source.values, source.lengths, offsets, spec.seasonal_lag)  # (B · F, horizon, 1)
+            base = self._seasonal_base(source, spec.seasonal_lag)  # (B · F, horizon, 1)
             values = values + (base if levels else base.squeeze(2))
         values = values.view(-1, spec.num_features, spec.horizon, *levels)
         return values.transpose(1, 2)[:, :, list(spec.targets)]
@@ -477,9 +480,7 @@ class ForecastHead(Head):
         levels = spec.value_shape[2:]
         values = graph.add("Reshape", output, graph.constant([-1, spec.horizon, *levels]))
         if spec.seasonal_lag is not None:
-            assert source.lengths is not None
-            offsets = [step % spec.seasonal_lag for step in range(spec.horizon)]
-            base = ragged.write_last_steps(graph, source.values, source.lengths, offsets, spec.seasonal_lag)
+            base = self._write_seasonal_base(graph, source, spec.seasonal_lag)
             values = graph.add("Add", values, base if levels else graph.add("Squeeze", base, graph.constant([2])))
         values = graph.add("Reshape", values, graph.constant([-1, spec.num_features, spec.horizon, *levels]))
         values = graph.add("Transpose", values, perm=[0, 2, 1, *range(3, 3 + len(levels))])
@@ -574,14 +575,18 @@ class ForecastHead(Head):
         return values
 
     def _write_seasonal(self, graph: GraphBuilder, values: str, source: Symbol, lag: int) -> str:
-        offsets = [step % lag for step in range(self.spec.horizon)]
-        assert source.lengths is not None
-        base = ragged.write_last_steps(graph, source.values, source.lengths, offsets, lag)
+        base = self._write_seasonal_base(graph, source, lag)
         if self.scaler.chooses:
             base = graph.add("Gather", base, graph.constant(list(self.spec.targets)), axis=2)
         if self.spec.quantiles:
             base = graph.add("Unsqueeze", base, graph.constant([3]))
         return graph.add("Add", values, base)
+
+    def _write_seasonal_base(self, graph: GraphBuilder, source: Symbol, lag: int) -> str:
+        """`_seasonal_base` in the graph."""
+        assert source.lengths is not None
+        offsets = [step % lag for step in range(self.spec.horizon)]
+        return ragged.write_last_steps(graph, source.values, source.lengths, offsets, lag)
 
     # verification
 
