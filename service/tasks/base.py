@@ -249,7 +249,10 @@ class TaskDefinition:
         return False
 
     def criterion(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Criterion | None:
-        """What of a request decides which model answers it; None: nothing. Takes any JSON, and refuses none."""
+        """What of a request decides which model answers it; None: nothing.
+
+        Takes any JSON, and raises InvalidInput for what no model takes.
+        """
         return None
 
     def fits(self, manifest: Manifest, criterion: Criterion) -> bool:

@@ -35,7 +35,7 @@ from service.tasks.forecast_spec import ForecastSpec
 from service.tasks.forecast_table import Histories, LongForm
 from service.tasks.frequencies import read_frequency, timestamps
 from service.tasks.measures import Measures, last_values
-from service.tasks.refusals import refuse_length
+from service.tasks.refusals import refuse_length, refuse_type
 from service.tasks.tables import TableOptions
 from service.tasks.widening import join_runs
 
@@ -467,14 +467,16 @@ class ForecastDefinition(TaskDefinition):
         ]
 
     def criterion(self, instances: Sequence[object], parameters: Mapping[str, object]) -> Criterion | None:
-        """The frequencies of a request: an instance's own, else the parameters'."""
+        """The frequencies of a request: an instance's own, else the parameters'. Raises InvalidInput for what is no text."""
         common = parameters.get("frequency")
         frequencies: dict[str, None] = {}
-        for instance in instances:
+        for index, instance in enumerate(instances):
             own = instance.get("frequency") if isinstance(instance, dict) else None
             value = common if own is None else own
             if isinstance(value, str):
                 frequencies[value] = None
+            elif value is not None:
+                raise refuse_type(None if own is None else index, "frequency", "a string", value)
         return Criterion("frequency", tuple(frequencies), "timestamp") if frequencies else None
 
     def fits(self, manifest: Manifest, criterion: Criterion) -> bool:

@@ -430,8 +430,7 @@ def test_a_graph_of_the_first_release_calls_the_forecast_mean() -> None:
         ([{"frequency": "D"}], {"frequency": "H"}, ("D",)),
         ([{"frequency": None}, {"frequency": "D"}, {}], {"frequency": "H"}, ("H", "D")),
         ([{"frequency": "D"}, {}], {}, ("D",)),
-        # What cannot be a frequency decides nothing here, and is refused by the model.
-        (["text", 5, None, {"frequency": ["H"]}, {"frequency": {}}], {"frequency": 3}, None),
+        (["text", 5, None], {}, None),
     ],
 )
 def test_the_frequencies_of_a_request_decide_which_model_answers(
@@ -439,6 +438,22 @@ def test_the_frequencies_of_a_request_decide_which_model_answers(
 ) -> None:
     criterion = TASK.criterion(instances, parameters)
     assert criterion == (None if values is None else Criterion("frequency", values, "timestamp"))
+
+
+@pytest.mark.parametrize(
+    ("instances", "parameters", "index"),
+    [
+        ([{"history": [1]}], {"frequency": 60}, None),
+        ([{}, {"frequency": ["H"]}], {"frequency": "H"}, 1),
+        ([{"frequency": {}}], {}, 0),
+    ],
+)
+def test_a_frequency_that_is_no_text_is_refused_before_a_model_is_chosen(
+    instances: list[object], parameters: dict[str, object], index: int | None
+) -> None:
+    with pytest.raises(InvalidInput, match="frequency: expected a string") as raised:
+        TASK.criterion(instances, parameters)
+    assert (raised.value.facts["where"], raised.value.facts.get("instance")) == ("frequency", index)
 
 
 def stream_task(*features: str, targets: Sequence[str] = ()) -> ForecastTask:
