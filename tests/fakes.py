@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service.runtime.base import Device
 from service.runtime.tensors import Signature, Tensors, TensorSpec, collate, num_steps
-from service.scheduling.batching import DequeueReason
+from service.scheduling.observer import DequeueReason
 from service.scheduling.planning import Limits, group_rows
 from service.tasks.base import Task, advance
 from service.wire import read, write

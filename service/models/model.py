@@ -38,8 +38,9 @@ from service.runtime.tensors import (
     split,
     take_rows,
 )
-from service.scheduling.batching import Batcher, BatchObserver, SilentObserver, Submission
+from service.scheduling.batching import Batcher, Submission
 from service.scheduling.loop_budget import LoopBudget
+from service.scheduling.observer import BatchObserver, SilentObserver
 from service.scheduling.planning import Limits, group_rows
 from service.scheduling.tuning import Tuning, tune_bulk
 from service.sequences.layout import StateLayout

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 import math
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from service.clock import Alarm, Clock, MonotonicClock
 from service.context import CURRENT, BatchRun, RequestContext
 from service.errors import DeadlineExceeded, InferenceFailed, ModelNotReady, Overloaded, RequestError, ServiceError
+from service.scheduling.observer import BatchObserver, DequeueReason, SilentObserver
 from service.scheduling.planning import Limits, plan
+from service.scheduling.threads import Outcome, WorkerThreads
 
 log = logging.getLogger(__name__)
 
@@ -32,52 +33,6 @@ END_CHECK_S = 0.05
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-DequeueReason = Literal["taken", "expired", "cancelled", "stopped"]
-"""Why items left the queue: into a batch, past their deadline, their request was given up, the batcher stopped."""
-
-
-class BatchObserver(Protocol):
-    """Events of a batcher, each reported once, always on the event loop."""
-
-    def enqueued(self, rows: int) -> None:
-        """One item was admitted to the queue."""
-        ...
-
-    def refused(self, rows: int) -> None:
-        """One item was refused: the queue is full."""
-        ...
-
-    def left_queue(self, num_items: int, rows: int, reason: DequeueReason) -> None:
-        """Items that had been enqueued are no longer waiting."""
-        ...
-
-    def batch_executed(
-        self, *, rows: int, steps: int, padded_steps: int, queue_s: Sequence[float], compute_s: float, is_ok: bool
-    ) -> None:
-        """A batch ran. `steps` are true ones, `padded_steps` are rows x longest; `queue_s` holds each item's wait.
-
-        A failed batch of several items is reported with `is_ok=False`; its items are then run, and reported, alone.
-        """
-        ...
-
-
-class SilentObserver:
-    """Ignores every event."""
-
-    def enqueued(self, rows: int) -> None:
-        pass
-
-    def refused(self, rows: int) -> None:
-        pass
-
-    def left_queue(self, num_items: int, rows: int, reason: DequeueReason) -> None:
-        pass
-
-    def batch_executed(
-        self, *, rows: int, steps: int, padded_steps: int, queue_s: Sequence[float], compute_s: float, is_ok: bool
-    ) -> None:
-        pass
 
 
 class Submission(NamedTuple, Generic[T]):
@@ -114,15 +69,6 @@ class _Batch(Generic[T, R]):
     taken_at: float
 
 
-class _Outcome(NamedTuple, Generic[R]):
-    """What a worker gives back: the results, or why there are none."""
-
-    results: Sequence[R]
-    error: BaseException | None
-    started_at: float
-    compute_s: float
-
-
 class Batcher(Generic[T, R]):
     """Gathers items into batches and runs them on at most `num_workers` threads, which end when nothing runs for a while.
 
@@ -153,20 +99,14 @@ class Batcher(Generic[T, R]):
         self._overdue: set[int] = set()
         self.limits = limits
         self.num_workers = num_workers
-        self._run = run
         self._clock = clock or MonotonicClock()
+        self._threads = WorkerThreads(run, self._clock, name, idle_s)
         self._observer: BatchObserver = observer or SilentObserver()
         self._queue: dict[_QueuedItem[T, R], None] = {}  # an ordered set: the oldest first, and each is removed at once
         self._queued_rows = 0
         self._running: dict[int, _Batch[T, R]] = {}
         self._num_batches = 0
         self._row_s = 0.0
-        self._todo: SimpleQueue[tuple[int, list[T]] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._num_threads = 0  # without those that were told to end
-        self._idle_s = idle_s
-        self._peak_running = 0  # since threads were last ended
-        self._idle_alarm: Alarm | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
         self._is_dispatch_due = False
@@ -179,6 +119,7 @@ class Batcher(Generic[T, R]):
         """Take items from here on, on this event loop. Threads start when there is something to run."""
         assert self._loop is None, "a batcher starts once"
         self._loop = asyncio.get_running_loop()
+        self._threads.start(self._loop)
         self._is_open = True
 
     async def stop(self, *, drain: bool = True, grace_s: float = 30.0) -> None:
@@ -197,14 +138,10 @@ class Batcher(Generic[T, R]):
             grace = self._clock.call_at(self._clock.now() + grace_s, self._give_up)
             await self._finished
             grace.cancel()
-        for alarm in (self._alarm, self._delay, self._watch, self._idle_alarm):
+        for alarm in (self._alarm, self._delay, self._watch):
             if alarm is not None:
                 alarm.cancel()
-        for _ in range(self._num_threads):
-            self._todo.put(None)
-        if not self._running:
-            for thread in self._threads:
-                thread.join()
+        self._threads.end()
 
     async def submit(
         self,
@@ -344,14 +281,11 @@ class Batcher(Generic[T, R]):
                 self._running[number] = _Batch(decision.batch, now)
                 payloads = [item.payload for item in decision.batch]
                 if is_inline:
-                    self._deliver(number, self._attempt(payloads))
+                    self._deliver(number, self._threads.attempt(payloads))
                 else:
                     if self._watch is None and self._max_run_s < math.inf:
                         self._watch = self._clock.call_at(now + self._max_run_s, self._check_runs)
-                    self._peak_running = max(self._peak_running, len(self._running))
-                    if self._num_threads < len(self._running):
-                        self._start_thread()
-                    self._todo.put((number, payloads))
+                    self._threads.submit(payloads, functools.partial(self._deliver, number))
             elif decision.wait_until is not None:
                 self._dispatch_at(decision.wait_until)
                 break
@@ -386,59 +320,7 @@ class Batcher(Generic[T, R]):
             return False
         return self.limits.cost.predict_ms(batch[0].rows, batch[0].steps) <= self.limits.max_inline_ms
 
-    def _attempt(self, payloads: list[T]) -> _Outcome[R]:
-        results: Sequence[R] = ()
-        error: BaseException | None = None
-        started_at = self._clock.now()
-        try:
-            results = self._run(payloads)
-            assert len(results) == len(payloads), f"{len(results)} results for {len(payloads)} items"
-        except BaseException as exc:  # whatever it is, a request waits for the result
-            error = exc
-        return _Outcome(results, error, started_at, self._clock.now() - started_at)
-
-    def _start_thread(self) -> None:
-        thread = threading.Thread(target=self._work, args=(self._loop,), name=self.name, daemon=True)
-        self._threads = [*(each for each in self._threads if each.is_alive()), thread]
-        self._num_threads += 1
-        thread.start()
-        if self._idle_alarm is None:
-            self._set_idle_alarm()
-
-    def _set_idle_alarm(self) -> None:
-        assert self._loop is not None, "only a batcher that started has threads"
-        self._idle_alarm = self._loop.call_later(self._idle_s, self._end_idle_threads, context=contextvars.Context())
-
-    def _end_idle_threads(self) -> None:
-        """Have those threads end that no batch needed since the last time.
-
-        One alarm on the loop instead of a timeout of each thread's `get`: in Python 3.11 a `SimpleQueue.get` of which another
-        thread took the value just as its time was over waits on without end.
-        """
-        self._idle_alarm = None
-        while self._num_threads > self._peak_running:
-            self._num_threads -= 1
-            self._todo.put(None)
-        self._peak_running = len(self._running)
-        if self._num_threads:
-            self._set_idle_alarm()
-
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The life of a worker thread: values in, values out."""
-        while True:
-            todo = self._todo.get()
-            if todo is None:
-                break
-            number, payloads = todo
-            outcome = self._attempt(payloads)
-            try:
-                loop.call_soon_threadsafe(self._deliver, number, outcome)
-            except RuntimeError:  # the loop is closed, and with it every request
-                return
-            # Or the last batch would stay in memory until the next one comes.
-            del todo, payloads, outcome
-
-    def _deliver(self, number: int, outcome: _Outcome[R]) -> None:
+    def _deliver(self, number: int, outcome: Outcome[R]) -> None:
         """Back on the loop: hand each item that still waits its result."""
         batch = self._running.pop(number)
         self._observe(batch, outcome)
@@ -464,7 +346,7 @@ class Batcher(Generic[T, R]):
                 item.result.set_exception(failure)
         self._dispatch()
 
-    def _observe(self, batch: _Batch[T, R], outcome: _Outcome[R]) -> None:
+    def _observe(self, batch: _Batch[T, R], outcome: Outcome[R]) -> None:
         rows = sum(item.rows for item in batch.items)
         self._observer.batch_executed(
             rows=rows,
@@ -478,7 +360,7 @@ class Batcher(Generic[T, R]):
         row_s = outcome.compute_s / rows
         self._row_s = row_s if self._row_s == 0.0 else 0.9 * self._row_s + 0.1 * row_s
 
-    def _add_stages(self, batch: _Batch[T, R], rows: int, outcome: _Outcome[R]) -> None:
+    def _add_stages(self, batch: _Batch[T, R], rows: int, outcome: Outcome[R]) -> None:
         """Tell the requests that are timed how long they waited, and when their graph ran."""
         run: BatchRun | None = None
         for item in batch.items:
