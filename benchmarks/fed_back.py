@@ -77,7 +77,11 @@ def coverage(model: str, series: Sequence[Floats]) -> tuple[int, list[str]]:
         fed = [np.concatenate([values, row[median]])[-context:] for values, row in zip(fed, quantiles, strict=True)]
     plain = np.concatenate(runs, axis=2)
     rows = [[np.concatenate([run[row, [median]], run[row]]) for run in runs] for row in range(len(truth))]
-    joined = [join_runs(row, levels, is_never_negative=each)[1:] for row, each in zip(rows, never_negative, strict=True)]
+    are_correlated = spec.get("recursive_errors") == "correlated"
+    joined = [
+        join_runs(row, levels, is_never_negative=each, are_correlated=are_correlated)[1:]
+        for row, each in zip(rows, never_negative, strict=True)
+    ]
     widened = np.stack(joined)
     shares = []
     for bands in (widened, plain):

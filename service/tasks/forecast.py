@@ -193,11 +193,16 @@ class ForecastTask(Task):
                 if self.spec.streaming:
                     for index, scores in zip(indices, output[ANOMALY], strict=True):
                         anomalies[index] = scores
-        joined = [
-            runs[0] if len(runs) == 1 else join_runs(runs, self._levels, is_never_negative=bool((one.history >= 0).all()))
-            for runs, one in zip(forecasts, checked, strict=True)
-        ]
+        joined = [self._join(runs, one) for runs, one in zip(forecasts, checked, strict=True)]
         return joined, anomalies
+
+    def _join(self, runs: Sequence[Array], checked: CheckedInstance) -> Array:
+        """The runs of one instance as one."""
+        if len(runs) == 1:
+            return runs[0]
+        is_never_negative = bool((checked.history >= 0).all())
+        are_correlated = self.spec.recursive_errors == "correlated"
+        return join_runs(runs, self._levels, is_never_negative=is_never_negative, are_correlated=are_correlated)
 
     def open_table(self, options: TableOptions) -> LongForm:
         """Series in the long form: columns `unique_id`, `ds` and `y`, or one for each of several features."""

@@ -30,6 +30,11 @@ class ForecastSpec(Spec):
     )
     features: Annotated[list[str], Field(min_length=1)]
     targets: Annotated[list[str], Field(min_length=1, description="features that are forecast, in the order of the outputs")]
+    recursive_errors: Literal["independent", "correlated"] = Field(
+        default="independent",
+        description="how errors add up where forecasts are fed back as history, beyond the horizon: `independent`, their squares "
+        "do; `correlated`, as of a trend that every run gets wrong in the same direction, they themselves do",
+    )
     streaming: bool = Field(
         default=False, description="reads a stream value by value, gaps included, and has the output `anomaly`"
     )

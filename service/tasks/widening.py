@@ -1,7 +1,8 @@
 """Quantiles of a forecast beyond the model's own horizon, where each run goes on from the point forecast of the one before. Pure.
 
 The graph gives the quantiles of a run *given* the values that were fed back to it. What was uncertain where the run begins is
-added: errors of different runs are taken to be independent, so that the squares of their distances from the median add.
+added. Where errors of different runs are independent, the squares of their distances from the median add; where they are fully
+correlated, as of a trend that each run gets wrong in the same direction, the distances themselves do.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from service.runtime.tensors import Array
 from service.tasks.history import FLOAT32_MAX
 
 
-def join_runs(runs: Sequence[Array], levels: Sequence[float], *, is_never_negative: bool) -> Array:
+def join_runs(runs: Sequence[Array], levels: Sequence[float], *, is_never_negative: bool, are_correlated: bool = False) -> Array:
     """The runs (1 + Q [+ 1], H[, targets]) one after the other: point forecast, quantiles at `levels`, a second point forecast.
 
-    A quantile's distance from the median becomes the square root of the sum of its own square and that of the origin: the larger
-    of the last one and the mean one of the run before, widened itself. Where the history `is_never_negative`, no quantile is
-    moved below zero. The first run stays as it is, and so does the order of the quantiles.
+    A quantile's distance from the median becomes the square root of the sum of its own square and that of the origin, or where
+    errors `are_correlated` the sum of both. The origin's is the larger of the last one and the mean one of the run before, as
+    widened. Where the history `is_never_negative`, no quantile is moved below zero. The first run stays as it is, and so does
+    the order of the quantiles.
     """
     joined = np.concatenate(runs, axis=1)
     if not levels:
@@ -32,7 +34,7 @@ def join_runs(runs: Sequence[Array], levels: Sequence[float], *, is_never_negati
         at_origin = np.maximum(distance[:, -1:], distance.mean(axis=1, keepdims=True))
         with np.errstate(over="ignore"):  # of values near the largest, which are held below it
             own = run[rows] - run[center]
-            distance = np.hypot(own, at_origin)
+            distance = np.abs(own) + at_origin if are_correlated else np.hypot(own, at_origin)
             widened = run[center] + np.copysign(distance, _sides(own, levels))
         if is_never_negative:
             widened = np.maximum(widened, np.minimum(run[rows], 0.0))

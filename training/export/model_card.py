@@ -187,12 +187,15 @@ def _limits(manifest: Mapping[str, Any], training: Mapping[str, Any]) -> Iterato
 def _forecast_limits(manifest: Mapping[str, Any]) -> Iterator[str]:
     block = manifest["forecast"]
     left = [name for name in block.get("features", ()) if name not in block.get("targets", ())]
-    if left:
+    if block.get("streaming"):
+        yield f"It forecasts no more than {_count(block['horizon'], 'step')}: a stream goes on from what was observed."
+    elif left:
         names = ", ".join(f"`{name}`" for name in left)
         yield f"It forecasts no more than {_count(block['horizon'], 'step')}: {names} would have to be known ahead."
     else:
-        beyond = f"Beyond {_count(block['horizon'], 'step')}"
-        yield f"{beyond} it goes on from its own forecasts, and its bands are no longer calibrated."
+        errors = "correlated" if block.get("recursive_errors") == "correlated" else "independent"
+        bands = f"; its bands widen as if the errors of its runs were {errors}" if block.get("quantiles") else ""
+        yield f"Beyond {_count(block['horizon'], 'step')} it goes on from its own forecasts{bands}."
     if block.get("covariates"):
         names = ", ".join(f"`{name}`" for name in block["covariates"])
         known = f"{names} have to be known for each step that is forecast"

@@ -172,6 +172,11 @@ class ForecastSettings(RecipeTable):
         default=False, description="a second point forecast, trained on the mean absolute percentage error; beside quantiles"
     )
 
+    recursive_errors: Literal["independent", "correlated"] = Field(
+        default="independent",
+        description="how the errors of forecasts beyond the horizon add up, which are fed back as history: `independent` or, of "
+        "series with trends that every run gets wrong in the same direction, `correlated`, which gives wider bands",
+    )
     covariates: list[str] = Field(
         default_factory=list,
         description="columns that are known ahead, such as holidays: a request gives those of its history and of its horizon. A "
@@ -222,6 +227,8 @@ class ForecastSettings(RecipeTable):
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
             raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
+        if self.recursive_errors == "correlated" and (self.streaming or not self.quantiles):
+            raise ValueError("recursive_errors is for quantiles of forecasts that are fed back, which streams are not")
         if self.independent and (self.streaming or self.has_known_future or self.bases):
             raise ValueError("independent goes without streaming, covariates, calendar and bases")
         return self

@@ -147,6 +147,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
             "quantiles": list(forecast.quantiles),
             "point": spec.point,
             **({"points": spec.points} if len(spec.points) > 1 else {}),
+            **({"recursive_errors": "correlated"} if forecast.recursive_errors == "correlated" else {}),
             "features": list(series.features),
             "targets": list(series.targets),
             **{option: value for option in ("covariates", "categories", "calendar") if (value := getattr(forecast, option))},

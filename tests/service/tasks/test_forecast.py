@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -39,6 +39,7 @@ def forecast(
     frequencies: Sequence[str] = ("H",),
     max_horizon_multiple: int = 4,
     output: str = "forecast",
+    recursive_errors: Literal["independent", "correlated"] = "independent",
 ) -> ForecastTask:
     targets = targets or features
     spec = ForecastSpec(
@@ -50,6 +51,7 @@ def forecast(
         features=list(features),
         targets=list(targets),
         point="mean",
+        recursive_errors=recursive_errors,
     )
     signature = Signature(
         (TensorSpec("history", "FP32", ("batch", "time", len(features))), LENGTHS),
@@ -155,6 +157,16 @@ def test_a_longer_horizon_feeds_the_forecast_back() -> None:
         [[1, 2, 3, 4, 5], [0, 5, 6, 7, 8]],
         [[3, 4, 5, 6, 7, 8]],
     ]
+
+
+@pytest.mark.parametrize(("recursive_errors", "distance"), [("independent", 0.125**0.5), ("correlated", 0.5)])
+def test_the_manifest_says_how_the_errors_of_fed_back_forecasts_add_up(
+    recursive_errors: Literal["independent", "correlated"], distance: float
+) -> None:
+    task = forecast(horizon=3, quantiles=[0.25, 0.75], recursive_errors=recursive_errors)
+    [prediction] = count_on(task, {"history": [1, 2], "horizon": 4})
+    assert prediction["quantiles"]["0.75"] == pytest.approx([3.25, 4.25, 5.25, 6 + distance])
+    assert prediction["quantiles"]["0.25"] == pytest.approx([2.75, 3.75, 4.75, 6 - distance])
 
 
 def test_several_features_are_rows_and_targets_are_fed_back_in_the_order_of_the_features() -> None:

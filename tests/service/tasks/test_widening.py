@@ -1,4 +1,4 @@
-"""Quantiles beyond the model's own horizon: the squares of what is uncertain add, and nothing else changes."""
+"""Quantiles beyond the model's own horizon: what is uncertain adds, by its squares or itself, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def test_the_squares_of_the_distances_from_the_median_add() -> None:
     np.testing.assert_allclose(joined[:, 2:], expected, rtol=1e-6)
 
 
+def test_correlated_errors_add_themselves() -> None:
+    runs = [run([7, 7], [10, 10], [14, 14]), run([16, 17], [20, 20], [23, 20])]
+    joined = join_runs(runs, LEVELS, is_never_negative=True, are_correlated=True)
+    assert joined[:, 2:].tolist() == [[20, 20], [13, 14], [20, 20], [27, 24]]
+
+
 def test_a_third_run_begins_with_what_the_second_was_widened_to() -> None:
     part = run([9], [10], [11])
     joined = join_runs([part, part, part, part], LEVELS, is_never_negative=False)
@@ -49,14 +55,15 @@ def test_no_quantile_of_a_history_without_negative_values_is_moved_below_zero(is
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_quantiles_stay_in_their_order_and_the_points_as_they_are(seed: int) -> None:
+@pytest.mark.parametrize("are_correlated", [False, True])
+def test_quantiles_stay_in_their_order_and_the_points_as_they_are(seed: int, are_correlated: bool) -> None:
     random = np.random.default_rng(seed)
     levels = (0.05, 0.3, 0.5, 0.6, 0.95)
     runs = []
     for _ in range(4):
         quantiles = np.sort(random.normal(size=(5, 7, 2)) * random.choice([0, 1, 100], size=(1, 7, 2)), axis=0)
         runs.append(np.concatenate([quantiles[2:3], quantiles, random.normal(size=(1, 7, 2))]).astype(np.float32))
-    joined = join_runs(runs, levels, is_never_negative=False)
+    joined = join_runs(runs, levels, is_never_negative=False, are_correlated=are_correlated)
     assert (np.diff(joined[1:6], axis=0) >= 0).all()
     for row in (0, 3, 6):
         np.testing.assert_array_equal(joined[row], np.concatenate(runs, axis=1)[row])

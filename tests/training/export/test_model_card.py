@@ -139,6 +139,18 @@ def test_features_that_are_not_forecast_end_the_horizon() -> None:
     assert "no more than 1 step: `heat` would have to be known" in section(render_card({**FORECAST, "forecast": block}), "Limits")
 
 
+def test_what_becomes_of_longer_horizons_is_a_limit() -> None:
+    block = FORECAST["forecast"]
+    found = section(render_card(FORECAST), "Limits")
+    assert "goes on from its own forecasts; its bands widen as if the errors of its runs were independent" in found
+    found = section(render_card({**FORECAST, "forecast": {**block, "recursive_errors": "correlated"}}), "Limits")
+    assert "as if the errors of its runs were correlated" in found
+    found = section(render_card({**FORECAST, "forecast": {**block, "quantiles": []}}), "Limits")
+    assert "goes on from its own forecasts." in found
+    found = section(render_card({**FORECAST, "forecast": {**block, "streaming": True}}), "Limits")
+    assert "a stream goes on from what was observed" in found
+
+
 def test_a_run_can_be_made_again_and_an_import_says_where_it_comes_from() -> None:
     again = section(render_card(FORECAST), "How to make it again")
     assert "sluice train models/toy/2 --models again" in again
