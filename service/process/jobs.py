@@ -10,13 +10,12 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from service.process.machine import can_fork
-from service.process.sandbox import bound_memory, end_with_parent
+from service.process.sandbox import bound_memory, describe_exit, end_with_parent
 
 R = TypeVar("R")
 # Beside a busy server a job waits for its turn.
@@ -49,7 +48,7 @@ async def run_job(work: Callable[[], R], timeout_s: float, memory_bytes: int) ->
         raise JobFailed(f"it took more than {timeout_s:g} s") from exc
     except (EOFError, OSError) as exc:
         process.join()
-        raise JobFailed(f"its process ended ({_describe(process.exitcode)})") from exc
+        raise JobFailed(f"its process ended ({describe_exit(process.exitcode)})") from exc
     finally:
         loop.remove_reader(receiver.fileno())
         receiver.close()
@@ -70,11 +69,3 @@ def _run(work: Callable[[], Any], sender: Connection, memory_bytes: int) -> None
 def _set(readable: asyncio.Future[None]) -> None:
     if not readable.done():
         readable.set_result(None)
-
-
-def _describe(exit_code: int | None) -> str:
-    if exit_code is None or exit_code >= 0:
-        return f"exit status {exit_code}"
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-exit_code).name
-    return f"signal {-exit_code}"

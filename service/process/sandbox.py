@@ -79,7 +79,7 @@ def run_in_children(
                         is_done, outcome = child.connection.recv()
                     except (EOFError, OSError):
                         child.process.join()
-                        outcome = Failure(f"its process ended ({_describe(child.process.exitcode)})", child.stage)
+                        outcome = Failure(f"its process ended ({describe_exit(child.process.exitcode)})", child.stage)
                     else:
                         if not is_done:
                             child.stage, outcome = outcome, None
@@ -148,7 +148,8 @@ def _end(child: _Child[J]) -> None:
     child.process.close()
 
 
-def _describe(exit_code: int | None) -> str:
+def describe_exit(exit_code: int | None) -> str:
+    """How a process ended: its exit status, or the signal that ended it."""
     if exit_code is None or exit_code >= 0:
         return f"exit status {exit_code}"
     with contextlib.suppress(ValueError):

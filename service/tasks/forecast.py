@@ -141,7 +141,7 @@ class ForecastTask(Task):
 
         An array FP32 (N, 1 + Q, ≥ horizon), or (N, 1 + Q, ≥ horizon, targets): each row is what `decode` takes.
         """
-        if defaults.horizon > self.spec.horizon or self.spec.streaming or self.spec.num_known:
+        if defaults.horizon > self.spec.horizon or self.spec.streaming:
             checked = [
                 CheckedInstance(each, defaults.horizon, defaults.levels, is_mape=defaults.is_mape) for each in histories.each()
             ]
@@ -205,7 +205,7 @@ class ForecastTask(Task):
         return join_runs(runs, self._levels, is_never_negative=is_never_negative, are_correlated=are_correlated)
 
     def open_table(self, options: TableOptions) -> LongForm:
-        """Series in the long form: columns `unique_id`, `ds` and `y`, or one for each of several features."""
+        """Series in the long form: columns `unique_id`, `ds` and `y`, or one for each of several features. Raises TableError."""
         defaults = RequestDefaults(self.spec, self.max_horizon, self.can_feed_back, options.parameters)
         return LongForm(self.spec, defaults, options, self.run_histories, self.at_levels)
 

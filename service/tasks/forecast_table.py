@@ -140,7 +140,15 @@ class LongForm(TableForm):
         run: Run,
         at_levels: Callable[[Array, tuple[float, ...], bool], Array],
     ) -> None:
-        """`run` and `at_levels` are the task's. Raises TableError for columns that it has no use for."""
+        """`run` and `at_levels` are the task's. Raises TableError for columns without a use, and for a model of covariates.
+
+        A file of series ends with their histories: it has no rows for what is known of the steps that are forecast.
+        """
+        if spec.num_known:
+            known = ", ".join([*spec.covariates, *spec.calendar])
+            raise TableError(
+                f"the model reads what is known ahead ({known[:200]}), for which a file of series has no place: ask a server"
+            )
         if options.keep:
             raise TableError("a forecast has rows of its own: there is nothing to keep of the rows of its history")
         self._features = (VALUE,) if len(spec.features) == 1 else tuple(spec.features)

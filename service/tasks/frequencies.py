@@ -1,7 +1,7 @@
 """Frequencies of time series by their many names, and the timestamps that they step to.
 
-Reads names and adds steps; which frequencies a model takes is decided in `tasks.py`. Time zones stay as given: a step of a
-day is 24 hours at the same offset, daylight saving is not looked up.
+Reads names and adds steps; which frequencies a model takes is decided in `forecast_request.py`. Time zones stay as given: a step
+of a day is 24 hours at the same offset, daylight saving is not looked up.
 
     code   pandas              words, in any case                         one step
     S      s                   sec, second(s), secondly                   1 second

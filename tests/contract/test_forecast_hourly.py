@@ -77,14 +77,12 @@ def test_the_unit_of_the_values_does_not_matter(factor: float) -> None:
     np.testing.assert_allclose(quantiles(history * factor) / factor, quantiles(history), rtol=1e-3)
 
 
-@pytest.mark.parametrize("place", [-1, -24, -200])
-@pytest.mark.parametrize("length", [72, 1344])
-def test_one_value_a_hundred_times_too_large_does_not_return(place: int, length: int) -> None:
+@pytest.mark.parametrize(("length", "place"), [(72, -1), (72, -24), (1344, -1), (1344, -24), (1344, -200)])
+def test_one_value_a_hundred_times_too_large_does_not_return(length: int, place: int) -> None:
     usual = load()[-length:]
     hit = usual.copy()
-    if length > -place:
-        hit[place] *= 100
-    assert np.abs(forecast(hit) - forecast(usual)).max() < 0.02 * hit.max() or length <= -place
+    hit[place] *= 100
+    assert np.abs(forecast(hit) - forecast(usual)).max() < 0.02 * hit.max()
 
 
 def test_a_level_shift_a_day_ago_is_followed() -> None:

@@ -5,8 +5,8 @@ Values stay raw: scaling is part of the network. Nothing here knows torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -78,7 +78,7 @@ class Series:
 
     def fewest_ahead(self, forecast: ForecastSettings) -> int:
         """The fewest steps of a window's future."""
-        return forecast.horizon if self.min_future is None else min(self.min_future, forecast.horizon)
+        return _fewest_ahead(self.min_future, forecast)
 
     def training_values(self) -> Array:
         """All training parts one after the other, (steps, features and covariates): what preprocessing is fitted on."""
@@ -150,76 +150,16 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
     Raises DataError: a missing file or column, a value that is no number, or nothing long enough to learn from.
     """
     contents: list[Content] = []
-    parts: dict[str, list[Array]] = {}
-    features: tuple[str, ...] = ()
-    num_interpolated = 0
-    num_missing, first_missing = 0, ""
-    test_lengths: dict[str, int] = {}
-    times: dict[str, list[_AnyTimes | None]] = {}
-    excluded = {key for source in data.train for key in source.exclude}
-    sets: dict[str, str] = {}
-    for role, sources in (("train", data.train), ("test", data.test)):
-        for number, source in enumerate(sources):
-            with with_location("data", role, number):
-                table, name = read_table(source, folder, contents)
-                found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name, data, forecast)
-            if features and columns != features:
-                raise DataError(
-                    f"{name}: has the features {list(columns)}, the other files {list(features)}", location=("data", role, number)
-                )
-            features = columns
-            for key in excluded & found.keys():
-                del found[key]
-            for key, rows in found.items():
-                sets.setdefault(key, source.name)
-                filled, missing = interpolate(rows.values)
-                num_interpolated += missing
-                num_missing += rows.num_missing
-                first_missing = first_missing or rows.first_missing
-                with with_location("data", role, number):
-                    _expect_later(times.get(key, []), rows.times, f'{name}: series "{key}"')
-                times.setdefault(key, []).append(rows.times)
-                if role == "test":
-                    if key not in parts:
-                        raise DataError(f'{name}: series "{key}" is not in the training files', location=("data", role, number))
-                    test_lengths[key] = test_lengths.get(key, 0) + len(filled)
-                parts.setdefault(key, []).append(filled)
-    if test_lengths:
-        missing_ids = [key for key in parts if key not in test_lengths]
-        if missing_ids:
-            raise DataError(f'series "{missing_ids[0]}" is in the training files, but not in the test files')
-        if len({max(length, forecast.horizon) for length in test_lengths.values()}) > 1 or (
-            len(set(test_lengths.values())) > 1 and data.min_future is None
-        ):
-            shortest = min(test_lengths, key=test_lengths.__getitem__)
-            raise DataError(f'the test parts differ in length: series "{shortest}" has {test_lengths[shortest]} values')
-    test_length = max(test_lengths.values(), default=data.test_length or forecast.horizon)
-    validation_length = data.validation_length or forecast.horizon
-    fewest = forecast.horizon if data.min_future is None else min(data.min_future, forecast.horizon)
-    for part, length in (("test", min(test_lengths.values(), default=test_length)), ("validation", validation_length)):
-        if length < fewest:
-            needs = (
-                f"the horizon {forecast.horizon} needs as many at least" if data.min_future is None else f"{fewest} are needed"
-            )
-            raise DataError(f"the {part} part has {length} steps, {needs}", location=("forecast", "horizon"))
-    whole = {key: np.concatenate(arrays) for key, arrays in parts.items()}
-    held_back = 0 if data.train_on_validation else validation_length
-    before_test = forecast.shortest + fewest + held_back
-    needed = before_test + test_length
-    long_enough = {
-        key: values for key, values in whole.items() if len(values) - test_lengths.get(key, test_length) >= before_test
-    }
-    if not long_enough:
-        longest = max(whole, key=lambda key: len(whole[key]))
-        raise DataError(
-            f'no series is long enough: the longest, "{longest}", has {len(whole[longest])} steps; {needed} are needed '
-            f"(history {forecast.shortest} + horizon {fewest} to learn from, validation {held_back}, test {test_length})",
-            location=("forecast", "context_length" if forecast.min_length is None else "min_length"),
-        )
+    found = _read_files(data, forecast, folder, contents)
+    features, test_lengths, times = found.features, found.test_lengths, found.times
+    test_length, validation_length = _part_lengths(data, forecast, found)
+    whole = {key: np.concatenate(arrays) for key, arrays in found.parts.items()}
+    long_enough = _long_enough(data, forecast, whole, test_lengths, test_length, validation_length)
     if (data.further or data.synthetic) and len(features) > 1:
         raise DataError(f"needs series of one feature, got {list(features)}", location=("data", "further"))
     further = [*_read_further(data, forecast, folder, contents), *_make_synthetic(data, forecast, seed)]
-    further = [(values, weight) for values, weight in further if len(values) >= forecast.shortest + fewest]
+    fewest = forecast.shortest + _fewest_ahead(data.min_future, forecast)
+    further = [(values, weight) for values, weight in further if len(values) >= fewest]
     targets = tuple(data.targets) or features
     num_features, has_known_future = len(features), forecast.has_known_future
     for target in targets:
@@ -234,19 +174,99 @@ def read_series(data: SeriesData, forecast: ForecastSettings, folder: Path | Non
         targets=targets,
         validation_length=validation_length,
         test_length=test_length,
-        num_interpolated=num_interpolated,
+        num_interpolated=found.num_interpolated,
         num_left_out=len(whole) - len(long_enough),
         contents=tuple(contents),
         times=_dates(next(iter(times.values()))) if len(whole) == 1 else None,
-        num_missing=num_missing,
-        first_missing=first_missing,
+        num_missing=found.num_missing,
+        first_missing=found.first_missing,
         test_lengths=tuple(test_lengths[key] for key in long_enough) if len(set(test_lengths.values())) > 1 else (),
         min_future=data.min_future,
         learns_validation=data.train_on_validation,
-        sets=tuple(sets[key] for key in long_enough) if any(sets.values()) else (),
+        sets=tuple(found.sets[key] for key in long_enough) if any(found.sets.values()) else (),
         further=tuple(values for values, _ in further),
         weights=tuple(weight for _, weight in further),
     )
+
+
+def _read_files(data: SeriesData, forecast: ForecastSettings, folder: Path | None, contents: list[Content]) -> _Found:
+    """The series of the training and test files, whose contents are added to `contents`. Raises DataError."""
+    result = _Found()
+    excluded = {key for source in data.train for key in source.exclude}
+    for role, sources in (("train", data.train), ("test", data.test)):
+        for number, source in enumerate(sources):
+            location = ("data", role, number)
+            with with_location(*location):
+                table, name = read_table(source, folder, contents)
+                found, columns = _arrays(table if data.rows is None else table.head(data.rows), source, name, data, forecast)
+            if result.features and columns != result.features:
+                message = f"{name}: has the features {list(columns)}, the other files {list(result.features)}"
+                raise DataError(message, location=location)
+            result.features = columns
+            for key, rows in found.items():
+                if key in excluded:
+                    continue
+                with with_location(*location):
+                    _expect_later(result.times.get(key, []), rows.times, f'{name}: series "{key}"')
+                if role == "test" and key not in result.parts:
+                    raise DataError(f'{name}: series "{key}" is not in the training files', location=location)
+                num_steps = result.add(key, rows, source.name)
+                if role == "test":
+                    result.test_lengths[key] = result.test_lengths.get(key, 0) + num_steps
+    return result
+
+
+def _part_lengths(data: SeriesData, forecast: ForecastSettings, found: _Found) -> tuple[int, int]:
+    """Steps of the test part, the longest where they differ, and of the validation part. Raises DataError: too few."""
+    test_lengths = found.test_lengths
+    if test_lengths:
+        missing_ids = [key for key in found.parts if key not in test_lengths]
+        if missing_ids:
+            raise DataError(f'series "{missing_ids[0]}" is in the training files, but not in the test files')
+        if len({max(length, forecast.horizon) for length in test_lengths.values()}) > 1 or (
+            len(set(test_lengths.values())) > 1 and data.min_future is None
+        ):
+            shortest = min(test_lengths, key=test_lengths.__getitem__)
+            raise DataError(f'the test parts differ in length: series "{shortest}" has {test_lengths[shortest]} values')
+    test_length = max(test_lengths.values(), default=data.test_length or forecast.horizon)
+    validation_length = data.validation_length or forecast.horizon
+    fewest = _fewest_ahead(data.min_future, forecast)
+    for part, length in (("test", min(test_lengths.values(), default=test_length)), ("validation", validation_length)):
+        if length < fewest:
+            needs = (
+                f"the horizon {forecast.horizon} needs as many at least" if data.min_future is None else f"{fewest} are needed"
+            )
+            raise DataError(f"the {part} part has {length} steps, {needs}", location=("forecast", "horizon"))
+    return test_length, validation_length
+
+
+def _long_enough(
+    data: SeriesData,
+    forecast: ForecastSettings,
+    whole: Mapping[str, Array],
+    test_lengths: Mapping[str, int],
+    test_length: int,
+    validation_length: int,
+) -> dict[str, Array]:
+    """The series that have a training window before their held-back parts. Raises DataError where none has."""
+    fewest = _fewest_ahead(data.min_future, forecast)
+    held_back = 0 if data.train_on_validation else validation_length
+    before_test = forecast.shortest + fewest + held_back
+    found = {key: values for key, values in whole.items() if len(values) - test_lengths.get(key, test_length) >= before_test}
+    if not found:
+        longest = max(whole, key=lambda key: len(whole[key]))
+        needed = before_test + test_length
+        raise DataError(
+            f'no series is long enough: the longest, "{longest}", has {len(whole[longest])} steps; {needed} are needed '
+            f"(history {forecast.shortest} + horizon {fewest} to learn from, validation {held_back}, test {test_length})",
+            location=("forecast", "context_length" if forecast.min_length is None else "min_length"),
+        )
+    return found
+
+
+def _fewest_ahead(min_future: int | None, forecast: ForecastSettings) -> int:
+    """The fewest steps of a window's future."""
+    return forecast.horizon if min_future is None else min(min_future, forecast.horizon)
 
 
 def _read_further(
@@ -411,8 +431,9 @@ def evaluation_origins(series: Series, forecast: ForecastSettings, stride: int |
 
 def known_futures(series: Series, forecast: ForecastSettings, stride: int | None = None) -> Array:
     """The targets behind each origin of `evaluation_origins`, as they stand in the files: (N, horizon, targets), NaN beyond."""
-    futures = np.full((len(evaluation_origins(series, forecast, stride)), forecast.horizon, len(series.targets)), np.nan)
-    for row, (index, origin) in enumerate(evaluation_origins(series, forecast, stride)):
+    origins = evaluation_origins(series, forecast, stride)
+    futures = np.full((len(origins), forecast.horizon, len(series.targets)), np.nan)
+    for row, (index, origin) in enumerate(origins):
         found = series.values[index][origin : origin + forecast.horizon, series.target_indices]
         futures[row, : len(found)] = found
     return futures
@@ -480,6 +501,33 @@ class _Rows:
     times: _AnyTimes | None = None
     num_missing: int = 0
     first_missing: str = ""
+
+
+@dataclass
+class _Found:
+    """What was read of the files of a recipe, by the names of the series."""
+
+    features: tuple[str, ...] = ()
+    parts: dict[str, list[Array]] = field(default_factory=dict)
+    """(time, features and covariates) of each file that has some of a series, without gaps, in the order of the files."""
+    times: dict[str, list[_AnyTimes | None]] = field(default_factory=dict)
+    test_lengths: dict[str, int] = field(default_factory=dict)
+    """Steps in the test files; empty where there are none."""
+    sets: dict[str, str] = field(default_factory=dict)
+    num_interpolated: int = 0
+    num_missing: int = 0
+    first_missing: str = ""
+
+    def add(self, key: str, rows: _Rows, set_name: str) -> int:
+        """A further file's rows of a series; returns how many steps they are."""
+        filled, num_interpolated = interpolate(rows.values)
+        self.sets.setdefault(key, set_name)
+        self.parts.setdefault(key, []).append(filled)
+        self.times.setdefault(key, []).append(rows.times)
+        self.num_interpolated += num_interpolated
+        self.num_missing += rows.num_missing
+        self.first_missing = self.first_missing or rows.first_missing
+        return len(filled)
 
 
 def _dates(parts: Sequence[_AnyTimes | None]) -> Times | None:

@@ -38,7 +38,7 @@ def sample_streams(
 
     `missing_share` of the values are left out, in gaps of `GAP_LENGTHS`.
     """
-    counts = np.array([max(0, series.learning_end(i) - length - forecast.horizon + 1) for i in range(len(series.ids))])
+    counts = np.array(_num_places(series, forecast, length))
     for _ in range(num_batches):
         chosen = rng.choice(len(counts), batch_size, p=counts / counts.sum())
         windows = [cut_stream(series, forecast, int(index), int(rng.integers(counts[index])), length) for index in chosen]
@@ -65,7 +65,12 @@ def window_length(series: Series, forecast: ForecastSettings, wanted: int) -> in
 
 def num_streams(series: Series, forecast: ForecastSettings, length: int) -> int:
     """Places of training windows in all series."""
-    return sum(max(0, series.learning_end(i) - length - forecast.horizon + 1) for i in range(len(series.ids)))
+    return sum(_num_places(series, forecast, length))
+
+
+def _num_places(series: Series, forecast: ForecastSettings, length: int) -> list[int]:
+    """Of training windows in each series."""
+    return [max(0, series.learning_end(i) - length - forecast.horizon + 1) for i in range(len(series.ids))]
 
 
 def validation_stream(series: Series, forecast: ForecastSettings, index: int, length: int) -> tuple[Streams, int]:
@@ -76,7 +81,7 @@ def validation_stream(series: Series, forecast: ForecastSettings, index: int, le
 
 
 def cut_stream(series: Series, forecast: ForecastSettings, index: int, start: int, length: int) -> Streams:
-    """`length` steps of series `index` from `start` on, as one row."""
+    """`length` steps of series `index` from `start` on, as one row: (1, T, F), and its futures (1, T, horizon, targets)."""
     values: Array = series.values[index]
     targets = values[start + 1 : start + length + forecast.horizon, series.target_indices].astype(np.float32)
     future = np.lib.stride_tricks.sliding_window_view(targets, forecast.horizon, axis=0)  # (T, targets, horizon)

@@ -1,14 +1,13 @@
-"""Synthetic series with daily and weekly places, for what the real ones of a recipe lack; the same for the same seed.
+"""Synthetic series with daily and weekly seasons, for what the real ones of a recipe lack; the same for the same seed.
 
 A network that learned from series with a strong rhythm alone takes every history for one. The kinds are what it then meets:
-weather, bursts, exact weeks, noise, walks, counts, switches, days of two types. Each is drawn with parameters of its own, and
-some are shifted far from zero, around it or below it, or rounded.
+weather, bursts, exact weeks, noise, walks, counts, switches, one day over and over, days of two types. Each is drawn with
+parameters of its own, and some are shifted far from zero, around it or below it, or rounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +15,14 @@ from numpy.typing import NDArray
 from training.recipe import SyntheticKind
 
 Array = NDArray[np.float64]
-KINDS: tuple[SyntheticKind, ...] = get_args(SyntheticKind)
 LONG = 7
 """Seasons in the long season, as days in a week."""
 WARM_UP = 200
+"""First steps of an autoregression that are dropped: it begins at zero."""
 
 
 def make_series(kind: SyntheticKind, length: int, season_length: int, rng: np.random.Generator) -> Array:
-    """One series of `length` values, finite."""
+    """One series of `length` values, (length,), finite; drawn from `rng` alone, its seasons of `season_length` steps."""
     values = _MAKERS[kind](length, season_length, rng)
     if kind == "counts":
         return values

@@ -94,15 +94,15 @@ def read_hires(folder: Path | None) -> Hires:
     )
 
 
-def baselines(hires: Hires) -> dict[str, Floats]:
-    """Forecasts of the test days, (days, hours): naive ones, and boosted trees on lags."""
+def baselines(hires: Hires, num_learned: int = NUM_LEARNED) -> dict[str, Floats]:
+    """Forecasts of the test days, (days, hours): naive ones, and boosted trees on lags, fitted on so many origins."""
     origins = hires.test_origins
     found = {
         "day before": np.stack([hires.users[origin - 24 : origin] for origin in origins]),
         "week before": np.stack([hires.users[origin - 168 : origin - 168 + HORIZON] for origin in origins]),
     }
     random = np.random.default_rng(0)
-    learned = random.choice(np.arange(CONTEXT, origins.start - HORIZON + 1), NUM_LEARNED, replace=False)
+    learned = random.choice(np.arange(CONTEXT, origins.start - HORIZON + 1), num_learned, replace=False)
     relative = np.concatenate([hires.users[origin : origin + HORIZON] / hires.level(origin) for origin in learned])
     for name, with_covariates in (("boosting on lags", False), ("boosting on lags and covariates", True)):
         rows = np.concatenate([hires.lagged(origin, with_covariates=with_covariates) for origin in learned])
@@ -114,10 +114,14 @@ def baselines(hires: Hires) -> dict[str, Floats]:
 
 
 def score(service: Service, folder: Path | None) -> Evaluation:
+    """`score_hires` of the set itself. Raises DataError too."""
+    return score_hires(service, read_hires(folder))
+
+
+def score_hires(service: Service, hires: Hires, num_learned: int = NUM_LEARNED) -> Evaluation:
     """The mean absolute error of the days of the test part, with covariates and with the calendar alone."""
-    hires = read_hires(folder)
     truth = hires.truth()
-    beside = {name: float(np.abs(days - truth).mean()) for name, days in baselines(hires).items()}
+    beside = {name: float(np.abs(days - truth).mean()) for name, days in baselines(hires, num_learned).items()}
     rows: list[Row] = []
     for part, model in (("with covariates", NAME), ("calendar alone", CALENDAR_ALONE)):
         instances = [hires.instance(origin, with_covariates=model == NAME) for origin in hires.test_origins]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +41,26 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
 
 @dataclass(frozen=True)
 class Measurements:
-    """The hours of the set, (hours, features), with level and spread of the training part."""
+    """The hours of the set, (hours, features): the first are the training part, the last the test part."""
 
     values: Floats
-    level: Floats
-    spread: Floats
+    num_training: int = TRAINING
+    num_test: int = END - TEST
+
+    @cached_property
+    def level(self) -> Floats:
+        """(features,), the mean of the training part."""
+        return np.asarray(self.values[: self.num_training].mean(0))
+
+    @cached_property
+    def spread(self) -> Floats:
+        """(features,), the standard deviation of the training part."""
+        return np.asarray(self.values[: self.num_training].std(0))
 
     @property
     def origins(self) -> range:
         """The first hours of what is forecast."""
-        return range(len(self.values) - (END - TEST), len(self.values) - HORIZON + 1)
+        return range(len(self.values) - self.num_test, len(self.values) - HORIZON + 1)
 
     @property
     def truth(self) -> Floats:
@@ -68,8 +79,7 @@ class Measurements:
 def read_measurements(folder: Path | None) -> Measurements:
     """The set. Raises DataError."""
     table = pl.read_csv(FILE.read(folder).payload)
-    values = table.select(table.columns[1:]).to_numpy().astype(float)[:END]
-    return Measurements(values, values[:TRAINING].mean(0), values[:TRAINING].std(0))
+    return Measurements(table.select(table.columns[1:]).to_numpy().astype(float)[:END])
 
 
 def baselines(measurements: Measurements) -> dict[str, Floats]:
@@ -81,14 +91,17 @@ def baselines(measurements: Measurements) -> dict[str, Floats]:
     return {
         "last value": np.repeat(last, HORIZON, axis=1),
         "day before": np.tile(days, (1, HORIZON // DAY, 1)),
-        "linear": _linear(scaled, origins),
+        "linear": _linear(scaled, measurements.num_training, origins),
     }
 
 
-def _linear(scaled: Floats, origins: range) -> Floats:
-    """Least squares from two weeks, less their last value, to what follows, less it; one for all features (NLinear)."""
+def _linear(scaled: Floats, num_training: int, origins: range) -> Floats:
+    """Least squares from two weeks, less their last value, to what follows, less it; one for all features (NLinear).
+
+    Of standardised values (hours, features), whose first `num_training` hours are learned; (windows, horizon, features).
+    """
     views = np.lib.stride_tricks.sliding_window_view(scaled, CONTEXT + HORIZON, axis=0)  # (hours, features, CONTEXT + HORIZON)
-    num_learned = len(scaled) - (END - TRAINING) - CONTEXT - HORIZON + 1
+    num_learned = num_training - CONTEXT - HORIZON + 1
     pairs = views[:num_learned].reshape(-1, CONTEXT + HORIZON)
     pairs = pairs - pairs[:, CONTEXT - 1 : CONTEXT]
     past = np.append(pairs[:, : CONTEXT - 1], np.ones((len(pairs), 1)), axis=1)
@@ -109,8 +122,12 @@ def _mean_magnitude(errors: Floats) -> float:
 
 
 def score(service: Service, folder: Path | None) -> Evaluation:
+    """`score_measurements` of the set itself. Raises DataError too."""
+    return score_measurements(service, read_measurements(folder))
+
+
+def score_measurements(service: Service, measurements: Measurements) -> Evaluation:
     """Mean square and mean absolute error over all windows, hours and features."""
-    measurements = read_measurements(folder)
     truth = measurements.truth
     errors = {name: found - truth for name, found in baselines(measurements).items()}
     histories = measurements.windows(HISTORY, range(measurements.origins.start - HISTORY, measurements.origins.stop - HISTORY))

@@ -20,13 +20,13 @@ Predict = Callable[[Tensor], Prediction]
 """What the network says of a batch with this (B, T, D) added to its vectors."""
 
 
-def no_disturbance(network: Network, batch: Batch) -> Tensor:
+def zero_perturbation(network: Network, batch: Batch) -> Tensor:
     """Zeros in the shape of a batch's vectors (B, T, D), by which a loss can be differentiated."""
     shape = (*batch["tokens"].shape, network.vectors.shape[1])
     return torch.zeros(shape, device=network.vectors.device, requires_grad=True)
 
 
-def worst_disturbance(network: Network, batch: Batch, gradient: Tensor, size: float) -> Tensor:
+def adversarial_perturbation(network: Network, batch: Batch, gradient: Tensor, size: float) -> Tensor:
     """What raises each row's loss most, to first order, by its `gradient` (B, T, D).
 
     Its length over all steps of a row is `size` times the root mean square of the numbers in the batch's vectors; of a row whose
@@ -36,23 +36,23 @@ def worst_disturbance(network: Network, batch: Batch, gradient: Tensor, size: fl
     is_real = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
     unit = nn.functional.embedding(tokens[is_real], network.vectors.detach()).square().mean().sqrt()
     length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1)
-    disturbance: Tensor = size * unit * gradient / (length + TINY)
-    return disturbance
+    perturbation: Tensor = size * unit * gradient / (length + TINY)
+    return perturbation
 
 
-def add_worst_case(
+def add_adversarial_loss(
     loss_of: LossFunction, network: Network, batch: Batch, predict: Predict, prediction: Prediction, start: Tensor, size: float
 ) -> Tensor:
-    """The loss of a batch, plus that of the same batch with its worst disturbance.
+    """The loss of a batch, plus that of the same batch with its adversarial perturbation.
 
-    `prediction` is `predict(start)`, and `start` is `no_disturbance`. One pass back through `prediction` gives both the
-    disturbance and the first loss's gradients, which the returned value hands on.
+    `prediction` is `predict(start)`, and `start` is `zero_perturbation`. One pass back through `prediction` gives both the
+    perturbation and the first loss's gradients, which the returned value hands on.
     """
     loss = loss_of(network, prediction, batch)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     # What activity regularizers add to the loss goes back through the prediction once more.
     gradient, *found = torch.autograd.grad(loss, [start, *parameters], allow_unused=True, retain_graph=_has_activity(prediction))
-    worst = worst_disturbance(network, batch, gradient, size)
+    worst = adversarial_perturbation(network, batch, gradient, size)
     second = loss_of(network, predict(worst), batch)
     carried = _with_gradients(parameters, found)
     return loss.detach() + second + (carried - carried.detach())

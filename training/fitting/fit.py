@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.errors import TrainingError
-from training.fitting.adversarial import add_worst_case, no_disturbance
+from training.fitting.adversarial import add_adversarial_loss, zero_perturbation
 from training.fitting.checkpoints import BEST, LAST, CheckpointError, load_checkpoint, remove_checkpoints
 from training.fitting.losses import Batch, LossFunction
 from training.fitting.optimizers import group_parameters, make_optimizer, make_schedule
@@ -89,7 +89,7 @@ def fit(
     network; FitError: a loss that is not finite, or a network that several processes cannot share; and KeyboardInterrupt, after
     which the run can be resumed. With several processes only the first returns: the others raise SystemExit(0).
 
-    With `adversarial` the loss of rows of tokens is also that of the rows with their worst disturbance of that size
+    With `adversarial` the loss of rows of tokens is also that of the rows with their adversarial perturbation of that size
     (`fitting/adversarial.py`).
     """
     if settings.devices * settings.num_nodes > 1 and len(network.members) > 1:
@@ -239,15 +239,15 @@ class _Loop(lightning.LightningModule):
             self._state = self.network.initial_state(len(next(iter(batch.values()))), self.device)
         inputs = {**batch, **self._state}
 
-        def predict(disturbance: Tensor | None = None) -> Prediction:
+        def predict(perturbation: Tensor | None = None) -> Prediction:
             # Not Lightning's own precision: that refuses to clip the gradients of a fused optimizer.
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-                return self.network.predict(inputs, disturbance)
+                return self.network.predict(inputs, perturbation)
 
         if self._adversarial:
-            start = no_disturbance(self.network, batch)
+            start = zero_perturbation(self.network, batch)
             prediction = predict(start)
-            found = add_worst_case(self._loss, self.network, batch, predict, prediction, start, self._adversarial)
+            found = add_adversarial_loss(self._loss, self.network, batch, predict, prediction, start, self._adversarial)
         else:
             prediction = predict()
             found = self._loss(self.network, prediction, batch)

@@ -3,13 +3,15 @@
 A network that corrects a weighted mean of them needs no other scaling: it reads the history in units of its own spread and of
 the bases' own errors, and its correction is in the latter, so that bands are wide where the bases missed. Each as a torch module
 and as nodes of the graph. Rows may have any length, the padding behind it is never read. In all shapes B is batch, T time
-(padded), W the steps that are read, F features, H the horizon, O earlier origins, J cycles of all bases, K bases.
+(padded), W the last steps of a history, zeros before it, R those of them that layers read, F features, C channels of each,
+H the horizon, O earlier origins, J cycles of all bases, K bases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -81,7 +83,7 @@ class Measured:
     lowest: Tensor
     """(B, 1, F): what no forecast is below: 0 where the history never is."""
     channels: Tensor
-    """(B, N, C · F): what layers read of the last N steps, zero before the history begins."""
+    """(B, R, C · F): what layers read of the last steps, zero before the history begins."""
     facts: Tensor
     """(B, 1, F · (K + 3)): what layers read of the whole."""
 
@@ -102,7 +104,28 @@ class MeasuredSymbol:
     facts: str
 
 
-class OwnForecasts(nn.Module):
+Value = TypeVar("Value", Tensor, str)
+
+
+class _Tried(NamedTuple, Generic[Value]):
+    """What bases forecast, and how they did at earlier origins, raw; as tensors, or as values of the graph.
+
+    Of a base that could not be tried, errors and counts are those of the one that stands in for it.
+    """
+
+    is_known: Value
+    """(B, 1, 1, K), as `Measured` has it."""
+    forecasts: Value
+    """(B, H, F, K)"""
+    errors: Value
+    """(B, 1, F, K): means of absolute errors over all steps."""
+    step_sums: Value
+    """(B, H, F, K): sums of absolute errors at the same place of a season."""
+    step_counts: Value
+    """(B, H, 1, K): of how many errors each of these is the sum."""
+
+
+class BaseForecasts(nn.Module):
     """The bases of a history, tried at `origins` earlier origins one season apart.
 
     A row's weights are the softmax of the layers' own values less `sharpness`, which is learned, times the logarithm of the
@@ -168,14 +191,32 @@ class OwnForecasts(nn.Module):
         within = (index >= 0).unsqueeze(2).to(values.dtype)  # (B, W, 1)
         share = within / within.sum(1, keepdim=True)
         lowest = torch.where((values * within).amin(1, keepdim=True) >= 0, 0.0, -BEYOND)
-        for _ in range(NUM_PASSES):
-            level = (values * share).sum(1, keepdim=True)
-            furthest = ((values - level).abs() * within).topk(NUM_OUTLIERS + 1, 1).values[:, NUM_OUTLIERS:]
-            values = values.clamp(level - FURTHEST * furthest, level + FURTHEST * furthest)
+        values = _hold_outliers(values, within, share)
         level, spread = _level_and_spread(values, share)
         resolution = RESOLUTION * (values.abs() * share).sum(1, keepdim=True) + TINY
         spread = spread.maximum(resolution)
 
+        tried = self._try_bases(values, within)
+        unit = torch.where(tried.is_known, tried.errors, BEYOND).amin(3).maximum(resolution)
+        relative = ((tried.errors + resolution.unsqueeze(3)) / unit.unsqueeze(3)).log().clamp(max=WORST)
+        relative = torch.where(tried.is_known, relative, WORST)
+        step_units = (tried.step_sums + PRIOR_COUNT * unit.unsqueeze(3)) / (tried.step_counts + PRIOR_COUNT)
+        step_units = step_units.clamp(resolution.unsqueeze(3), LARGEST_STEP_UNIT * unit.unsqueeze(3))
+        return Measured(
+            level=level,
+            scale=self._seasonal_change(values, within).maximum(unit / 2),
+            unit=unit,
+            forecasts=tried.forecasts,
+            errors=relative,
+            step_units=step_units,
+            is_known=tried.is_known,
+            lowest=lowest,
+            channels=self._channels(values, within, level, spread, unit),
+            facts=self._facts(relative, within, unit, spread, resolution),
+        )
+
+    def _try_bases(self, values: Tensor, within: Tensor) -> _Tried[Tensor]:
+        """Of values (B, W, F), of which those `within` (B, W, 1) the history count."""
         true = self._at(values, self.true_places)  # (B, O, 1, H, F)
         is_past, has_begun, is_of_base, is_same_place = (
             torch.from_numpy(part).to(values)
@@ -184,9 +225,8 @@ class OwnForecasts(nn.Module):
         is_there = self._at(within, self.begins) * has_begun  # (B, O + 1, J, 1, 1)
         found = self._at(values, self.places) * is_there  # (B, O + 1, J, H, F)
         count = (is_of_base @ is_there.flatten(3)).unsqueeze(4)  # (B, O + 1, K, 1, 1)
-        found = (is_of_base @ found.flatten(3)).view(*count.shape[:3], *found.shape[3:]) / count.clamp(
-            min=1.0
-        )  # (B, O + 1, K, H, F)
+        sums = (is_of_base @ found.flatten(3)).view(*count.shape[:3], *found.shape[3:])
+        found = sums / count.clamp(min=1.0)  # (B, O + 1, K, H, F)
         counts = is_past * (count[:, 1:] > 0)  # (B, O, K, H, 1)
         count_at, error_at = counts.sum(1), ((true - found[:, 1:]).abs() * counts).sum(1)  # (B, K, H, 1), (B, K, H, F)
         total = count_at.sum(2, keepdim=True)
@@ -195,28 +235,14 @@ class OwnForecasts(nn.Module):
         stand_ins, has_stand_in = torch.from_numpy(self.stand_ins), torch.from_numpy(self.has_stand_in)
         is_known = is_tried | ((count[:, 0] > 0) & has_stand_in.view(-1, 1, 1).to(is_tried.device))
         errors = [torch.where(is_tried, part, part.index_select(1, stand_ins.to(part.device))) for part in errors]
-        known, forecasts, error, step_sum, step_count = (part.permute(0, 2, 3, 1) for part in (is_known, found[:, 0], *errors))
-        unit = torch.where(known, error, BEYOND).amin(3).maximum(resolution)
-        relative = ((error + resolution.unsqueeze(3)) / unit.unsqueeze(3)).log().clamp(max=WORST)
-        relative = torch.where(known, relative, WORST)
-        step_units = (step_sum + PRIOR_COUNT * unit.unsqueeze(3)) / (step_count + PRIOR_COUNT)
-        step_units = step_units.clamp(resolution.unsqueeze(3), LARGEST_STEP_UNIT * unit.unsqueeze(3))
+        return _Tried(*(part.permute(0, 2, 3, 1) for part in (is_known, found[:, 0], *errors)))
+
+    def _seasonal_change(self, values: Tensor, within: Tensor) -> Tensor:
+        """The mean absolute change over a season, (B, 1, F)."""
         season = self.season_length
         both = within[:, season:] * within[:, :-season]
         change = ((values[:, season:] - values[:, :-season]).abs() * both).sum(1, keepdim=True)
-        scale = (change / both.sum(1, keepdim=True).clamp(min=1.0)).maximum(unit / 2)
-        return Measured(
-            level=level,
-            scale=scale,
-            unit=unit,
-            forecasts=forecasts,
-            errors=relative,
-            step_units=step_units,
-            is_known=known,
-            lowest=lowest,
-            channels=self._channels(values, within, level, spread, unit),
-            facts=self._facts(relative, within, unit, spread, resolution),
-        )
+        return change / both.sum(1, keepdim=True).clamp(min=1.0)
 
     def combine(self, measured: Measured, weights: Tensor, targets: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The weighted means of the bases and of their errors, raw (B, H, targets), of the layers' values (B, H, targets, K)."""
@@ -251,7 +277,7 @@ class OwnForecasts(nn.Module):
     def write_measure(self, graph: GraphBuilder, history: Symbol) -> MeasuredSymbol:
         """`measure` in the graph."""
         assert history.lengths is not None
-        zero, one, no_steps = graph.constant(0.0), graph.constant(1.0), graph.constant([0])
+        zero, no_steps = graph.constant(0.0), graph.constant([0])
         steps = graph.constant(np.arange(-self.num_steps, 0), "steps")
         index = graph.add("Add", ragged.write_column(graph, history.lengths), steps)
         values = ragged.write_take_steps(graph, history.values, graph.add("Max", index, no_steps))
@@ -261,15 +287,7 @@ class OwnForecasts(nn.Module):
         smallest = graph.add("ReduceMin", graph.add("Mul", values, within), axes=[1], keepdims=1)
         is_never_below = graph.add("GreaterOrEqual", smallest, zero)
         lowest = graph.add("Where", is_never_below, zero, graph.constant(-BEYOND))
-        for _ in range(NUM_PASSES):
-            level = _sum(graph, graph.add("Mul", values, share), 1)
-            distances = graph.add("Mul", graph.add("Abs", graph.add("Sub", values, level)), within)
-            count = graph.constant([NUM_OUTLIERS + 1])
-            furthest, _ = graph.add_many("TopK", distances, count, num_outputs=2, axis=1, largest=1, sorted=1)
-            furthest = _write_part(graph, furthest, 1, NUM_OUTLIERS, None)
-            reach = graph.add("Mul", furthest, graph.constant(FURTHEST))
-            values = graph.add("Max", values, graph.add("Sub", level, reach))
-            values = graph.add("Min", values, graph.add("Add", level, reach))
+        values = _write_hold_outliers(graph, values, within, share)
         level, spread = _write_level_and_spread(graph, values, share)
         magnitude = _sum(graph, graph.add("Mul", graph.add("Abs", values), share), 1)
         resolution = graph.add("Mul", magnitude, graph.constant(RESOLUTION))
@@ -277,11 +295,41 @@ class OwnForecasts(nn.Module):
         spread = graph.add("Max", spread, resolution)
 
         last = graph.constant([3])
+        tried = self._write_try_bases(graph, values, within)
+        best = graph.add("Where", tried.is_known, tried.errors, graph.constant(BEYOND))
+        unit = graph.add("Max", graph.add("ReduceMin", best, axes=[3], keepdims=0), resolution)
+        relative = graph.add("Add", tried.errors, graph.add("Unsqueeze", resolution, last))
+        relative = graph.add("Log", graph.add("Div", relative, graph.add("Unsqueeze", unit, last)))
+        worst = graph.constant(WORST)
+        relative = graph.add("Where", tried.is_known, graph.add("Min", relative, worst), worst)
+        prior = graph.constant(PRIOR_COUNT)
+        step_units = graph.add("Add", tried.step_sums, graph.add("Unsqueeze", graph.add("Mul", unit, prior), last))
+        step_units = graph.add("Div", step_units, graph.add("Add", tried.step_counts, prior))
+        step_units = graph.add("Max", step_units, graph.add("Unsqueeze", resolution, last))
+        largest = graph.add("Mul", unit, graph.constant(LARGEST_STEP_UNIT))
+        step_units = graph.add("Min", step_units, graph.add("Unsqueeze", largest, last))
+        change = self._write_seasonal_change(graph, values, within)
+        return MeasuredSymbol(
+            level=level,
+            scale=graph.add("Max", change, graph.add("Mul", unit, graph.constant(0.5))),
+            unit=unit,
+            forecasts=tried.forecasts,
+            errors=relative,
+            step_units=step_units,
+            is_known=tried.is_known,
+            lowest=lowest,
+            channels=self._write_channels(graph, values, within, level, spread, unit),
+            facts=self._write_facts(graph, relative, within, unit, spread, resolution),
+        )
+
+    def _write_try_bases(self, graph: GraphBuilder, values: str, within: str) -> _Tried[str]:
+        """`_try_bases` in the graph."""
+        zero, one = graph.constant(0.0), graph.constant(1.0)
         is_of_base, is_same_place = (graph.constant(part) for part in (self.is_of_base, self.is_same_place))
         has_begun = graph.constant((self.begins >= 0).astype(np.float32)[..., None], "has_begun")
         is_there = graph.add("Mul", self._write_at(graph, within, self.begins), has_begun)
         found = graph.add("Mul", self._write_at(graph, values, self.places), is_there)
-        count = graph.add("MatMul", is_of_base, graph.add("Squeeze", is_there, last))
+        count = graph.add("MatMul", is_of_base, graph.add("Squeeze", is_there, graph.constant([3])))
         count = graph.add("Unsqueeze", count, graph.constant([4]))
         num_cycles, shape = self.is_of_base.shape[1], [self.horizon, self.num_features]
         found = graph.add("Reshape", found, graph.constant([0, 0, num_cycles, int(np.prod(shape))]))
@@ -305,39 +353,15 @@ class OwnForecasts(nn.Module):
         is_known = graph.add("Or", is_tried, is_known)
         others = graph.constant(self.stand_ins, "stand_ins")
         errors = [graph.add("Where", is_tried, part, graph.add("Gather", part, others, axis=1)) for part in errors]
-        known, all_forecasts, all_errors, step_sum, step_count = (
-            graph.add("Transpose", part, perm=[0, 2, 3, 1]) for part in (is_known, forecasts, *errors)
-        )
-        best = graph.add("Where", known, all_errors, graph.constant(BEYOND))
-        unit = graph.add("Max", graph.add("ReduceMin", best, axes=[3], keepdims=0), resolution)
-        relative = graph.add("Add", all_errors, graph.add("Unsqueeze", resolution, last))
-        relative = graph.add("Log", graph.add("Div", relative, graph.add("Unsqueeze", unit, last)))
-        worst = graph.constant(WORST)
-        relative = graph.add("Where", known, graph.add("Min", relative, worst), worst)
-        prior = graph.constant(PRIOR_COUNT)
-        step_units = graph.add("Add", step_sum, graph.add("Unsqueeze", graph.add("Mul", unit, prior), last))
-        step_units = graph.add("Div", step_units, graph.add("Add", step_count, prior))
-        step_units = graph.add("Max", step_units, graph.add("Unsqueeze", resolution, last))
-        largest = graph.add("Mul", unit, graph.constant(LARGEST_STEP_UNIT))
-        step_units = graph.add("Min", step_units, graph.add("Unsqueeze", largest, last))
+        return _Tried(*(graph.add("Transpose", part, perm=[0, 2, 3, 1]) for part in (is_known, forecasts, *errors)))
+
+    def _write_seasonal_change(self, graph: GraphBuilder, values: str, within: str) -> str:
+        """`_seasonal_change` in the graph."""
         now, before = (_write_part(graph, values, 1, *part) for part in ((self.season_length, None), (0, -self.season_length)))
         is_now, was = (_write_part(graph, within, 1, *part) for part in ((self.season_length, None), (0, -self.season_length)))
         both = graph.add("Mul", is_now, was)
         change = _sum(graph, graph.add("Mul", graph.add("Abs", graph.add("Sub", now, before)), both), 1)
-        scale = graph.add("Div", change, graph.add("Max", _sum(graph, both, 1), one))
-        scale = graph.add("Max", scale, graph.add("Mul", unit, graph.constant(0.5)))
-        return MeasuredSymbol(
-            level=level,
-            scale=scale,
-            unit=unit,
-            forecasts=all_forecasts,
-            errors=relative,
-            step_units=step_units,
-            is_known=known,
-            lowest=lowest,
-            channels=self._write_channels(graph, values, within, level, spread, unit),
-            facts=self._write_facts(graph, relative, within, unit, spread, resolution),
-        )
+        return graph.add("Div", change, graph.add("Max", _sum(graph, both, 1), graph.constant(1.0)))
 
     def write_combine(
         self, graph: GraphBuilder, measured: MeasuredSymbol, weights: str, targets: Sequence[int]
@@ -398,6 +422,28 @@ def _stand_in(base: BaseConfig, bases: Sequence[BaseConfig], season_length: int)
     """Which base has been tried in every history that is as long as the lag of this one."""
     tried = [number for number, other in enumerate(bases) if other.lag <= base.lag - season_length]
     return max(tried, key=lambda number: (bases[number].lag, -number), default=None)
+
+
+def _hold_outliers(values: Tensor, within: Tensor, share: Tensor) -> Tensor:
+    """Values (B, W, F) no further from their mean than `FURTHEST` times the first that is no outlier."""
+    for _ in range(NUM_PASSES):
+        level = (values * share).sum(1, keepdim=True)
+        furthest = ((values - level).abs() * within).topk(NUM_OUTLIERS + 1, 1).values[:, NUM_OUTLIERS:]
+        values = values.clamp(level - FURTHEST * furthest, level + FURTHEST * furthest)
+    return values
+
+
+def _write_hold_outliers(graph: GraphBuilder, values: str, within: str, share: str) -> str:
+    for _ in range(NUM_PASSES):
+        level = _sum(graph, graph.add("Mul", values, share), 1)
+        distances = graph.add("Mul", graph.add("Abs", graph.add("Sub", values, level)), within)
+        count = graph.constant([NUM_OUTLIERS + 1])
+        furthest, _ = graph.add_many("TopK", distances, count, num_outputs=2, axis=1, largest=1, sorted=1)
+        furthest = _write_part(graph, furthest, 1, NUM_OUTLIERS, None)
+        reach = graph.add("Mul", furthest, graph.constant(FURTHEST))
+        values = graph.add("Max", values, graph.add("Sub", level, reach))
+        values = graph.add("Min", values, graph.add("Add", level, reach))
+    return values
 
 
 def _level_and_spread(values: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

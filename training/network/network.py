@@ -184,13 +184,13 @@ class Network(nn.Module):
         answers = dict(zip(self.outputs, self.head.answer(prediction), strict=True))
         return answers | {f"{name}_next": tensor for name, tensor in prediction.state.items()}
 
-    def predict(self, inputs: Mapping[str, Tensor], disturbance: Tensor | None = None) -> Prediction:
+    def predict(self, inputs: Mapping[str, Tensor], perturbation: Tensor | None = None) -> Prediction:
         """What the layers give for raw inputs, for a loss to compare: `forward` without the answer's last step.
 
-        `disturbance` (B, T, D) is added to the vectors of tokens, which the first layer of the one member then must give.
+        `perturbation` (B, T, D) is added to the vectors of tokens, which the first layer of the one member then must give.
         """
         given = self.head.read(inputs)
-        output, activity, state = self._run_members(given, inputs, disturbance)
+        output, activity, state = self._run_members(given, inputs, perturbation)
         prediction = Prediction(self.head.predict(output, given), output.others, given.statistics, activity, state)
         return replace(prediction, state={**self.head.next_state(prediction), **state}) if state else prediction
 
@@ -210,13 +210,13 @@ class Network(nn.Module):
         return zip(names, self.stack[part], self._keeps_state[part], strict=True)
 
     def _run_members(
-        self, given: LayerInput, inputs: Mapping[str, Tensor], disturbance: Tensor | None = None
+        self, given: LayerInput, inputs: Mapping[str, Tensor], perturbation: Tensor | None = None
     ) -> tuple[Signal, tuple[tuple[Tensor, ...], ...], dict[str, Tensor]]:
         """`_run_layers` of all members, as one: of rows of their own each while training, else of all rows."""
         num_members, num_rows = self.spec.members, len(given.signal.values)
         if num_members == 1:
-            return self._run_layers(given, inputs, 0, disturbance)
-        assert disturbance is None, "each member has vectors of its own"
+            return self._run_layers(given, inputs, 0, perturbation)
+        assert perturbation is None, "each member has vectors of its own"
         is_split = self.training and num_rows >= num_members
         outputs: list[Signal] = []
         activity: list[tuple[Tensor, ...]] = []
@@ -234,7 +234,7 @@ class Network(nn.Module):
         return Signal(merge(values, num_rows), lengths), tuple(activity), state
 
     def _run_layers(
-        self, given: LayerInput, inputs: Mapping[str, Tensor], member: int, disturbance: Tensor | None = None
+        self, given: LayerInput, inputs: Mapping[str, Tensor], member: int, perturbation: Tensor | None = None
     ) -> tuple[Signal, tuple[tuple[Tensor, ...], ...], dict[str, Tensor]]:
         """The last layer's output, the activity of each layer, and the new state by its inputs' names."""
         has_state = self._has_state(inputs)
@@ -249,8 +249,8 @@ class Network(nn.Module):
             # The next layer reads no further results of this one.
             signal, final = layer(signal.with_values(signal.values), given.source, initial)
             activity.append(signal.activity)
-            if disturbance is not None and index == 0:
-                signal = signal.with_values(signal.values + disturbance)
+            if perturbation is not None and index == 0:
+                signal = signal.with_values(signal.values + perturbation)
             state |= dict(zip(names, final, strict=True))
         return signal, tuple(activity), state
 

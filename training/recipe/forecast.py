@@ -410,25 +410,36 @@ class ForecastRecipe(Recipe):
             raise ValueError(f'fit.denominator_gradient is for loss "smape", not "{self.fit.loss}"')
         if self.fit.relative_weight and (self.fit.loss != "quantile" or not self.forecast.bases):
             raise ValueError('fit.relative_weight is for loss "quantile" and forecast.bases')
+        return self
+
+    @model_validator(mode="after")
+    def _check_scaling(self) -> Self:
         if self.forecast.streaming != (self.scaling.kind == "running"):
             raise ValueError('forecast.streaming and scaling of kind "running" need each other')
         if bool(self.forecast.bases) != (self.scaling.kind == "seasonal"):
             raise ValueError('forecast.bases and scaling of kind "seasonal" need each other')
         if self.forecast.bases and self.scaling.centre != "none":
             raise ValueError("bases go without scaling.centre")
-        if self.forecast.streaming:
-            if self.fit.loss != "quantile":
-                raise ValueError(f'streaming needs loss "quantile", got "{self.fit.loss}"')
-            if self.forecast.decomposition != "none" or self.forecast.mape_point or self.scaling.centre != "none":
-                raise ValueError(
-                    "streaming goes without decomposition, mape_point and scaling.centre, which need a whole history"
-                )
-            if (self.fit.window_length or self.forecast.context_length) <= self.forecast.num_unscored:
-                raise ValueError(f"fit.window_length must be above forecast.warm_up, {self.forecast.num_unscored} steps")
-            if self.data.further or self.data.synthetic or self.fit.disturbed_share:
-                raise ValueError("data.further, data.synthetic and fit.disturbed_share are not for streaming")
-        elif self.fit.window_length is not None or self.fit.missing_share:
-            raise ValueError("fit.window_length and fit.missing_share are for forecast.streaming = true")
+        return self
+
+    @model_validator(mode="after")
+    def _check_streaming(self) -> Self:
+        if not self.forecast.streaming:
+            if self.fit.window_length is not None or self.fit.missing_share:
+                raise ValueError("fit.window_length and fit.missing_share are for forecast.streaming = true")
+            return self
+        if self.fit.loss != "quantile":
+            raise ValueError(f'streaming needs loss "quantile", got "{self.fit.loss}"')
+        if self.forecast.decomposition != "none" or self.forecast.mape_point or self.scaling.centre != "none":
+            raise ValueError("streaming goes without decomposition, mape_point and scaling.centre, which need a whole history")
+        if (self.fit.window_length or self.forecast.context_length) <= self.forecast.num_unscored:
+            raise ValueError(f"fit.window_length must be above forecast.warm_up, {self.forecast.num_unscored} steps")
+        if self.data.further or self.data.synthetic or self.fit.disturbed_share:
+            raise ValueError("data.further, data.synthetic and fit.disturbed_share are not for streaming")
+        return self
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
         if self.evaluate.windows is not None and (self.data.test or self.data.test_length is not None or self.forecast.streaming):
             raise ValueError("evaluate.windows makes the test part: not with data.test, data.test_length or forecast.streaming")
         if self.data.train_on_validation and self.fit.keep != "last":

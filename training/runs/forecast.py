@@ -37,6 +37,7 @@ from training.recipe import CalendarField, ForecastRecipe, ForecastSettings, Rec
 from training.reporting.forecast import forecast_pictures
 from training.reporting.progress import progress_line
 from training.reporting.report import Report
+from training.runs.forecast_block import forecast_block
 from training.runs.forecast_stream import run_stream, stream_trial
 from training.runs.steps import (
     Outcome,
@@ -138,20 +139,7 @@ def run(recipe: ForecastRecipe, *, data: Path | None, folder: Path, resume: bool
         baselines=_score_baselines(recipe, series, test, folder, console),
         contents=series.contents,
         instances=instances,
-        block={
-            "context_length": forecast.context_length,
-            "min_length": forecast.shortest,
-            "horizon": forecast.horizon,
-            "frequencies": list(forecast.frequencies),
-            "season_length": forecast.season_length,
-            "quantiles": list(forecast.quantiles),
-            "point": spec.point,
-            **({"points": spec.points} if len(spec.points) > 1 else {}),
-            **({"recursive_errors": "correlated"} if forecast.recursive_errors == "correlated" else {}),
-            "features": list(series.features),
-            "targets": list(series.targets),
-            **{option: value for option in ("covariates", "categories", "calendar") if (value := getattr(forecast, option))},
-        },
+        block=forecast_block(forecast, series, spec),
         pictures=forecast_pictures(recipe, series, fitted, answers),
         facts=_score_windows(recipe, series, answers["forecast"]),
     )

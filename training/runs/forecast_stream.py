@@ -22,6 +22,7 @@ from training.recipe import ForecastRecipe, ForecastSettings
 from training.reporting.forecast import forecast_pictures
 from training.reporting.progress import progress_line
 from training.reporting.report import Report
+from training.runs.forecast_block import forecast_block
 from training.runs.steps import Outcome, check_network, fit_network, on_device_of, prepare_publication, write_verified_graph
 from training.scoring.baselines import score_baselines
 from training.scoring.evaluate import Graph, Scores
@@ -99,28 +100,10 @@ def run_stream(
         baselines=_score_baselines(recipe, series, folder, console),
         contents=series.contents,
         instances=instances,
-        block=describe_stream(recipe, series, spec),
+        block=forecast_block(forecast, series, spec),
         pictures=forecast_pictures(recipe, series, fitted, _at_origins(recipe, answers)),
     )
     return prepare_publication(recipe, network, graph, fitted, stream_trial(recipe, series, network, instances), outcome)
-
-
-def describe_stream(recipe: ForecastRecipe, series: Series, spec: ForecastSpec) -> dict[str, Any]:
-    """The manifest's block."""
-    forecast = recipe.forecast
-    return {
-        "context_length": forecast.context_length,
-        "min_length": 1,
-        "horizon": forecast.horizon,
-        "frequencies": list(forecast.frequencies),
-        "season_length": forecast.season_length,
-        "quantiles": list(forecast.quantiles),
-        "point": spec.point,
-        "features": list(series.features),
-        "targets": list(series.targets),
-        "streaming": True,
-        "warm_up": forecast.num_unscored,
-    }
 
 
 def stream_trial(recipe: ForecastRecipe, series: Series, network: Network, instances: list[Any]) -> Trial:

@@ -143,7 +143,7 @@ def score_anomalies(series: Series, detector: Detector, season_length: int, seed
     with none left, there are no scores.
     """
     length = max(season_length, SHORT_WINDOW)
-    lengths = {"spike": 1, "level_shift": max(1, length // 4), "flat_line": max(2, length // 2)}
+    lengths = {"spike": 1, "level_shift": max(1, length // 4), "flat_line": _flat_length(length)}
     found: dict[str, tuple[list[float], list[float]]] = {kind: ([], []) for kind in get_args(Disturbance)}
     for index, values in enumerate(series.values):
         start = series.test_start(index)
@@ -183,8 +183,13 @@ def disturb(
             case "level_shift":
                 values[place : place + length, targets] += size
             case "flat_line":
-                values[place : place + max(2, length // 2), targets] = values[place - 1, targets]
+                values[place : place + _flat_length(length), targets] = values[place - 1, targets]
     return values, places
+
+
+def _flat_length(season_length: int) -> int:
+    """Steps for which a value stays."""
+    return max(2, season_length // 2)
 
 
 def _rolling(values: Array, length: int) -> Array:

@@ -23,6 +23,7 @@ from service.tasks.forecast import ForecastTask
 from service.tasks.forecast_spec import CalendarField, ForecastSpec
 from service.tasks.frequencies import Frequency
 from service.tasks.history import NUMBERS_AT_ONCE
+from service.tasks.tables import TableError, TableOptions
 from tests.fakes import run_task
 
 GROUP = functools.partial(group_rows, limits=Limits())
@@ -274,6 +275,16 @@ def test_tensors_of_the_protocols_are_cut_together() -> None:
 def test_a_manifest_whose_covariates_do_not_fit_is_refused(options: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ForecastSpec(**BLOCK, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [({}, "warm, sky"), ({"covariates": [], "categories": {}, "calendar": ["hour"]}, "hour")],
+    ids=["covariates", "calendar"],
+)
+def test_a_file_of_series_is_refused_for_it_has_no_place_for_what_is_known_ahead(options: Mapping[str, Any], known: str) -> None:
+    with pytest.raises(TableError, match=rf"reads what is known ahead \({known}\)"):
+        forecast(**options).open_table(TableOptions())
 
 
 def test_a_model_says_what_it_needs_and_others_say_nothing() -> None:

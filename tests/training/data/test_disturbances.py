@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.data.disturbances import KINDS, SHORTEST, disturb
+from training.data.disturbances import FAR, KINDS, SHORTEST, disturb
 
 PADDING = 12345.0
 
@@ -16,6 +16,16 @@ def windows(num_rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     history = values[:, : length + 4].copy()
     history[:, length:] = PADDING
     return history, np.full(num_rows, length, np.int64), values[:, length : length + 6].copy()
+
+
+def kind_of(before: np.ndarray, after: np.ndarray, *, goes_on: bool) -> str:
+    """What became of a history (time,) that was changed."""
+    (changed,) = np.nonzero(before != after)
+    if goes_on:
+        return "offset" if len(changed) == len(before) else "shift"
+    if len(changed) == 1 and after[changed[0]] == pytest.approx(FAR * before[changed[0]]):
+        return "outlier"
+    return "outage" if np.ptp(after[changed]) == 0 else "line"
 
 
 @pytest.mark.parametrize("length", [SHORTEST, 9, 30, 200])
@@ -33,7 +43,8 @@ def test_every_kind_comes_and_none_reaches_the_padding(length: int) -> None:
     np.testing.assert_allclose(shift, np.broadcast_to(shift[:, :1], shift.shape), rtol=1e-3, atol=1e-3)
     last_step = (history - before)[goes_on, length - 1]
     np.testing.assert_allclose(last_step, shift[:, 0], rtol=1e-3, atol=1e-3)
-    assert len(KINDS) == 5
+    rows = zip(before[changed, :length, 0], history[changed, :length, 0], goes_on[changed], strict=True)
+    assert {kind_of(was, now, goes_on=bool(shifted)) for was, now, shifted in rows} == set(KINDS)
 
 
 def test_the_share_is_that_of_the_rows_and_too_short_ones_are_left_alone() -> None:

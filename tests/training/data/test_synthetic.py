@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from training.data.synthetic import KINDS, make_series
+from training.data.synthetic import make_series
 from training.recipe import SyntheticKind
 
 LENGTH, SEASON = 500, 24
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(SyntheticKind))
 def test_series_are_finite_differ_and_come_again_with_their_seed(kind: SyntheticKind) -> None:
     found = [make_series(kind, LENGTH, SEASON, np.random.default_rng(seed)) for seed in (*range(20), 0)]
     assert all(values.shape == (LENGTH,) and np.isfinite(values).all() for values in found)

@@ -8,25 +8,19 @@ import numpy as np
 import pytest
 
 from tests.training.evaluation.answering import Answer, answering
-from training.evaluation import long_horizon
 from training.evaluation.client import Service
-from training.evaluation.long_horizon import HISTORY, HORIZON, MODEL, Measurements, baselines, score
+from training.evaluation.long_horizon import HISTORY, HORIZON, MODEL, Measurements, baselines, score_measurements
 
 NUM_WINDOWS = 40
 
 
-@pytest.fixture
-def measurements(monkeypatch: pytest.MonkeyPatch) -> Measurements:
-    """Two features that a day before shows exactly, with the parts cut to forty windows of the test part."""
-    test = NUM_WINDOWS + HORIZON - 1
-    monkeypatch.setattr(long_horizon, "TRAINING", 900)
-    monkeypatch.setattr(long_horizon, "TEST", 1000)
-    monkeypatch.setattr(long_horizon, "END", 1000 + test)
-    hours = np.arange(1000 + test)
+@pytest.fixture(scope="module")
+def measurements() -> Measurements:
+    """Two features that a day before shows exactly, with forty windows in the test part."""
+    num_test = NUM_WINDOWS + HORIZON - 1
+    hours = np.arange(1000 + num_test)
     values = np.stack([10 + 3 * np.sin(2 * np.pi * hours / 24), 5 * np.cos(2 * np.pi * hours / 24) - 100], axis=1)
-    found = Measurements(values, values[:900].mean(0), values[:900].std(0))
-    monkeypatch.setattr(long_horizon, "read_measurements", lambda folder: found)
-    return found
+    return Measurements(values, num_training=900, num_test=num_test)
 
 
 def test_every_window_of_the_test_part_is_scored_in_deviations_of_the_training_part(measurements: Measurements) -> None:
@@ -51,7 +45,7 @@ def test_scores_are_of_the_answers_in_raw_units(measurements: Measurements) -> N
         return 200, {"model": MODEL, "version": "1", "predictions": forecasts}
 
     with answering(respond) as url, Service(url) as service:
-        evaluation = score(service, None)
+        evaluation = score_measurements(service, measurements)
     level = measurements.standardized(np.array([10.0, -100.0]))
     square, magnitude = evaluation.rows
     assert square.score == pytest.approx(((measurements.truth - level) ** 2).mean())
@@ -62,6 +56,6 @@ def test_scores_are_of_the_answers_in_raw_units(measurements: Measurements) -> N
 
 def test_a_service_without_the_model_is_said(measurements: Measurements) -> None:
     with answering(lambda path, body: (404, {"detail": "no such model"})) as url, Service(url) as service:
-        evaluation = score(service, None)
+        evaluation = score_measurements(service, measurements)
     assert [row.score for row in evaluation.rows] == [None, None]
     assert "no such model" in evaluation.rows[0].note

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from tests.training.network.networks import DENSE, EMBEDDING, LSTM, classify, tokens
-from training.fitting.adversarial import add_worst_case, no_disturbance, worst_disturbance
+from training.fitting.adversarial import add_adversarial_loss, adversarial_perturbation, zero_perturbation
 from training.fitting.fit import fit
 from training.fitting.losses import Batch, classify_loss
 from training.network.network import Network
@@ -31,14 +31,14 @@ def make_batch() -> Batch:
 
 
 def gradient_of(network: Network, batch: Batch) -> torch.Tensor:
-    start = no_disturbance(network, batch)
+    start = zero_perturbation(network, batch)
     (gradient,) = torch.autograd.grad(LOSS(network, network.predict(batch, start), batch), start)
     return gradient
 
 
 def test_each_row_is_moved_by_the_same_length_in_units_of_the_vectors() -> None:
     network, batch = make_network(), make_batch()
-    moved = worst_disturbance(network, batch, gradient_of(network, batch), 0.5)
+    moved = adversarial_perturbation(network, batch, gradient_of(network, batch), 0.5)
     real = torch.cat([row[:length] for row, length in zip(batch["tokens"], batch["lengths"], strict=True)])
     unit = network.vectors[real].square().mean().sqrt()
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), (0.5 * unit).expand(3))
@@ -49,16 +49,16 @@ def test_padding_is_not_moved_and_a_row_without_gradient_stays() -> None:
     gradient = gradient_of(network, batch)
     assert not gradient[0, 3:].any()
     gradient[1] = 0
-    assert not worst_disturbance(network, batch, gradient, 0.5)[1].any()
+    assert not adversarial_perturbation(network, batch, gradient, 0.5)[1].any()
 
 
-def test_the_worst_disturbance_raises_the_loss_more_than_any_of_many_at_random() -> None:
+def test_the_adversarial_perturbation_raises_the_loss_more_than_any_of_many_at_random() -> None:
     network, batch = make_network(), make_batch()
     gradient = gradient_of(network, batch)
 
     def raised(direction: torch.Tensor) -> float:
         with torch.no_grad():
-            return float(LOSS(network, network.predict(batch, worst_disturbance(network, batch, direction, 0.1)), batch))
+            return float(LOSS(network, network.predict(batch, adversarial_perturbation(network, batch, direction, 0.1)), batch))
 
     others = [torch.randn(gradient.shape, generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
     assert raised(gradient) > max(raised(other) for other in others)
@@ -66,12 +66,12 @@ def test_the_worst_disturbance_raises_the_loss_more_than_any_of_many_at_random()
 
 def test_the_gradients_of_both_losses_reach_the_weights() -> None:
     network, batch = make_network(), make_batch()
-    moved = worst_disturbance(network, batch, gradient_of(network, batch), 0.5)
+    moved = adversarial_perturbation(network, batch, gradient_of(network, batch), 0.5)
     plain = LOSS(network, network.predict(batch), batch) + LOSS(network, network.predict(batch, moved), batch)
     expected = torch.autograd.grad(plain, list(network.parameters()))
-    start = no_disturbance(network, batch)
+    start = zero_perturbation(network, batch)
     predict = partial(network.predict, batch)
-    loss = add_worst_case(LOSS, network, batch, predict, predict(start), start, 0.5)
+    loss = add_adversarial_loss(LOSS, network, batch, predict, predict(start), start, 0.5)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(loss, plain)
     torch.testing.assert_close([parameter.grad for parameter in network.parameters()], list(expected))

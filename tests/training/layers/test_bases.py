@@ -13,15 +13,15 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers.base import Signal, Symbol
-from training.layers.bases import BaseConfig, OwnForecasts
+from training.layers.bases import BaseConfig, BaseForecasts
 
 SEASON, HORIZON, CONTEXT = 4, 6, 60
 BASES = [BaseConfig(lag=1), BaseConfig(lag=4), BaseConfig(lag=4, cycles=3), BaseConfig(lag=12), BaseConfig(lag=12, cycles=2)]
 GARBAGE = -1e5
 
 
-def own(*bases: BaseConfig, origins: int = 3, num_features: int = 1) -> OwnForecasts:
-    return OwnForecasts(
+def own(*bases: BaseConfig, origins: int = 3, num_features: int = 1) -> BaseForecasts:
+    return BaseForecasts(
         bases or BASES,
         horizon=HORIZON,
         season_length=SEASON,
@@ -120,7 +120,7 @@ def test_no_base_stands_in_for_the_shortest() -> None:
     assert measured.is_known[:, 0, 0].tolist() == [[False, False], [True, False], [True, True]]
 
 
-def combine(part: OwnForecasts, history: Signal) -> Tensor:
+def combine(part: BaseForecasts, history: Signal) -> Tensor:
     """The bases' mean by their errors alone, of the only feature: (B, H)."""
     measured = part.measure(history)
     return part.combine(measured, torch.zeros(len(history.lengths), HORIZON, 1, len(part.bases)), [0])[0][..., 0]

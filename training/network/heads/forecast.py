@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.graph.builder import GraphBuilder
 from training.layers import ragged
-from training.layers.bases import TINY, BaseConfig, Measured, MeasuredSymbol, OwnForecasts
+from training.layers.bases import TINY, BaseConfig, BaseForecasts, Measured, MeasuredSymbol
 from training.layers.covariates import CovariateConfig, CovariateEncoder
 from training.layers.decomposition import Centre, CentreSymbol, Centring, SeasonalDecomposition
 from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
@@ -178,7 +178,7 @@ class ForecastHead(Head):
         self.decomposition = SeasonalDecomposition(spec.season_length, spec.num_features) if has_season else None
         self.centring = Centring(has_unit=spec.scaling.centre == "last") if spec.scaling.centre != "none" else None
         self.encoder = CovariateEncoder(spec.covariates) if spec.covariates else None
-        self.own = _own_forecasts(spec) if spec.bases else None
+        self.base_forecasts = _base_forecasts(spec) if spec.bases else None
 
     @classmethod
     def from_spec(cls, spec: ForecastSpec) -> ForecastHead:
@@ -191,16 +191,16 @@ class ForecastHead(Head):
 
     @property
     def first(self) -> Shape:
-        if self.own is not None:
-            return self.source.with_features(self.own.num_channels * self.spec.step + self.own.num_facts)
+        if self.base_forecasts is not None:
+            return self.source.with_features(self.base_forecasts.num_channels * self.spec.step + self.base_forecasts.num_facts)
         if self.spec.independent:
             return self.source.with_features(self.spec.step)
         return self.source.with_features((self.spec.num_features + self.num_covariate_features) * self.spec.step)
 
     @property
     def scaled_source(self) -> Shape:
-        if self.own is not None:
-            return self.source.with_features(self.own.num_channels)
+        if self.base_forecasts is not None:
+            return self.source.with_features(self.base_forecasts.num_channels)
         if self.spec.independent:
             return replace(self.source.with_features(1), one_of=self.spec.num_features)
         return replace(self.source, ahead=(self.spec.horizon, self.num_covariate_features))
@@ -231,11 +231,11 @@ class ForecastHead(Head):
 
     @property
     def read_length(self) -> int | None:
-        return self.spec.read_length if self.own is not None else None
+        return self.spec.read_length if self.base_forecasts is not None else None
 
     def min_length(self, num_steps: int) -> int:
-        if self.own is not None:
-            return self.own.min_length
+        if self.base_forecasts is not None:
+            return self.base_forecasts.min_length
         return max(self.spec.step * num_steps, self.spec.seasonal_lag or 1)
 
     def complete(self, tables: Tables) -> Tables:
@@ -299,8 +299,8 @@ class ForecastHead(Head):
 
     def read(self, inputs: Mapping[str, Tensor]) -> LayerInput:
         history = Signal(inputs["history"], inputs["lengths"])
-        if self.own is not None:
-            return self._read_own(self.own, history)
+        if self.base_forecasts is not None:
+            return self._read_bases(self.base_forecasts, history)
         scaling = self.scaler.statistics(history)
         source = Signal(self.scaler.apply_to_history(history.values, scaling), history.lengths)
         season = centre = None
@@ -324,8 +324,8 @@ class ForecastHead(Head):
             signal = Signal(*ragged.fold_steps(signal.values, signal.lengths, self.spec.step))
         return LayerInput(signal, source, statistics)
 
-    def _read_own(self, own: OwnForecasts, history: Signal) -> LayerInput:
-        measured = own.measure(history)
+    def _read_bases(self, bases: BaseForecasts, history: Signal) -> LayerInput:
+        measured = bases.measure(history)
         source = Signal(measured.channels, torch.full_like(history.lengths, self.spec.read_length))
         folded, lengths = ragged.fold_steps(source.values, source.lengths, self.spec.step)
         facts = measured.facts.expand(-1, folded.shape[1], -1)
@@ -334,8 +334,8 @@ class ForecastHead(Head):
 
     def predict(self, output: Signal, given: LayerInput) -> Tensor:
         spec, source = self.spec, given.source
-        if self.own is not None:
-            return self._correct(self.own, output.values, given.statistics)
+        if self.base_forecasts is not None:
+            return self._correct(self.base_forecasts, output.values, given.statistics)
         if spec.independent:
             return self._of_rows(output.values, source)
         values = output.values.reshape(-1, *spec.value_shape)
@@ -360,7 +360,7 @@ class ForecastHead(Head):
         values = values.view(-1, spec.num_features, spec.horizon, *levels)
         return values.transpose(1, 2)[:, :, list(spec.targets)]
 
-    def _correct(self, own: OwnForecasts, output: Tensor, statistics: Statistics) -> Tensor:
+    def _correct(self, bases: BaseForecasts, output: Tensor, statistics: Statistics) -> Tensor:
         """The bases' weighted mean, and what the layers add to it in units of their errors at that place of a season."""
         assert isinstance(statistics, ForecastStatistics)
         assert statistics.measured is not None
@@ -368,7 +368,7 @@ class ForecastHead(Head):
         values = output.reshape(len(measured.level), spec.horizon, len(targets), -1)
         corrections, weights = values[..., : -len(spec.bases)], values[..., -len(spec.bases) :]
         level, scale = (part[..., targets] for part in (measured.level, measured.scale))
-        base, unit = own.combine(measured, weights, targets)
+        base, unit = bases.combine(measured, weights, targets)
         base = (base - level) / scale
         # Less TINY: to a history of zeros nothing is added.
         corrected = base.unsqueeze(3) + corrections * ((unit - TINY) / scale).unsqueeze(3)
@@ -376,7 +376,7 @@ class ForecastHead(Head):
 
     def answer(self, prediction: Prediction) -> tuple[Tensor, ...]:
         values = self.unscale(prediction.values, prediction)
-        if self.own is not None:
+        if self.base_forecasts is not None:
             assert isinstance(prediction.statistics, ForecastStatistics)
             assert prediction.statistics.measured is not None
             values = values.maximum(_like(prediction.statistics.measured.lowest[..., list(self.spec.targets)], values))
@@ -389,7 +389,7 @@ class ForecastHead(Head):
     def scale_target(self, target: Tensor, prediction: Prediction) -> Tensor:
         """Raw targets (B, horizon, targets) into the space of the prediction."""
         scaled = self.scaler.apply_to_target(target, prediction.statistics)
-        if self.own is not None:
+        if self.base_forecasts is not None:
             return scaled.clamp(-FURTHEST_TARGET, FURTHEST_TARGET)
         season, centre = self._components(prediction)
         if season is not None:
@@ -428,8 +428,8 @@ class ForecastHead(Head):
         if not self.scaler.is_fitted or not (self.encoder is None or self.encoder.is_fitted):
             raise NetworkError(f'scaling "{self.spec.scaling.kind}" has no statistics yet: call set_statistics first')
         history = Symbol("history", "lengths")
-        if self.own is not None:
-            return self._write_own(graph, self.own, history)
+        if self.base_forecasts is not None:
+            return self._write_bases(graph, self.base_forecasts, history)
         with graph.scope("scaling"):
             scaling = self.scaler.write_statistics(graph, history)
             source = Symbol(self.scaler.write_apply(graph, history.values, scaling), history.lengths)
@@ -486,14 +486,14 @@ class ForecastHead(Head):
         values = graph.add("Transpose", values, perm=[0, 2, 1, *range(3, 3 + len(levels))])
         return graph.add("Gather", values, graph.constant(list(spec.targets)), axis=2) if self.scaler.chooses else values
 
-    def _write_own(self, graph: GraphBuilder, own: OwnForecasts, history: Symbol) -> LayerInputSymbol:
+    def _write_bases(self, graph: GraphBuilder, bases: BaseForecasts, history: Symbol) -> LayerInputSymbol:
         spec = self.spec
         assert history.lengths is not None
         with graph.scope("bases"):
-            measured = own.write_measure(graph, history)
+            measured = bases.write_measure(graph, history)
         with graph.scope("step"):
             # Each row has as many steps as the layers read, so that none is ragged.
-            number, width = spec.read_length // spec.step, spec.step * own.num_channels
+            number, width = spec.read_length // spec.step, spec.step * bases.num_channels
             left_out = graph.constant([spec.read_length % spec.step])
             folded = graph.add("Slice", measured.channels, left_out, graph.constant([spec.read_length]), graph.constant([1]))
             folded = graph.add("Reshape", folded, graph.constant([0, number, width]))
@@ -504,7 +504,7 @@ class ForecastHead(Head):
         statistics = ForecastStatisticsSymbol(measured.level, measured.scale, measured=measured)
         return LayerInputSymbol(Symbol(values, lengths), Symbol(measured.channels, read), statistics)
 
-    def _write_corrected(self, graph: GraphBuilder, own: OwnForecasts, output: str, measured: MeasuredSymbol) -> str:
+    def _write_corrected(self, graph: GraphBuilder, bases: BaseForecasts, output: str, measured: MeasuredSymbol) -> str:
         """`_correct` in the graph."""
         spec, targets = self.spec, list(self.spec.targets)
         count, last = spec.values_per_step // len(targets), graph.constant([3])
@@ -513,7 +513,7 @@ class ForecastHead(Head):
         corrections = graph.add("Slice", values, graph.constant([0]), border, last)
         weights = graph.add("Slice", values, border, graph.constant([count]), last)
         level, scale = (self._write_targets(graph, part) for part in (measured.level, measured.scale))
-        base, unit = own.write_combine(graph, measured, weights, targets)
+        base, unit = bases.write_combine(graph, measured, weights, targets)
         base = graph.add("Sub", base, level)
         base = graph.add("Unsqueeze", graph.add("Div", base, scale), last)
         share = graph.add("Div", graph.add("Sub", unit, graph.constant(TINY)), scale)
@@ -528,8 +528,8 @@ class ForecastHead(Head):
         spec = self.spec
         measured = given.statistics.measured if isinstance(given.statistics, ForecastStatisticsSymbol) else None
         with graph.scope("answer"):
-            if self.own is not None and measured is not None:
-                values = self._write_corrected(graph, self.own, output.values, measured)
+            if self.base_forecasts is not None and measured is not None:
+                values = self._write_corrected(graph, self.base_forecasts, output.values, measured)
             elif spec.independent:
                 values = self._write_of_rows(graph, output.values, given.source)
             else:
@@ -626,8 +626,8 @@ class ForecastHead(Head):
         return scale
 
 
-def _own_forecasts(spec: ForecastSpec) -> OwnForecasts:
-    return OwnForecasts(
+def _base_forecasts(spec: ForecastSpec) -> BaseForecasts:
+    return BaseForecasts(
         spec.bases,
         horizon=spec.horizon,
         season_length=spec.season_length,

@@ -169,7 +169,7 @@ def test_a_silent_network_with_bases_takes_over_the_one_that_is_exact() -> None:
     weeks = torch.tensor([2.0, 0.5, 1.0, 3.0, 2.5, 0.5, 1.0, 4.0, 2.0, 0.5, 1.0, 1.5]).repeat(4)
     days = torch.tensor([2.0, 0.5, 1.0, 3.0]).repeat(12)
     network = silence(forecast(**OWN, quantiles=(0.1, 0.5, 0.9)))
-    torch.nn.init.constant_(network.head.own.sharpness, 2.0)  # type: ignore[union-attr, arg-type]
+    torch.nn.init.constant_(network.head.base_forecasts.sharpness, 2.0)  # type: ignore[union-attr, arg-type]
     history = torch.stack([weeks[:24], days[:24]]).unsqueeze(2)
     outputs = run(network, {"history": history, "lengths": torch.tensor([24, 9])})
     torch.testing.assert_close(outputs["forecast"][0, :, 0], weeks[24:30])
