@@ -6,13 +6,14 @@ Knows nothing of models, HTTP or Prometheus.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from service.errors import DeadlineExceeded, StateError
-from service.sequences.state import SequenceState
+from service.sequences.state import GraphIdentity, SequenceState
 from service.sequences.table import Bounds, Eviction, Owner, SequenceTable, Stored, Total
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,12 @@ class MemoryStore:
 
 def to_stored(state: SequenceState) -> Stored[SequenceState]:
     """A state as the table keeps it."""
-    return Stored(Owner(state.model, state.version), state.num_bytes, state)
+    return Stored(_owner_of(state.identity), state.num_bytes, state)
+
+
+@functools.lru_cache(maxsize=256)
+def _owner_of(identity: GraphIdentity) -> Owner:
+    return Owner(identity.model, identity.version)
 
 
 def read_block(block: bytes | None) -> SequenceState | None:
