@@ -18,6 +18,9 @@ from service.wire import pause, write_parts
 
 T = TypeVar("T")
 
+PAUSE_BYTES = 16 * 1024
+"""Behind so much text of an answer others get a turn: some 0.1 ms."""
+
 
 class LargeBodyParser:
     """Reads bodies of more than `parsing.LARGE_BYTES` on a thread."""
@@ -62,8 +65,11 @@ class LargeBodyParser:
 async def write_large(value: Any) -> bytes:
     """The text of `wire.write`; one with many values is written in parts, with a turn of the event loop between them."""
     parts: list[bytes] = []
+    num_bytes = 0  # since the last turn: brackets and names are not worth one
     for part in write_parts(value):
-        if parts:
-            await asyncio.sleep(0)
         parts.append(part)
+        num_bytes += len(part)
+        if num_bytes > PAUSE_BYTES:
+            await asyncio.sleep(0)
+            num_bytes = 0
     return parts[0] if len(parts) == 1 else b"".join(parts)

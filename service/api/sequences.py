@@ -161,14 +161,14 @@ def read_steps(instances: Sequence[Any], parameters: Mapping[str, Any]) -> list[
         )
     steps = []
     seen: set[str] = set()
-    common = [parameters.get(field) for field in _IN_ORDER]
+    common_id, common_start, common_end = [parameters.get(field) for field in _IN_ORDER]
     for index, instance in enumerate(instances):
-        said = common
+        id, start, end = common_id, common_start, common_end
         if type(instance) is dict:
-            said = [
-                other if (own := instance.get(field)) is None else own for field, other in zip(_IN_ORDER, common, strict=True)
-            ]
-        step = _read_said(*said, instance=index)
+            id = common_id if (own := instance.get(ID)) is None else own
+            start = common_start if (own := instance.get(START)) is None else own
+            end = common_end if (own := instance.get(END)) is None else own
+        step = _read_said(id, start, end, instance=index)
         if step is None:
             raise _refuse(
                 f'"{ID}" is missing: expected {EXPECTED_ID}, in the instance or in "parameters"', None, ID, EXPECTED_ID, index
@@ -198,9 +198,10 @@ def _read_said(
     id: object, start: object, end: object, *, instance: int | None, zero_is_none: bool = False
 ) -> SequenceStep | None:
     """`read_step` of what the three fields hold."""
-    for field, flag in ((START, start), (END, end)):
-        if flag is not None and type(flag) is not bool:
-            raise _refuse(f'"{field}": expected true or false', flag, field, "true or false", instance)
+    if start is not None or end is not None:
+        for field, flag in ((START, start), (END, end)):
+            if flag is not None and type(flag) is not bool:
+                raise _refuse(f'"{field}": expected true or false', flag, field, "true or false", instance)
     if id is None or (zero_is_none and (id == "" or (type(id) is int and id == 0))):
         if start or end:
             raise _refuse(f'"{ID}" is missing beside "{START if start else END}"', None, ID, EXPECTED_ID, instance)
@@ -229,7 +230,10 @@ def _refuse(message: str, found: object, field: str, expected: str, instance: in
 
 
 def _without_fields(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in content.items() if name not in FIELDS}
+    others = dict(content)
+    for field in _IN_ORDER:
+        others.pop(field, None)
+    return others
 
 
 # -------------------------------------------------------------------------------------------------------- the routes

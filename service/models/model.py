@@ -257,7 +257,7 @@ class Model:
         deadline: float | None = None,
         is_plain: bool = False,
         has_turn: bool = False,
-    ) -> Coroutine[Any, Any, list[Prediction]]:
+    ) -> Coroutine[Any, Any, Sequence[Prediction]]:
         """The predictions of JSON instances, in order; `deadline` in seconds of the batcher's clock (monotonic).
 
         Lists of numbers in them are arrays that `wire.write` takes. `is_plain` as in `Task.run_steps`; with `has_turn`
@@ -278,7 +278,7 @@ class Model:
         deadline: float | None = None,
         is_plain: bool = False,
         has_turn: bool = False,
-    ) -> tuple[list[Prediction], list[SequenceState]]:
+    ) -> tuple[Sequence[Prediction], list[SequenceState]]:
         """`predict` for the next pieces of sequences, one per instance, each of which goes on from its state; None begins one.
 
         Returns the new states with the predictions. Nothing is kept: the same instances with the same states give the same answer
@@ -318,7 +318,7 @@ class Model:
         *,
         has_turn: bool,
         take_step: Callable[[Steps, list[Tensors] | None], Step] = advance_task,
-    ) -> list[Prediction]:
+    ) -> Sequence[Prediction]:
         # A large request would hold up every other one while its numbers are read: it is read on a thread.
         if not (is_heavy or has_turn) and self._loop_budget.is_spent():
             await self._loop_budget.renewal()

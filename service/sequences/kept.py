@@ -91,15 +91,16 @@ class KeptSequences:
             [SequenceKey(model.name, step.id, holder) for step in steps], max(0.0, deadline - self._now())
         )
         try:
-            states = [_expect_state(model, *each) for each in zip(steps, checkout.states, strict=True)]
+            states = _expect_states(model, steps, checkout.states)
             answer, new = await run(states)
         except BaseException:
             self.store.release(checkout)
             raise
         await self._commit(checkout, [None if step.is_end else state for step, state in zip(steps, new, strict=True)])
+        identity = model.identity
         for step, before in zip(steps, checkout.states, strict=True):
             if step.is_start or step.is_end:
-                self._count(model.identity, before, is_start=step.is_start, is_end=step.is_end)
+                self._count(identity, before, is_start=step.is_start, is_end=step.is_end)
         return answer
 
     async def find(self, model: str, id: str, holder: str = "") -> Inspection | None:
@@ -148,21 +149,28 @@ class KeptSequences:
             self._observer.ended(identity.model, identity.version, "end")
 
 
-def _expect_state(model: StreamingModel, step: SequenceStep, state: SequenceState | None) -> SequenceState | None:
-    """The state that a step goes on from. Raises SequenceNotFound and SequenceConflict."""
-    if step.is_start:
-        return None
-    shown = step.id[:SHOWN_ID_LENGTH]
-    if state is None:
-        raise SequenceNotFound(
-            f'sequence "{shown}" of model "{model.name}" was not started, or has ended: '
-            'send its first step with "sequence_start": true (the START flag)',
-            sequence_id=shown,
-            model=model.name,
-        )
-    if state.identity != model.identity:
-        raise conflict(shown, state.identity, model.identity)
-    return state
+def _expect_states(
+    model: StreamingModel, steps: Sequence[SequenceStep], states: Sequence[SequenceState | None]
+) -> list[SequenceState | None]:
+    """The states that the steps go on from. Raises SequenceNotFound and SequenceConflict."""
+    identity = model.identity
+    found: list[SequenceState | None] = []
+    for step, state in zip(steps, states, strict=True):
+        if step.is_start:
+            found.append(None)
+            continue
+        if state is None:
+            shown = step.id[:SHOWN_ID_LENGTH]
+            raise SequenceNotFound(
+                f'sequence "{shown}" of model "{model.name}" was not started, or has ended: '
+                'send its first step with "sequence_start": true (the START flag)',
+                sequence_id=shown,
+                model=model.name,
+            )
+        if state.identity != identity:
+            raise conflict(step.id, state.identity, identity)
+        found.append(state)
+    return found
 
 
 def conflict(id: str, found: GraphIdentity, expected: GraphIdentity) -> SequenceConflict:

@@ -39,15 +39,14 @@ class StateLayout:
         body = SequenceState(*identity, 0, zeros).body
         self.num_bytes = len(body) + CHECKSUM_BYTES
         """Of each state, as a block."""
-        self._constant = np.full(len(body), 0xFF, np.uint8)
-        """Ones where all bodies are equal, zeros for steps and values."""
-        self._constant[STEPS_PLACE : STEPS_PLACE + 8] = 0
+        is_constant = np.ones(len(body), np.bool_)
+        is_constant[STEPS_PLACE : STEPS_PLACE + 8] = False
         places = []
         place = head_size(identity.model)
         for name, array in zeros.items():
             place += tensor_head_size(name, array.ndim)
             places.append(place)
-            self._constant[place : place + array.nbytes] = 0
+            is_constant[place : place + array.nbytes] = False
             place += array.nbytes
         self._fields = {name: str(number) for number, name in enumerate(zeros)}  # a tensor may be called "steps"
         self._dtypes = {name: array.dtype for name, array in zeros.items()}
@@ -61,19 +60,24 @@ class StateLayout:
             }
         )
         self._blank = np.frombuffer(body, np.uint8)
+        self._constant_places = np.flatnonzero(is_constant)
+        """Where all bodies are equal: everywhere but at steps and values."""
+        self._constants = self._blank[self._constant_places]
 
     def read(self, states: Sequence[tuple[int, SequenceState]]) -> Tensors:
         """The tensors of these states, a row each; each state comes with the number of its instance.
 
         Raises StateError, which names the instance, for a state that is not of this graph or holds a number that is not finite.
         """
+        identity = self.identity
         for instance, state in states:
-            if state.identity != self.identity:
+            if state.identity != identity:
                 _locate(instance, expect_identity, state.identity, self.identity)
         bodies = [state.body for _, state in states]
-        if not self._are_own(bodies):
-            bodies = [_locate(instance, self._arrange, state) for instance, state in states]
-        records = np.frombuffer(b"".join(bodies), self._record)
+        joined = b"".join(bodies)
+        if not self._are_own(bodies, joined):
+            joined = b"".join([_locate(instance, self._arrange, state) for instance, state in states])
+        records = np.frombuffer(joined, self._record)
         # Copies: where a field lies between others its numbers need not be aligned as a graph wants them.
         tensors: Tensors = {name: records[field].astype(self._dtypes[name]) for name, field in self._fields.items()}
         if all(state.is_finite for _, state in states):
@@ -88,20 +92,26 @@ class StateLayout:
 
     def write(self, tensors: Mapping[str, Array], steps: Sequence[int]) -> list[SequenceState]:
         """The states that these tensors hold, one for each row, after so many steps; all numbers are finite."""
-        bodies = np.empty((len(steps), len(self._blank)), np.uint8)
+        size, identity = len(self._blank), self.identity
+        bodies = np.empty((len(steps), size), np.uint8)
         bodies[:] = self._blank
         records = bodies.view(self._record)[:, 0]
         records[_STEPS] = steps
         for name, field in self._fields.items():
             records[field] = tensors[name]
-        return [SequenceState.from_body(body.tobytes(), self.identity, is_finite=True) for body in bodies]
+        # Each in bytes of its own: a part of this array would keep all of it, for as long as its sequence makes no step.
+        whole = bodies.tobytes()
+        return [
+            SequenceState.from_body(whole[start : start + size], identity, num_steps, is_finite=True)
+            for start, num_steps in zip(range(0, len(whole), size), steps, strict=True)
+        ]
 
-    def _are_own(self, bodies: Sequence[bytes]) -> bool:
+    def _are_own(self, bodies: Sequence[bytes], joined: bytes) -> bool:
         """Whether these bodies are those of this graph's states, as `write` makes them."""
-        if any(len(body) != len(self._blank) for body in bodies):
+        if set(map(len, bodies)) != {len(self._blank)}:
             return False
-        found = np.frombuffer(b"".join(bodies), np.uint8).reshape(len(bodies), -1)
-        return not np.count_nonzero((found ^ self._blank) & self._constant)
+        found = np.frombuffer(joined, np.uint8).reshape(len(bodies), -1)
+        return bool((found[:, self._constant_places] == self._constants).all())
 
     def _arrange(self, state: SequenceState) -> bytes:
         """The body of a state whose tensors are this graph's, in whatever order they are. Raises StateError."""

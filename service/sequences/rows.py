@@ -55,6 +55,12 @@ class SequenceRows:
             indices = _indices(item)
             tensors = {before: output[after] for before, after in self._outputs.items()}
             self._expect_finite(tensors, indices)
+            place = _find_slice(indices)
+            if place is not None and self._new[indices[0]] is None and self._new[place] == [None] * len(indices):
+                before = self.steps_seen[place]
+                steps = [seen + length for seen, length in zip(before, item.lengths, strict=True)]
+                self._new[place] = self._current[place] = self._layout.write(tensors, steps)
+                continue
             steps = [self.steps_seen[index] + length for index, length in zip(indices, item.lengths, strict=True)]
             for index, state in zip(indices, self._layout.write(tensors, steps), strict=True):
                 self._current[index] = state
@@ -65,9 +71,9 @@ class SequenceRows:
     def _attach(self, item: Item, states: Tensors) -> StatefulTensors:
         tensors = StatefulTensors(item.tensors)
         rows = _indices(item)
-        is_whole = len(rows) == len(self._current) and all(row == place for place, row in enumerate(rows))
+        place = _find_slice(rows)
         for name, array in states.items():
-            tensors[name] = array if is_whole else array[list(rows)]
+            tensors[name] = array[list(rows)] if place is None else array[place]
         return tensors
 
     def _expect_finite(self, tensors: Tensors, instances: Sequence[int]) -> None:
@@ -95,6 +101,14 @@ def _read(states: Sequence[SequenceState | None], layout: StateLayout) -> Tensor
     for name, array in tensors.items():
         padded[name][rows] = array
     return padded
+
+
+def _find_slice(rows: Sequence[int]) -> slice | None:
+    """The rows as a slice, which is a view of an array; None where they do not follow each other."""
+    first, num = rows[0], len(rows)
+    if rows[-1] - first != num - 1 or (num > 1 and list(rows) != list(range(first, first + num))):
+        return None
+    return slice(first, first + num)
 
 
 def _indices(item: Item) -> Sequence[int]:

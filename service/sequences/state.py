@@ -122,13 +122,17 @@ class SequenceState:
         return state
 
     @classmethod
-    def from_body(cls, body: bytes, identity: GraphIdentity | None = None, *, is_finite: bool = False) -> Self:
-        """The state whose block begins with this body; `identity` where it is known. Raises StateError."""
+    def from_body(
+        cls, body: bytes, identity: GraphIdentity | None = None, steps: int | None = None, *, is_finite: bool = False
+    ) -> Self:
+        """The state whose block begins with this body; `identity` and `steps` where they are known. Raises StateError."""
         state = cls.__new__(cls)
         state.identity = read_identity(body) if identity is None else identity
-        (state.steps,) = _STEPS.unpack_from(body, STEPS_PLACE)
-        if state.steps > MAX_STEPS:
+        if steps is None:
+            (steps,) = _STEPS.unpack_from(body, STEPS_PLACE)
+        if steps > MAX_STEPS:
             raise _damaged("its parts do not fit together")
+        state.steps = steps
         state.is_finite = is_finite
         state._tensors, state._body = None, body
         return state

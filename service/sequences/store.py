@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from service.errors import DeadlineExceeded, StateError
-from service.sequences.state import SequenceState
+from service.sequences.state import GraphIdentity, SequenceState
 from service.sequences.table import Bounds, Eviction, Owner, SequenceTable, Stored, Total
 
 log = logging.getLogger(__name__)
@@ -153,8 +153,7 @@ class MemoryStore:
         return Checkout(keys, [stored and stored.value for stored in self.table.read(ticket)], ticket)
 
     def commit(self, checkout: Checkout, states: Sequence[SequenceState | None]) -> asyncio.Future[None]:
-        changes = [None if state is None else to_stored(state) for state in states]
-        is_kept = self.table.commit(checkout.ticket, changes)
+        is_kept = self.table.commit(checkout.ticket, to_changes(states))
         return finished(None if is_kept else lost_checkout())
 
     def release(self, checkout: Checkout) -> None:
@@ -177,9 +176,25 @@ class MemoryStore:
         return f"<MemoryStore {self.table!r}>"
 
 
-def to_stored(state: SequenceState) -> Stored[SequenceState]:
-    """A state as the table keeps it."""
-    return Stored(Owner(state.model, state.version), state.num_bytes, state)
+def to_stored(state: SequenceState, owner: Owner | None = None) -> Stored[SequenceState]:
+    """A state as the table keeps it; `owner` is that of its model, where it is at hand."""
+    return Stored(owner or Owner(state.model, state.version), state.num_bytes, state)
+
+
+def to_changes(states: Sequence[SequenceState | None]) -> list[Stored[SequenceState] | None]:
+    """The states of one commit as the table keeps them."""
+    changes: list[Stored[SequenceState] | None] = []
+    identity: GraphIdentity | None = None
+    owner: Owner | None = None
+    for state in states:
+        if state is None:
+            changes.append(None)
+            continue
+        if state.identity is not identity:  # that of all of them, as a rule
+            identity = state.identity
+            owner = Owner(identity.model, identity.version)
+        changes.append(to_stored(state, owner))
+    return changes
 
 
 def read_block(block: bytes | None) -> SequenceState | None:

@@ -5,7 +5,7 @@ Pure: no I/O, no event loop, no threads; time comes from the clock it is given. 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, NamedTuple, TypeVar
@@ -79,8 +79,8 @@ class Ticket:
 @dataclass(slots=True, eq=False)
 class _Queue(Generic[V]):
     stored: Stored[V] | None
-    tickets: deque[Ticket] = field(default_factory=deque)
-    """The first one has the sequence."""
+    tickets: list[Ticket]
+    """The first one has the sequence. A list: of nearly all sequences it is the only one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,8 +93,9 @@ class _Share(Total):
 
 def holder_of(key: str) -> str:
     """Whose sequence it is, by its key as `SequenceKey.text` writes it; empty where requests need no API key."""
-    before, separator, _ = key.partition("\0")
-    return before.partition("/")[2] if separator else ""
+    if "\0" not in key:
+        return ""
+    return key.partition("\0")[0].partition("/")[2]
 
 
 class SequenceTable(Generic[V]):
@@ -128,10 +129,10 @@ class SequenceTable(Generic[V]):
         for key in ticket.keys:
             queue = self._busy.get(key)
             if queue is None:
-                queue = self._busy[key] = _Queue(self._take_idle(key))
+                self._busy[key] = _Queue(self._take_idle(key), [ticket])
             else:
                 ticket.num_waiting += 1
-            queue.tickets.append(ticket)
+                queue.tickets.append(ticket)
         self._tickets.add(ticket)
         return ticket
 
@@ -148,11 +149,13 @@ class SequenceTable(Generic[V]):
             return False
         for key, stored in zip(ticket.keys, changes, strict=True):
             queue = self._busy[key]
+            before, queue.stored = queue.stored, stored
+            if stored is not None and before is not None and stored[:2] == before[:2]:
+                continue  # the next step of a sequence, as nearly all are: the totals stay
             if stored is not None:
                 self._count(key, stored, 1)
-            if queue.stored is not None:
-                self._count(key, queue.stored, -1)
-            queue.stored = stored
+            if before is not None:
+                self._count(key, before, -1)
         self.release(ticket)
         return True
 
@@ -166,14 +169,15 @@ class SequenceTable(Generic[V]):
         granted = []
         for key in ticket.keys:
             queue = self._busy[key]
-            was_first = queue.tickets[0] is ticket
-            queue.tickets.remove(ticket)
-            if not queue.tickets:
+            if len(queue.tickets) == 1:
                 del self._busy[key]
                 if queue.stored is not None:
                     self._idle[key] = queue.stored, now
                     self._shares[holder_of(key)].idle[key] = None
-            elif was_first:
+                continue
+            was_first = queue.tickets[0] is ticket
+            queue.tickets.remove(ticket)
+            if was_first:
                 following = queue.tickets[0]
                 following.num_waiting -= 1
                 if following.is_granted:

@@ -23,7 +23,7 @@ from service.tasks.tables import TableError, TableForm, TableOptions
 Prediction = Any
 """A JSON value, as POST /predict answers it; lists of numbers may be arrays (C-contiguous, finite)."""
 
-Steps = Generator[list[Item], list[Tensors], list[Prediction]]
+Steps = Generator[list[Item], list[Tensors], Sequence[Prediction]]
 """Yields items to run, is sent their prepared outputs in order, perhaps several times; returns the predictions in order."""
 
 GroupRows = Callable[[Sequence[int]], list[list[int]]]
@@ -40,13 +40,15 @@ IS_FINITE = "/is_finite"
 # Above these, encoding takes milliseconds and belongs on a thread: 64 histories of 336 values need about 0.5 ms.
 HEAVY_NUM_INSTANCES = 64
 HEAVY_SIZE = 20_000
+HEAVY_NUM_ROWS = 256
+"""Instead of HEAVY_NUM_INSTANCES, where instances are read and written all at once."""
 
 
 class Step(NamedTuple):
     """Where a request stands: the items to run next, or None and its predictions."""
 
     items: list[Item] | None
-    predictions: list[Prediction]
+    predictions: Sequence[Prediction]
 
 
 def advance(steps: Steps, outputs: list[Tensors] | None) -> Step:

@@ -14,6 +14,7 @@ from service.manifest import Manifest
 from service.runtime.tensors import LENGTHS, Array, Item, Signature, Tensors
 from service.tasks.base import (
     HEAVY_NUM_INSTANCES,
+    HEAVY_NUM_ROWS,
     HEAVY_SIZE,
     IS_FINITE,
     Criterion,
@@ -30,6 +31,7 @@ from service.tasks.base import (
     finite_rows,
 )
 from service.tasks.forecast_request import CheckedInstance, RequestDefaults, refuse_long_piece, takes_frequency
+from service.tasks.forecast_rows import AnswerForm, ForecastRows, find_histories, read_histories
 from service.tasks.forecast_schema import EXAMPLES, Forecast, ForecastDescription, ForecastInstance, ForecastParameters
 from service.tasks.forecast_spec import ForecastSpec
 from service.tasks.forecast_table import Histories, LongForm
@@ -76,6 +78,7 @@ class ForecastTask(Task):
         places = [spec.features.index(target) for target in spec.targets if target in spec.features]
         self._places = None if places == list(range(len(spec.features))) else places
         """Where a history has the targets; None: it has nothing else, in the same order."""
+        self._has_one_series = self._places is None and len(spec.targets) == 1
         self._levels = tuple(spec.quantiles)
         self._numbers_per_step = len(spec.targets) * (1 + len(spec.quantiles))
         self._has_mape = spec.has_mape
@@ -86,6 +89,12 @@ class ForecastTask(Task):
         return RequestDefaults(self.spec, self.max_horizon, self.can_feed_back, {})
 
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
+        horizon = parameters.get("horizon") or self.spec.horizon
+        is_one_run = isinstance(horizon, int) and horizon <= self.spec.horizon
+        if self._has_one_series and is_one_run and 1 < len(instances) <= HEAVY_NUM_ROWS:
+            histories = find_histories(instances)
+            if histories is not None and len(set(map(len, histories))) == 1:
+                return sum(map(len, histories)) > HEAVY_SIZE
         if len(instances) > HEAVY_NUM_INSTANCES:
             return True
         size = 0
@@ -114,17 +123,16 @@ class ForecastTask(Task):
         is_plain: bool = False,
         steps_seen: Sequence[int] | None = None,
     ) -> Steps:
-        checked = self.encode(instances, parameters, is_plain=is_plain, steps_seen=steps_seen)
-        step = self.spec.horizon
-        num_runs = -(-max([instance.horizon for instance in checked]) // step)
-        num_numbers = len(checked) * num_runs * step * self._numbers_per_step
-        if num_numbers > MAX_NUMBERS:
-            raise PayloadTooLarge(
-                f"the answer would hold {num_numbers} numbers, at most {MAX_NUMBERS} are given: send fewer instances "
-                "or a shorter horizon",
-                found=num_numbers,
-                limit=MAX_NUMBERS,
-            )
+        expect_instances(instances)
+        defaults = self._read_parameters(parameters)
+        if self._has_one_series and len(instances) > 1:
+            histories = read_histories(instances, defaults, is_plain=is_plain, steps_seen=steps_seen)
+            if histories is not None:
+                self._expect_bounded(len(histories), 1)
+                return (yield from self._run_together(histories, defaults, group))
+        checked = self._encode(instances, defaults, is_plain, steps_seen)
+        num_runs = -(-max([instance.horizon for instance in checked]) // self.spec.horizon)
+        self._expect_bounded(len(checked), num_runs)
         if num_runs == len(checked) == 1:  # the usual request, without the lists of what follows: 3 µs
             known = checked[0].known
             ahead = () if known is None else [self._known_at(known, len(checked[0].history), len(checked[0].history))]
@@ -133,6 +141,46 @@ class ForecastTask(Task):
             return [self.decode(checked[0], output[COMBINED][0], output[ANOMALY][0] if self.spec.streaming else None)]
         forecasts, anomalies = yield from self._run_all(checked, group, steps_seen)
         return [self.decode(*each) for each in zip(checked, forecasts, anomalies, strict=True)]
+
+    def _expect_bounded(self, num_instances: int, num_runs: int) -> None:
+        """Raise PayloadTooLarge for so many instances of so many runs each."""
+        num_numbers = num_instances * num_runs * self.spec.horizon * self._numbers_per_step
+        if num_numbers > MAX_NUMBERS:
+            raise PayloadTooLarge(
+                f"the answer would hold {num_numbers} numbers, at most {MAX_NUMBERS} are given: send fewer instances "
+                "or a shorter horizon",
+                found=num_numbers,
+                limit=MAX_NUMBERS,
+            )
+
+    def _run_together(
+        self, histories: Array, defaults: RequestDefaults, group: GroupRows
+    ) -> Generator[list[Item], list[Tensors], ForecastRows]:
+        """The predictions for histories of one length, FP32 (N, T, 1), of one run each."""
+        num_rows, num_steps, _ = histories.shape
+        groups = group([num_steps] * num_rows)
+        items = []
+        for indices in groups:
+            part = histories if len(groups) == 1 else histories[indices]
+            tensors: Tensors = {HISTORY: part, LENGTHS: np.full(len(part), num_steps, np.int64)}
+            items.append(Item(tensors, len(part), num_steps, [num_steps] * len(part), (), indices))
+        outputs = yield items
+        for indices, output in zip(groups, outputs, strict=True):
+            expect_finite(output, indices)
+        forecasts = _in_order([output[COMBINED] for output in outputs], groups)  # (N, 1 + Q, H)
+        levels, is_mape = defaults.levels, defaults.is_mape
+        if self._has_mape or levels != self._levels:
+            forecasts = np.stack([self.at_levels(forecast, levels, is_mape) for forecast in forecasts])
+        anomalies = None
+        if self.spec.streaming:
+            scores = _in_order([output[ANOMALY][:, :num_steps, 0] for output in outputs], groups)  # (N, T)
+            anomalies = np.where(np.isnan(histories[:, :, 0]), np.float32(np.nan), scores)
+
+        def decode(row: int) -> Prediction:
+            instance = CheckedInstance(histories[row], defaults.horizon, levels)
+            return self._describe(instance, forecasts[row], None if anomalies is None else anomalies[row, :, np.newaxis])
+
+        return ForecastRows(AnswerForm(_keys(levels), defaults.horizon), forecasts, anomalies, decode)
 
     def run_histories(
         self, histories: Histories, defaults: RequestDefaults, group: GroupRows
@@ -156,13 +204,7 @@ class ForecastTask(Task):
         outputs = yield items
         for indices, output in zip(groups, outputs, strict=True):
             expect_finite(output, indices)
-        found = np.concatenate([output[COMBINED] for output in outputs])
-        order = np.concatenate([np.array(indices, np.int64) for indices in groups])
-        if (np.diff(order) == 1).all():
-            return found
-        ordered = np.empty_like(found)
-        ordered[order] = found
-        return ordered
+        return _in_order([output[COMBINED] for output in outputs], groups)
 
     def _run_all(
         self, checked: Sequence[CheckedInstance], group: GroupRows, steps_seen: Sequence[int] | None
@@ -250,9 +292,14 @@ class ForecastTask(Task):
     ) -> list[CheckedInstance]:
         """Check every instance; fill gaps and cut histories to what the network reads. A piece of a series is read whole."""
         expect_instances(instances)
-        defaults = (
-            RequestDefaults(self.spec, self.max_horizon, self.can_feed_back, parameters) if parameters else self._no_parameters
-        )
+        return self._encode(instances, self._read_parameters(parameters), is_plain, steps_seen)
+
+    def _read_parameters(self, parameters: Mapping[str, object]) -> RequestDefaults:
+        return RequestDefaults(self.spec, self.max_horizon, self.can_feed_back, parameters) if parameters else self._no_parameters
+
+    def _encode(
+        self, instances: Sequence[object], defaults: RequestDefaults, is_plain: bool, steps_seen: Sequence[int] | None
+    ) -> list[CheckedInstance]:
         if steps_seen is not None:
             return [
                 defaults.read_instance(instance, index, is_plain, seen)
@@ -266,9 +313,13 @@ class ForecastTask(Task):
         Of a model with a second point forecast that is the last row. `anomaly` (≥ T, targets) has a score per value of the
         history, of models that give one.
         """
+        if self._has_mape or instance.levels != self._levels:
+            forecast = self.at_levels(forecast, instance.levels, instance.is_mape)
+        return self._describe(instance, forecast, anomaly)
+
+    def _describe(self, instance: CheckedInstance, forecast: Array, anomaly: Array | None) -> Prediction:
+        """`decode` of a forecast (1 + L, ...) at the levels that are wanted."""
         levels, horizon = instance.levels, instance.horizon
-        if self._has_mape or levels != self._levels:
-            forecast = self.at_levels(forecast, levels, instance.is_mape)
         point, *at_levels = forecast[:, :horizon]
         prediction: dict[str, object] = {FORECAST: point}
         if levels:
@@ -288,20 +339,19 @@ class ForecastTask(Task):
             chosen = forecast[-1:] if is_mape else forecast[:1]
             forecast = np.concatenate((chosen, forecast[1:-1]))
         if levels != self._levels:
+            places = _find_places(self._levels, levels)
+            if places is not None:
+                return forecast[places]
             forecast = np.tensordot(_interpolation(self._levels, levels), forecast, axes=1).astype(np.float32)
         return forecast
 
-    def _scores(self, history: Array, anomaly: Array) -> Array | list[Any]:
-        """The scores of a history (T, F), null where a value is missing; rows of several targets, as forecasts have."""
+    def _scores(self, history: Array, anomaly: Array) -> Array:
+        """The scores of a history (T, F), NaN, which is written as null, where a value is missing; rows of several targets."""
         given = history if self._places is None else history[:, self._places]
         scores, is_missing = anomaly[: len(history)], np.isnan(given)
-        if scores.shape[1] == 1:
-            scores, is_missing = scores[:, 0], is_missing[:, 0]
-        if not is_missing.any():
-            return np.ascontiguousarray(scores)
-        found = scores.astype(object)
-        found[is_missing] = None
-        return list(found.tolist())
+        if is_missing.any():
+            scores = np.where(is_missing, np.float32(np.nan), scores)
+        return np.ascontiguousarray(scores[:, 0] if scores.shape[1] == 1 else scores)
 
     def encode_tensors(self, tensors: Tensors, steps_seen: int | None = None) -> Tensors:
         """`history` FP32 (B, T, F) and `lengths`, cut to the steps that the network reads: as `encode` cuts a history.
@@ -491,6 +541,25 @@ class ForecastDefinition(TaskDefinition):
 
 
 TASK = ForecastDefinition()
+
+
+def _in_order(parts: Sequence[Array], groups: Sequence[Sequence[int]]) -> Array:
+    """The rows of several groups, in the order of their numbers."""
+    if len(parts) == 1:
+        return parts[0]
+    found = np.concatenate(parts)
+    order = np.concatenate([np.array(indices, np.int64) for indices in groups])
+    if (np.diff(order) == 1).all():
+        return found
+    ordered = np.empty_like(found)
+    ordered[order] = found
+    return ordered
+
+
+@lru_cache(maxsize=64)
+def _find_places(own: tuple[float, ...], levels: tuple[float, ...]) -> list[int] | None:
+    """Where (1 + Q) has the forecast and these levels, None where one of them is not the model's own."""
+    return [0, *(1 + own.index(level) for level in levels)] if set(levels) <= set(own) else None
 
 
 @lru_cache(maxsize=64)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.wire import VALUES_PER_PART, is_plain, read, write, write_indented, write_parts
+from service.wire import VALUES_PER_PART, WrittenRows, is_plain, read, write, write_indented, write_parts
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -70,7 +71,37 @@ def forecasts(num: int, horizon: int) -> list[object]:
     return [{"forecast": np.arange(horizon, dtype=np.float32), "quantiles": {"0.5": np.ones(horizon)}} for _ in range(num)]
 
 
+class Doubles(WrittenRows):
+    """Rows of two equal numbers."""
+
+    def __init__(self, num: int) -> None:
+        self._num = num
+
+    @property
+    def num_values(self) -> int:
+        return 2 * self._num
+
+    def __len__(self) -> int:
+        return self._num
+
+    def __getitem__(self, index: Any) -> Any:
+        return [index, index]
+
+    def write_rows(self, start: int, end: int) -> bytes:
+        return b",".join(b"[%d,%d]" % (row, row) for row in range(start, end))
+
+
+@pytest.mark.parametrize("num", [0, 1, 5])
+def test_rows_that_write_themselves_are_a_list(num: int) -> None:
+    assert (
+        write({"a": Doubles(num)})
+        == write({"a": [[row, row] for row in range(num)]})
+        == b"".join(write_parts({"a": Doubles(num)}))
+    )
+
+
 LARGE: dict[str, object] = {
+    "rows that write themselves": {"predictions": Doubles(2 * VALUES_PER_PART), "b": 1},
     "one array": np.arange(VALUES_PER_PART * 3 + 1),
     "rows of an array": np.ones((7, VALUES_PER_PART // 2, 2), np.float32),
     "strings": {"data": ["a,[]"] * (VALUES_PER_PART * 2 + 1)},
