@@ -118,7 +118,7 @@ def is_right(probe: Probe, prediction: dict[str, Any]) -> bool:
     return bool(prediction["label"] == probe.answer)
 
 
-async def predict(folder: Path, probes: Sequence[Probe]) -> list[dict[str, Any]]:
+async def predict(folder: Path, probes: Sequence[Probe]) -> Sequence[dict[str, Any]]:
     """The predictions of a folder's model. Raises FolderError where the folder cannot be opened."""
     model = await load_model(folder)
     try:

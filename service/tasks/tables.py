@@ -195,7 +195,7 @@ class RowForm(TableForm):
         self,
         columns: Sequence[str],
         options: TableOptions,
-        run_steps: Callable[[Sequence[object], Mapping[str, object], Group], Generator[list[Item], list[Tensors], list[Any]]],
+        run_steps: Callable[[Sequence[object], Mapping[str, object], Group], Generator[list[Item], list[Tensors], Sequence[Any]]],
         write: Callable[[Sequence[Any]], Columns],
         *,
         texts: Sequence[str] = (),
@@ -231,7 +231,7 @@ class RowForm(TableForm):
         ]
         return Reading(records, [])
 
-    def run_steps(self, records: Sequence[Record], group: Group) -> Generator[list[Item], list[Tensors], list[Any]]:
+    def run_steps(self, records: Sequence[Record], group: Group) -> Generator[list[Item], list[Tensors], Sequence[Any]]:
         return self._run_steps([record.payload[0] for record in records], self._parameters, group)
 
     def write(self, records: Sequence[Record], predictions: Sequence[Any]) -> Columns:

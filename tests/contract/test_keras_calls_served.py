@@ -267,7 +267,7 @@ def answers_of(model: Any, row: dict[str, Array]) -> list[Array]:
     return [np.asarray(part)[0] for part in (found if isinstance(found, list | tuple) else [found])]
 
 
-async def served(folder: Path, instances: Sequence[Any]) -> list[Any]:
+async def served(folder: Path, instances: Sequence[Any]) -> Sequence[Any]:
     model = await load_model(folder, ModelOptions(device="cpu"))
     try:
         return await model.predict(list(instances), {})

@@ -205,7 +205,7 @@ def published(model: Any, tmp_path: Path, *, suffix: str = ".keras", **options: 
     return import_keras(path, read_options(name="toy", **options), tmp_path / "models", example=example).folder
 
 
-async def served(folder: Path, instances: Sequence[Any]) -> list[Any]:
+async def served(folder: Path, instances: Sequence[Any]) -> Sequence[Any]:
     model = await load_model(folder, ModelOptions(device="cpu"))
     try:
         return await model.predict(list(instances), {})
