@@ -44,7 +44,8 @@ async def test_a_request_is_answered_by_the_model_that_it_found(tmp_path: Path) 
     found = repository.get("toy-forecast")
     await change(repository, version(new))
     assert repository.index() == [{"name": "toy-forecast", "version": "1", "state": "READY"}]
-    await asyncio.sleep(0.2)  # the old model is not stopped as long as a request has found it, however long that is
+    gc.collect()
+    assert "open" in repr(found.batcher), "the old model is not stopped as long as a request has found it"
     (prediction,) = await found.predict(BODY)
     assert len(prediction["forecast"]) == 4
     (prediction,) = await repository.get("toy-forecast").predict(BODY)
