@@ -2,11 +2,13 @@
 
     python -m benchmarks.sequence_rates
     python -m benchmarks.sequence_rates --model models/sensor-stream --ways batches websockets --rates 2000 10000 --seconds 10
+    python -m benchmarks.sequence_rates --ways batches next --per-request 10 25 50 100 --rates 10000
 
 Two workers, which share the states of sequences, and a generator in a process of its own on the same cores. Each rate is run for
 some seconds: arrivals are those of a Poisson process, latencies count from when each step was due. The ways:
 
-    batches     requests with a step of each of 100 sequences (a gateway of sensors)
+    batches     requests with a step of each of 100 sequences, or as many as `--per-request` says (a gateway of sensors)
+    next        the same, answered with the next value and its band alone: `horizon` 1 and two quantiles
     requests    a request for each step
     websockets  a WebSocket for each sequence, whose state the server keeps while it is open; steps are evenly spread
     echo        `batches` and their answers at a server that computes nothing (`echo.py`): what HTTP and the generator leave
@@ -22,6 +24,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -45,6 +48,8 @@ from tests.websockets import text, upgrade
 
 NUM_WORKERS = 2
 PER_REQUEST = 100
+NEXT: dict[str, Any] = {"horizon": 1, "quantiles": [0.1, 0.9]}
+"""The parameters of `next`."""
 RATES = (1000, 2000, 4000, 6000, 8000, 10_000)
 PATH = "/predict/forecast"
 MAX_CONNECTIONS = 30_000
@@ -74,11 +79,11 @@ def groups_of(ids: Sequence[str], size: int) -> list[Sequence[str]]:
     return [ids[first : first + size] for first in range(0, len(ids), size)]
 
 
-def write_bodies(folder: Path, model: str, ids: Sequence[str], per_request: int) -> None:
+def write_bodies(folder: Path, model: str, ids: Sequence[str], per_request: int, **parameters: Any) -> None:
     """The requests that bring each sequence one step further."""
     folder.mkdir()
     for number, group in enumerate(groups_of(ids, per_request)):
-        (folder / str(number)).write_bytes(body(model, group, 10.5 + number % 7))
+        (folder / str(number)).write_bytes(body(model, group, 10.5 + number % 7, **parameters))
 
 
 def cpu_s(server: Server) -> float:
@@ -93,21 +98,21 @@ def run_requests(server: Server, path: str, bodies: Path, per_s: float, seconds:
     return Found(load.p50_ms, load.p99_ms, load.num_failed, cpu_s(server) - before, load.busy)
 
 
-def run_sequences(server: Server, model: str, rate: int, per_request: int, seconds: float) -> Found:
+def run_sequences(server: Server, model: str, rate: int, per_request: int, seconds: float, **parameters: Any) -> Found:
     """One step a second of so many sequences that the server keeps."""
     ids = [f"{per_request}-{number}" for number in range(rate)]
     for group in groups_of(ids, PER_REQUEST):
         post(server.url + PATH, body(model, group, 10.5, sequence_start=True))
     with tempfile.TemporaryDirectory() as name:
-        write_bodies(Path(name) / "bodies", model, ids, per_request)
+        write_bodies(Path(name) / "bodies", model, ids, per_request, **parameters)
         return run_requests(server, PATH, Path(name) / "bodies", rate / per_request, seconds)
 
 
-def run_echo(server: Server, model: str, rate: int, seconds: float) -> Found:
-    """The requests of `batches`, and answers as long as theirs."""
+def run_echo(server: Server, model: str, rate: int, per_request: int, seconds: float) -> Found:
+    """The requests of `batches`, and answers as long as theirs are with PER_REQUEST."""
     with tempfile.TemporaryDirectory() as name:
-        write_bodies(Path(name) / "bodies", model, [f"{number}" for number in range(rate)], PER_REQUEST)
-        return run_requests(server, "/answer", Path(name) / "bodies", rate / PER_REQUEST, seconds)
+        write_bodies(Path(name) / "bodies", model, [f"{number}" for number in range(rate)], per_request)
+        return run_requests(server, "/answer", Path(name) / "bodies", rate / per_request, seconds)
 
 
 # ------------------------------------------------------------------------------------------------------- WebSockets
@@ -228,16 +233,19 @@ def echo(answer: bytes) -> Iterator[Server]:
 
 
 def main() -> None:
-    ways: dict[str, Callable[[Server, str, int, float], Found]] = {
-        "batches": lambda server, model, rate, seconds: run_sequences(server, model, rate, PER_REQUEST, seconds),
-        "requests": lambda server, model, rate, seconds: run_sequences(server, model, rate, 1, seconds),
-        "websockets": run_websockets,
+    ways: dict[str, Callable[[Server, str, int, int, float], Found]] = {
+        "batches": run_sequences,
+        "next": functools.partial(run_sequences, **NEXT),
+        "requests": run_sequences,
+        "websockets": lambda server, model, rate, per_request, seconds: run_websockets(server, model, rate, seconds),
         "echo": run_echo,
     }
+    alone = ("requests", "websockets")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models/sensor-stream", help="the folder of the model")
     parser.add_argument("--ways", nargs="+", choices=ways, default=[*ways])
     parser.add_argument("--rates", nargs="+", type=int, default=RATES, help="steps a second")
+    parser.add_argument("--per-request", nargs="+", type=int, default=[PER_REQUEST], help="steps in a request of a gateway")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each run")
     parser.add_argument("--workers", type=int, default=NUM_WORKERS)
     parser.add_argument("--websockets-of", help=argparse.SUPPRESS)
@@ -249,7 +257,8 @@ def main() -> None:
         return
     folder = Path(options.model)
     print(f"{os.cpu_count()} cores")
-    print(f"{'way':12} {'steps/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'failed':>7} {'µs/step':>8} {'server':>7} {'generator':>10}")
+    heads = ("way", "each", "steps/s", "p50 ms", "p99 ms", "failed", "µs/step", "server", "generator")
+    print("{:12} {:>5} {:>8} {:>8} {:>8} {:>7} {:>8} {:>7} {:>10}".format(*heads))
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         shutil.copytree(folder, Path(name) / folder.name)
         server = stack.enter_context(
@@ -260,12 +269,13 @@ def main() -> None:
         )
         for way in options.ways:
             target = stack.enter_context(echo(answer)) if way == "echo" else server
-            for rate in options.rates:
-                found = ways[way](target, folder.name, rate, options.seconds)
+            sizes = [1] if way in alone else options.per_request
+            for per_request, rate in itertools.product(sizes, options.rates):
+                found = ways[way](target, folder.name, rate, per_request, options.seconds)
                 step_us = 1e6 * found.server_s / (rate * options.seconds)
                 print(
-                    f"{way:12} {rate:8} {found.p50_ms:8.1f} {found.p99_ms:8.1f} {found.num_failed:7} {step_us:8.0f} "
-                    f"{step_us * rate / 1e6:7.2f} {found.generator:10.2f}",
+                    f"{way:12} {per_request:5} {rate:8} {found.p50_ms:8.1f} {found.p99_ms:8.1f} {found.num_failed:7} "
+                    f"{step_us:8.0f} {step_us * rate / 1e6:7.2f} {found.generator:10.2f}",
                     flush=True,
                 )
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from service.errors import StoreUnavailable
-from service.sequences.state import CHECKSUM_BYTES, SequenceState
-from service.sequences.store import MARGIN_S, Checkout, SequenceKey, StoredSequence, finished, kept_by
+from service.sequences.state import CHECKSUM_BYTES, SequenceState, read_bodies
+from service.sequences.store import MARGIN_S, Checkout, SequenceKey, StoredSequence, finished, kept_by, owners_of
 from service.sequences.table import Owner, SequenceTable, Stored, Ticket
 
 LENGTH_BYTES = 4
@@ -69,7 +69,8 @@ class MessageBatches(asyncio.Protocol):
             end = LENGTH_BYTES + int.from_bytes(self._received[:LENGTH_BYTES])
             if len(self._received) < end:
                 return
-            batch = marshal.loads(self._received[LENGTH_BYTES:end])
+            with memoryview(self._received) as received, received[LENGTH_BYTES:end] as content:
+                batch = marshal.loads(content)
             del self._received[:end]
             for message in batch:
                 self._on_received(message)
@@ -115,9 +116,9 @@ class _Client:
             if ticket.is_granted:
                 self._grant(number)
         elif kind == COMMIT:
-            given, changes = about
+            given, owners, bodies = about
             ticket = self._tickets.pop(given)
-            self.messages.send((number, self._table.commit(ticket, [_to_stored(change) for change in changes])))
+            self.messages.send((number, self._table.commit(ticket, _to_changes(owners, bodies))))
         elif kind == RELEASE:
             self._table.release(self._tickets.pop(about))
         else:
@@ -153,7 +154,7 @@ class SharedStore:
         reply = self._send(messages, CHECKOUT, number, ([key.text for key in keys], within_s + self._margin_s))
         try:
             bodies = await reply
-            states = [None if body is None else SequenceState.from_body(body, is_finite=True) for body in bodies]
+            states = read_bodies(bodies)
         except BaseException:
             self._replies.pop(number, None)
             messages.send((RELEASE, 0, number))
@@ -164,8 +165,9 @@ class SharedStore:
         messages, ticket = checkout.ticket
         if not messages.is_open:
             return finished(_gone())
-        changes = [None if state is None else (state.model, state.version, state.body) for state in states]
-        return kept_by(self._send(messages, COMMIT, next(self._numbers), (ticket, changes)))
+        owners = [owner and tuple(owner) for owner in owners_of(states)]
+        bodies = [None if state is None else state.body for state in states]
+        return kept_by(self._send(messages, COMMIT, next(self._numbers), (ticket, owners, bodies)))
 
     def release(self, checkout: Checkout) -> None:
         messages, ticket = checkout.ticket
@@ -228,12 +230,13 @@ class SharedStore:
             await asyncio.sleep(CONNECT_INTERVAL_S)
 
 
-def _to_stored(change: tuple[str, int, bytes] | None) -> Stored[bytes] | None:
-    """A state as a client sends it, as the table keeps it."""
-    if change is None:
-        return None
-    model, version, body = change
-    return Stored(Owner(model, version), len(body) + CHECKSUM_BYTES, body)
+def _to_changes(owners: Sequence[tuple[str, int] | None], bodies: Sequence[bytes | None]) -> list[Stored[bytes] | None]:
+    """States as a client sends them, as the table keeps them."""
+    known = {owner: Owner(*owner) for owner in set(owners) if owner is not None}
+    return [
+        None if owner is None or body is None else Stored(known[owner], len(body) + CHECKSUM_BYTES, body)
+        for owner, body in zip(owners, bodies, strict=True)
+    ]
 
 
 def _resolve(replies: dict[int, asyncio.Future[Any]], number: int, result: Any) -> None:

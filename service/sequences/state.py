@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -26,6 +26,7 @@ _HEAD = struct.Struct("<4sIQ32sBB")
 _STEPS = struct.Struct("<Q")
 STEPS_PLACE = 8
 """Where a body has its steps, as UINT64."""
+_STEPS_END = STEPS_PLACE + _STEPS.size
 # Of each tensor: bytes of its name, datatype, number of axes; behind its name the axes, and then its values.
 _TENSOR = struct.Struct("<HBB")
 _AXIS = struct.Struct("<I")
@@ -188,6 +189,23 @@ def read_identity(block: bytes | memoryview) -> GraphIdentity:
         return GraphIdentity(name.decode(), version, digest.hex())
     except UnicodeDecodeError as exc:
         raise _damaged("it does not begin as a state does") from exc
+
+
+def read_bodies(bodies: Sequence[bytes | None], *, is_finite: bool = True) -> list[SequenceState | None]:
+    """The states that a server has kept, of one graph as a rule: what they belong to is then read once. Raises StateError."""
+    states: list[SequenceState | None] = []
+    identity: GraphIdentity | None = None
+    start = end = b""
+    for body in bodies:
+        if body is None:
+            states.append(None)
+            continue
+        # All of a head but the steps.
+        if identity is None or body[:STEPS_PLACE] != start or body[_STEPS_END : _STEPS_END + len(end)] != end:
+            identity = read_identity(body)
+            start, end = body[:STEPS_PLACE], body[_STEPS_END : head_size(identity.model)]
+        states.append(SequenceState.from_body(body, identity, is_finite=is_finite))
+    return states
 
 
 def expect_identity(found: GraphIdentity, expected: GraphIdentity) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from service.errors import DeadlineExceeded, StateError
-from service.sequences.state import GraphIdentity, SequenceState
+from service.sequences.state import SequenceState
 from service.sequences.table import Bounds, Eviction, Owner, SequenceTable, Stored, Total
 
 log = logging.getLogger(__name__)
@@ -176,25 +176,24 @@ class MemoryStore:
         return f"<MemoryStore {self.table!r}>"
 
 
-def to_stored(state: SequenceState, owner: Owner | None = None) -> Stored[SequenceState]:
-    """A state as the table keeps it; `owner` is that of its model, where it is at hand."""
-    return Stored(owner or Owner(state.model, state.version), state.num_bytes, state)
+def owners_of(states: Sequence[SequenceState | None]) -> list[Owner | None]:
+    """Whose states they are: the same object for those of one graph."""
+    owners: list[Owner | None] = []
+    identity, owner = None, None
+    for state in states:
+        if state is not None and state.identity is not identity:  # that of the one before, as a rule
+            identity = state.identity
+            owner = Owner(identity.model, identity.version)
+        owners.append(None if state is None else owner)
+    return owners
 
 
 def to_changes(states: Sequence[SequenceState | None]) -> list[Stored[SequenceState] | None]:
     """The states of one commit as the table keeps them."""
-    changes: list[Stored[SequenceState] | None] = []
-    identity: GraphIdentity | None = None
-    owner: Owner | None = None
-    for state in states:
-        if state is None:
-            changes.append(None)
-            continue
-        if state.identity is not identity:  # that of all of them, as a rule
-            identity = state.identity
-            owner = Owner(identity.model, identity.version)
-        changes.append(to_stored(state, owner))
-    return changes
+    return [
+        None if state is None or owner is None else Stored(owner, state.num_bytes, state)
+        for state, owner in zip(states, owners_of(states), strict=True)
+    ]
 
 
 def read_block(block: bytes | None) -> SequenceState | None:

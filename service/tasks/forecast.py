@@ -170,7 +170,7 @@ class ForecastTask(Task):
         forecasts = _in_order([output[COMBINED] for output in outputs], groups)  # (N, 1 + Q, H)
         levels, is_mape = defaults.levels, defaults.is_mape
         if self._has_mape or levels != self._levels:
-            forecasts = np.stack([self.at_levels(forecast, levels, is_mape) for forecast in forecasts])
+            forecasts = self._all_at_levels(forecasts, levels, is_mape)
         anomalies = None
         if self.spec.streaming:
             scores = _in_order([output[ANOMALY][:, :num_steps, 0] for output in outputs], groups)  # (N, T)
@@ -344,6 +344,13 @@ class ForecastTask(Task):
                 return forecast[places]
             forecast = np.tensordot(_interpolation(self._levels, levels), forecast, axes=1).astype(np.float32)
         return forecast
+
+    def _all_at_levels(self, forecasts: Array, levels: tuple[float, ...], is_mape: bool) -> Array:
+        """`at_levels` of each of (N, 1 + Q, ...)."""
+        places = _find_places(self._levels, levels)
+        if places is None:
+            return np.stack([self.at_levels(forecast, levels, is_mape) for forecast in forecasts])
+        return forecasts[:, [-1 if is_mape else 0, *places[1:]]]
 
     def _scores(self, history: Array, anomaly: Array) -> Array:
         """The scores of a history (T, F), NaN, which is written as null, where a value is missing; rows of several targets."""

@@ -20,6 +20,7 @@ from service.sequences.state import (
     GraphIdentity,
     SequenceState,
     expect_identity,
+    read_bodies,
     read_identity,
 )
 
@@ -150,3 +151,20 @@ def test_a_state_of_another_graph_is_refused_with_what_differs(found: GraphIdent
 
 def test_a_state_of_the_same_graph_is_accepted() -> None:
     expect_identity(make_state().identity, GraphIdentity("toy", 3, DIGEST))
+
+
+def test_bodies_are_read_together_as_each_alone_whatever_graphs_they_are_of() -> None:
+    other = make_state(digest=hashlib.sha256(b"another graph").hexdigest())
+    longer, newer = make_state(model="toys", steps=18), make_state(version=4, steps=0)
+    states = [make_state(), make_state(steps=2**40), None, other, make_state(), longer, newer, make_state(tensors={}), None]
+    found = read_bodies([state and state.body for state in states])
+    assert found == states
+    for state, one in zip(found, states, strict=True):
+        assert (state and (state.identity, state.steps)) == (one and (one.identity, one.steps))
+    assert all(state is None or state.is_finite for state in found)
+
+
+@pytest.mark.parametrize("body", [b"", b"SLS1", make_state().body[:40], b"x" + make_state().body[1:]])
+def test_what_is_no_body_is_refused_among_others_too(body: bytes) -> None:
+    with pytest.raises(StateError, match=r"the state is damaged"):
+        read_bodies([make_state().body, body])
