@@ -157,7 +157,7 @@ def test_bodies_are_read_together_as_each_alone_whatever_graphs_they_are_of() ->
     other = make_state(digest=hashlib.sha256(b"another graph").hexdigest())
     longer, newer = make_state(model="toys", steps=18), make_state(version=4, steps=0)
     states = [make_state(), make_state(steps=2**40), None, other, make_state(), longer, newer, make_state(tensors={}), None]
-    found = read_bodies([state and state.body for state in states])
+    found = read_bodies([None if state is None else state.body for state in states])
     assert found == states
     for state, one in zip(found, states, strict=True):
         assert (state and (state.identity, state.steps)) == (one and (one.identity, one.steps))
