@@ -139,6 +139,11 @@ class ForecastSettings(RecipeTable):
     )
     step: Count = Field(default=1, description="values per recurrent step, as 24 hours make one step of a day")
     seasonal_lag: int = Field(default=0, ge=0, description="the forecast corrects the value this many steps earlier; 0: none")
+    theta_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="the forecast corrects this share of the Theta method's, of the values that the layers read (scaled, without "
+        "their season); 0: none. A network that gives zeros is then the Theta method with 1",
+    )
     streaming: bool = Field(
         default=False,
         description='the series comes value by value: forecasts and anomaly scores go on from state; needs scaling "running"',
@@ -222,6 +227,8 @@ class ForecastSettings(RecipeTable):
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
             raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
+        if self.theta_share and (self.streaming or self.seasonal_lag):
+            raise ValueError("theta_share goes without streaming and seasonal_lag")
         if self.independent and (self.streaming or self.has_known_future or self.bases):
             raise ValueError("independent goes without streaming, covariates, calendar and bases")
         return self
@@ -234,8 +241,8 @@ class ForecastSettings(RecipeTable):
             return self
         if len({(base.lag, base.cycles) for base in self.bases}) < len(self.bases):
             raise ValueError("bases must differ")
-        if self.streaming or self.has_known_future or self.seasonal_lag or self.decomposition != "none":
-            raise ValueError("bases go without streaming, covariates, calendar, seasonal_lag and decomposition")
+        if self.streaming or self.has_known_future or self.seasonal_lag or self.theta_share or self.decomposition != "none":
+            raise ValueError("bases go without streaming, covariates, calendar, seasonal_lag, theta_share and decomposition")
         longest = max(base.lag for base in self.bases)
         if self.layers_length < 1 or self.layers_length + longest > self.context_length:
             raise ValueError(

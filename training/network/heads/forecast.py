@@ -19,6 +19,7 @@ from training.layers.covariates import CovariateConfig, CovariateEncoder
 from training.layers.decomposition import Centre, CentreSymbol, Centring, SeasonalDecomposition
 from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
 from training.layers.scaling import Scaler, ScalingConfig, Statistics, StatisticsSymbol
+from training.layers.theta import theta, write_theta
 from training.network.heads.head import (
     Draw,
     Head,
@@ -36,8 +37,9 @@ class ForecastSpec(NetworkSpec):
     """Reads `num_features`, and forecasts the features at `targets` for `horizon` steps.
 
     With `quantiles` (ascending, 0.5 among them), or a mean alone. `step` = 24 folds every 24 steps into one for the recurrent
-    layers; `seasonal_lag` = 168 makes the forecast a correction to the value 168 steps before it. `decomposition` takes the
-    season of `season_length` steps off a history before the layers read it, and adds it to the forecast. `mape_point` adds a
+    layers; `seasonal_lag` = 168 makes the forecast a correction to the value 168 steps before it, `theta_share` one to so much
+    of the Theta method's forecast of what the layers read. `decomposition` takes the season of `season_length` steps off a
+    history before the layers read it, and adds it to the forecast. `mape_point` adds a
     second point forecast, for the mean absolute percentage error. With `streaming` the series comes value by value
     (`stream.py`), and the first `warm_up` values are scored by no forecast. `covariates` are columns that are known ahead:
     the layers read those of the history beside it, and a layer `decoder_input` gives those of each step that is forecast.
@@ -54,6 +56,7 @@ class ForecastSpec(NetworkSpec):
     scaling: ScalingConfig = ScalingConfig()
     step: PositiveInt = 1
     seasonal_lag: PositiveInt | None = None
+    theta_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     streaming: bool = False
     warm_up: PositiveInt = 1
     decomposition: Literal["none", "classical"] = "none"
@@ -80,8 +83,10 @@ class ForecastSpec(NetworkSpec):
             raise ValueError("streaming needs three quantiles or more, and step = 1")
         if self.streaming and (self.decomposition != "none" or self.mape_point or self.scaling.centre != "none"):
             raise ValueError("streaming goes without decomposition, mape_point and scaling.centre, which need a whole history")
-        if self.streaming and self.covariates:
-            raise ValueError("streaming goes without covariates")
+        if self.streaming and (self.covariates or self.theta_share):
+            raise ValueError("streaming goes without covariates and theta_share")
+        if self.theta_share and self.seasonal_lag:
+            raise ValueError("seasonal_lag and theta_share are two forecasts to correct: give one of them")
         if self.decomposition != "none" and self.season_length < 2:
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
@@ -95,13 +100,18 @@ class ForecastSpec(NetworkSpec):
         return self
 
     def _check_bases(self) -> None:
-        if self.covariates or self.seasonal_lag or self.decomposition != "none" or self.scaling.centre != "none":
-            raise ValueError("bases go without covariates, seasonal_lag, decomposition and scaling.centre")
+        if self.covariates or self.corrects or self.decomposition != "none" or self.scaling.centre != "none":
+            raise ValueError("bases go without covariates, seasonal_lag, theta_share, decomposition and scaling.centre")
         if self.season_length < 2:
             raise ValueError(f"bases need a season_length of 2 or more, got {self.season_length}")
         needed = self.read_length + max(base.lag for base in self.bases)
         if needed > self.context_length:
             raise ValueError(f"bases and read_length need a context_length of {needed} or more, got {self.context_length}")
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the layers give what is added to a simple forecast of the scaled values."""
+        return self.seasonal_lag is not None or self.theta_share > 0
 
     @property
     def point(self) -> Literal["mean", "median"]:
@@ -223,6 +233,8 @@ class ForecastHead(Head):
             return "takes each history's own season off it, which a piece does not have"
         if spec.seasonal_lag is not None:
             return f"corrects the value {spec.seasonal_lag} steps earlier, which a piece need not have"
+        if spec.theta_share:
+            return "corrects the Theta method's forecast, which is one of a whole history"
         if spec.step > 1:
             return f"folds {spec.step} steps into one, counted from the end of a history"
         if spec.independent:
@@ -339,13 +351,19 @@ class ForecastHead(Head):
         if spec.independent:
             return self._of_rows(output.values, source)
         values = output.values.reshape(-1, *spec.value_shape)
-        if spec.seasonal_lag is not None:
-            base = self._seasonal_base(source, spec.seasonal_lag)[..., list(spec.targets)]
+        if spec.corrects:
+            base = self._base(source)[..., list(spec.targets)]
             values = values + (base.unsqueeze(3) if spec.quantiles else base)
         return values
 
-    def _seasonal_base(self, source: Signal, lag: int) -> Tensor:
-        """The values `lag` steps before those that are forecast, again and again: (rows, horizon, features)."""
+    def _base(self, source: Signal) -> Tensor:
+        """What the layers correct, of the scaled values: (rows, horizon, features).
+
+        The values `seasonal_lag` steps before those that are forecast, again and again, or a share of the Theta method's.
+        """
+        lag = self.spec.seasonal_lag
+        if lag is None:
+            return self.spec.theta_share * theta(source, self.spec.horizon)
         offsets = torch.arange(self.spec.horizon, device=source.values.device) % lag
         return ragged.last_steps(source.values, source.lengths, offsets, lag)
 
@@ -354,8 +372,8 @@ class ForecastHead(Head):
         spec = self.spec
         levels = spec.value_shape[2:]
         values = output.reshape(-1, spec.horizon, *levels)  # (B · F, horizon, ...)
-        if spec.seasonal_lag is not None:
-            base = self._seasonal_base(source, spec.seasonal_lag)  # (B · F, horizon, 1)
+        if spec.corrects:
+            base = self._base(source)  # (B · F, horizon, 1)
             values = values + (base if levels else base.squeeze(2))
         values = values.view(-1, spec.num_features, spec.horizon, *levels)
         return values.transpose(1, 2)[:, :, list(spec.targets)]
@@ -479,8 +497,8 @@ class ForecastHead(Head):
         spec = self.spec
         levels = spec.value_shape[2:]
         values = graph.add("Reshape", output, graph.constant([-1, spec.horizon, *levels]))
-        if spec.seasonal_lag is not None:
-            base = self._write_seasonal_base(graph, source, spec.seasonal_lag)
+        if spec.corrects:
+            base = self._write_base(graph, source)
             values = graph.add("Add", values, base if levels else graph.add("Squeeze", base, graph.constant([2])))
         values = graph.add("Reshape", values, graph.constant([-1, spec.num_features, spec.horizon, *levels]))
         values = graph.add("Transpose", values, perm=[0, 2, 1, *range(3, 3 + len(levels))])
@@ -534,9 +552,9 @@ class ForecastHead(Head):
                 values = self._write_of_rows(graph, output.values, given.source)
             else:
                 values = graph.add("Reshape", output.values, graph.constant([0, *spec.value_shape]))
-        if spec.seasonal_lag is not None and not spec.independent:
-            with graph.scope("seasonal"):
-                values = self._write_seasonal(graph, values, given.source, spec.seasonal_lag)
+        if spec.corrects and not spec.independent:
+            with graph.scope("theta" if spec.seasonal_lag is None else "seasonal"):
+                values = self._write_corrections(graph, values, given.source)
         with graph.scope("answer"):
             values = self._write_components(graph, values, given.statistics)
             values = self.scaler.write_invert(graph, values, given.statistics, 1 + len(spec.value_shape))
@@ -574,16 +592,19 @@ class ForecastHead(Head):
             values = graph.add("Add", values, of_targets(ahead))
         return values
 
-    def _write_seasonal(self, graph: GraphBuilder, values: str, source: Symbol, lag: int) -> str:
-        base = self._write_seasonal_base(graph, source, lag)
+    def _write_corrections(self, graph: GraphBuilder, values: str, source: Symbol) -> str:
+        base = self._write_base(graph, source)
         if self.scaler.chooses:
             base = graph.add("Gather", base, graph.constant(list(self.spec.targets)), axis=2)
         if self.spec.quantiles:
             base = graph.add("Unsqueeze", base, graph.constant([3]))
         return graph.add("Add", values, base)
 
-    def _write_seasonal_base(self, graph: GraphBuilder, source: Symbol, lag: int) -> str:
-        """`_seasonal_base` in the graph."""
+    def _write_base(self, graph: GraphBuilder, source: Symbol) -> str:
+        """`_base` in the graph."""
+        lag = self.spec.seasonal_lag
+        if lag is None:
+            return graph.add("Mul", graph.constant(self.spec.theta_share), write_theta(graph, source, self.spec.horizon))
         assert source.lengths is not None
         offsets = [step % lag for step in range(self.spec.horizon)]
         return ragged.write_last_steps(graph, source.values, source.lengths, offsets, lag)

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from tests.training.network.networks import DENSE, LSTM, forecast, histories, run
 from training.layers.bases import BaseConfig
 from training.layers.registry import LayerError
-from training.network.heads.forecast import ForecastSpec
+from training.layers.theta import theta
+from training.network.heads.forecast import ForecastHead, ForecastSpec
 from training.network.network import Network
 from training.network.spec import NetworkError
 
@@ -69,6 +70,9 @@ def silence(network: Network) -> Network:
         ({"bases": BASES}, 'bases and scaling of kind "seasonal" need each other'),
         ({"scaling": {"kind": "seasonal"}}, 'bases and scaling of kind "seasonal" need each other'),
         ({**OWN, "seasonal_lag": 4}, "bases go without covariates, seasonal_lag"),
+        ({**OWN, "theta_share": 0.5}, "bases go without covariates, seasonal_lag, theta_share"),
+        ({"theta_share": 1.5}, "less than or equal to 1"),
+        ({"theta_share": 0.5, "seasonal_lag": 4}, "two forecasts to correct: give one of them"),
         ({**OWN, "season_length": 1}, "bases need a season_length of 2 or more, got 1"),
         ({**OWN, "read_length": 13}, "need a context_length of 25 or more, got 24"),
     ],
@@ -359,6 +363,21 @@ def test_a_silent_network_with_a_seasonal_lag_is_the_seasonal_naive_forecast(sca
         expected = torch.cat([season, season, season[:1]])
         torch.testing.assert_close(outputs["forecast"][row, :, 0], expected)
         torch.testing.assert_close(outputs["quantiles"][row, :, 0], expected.unsqueeze(1).expand(7, 2))
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+@pytest.mark.parametrize("independent", [False, True])
+def test_a_silent_network_with_a_share_of_theta_forecasts_that(scaling: dict[str, Any], independent: bool) -> None:
+    options = {"scaling": scaling, "quantiles": (0.1, 0.5), "independent": independent}
+    network = silence(forecast(num_features=2, targets=(1,), horizon=4, theta_share=0.5, **options))
+    inputs = histories([9, 3, 5], 2)
+    outputs = run(network, inputs)
+    base = 0.5 * theta(network.head.read(inputs).source, 4)
+    base = base.view(3, 2, 4).transpose(1, 2)[..., 1:] if independent else base[..., 1:]
+    assert isinstance(network.head, ForecastHead)
+    expected = network.head.unscale(base, network.predict(inputs))
+    torch.testing.assert_close(outputs["forecast"], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs["quantiles"], outputs["forecast"].unsqueeze(3).expand(3, 4, 1, 2))
 
 
 def test_statistics_are_per_feature_and_travel_with_the_weights() -> None:
