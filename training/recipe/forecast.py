@@ -139,10 +139,10 @@ class ForecastSettings(RecipeTable):
     )
     step: Count = Field(default=1, description="values per recurrent step, as 24 hours make one step of a day")
     seasonal_lag: int = Field(default=0, ge=0, description="the forecast corrects the value this many steps earlier; 0: none")
-    theta_share: Annotated[float, Field(ge=0, le=1)] = Field(
+    theta_share: Share = Field(
         default=0.0,
-        description="the forecast corrects this share of the Theta method's, of the values that the layers read (scaled, without "
-        "their season); 0: none. A network that gives zeros is then the Theta method with 1",
+        description="share of the Theta method's forecast in the answer, of the values that the layers read (scaled, without "
+        "their season): all quantiles are moved by it as the median is. What is learned does not change",
     )
     streaming: bool = Field(
         default=False,
@@ -227,8 +227,8 @@ class ForecastSettings(RecipeTable):
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
             raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
-        if self.theta_share and (self.streaming or self.seasonal_lag):
-            raise ValueError("theta_share goes without streaming and seasonal_lag")
+        if self.theta_share and self.streaming:
+            raise ValueError("theta_share needs a whole history: it is not for streaming")
         if self.independent and (self.streaming or self.has_known_future or self.bases):
             raise ValueError("independent goes without streaming, covariates, calendar and bases")
         return self

@@ -113,7 +113,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         quantiles=(0.1, 0.5, 0.9),
         mape_point=True,
     ),
-    "corrections to the Theta method": lambda: forecast(
+    "a share of the Theta method": lambda: forecast(
         GRU,
         DENSE,
         scaling={"kind": "window", "transform": "log", "centre": "last"},
@@ -127,8 +127,8 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         quantiles=(0.1, 0.5, 0.9),
         mape_point=True,
     ),
-    "corrections to the Theta method, independent features": lambda: forecast(
-        GRU, DENSE, theta_share=1.0, independent=True, num_features=2, targets=(1,), horizon=3
+    "a share of the Theta method, independent features": lambda: forecast(
+        GRU, DENSE, theta_share=0.9, independent=True, num_features=2, targets=(1,), horizon=3
     ),
     "an odd season, several features": lambda: forecast(
         GRU,

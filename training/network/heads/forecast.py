@@ -37,15 +37,15 @@ class ForecastSpec(NetworkSpec):
     """Reads `num_features`, and forecasts the features at `targets` for `horizon` steps.
 
     With `quantiles` (ascending, 0.5 among them), or a mean alone. `step` = 24 folds every 24 steps into one for the recurrent
-    layers; `seasonal_lag` = 168 makes the forecast a correction to the value 168 steps before it, `theta_share` one to so much
-    of the Theta method's forecast of what the layers read. `decomposition` takes the season of `season_length` steps off a
-    history before the layers read it, and adds it to the forecast. `mape_point` adds a
+    layers; `seasonal_lag` = 168 makes the forecast a correction to the value 168 steps before it. `decomposition` takes the
+    season of `season_length` steps off a history before the layers read it, and adds it to the forecast. `mape_point` adds a
     second point forecast, for the mean absolute percentage error. With `streaming` the series comes value by value
     (`stream.py`), and the first `warm_up` values are scored by no forecast. `covariates` are columns that are known ahead:
     the layers read those of the history beside it, and a layer `decoder_input` gives those of each step that is forecast.
     `bases` are simple forecasts of a history's last `context_length` steps, tried at `base_origins` earlier origins of it; the
     layers read its last `read_length` steps, and give each base's weight and what is added to their mean. With `independent`
-    each feature is a row of its own for the layers, which know no other: B · F rows of one feature.
+    each feature is a row of its own for the layers, which know no other: B · F rows of one feature. `theta_share` mixes the
+    Theta method's forecast into the answer, of the values that the layers read; what they learn is not changed by it.
     """
 
     task: Literal["forecast"] = "forecast"
@@ -56,7 +56,6 @@ class ForecastSpec(NetworkSpec):
     scaling: ScalingConfig = ScalingConfig()
     step: PositiveInt = 1
     seasonal_lag: PositiveInt | None = None
-    theta_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     streaming: bool = False
     warm_up: PositiveInt = 1
     decomposition: Literal["none", "classical"] = "none"
@@ -68,6 +67,7 @@ class ForecastSpec(NetworkSpec):
     context_length: PositiveInt = 1
     read_length: PositiveInt = 1
     independent: bool = False
+    theta_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _check_targets_and_quantiles(self) -> ForecastSpec:
@@ -85,8 +85,6 @@ class ForecastSpec(NetworkSpec):
             raise ValueError("streaming goes without decomposition, mape_point and scaling.centre, which need a whole history")
         if self.streaming and (self.covariates or self.theta_share):
             raise ValueError("streaming goes without covariates and theta_share")
-        if self.theta_share and self.seasonal_lag:
-            raise ValueError("seasonal_lag and theta_share are two forecasts to correct: give one of them")
         if self.decomposition != "none" and self.season_length < 2:
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
@@ -100,18 +98,14 @@ class ForecastSpec(NetworkSpec):
         return self
 
     def _check_bases(self) -> None:
-        if self.covariates or self.corrects or self.decomposition != "none" or self.scaling.centre != "none":
+        others = (self.seasonal_lag, self.theta_share, self.decomposition != "none", self.scaling.centre != "none")
+        if self.covariates or any(others):
             raise ValueError("bases go without covariates, seasonal_lag, theta_share, decomposition and scaling.centre")
         if self.season_length < 2:
             raise ValueError(f"bases need a season_length of 2 or more, got {self.season_length}")
         needed = self.read_length + max(base.lag for base in self.bases)
         if needed > self.context_length:
             raise ValueError(f"bases and read_length need a context_length of {needed} or more, got {self.context_length}")
-
-    @property
-    def corrects(self) -> bool:
-        """Whether the layers give what is added to a simple forecast of the scaled values."""
-        return self.seasonal_lag is not None or self.theta_share > 0
 
     @property
     def point(self) -> Literal["mean", "median"]:
@@ -154,12 +148,14 @@ PAST, FUTURE = "past_covariates", "future_covariates"
 class ForecastStatistics(Statistics):
     """What a history was scaled by, and what was taken off it then: its season (B, season length, F), its level and its unit.
 
-    Or what it says of itself, by which it is scaled too.
+    Or what it says of itself, by which it is scaled too. `theta` is that method's forecast of what was left, (B, horizon,
+    targets), where the answer takes a share of it.
     """
 
     season: Tensor | None = None
     centre: Centre | None = None
     measured: Measured | None = None
+    theta: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +165,7 @@ class ForecastStatisticsSymbol(StatisticsSymbol):
     season: str | None = None
     centre: CentreSymbol | None = None
     measured: MeasuredSymbol | None = None
+    theta: str | None = None
 
 
 class ForecastHead(Head):
@@ -233,10 +230,10 @@ class ForecastHead(Head):
             return "takes each history's own season off it, which a piece does not have"
         if spec.seasonal_lag is not None:
             return f"corrects the value {spec.seasonal_lag} steps earlier, which a piece need not have"
-        if spec.theta_share:
-            return "corrects the Theta method's forecast, which is one of a whole history"
         if spec.step > 1:
             return f"folds {spec.step} steps into one, counted from the end of a history"
+        if spec.theta_share:
+            return "mixes in the Theta method's forecast, which is one of a whole history"
         if spec.independent:
             return "reads each feature as a row of its own, which has no state of its own"
         return ""
@@ -322,7 +319,10 @@ class ForecastHead(Head):
         if self.centring is not None:
             centre = self.centring.measure(source)
             source = source.with_values((source.values - centre.level) / centre.unit)
-        statistics = ForecastStatistics(scaling.offset, scaling.scale, season, centre)
+        own = None
+        if self.spec.theta_share and not self.training:
+            own = theta(source, self.spec.horizon)[..., list(self.spec.targets)]
+        statistics = ForecastStatistics(scaling.offset, scaling.scale, season, centre, theta=own)
         if self.spec.independent:
             rows = source.values.transpose(1, 2).reshape(-1, source.values.shape[1], 1)  # (B · F, T, 1)
             num_rows, count = len(source.values), self.spec.num_features
@@ -351,19 +351,13 @@ class ForecastHead(Head):
         if spec.independent:
             return self._of_rows(output.values, source)
         values = output.values.reshape(-1, *spec.value_shape)
-        if spec.corrects:
-            base = self._base(source)[..., list(spec.targets)]
+        if spec.seasonal_lag is not None:
+            base = self._seasonal_base(source, spec.seasonal_lag)[..., list(spec.targets)]
             values = values + (base.unsqueeze(3) if spec.quantiles else base)
         return values
 
-    def _base(self, source: Signal) -> Tensor:
-        """What the layers correct, of the scaled values: (rows, horizon, features).
-
-        The values `seasonal_lag` steps before those that are forecast, again and again, or a share of the Theta method's.
-        """
-        lag = self.spec.seasonal_lag
-        if lag is None:
-            return self.spec.theta_share * theta(source, self.spec.horizon)
+    def _seasonal_base(self, source: Signal, lag: int) -> Tensor:
+        """The values `lag` steps before those that are forecast, again and again: (rows, horizon, features)."""
         offsets = torch.arange(self.spec.horizon, device=source.values.device) % lag
         return ragged.last_steps(source.values, source.lengths, offsets, lag)
 
@@ -372,8 +366,8 @@ class ForecastHead(Head):
         spec = self.spec
         levels = spec.value_shape[2:]
         values = output.reshape(-1, spec.horizon, *levels)  # (B · F, horizon, ...)
-        if spec.corrects:
-            base = self._base(source)  # (B · F, horizon, 1)
+        if spec.seasonal_lag is not None:
+            base = self._seasonal_base(source, spec.seasonal_lag)  # (B · F, horizon, 1)
             values = values + (base if levels else base.squeeze(2))
         values = values.view(-1, spec.num_features, spec.horizon, *levels)
         return values.transpose(1, 2)[:, :, list(spec.targets)]
@@ -393,7 +387,7 @@ class ForecastHead(Head):
         return corrected if spec.quantiles else corrected.squeeze(3)
 
     def answer(self, prediction: Prediction) -> tuple[Tensor, ...]:
-        values = self.unscale(prediction.values, prediction)
+        values = self.unscale(self._mixed(prediction), prediction)
         if self.own is not None:
             assert isinstance(prediction.statistics, ForecastStatistics)
             assert prediction.statistics.measured is not None
@@ -403,6 +397,23 @@ class ForecastHead(Head):
         quantiles = values[..., : len(self.spec.quantiles)].sort(-1).values
         point = quantiles[..., self.spec.quantiles.index(0.5)]
         return (point, quantiles, values[..., -1]) if self.spec.mape_point else (point, quantiles)
+
+    def _mixed(self, prediction: Prediction) -> Tensor:
+        """The values, all quantiles moved by as much as the median is when it takes a share of the Theta method's forecast.
+
+        The second point forecast stays as it was learned.
+        """
+        spec, values, statistics = self.spec, prediction.values, prediction.statistics
+        if not spec.theta_share:
+            return values
+        assert isinstance(statistics, ForecastStatistics)
+        assert statistics.theta is not None, "answers are given by a network that is not training"
+        if not spec.quantiles:
+            return values + spec.theta_share * (statistics.theta - values)
+        quantiles, others = values[..., : len(spec.quantiles)].sort(-1).values, values[..., len(spec.quantiles) :]
+        median = quantiles[..., spec.quantiles.index(0.5)]
+        moves = spec.theta_share * (statistics.theta - median)
+        return torch.cat([quantiles + moves.unsqueeze(3), others], 3)
 
     def scale_target(self, target: Tensor, prediction: Prediction) -> Tensor:
         """Raw targets (B, horizon, targets) into the space of the prediction."""
@@ -462,7 +473,11 @@ class ForecastHead(Head):
                 centre = self.centring.write_measure(graph, source)
                 values = graph.add("Sub", source.values, centre.level)
                 source = source.with_values(graph.add("Div", values, centre.unit) if self.centring.has_unit else values)
-        statistics = ForecastStatisticsSymbol(scaling.offset, scaling.scale, season, centre)
+        own = None
+        if self.spec.theta_share:
+            with graph.scope("theta"):
+                own = self._write_targets(graph, write_theta(graph, source, self.spec.horizon))
+        statistics = ForecastStatisticsSymbol(scaling.offset, scaling.scale, season, centre, theta=own)
         if self.spec.independent:
             with graph.scope("features"):
                 source = self._write_rows(graph, source)
@@ -497,8 +512,8 @@ class ForecastHead(Head):
         spec = self.spec
         levels = spec.value_shape[2:]
         values = graph.add("Reshape", output, graph.constant([-1, spec.horizon, *levels]))
-        if spec.corrects:
-            base = self._write_base(graph, source)
+        if spec.seasonal_lag is not None:
+            base = self._write_seasonal_base(graph, source, spec.seasonal_lag)
             values = graph.add("Add", values, base if levels else graph.add("Squeeze", base, graph.constant([2])))
         values = graph.add("Reshape", values, graph.constant([-1, spec.num_features, spec.horizon, *levels]))
         values = graph.add("Transpose", values, perm=[0, 2, 1, *range(3, 3 + len(levels))])
@@ -552,10 +567,11 @@ class ForecastHead(Head):
                 values = self._write_of_rows(graph, output.values, given.source)
             else:
                 values = graph.add("Reshape", output.values, graph.constant([0, *spec.value_shape]))
-        if spec.corrects and not spec.independent:
-            with graph.scope("theta" if spec.seasonal_lag is None else "seasonal"):
-                values = self._write_corrections(graph, values, given.source)
+        if spec.seasonal_lag is not None and not spec.independent:
+            with graph.scope("seasonal"):
+                values = self._write_seasonal(graph, values, given.source, spec.seasonal_lag)
         with graph.scope("answer"):
+            values = self._write_mixed(graph, values, given.statistics)
             values = self._write_components(graph, values, given.statistics)
             values = self.scaler.write_invert(graph, values, given.statistics, 1 + len(spec.value_shape))
             if measured is not None:
@@ -573,6 +589,26 @@ class ForecastHead(Head):
             if not spec.mape_point:
                 return point, quantiles
             return point, quantiles, graph.add("Gather", values, graph.constant(len(spec.quantiles)), axis=3)
+
+    def _write_mixed(self, graph: GraphBuilder, values: str, statistics: StatisticsSymbol) -> str:
+        """`_mixed` in the graph."""
+        spec = self.spec
+        assert isinstance(statistics, ForecastStatisticsSymbol)
+        if statistics.theta is None:
+            return values
+        share = graph.constant(spec.theta_share)
+        if not spec.quantiles:
+            return graph.add("Add", values, graph.add("Mul", share, graph.add("Sub", statistics.theta, values)))
+        count, last = graph.constant([len(spec.quantiles)]), graph.constant([3])
+        levels = graph.add("Slice", values, graph.constant([0]), count, last)
+        levels, _ = graph.add_many("TopK", levels, count, num_outputs=2, axis=-1, largest=0, sorted=1)
+        median = graph.add("Gather", levels, graph.constant([spec.quantiles.index(0.5)]), axis=3)
+        move = graph.add("Sub", graph.add("Unsqueeze", statistics.theta, last), median)
+        moved = graph.add("Add", levels, graph.add("Mul", share, move))
+        if not spec.mape_point:
+            return moved
+        point = graph.add("Gather", values, graph.constant([len(spec.quantiles)]), axis=3)
+        return graph.add("Concat", moved, point, axis=3)
 
     def _write_components(self, graph: GraphBuilder, values: str, statistics: StatisticsSymbol) -> str:
         """Unit, level and season, given back to a prediction."""
@@ -592,19 +628,16 @@ class ForecastHead(Head):
             values = graph.add("Add", values, of_targets(ahead))
         return values
 
-    def _write_corrections(self, graph: GraphBuilder, values: str, source: Symbol) -> str:
-        base = self._write_base(graph, source)
+    def _write_seasonal(self, graph: GraphBuilder, values: str, source: Symbol, lag: int) -> str:
+        base = self._write_seasonal_base(graph, source, lag)
         if self.scaler.chooses:
             base = graph.add("Gather", base, graph.constant(list(self.spec.targets)), axis=2)
         if self.spec.quantiles:
             base = graph.add("Unsqueeze", base, graph.constant([3]))
         return graph.add("Add", values, base)
 
-    def _write_base(self, graph: GraphBuilder, source: Symbol) -> str:
-        """`_base` in the graph."""
-        lag = self.spec.seasonal_lag
-        if lag is None:
-            return graph.add("Mul", graph.constant(self.spec.theta_share), write_theta(graph, source, self.spec.horizon))
+    def _write_seasonal_base(self, graph: GraphBuilder, source: Symbol, lag: int) -> str:
+        """`_seasonal_base` in the graph."""
         assert source.lengths is not None
         offsets = [step % lag for step in range(self.spec.horizon)]
         return ragged.write_last_steps(graph, source.values, source.lengths, offsets, lag)

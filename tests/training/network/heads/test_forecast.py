@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tests.training.network.networks import DENSE, LSTM, forecast, histories, run
 from training.layers.bases import BaseConfig
-from training.layers.registry import LayerError
+from training.layers.registry import LayerError, Signal
 from training.layers.theta import theta
 from training.network.heads.forecast import ForecastHead, ForecastSpec
 from training.network.network import Network
@@ -71,8 +71,7 @@ def silence(network: Network) -> Network:
         ({"scaling": {"kind": "seasonal"}}, 'bases and scaling of kind "seasonal" need each other'),
         ({**OWN, "seasonal_lag": 4}, "bases go without covariates, seasonal_lag"),
         ({**OWN, "theta_share": 0.5}, "bases go without covariates, seasonal_lag, theta_share"),
-        ({"theta_share": 1.5}, "less than or equal to 1"),
-        ({"theta_share": 0.5, "seasonal_lag": 4}, "two forecasts to correct: give one of them"),
+        ({"theta_share": 1.0}, "less than 1"),
         ({**OWN, "season_length": 1}, "bases need a season_length of 2 or more, got 1"),
         ({**OWN, "read_length": 13}, "need a context_length of 25 or more, got 24"),
     ],
@@ -369,15 +368,37 @@ def test_a_silent_network_with_a_seasonal_lag_is_the_seasonal_naive_forecast(sca
 @pytest.mark.parametrize("independent", [False, True])
 def test_a_silent_network_with_a_share_of_theta_forecasts_that(scaling: dict[str, Any], independent: bool) -> None:
     options = {"scaling": scaling, "quantiles": (0.1, 0.5), "independent": independent}
-    network = silence(forecast(num_features=2, targets=(1,), horizon=4, theta_share=0.5, **options))
+    network = silence(forecast(num_features=2, targets=(1,), horizon=4, theta_share=0.25, **options))
     inputs = histories([9, 3, 5], 2)
     outputs = run(network, inputs)
-    base = 0.5 * theta(network.head.read(inputs).source, 4)
-    base = base.view(3, 2, 4).transpose(1, 2)[..., 1:] if independent else base[..., 1:]
-    assert isinstance(network.head, ForecastHead)
-    expected = network.head.unscale(base, network.predict(inputs))
+    whole = silence(forecast(num_features=2, targets=(1,), horizon=4, scaling=scaling))
+    assert isinstance(whole.head, ForecastHead)
+    base = 0.25 * theta(whole.head.read(inputs).source, 4)[..., 1:]
+    expected = whole.head.unscale(base, whole.predict(inputs))
     torch.testing.assert_close(outputs["forecast"], expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(outputs["quantiles"], outputs["forecast"].unsqueeze(3).expand(3, 4, 1, 2))
+
+
+def test_a_share_of_theta_moves_the_quantiles_together_and_leaves_the_second_point_forecast() -> None:
+    options: dict[str, Any] = {"quantiles": (0.1, 0.5, 0.9), "mape_point": True, "horizon": 4}
+    plain, mixed = forecast(**options), forecast(theta_share=0.25, **options)
+    mixed.load_state_dict(plain.state_dict())
+    inputs = histories([9, 3, 5], 1)
+    before, after = run(plain, inputs), run(mixed, inputs)
+    moves = after["quantiles"] - before["quantiles"]
+    torch.testing.assert_close(moves, moves[..., :1].expand_as(moves), atol=1e-4, rtol=1e-4)
+    own = theta(Signal(inputs["history"], inputs["lengths"]), 4)
+    torch.testing.assert_close(after["forecast"], before["forecast"] + 0.25 * (own - before["forecast"]), atol=1e-3, rtol=1e-4)
+    assert after["forecast_mape"].equal(before["forecast_mape"])
+
+
+def test_what_is_learned_does_not_know_the_share_of_theta() -> None:
+    plain, mixed = forecast(), forecast(theta_share=0.25)
+    mixed.load_state_dict(plain.state_dict())
+    inputs = histories([9, 3, 5], 1)
+    for network in (plain, mixed):
+        network.train()
+    assert mixed.predict(inputs).values.equal(plain.predict(inputs).values)
 
 
 def test_statistics_are_per_feature_and_travel_with_the_weights() -> None:
