@@ -139,6 +139,11 @@ class ForecastSettings(RecipeTable):
     )
     step: Count = Field(default=1, description="values per recurrent step, as 24 hours make one step of a day")
     seasonal_lag: int = Field(default=0, ge=0, description="the forecast corrects the value this many steps earlier; 0: none")
+    theta_share: Share = Field(
+        default=0.0,
+        description="share of the Theta method's forecast in the answer, of the values that the layers read (scaled, without "
+        "their season): all quantiles are moved by it as the median is. What is learned does not change",
+    )
     streaming: bool = Field(
         default=False,
         description='the series comes value by value: forecasts and anomaly scores go on from state; needs scaling "running"',
@@ -229,6 +234,8 @@ class ForecastSettings(RecipeTable):
             raise ValueError("mape_point is a second point forecast, beside the median: it needs quantiles")
         if self.recursive_errors == "correlated" and (self.streaming or not self.quantiles):
             raise ValueError("recursive_errors is for quantiles of forecasts that are fed back, which streams are not")
+        if self.theta_share and self.streaming:
+            raise ValueError("theta_share needs a whole history: it is not for streaming")
         if self.independent and (self.streaming or self.has_known_future or self.bases):
             raise ValueError("independent goes without streaming, covariates, calendar and bases")
         return self
@@ -241,8 +248,8 @@ class ForecastSettings(RecipeTable):
             return self
         if len({(base.lag, base.cycles) for base in self.bases}) < len(self.bases):
             raise ValueError("bases must differ")
-        if self.streaming or self.has_known_future or self.seasonal_lag or self.decomposition != "none":
-            raise ValueError("bases go without streaming, covariates, calendar, seasonal_lag and decomposition")
+        if self.streaming or self.has_known_future or self.seasonal_lag or self.theta_share or self.decomposition != "none":
+            raise ValueError("bases go without streaming, covariates, calendar, seasonal_lag, theta_share and decomposition")
         longest = max(base.lag for base in self.bases)
         if self.layers_length < 1 or self.layers_length + longest > self.context_length:
             raise ValueError(

@@ -170,6 +170,7 @@ def network_spec(recipe: ForecastRecipe, num_features: int, targets: Sequence[in
         scaling=recipe.scaling.model_dump(exclude_none=True),  # type: ignore[arg-type]  # pydantic reads the table
         step=forecast.step,
         seasonal_lag=forecast.seasonal_lag or None,
+        theta_share=forecast.theta_share,
         streaming=forecast.streaming,
         warm_up=forecast.num_unscored if forecast.streaming else 1,
         decomposition=forecast.decomposition,

@@ -113,6 +113,23 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         quantiles=(0.1, 0.5, 0.9),
         mape_point=True,
     ),
+    "a share of the Theta method": lambda: forecast(
+        GRU,
+        DENSE,
+        scaling={"kind": "window", "transform": "log", "centre": "last"},
+        decomposition="classical",
+        season_length=4,
+        theta_share=0.5,
+        step=3,
+        num_features=3,
+        targets=(2, 0),
+        horizon=7,
+        quantiles=(0.1, 0.5, 0.9),
+        mape_point=True,
+    ),
+    "a share of the Theta method, independent features": lambda: forecast(
+        GRU, DENSE, theta_share=0.9, independent=True, num_features=2, targets=(1,), horizon=3
+    ),
     "an odd season, several features": lambda: forecast(
         GRU,
         {"type": "smoothing", "rates": [0.3]},

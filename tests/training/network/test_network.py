@@ -115,6 +115,7 @@ def test_only_a_network_that_reads_forward_step_by_step_can_stream(network: Any,
     [
         (lambda: forecast(scaling={"kind": "window"}), "it scales each history by a part of itself"),
         (lambda: forecast(seasonal_lag=7), "it corrects the value 7 steps earlier"),
+        (lambda: forecast(theta_share=0.5), "it mixes in the Theta method's forecast"),
         (lambda: forecast(step=24), "it folds 24 steps into one"),
         (
             lambda: forecast(LSTM, {"type": "recent", "n": 2}, DENSE),

@@ -100,6 +100,8 @@ def test_the_manifests_recipe_gives_the_same_recipe_again() -> None:
         ("horizon = 12", f"horizon = 12\n{BASES}\nread_length = 13", "context_length 24 is too short for bases of lag 12"),
         ("horizon = 12", f"horizon = 12\n{BASES}\nmin_length = 23\nread_length = 6", "a min_length of 24 or more"),
         ("horizon = 12", f"horizon = 12\n{BASES}\nseasonal_lag = 12", "bases go without streaming, covariates"),
+        ("horizon = 12", f"horizon = 12\n{BASES}\ntheta_share = 0.5", "seasonal_lag, theta_share and decomposition"),
+        ("horizon = 12", "horizon = 12\ntheta_share = 1.5", "less than 1, got 1.5"),
         ("horizon = 12", 'horizon = 12\n[scaling]\nkind = "seasonal"', "forecast.bases and scaling of kind"),
         ('builtin = "air-passengers"', "", "give either `path` or `builtin`"),
         ('task = "forecast"', 'task = "forecast', "not TOML"),

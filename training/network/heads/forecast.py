@@ -19,6 +19,7 @@ from training.layers.covariates import CovariateConfig, CovariateEncoder
 from training.layers.decomposition import Centre, CentreSymbol, Centring, SeasonalDecomposition
 from training.layers.registry import LAYERS, Layer, LayerError, Shape, Signal, Symbol
 from training.layers.scaling import Scaler, ScalingConfig, Statistics, StatisticsSymbol
+from training.layers.theta import theta, write_theta
 from training.network.heads.head import (
     Draw,
     Head,
@@ -43,7 +44,8 @@ class ForecastSpec(NetworkSpec):
     the layers read those of the history beside it, and a layer `decoder_input` gives those of each step that is forecast.
     `bases` are simple forecasts of a history's last `context_length` steps, tried at `base_origins` earlier origins of it; the
     layers read its last `read_length` steps, and give each base's weight and what is added to their mean. With `independent`
-    each feature is a row of its own for the layers, which know no other: B · F rows of one feature.
+    each feature is a row of its own for the layers, which know no other: B · F rows of one feature. `theta_share` mixes the
+    Theta method's forecast into the answer, of the values that the layers read; what they learn is not changed by it.
     """
 
     task: Literal["forecast"] = "forecast"
@@ -65,6 +67,7 @@ class ForecastSpec(NetworkSpec):
     context_length: PositiveInt = 1
     read_length: PositiveInt = 1
     independent: bool = False
+    theta_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _check_targets_and_quantiles(self) -> ForecastSpec:
@@ -80,8 +83,8 @@ class ForecastSpec(NetworkSpec):
             raise ValueError("streaming needs three quantiles or more, and step = 1")
         if self.streaming and (self.decomposition != "none" or self.mape_point or self.scaling.centre != "none"):
             raise ValueError("streaming goes without decomposition, mape_point and scaling.centre, which need a whole history")
-        if self.streaming and self.covariates:
-            raise ValueError("streaming goes without covariates")
+        if self.streaming and (self.covariates or self.theta_share):
+            raise ValueError("streaming goes without covariates and theta_share")
         if self.decomposition != "none" and self.season_length < 2:
             raise ValueError(f'decomposition "{self.decomposition}" needs a season_length of 2 or more, got {self.season_length}')
         if self.mape_point and not self.quantiles:
@@ -95,8 +98,9 @@ class ForecastSpec(NetworkSpec):
         return self
 
     def _check_bases(self) -> None:
-        if self.covariates or self.seasonal_lag or self.decomposition != "none" or self.scaling.centre != "none":
-            raise ValueError("bases go without covariates, seasonal_lag, decomposition and scaling.centre")
+        others = (self.seasonal_lag, self.theta_share, self.decomposition != "none", self.scaling.centre != "none")
+        if self.covariates or any(others):
+            raise ValueError("bases go without covariates, seasonal_lag, theta_share, decomposition and scaling.centre")
         if self.season_length < 2:
             raise ValueError(f"bases need a season_length of 2 or more, got {self.season_length}")
         needed = self.read_length + max(base.lag for base in self.bases)
@@ -144,12 +148,14 @@ PAST, FUTURE = "past_covariates", "future_covariates"
 class ForecastStatistics(Statistics):
     """What a history was scaled by, and what was taken off it then: its season (B, season length, F), its level and its unit.
 
-    Or what it says of itself, by which it is scaled too.
+    Or what it says of itself, by which it is scaled too. `theta` is that method's forecast of what was left, (B, horizon,
+    targets), where the answer takes a share of it.
     """
 
     season: Tensor | None = None
     centre: Centre | None = None
     measured: Measured | None = None
+    theta: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,7 @@ class ForecastStatisticsSymbol(StatisticsSymbol):
     season: str | None = None
     centre: CentreSymbol | None = None
     measured: MeasuredSymbol | None = None
+    theta: str | None = None
 
 
 class ForecastHead(Head):
@@ -225,6 +232,8 @@ class ForecastHead(Head):
             return f"corrects the value {spec.seasonal_lag} steps earlier, which a piece need not have"
         if spec.step > 1:
             return f"folds {spec.step} steps into one, counted from the end of a history"
+        if spec.theta_share:
+            return "mixes in the Theta method's forecast, which is one of a whole history"
         if spec.independent:
             return "reads each feature as a row of its own, which has no state of its own"
         return ""
@@ -310,7 +319,10 @@ class ForecastHead(Head):
         if self.centring is not None:
             centre = self.centring.measure(source)
             source = source.with_values((source.values - centre.level) / centre.unit)
-        statistics = ForecastStatistics(scaling.offset, scaling.scale, season, centre)
+        own = None
+        if self.spec.theta_share and not self.training:
+            own = theta(source, self.spec.horizon)[..., list(self.spec.targets)]
+        statistics = ForecastStatistics(scaling.offset, scaling.scale, season, centre, theta=own)
         if self.spec.independent:
             rows = source.values.transpose(1, 2).reshape(-1, source.values.shape[1], 1)  # (B · F, T, 1)
             num_rows, count = len(source.values), self.spec.num_features
@@ -375,7 +387,7 @@ class ForecastHead(Head):
         return corrected if spec.quantiles else corrected.squeeze(3)
 
     def answer(self, prediction: Prediction) -> tuple[Tensor, ...]:
-        values = self.unscale(prediction.values, prediction)
+        values = self.unscale(self._mixed(prediction), prediction)
         if self.base_forecasts is not None:
             assert isinstance(prediction.statistics, ForecastStatistics)
             assert prediction.statistics.measured is not None
@@ -385,6 +397,23 @@ class ForecastHead(Head):
         quantiles = values[..., : len(self.spec.quantiles)].sort(-1).values
         point = quantiles[..., self.spec.quantiles.index(0.5)]
         return (point, quantiles, values[..., -1]) if self.spec.mape_point else (point, quantiles)
+
+    def _mixed(self, prediction: Prediction) -> Tensor:
+        """The values, all quantiles moved by as much as the median is when it takes a share of the Theta method's forecast.
+
+        The second point forecast stays as it was learned.
+        """
+        spec, values, statistics = self.spec, prediction.values, prediction.statistics
+        if not spec.theta_share:
+            return values
+        assert isinstance(statistics, ForecastStatistics)
+        assert statistics.theta is not None, "answers are given by a network that is not training"
+        if not spec.quantiles:
+            return values + spec.theta_share * (statistics.theta - values)
+        quantiles, others = values[..., : len(spec.quantiles)].sort(-1).values, values[..., len(spec.quantiles) :]
+        median = quantiles[..., spec.quantiles.index(0.5)]
+        moves = spec.theta_share * (statistics.theta - median)
+        return torch.cat([quantiles + moves.unsqueeze(3), others], 3)
 
     def scale_target(self, target: Tensor, prediction: Prediction) -> Tensor:
         """Raw targets (B, horizon, targets) into the space of the prediction."""
@@ -444,7 +473,11 @@ class ForecastHead(Head):
                 centre = self.centring.write_measure(graph, source)
                 values = graph.add("Sub", source.values, centre.level)
                 source = source.with_values(graph.add("Div", values, centre.unit) if self.centring.has_unit else values)
-        statistics = ForecastStatisticsSymbol(scaling.offset, scaling.scale, season, centre)
+        own = None
+        if self.spec.theta_share:
+            with graph.scope("theta"):
+                own = self._write_targets(graph, write_theta(graph, source, self.spec.horizon))
+        statistics = ForecastStatisticsSymbol(scaling.offset, scaling.scale, season, centre, theta=own)
         if self.spec.independent:
             with graph.scope("features"):
                 source = self._write_rows(graph, source)
@@ -538,6 +571,7 @@ class ForecastHead(Head):
             with graph.scope("seasonal"):
                 values = self._write_seasonal(graph, values, given.source, spec.seasonal_lag)
         with graph.scope("answer"):
+            values = self._write_mixed(graph, values, given.statistics)
             values = self._write_components(graph, values, given.statistics)
             values = self.scaler.write_invert(graph, values, given.statistics, 1 + len(spec.value_shape))
             if measured is not None:
@@ -555,6 +589,26 @@ class ForecastHead(Head):
             if not spec.mape_point:
                 return point, quantiles
             return point, quantiles, graph.add("Gather", values, graph.constant(len(spec.quantiles)), axis=3)
+
+    def _write_mixed(self, graph: GraphBuilder, values: str, statistics: StatisticsSymbol) -> str:
+        """`_mixed` in the graph."""
+        spec = self.spec
+        assert isinstance(statistics, ForecastStatisticsSymbol)
+        if statistics.theta is None:
+            return values
+        share = graph.constant(spec.theta_share)
+        if not spec.quantiles:
+            return graph.add("Add", values, graph.add("Mul", share, graph.add("Sub", statistics.theta, values)))
+        count, last = graph.constant([len(spec.quantiles)]), graph.constant([3])
+        levels = graph.add("Slice", values, graph.constant([0]), count, last)
+        levels, _ = graph.add_many("TopK", levels, count, num_outputs=2, axis=-1, largest=0, sorted=1)
+        median = graph.add("Gather", levels, graph.constant([spec.quantiles.index(0.5)]), axis=3)
+        move = graph.add("Sub", graph.add("Unsqueeze", statistics.theta, last), median)
+        moved = graph.add("Add", levels, graph.add("Mul", share, move))
+        if not spec.mape_point:
+            return moved
+        point = graph.add("Gather", values, graph.constant([len(spec.quantiles)]), axis=3)
+        return graph.add("Concat", moved, point, axis=3)
 
     def _write_components(self, graph: GraphBuilder, values: str, statistics: StatisticsSymbol) -> str:
         """Unit, level and season, given back to a prediction."""

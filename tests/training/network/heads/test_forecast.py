@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from tests.training.network.networks import DENSE, LSTM, forecast, histories, run
 from training.layers.bases import BaseConfig
-from training.layers.registry import LayerError
-from training.network.heads.forecast import ForecastSpec
+from training.layers.registry import LayerError, Signal
+from training.layers.theta import theta
+from training.network.heads.forecast import ForecastHead, ForecastSpec
 from training.network.network import Network
 from training.network.spec import NetworkError
 
@@ -69,6 +70,8 @@ def silence(network: Network) -> Network:
         ({"bases": BASES}, 'bases and scaling of kind "seasonal" need each other'),
         ({"scaling": {"kind": "seasonal"}}, 'bases and scaling of kind "seasonal" need each other'),
         ({**OWN, "seasonal_lag": 4}, "bases go without covariates, seasonal_lag"),
+        ({**OWN, "theta_share": 0.5}, "bases go without covariates, seasonal_lag, theta_share"),
+        ({"theta_share": 1.0}, "less than 1"),
         ({**OWN, "season_length": 1}, "bases need a season_length of 2 or more, got 1"),
         ({**OWN, "read_length": 13}, "need a context_length of 25 or more, got 24"),
     ],
@@ -359,6 +362,43 @@ def test_a_silent_network_with_a_seasonal_lag_is_the_seasonal_naive_forecast(sca
         expected = torch.cat([season, season, season[:1]])
         torch.testing.assert_close(outputs["forecast"][row, :, 0], expected)
         torch.testing.assert_close(outputs["quantiles"][row, :, 0], expected.unsqueeze(1).expand(7, 2))
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+@pytest.mark.parametrize("independent", [False, True])
+def test_a_silent_network_with_a_share_of_theta_forecasts_that(scaling: dict[str, Any], independent: bool) -> None:
+    options = {"scaling": scaling, "quantiles": (0.1, 0.5), "independent": independent}
+    network = silence(forecast(num_features=2, targets=(1,), horizon=4, theta_share=0.25, **options))
+    inputs = histories([9, 3, 5], 2)
+    outputs = run(network, inputs)
+    whole = silence(forecast(num_features=2, targets=(1,), horizon=4, scaling=scaling))
+    assert isinstance(whole.head, ForecastHead)
+    base = 0.25 * theta(whole.head.read(inputs).source, 4)[..., 1:]
+    expected = whole.head.unscale(base, whole.predict(inputs))
+    torch.testing.assert_close(outputs["forecast"], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs["quantiles"], outputs["forecast"].unsqueeze(3).expand(3, 4, 1, 2))
+
+
+def test_a_share_of_theta_moves_the_quantiles_together_and_leaves_the_second_point_forecast() -> None:
+    options: dict[str, Any] = {"quantiles": (0.1, 0.5, 0.9), "mape_point": True, "horizon": 4}
+    plain, mixed = forecast(**options), forecast(theta_share=0.25, **options)
+    mixed.load_state_dict(plain.state_dict())
+    inputs = histories([9, 3, 5], 1)
+    before, after = run(plain, inputs), run(mixed, inputs)
+    moves = after["quantiles"] - before["quantiles"]
+    torch.testing.assert_close(moves, moves[..., :1].expand_as(moves), atol=1e-4, rtol=1e-4)
+    own = theta(Signal(inputs["history"], inputs["lengths"]), 4)
+    torch.testing.assert_close(after["forecast"], before["forecast"] + 0.25 * (own - before["forecast"]), atol=1e-3, rtol=1e-4)
+    assert after["forecast_mape"].equal(before["forecast_mape"])
+
+
+def test_what_is_learned_does_not_know_the_share_of_theta() -> None:
+    plain, mixed = forecast(), forecast(theta_share=0.25)
+    mixed.load_state_dict(plain.state_dict())
+    inputs = histories([9, 3, 5], 1)
+    for network in (plain, mixed):
+        network.train()
+    assert mixed.predict(inputs).values.equal(plain.predict(inputs).values)
 
 
 def test_statistics_are_per_feature_and_travel_with_the_weights() -> None:
