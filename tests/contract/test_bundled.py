@@ -136,7 +136,7 @@ def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:
     for name in ("imdb", "sst2"):
         assert all(metrics[f"{name}_accuracy"] > 0.015 + baseline[f"{name}_accuracy"] for baseline in baselines.values())
         assert metrics[f"{name}_ece"] <= 0.02
-    assert metrics["imdb_accuracy"] >= 0.915
+    assert metrics["imdb_accuracy"] >= 0.925
     assert metrics["sst2_accuracy"] >= 0.86
     assert {"majority", "tfidf_logistic", "nb_logistic"} <= baselines.keys()
 

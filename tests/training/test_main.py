@@ -226,6 +226,26 @@ def test_words_that_stand_in_no_labelled_text_are_learned_by_the_models_own_answ
     assert good("a grim film") < 0.4
 
 
+def test_layers_learn_texts_without_labels_before_the_fit_and_a_resumed_run_does_not_again(unlabelled: Path) -> None:
+    changes = ("--set", "pretraining.window=2", "--set", "fit.epochs=1", "--set", "self_training.epochs=1")
+    result = train(unlabelled, "self.toml", *changes)
+    assert result.exit_code == 0, result.output
+    assert "pretraining epoch 1 loss" in words(result)
+    again = train(unlabelled, "self.toml", *changes, "--resume")
+    assert "pretraining" not in words(again)
+    first, second = ((unlabelled / "models" / "moods" / version / "model.onnx").read_bytes() for version in ("1", "2"))
+    assert first == second
+
+
+def test_layers_that_cannot_be_pretrained_are_refused_before_anything_is_learned(unlabelled: Path) -> None:
+    head = '{ type = "dense", activation = "sigmoid" }'
+    layers = f'layers=[{{ type = "embedding", output_dim = 4 }}, {{ type = "global_average_pooling1d" }}, {head}]'
+    result = train(unlabelled, "self.toml", "--set", "pretraining.epochs=2", "--set", layers)
+    assert result.exit_code == 1
+    assert "pretraining needs an embedding and behind it" in words(result)
+    assert "epoch 1" not in result.output
+
+
 def test_a_calibration_by_length_is_in_the_manifest_and_in_the_graph(unlabelled: Path) -> None:
     changes = ("fit.epochs=1", "self_training.epochs=1", 'calibrate="by_length"')
     result = train(unlabelled, "self.toml", *(part for change in changes for part in ("--set", change)))

@@ -247,6 +247,14 @@ class Layer(nn.Module):
         return None
 
     @property
+    def directions(self) -> tuple[tuple[int, int], ...]:
+        """Parts of a step's features, in order, that know no other steps but those up to it (1) or from it on (-1).
+
+        The number of features of each part, and which; empty where that is not so of all features.
+        """
+        return ()
+
+    @property
     def mixes_rows(self) -> bool:
         """Whether a row's answer depends on the other rows of the batch while training."""
         return False

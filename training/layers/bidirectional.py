@@ -113,6 +113,13 @@ class Bidirectional(Layer):
         return same_form and has_node and forward.units == backward.units and not forward.goes_backwards
 
     @property
+    def directions(self) -> tuple[tuple[int, int], ...]:
+        forward, backward = self.pair
+        if self.config.merge_mode != "concat" or not self.returns_sequences or forward.goes_backwards:
+            return ()
+        return (forward.units, 1), (backward.units, -1)
+
+    @property
     def weights(self) -> tuple[Weight, ...]:
         return (*self.forward_layer.weights, *self.backward_layer.weights)
 

@@ -160,6 +160,10 @@ class Recurrent(Layer):
         return self.config.units
 
     @property
+    def directions(self) -> tuple[tuple[int, int], ...]:
+        return ((self.units, 1),) if self.config.return_sequences and not self.goes_backwards else ()
+
+    @property
     def num_gates(self) -> int:
         return len(self.keras_gates)
 

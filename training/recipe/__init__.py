@@ -13,7 +13,15 @@ from training.recipe.base import (
     Tune,
     names_of_layer,
 )
-from training.recipe.classify import ClassifyRecipe, NgramSettings, TextData, TextSource, TokenizerSettings, VectorSettings
+from training.recipe.classify import (
+    ClassifyRecipe,
+    NgramSettings,
+    PretrainingSettings,
+    TextData,
+    TextSource,
+    TokenizerSettings,
+    VectorSettings,
+)
 from training.recipe.forecast import (
     CalendarField,
     ForecastEvaluation,
@@ -42,6 +50,7 @@ __all__ = [
     "FurtherSource",
     "Loss",
     "NgramSettings",
+    "PretrainingSettings",
     "Quantize",
     "Recipe",
     "RecipeError",

@@ -43,7 +43,9 @@ class TextData(Data):
     )
     test: Sequence[TextSource] = Field(default=(), description="files that are scored; left out: see `test_share`")
     unlabelled: Sequence[TextSource] = Field(
-        default=(), description="files of which only the texts are read: for the tokenizer, `[vectors]` and `[self_training]`"
+        default=(),
+        description="files of which only the texts are read: for the tokenizer, `[vectors]`, `[pretraining]` and "
+        "`[self_training]`",
     )
     labels: Labels = Field(
         default_factory=list,
@@ -143,6 +145,26 @@ class VectorSettings(RecipeTable):
     scale: Annotated[float, Field(gt=0)] = Field(default=0.25, description="root mean square that all vectors together are given")
 
 
+class PretrainingSettings(RecipeTable):
+    """What the first recurrent layer learns before the fit, from the training texts and `[[data.unlabelled]]`: to say which
+    tokens come soon after a step and, where it reads backward, which stood before it (Dai and Le 2015; Johnson and Zhang 2016).
+    """
+
+    epochs: Count = Field(default=1, description="passes over the texts")
+    window: Count = Field(default=5, description="how far from a step the token may be that it predicts; 1: the very next one")
+    negatives: Count = Field(default=512, description="tokens drawn for each step, with which the true one is compared")
+    subsample: Annotated[float, Field(gt=0)] = Field(
+        default=1e-3,
+        description="share of the text above which a token is not always predicted, the more seldom the more frequent it is",
+    )
+    block: Annotated[int, Field(ge=64)] = Field(default=8192, description="tokens of a batch, padding included")
+    max_length: Annotated[int, Field(ge=8)] = Field(default=400, description="longer texts are cut into parts of equal length")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        default=0.002,
+        description="of Adam, times the layer's factor in `fit.rates`; rises over 100 steps at most, falls by cosine",
+    )
+
+
 class NgramSettings(RecipeTable):
     """A linear classifier of the tokens' 1- to n-grams beside the layers, in the same graph: weighted by naive Bayes, fitted by
     logistic regression (Wang and Manning 2012), and one 8-bit weight per bucket. How much of its logits and of the layers' is
@@ -219,6 +241,9 @@ class ClassifyRecipe(Recipe):
     data: TextData
     tokenizer: TokenizerSettings = TokenizerSettings()
     vectors: VectorSettings | None = Field(default=None, description="vectors that the embedding starts with; left out: none")
+    pretraining: PretrainingSettings | None = Field(
+        default=None, description="what the first recurrent layer learns without labels; left out: nothing"
+    )
     ngrams: NgramSettings | None = Field(default=None, description="an n-gram classifier beside the layers; left out: none")
     calibrate: bool | Literal["by_length"] = Field(
         default=False,
@@ -238,8 +263,10 @@ class ClassifyRecipe(Recipe):
             raise ValueError(
                 "tokenizer.head, tail and piece_length are for recipes without pad_sequences, which cuts texts itself"
             )
-        if self.data.unlabelled and self.vectors is None and self.self_training is None:
-            raise ValueError("data.unlabelled is for [vectors] and [self_training]: nothing else learns without labels")
+        if self.data.unlabelled and not any((self.vectors, self.pretraining, self.self_training)):
+            raise ValueError(
+                "data.unlabelled is for [vectors], [pretraining] and [self_training]: nothing else learns without labels"
+            )
         if self.self_training is not None and not self.data.unlabelled:
             raise ValueError("self_training needs [[data.unlabelled]]: texts that the model labels")
         if self.self_training is not None and self.ngrams is None and not self.calibrate:

@@ -41,6 +41,7 @@ from training.fitting.checkpoints import LAST, is_same, remove_checkpoints
 from training.fitting.fit import FitResult
 from training.fitting.losses import Batch, classify_loss
 from training.fitting.ngrams import fit_ngrams
+from training.fitting.pretraining import count_pretrained, pretrain
 from training.fitting.word_vectors import learn_vectors
 from training.network.heads.classify import ClassifyHead, ClassifySpec
 from training.network.heads.head import Prediction
@@ -90,8 +91,10 @@ def run(recipe: ClassifyRecipe, *, data: Path | None, folder: Path, resume: bool
     if recipe.streaming and not network.can_stream:
         raise RecipeError("streaming: these layers cannot go on from piece to piece: one direction, and concat_pooling at most")
     check_network(network, recipe, console)
-    if recipe.vectors is not None and not (resume and (folder / LAST).exists()):
-        _start_with_vectors(network, recipe, [*rows, *_encode(recipe, tokenizer, split.unlabelled).ids], console)
+    if recipe.pretraining is not None:
+        count_pretrained(network)  # raises where it cannot be
+    if not (resume and (folder / LAST).exists()) and (recipe.vectors is not None or recipe.pretraining is not None):
+        _start_without_labels(network, recipe, [*rows, *_encode(recipe, tokenizer, split.unlabelled).ids], console)
 
     training = _Rows(rows, label_shares(labels, len(split.labels)), unknown_id(tokenizer))
     if not resume:
@@ -360,6 +363,18 @@ def _in_order(parts: Sequence[tuple[Int64, torch.Tensor]]) -> torch.Tensor:
     """The rows of batches (indices, values) in the order of their indices."""
     indices = np.concatenate([index for index, _ in parts])
     return torch.cat([values.detach().cpu() for _, values in parts])[np.argsort(indices)]
+
+
+def _start_without_labels(network: Network, recipe: ClassifyRecipe, rows: Sequence[Int64], console: Console) -> None:
+    """What the layers learn of rows without labels: the embedding its vectors, then the first recurrent layer to predict."""
+    if recipe.vectors is not None:
+        _start_with_vectors(network, recipe, rows, console)
+    if recipe.pretraining is not None:
+
+        def show(epoch: int, loss: float) -> None:
+            console.print(f"pretraining epoch {epoch}  loss {loss:.4f}", highlight=False)
+
+        pretrain(network, rows, recipe.pretraining, recipe.fit, recipe.seed, progress=show)
 
 
 def _start_with_vectors(network: Network, recipe: ClassifyRecipe, rows: Sequence[Int64], console: Console) -> None:

@@ -211,6 +211,7 @@ loss = "categorical_crossentropy"
         (["fit.rates.lstm=0.5"], 'fit.rates: no layer has the type or the name "lstm"; there are embedding, gru, dense'),
         (["tokenizer.piece_length=100", "tokenizer.tail=10"], "piece_length reads texts whole, head and tail cut them"),
         (['data.unlabelled=[{path = "c.txt"}]'], r"data.unlabelled is for \[vectors\]"),
+        (["pretraining.max_length=5"], "greater than or equal to 8"),
         (["self_training.epochs=1"], r"self_training needs \[\[data.unlabelled\]\]"),
         (['data.unlabelled=[{path = "c.txt"}]', "self_training.epochs=1"], r"needs calibrate = true or \[ngrams\]"),
         (
