@@ -69,7 +69,7 @@ async def send_together(address: tuple[str, int], pool: list[Message], seed: int
     return records.found
 
 
-@pytest.mark.parametrize("fast_path", ["true", "false"])
+@pytest.mark.parametrize("fast_path", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_each_of_hundreds_of_clients_gets_the_answer_that_its_request_gets_alone(fast_path: str) -> None:
     with served_models() as models:
         write_lstm_folder(models)

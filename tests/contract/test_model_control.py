@@ -215,7 +215,9 @@ def weights_of(pid: int) -> set[str]:
     return {" ".join(line.split()[3:5]) for line in lines if ".weights" in line}
 
 
-@pytest.mark.parametrize("settings", [EXPLICIT, POLL], ids=["explicit", "poll"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param(EXPLICIT, id="explicit"), pytest.param(POLL, id="poll", marks=pytest.mark.slow)]
+)
 def test_where_no_process_can_be_forked_models_are_loaded_and_unloaded_all_the_same(
     tmp_path: Path, client: httpx.Client, settings: dict[str, Any]
 ) -> None:

@@ -46,6 +46,7 @@ def test_a_csv_of_two_series_becomes_a_forecaster_that_passes_the_check(sales: P
     command(sales, "service", "check", str(folder))
 
 
+@pytest.mark.slow
 def test_a_csv_of_texts_becomes_a_classifier_that_passes_the_check(tmp_path: Path) -> None:
     words = {"good": ["fine", "great", "lovely"], "bad": ["dull", "poor", "awful"]}
     labels = ["good", "bad"]

@@ -47,7 +47,13 @@ DOCUMENT = {
 }
 
 
-@pytest.mark.parametrize("environ", [{"SLUICE_WORKERS": "2"}, {"SLUICE_FAST_PATH": "false"}], ids=["fast path", "regular path"])
+@pytest.mark.parametrize(
+    "environ",
+    [
+        pytest.param({"SLUICE_WORKERS": "2"}, id="fast path"),
+        pytest.param({"SLUICE_FAST_PATH": "false"}, id="regular path", marks=pytest.mark.slow),
+    ],
+)
 def test_hundreds_of_hostile_requests_break_no_rule(environ: dict[str, str], tmp_path: Path) -> None:
     report = run("bounded", SEED, COUNTS, tmp_path, environ=environ, bounds=Bounds(rest_s=1.0))
     assert report.problems == [], str(report)

@@ -78,6 +78,7 @@ def test_what_the_translator_does_not_know_is_exported_and_served_in_batches_of_
     assert any(word in line for line in result.tried for word in words)
 
 
+@pytest.mark.slow
 def test_the_default_exporter_of_torch_is_tried_before_the_older_one(tmp_path: Path) -> None:
     (case,) = [case for case in EXPORTED if case.name == "middle-step"]
     result = publish(case.make(), case.name, example=case.rows(), models=tmp_path, dry_run=True, **case.options)
