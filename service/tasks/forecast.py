@@ -89,10 +89,10 @@ class ForecastTask(Task):
         return RequestDefaults(self.spec, self.max_horizon, self.can_feed_back, {})
 
     def is_heavy(self, instances: Sequence[object], parameters: Mapping[str, object]) -> bool:
-        horizon = parameters.get("horizon") or self.spec.horizon
-        is_one_run = isinstance(horizon, int) and horizon <= self.spec.horizon
-        if self._has_one_series and is_one_run and 1 < len(instances) <= HEAVY_NUM_ROWS:
-            histories = find_histories(instances)
+        if self._has_one_series and 1 < len(instances) <= HEAVY_NUM_ROWS:
+            horizon = parameters.get("horizon") or self.spec.horizon
+            is_one_run = isinstance(horizon, int) and horizon <= self.spec.horizon
+            histories = find_histories(instances) if is_one_run else None
             if histories is not None and len(set(map(len, histories))) == 1:
                 return sum(map(len, histories)) > HEAVY_SIZE
         if len(instances) > HEAVY_NUM_INSTANCES:

@@ -193,7 +193,7 @@ def _forecast_limits(manifest: Mapping[str, Any]) -> Iterator[str]:
         names = ", ".join(f"`{name}`" for name in left)
         yield f"It forecasts no more than {_count(block['horizon'], 'step')}: {names} would have to be known ahead."
     else:
-        errors = "correlated" if block.get("recursive_errors") == "correlated" else "independent"
+        errors = block.get("recursive_errors", "independent")
         bands = f"; its bands widen as if the errors of its runs were {errors}" if block.get("quantiles") else ""
         yield f"Beyond {_count(block['horizon'], 'step')} it goes on from its own forecasts{bands}."
     if block.get("covariates"):

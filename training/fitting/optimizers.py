@@ -47,6 +47,11 @@ def learning_rate(settings: Fit) -> float:
     return settings.learning_rate or (0.01 if settings.optimizer == "sgd" else 0.001)
 
 
+def rate_factor(settings: Fit, kind: str, name: str) -> float:
+    """What `fit.rates` has for a layer, by its name or else by its kind."""
+    return settings.rates.get(name, settings.rates.get(kind, 1.0))
+
+
 def group_parameters(network: Network, settings: Fit) -> list[dict[str, Any]]:
     """The network's parameters with their learning rates: the recipe's times the factor that `fit.rates` has for a layer."""
     rate = learning_rate(settings)
@@ -54,7 +59,7 @@ def group_parameters(network: Network, settings: Fit) -> list[dict[str, Any]]:
     given: set[int] = set()
     for index, (table, *layers) in enumerate(zip(network.spec.layers, *network.members, strict=True)):
         kind, name = names_of_layer(table, index)
-        factor = settings.rates.get(name, settings.rates.get(kind, 1.0))
+        factor = rate_factor(settings, kind, name)
         found = [parameter for layer in layers for parameter in layer.parameters()]
         given.update(map(id, found))
         groups.setdefault(factor, []).extend(found)

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.fitting.optimizers import rate_factor
+from training.fitting.token_frequencies import count_tokens, sampling_probabilities, shares_kept, shares_of
 from training.network.network import Network
 from training.network.spec import NetworkError
 from training.recipe import Fit, PretrainingSettings, names_of_layer
 
 Int64 = npt.NDArray[np.int64]
 
-PADDING_ID = 0
-SAMPLING_POWER = 0.75  # of the frequencies, to draw by; word2vec's
 WARM_UP = 100  # steps in which the learning rate rises, of a tenth of all at most
 TINY = 1e-9
 NEVER = -1e4  # logit of a drawn token that is the true one
@@ -76,7 +76,7 @@ def pretrain(
         torch.manual_seed(seed * 1_000_003 + 7 * number + 5)
         random = np.random.default_rng([seed, 11, number])
         reader = _Reader(network, number, count)
-        model = _Predictor(reader, _frequencies(pieces, len(network.vectors)), settings, random)
+        model = _Predictor(reader, count_tokens(pieces, len(network.vectors)), settings, random)
         network.train()
         _learn(model, pieces, sizes, settings, fit, random, progress)
     network.eval()
@@ -96,14 +96,6 @@ def _sizes(pieces: Sequence[Int64], block: int) -> list[int]:
         sizes.append(min(max(1, block // int(lengths[start])), len(lengths) - start))
         start += sizes[-1]
     return sizes[::-1]
-
-
-def _frequencies(pieces: Sequence[Int64], num_ids: int) -> npt.NDArray[np.float64]:
-    """The share of each id in the pieces; padding has none."""
-    counts = np.bincount(np.concatenate([*pieces, np.empty(0, np.int64)]), minlength=num_ids).astype(np.float64)
-    counts[PADDING_ID] = 0
-    shares: npt.NDArray[np.float64] = counts / max(1.0, float(counts.sum()))
-    return shares
 
 
 def _batches(pieces: Sequence[Int64], sizes: Sequence[int], random: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -144,7 +136,7 @@ class _Reader:
         for index, (table, layer) in enumerate(zip(self.network.spec.layers, self.layers, strict=False)):
             kind, name = names_of_layer(table, index)
             parameters = [parameter for parameter in layer.parameters() if parameter.requires_grad]
-            factor = fit.rates.get(name, fit.rates.get(kind, 1.0))
+            factor = rate_factor(fit, kind, name)
             groups += [{"params": parameters, "lr": rate * factor}] if parameters else []
         return groups
 
@@ -153,20 +145,18 @@ class _Predictor(nn.Module):
     """Predicts tokens from what a reader gives; its targets start as the reader's own vectors."""
 
     def __init__(
-        self, reader: _Reader, shares: npt.NDArray[np.float64], settings: PretrainingSettings, random: np.random.Generator
+        self, reader: _Reader, counts: npt.NDArray[np.float64], settings: PretrainingSettings, random: np.random.Generator
     ) -> None:
         super().__init__()
         vectors = reader.network.members[reader.member][0].weights[0].read().detach()
         self.directions = reader.layers[-1].directions
         self.projections = nn.ModuleList(nn.Linear(units, vectors.shape[1]) for units, _ in self.directions)
         self.targets = nn.Parameter(vectors.clone())
+        shares = shares_of(counts)
         self.shift = nn.Parameter(torch.from_numpy(np.log(np.maximum(shares, TINY))).float())
-        drawn = np.where(shares > 0, shares, 0) ** SAMPLING_POWER
-        self._drawn = drawn / drawn.sum()
+        self._drawn = sampling_probabilities(counts)
         self._logarithm = torch.from_numpy(np.log(np.maximum(self._drawn * settings.negatives, TINY))).float()
-        ratio = settings.subsample / np.maximum(shares, TINY)
-        kept = np.where(shares > 0, np.minimum(1.0, np.sqrt(ratio) + ratio), 0.0)
-        self._kept = torch.from_numpy(kept).float()
+        self._kept = torch.from_numpy(shares_kept(shares, settings.subsample)).float()
         self._settings, self._random, self.reader = settings, random, reader
 
     def loss(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, int]:

@@ -14,15 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from training.fitting.token_frequencies import PADDING_ID, count_tokens, sampling_probabilities, shares_kept, shares_of
 from training.recipe import VectorSettings
 
 Int64 = npt.NDArray[np.int64]
 
-PADDING_ID = 0
-"""Between texts, so that no window reaches from one into the next."""
 NEGATIVES_PER_TOKEN = 5
 """As many drawn tokens weigh what a true one does; word2vec's default."""
-NEGATIVE_POWER = 0.75  # of the frequencies, to draw by; word2vec's
 TINY = 1e-8
 
 Progress = Callable[[int, float], None]
@@ -43,17 +41,15 @@ def learn_vectors(
     The same seed gives the same vectors on the same number of threads.
     """
     random = np.random.default_rng([seed, 7])
-    counts = np.bincount(np.concatenate(rows), minlength=num_ids).astype(np.float64)
-    counts[PADDING_ID] = 0
-    total = max(1.0, counts.sum())
-    kept = np.minimum(1.0, _share_kept(counts / total, settings.subsample))
-    drawn = counts**NEGATIVE_POWER
+    counts = count_tokens(rows, num_ids)
+    kept = shares_kept(shares_of(counts), settings.subsample)
+    drawn = sampling_probabilities(counts)
     table = _Tables(num_ids, dimensions, settings, random)
     num_blocks = max(1, int((counts * kept).sum() + settings.window * len(rows)) // settings.block)
     num_steps, step = num_blocks * settings.epochs, 0
     for epoch in range(settings.epochs):
         stream = _stream(rows, kept, settings.window, random)
-        negatives = random.choice(num_ids, (len(stream) // settings.block + 1, settings.negatives), p=drawn / drawn.sum())
+        negatives = random.choice(num_ids, (len(stream) // settings.block + 1, settings.negatives), p=drawn)
         losses = []
         for number, start in enumerate(range(0, len(stream), settings.block)):
             rate = settings.learning_rate * max(0.0, 1 - step / num_steps)
@@ -68,14 +64,11 @@ def learn_vectors(
     return vectors * (settings.scale / max(float(size), TINY))
 
 
-def _share_kept(shares: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
-    """How much of each id is kept, as word2vec's code has it: may be above 1."""
-    ratio = threshold / np.maximum(shares, TINY * threshold)
-    return np.asarray(np.sqrt(ratio) + ratio)
-
-
 def _stream(rows: Sequence[Int64], kept: npt.NDArray[np.float64], window: int, random: np.random.Generator) -> Int64:
-    """The texts in random order, one after the other, frequent tokens thinned out, with `window` paddings between them."""
+    """The texts in random order, one after the other, frequent tokens thinned out, with `window` paddings between them.
+
+    So no window reaches from one into the next.
+    """
     gap = np.zeros(window, np.int64)
     parts = [part for index in random.permutation(len(rows)) for part in (rows[index], gap)]
     stream = np.concatenate(parts)

@@ -57,6 +57,15 @@ def classify(*layers: dict[str, Any], labels: tuple[str, ...] = ("no", "yes")) -
 
 
 BASES = (BaseConfig(lag=1), BaseConfig(lag=4), BaseConfig(lag=12, cycles=2))
+DECOMPOSED: dict[str, Any] = {
+    "scaling": {"kind": "window", "transform": "log", "centre": "last"},
+    "decomposition": "classical",
+    "season_length": 4,
+    "step": 3,
+    "horizon": 7,
+    "quantiles": (0.1, 0.5, 0.9),
+    "mape_point": True,
+}
 NETWORKS: dict[str, Callable[[], Network]] = {
     "plain": lambda: forecast(LSTM, DENSE),
     "minmax, stacked": lambda: forecast(
@@ -102,31 +111,9 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     ),
     "text, pooled in pieces": lambda: classify(EMBEDDING, sequences(LSTM), {"type": "concat_pooling"}, DENSE),
     "season, level and unit of the history": lambda: forecast(
-        {"type": "gru", "units": 4},
-        {"type": "smoothing", "of": "changes"},
-        DENSE,
-        scaling={"kind": "window", "transform": "log", "centre": "last"},
-        decomposition="classical",
-        season_length=4,
-        step=3,
-        horizon=7,
-        quantiles=(0.1, 0.5, 0.9),
-        mape_point=True,
+        {"type": "gru", "units": 4}, {"type": "smoothing", "of": "changes"}, DENSE, **DECOMPOSED
     ),
-    "a share of the Theta method": lambda: forecast(
-        GRU,
-        DENSE,
-        scaling={"kind": "window", "transform": "log", "centre": "last"},
-        decomposition="classical",
-        season_length=4,
-        theta_share=0.5,
-        step=3,
-        num_features=3,
-        targets=(2, 0),
-        horizon=7,
-        quantiles=(0.1, 0.5, 0.9),
-        mape_point=True,
-    ),
+    "a share of the Theta method": lambda: forecast(GRU, DENSE, theta_share=0.5, num_features=3, targets=(2, 0), **DECOMPOSED),
     "a share of the Theta method, independent features": lambda: forecast(
         GRU, DENSE, theta_share=0.9, independent=True, num_features=2, targets=(1,), horizon=3
     ),
