@@ -3,7 +3,7 @@
     python -m benchmarks.sequences
     python -m benchmarks.sequences --rounds 5 --seconds 1
 
-Processor time of the server, of the process that keeps the states and of redis-server, in µs per step of one value, in rounds
+Processor time of the server and of redis-server, in µs per step of one value, in rounds
 that take every place in turn: medians. With one caller beside sending 168 values again; with 64 callers, one sequence each. How
 many sequences are answered in time is `sequence_rates.py`. Linux only; Redis is left out where redis-server is not installed.
 """
@@ -58,7 +58,7 @@ def places(models: Path) -> Iterator[list[Place]]:
     with contextlib.ExitStack() as stack:
         found = [
             Place("memory, 1 process", stack.enter_context(sluice(models)), []),
-            Place("a process, 2 workers", stack.enter_context(sluice(models, SLUICE_WORKERS="2")), []),
+            Place("shared memory, 2 workers", stack.enter_context(sluice(models, SLUICE_WORKERS="2")), []),
         ]
         if shutil.which("redis-server"):
             redis = stack.enter_context(redis_server())

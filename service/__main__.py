@@ -334,13 +334,11 @@ def _verification(settings: Settings, entries: Sequence[ModelVersion] | None = N
 
 def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models: bool) -> int:
     from service.api.access.wiring import make_rate_tables
-    from service.app import access_options, model_options
+    from service.app import access_options, model_options, share_sequences
     from service.controlling import preload_state, run_controller, socket_path
-    from service.keeping import run_store, store_path
     from service.models.preloading import preload_folders
     from service.models.verification import Verification
     from service.observability.prometheus import forget_worker, restart_counter
-    from service.process.messages import expect_short_path
     from service.server import Service, grace_s, run_worker
 
     class Observer:
@@ -379,9 +377,7 @@ def _serve_with_workers(settings: Settings, metrics_dir: Path, *, shares_models:
                 verification = Verification(known=verification.collect())
     may_stream = settings.model_control != "none" or preload is None or preload.can_stream
     if settings.sequence_store == "local" and settings.workers > 1 and may_stream:
-        expect_short_path(store_path(metrics_dir))
-        companions.append(functools.partial(run_store, settings, metrics_dir))
-        build = functools.partial(build, sequence_path=store_path(metrics_dir))
+        build = functools.partial(build, sequence_memory=share_sequences(settings, metrics_dir))
     if shares_models:
         rates = make_rate_tables(access_options(settings), multiprocessing.get_context("fork"))
         service = build(preload=preload, rates=rates)

@@ -71,7 +71,8 @@ from service.scheduling.admission import AdmissionControl, RefusalBudget
 from service.scheduling.loop_budget import LoopBudget
 from service.scheduling.planning import RequestedLimits
 from service.sequences.kept import KeptSequences
-from service.sequences.shared import SharedStore
+from service.sequences.shared import SharedStore, create_memory
+from service.sequences.shared_memory import SharedMemory
 from service.sequences.store import MemoryStore, SequenceStore, StoreObserver
 from service.sequences.table import Bounds
 from service.sequences.tokens import open_state_tokens
@@ -110,7 +111,7 @@ def create_app(
     rates: RateTables | None = None,
     connect_control: Connect | None = None,
     packed_graphs: Path | None = None,
-    sequence_path: Path | None = None,
+    sequence_memory: SharedMemory | None = None,
     tasks: TaskRegistry | None = None,
     tracing: Tracing | None = None,
     on_loaded: OnLoaded | None = None,
@@ -126,7 +127,7 @@ def create_app(
     that cannot be ended. `metrics_dir` is shared by the workers of one server, `preload` holds what their parent has read for
     them, `verification` verifies the rest, `rates` is where they count requests together. `connect_control` connects to the
     process that decides what is served, None: what the folders hold at the start; `packed_graphs` is where it puts graphs for
-    all workers to map. `sequence_path` is the socket of the process that keeps the states of sequences, None: this one does.
+    all workers to map. `sequence_memory` is that in which all workers keep the states of sequences, None: this process does.
     `tasks` are those that folders may be for, None: the built-in ones. `tracing` keeps the spans of requests, None: what the
     settings say. `notices` tell the other workers what is withdrawn. Raises StartError for what the settings of access name, and
     where tracing is not installed. Scrapes within `scrape_interval_s` get the same metrics.
@@ -164,7 +165,7 @@ def create_app(
         notices.on_notice = lambda notice: repository.withdraw(Withdrawal(**notice))
 
     state_tokens = open_state_tokens(settings.state_key_file)
-    sequences = KeptSequences(open_store(settings, sequence_path, metrics.sequences), metrics.sequences)
+    sequences = KeptSequences(open_store(settings, sequence_memory, metrics.sequences), metrics.sequences)
     access = open_access(access_options(settings), metrics, rates)
     access_log = None if settings.access_log == "off" else AccessLogWriter(settings.access_log, metrics.access_log_dropped)
     if tracing is None and settings.tracing:
@@ -363,9 +364,25 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def open_store(settings: Settings, path: Path | None, observer: StoreObserver) -> SequenceStore:
-    """Where the states of sequences are kept; `path` as of `create_app`. Raises StartError."""
-    bounds = Bounds(settings.sequence_max, settings.sequence_max_bytes, settings.sequence_ttl_seconds)
+def sequence_bounds(settings: Settings) -> Bounds:
+    """How many sequences are kept, and for how long."""
+    return Bounds(settings.sequence_max, settings.sequence_max_bytes, settings.sequence_ttl_seconds)
+
+
+def share_sequences(settings: Settings, folder: Path) -> SharedMemory:
+    """The memory in which several workers keep the states of sequences. Raises StartError."""
+    try:
+        return create_memory(sequence_bounds(settings), folder)
+    except (OSError, OverflowError) as exc:
+        raise StartError(
+            f"SLUICE_SEQUENCE_MAX={settings.sequence_max}, SLUICE_SEQUENCE_MAX_BYTES={settings.sequence_max_bytes}: "
+            f"there is no memory for so much ({exc})"
+        ) from exc
+
+
+def open_store(settings: Settings, memory: SharedMemory | None, observer: StoreObserver) -> SequenceStore:
+    """Where the states of sequences are kept; `memory` as of `create_app`. Raises StartError."""
+    bounds = sequence_bounds(settings)
     if settings.sequence_store != "local":
         try:
             from service.sequences.redis_store import RedisStore
@@ -375,7 +392,7 @@ def open_store(settings: Settings, path: Path | None, observer: StoreObserver) -
                 "pip install 'sluice-serving[redis]'"
             ) from exc
         return RedisStore(settings.sequence_store, bounds, observer)
-    return MemoryStore(bounds, observer) if path is None else SharedStore(path)
+    return MemoryStore(bounds, observer) if memory is None else SharedStore(memory, bounds, observer)
 
 
 def require_tracing(scheme: str) -> Tracing:

@@ -43,6 +43,7 @@ from service.process.messages import connect
 from service.process.notices import Notices
 from service.process.supervisor import CANNOT_START, SIGHUP, WorkerContext, signals_to_handle
 from service.process.tls import Certificate, Tls
+from service.sequences.shared_memory import SharedMemory
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -76,11 +77,11 @@ class Service:
         verification: Verification | None = None,
         rates: RateTables | None = None,
         control_path: Path | None = None,
-        sequence_path: Path | None = None,
+        sequence_memory: SharedMemory | None = None,
         max_bytes: int | None = None,
     ) -> None:
         """`control_path` is the socket of the process that decides what is served, None: nothing changes after the start;
-        `sequence_path` that of the process that keeps the states of sequences, None: this one does.
+        `sequence_memory` is that in which all workers keep the states of sequences, None: this process does.
 
         `max_bytes` are what the process may take beyond what it has when the models are loaded, None: what it needs.
         """
@@ -101,7 +102,7 @@ class Service:
             rates=rates,
             connect_control=None if control_path is None else functools.partial(connect, control_path),
             packed_graphs=None if control_path is None else control_path.parent / PACKED_FOLDER,
-            sequence_path=sequence_path,
+            sequence_memory=sequence_memory,
             on_loaded=self._finish_loading,
             on_failed=self._stop_with,
             on_stuck=self._be_replaced,

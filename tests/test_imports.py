@@ -27,7 +27,6 @@ SERVICE_RULES: dict[str, set[str]] = {
     "service.__main__": {
         "service.server",
         "service.controlling",
-        "service.keeping",
         "service.app",
         "service.api",
         "service.models",
@@ -36,9 +35,8 @@ SERVICE_RULES: dict[str, set[str]] = {
     }
     | {"service.process", "service.runtime", "service.settings"},
     "service.server": {"service.app", "service.api", "service.models", "service.observability", "service.process"}
-    | {"service.settings"},
+    | {"service.sequences", "service.settings"},
     "service.controlling": {"service.app", "service.models", "service.observability", "service.process", "service.settings"},
-    "service.keeping": {"service.observability", "service.sequences", "service.settings"},
     "service.app": {
         "service.api",
         "service.models",

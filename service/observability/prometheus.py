@@ -286,13 +286,11 @@ class SequenceFacts(Protocol):
 class SequenceMeter:
     """The series of sequences whose states are kept. Steps are counted as requests are; here are their starts and ends."""
 
-    def __init__(self, registry: CollectorRegistry | None) -> None:
-        """`registry` None: for the process that keeps the states of several workers, whose own file every scrape reads too."""
-
+    def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"sluice_{name}", text, labels, registry=registry)
 
-        # One process counts what is kept: that of the states, or with Redis each, and all find the same.
+        # Each process counts what is kept in a store that it shares with others, and all find the same.
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(f"sluice_{name}", text, MODEL, registry=registry, multiprocess_mode="livemax")
 

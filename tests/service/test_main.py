@@ -469,9 +469,7 @@ def worker_pids(server: ServerProcess) -> list[int]:
             command = (status.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        # Nor is the process that keeps the states of sequences.
-        is_store = "Name:\tsluice-store\n" in text
-        if is_child and not is_store and b"resource_tracker" not in command:
+        if is_child and b"resource_tracker" not in command:
             pids.append(int(status.parent.name))
     return sorted(pids)
 

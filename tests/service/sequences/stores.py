@@ -11,16 +11,15 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.sequences.redis_store import RedisStore
-from service.sequences.shared import SharedStore, StoreServer
+from service.sequences.shared import SharedStore, create_memory
 from service.sequences.state import SequenceState
 from service.sequences.store import MemoryStore, SequenceKey, SequenceStore, Totals
-from service.sequences.table import Bounds, Eviction, Owner, SequenceTable
+from service.sequences.table import Bounds, Eviction, Owner
 from tests.fakes import PATIENCE_S
 
 DIGEST = "ab" * 32
@@ -73,18 +72,14 @@ async def open_stores(
                     opened.append(MemoryStore(bounds, observer, margin_s=margin_s))
                 return opened[0]
             if kind == "shared":
-                opened.append(SharedStore(path, margin_s=margin_s))
+                opened.append(SharedStore(memory, bounds, observer, margin_s=margin_s))
             else:
                 opened.append(RedisStore(redis_url, bounds, observer, margin_s=margin_s))
             return opened[-1]
 
         if kind == "shared":
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "socket"
-            table: SequenceTable[bytes] = SequenceTable(bounds, time.monotonic, observer.evicted)
-            server = await StoreServer(table).serve(path)
-            stack.push_async_callback(server.wait_closed)
-            stack.callback(server.close)
-            expiry = asyncio.create_task(_expire(table, observer))
+            memory = create_memory(bounds)
+            expiry = asyncio.create_task(_expire(SharedStore(memory, bounds, observer)))
             stack.callback(expiry.cancel)
         try:
             yield Stores(kind, open_client, observer)
@@ -93,11 +88,11 @@ async def open_stores(
                 await client.close()
 
 
-async def _expire(table: SequenceTable[bytes], observer: RecordingStoreObserver) -> None:
-    """What the process that keeps the states does beside serving them."""
+async def _expire(store: SharedStore) -> None:
+    """What each process that has the table does now and then, oftener."""
     while True:
-        table.expire()
-        observer.counted(table.totals)
+        store.table.expire()
+        store.observer.counted(store.table.totals())
         await asyncio.sleep(0.01)
 
 
