@@ -65,6 +65,8 @@ class SharedTicket:
     is_granted: bool
     is_valid: bool = True
     """Until it is finished, or its time is over."""
+    bodies: list[bytes | None] | None = None
+    """What is kept of its sequences, until it is read."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,10 @@ class SharedTable:
     # ------------------------------------------------------------------------------------------------- operations
 
     def enqueue(self, keys: Sequence[str], within_s: float) -> SharedTicket:
-        """A ticket for these sequences, all different, for so many seconds. Raises StoreUnavailable."""
+        """A ticket for these sequences, all different, for so many seconds; it has what is kept of them where it is granted.
+
+        Raises StoreUnavailable.
+        """
         if len(keys) > MAX_KEYS:
             raise ValueError(f"{len(keys)} sequences, at most {MAX_KEYS}")
         now = self._now_ns()
@@ -184,22 +189,25 @@ class SharedTable:
             except StoreUnavailable:
                 self._leave(number, entries, now)
                 raise
-        ticket = SharedTicket(number, entries, expires, not waiting)
+            ticket = SharedTicket(number, entries, expires, not waiting, bodies=None if waiting else self._read(entries))
         self._tickets[number] = ticket
         return ticket
 
     def read(self, ticket: SharedTicket) -> list[bytes | None]:
-        """What is kept of the sequences of a granted ticket, None where there is nothing."""
-        memory, heap, place, size, owner = self._bytes, self._heap, self._place, self._size, self._owner
-        self._memory.acquire()  # they may be moved
-        try:
-            starts = [heap + place[entry] if owner[entry] else 0 for entry in ticket.entries]
-            return [
-                memory[start : start + size[entry]] if start else None
-                for entry, start in zip(ticket.entries, starts, strict=True)
-            ]
-        finally:
-            self._memory.release()
+        """What is kept of the sequences of a granted ticket, None where there is nothing. To be asked once."""
+        bodies, ticket.bodies = ticket.bodies, None
+        if bodies is None:
+            with self._change():
+                bodies = self._read(ticket.entries)
+        return bodies
+
+    def _read(self, entries: Sequence[int]) -> list[bytes | None]:
+        memory, heap, place_of, size_of, owner_of = self._bytes, self._heap, self._place, self._size, self._owner
+        starts = [heap + place_of[entry] if owner_of[entry] else None for entry in entries]
+        return [
+            None if start is None else memory[start : start + size_of[entry]]
+            for entry, start in zip(entries, starts, strict=True)
+        ]
 
     def poll(self, ticket: SharedTicket) -> bool:
         """Whether a ticket that waits has its sequences now; it is no longer valid where its time is over."""
@@ -324,8 +332,9 @@ class SharedTable:
     def _recover(self) -> None:
         """Make the table consistent again after a process has ended while it changed it."""
         words = self._words
-        if words[_MOVING]:
-            words[_TOP] = words[_LOGGED] = 0  # states may be in two pieces: their sequences have to start anew
+        if words[_MOVING]:  # states may be in two pieces: their sequences have to start anew
+            self._array("ticket", words[_TOP])[:] = self._array("owner", words[_TOP])[:] = 0
+            words[_TOP] = words[_LOGGED] = 0
             words[_MOVING] = 0
         self._apply_log(is_counted=False)
         top = words[_TOP]
