@@ -6,7 +6,7 @@ them when a process ends, however it does.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import mmap
 import os
 import tempfile
@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from service.errors import StoreUnavailable
+
+with contextlib.suppress(ImportError):  # Windows: one worker, which keeps states in memory of its own
+    import fcntl
 
 PATIENCE_S = 1.0
 """For so long a process waits for the lock, which others have for fractions of a millisecond."""

@@ -26,7 +26,7 @@ from service.sequences.shared_memory import SharedMemory
 from service.sequences.state import CHECKSUM_BYTES
 from service.sequences.table import Bounds, Eviction, Found, Owner, Stored, Total, holder_of
 
-MAX_KEYS = 4096
+MAX_KEYS = 65_536
 """Sequences of one request at most."""
 MAX_BUSY = 65_536
 """Sequences that requests have, or wait for, beyond those that the bounds allow."""
@@ -43,11 +43,11 @@ MAX_KNOWN = 100_000
 MIN_CANDIDATES = 64
 """So many of the sequences that were not used for longest are found at once."""
 
-# Single numbers: places in the first array. A change is under way; states are being moved; changes that are logged.
-_CHANGING, _MOVING, _LOGGED = 0, 1, 2
-_TICKET, _SECRET, _EXPIRED = 3, 4, 5  # the last ticket; what keys are digested with; when idle sequences were last ended
-_TOP, _FREE, _HEAP_TOP = 6, 7, 8  # entries that were ever used; the first that is free, + 1; bytes of the heap that were
-_NUM_SEQUENCES, _NUM_BYTES, _NUM_WAITING, _NUM_OWNERS, _NUM_HOLDERS, _NUM_CLASSES = 9, 10, 11, 12, 13, 14
+# Single numbers: places in the first array. A change is under way; changes that are logged.
+_CHANGING, _LOGGED = 0, 1
+_TICKET, _SECRET, _EXPIRED = 2, 3, 4  # the last ticket; what keys are digested with; when idle sequences were last ended
+_TOP, _FREE, _HEAP_TOP = 5, 6, 7  # entries that were ever used; the first that is free, + 1; bytes of the heap that were
+_NUM_SEQUENCES, _NUM_BYTES, _NUM_WAITING, _NUM_OWNERS, _NUM_HOLDERS, _NUM_CLASSES = 8, 9, 10, 11, 12, 13
 _NUM_WORDS = 16
 # Of a logged change: the entry, its owner's number + 1 (0: the sequence ends), place and bytes of the state, place of its copy.
 _LOG_WORDS = 5
@@ -164,7 +164,7 @@ class SharedTable:
     def enqueue(self, keys: Sequence[str], within_s: float) -> SharedTicket:
         """A ticket for these sequences, all different, for so many seconds. Raises StoreUnavailable."""
         if len(keys) > MAX_KEYS:
-            raise ValueError(f"{len(keys)} sequences, at most {MAX_KEYS}")
+            raise StoreUnavailable(f"a request may have {MAX_KEYS} sequences at once, this one has {len(keys)}")
         now = self._now_ns()
         expires = now + int(within_s * 1e9)
         ticket_of, expires_of, process_of = self._ticket, self._expires, self._process
@@ -191,7 +191,7 @@ class SharedTable:
     def read(self, ticket: SharedTicket) -> list[bytes | None]:
         """What is kept of the sequences of a granted ticket, None where there is nothing."""
         memory, heap, place, size, owner = self._bytes, self._heap, self._place, self._size, self._owner
-        self._memory.acquire()  # they may be moved
+        self._acquire()  # they may be moved
         try:
             starts = [heap + place[entry] if owner[entry] else 0 for entry in ticket.entries]
             return [
@@ -251,7 +251,8 @@ class SharedTable:
             body = self._bytes[start : start + self._size[entry]]
             is_busy = self._ticket[entry] != 0
             stored = Stored(self._owner_of(self._owner[entry] - 1), len(body), body)
-            return Found(stored, 0.0 if is_busy else (now - self._used[entry]) / 1e9, is_busy)
+            idle_s = 0.0 if is_busy else max(0.0, (now - self._used[entry]) / 1e9)
+            return Found(stored, idle_s, is_busy)
 
     def expire(self, interval_s: float = 0.0) -> None:
         """End what is idle for too long, and tickets whose time is over or whose process has ended. To be called now and then.
@@ -274,7 +275,7 @@ class SharedTable:
 
     def totals(self) -> dict[Owner, Total]:
         """What is kept of each version of a model; one of which nothing is kept any more stays, with zeros."""
-        self._memory.acquire()
+        self._acquire()
         try:
             num = self._words[_NUM_OWNERS]
             counts, sizes = self._views["owner_count"], self._views["owner_bytes"]
@@ -307,10 +308,8 @@ class SharedTable:
     def _change(self) -> Iterator[Any]:
         """Has the lock; whoever ends within it, or fails, leaves the table to be recovered."""
         words = self._words
-        self._memory.acquire()
+        self._acquire()
         try:
-            if words[_CHANGING]:
-                self._recover()
             words[_CHANGING] = 1
             yield words
         except StoreUnavailable:
@@ -321,12 +320,19 @@ class SharedTable:
         finally:
             self._memory.release()
 
+    def _acquire(self) -> None:
+        """Take the lock, of a table that is consistent. Raises StoreUnavailable."""
+        self._memory.acquire()
+        if self._words[_CHANGING]:
+            try:
+                self._recover()
+            except BaseException:
+                self._memory.release()
+                raise
+
     def _recover(self) -> None:
         """Make the table consistent again after a process has ended while it changed it."""
         words = self._words
-        if words[_MOVING]:
-            words[_TOP] = words[_LOGGED] = 0  # states may be in two pieces: their sequences have to start anew
-            words[_MOVING] = 0
         self._apply_log(is_counted=False)
         top = words[_TOP]
         words[_FREE] = 0
@@ -349,6 +355,7 @@ class SharedTable:
         # What is free between the states is found again when the heap is compacted.
         words[_HEAP_TOP] = max([self._place[entry] + _rounded(self._size[entry]) for entry in kept], default=0)
         words[_NUM_CLASSES] = 0
+        words[_CHANGING] = 0
 
     def _claim(self) -> int:
         """The number of this process, which others see to live."""
@@ -680,18 +687,23 @@ class SharedTable:
         return found[0]
 
     def _compact(self) -> None:
-        """Move all states together, so that all that is free is in one piece."""
-        words = self._words
-        words[_MOVING] = 1
-        top = words[_TOP]
+        """Move all states together, so that all that is free is in one piece; each move is logged, as a commit is.
+
+        What was written aside, and is not logged yet, is lost.
+        """
+        words, place_of, size_of, copies = self._words, self._place, self._size, self._copies
+        words[_NUM_CLASSES] = 0  # their places are written over
+        top, place = words[_TOP], 0
         kept = np.flatnonzero(self._array("owner", top))
-        place = 0
         for entry in kept[np.argsort(self._array("place", top)[kept])].tolist():
-            self._bytes.move(self._heap + place, self._heap + self._place[entry], self._size[entry])
-            self._place[entry] = place
-            place += _rounded(self._size[entry])
-        words[_HEAP_TOP], words[_NUM_CLASSES] = place, 0
-        words[_MOVING] = 0
+            size = size_of[entry]
+            if place_of[entry] != place:  # where it is and where it goes may overlap
+                self._bytes.move(copies, self._heap + place_of[entry], size)
+                self._log[:_LOG_WORDS] = array("Q", (entry, self._owner[entry], place, size, 0))
+                words[_LOGGED] = 1
+                self._apply_log(is_counted=False)
+            place += _rounded(size)
+        words[_HEAP_TOP] = place
 
     def _end_least_recent(self) -> None:
         words = self._words

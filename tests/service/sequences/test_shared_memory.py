@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -88,3 +90,8 @@ def test_a_number_is_free_when_its_process_has_ended() -> None:
     assert in_another_process(lambda: not memory.is_free(3))
     memory.end(3)
     assert in_another_process(lambda: memory.is_free(3))
+
+
+def test_where_there_are_no_locks_of_the_kernel_a_server_of_one_process_can_be_imported() -> None:
+    without = "import sys; sys.modules['fcntl'] = None; import service.sequences.shared"  # as on Windows
+    subprocess.run([sys.executable, "-c", without], check=True, timeout=PATIENCE_S)

@@ -251,6 +251,37 @@ def test_memory_is_taken_by_what_is_written_alone() -> None:
     assert Path(f"/proc/{os.getpid()}").exists()
 
 
-def test_more_sequences_than_a_request_may_have_are_a_mistake_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="at most"):
+def test_more_sequences_than_a_request_may_have_are_refused() -> None:
+    with pytest.raises(StoreUnavailable, match="65536 sequences"):
         open_table().enqueue([str(number) for number in range(shared_table.MAX_KEYS + 1)], PATIENCE_S)
+
+
+def test_a_process_that_is_killed_while_it_moves_states_together_takes_none_with_it() -> None:
+    bounds = Bounds(100, 100_000)
+    names = [f"k{number}" for number in range(6)]
+    line, was_killed = 1, True
+    while was_killed:
+        table = open_table(bounds)
+        keep(table, **{name: bytes([number]) * (100 + 150 * number) for number, name in enumerate(names)})
+        keep(table, k0=None, k3=None)
+        busy = table.enqueue(["k1", "k2", "new"], PATIENCE_S)
+
+        def move(table: SharedTable = table) -> None:
+            with table._change():
+                table._compact()
+
+        was_killed = killed_at_line(line, move)
+        assert table.read(busy) == [b"\1" * 250, b"\2" * 400, None]
+        table.release(busy)
+        kept = [None if number in (0, 3) else bytes([number]) * (100 + 150 * number) for number in range(6)]
+        assert bodies_of(table, *names) == kept
+        expect_consistent(table, *names)
+        line += 3
+
+
+def test_a_request_may_have_as_many_sequences_as_it_may_have_instances() -> None:
+    table = open_table(Bounds(100_000, 2**24))
+    keys = [str(number) for number in range(10_000)]
+    ticket = table.enqueue(keys, PATIENCE_S)
+    assert table.commit(ticket, [OWNER] * len(keys), [b"1" * 100] * len(keys))
+    assert table.totals()[OWNER].num_sequences == 10_000
