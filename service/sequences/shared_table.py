@@ -47,11 +47,12 @@ MIN_CANDIDATES = 64
 _CHANGING, _LOGGED = 0, 1
 _TICKET, _SECRET, _EXPIRED = 2, 3, 4  # the last ticket; what keys are digested with; when idle sequences were last ended
 _TOP, _FREE, _HEAP_TOP = 5, 6, 7  # entries that were ever used; the first that is free, + 1; bytes of the heap that were
-_NUM_SEQUENCES, _NUM_BYTES, _NUM_WAITING, _NUM_OWNERS, _NUM_HOLDERS, _NUM_CLASSES = 8, 9, 10, 11, 12, 13
+_NUM_SEQUENCES, _NUM_BYTES, _WAITING, _NUM_OWNERS, _NUM_HOLDERS, _NUM_CLASSES = 8, 9, 10, 11, 12, 13
 _NUM_WORDS = 16
 # Of a logged change: the entry, its owner's number + 1 (0: the sequence ends), place and bytes of the state, place of its copy.
 _LOG_WORDS = 5
-# Of a ticket's turn that is waited for: the ticket, the entry, the process, when its time is over (nanoseconds).
+# Of a ticket's turn that is waited for: the ticket, the entry, the process, when its time is over (nanoseconds). They lie in one
+# of two halves; one number says in which (its lowest bit), and how many there are (the rest).
 _WAIT_WORDS = 4
 
 
@@ -88,7 +89,7 @@ class _Layout:
         )
         names = dict.fromkeys(("owner_version", "owner_count", "owner_bytes", "holder_count", "holder_bytes"), MAX_NAMES)
         others = {"words": _NUM_WORDS, "buckets": self.num_buckets, "pids": MAX_PROCESSES, "class_size": MAX_CLASSES}
-        others |= {"class_free": MAX_CLASSES, "log": _LOG_WORDS * MAX_KEYS, "waiting": _WAIT_WORDS * MAX_WAITING}
+        others |= {"class_free": MAX_CLASSES, "log": _LOG_WORDS * MAX_KEYS, "waiting": 2 * _WAIT_WORDS * MAX_WAITING}
         return others | entries | names
 
     @property
@@ -118,8 +119,8 @@ def table_bytes(bounds: Bounds) -> int:
 class SharedTable:
     """One process's view of the table: sequences by their keys, and who has them.
 
-    The first of the processes that a ticket was waiting in learns that it is granted by `poll`, or by `take_granted` where it
-    was this process that finished the one before.
+    A process learns that a ticket which was waiting is granted by `poll`, or at once where it finished the one before itself:
+    both say so by `take_granted`.
     """
 
     def __init__(
@@ -147,7 +148,8 @@ class SharedTable:
         self._ticket, self._process, self._expires = views["ticket"], views["process"], views["expires"]
         self._used, self._holder, self._owner = views["used"], views["holder"], views["owner"]
         self._place, self._size = views["place"], views["size"]
-        self._log, self._waiting = views["log"], views["waiting"]
+        self._log = views["log"]
+        self._halves = np.frombuffer(views["waiting"], np.uint64).reshape(2, MAX_WAITING, _WAIT_WORDS)
         self._number: int | None = None  # of this process, once it has taken one
         self._pid = 0
         self._owners: dict[Owner, int] = {}
@@ -201,13 +203,18 @@ class SharedTable:
         finally:
             self._memory.release()
 
-    def poll(self, ticket: SharedTicket) -> bool:
-        """Whether a ticket that waits has its sequences now; it is no longer valid where its time is over."""
+    def poll(self) -> None:
+        """See which of the tickets that wait in this process have their sequences now, or are no longer valid.
+
+        `take_granted` then returns them.
+        """
         now = self._now_ns()
         with self._change():
-            self._drop_lost({self._ticket[entry]: entry for entry in ticket.entries}, now)
-            self._look(ticket, now)
-        return ticket.is_granted
+            self._drop_lost({self._ticket[entry]: entry for entry in {*self._turns()[:, 1].tolist()}}, now)
+            waiting = {*self._turns()[:, 0].tolist()}
+            for ticket in [ticket for ticket in self._tickets.values() if not ticket.is_granted]:
+                if ticket.number not in waiting or ticket.expires_ns <= now:
+                    self._end_wait(ticket, now)
 
     def commit(self, ticket: SharedTicket, owners: Sequence[Owner | None], bodies: Sequence[bytes | None]) -> bool:
         """Keep these of its sequences, None for both: end one, and finish the ticket.
@@ -219,6 +226,7 @@ class SharedTable:
             self._tickets.pop(ticket.number, None)
             if not ticket.is_valid or any(self._ticket[entry] != ticket.number for entry in ticket.entries):
                 ticket.is_valid = False
+                self._leave(ticket.number, ticket.entries, now)
                 return False
             ticket.is_valid = False
             try:
@@ -284,7 +292,7 @@ class SharedTable:
             self._memory.release()
 
     def take_granted(self) -> list[int]:
-        """The tickets that were granted by what this process did since it asked last; others learn it by `poll`."""
+        """The tickets of this process that were granted, or are no longer valid, by what it did since it asked last."""
         granted, self._granted = self._granted, []
         return granted
 
@@ -348,13 +356,15 @@ class SharedTable:
                     self._count(entry, 1)
             else:
                 self._chain[entry], words[_FREE] = words[_FREE], entry + 1
-        waiting = self._read_waiting()
-        self._write_waiting([turn for turn in dict.fromkeys(waiting) if 0 < turn[0] <= words[_TICKET] and turn[1] < top])
         self._candidates.clear()
         kept = np.flatnonzero(self._array("owner", top)).tolist()
         # What is free between the states is found again when the heap is compacted.
         words[_HEAP_TOP] = max([self._place[entry] + _rounded(self._size[entry]) for entry in kept], default=0)
         words[_NUM_CLASSES] = 0
+        # Who had a sequence is killed before or after the turn of the next one ends: nobody waits for what they have themselves.
+        turns = self._turns()
+        had_by = self._array("ticket")[turns[:, 1]]
+        self._keep_turns((had_by != 0) & (had_by != turns[:, 0]))
         words[_CHANGING] = 0
 
     def _claim(self) -> int:
@@ -498,36 +508,34 @@ class SharedTable:
     # ------------------------------------------------------------------------------------------------- turns
 
     def _wait(self, number: int, entries: Sequence[int], process: int, expires: int) -> None:
-        words = self._words
-        num = words[_NUM_WAITING]
+        if not entries:
+            return
+        num, half = divmod(self._words[_WAITING], 2)
         if num + len(entries) > MAX_WAITING:
             raise StoreUnavailable("too many requests wait for their sequences")
-        for place, entry in enumerate(entries, num):
-            start = _WAIT_WORDS * place
-            self._waiting[start], self._waiting[start + 1] = number, entry
-            self._waiting[start + 2], self._waiting[start + 3] = process, expires
-        words[_NUM_WAITING] = num + len(entries)
+        self._halves[half, num : num + len(entries)] = [(number, entry, process, expires) for entry in entries]
+        self._words[_WAITING] += 2 * len(entries)
 
-    def _read_waiting(self) -> list[tuple[int, ...]]:
+    def _turns(self) -> npt.NDArray[np.uint64]:
         """The turns that are waited for, in the order in which they came."""
-        flat = self._waiting[: _WAIT_WORDS * self._words[_NUM_WAITING]].tolist()
-        return [tuple(flat[start : start + _WAIT_WORDS]) for start in range(0, len(flat), _WAIT_WORDS)]
+        num, half = divmod(self._words[_WAITING], 2)
+        return self._halves[half, :num]
 
-    def _write_waiting(self, turns: Sequence[tuple[int, ...]]) -> None:
-        self._words[_NUM_WAITING] = min(self._words[_NUM_WAITING], len(turns))
-        for start, turn in enumerate(turns):
-            for place, value in enumerate(turn, _WAIT_WORDS * start):
-                self._waiting[place] = value
-        self._words[_NUM_WAITING] = len(turns)
+    def _keep_turns(self, are_kept: npt.NDArray[np.bool_]) -> None:
+        """Drop the other turns; at once, whenever this process is killed."""
+        kept = self._turns()[are_kept]
+        half = 1 - self._words[_WAITING] % 2
+        self._halves[half, : len(kept)] = kept
+        self._words[_WAITING] = 2 * len(kept) + half
 
     def _leave(self, number: int, entries: Sequence[int], now: int) -> None:
         """Take a ticket out of all queues; the next ones get what it had."""
-        if self._words[_NUM_WAITING]:
-            turns = self._read_waiting()
-            if any(turn[0] == number for turn in turns):
-                self._write_waiting([turn for turn in turns if turn[0] != number])
+        has_waiting = self._words[_WAITING] > 1
+        if has_waiting:
+            are_others = self._turns()[:, 0] != number
+            if not are_others.all():
+                self._keep_turns(are_others)
         ticket, used, owner = self._ticket, self._used, self._owner
-        has_waiting = self._words[_NUM_WAITING] > 0
         for entry in entries:
             if ticket[entry] != number:
                 continue
@@ -540,35 +548,34 @@ class SharedTable:
                 self._forget(entry)
 
     def _hand_on(self, entry: int, now: int) -> None:
-        """Give an entry to the first that waits for it, None: nobody has it then."""
-        turns = self._read_waiting()
-        first = None
-        for turn in turns:
-            if turn[1] == entry and turn[3] > now and self._is_alive(turn[2]):
-                first = turn
+        """Give an entry to the first that waits for it and lives; nobody has it where there is none."""
+        turns = self._turns()
+        number = 0
+        places = np.flatnonzero(turns[:, 1] == entry).tolist()
+        for num_over, place in enumerate(places, 1):
+            number, _, process, expires = turns[place].tolist()
+            if expires > now and self._is_alive(process):
+                self._expires[entry], self._process[entry], self._ticket[entry] = expires, process, number
+                places = places[:num_over]
                 break
-        left = [turn for turn in turns if turn[1] != entry or (turn is not first and turn[0] > (first[0] if first else turn[0]))]
-        if first is None:
-            self._ticket[entry] = 0
         else:
-            self._expires[entry], self._process[entry], self._ticket[entry] = first[3], first[2], first[0]
-        self._write_waiting(left)
-        if first is not None and all(turn[0] != first[0] for turn in left) and first[0] in self._tickets:
-            self._tickets[first[0]].is_granted = True
-            self._granted.append(first[0])
+            self._ticket[entry] = number = 0
+        if places:
+            are_kept = np.ones(len(turns), bool)
+            are_kept[places] = False
+            self._keep_turns(are_kept)
+        if number in self._tickets and number not in self._turns()[:, 0]:
+            self._tickets[number].is_granted = True
+            self._granted.append(number)
 
-    def _look(self, ticket: SharedTicket, now: int) -> None:
-        """Whether a ticket of this process is granted, or its time is over."""
-        waits = any(turn[0] == ticket.number for turn in self._read_waiting())
-        has_any = any(self._ticket[entry] == ticket.number for entry in ticket.entries)
-        if ticket.expires_ns <= now or not (waits or has_any):
-            self._leave(ticket.number, ticket.entries, now)
-            self._tickets.pop(ticket.number, None)
+    def _end_wait(self, ticket: SharedTicket, now: int) -> None:
+        """A ticket of this process that waits for no turn any more is granted; or its time is over, and what it has is left."""
+        ticket.is_granted = True  # who waits for it is told
+        self._granted.append(ticket.number)
+        if ticket.expires_ns <= now or any(self._ticket[entry] != ticket.number for entry in ticket.entries):
             ticket.is_valid = False
-            ticket.is_granted = True  # who waits for it is told
-            self._granted.append(ticket.number)
-        elif not waits:
-            ticket.is_granted = True
+            self._tickets.pop(ticket.number)
+            self._leave(ticket.number, ticket.entries, now)
 
     def _drop_lost(self, holders: dict[int, int], now: int) -> None:
         """Finish those of these tickets, each with one entry that it has, whose time is over or whose process has ended."""
@@ -577,16 +584,17 @@ class SharedTable:
                 own = self._tickets.pop(number, None)
                 if own is not None:
                     own.is_valid = False
+                    self._granted.append(number)  # who waits for it is told
                 top = self._words[_TOP]
                 self._leave(number, np.flatnonzero(self._array("ticket", top) == number).tolist(), now)
 
     def _release_of(self, process: int, now: int) -> None:
         """Finish the tickets of a process that has ended."""
+        self._keep_turns(self._turns()[:, 2] != process)
         top = self._words[_TOP]
         ticket, owner = self._array("ticket", top), self._array("process", top)
         for number in {*ticket[(ticket > 0) & (owner == process)].tolist()}:
             self._leave(number, np.flatnonzero(ticket == number).tolist(), now)
-        self._write_waiting([turn for turn in self._read_waiting() if turn[2] != process])
 
     # ------------------------------------------------------------------------------------------------- commits
 
