@@ -57,6 +57,7 @@ class SharedStore:
         self.observer: StoreObserver = observer or SilentStoreObserver()
         self.table = SharedTable(memory, bounds, now_ns, self.observer.evicted)
         self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._unreleased: list[SharedTicket] = []
         self._poll_s = MIN_POLL_S
         self._poller: asyncio.TimerHandle | None = None
         self._is_open = True
@@ -79,6 +80,7 @@ class SharedStore:
         try:
             is_kept = self.table.commit(checkout.ticket, owners_of(states), bodies)
         except StoreUnavailable as exc:
+            self._release(checkout.ticket)
             return finished(exc)
         finally:
             self._wake()
@@ -93,6 +95,9 @@ class SharedStore:
 
     async def run(self) -> None:
         while True:
+            unreleased, self._unreleased = self._unreleased, []
+            for ticket in unreleased:
+                self._release(ticket)
             try:
                 self.table.expire(EXPIRY_INTERVAL_S / 2)
                 self.observer.counted(self.table.totals())
@@ -103,7 +108,10 @@ class SharedStore:
 
     async def close(self) -> None:
         self._is_open = False
-        self.table.close()
+        try:
+            self.table.close()
+        except StoreUnavailable as exc:  # the end of the process releases all
+            log.warning("the states of sequences cannot be reached", extra={"reason": exc.message})
         for granted in self._waiting.values():
             if not granted.done():
                 granted.set_result(None)
@@ -143,7 +151,8 @@ class SharedStore:
     def _release(self, ticket: SharedTicket) -> None:
         try:
             self.table.release(ticket)
-        except StoreUnavailable as exc:  # its time ends by itself
+        except StoreUnavailable as exc:  # others wait for them
+            self._unreleased.append(ticket)
             log.warning("sequences cannot be released", extra={"reason": exc.message})
         self._wake()
 

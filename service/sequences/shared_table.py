@@ -88,7 +88,7 @@ class _Layout:
             ("chain", "ticket", "process", "expires", "used", "holder", "owner", "place", "size"), self.num_entries
         )
         names = dict.fromkeys(("owner_version", "owner_count", "owner_bytes", "holder_count", "holder_bytes"), MAX_NAMES)
-        others = {"words": _NUM_WORDS, "buckets": self.num_buckets, "pids": MAX_PROCESSES, "class_size": MAX_CLASSES}
+        others = {"words": _NUM_WORDS, "buckets": self.num_buckets, "class_size": MAX_CLASSES}
         others |= {"class_free": MAX_CLASSES, "log": _LOG_WORDS * MAX_KEYS, "waiting": 2 * _WAIT_WORDS * MAX_WAITING}
         return others | entries | names
 
@@ -219,7 +219,8 @@ class SharedTable:
     def commit(self, ticket: SharedTicket, owners: Sequence[Owner | None], bodies: Sequence[bytes | None]) -> bool:
         """Keep these of its sequences, None for both: end one, and finish the ticket.
 
-        False, and no change, where its time was over. Raises StoreUnavailable where there is no room.
+        False, and no change, where its time was over. Raises StoreUnavailable where there is no room, and where the lock cannot
+        be had: the ticket is then to be released.
         """
         now = self._now_ns()
         with self._change() as words:
@@ -239,12 +240,12 @@ class SharedTable:
         return True
 
     def release(self, ticket: SharedTicket) -> None:
-        """Finish the ticket, granted or not, and leave its sequences as they are."""
+        """Finish the ticket, granted or not, and leave its sequences as they are. Raises StoreUnavailable: to be called again."""
         if not ticket.is_valid:
             return
-        ticket.is_valid = False
-        self._tickets.pop(ticket.number, None)
         with self._change():
+            ticket.is_valid = False
+            self._tickets.pop(ticket.number, None)
             self._leave(ticket.number, ticket.entries, self._now_ns())
             self._end_least_recent()
 
@@ -302,7 +303,6 @@ class SharedTable:
             self.release(ticket)
         if self._number is not None and self._pid == getpid():
             self._memory.acquire()
-            self._views["pids"][self._number] = 0
             self._memory.end(self._number)
             self._number = None
             self._memory.release()
@@ -370,26 +370,17 @@ class SharedTable:
     def _claim(self) -> int:
         """The number of this process, which others see to live."""
         if self._number is None or self._pid != getpid():
-            pids = self._views["pids"]
             self._pid = getpid()
-            free = (
-                number
-                for number in range(1, MAX_PROCESSES)
-                if not pids[number] or (pids[number] != self._pid and self._memory.is_free(number))
-            )
-            number = next(free, None)
+            number = next(filter(self._memory.live, range(1, MAX_PROCESSES)), None)
             if number is None:
                 raise StoreUnavailable("too many processes use the states of sequences")
-            self._release_of(number, self._now_ns())
-            pids[number] = self._pid
-            self._memory.live(number)
+            self._release_of(number, self._now_ns())  # one that had it before
             self._number = number
             self._tickets.clear()
         return self._number
 
     def _is_alive(self, process: int) -> bool:
-        pid = self._views["pids"][process]
-        return pid == getpid() or (pid != 0 and not self._memory.is_free(process))
+        return not self._memory.is_free(process)
 
     def _array(self, name: str, num: int | None = None) -> npt.NDArray[np.uint64]:
         return np.frombuffer(self._views[name], np.uint64, -1 if num is None else num)
