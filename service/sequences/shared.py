@@ -33,7 +33,7 @@ from service.sequences.table import Bounds
 log = logging.getLogger(__name__)
 
 MIN_POLL_S, MAX_POLL_S = 0.001, 0.016
-"""How often a request looks whether those that came before it, to other processes, are finished."""
+"""How often a process looks whether those that its requests wait for, in other processes, are finished."""
 
 
 def create_memory(bounds: Bounds, folder: Path | None = None) -> SharedMemory:
@@ -57,6 +57,9 @@ class SharedStore:
         self.observer: StoreObserver = observer or SilentStoreObserver()
         self.table = SharedTable(memory, bounds, now_ns, self.observer.evicted)
         self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._unreleased: list[SharedTicket] = []
+        self._poll_s = MIN_POLL_S
+        self._poller: asyncio.TimerHandle | None = None
         self._is_open = True
 
     async def checkout(self, keys: Sequence[SequenceKey], within_s: float) -> Checkout:
@@ -77,6 +80,7 @@ class SharedStore:
         try:
             is_kept = self.table.commit(checkout.ticket, owners_of(states), bodies)
         except StoreUnavailable as exc:
+            self._release(checkout.ticket)
             return finished(exc)
         finally:
             self._wake()
@@ -91,6 +95,9 @@ class SharedStore:
 
     async def run(self) -> None:
         while True:
+            unreleased, self._unreleased = self._unreleased, []
+            for ticket in unreleased:
+                self._release(ticket)
             try:
                 self.table.expire(EXPIRY_INTERVAL_S / 2)
                 self.observer.counted(self.table.totals())
@@ -101,31 +108,51 @@ class SharedStore:
 
     async def close(self) -> None:
         self._is_open = False
-        self.table.close()
-        self._wake()
+        try:
+            self.table.close()
+        except StoreUnavailable as exc:  # the end of the process releases all
+            log.warning("the states of sequences cannot be reached", extra={"reason": exc.message})
+        for granted in self._waiting.values():
+            if not granted.done():
+                granted.set_result(None)
 
     def __repr__(self) -> str:
         return f"<SharedStore {self.table!r}, {len(self._waiting)} requests waiting>"
 
     async def _wait(self, ticket: SharedTicket) -> None:
         """Until it is granted, or no longer valid."""
-        poll_s = MIN_POLL_S
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[ticket.number] = granted
+        if self._poller is None or self._poll_s > MIN_POLL_S:
+            self._poll_after(MIN_POLL_S)
         try:
-            while not (ticket.is_granted or not ticket.is_valid):
-                await asyncio.wait((granted,), timeout=poll_s)
-                poll_s = min(2 * poll_s, MAX_POLL_S)
-                if ticket.is_valid and not ticket.is_granted:
-                    self.table.poll(ticket)
-                    self._wake()
+            await granted
         finally:
             del self._waiting[ticket.number]
+
+    def _poll_after(self, delay_s: float) -> None:
+        if self._poller is not None:
+            self._poller.cancel()
+        self._poll_s = delay_s
+        self._poller = asyncio.get_running_loop().call_later(delay_s, self._poll)
+
+    def _poll(self) -> None:
+        """Look once for all requests that wait here: each for itself would take the whole processor where many wait."""
+        self._poller = None
+        if not self._waiting:
+            return
+        try:
+            self.table.poll()
+        except StoreUnavailable as exc:  # they wait on, until their own time is over
+            log.warning("the states of sequences cannot be reached", extra={"reason": exc.message})
+        self._wake()
+        self._poll_after(min(2 * self._poll_s, MAX_POLL_S))
 
     def _release(self, ticket: SharedTicket) -> None:
         try:
             self.table.release(ticket)
-        except StoreUnavailable as exc:  # its time ends by itself
+        except StoreUnavailable as exc:  # others wait for them
+            self._unreleased.append(ticket)
             log.warning("sequences cannot be released", extra={"reason": exc.message})
         self._wake()
 

@@ -26,7 +26,7 @@ from service.sequences.shared_memory import SharedMemory
 from service.sequences.state import CHECKSUM_BYTES
 from service.sequences.table import Bounds, Eviction, Found, Owner, Stored, Total, holder_of
 
-MAX_KEYS = 4096
+MAX_KEYS = 65_536
 """Sequences of one request at most."""
 MAX_BUSY = 65_536
 """Sequences that requests have, or wait for, beyond those that the bounds allow."""
@@ -43,15 +43,16 @@ MAX_KNOWN = 100_000
 MIN_CANDIDATES = 64
 """So many of the sequences that were not used for longest are found at once."""
 
-# Single numbers: places in the first array. A change is under way; states are being moved; changes that are logged.
-_CHANGING, _MOVING, _LOGGED = 0, 1, 2
-_TICKET, _SECRET, _EXPIRED = 3, 4, 5  # the last ticket; what keys are digested with; when idle sequences were last ended
-_TOP, _FREE, _HEAP_TOP = 6, 7, 8  # entries that were ever used; the first that is free, + 1; bytes of the heap that were
-_NUM_SEQUENCES, _NUM_BYTES, _NUM_WAITING, _NUM_OWNERS, _NUM_HOLDERS, _NUM_CLASSES = 9, 10, 11, 12, 13, 14
+# Single numbers: places in the first array. A change is under way; changes that are logged.
+_CHANGING, _LOGGED = 0, 1
+_TICKET, _SECRET, _EXPIRED = 2, 3, 4  # the last ticket; what keys are digested with; when idle sequences were last ended
+_TOP, _FREE, _HEAP_TOP = 5, 6, 7  # entries that were ever used; the first that is free, + 1; bytes of the heap that were
+_NUM_SEQUENCES, _NUM_BYTES, _WAITING, _NUM_OWNERS, _NUM_HOLDERS, _NUM_CLASSES = 8, 9, 10, 11, 12, 13
 _NUM_WORDS = 16
 # Of a logged change: the entry, its owner's number + 1 (0: the sequence ends), place and bytes of the state, place of its copy.
 _LOG_WORDS = 5
-# Of a ticket's turn that is waited for: the ticket, the entry, the process, when its time is over (nanoseconds).
+# Of a ticket's turn that is waited for: the ticket, the entry, the process, when its time is over (nanoseconds). They lie in one
+# of two halves; one number says in which (its lowest bit), and how many there are (the rest).
 _WAIT_WORDS = 4
 
 
@@ -89,8 +90,8 @@ class _Layout:
             ("chain", "ticket", "process", "expires", "used", "holder", "owner", "place", "size"), self.num_entries
         )
         names = dict.fromkeys(("owner_version", "owner_count", "owner_bytes", "holder_count", "holder_bytes"), MAX_NAMES)
-        others = {"words": _NUM_WORDS, "buckets": self.num_buckets, "pids": MAX_PROCESSES, "class_size": MAX_CLASSES}
-        others |= {"class_free": MAX_CLASSES, "log": _LOG_WORDS * MAX_KEYS, "waiting": _WAIT_WORDS * MAX_WAITING}
+        others = {"words": _NUM_WORDS, "buckets": self.num_buckets, "class_size": MAX_CLASSES}
+        others |= {"class_free": MAX_CLASSES, "log": _LOG_WORDS * MAX_KEYS, "waiting": 2 * _WAIT_WORDS * MAX_WAITING}
         return others | entries | names
 
     @property
@@ -120,8 +121,8 @@ def table_bytes(bounds: Bounds) -> int:
 class SharedTable:
     """One process's view of the table: sequences by their keys, and who has them.
 
-    The first of the processes that a ticket was waiting in learns that it is granted by `poll`, or by `take_granted` where it
-    was this process that finished the one before.
+    A process learns that a ticket which was waiting is granted by `poll`, or at once where it finished the one before itself:
+    both say so by `take_granted`.
     """
 
     def __init__(
@@ -149,7 +150,8 @@ class SharedTable:
         self._ticket, self._process, self._expires = views["ticket"], views["process"], views["expires"]
         self._used, self._holder, self._owner = views["used"], views["holder"], views["owner"]
         self._place, self._size = views["place"], views["size"]
-        self._log, self._waiting = views["log"], views["waiting"]
+        self._log = views["log"]
+        self._halves = np.frombuffer(views["waiting"], np.uint64).reshape(2, MAX_WAITING, _WAIT_WORDS)
         self._number: int | None = None  # of this process, once it has taken one
         self._pid = 0
         self._owners: dict[Owner, int] = {}
@@ -169,7 +171,7 @@ class SharedTable:
         Raises StoreUnavailable.
         """
         if len(keys) > MAX_KEYS:
-            raise ValueError(f"{len(keys)} sequences, at most {MAX_KEYS}")
+            raise StoreUnavailable(f"a request may have {MAX_KEYS} sequences at once, this one has {len(keys)}")
         now = self._now_ns()
         expires = now + int(within_s * 1e9)
         ticket_of, expires_of, process_of = self._ticket, self._expires, self._process
@@ -197,8 +199,11 @@ class SharedTable:
         """What is kept of the sequences of a granted ticket, None where there is nothing. To be asked once."""
         bodies, ticket.bodies = ticket.bodies, None
         if bodies is None:
-            with self._change():
+            self._acquire()  # they may be moved
+            try:
                 bodies = self._read(ticket.entries)
+            finally:
+                self._memory.release()
         return bodies
 
     def _read(self, entries: Sequence[int]) -> list[bytes | None]:
@@ -209,24 +214,31 @@ class SharedTable:
             for entry, start in zip(entries, starts, strict=True)
         ]
 
-    def poll(self, ticket: SharedTicket) -> bool:
-        """Whether a ticket that waits has its sequences now; it is no longer valid where its time is over."""
+    def poll(self) -> None:
+        """See which of the tickets that wait in this process have their sequences now, or are no longer valid.
+
+        `take_granted` then returns them.
+        """
         now = self._now_ns()
         with self._change():
-            self._drop_lost({self._ticket[entry]: entry for entry in ticket.entries}, now)
-            self._look(ticket, now)
-        return ticket.is_granted
+            self._drop_lost({self._ticket[entry]: entry for entry in {*self._turns()[:, 1].tolist()}}, now)
+            waiting = {*self._turns()[:, 0].tolist()}
+            for ticket in [ticket for ticket in self._tickets.values() if not ticket.is_granted]:
+                if ticket.number not in waiting or ticket.expires_ns <= now:
+                    self._end_wait(ticket, now)
 
     def commit(self, ticket: SharedTicket, owners: Sequence[Owner | None], bodies: Sequence[bytes | None]) -> bool:
         """Keep these of its sequences, None for both: end one, and finish the ticket.
 
-        False, and no change, where its time was over. Raises StoreUnavailable where there is no room.
+        False, and no change, where its time was over. Raises StoreUnavailable where there is no room, and where the lock cannot
+        be had: the ticket is then to be released.
         """
         now = self._now_ns()
         with self._change() as words:
             self._tickets.pop(ticket.number, None)
             if not ticket.is_valid or any(self._ticket[entry] != ticket.number for entry in ticket.entries):
                 ticket.is_valid = False
+                self._leave(ticket.number, ticket.entries, now)
                 return False
             ticket.is_valid = False
             try:
@@ -239,12 +251,12 @@ class SharedTable:
         return True
 
     def release(self, ticket: SharedTicket) -> None:
-        """Finish the ticket, granted or not, and leave its sequences as they are."""
+        """Finish the ticket, granted or not, and leave its sequences as they are. Raises StoreUnavailable: to be called again."""
         if not ticket.is_valid:
             return
-        ticket.is_valid = False
-        self._tickets.pop(ticket.number, None)
         with self._change():
+            ticket.is_valid = False
+            self._tickets.pop(ticket.number, None)
             self._leave(ticket.number, ticket.entries, self._now_ns())
             self._end_least_recent()
 
@@ -259,7 +271,8 @@ class SharedTable:
             body = self._bytes[start : start + self._size[entry]]
             is_busy = self._ticket[entry] != 0
             stored = Stored(self._owner_of(self._owner[entry] - 1), len(body), body)
-            return Found(stored, 0.0 if is_busy else (now - self._used[entry]) / 1e9, is_busy)
+            idle_s = 0.0 if is_busy else max(0.0, (now - self._used[entry]) / 1e9)
+            return Found(stored, idle_s, is_busy)
 
     def expire(self, interval_s: float = 0.0) -> None:
         """End what is idle for too long, and tickets whose time is over or whose process has ended. To be called now and then.
@@ -282,7 +295,7 @@ class SharedTable:
 
     def totals(self) -> dict[Owner, Total]:
         """What is kept of each version of a model; one of which nothing is kept any more stays, with zeros."""
-        self._memory.acquire()
+        self._acquire()
         try:
             num = self._words[_NUM_OWNERS]
             counts, sizes = self._views["owner_count"], self._views["owner_bytes"]
@@ -291,7 +304,7 @@ class SharedTable:
             self._memory.release()
 
     def take_granted(self) -> list[int]:
-        """The tickets that were granted by what this process did since it asked last; others learn it by `poll`."""
+        """The tickets of this process that were granted, or are no longer valid, by what it did since it asked last."""
         granted, self._granted = self._granted, []
         return granted
 
@@ -301,7 +314,6 @@ class SharedTable:
             self.release(ticket)
         if self._number is not None and self._pid == getpid():
             self._memory.acquire()
-            self._views["pids"][self._number] = 0
             self._memory.end(self._number)
             self._number = None
             self._memory.release()
@@ -315,10 +327,8 @@ class SharedTable:
     def _change(self) -> Iterator[Any]:
         """Has the lock; whoever ends within it, or fails, leaves the table to be recovered."""
         words = self._words
-        self._memory.acquire()
+        self._acquire()
         try:
-            if words[_CHANGING]:
-                self._recover()
             words[_CHANGING] = 1
             yield words
         except StoreUnavailable:
@@ -329,13 +339,19 @@ class SharedTable:
         finally:
             self._memory.release()
 
+    def _acquire(self) -> None:
+        """Take the lock, of a table that is consistent. Raises StoreUnavailable."""
+        self._memory.acquire()
+        if self._words[_CHANGING]:
+            try:
+                self._recover()
+            except BaseException:
+                self._memory.release()
+                raise
+
     def _recover(self) -> None:
         """Make the table consistent again after a process has ended while it changed it."""
         words = self._words
-        if words[_MOVING]:  # states may be in two pieces: their sequences have to start anew
-            self._array("ticket", words[_TOP])[:] = self._array("owner", words[_TOP])[:] = 0
-            words[_TOP] = words[_LOGGED] = 0
-            words[_MOVING] = 0
         self._apply_log(is_counted=False)
         top = words[_TOP]
         words[_FREE] = 0
@@ -351,37 +367,31 @@ class SharedTable:
                     self._count(entry, 1)
             else:
                 self._chain[entry], words[_FREE] = words[_FREE], entry + 1
-        waiting = self._read_waiting()
-        self._write_waiting([turn for turn in dict.fromkeys(waiting) if 0 < turn[0] <= words[_TICKET] and turn[1] < top])
         self._candidates.clear()
         kept = np.flatnonzero(self._array("owner", top)).tolist()
         # What is free between the states is found again when the heap is compacted.
         words[_HEAP_TOP] = max([self._place[entry] + _rounded(self._size[entry]) for entry in kept], default=0)
         words[_NUM_CLASSES] = 0
+        # Who had a sequence is killed before or after the turn of the next one ends: nobody waits for what they have themselves.
+        turns = self._turns()
+        had_by = self._array("ticket")[turns[:, 1]]
+        self._keep_turns((had_by != 0) & (had_by != turns[:, 0]))
+        words[_CHANGING] = 0
 
     def _claim(self) -> int:
         """The number of this process, which others see to live."""
         if self._number is None or self._pid != getpid():
-            pids = self._views["pids"]
             self._pid = getpid()
-            free = (
-                number
-                for number in range(1, MAX_PROCESSES)
-                if not pids[number] or (pids[number] != self._pid and self._memory.is_free(number))
-            )
-            number = next(free, None)
+            number = next(filter(self._memory.live, range(1, MAX_PROCESSES)), None)
             if number is None:
                 raise StoreUnavailable("too many processes use the states of sequences")
-            self._release_of(number, self._now_ns())
-            pids[number] = self._pid
-            self._memory.live(number)
+            self._release_of(number, self._now_ns())  # one that had it before
             self._number = number
             self._tickets.clear()
         return self._number
 
     def _is_alive(self, process: int) -> bool:
-        pid = self._views["pids"][process]
-        return pid == getpid() or (pid != 0 and not self._memory.is_free(process))
+        return not self._memory.is_free(process)
 
     def _array(self, name: str, num: int | None = None) -> npt.NDArray[np.uint64]:
         return np.frombuffer(self._views[name], np.uint64, -1 if num is None else num)
@@ -500,36 +510,34 @@ class SharedTable:
     # ------------------------------------------------------------------------------------------------- turns
 
     def _wait(self, number: int, entries: Sequence[int], process: int, expires: int) -> None:
-        words = self._words
-        num = words[_NUM_WAITING]
+        if not entries:
+            return
+        num, half = divmod(self._words[_WAITING], 2)
         if num + len(entries) > MAX_WAITING:
             raise StoreUnavailable("too many requests wait for their sequences")
-        for place, entry in enumerate(entries, num):
-            start = _WAIT_WORDS * place
-            self._waiting[start], self._waiting[start + 1] = number, entry
-            self._waiting[start + 2], self._waiting[start + 3] = process, expires
-        words[_NUM_WAITING] = num + len(entries)
+        self._halves[half, num : num + len(entries)] = [(number, entry, process, expires) for entry in entries]
+        self._words[_WAITING] += 2 * len(entries)
 
-    def _read_waiting(self) -> list[tuple[int, ...]]:
+    def _turns(self) -> npt.NDArray[np.uint64]:
         """The turns that are waited for, in the order in which they came."""
-        flat = self._waiting[: _WAIT_WORDS * self._words[_NUM_WAITING]].tolist()
-        return [tuple(flat[start : start + _WAIT_WORDS]) for start in range(0, len(flat), _WAIT_WORDS)]
+        num, half = divmod(self._words[_WAITING], 2)
+        return self._halves[half, :num]
 
-    def _write_waiting(self, turns: Sequence[tuple[int, ...]]) -> None:
-        self._words[_NUM_WAITING] = min(self._words[_NUM_WAITING], len(turns))
-        for start, turn in enumerate(turns):
-            for place, value in enumerate(turn, _WAIT_WORDS * start):
-                self._waiting[place] = value
-        self._words[_NUM_WAITING] = len(turns)
+    def _keep_turns(self, are_kept: npt.NDArray[np.bool_]) -> None:
+        """Drop the other turns; at once, whenever this process is killed."""
+        kept = self._turns()[are_kept]
+        half = 1 - self._words[_WAITING] % 2
+        self._halves[half, : len(kept)] = kept
+        self._words[_WAITING] = 2 * len(kept) + half
 
     def _leave(self, number: int, entries: Sequence[int], now: int) -> None:
         """Take a ticket out of all queues; the next ones get what it had."""
-        if self._words[_NUM_WAITING]:
-            turns = self._read_waiting()
-            if any(turn[0] == number for turn in turns):
-                self._write_waiting([turn for turn in turns if turn[0] != number])
+        has_waiting = self._words[_WAITING] > 1
+        if has_waiting:
+            are_others = self._turns()[:, 0] != number
+            if not are_others.all():
+                self._keep_turns(are_others)
         ticket, used, owner = self._ticket, self._used, self._owner
-        has_waiting = self._words[_NUM_WAITING] > 0
         for entry in entries:
             if ticket[entry] != number:
                 continue
@@ -542,35 +550,34 @@ class SharedTable:
                 self._forget(entry)
 
     def _hand_on(self, entry: int, now: int) -> None:
-        """Give an entry to the first that waits for it, None: nobody has it then."""
-        turns = self._read_waiting()
-        first = None
-        for turn in turns:
-            if turn[1] == entry and turn[3] > now and self._is_alive(turn[2]):
-                first = turn
+        """Give an entry to the first that waits for it and lives; nobody has it where there is none."""
+        turns = self._turns()
+        number = 0
+        places = np.flatnonzero(turns[:, 1] == entry).tolist()
+        for num_over, place in enumerate(places, 1):
+            number, _, process, expires = turns[place].tolist()
+            if expires > now and self._is_alive(process):
+                self._expires[entry], self._process[entry], self._ticket[entry] = expires, process, number
+                places = places[:num_over]
                 break
-        left = [turn for turn in turns if turn[1] != entry or (turn is not first and turn[0] > (first[0] if first else turn[0]))]
-        if first is None:
-            self._ticket[entry] = 0
         else:
-            self._expires[entry], self._process[entry], self._ticket[entry] = first[3], first[2], first[0]
-        self._write_waiting(left)
-        if first is not None and all(turn[0] != first[0] for turn in left) and first[0] in self._tickets:
-            self._tickets[first[0]].is_granted = True
-            self._granted.append(first[0])
+            self._ticket[entry] = number = 0
+        if places:
+            are_kept = np.ones(len(turns), bool)
+            are_kept[places] = False
+            self._keep_turns(are_kept)
+        if number in self._tickets and number not in self._turns()[:, 0]:
+            self._tickets[number].is_granted = True
+            self._granted.append(number)
 
-    def _look(self, ticket: SharedTicket, now: int) -> None:
-        """Whether a ticket of this process is granted, or its time is over."""
-        waits = any(turn[0] == ticket.number for turn in self._read_waiting())
-        has_any = any(self._ticket[entry] == ticket.number for entry in ticket.entries)
-        if ticket.expires_ns <= now or not (waits or has_any):
-            self._leave(ticket.number, ticket.entries, now)
-            self._tickets.pop(ticket.number, None)
+    def _end_wait(self, ticket: SharedTicket, now: int) -> None:
+        """A ticket of this process that waits for no turn any more is granted; or its time is over, and what it has is left."""
+        ticket.is_granted = True  # who waits for it is told
+        self._granted.append(ticket.number)
+        if ticket.expires_ns <= now or any(self._ticket[entry] != ticket.number for entry in ticket.entries):
             ticket.is_valid = False
-            ticket.is_granted = True  # who waits for it is told
-            self._granted.append(ticket.number)
-        elif not waits:
-            ticket.is_granted = True
+            self._tickets.pop(ticket.number)
+            self._leave(ticket.number, ticket.entries, now)
 
     def _drop_lost(self, holders: dict[int, int], now: int) -> None:
         """Finish those of these tickets, each with one entry that it has, whose time is over or whose process has ended."""
@@ -579,16 +586,17 @@ class SharedTable:
                 own = self._tickets.pop(number, None)
                 if own is not None:
                     own.is_valid = False
+                    self._granted.append(number)  # who waits for it is told
                 top = self._words[_TOP]
                 self._leave(number, np.flatnonzero(self._array("ticket", top) == number).tolist(), now)
 
     def _release_of(self, process: int, now: int) -> None:
         """Finish the tickets of a process that has ended."""
+        self._keep_turns(self._turns()[:, 2] != process)
         top = self._words[_TOP]
         ticket, owner = self._array("ticket", top), self._array("process", top)
         for number in {*ticket[(ticket > 0) & (owner == process)].tolist()}:
             self._leave(number, np.flatnonzero(ticket == number).tolist(), now)
-        self._write_waiting([turn for turn in self._read_waiting() if turn[2] != process])
 
     # ------------------------------------------------------------------------------------------------- commits
 
@@ -689,18 +697,23 @@ class SharedTable:
         return found[0]
 
     def _compact(self) -> None:
-        """Move all states together, so that all that is free is in one piece."""
-        words = self._words
-        words[_MOVING] = 1
-        top = words[_TOP]
+        """Move all states together, so that all that is free is in one piece; each move is logged, as a commit is.
+
+        What was written aside, and is not logged yet, is lost.
+        """
+        words, place_of, size_of, copies = self._words, self._place, self._size, self._copies
+        words[_NUM_CLASSES] = 0  # their places are written over
+        top, place = words[_TOP], 0
         kept = np.flatnonzero(self._array("owner", top))
-        place = 0
         for entry in kept[np.argsort(self._array("place", top)[kept])].tolist():
-            self._bytes.move(self._heap + place, self._heap + self._place[entry], self._size[entry])
-            self._place[entry] = place
-            place += _rounded(self._size[entry])
-        words[_HEAP_TOP], words[_NUM_CLASSES] = place, 0
-        words[_MOVING] = 0
+            size = size_of[entry]
+            if place_of[entry] != place:  # where it is and where it goes may overlap
+                self._bytes.move(copies, self._heap + place_of[entry], size)
+                self._log[:_LOG_WORDS] = array("Q", (entry, self._owner[entry], place, size, 0))
+                words[_LOGGED] = 1
+                self._apply_log(is_counted=False)
+            place += _rounded(size)
+        words[_HEAP_TOP] = place
 
     def _end_least_recent(self) -> None:
         words = self._words

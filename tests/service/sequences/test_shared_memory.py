@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 
 import pytest
 
 from service.errors import StoreUnavailable
 from service.sequences.shared_memory import SharedMemory
 from tests.fakes import PATIENCE_S
-
-
-def in_another_process(act: Callable[[], bool]) -> bool:
-    """What it returns in a fork of this process, which then ends."""
-    pid = os.fork()
-    if pid == 0:
-        code = 2
-        try:
-            code = int(act())
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) in (0, 1)
-    return os.waitstatus_to_exitcode(status) == 1
-
-
-def begin_another_process(act: Callable[[], object]) -> int:
-    """The pid of a fork that has done this and waits for its end."""
-    seen, done = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            act()
-            os.write(done, b".")
-            time.sleep(PATIENCE_S)
-        finally:
-            os._exit(2)
-    os.close(done)
-    assert os.read(seen, 1) == b"."
-    os.close(seen)
-    return pid
-
-
-def end(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+from tests.service.sequences.processes import begin_another_process, in_another_process, kill
 
 
 def test_what_one_process_writes_the_others_read_forked_or_not() -> None:
@@ -71,7 +35,7 @@ def test_one_process_at_a_time_has_the_lock_and_one_that_is_killed_has_it_no_mor
     with pytest.raises(StoreUnavailable):
         memory.acquire(0.05)
     assert time.monotonic() - started < PATIENCE_S
-    end(pid)
+    kill(pid)
     memory.acquire()
     memory.release()
 
@@ -82,9 +46,37 @@ def test_a_number_is_free_when_its_process_has_ended() -> None:
     assert not memory.is_free(3)
     assert not memory.live(3)
     assert memory.is_free(4)
-    end(pid)
+    kill(pid)
     assert memory.is_free(3)
     assert memory.live(3)
     assert in_another_process(lambda: not memory.is_free(3))
     memory.end(3)
     assert in_another_process(lambda: memory.is_free(3))
+
+
+def test_where_there_are_no_locks_of_the_kernel_a_server_of_one_process_can_be_imported() -> None:
+    without = "import sys; sys.modules['fcntl'] = None; import service.sequences.shared"  # as on Windows
+    subprocess.run([sys.executable, "-c", without], check=True, timeout=PATIENCE_S)
+
+
+def test_while_a_process_that_is_stopped_has_the_lock_only_the_first_waits_for_it() -> None:
+    memory = SharedMemory.create(4096)
+    pid = begin_another_process(memory.acquire)
+    with pytest.raises(StoreUnavailable):
+        memory.acquire(0.05)
+    with pytest.raises(StoreUnavailable):
+        memory.acquire(10 * PATIENCE_S)  # which pytest would not wait for
+    kill(pid)
+    memory.acquire(0.0)
+    memory.release()
+
+
+def test_a_number_that_this_process_has_is_not_free_and_its_forks_do_not_have_it() -> None:
+    memory = SharedMemory.create(4096)
+    assert memory.live(3)
+    assert not memory.live(3)
+    assert not memory.is_free(3)
+    assert in_another_process(lambda: not memory.is_free(3) and memory.live(4))
+    assert in_another_process(lambda: memory.is_free(4))
+    memory.end(3)
+    assert memory.is_free(3)

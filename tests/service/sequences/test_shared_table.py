@@ -64,8 +64,8 @@ def fork(act: Callable[[], object]) -> int:
     return pid
 
 
-def killed_at_line(number: int, act: Callable[[], object]) -> bool:
-    """Have another process do it that is killed at so many lines of the table; False where there are not as many."""
+def be_killed_at_line(number: int) -> None:
+    """Have this process killed at so many lines of the table from here on."""
     num_lines = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -78,13 +78,24 @@ def killed_at_line(number: int, act: Callable[[], object]) -> bool:
                 os.kill(os.getpid(), signal.SIGKILL)
         return trace
 
-    def run() -> None:
-        sys.settrace(trace)
-        act()
+    sys.settrace(trace)
 
-    _, status = os.waitpid(fork(run), 0)
+
+def was_killed(pid: int) -> bool:
+    """Whether it was, once it has ended; False where it has done all that it was to do."""
+    _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
     return status != 0
+
+
+def killed_at_line(number: int, act: Callable[[], object]) -> bool:
+    """Have another process do it that is killed at so many lines of the table; False where there are not as many."""
+
+    def run() -> None:
+        be_killed_at_line(number)
+        act()
+
+    return was_killed(fork(run))
 
 
 def commits_of_every_kind(table: SharedTable) -> None:
@@ -106,8 +117,8 @@ def test_wherever_a_process_is_killed_a_commit_is_whole_or_nothing_and_the_other
         table = open_table(bounds)
         keep(table, oldest=b"O" * 70)
         keep(table, same=b"A" * 100, other=b"A" * 100, ended=b"A" * 100)
-        was_killed = killed_at_line(line, lambda table=table: commits_of_every_kind(table))  # type: ignore[misc]
-        if was_killed:  # and the next one while it makes good what that one has left
+        is_killed = killed_at_line(line, lambda table=table: commits_of_every_kind(table))  # type: ignore[misc]
+        if is_killed:  # and the next one while it makes good what that one has left
             killed_at_line(1 + draw.randrange(300), table.expire)
         table.expire()
         found = bodies_of(table, *names)
@@ -117,7 +128,7 @@ def test_wherever_a_process_is_killed_a_commit_is_whole_or_nothing_and_the_other
         keep(table, **dict.fromkeys((*names, "oldest"), b"C" * 300))
         assert bodies_of(table, *names, "oldest").count(b"C" * 300) == 4
         expect_consistent(table, *names, "oldest")
-        if not was_killed:
+        if not is_killed:
             break
     assert seen == {False, True}
 
@@ -137,7 +148,7 @@ def test_sequences_of_processes_that_are_killed_at_any_time_advance_together_and
             group = draw.choice(groups)
             ticket = own.enqueue(group, PATIENCE_S)
             while not ticket.is_granted:
-                own.poll(ticket)
+                own.poll()
             assert ticket.is_valid
             counts = {len(body or b"") for body in own.read(ticket)}
             assert len(counts) == 1, "all of a group or none"
@@ -159,7 +170,7 @@ def test_sequences_of_processes_that_are_killed_at_any_time_advance_together_and
                 deadline = time.monotonic() + PATIENCE_S
                 while not ticket.is_granted:
                     assert time.monotonic() < deadline, "the others, and the one that was killed, leave the sequences"
-                    table.poll(ticket)
+                    table.poll()
                 assert len({*map(len, [body or b"" for body in table.read(ticket)])}) == 1
                 table.release(ticket)
             pids[place] = fork(lambda seed=number + 10: advance(seed))  # type: ignore[misc]
@@ -207,7 +218,7 @@ def test_a_process_that_is_killed_leaves_its_place_in_the_queue() -> None:
 
     killed = fork(wait)
     deadline = time.monotonic() + PATIENCE_S
-    while table._words[shared_table._NUM_WAITING] == 0:
+    while len(table._turns()) == 0:
         assert time.monotonic() < deadline
     last = table.enqueue(["a"], PATIENCE_S)
     os.kill(killed, signal.SIGKILL)
@@ -225,18 +236,19 @@ def test_a_ticket_of_another_process_is_granted_in_its_turn() -> None:
     def follow() -> None:
         ticket = table.enqueue(["a"], PATIENCE_S)
         while not ticket.is_granted:
-            table.poll(ticket)
+            table.poll()
         assert table.commit(ticket, [OWNER], [(table.read(ticket)[0] or b"") + b"3"])
 
     other = fork(follow)
     deadline = time.monotonic() + PATIENCE_S
-    while table._words[shared_table._NUM_WAITING] == 0:
+    while len(table._turns()) == 0:
         assert time.monotonic() < deadline
     last = table.enqueue(["a"], PATIENCE_S)
     assert table.commit(first, [OWNER], [b"2"])
     _, status = os.waitpid(other, 0)
     assert status == 0
-    assert table.poll(last)
+    table.poll()
+    assert last.is_granted
     assert table.read(last) == [b"23"]
 
 
@@ -251,6 +263,84 @@ def test_memory_is_taken_by_what_is_written_alone() -> None:
     assert Path(f"/proc/{os.getpid()}").exists()
 
 
-def test_more_sequences_than_a_request_may_have_are_a_mistake_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="at most"):
+def test_more_sequences_than_a_request_may_have_are_refused() -> None:
+    with pytest.raises(StoreUnavailable, match="65536 sequences"):
         open_table().enqueue([str(number) for number in range(shared_table.MAX_KEYS + 1)], PATIENCE_S)
+
+
+def test_a_process_that_is_killed_while_it_moves_states_together_takes_none_with_it() -> None:
+    bounds = Bounds(100, 100_000)
+    names = [f"k{number}" for number in range(6)]
+    line, is_killed = 1, True
+    while is_killed:
+        table = open_table(bounds)
+        keep(table, **{name: bytes([number]) * (100 + 150 * number) for number, name in enumerate(names)})
+        keep(table, k0=None, k3=None)
+        busy = table.enqueue(["k1", "k2", "new"], PATIENCE_S)
+
+        def move(table: SharedTable = table) -> None:
+            with table._change():
+                table._compact()
+
+        is_killed = killed_at_line(line, move)
+        assert table.read(busy) == [b"\1" * 250, b"\2" * 400, None]
+        table.release(busy)
+        kept = [None if number in (0, 3) else bytes([number]) * (100 + 150 * number) for number in range(6)]
+        assert bodies_of(table, *names) == kept
+        expect_consistent(table, *names)
+        line += 3
+
+
+def test_a_request_may_have_as_many_sequences_as_it_may_have_instances() -> None:
+    table = open_table(Bounds(100_000, 2**24))
+    keys = [str(number) for number in range(10_000)]
+    ticket = table.enqueue(keys, PATIENCE_S)
+    assert table.commit(ticket, [OWNER] * len(keys), [b"1" * 100] * len(keys))
+    assert table.totals()[OWNER].num_sequences == 10_000
+
+
+def test_wherever_a_process_is_killed_while_it_leaves_its_sequences_those_that_wait_get_them_in_their_order() -> None:
+    bounds = Bounds(100, 2**20)
+    line, is_killed = 1, True
+    while is_killed:
+        memory = create_memory(bounds)
+        table = SharedTable(memory, bounds)
+        keep(table, a=b"1", b=b"2")
+        (see_queued, say_queued), (see_others, say_others) = os.pipe(), os.pipe()
+
+        def leave(line: int = line, memory: SharedMemory = memory, queued: int = say_queued, others: int = see_others) -> None:
+            own = SharedTable(memory, bounds)
+            tickets = [own.enqueue(keys, PATIENCE_S) for keys in (["a", "b", "new"], ["a"])]
+            os.write(queued, b".")
+            os.read(others, 1)
+            be_killed_at_line(line)
+            for ticket in tickets:
+                own.release(ticket)
+
+        pid = fork(leave)
+        os.read(see_queued, 1)
+        tickets = [table.enqueue(keys, PATIENCE_S) for keys in (["b", "a"], ["a"], ["b", "new"], ["a"])]
+        os.write(say_others, b".")
+        is_killed = was_killed(pid)
+        for place, ticket in enumerate(tickets):
+            table.poll()
+            assert ticket.is_granted
+            assert ticket.is_valid
+            assert not any(each.is_granted for each in tickets[place + 1 :] if {*each.entries} & {*ticket.entries})
+            assert table.commit(ticket, [OWNER] * len(ticket.entries), [b"3"] * len(ticket.entries))
+        assert len(table._turns()) == 0
+        expect_consistent(table, "a", "b", "new")
+        for file in (see_queued, say_queued, see_others, say_others):
+            os.close(file)
+        line += 3
+
+
+def test_a_commit_that_is_refused_leaves_what_the_request_still_has() -> None:
+    bounds = Bounds(100, 2**20)
+    memory = create_memory(bounds)
+    here, there = SharedTable(memory, bounds), SharedTable(memory, bounds)
+    keep(here, a=b"1", b=b"1")
+    ticket = here.enqueue(["a", "b"], PATIENCE_S)
+    here._ticket[ticket.entries[0]] = 0  # others have it
+    assert not here.commit(ticket, [OWNER, OWNER], [b"2", b"2"])
+    assert there.enqueue(["a", "b"], PATIENCE_S).is_granted

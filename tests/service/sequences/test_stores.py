@@ -18,9 +18,11 @@ from service.errors import DeadlineExceeded, StartError, StoreUnavailable
 from service.runtime.tensors import TensorSpec
 from service.sequences.layout import StateLayout
 from service.sequences.redis_store import RedisStore
+from service.sequences.shared import SharedStore
 from service.sequences.store import SequenceKey, SequenceStore, read_block
 from service.sequences.table import Bounds, Owner
 from tests.fakes import PATIENCE_S
+from tests.service.sequences.processes import begin_another_process, kill
 from tests.service.sequences.stores import KINDS, RedisServer, Stores, keep, make_state, open_stores, redis_server, take
 
 OWNER = Owner("toy", 1)
@@ -376,6 +378,23 @@ async def test_a_process_that_ends_has_nothing_any_more() -> None:
         with pytest.raises(StoreUnavailable):
             await waiting
         assert (await asyncio.wait_for(following, PATIENCE_S)).states == [make_state(1)]
+
+
+async def test_what_could_not_be_released_is_as_soon_as_the_memory_can_be_had_again() -> None:
+    async with open_stores("shared") as stores:
+        here, there = stores.open_client(), stores.open_client()
+        assert isinstance(here, SharedStore)
+        await keep(here, "a", make_state(1))
+        checkouts = [await here.checkout([key(id)], PATIENCE_S) for id in ("a", "b")]
+        stopped = begin_another_process(lambda: here.table._memory.acquire())
+        here.release(checkouts[0])
+        with pytest.raises(StoreUnavailable):
+            await here.commit(checkouts[1], [make_state(2)])
+        kill(stopped)
+        running = asyncio.create_task(here.run())
+        assert await asyncio.wait_for(take(there, "a", "b"), PATIENCE_S / 2) == [make_state(1), None]
+        running.cancel()
+        await asyncio.wait((running,))
 
 
 async def test_redis_that_is_gone_refuses_steps_and_recovers_by_itself(redis: RedisServer) -> None:
