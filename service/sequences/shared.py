@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 MIN_POLL_S, MAX_POLL_S = 0.001, 0.016
 """How often a process looks whether those that its requests wait for, in other processes, are finished."""
 
+YIELD_S = 0.005
+"""For so long others have the memory to themselves while very many sequences end; longer than they wait between two tries."""
+
 
 def create_memory(bounds: Bounds, folder: Path | None = None) -> SharedMemory:
     """The memory of a store with these bounds, to be given to each of its processes. Raises OSError."""
@@ -98,13 +101,14 @@ class SharedStore:
             unreleased, self._unreleased = self._unreleased, []
             for ticket in unreleased:
                 self._release(ticket)
+            has_more = False
             try:
-                self.table.expire(EXPIRY_INTERVAL_S / 2)
+                has_more = self.table.expire(EXPIRY_INTERVAL_S / 2)
                 self.observer.counted(self.table.totals())
             except StoreUnavailable as exc:
                 log.warning("the states of sequences cannot be reached", extra={"reason": exc.message})
             self._wake()
-            await asyncio.sleep(EXPIRY_INTERVAL_S)
+            await asyncio.sleep(YIELD_S if has_more else EXPIRY_INTERVAL_S)
 
     async def close(self) -> None:
         self._is_open = False

@@ -43,6 +43,9 @@ MAX_KNOWN = 100_000
 MIN_CANDIDATES = 64
 """So many of the sequences that were not used for longest are found at once."""
 
+MAX_ENDED = 2000
+"""So many idle sequences are ended at once: others wait for the lock meanwhile, some tens of milliseconds."""
+
 # Single numbers: places in the first array. A change is under way; changes that are logged.
 _CHANGING, _LOGGED = 0, 1
 _TICKET, _SECRET, _EXPIRED = 2, 3, 4  # the last ticket; what keys are digested with; when idle sequences were last ended
@@ -274,24 +277,29 @@ class SharedTable:
             idle_s = 0.0 if is_busy else max(0.0, (now - self._used[entry]) / 1e9)
             return Found(stored, idle_s, is_busy)
 
-    def expire(self, interval_s: float = 0.0) -> None:
+    def expire(self, interval_s: float = 0.0) -> bool:
         """End what is idle for too long, and tickets whose time is over or whose process has ended. To be called now and then.
 
-        Nothing is done where a process has done it within `interval_s`.
+        Nothing is done where a process has done it within `interval_s`. True where there is more to end: to be called again soon.
         """
         now = self._now_ns()
         if now - self._words[_EXPIRED] < interval_s * 1e9:
-            return
+            return False
+        has_more = False
         with self._change() as words:
-            words[_EXPIRED] = now
             top = words[_TOP]
             owner, ticket, used = self._array("owner", top), self._array("ticket", top), self._array("used", top)
             if now > self._ttl_ns:
-                for entry in np.flatnonzero((owner > 0) & (ticket == 0) & (used <= np.uint64(now - self._ttl_ns))).tolist():
+                idle = np.flatnonzero((owner > 0) & (ticket == 0) & (used <= np.uint64(now - self._ttl_ns)))
+                has_more = len(idle) > MAX_ENDED
+                for entry in idle[:MAX_ENDED].tolist():
                     self._evict(entry, "idle")
             held = np.flatnonzero(ticket)
             self._drop_lost(dict(zip(ticket[held].tolist(), held.tolist(), strict=True)), now)
             self._end_least_recent()
+            if not has_more:
+                words[_EXPIRED] = now
+        return has_more
 
     def totals(self) -> dict[Owner, Total]:
         """What is kept of each version of a model; one of which nothing is kept any more stays, with zeros."""

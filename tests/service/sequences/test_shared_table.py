@@ -344,3 +344,15 @@ def test_a_commit_that_is_refused_leaves_what_the_request_still_has() -> None:
     here._ticket[ticket.entries[0]] = 0  # others have it
     assert not here.commit(ticket, [OWNER, OWNER], [b"2", b"2"])
     assert there.enqueue(["a", "b"], PATIENCE_S).is_granted
+
+
+def test_of_very_many_sequences_whose_time_is_over_only_so_many_end_at_once() -> None:
+    now_ns = [10**12]
+    bounds = Bounds(10_000, 2**24, ttl_s=1.0)
+    table = SharedTable(create_memory(bounds), bounds, lambda: now_ns[0])
+    keep(table, **{str(number): b"1" for number in range(shared_table.MAX_ENDED + 1)})
+    now_ns[0] += 10**9
+    assert table.expire(interval_s=0.5)
+    assert table.totals()[OWNER].num_sequences == 1
+    assert not table.expire(interval_s=0.5)
+    assert table.totals()[OWNER].num_sequences == 0
