@@ -49,12 +49,12 @@ class SharedMemory:
         try:
             file = os.memfd_create("sluice-sequences")
             path = Path(f"/proc/{os.getpid()}/fd/{file}")  # where the others reach it, also those that are no forks
-            os.ftruncate(file, size)
-            return cls(path, size)
-        except (AttributeError, PermissionError, FileNotFoundError):  # not Linux, or a system that forbids it
+            os.stat(path)
+        except (AttributeError, OSError):  # not Linux, or a system that forbids it
             file, name = tempfile.mkstemp(dir=folder)
-            os.ftruncate(file, size)
-            return cls(Path(name), size)
+            path = Path(name)
+        os.ftruncate(file, size)
+        return cls(path, size)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._path, self._size)
