@@ -178,7 +178,7 @@ def test_a_worker_and_a_controlling_process_that_die_are_replaced_and_serve_what
         for victim in children(server.process.pid):
             os.kill(victim, signal.SIGKILL)
             wait_until(lambda victim=victim: victim not in children(server.process.pid), "it is gone")
-            wait_until(lambda: len(children(server.process.pid)) == 4, "it is replaced")
+            wait_until(lambda: len(children(server.process.pid)) == 3, "it is replaced")
 
         def is_served() -> bool:
             try:
@@ -236,7 +236,7 @@ def test_where_no_process_can_be_forked_models_are_loaded_and_unloaded_all_the_s
     with server_process(models, code=code, **environ) as server:
         started = children(server.process.pid)
         spawned = [pid for pid in started if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        assert len(spawned) == 4, "two workers, what decides what is served, and what keeps states"
+        assert len(spawned) == 3, "two workers, and what decides what is served"
         with Load(server.url) as load:
             publish(models, "2", horizon=6)
             if is_explicit:
