@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The public data sets, where they lie beside the checkout; else whatever the caller set, or none.
 export SLUICE_DATA ?= $(abspath $(wildcard ../shared/data))
 
-.PHONY: serve test test-all test-install test-oldest test-peers lint docs reference bench scores bench-against leaks soak fuzz audit sbom schema clean help
+.PHONY: serve test test-resilience test-all test-install test-oldest test-peers lint docs reference bench scores bench-against leaks soak fuzz audit sbom schema clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -38,8 +38,12 @@ lint: $(VENV)/.test  ## ruff and mypy, strict
 	$(BIN)/mypy
 
 # A file's tests stay together, for they share servers; more than four processes would take too much memory for torch.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 test: lint  ## lint, type-check and the fast tests, on up to four cores
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(PYTEST) -m 'not slow and not resilience'
+
+test-resilience: $(VENV)/.test  ## hostile clients, overload, processes that die, models that change under load
+	$(PYTEST) -m 'resilience and not slow'
 
 test-all: lint  ## every test, the slow ones too
 	$(BIN)/python -m pytest -m ''

@@ -19,6 +19,8 @@ from tests.serving import server_process
 from tests.soak.clients import Client, Record, Records, record_alone
 from tests.soak.traffic import Message, messages, post
 
+pytestmark = pytest.mark.resilience
+
 KINDS = ("patient",) * 15 + ("slow",) * 2 + ("leaving",) * 5 + ("oversize", "reading")
 NUM_CLIENTS = 240
 NUM_REQUESTS = 2_000

@@ -20,6 +20,8 @@ from tests.folders import edit_manifest, write_forecast_folder, write_text_folde
 from tests.hostile_graphs import write_input_loop_folder
 from tests.serving import PATIENCE_S, ROOT, ServerProcess, server_process, wait_until
 
+pytestmark = pytest.mark.resilience
+
 BODY: dict[str, Any] = {"model": "toy-forecast", "instances": [{"history": [1.0, 2.0, 4.0]}]}
 EXPLICIT: dict[str, Any] = {"SLUICE_WORKERS": "2", "SLUICE_MODEL_CONTROL": "explicit"}
 POLL: dict[str, Any] = {"SLUICE_WORKERS": "2", "SLUICE_MODEL_CONTROL": "poll", "SLUICE_POLL_SECONDS": "0.2"}

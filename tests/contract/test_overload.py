@@ -15,6 +15,8 @@ import pytest
 from tests.serving import PATIENCE_S, ROOT, server_process
 from tests.websockets import RawSocket, open_websocket, receive, receive_rest, send
 
+pytestmark = pytest.mark.resilience
+
 TEXT = "The film was slow but quiet and moving, and nobody expected how it would end. " * 20
 NUM_CLIENTS, NUM_REQUESTS = 150, 3
 

@@ -184,6 +184,7 @@ async def overload(url: str) -> list[tuple[str, httpx.Response]]:
     return [answer for each in answers for answer in each]
 
 
+@pytest.mark.resilience
 def test_under_overload_every_api_refuses_in_its_own_shape_and_says_when_to_return() -> None:
     settings: dict[str, Any] = {"SLUICE_REQUEST_TIMEOUT_MS": "400", "SLUICE_VERTEX_PREDICT_ROUTE": VERTEX}
     with server_process(ROOT / "models", **settings) as server:

@@ -251,6 +251,7 @@ def test_a_body_of_3_mb_and_100000_instances_are_refused(server: ServerProcess) 
     assert httpx.post(f"{server.url}/predict/forecast", json=FORECAST).status_code == 200
 
 
+@pytest.mark.resilience
 @pytest.mark.parametrize(("number", "num_workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_a_signal_ends_the_server_after_the_requests_it_is_answering(models: Path, number: int, num_workers: str) -> None:
     # A batch that waits for more rows keeps its request open while the signal arrives.
@@ -328,6 +329,7 @@ def test_metrics_add_up_over_the_workers_and_outlive_them(workers: ServerProcess
     wait_until(lambda: _sum(workers, "sluice_inference_requests_total", outcome="ok") == 2 * num_requests, "counting goes on")
 
 
+@pytest.mark.resilience
 def test_a_killed_worker_breaks_its_own_connections_only_and_their_clients_are_served_again(models: Path) -> None:
     num_clients, limits = 8, httpx.Limits(max_keepalive_connections=1, max_connections=1)
     with server_process(models, SLUICE_WORKERS="2") as server:
@@ -377,6 +379,7 @@ def test_workers_share_what_their_parent_has_loaded(workers: ServerProcess) -> N
         assert sizes["Private_Clean"] + sizes["Private_Dirty"] < 0.4 * sizes["Rss"]
 
 
+@pytest.mark.resilience
 def test_where_a_process_cannot_be_forked_each_worker_loads_for_itself(models: Path) -> None:
     code = (
         "import sys, threading\n"
@@ -433,6 +436,7 @@ def test_without_a_number_there_is_a_process_per_core(models: Path) -> None:
         assert len(worker_pids(server)) == (wanted if wanted > 1 else 0)
 
 
+@pytest.mark.resilience
 def test_workers_end_when_their_parent_is_killed_and_the_next_one_removes_their_folder(models: Path, tmp_path: Path) -> None:
     with server_process(models, SLUICE_WORKERS="2", TMPDIR=str(tmp_path)) as server:
         pids = worker_pids(server)
@@ -498,6 +502,7 @@ def _sum(server: ServerProcess, name: str, **labels: str) -> float:
     return sum(float(value) for found, value in lines if all(label in found for label in wanted))
 
 
+@pytest.mark.resilience
 def test_a_worker_that_is_replaced_after_the_folder_has_changed_serves_what_the_others_serve(tmp_path: Path) -> None:
     removed = write_forecast_folder(tmp_path)
     with server_process(tmp_path, SLUICE_WORKERS="2") as server:

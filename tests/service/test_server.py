@@ -138,6 +138,7 @@ def end_under_load(server: ServerProcess, number: int, num_clients: int) -> list
     return clients
 
 
+@pytest.mark.resilience
 @pytest.mark.parametrize(("num_workers", "fast_path"), [("1", "true"), ("1", "false"), ("2", "true")])
 def test_no_request_fails_while_a_server_ends(models: Path, num_workers: str, fast_path: str) -> None:
     with server_process(models, SLUICE_WORKERS=num_workers, SLUICE_FAST_PATH=fast_path, SLUICE_DRAIN_SECONDS="0.3") as server:
@@ -147,6 +148,7 @@ def test_no_request_fails_while_a_server_ends(models: Path, num_workers: str, fa
     assert any(client.num_closed < client.num_answers for client in clients)
 
 
+@pytest.mark.resilience
 @pytest.mark.slow
 @pytest.mark.parametrize("drain_s", ["0", "0.3"])
 @pytest.mark.parametrize("num_workers", ["1", "2"])
@@ -157,6 +159,7 @@ def test_no_request_fails_in_many_ends_of_a_server(models: Path, num_workers: st
         assert [client.failures for client in clients] == [[]] * 16
 
 
+@pytest.mark.resilience
 @pytest.mark.parametrize(("num_workers", "number"), [("1", signal.SIGTERM), ("1", signal.SIGHUP), ("2", signal.SIGINT)])
 def test_a_server_that_drains_is_not_ready_answers_and_closes_and_a_second_signal_ends_it(
     models: Path, num_workers: str, number: int
@@ -179,6 +182,7 @@ def test_a_server_that_drains_is_not_ready_answers_and_closes_and_a_second_signa
         assert "Traceback" not in server.log
 
 
+@pytest.mark.resilience
 def test_a_connection_that_waits_in_the_kernel_when_the_server_ends_is_answered(models: Path) -> None:
     with server_process(models) as server:
         host, port = server.url.removeprefix("http://").split(":")
@@ -202,6 +206,7 @@ UNFINISHED = {
 }
 
 
+@pytest.mark.resilience
 @pytest.mark.parametrize("num_workers", ["1", "2"])
 @pytest.mark.parametrize("fast_path", ["true", "false"])
 def test_a_body_that_is_not_whole_when_the_time_of_a_server_is_over_gets_a_refusal(
@@ -226,6 +231,7 @@ def test_a_body_that_is_not_whole_when_the_time_of_a_server_is_over_gets_a_refus
         assert "Exception in ASGI application" not in server.log
 
 
+@pytest.mark.resilience
 @pytest.mark.parametrize("num_workers", ["1", "2"])
 @pytest.mark.parametrize("fast_path", ["true", "false"])
 def test_while_a_server_ends_a_body_has_its_timeout_however_much_of_it_has_come(
