@@ -70,9 +70,9 @@ class SharedStore:
         try:
             if not ticket.is_granted:
                 await self._wait(ticket)
+            states = read_bodies(self.table.read(ticket))
             if not ticket.is_valid:
                 raise lost_checkout() if self._is_open else StoreUnavailable("this process is ending")
-            states = read_bodies(self.table.read(ticket))
         except BaseException:
             self._release(ticket)
             raise

@@ -42,6 +42,8 @@ MAX_KNOWN = 100_000
 """Keys whose entries a process remembers."""
 MIN_CANDIDATES = 64
 """So many of the sequences that were not used for longest are found at once."""
+MAX_MOVED, MAX_MOVED_BYTES = 1000, 2**20
+"""So many states are moved at once when the heap is compacted."""
 
 MAX_ENDED = 2000
 """So many idle sequences are ended at once: others wait for the lock meanwhile, some tens of milliseconds."""
@@ -199,15 +201,27 @@ class SharedTable:
         return ticket
 
     def read(self, ticket: SharedTicket) -> list[bytes | None]:
-        """What is kept of the sequences of a granted ticket, None where there is nothing. To be asked once."""
+        """What is kept of the sequences of a granted ticket, None where there is nothing. To be asked once.
+
+        Only None, and the ticket is no longer valid, where its time was over. Raises StoreUnavailable.
+        """
         bodies, ticket.bodies = ticket.bodies, None
         if bodies is None:
-            self._acquire()  # they may be moved
-            try:
-                bodies = self._read(ticket.entries)
-            finally:
-                self._memory.release()
+            with self._change():  # others may have the sequences since it was granted, and their states may be moved
+                if self._has_all(ticket):
+                    return self._read(ticket.entries)
+                self._drop(ticket, self._now_ns())
+                bodies = [None] * len(ticket.entries)
         return bodies
+
+    def _has_all(self, ticket: SharedTicket) -> bool:
+        return ticket.is_valid and all(self._ticket[entry] == ticket.number for entry in ticket.entries)
+
+    def _drop(self, ticket: SharedTicket, now: int) -> None:
+        """Finish a ticket of this process."""
+        ticket.is_valid = False
+        self._tickets.pop(ticket.number, None)
+        self._leave(ticket.number, ticket.entries, now)
 
     def _read(self, entries: Sequence[int]) -> list[bytes | None]:
         memory, heap, place_of, size_of, owner_of = self._bytes, self._heap, self._place, self._size, self._owner
@@ -238,18 +252,15 @@ class SharedTable:
         """
         now = self._now_ns()
         with self._change() as words:
-            self._tickets.pop(ticket.number, None)
-            if not ticket.is_valid or any(self._ticket[entry] != ticket.number for entry in ticket.entries):
-                ticket.is_valid = False
-                self._leave(ticket.number, ticket.entries, now)
+            if not self._has_all(ticket):
+                self._drop(ticket, now)
                 return False
-            ticket.is_valid = False
             try:
                 num = self._write_log(ticket.entries, owners, bodies)
                 words[_LOGGED] = num  # from here on it is kept, whatever happens to this process
                 self._apply_log()
             finally:
-                self._leave(ticket.number, ticket.entries, now)
+                self._drop(ticket, now)
             self._end_least_recent()
         return True
 
@@ -258,9 +269,7 @@ class SharedTable:
         if not ticket.is_valid:
             return
         with self._change():
-            ticket.is_valid = False
-            self._tickets.pop(ticket.number, None)
-            self._leave(ticket.number, ticket.entries, self._now_ns())
+            self._drop(ticket, self._now_ns())
             self._end_least_recent()
 
     def find(self, key: str) -> Found[bytes] | None:
@@ -273,7 +282,7 @@ class SharedTable:
             start = self._heap + self._place[entry]
             body = self._bytes[start : start + self._size[entry]]
             is_busy = self._ticket[entry] != 0
-            stored = Stored(self._owner_of(self._owner[entry] - 1), len(body), body)
+            stored = Stored(self._owner_of(self._owner[entry] - 1), len(body) + CHECKSUM_BYTES, body)
             idle_s = 0.0 if is_busy else max(0.0, (now - self._used[entry]) / 1e9)
             return Found(stored, idle_s, is_busy)
 
@@ -540,52 +549,57 @@ class SharedTable:
 
     def _leave(self, number: int, entries: Sequence[int], now: int) -> None:
         """Take a ticket out of all queues; the next ones get what it had."""
-        has_waiting = self._words[_WAITING] > 1
-        if has_waiting:
+        ticket, used, owner = self._ticket, self._used, self._owner
+        if self._words[_WAITING] > 1:
             are_others = self._turns()[:, 0] != number
             if not are_others.all():
                 self._keep_turns(are_others)
-        ticket, used, owner = self._ticket, self._used, self._owner
+            self._hand_on([entry for entry in entries if ticket[entry] == number], now)
         for entry in entries:
             if ticket[entry] != number:
                 continue
             used[entry] = now
-            if has_waiting:
-                self._hand_on(entry, now)
-            else:
-                ticket[entry] = 0
-            if not ticket[entry] and not owner[entry]:
+            ticket[entry] = 0
+            if not owner[entry]:
                 self._forget(entry)
 
-    def _hand_on(self, entry: int, now: int) -> None:
-        """Give an entry to the first that waits for it and lives; nobody has it where there is none."""
+    def _hand_on(self, entries: Sequence[int], now: int) -> None:
+        """Give each of these entries to the first that waits for it and lives; where there is none it stays whose it is."""
         turns = self._turns()
-        number = 0
-        places = np.flatnonzero(turns[:, 1] == entry).tolist()
-        for num_over, place in enumerate(places, 1):
-            number, _, process, expires = turns[place].tolist()
-            if expires > now and self._is_alive(process):
+        places = np.flatnonzero(np.isin(turns[:, 1], np.array(entries, np.uint64))).tolist()
+        if not places:
+            return
+        is_alive: dict[int, bool] = {}
+        left = {*entries}
+        passed: list[int] = []
+        following: dict[int, None] = {}
+        for place, (number, entry, process, expires) in zip(places, turns[places].tolist(), strict=True):
+            if entry not in left:
+                continue
+            passed.append(place)
+            if process not in is_alive:
+                is_alive[process] = self._is_alive(process)
+            if expires > now and is_alive[process]:
                 self._expires[entry], self._process[entry], self._ticket[entry] = expires, process, number
-                places = places[:num_over]
-                break
-        else:
-            self._ticket[entry] = number = 0
-        if places:
-            are_kept = np.ones(len(turns), bool)
-            are_kept[places] = False
-            self._keep_turns(are_kept)
-        if number in self._tickets and number not in self._turns()[:, 0]:
-            self._tickets[number].is_granted = True
-            self._granted.append(number)
+                left.discard(entry)
+                following[number] = None
+        are_kept = np.ones(len(turns), np.bool_)
+        are_kept[passed] = False
+        self._keep_turns(are_kept)
+        own = [self._tickets[number] for number in following if number in self._tickets]
+        if own:
+            still_waiting = {*self._turns()[:, 0].tolist()}
+            for ticket in own:
+                if ticket.number not in still_waiting:
+                    ticket.is_granted = True
+                    self._granted.append(ticket.number)
 
     def _end_wait(self, ticket: SharedTicket, now: int) -> None:
         """A ticket of this process that waits for no turn any more is granted; or its time is over, and what it has is left."""
         ticket.is_granted = True  # who waits for it is told
         self._granted.append(ticket.number)
-        if ticket.expires_ns <= now or any(self._ticket[entry] != ticket.number for entry in ticket.entries):
-            ticket.is_valid = False
-            self._tickets.pop(ticket.number)
-            self._leave(ticket.number, ticket.entries, now)
+        if ticket.expires_ns <= now or not self._has_all(ticket):
+            self._drop(ticket, now)
 
     def _drop_lost(self, holders: dict[int, int], now: int) -> None:
         """Finish those of these tickets, each with one entry that it has, whose time is over or whose process has ended."""
@@ -704,8 +718,8 @@ class SharedTable:
         self._classes[rounded] = found[0]
         return found[0]
 
-    def _compact(self) -> None:
-        """Move all states together, so that all that is free is in one piece; each move is logged, as a commit is.
+    def _compact(self, num_at_once: int = MAX_MOVED) -> None:
+        """Move all states together, so that all that is free is in one piece; moves are logged, as a commit is, so many at once.
 
         What was written aside, and is not logged yet, is lost.
         """
@@ -713,15 +727,26 @@ class SharedTable:
         words[_NUM_CLASSES] = 0  # their places are written over
         top, place = words[_TOP], 0
         kept = np.flatnonzero(self._array("owner", top))
+        flat: list[int] = []
+        copy = 0
         for entry in kept[np.argsort(self._array("place", top)[kept])].tolist():
             size = size_of[entry]
-            if place_of[entry] != place:  # where it is and where it goes may overlap
-                self._bytes.move(copies, self._heap + place_of[entry], size)
-                self._log[:_LOG_WORDS] = array("Q", (entry, self._owner[entry], place, size, 0))
-                words[_LOGGED] = 1
-                self._apply_log(is_counted=False)
+            if place_of[entry] != place:  # by its copy: where it is and where it goes may overlap
+                self._bytes.move(copies + copy, self._heap + place_of[entry], size)
+                flat += (entry, self._owner[entry], place, size, copy)
+                copy += size
             place += _rounded(size)
+            if len(flat) == _LOG_WORDS * num_at_once or copy > MAX_MOVED_BYTES:
+                self._move(flat)
+                flat, copy = [], 0
+        self._move(flat)
         words[_HEAP_TOP] = place
+
+    def _move(self, flat: list[int]) -> None:
+        """Carry out these moves, of states whose copies are written."""
+        self._log[: len(flat)] = array("Q", flat)
+        self._words[_LOGGED] = len(flat) // _LOG_WORDS
+        self._apply_log(is_counted=False)
 
     def _end_least_recent(self) -> None:
         words = self._words
@@ -825,4 +850,5 @@ class _NoRoomError(Exception):
 
 
 def _rounded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    """The bytes that a state of so many takes, at least those in which a free place names the next one."""
+    return -(-max(size, 1) // ALIGNMENT) * ALIGNMENT

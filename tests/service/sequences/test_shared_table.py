@@ -280,7 +280,7 @@ def test_a_process_that_is_killed_while_it_moves_states_together_takes_none_with
 
         def move(table: SharedTable = table) -> None:
             with table._change():
-                table._compact()
+                table._compact(num_at_once=2)
 
         is_killed = killed_at_line(line, move)
         assert table.read(busy) == [b"\1" * 250, b"\2" * 400, None]
@@ -356,3 +356,60 @@ def test_of_very_many_sequences_whose_time_is_over_only_so_many_end_at_once() ->
     assert table.totals()[OWNER].num_sequences == 1
     assert not table.expire(interval_s=0.5)
     assert table.totals()[OWNER].num_sequences == 0
+
+
+def test_a_request_whose_time_was_over_before_it_has_read_its_sequences_reads_none_of_others() -> None:
+    now_ns = [10**12]
+    bounds = Bounds(100, 2**20)
+    memory = create_memory(bounds)
+    here, there = SharedTable(memory, bounds, lambda: now_ns[0]), SharedTable(memory, bounds, lambda: now_ns[0])
+    first = there.enqueue(["toy/a"], 60.0)
+    ticket = here.enqueue(["toy/a"], 1.0)
+    there.release(first)
+    here.poll()
+    assert ticket.is_granted
+    now_ns[0] += 10**9
+    there.expire()
+    keep(there, **{"toy/other\0b": b"secret"})
+    assert there.enqueue(["toy/other\0b"], 60.0).entries == ticket.entries, "where the first one was"
+    assert here.read(ticket) == [None]
+    assert not ticket.is_valid
+
+
+class _CountingMemory(SharedMemory):
+    """Counts how often it was asked whether a process lives."""
+
+    num_asked = 0
+
+    def is_free(self, number: int) -> bool:
+        self.num_asked += 1
+        return super().is_free(number)
+
+
+def test_of_very_many_sequences_that_others_wait_for_a_request_leaves_all_at_once() -> None:
+    bounds = Bounds(1000, 2**20)
+    memory = _CountingMemory.create(table_bytes(bounds))
+    here, there = SharedTable(memory, bounds), SharedTable(memory, bounds)
+    keys = [str(number) for number in range(100)]
+    first, following = here.enqueue(keys, PATIENCE_S), there.enqueue(keys, PATIENCE_S)
+    memory.num_asked = 0
+    here.release(first)
+    assert memory.num_asked == 1, "whether the process that waits lives"
+    there.poll()
+    assert following.is_granted
+    assert there.commit(following, [OWNER] * 100, [b"1"] * 100)
+
+
+def test_a_state_of_no_bytes_has_a_place_of_its_own() -> None:
+    table = open_table()
+    keep(table, a=b"", b=b"1" * 100)
+    keep(table, a=None)
+    assert bodies_of(table, "a", "b") == [None, b"1" * 100]
+
+
+def test_what_is_found_of_a_sequence_counts_as_many_bytes_as_the_totals() -> None:
+    table = open_table()
+    keep(table, a=b"1" * 100)
+    found = table.find("a")
+    assert found is not None
+    assert found.stored.num_bytes == table.totals()[OWNER].num_bytes
