@@ -17,15 +17,16 @@ class LeastRecent:
     """Looks for entries and changes none. What it remembers is of this process alone, and is looked at again before it counts."""
 
     def __init__(self, arrays: TableArrays, bounds: Bounds) -> None:
-        self._arrays, self._words, self._bounds = arrays, arrays.words, bounds
+        self._arrays, self._words = arrays, arrays.words
+        self._max_sequences, self._max_bytes = bounds.max_sequences, bounds.max_bytes
         self._candidates: dict[int, deque[tuple[int, int]]] = {}  # by holder: when they were used, and their entries
 
     def find(self) -> int | None:
         """The entry to end next. None within the bounds, and where requests have all that is beyond them."""
         words = self._words
-        if words[NUM_BYTES] > self._bounds.max_bytes:
+        if words[NUM_BYTES] > self._max_bytes:
             name = "holder_bytes"
-        elif words[NUM_SEQUENCES] > self._bounds.max_sequences:
+        elif words[NUM_SEQUENCES] > self._max_sequences:
             name = "holder_count"
         else:
             return None

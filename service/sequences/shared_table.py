@@ -9,9 +9,9 @@ part says for itself how: `shared_entries.py` (where the sequence of a key is), 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import repeat
+from types import TracebackType
 
 import numpy as np
 
@@ -56,6 +56,7 @@ class SharedTable:
         self._heap = StateHeap(arrays)
         self._log = CommitLog(arrays, self._heap, self._totals)
         self._least_recent = LeastRecent(arrays, bounds)
+        self._change = _Change(memory, arrays, self._recover)
 
     def enqueue(self, keys: Sequence[str], within_s: float) -> SharedTicket:
         """A ticket for these sequences, all different, for so many seconds; it has what is kept of them where it is granted.
@@ -65,7 +66,7 @@ class SharedTable:
         if len(keys) > MAX_KEYS:
             raise StoreUnavailable(f"a request may have {MAX_KEYS} sequences at once, this one has {len(keys)}")
         now = self._now_ns()
-        with self._change():
+        with self._change:
             ticket = self._turns.enqueue(map(self._find_or_add, keys, repeat(now)), now, now + int(within_s * 1e9))
             if ticket.is_granted:
                 ticket.bodies = self._heap.read(ticket.entries)
@@ -78,7 +79,7 @@ class SharedTable:
         """
         bodies, ticket.bodies = ticket.bodies, None
         if bodies is None:
-            with self._change():  # others may have the sequences since it was granted, and their states may be moved
+            with self._change:  # others may have the sequences since it was granted, and their states may be moved
                 if self._turns.has_all(ticket):
                     return self._heap.read(ticket.entries)
                 self._turns.finish(ticket, self._now_ns())
@@ -91,7 +92,7 @@ class SharedTable:
         `take_granted` then returns them. Raises StoreUnavailable.
         """
         now = self._now_ns()
-        with self._change():
+        with self._change:
             self._turns.poll(now)
 
     def commit(self, ticket: SharedTicket, owners: Sequence[Owner | None], bodies: Sequence[bytes | None]) -> bool:
@@ -101,7 +102,7 @@ class SharedTable:
         be had: the ticket is then to be released.
         """
         now = self._now_ns()
-        with self._change():
+        with self._change:
             if not self._turns.has_all(ticket):
                 self._turns.finish(ticket, now)
                 return False
@@ -118,14 +119,14 @@ class SharedTable:
         """Finish the ticket, granted or not, and leave its sequences as they are. Raises StoreUnavailable: to be called again."""
         if not ticket.is_valid:
             return
-        with self._change():
+        with self._change:
             self._turns.finish(ticket, self._now_ns())
             self._end_least_recent()
 
     def find(self, key: str) -> Found[bytes] | None:
         """The sequence as it is, whoever has it; looking at it is no use. Raises StoreUnavailable."""
         now = self._now_ns()
-        with self._change():
+        with self._change:
             _, entry = self._entries.find(key)
             if entry is None or not self._owner[entry] or self._end_if_idle(entry, now):
                 return None
@@ -145,7 +146,7 @@ class SharedTable:
         if now - self._words[EXPIRED] < interval_s * 1e9:
             return False
         has_more = False
-        with self._change():
+        with self._change:
             if now > self._ttl_ns:
                 owner, ticket, used = (self._arrays.numbers_of_entries(name) for name in ("owner", "ticket", "used"))
                 idle = np.flatnonzero((owner > 0) & (ticket == 0) & (used <= np.uint64(now - self._ttl_ns)))
@@ -163,7 +164,7 @@ class SharedTable:
 
         Raises StoreUnavailable.
         """
-        self._acquire()
+        self._change.acquire()
         try:
             return {self._owners.at(number): total for number, total in enumerate(self._totals.of_owners())}
         finally:
@@ -182,40 +183,13 @@ class SharedTable:
     def __repr__(self) -> str:
         return f"<SharedTable: {self._words[NUM_SEQUENCES]} sequences, {self._words[NUM_BYTES]} bytes>"
 
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        """Has the lock; whoever ends within it, or fails otherwise than by StoreUnavailable, leaves the table to be recovered."""
-        words = self._words
-        self._acquire()
-        try:
-            words[CHANGING] = 1
-            yield
-        except StoreUnavailable:
-            words[CHANGING] = 0
-            raise
-        else:
-            words[CHANGING] = 0
-        finally:
-            self._memory.release()
-
-    def _acquire(self) -> None:
-        """Take the lock, of a table that is consistent. Raises StoreUnavailable."""
-        self._memory.acquire()
-        if self._words[CHANGING]:
-            try:
-                self._recover()
-            except BaseException:
-                self._memory.release()
-                raise
-
     def _recover(self) -> None:
-        """Make the table consistent again after a process has ended while it changed it. Ended within this, it is done anew."""
+        """Make the table consistent again after a process has ended while it changed it; twice gives the same."""
         self._log.recover()  # first: all else is made from the entries as they are then
         self._entries.rebuild()
         self._totals.rebuild()
         self._heap.rebuild()
         self._turns.recover()
-        self._words[CHANGING] = 0
 
     def _find_or_add(self, key: str, now: int) -> int:
         """The entry of a key; a new one where there is none, and where its sequence was idle for too long."""
@@ -242,3 +216,36 @@ class SharedTable:
         self._heap.free(self._arrays.place[entry], self._arrays.size[entry])
         self._entries.forget(entry)
         self._on_evicted(owner, reason)
+
+
+class _Change:
+    """Has the memory's lock, and the table is consistent. Raises StoreUnavailable.
+
+    Whoever ends within it, or fails otherwise than by StoreUnavailable, leaves a number that says so, and whoever has the lock
+    next recovers the table first. A context of its own class: that of a generator takes a microsecond more for each request.
+    """
+
+    def __init__(self, memory: SharedMemory, arrays: TableArrays, recover: Callable[[], None]) -> None:
+        self._memory, self._words, self._recover = memory, arrays.words, recover
+
+    def acquire(self) -> None:
+        """Take the lock, of a table that is consistent: to look at it alone."""
+        self._memory.acquire()
+        if self._words[CHANGING]:
+            try:
+                self._recover()
+            except BaseException:
+                self._memory.release()
+                raise
+            self._words[CHANGING] = 0
+
+    def __enter__(self) -> None:
+        self.acquire()
+        self._words[CHANGING] = 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None or issubclass(kind, StoreUnavailable):
+                self._words[CHANGING] = 0
+        finally:
+            self._memory.release()

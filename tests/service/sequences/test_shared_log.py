@@ -64,7 +64,7 @@ def test_a_process_that_is_killed_while_it_moves_states_together_takes_none_with
         busy = table.enqueue(["k1", "k2", "new"], PATIENCE_S)
 
         def move(table: SharedTable = table) -> None:
-            with table._change():
+            with table._change:
                 table._log.compact(num_at_once=2)
 
         is_killed = killed_at_line(line, move)
