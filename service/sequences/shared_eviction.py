@@ -31,11 +31,13 @@ class LeastRecent:
         else:
             return None
         totals = self._arrays.numbers(name, words[NUM_HOLDERS])
-        for holder in np.argsort(totals)[::-1].tolist():
-            entry = self._find_of(holder) if totals[holder] else None
-            if entry is not None:
-                return entry
-        return None
+        most = int(totals.argmax())
+        entry = self._find_of(most)
+        if entry is not None:
+            return entry
+        # Requests have all of that holder's. The others are put in order only then: there may be thousands.
+        others = [holder for holder in np.argsort(totals)[::-1].tolist() if holder != most and totals[holder]]
+        return next((entry for entry in map(self._find_of, others) if entry is not None), None)
 
     def _find_of(self, holder: int) -> int | None:
         """The entry of a holder that nobody has and that was not used for longest."""

@@ -21,8 +21,9 @@ def test_of_the_holder_of_most_the_idle_sequence_is_found_that_was_not_used_for_
     least_recent = LeastRecent(table._arrays, Bounds(5, 2**20))
     assert least_recent.find() == entries[keys["b"][2]]
     assert least_recent.find() == entries[keys["b"][3]]
-    busy = table.enqueue([*keys["a"], keys["b"][0], *keys["b"][2:]], PATIENCE_S)
-    assert busy.is_granted
+    table.enqueue([keys["b"][0], *keys["b"][2:]], PATIENCE_S)
+    assert least_recent.find() == entries[keys["a"][0]], "of the next holder, where requests have all of the first one's"
+    table.enqueue(keys["a"], PATIENCE_S)
     assert least_recent.find() is None, "requests have all"
 
 
