@@ -1,1 +1,1 @@
-"""Recurrent state from one request to the next: its stores and tokens. Nothing is kept yet: every request starts from zeros."""
+"""Recurrent state from one request to the next: states, the stores that keep them, and tokens that clients carry."""

@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from service.errors import StoreUnavailable
+from service.sequences.shared_arrays import table_bytes
 from service.sequences.shared_memory import SharedMemory
-from service.sequences.shared_table import SharedTable, SharedTicket, table_bytes
+from service.sequences.shared_table import SharedTable
+from service.sequences.shared_turns import SharedTicket
 from service.sequences.state import SequenceState, read_bodies
 from service.sequences.store import (
     EXPIRY_INTERVAL_S,
@@ -70,9 +72,9 @@ class SharedStore:
         try:
             if not ticket.is_granted:
                 await self._wait(ticket)
+            states = read_bodies(self.table.read(ticket))
             if not ticket.is_valid:
                 raise lost_checkout() if self._is_open else StoreUnavailable("this process is ending")
-            states = read_bodies(self.table.read(ticket))
         except BaseException:
             self._release(ticket)
             raise

@@ -68,7 +68,8 @@ class SequenceStore(Protocol):
     async def checkout(self, keys: Sequence[SequenceKey], within_s: float) -> Checkout:
         """The sequences, all different, once the requests that came before are finished; to be committed or released.
 
-        After `within_s`, and some margin, other requests may get them. Whoever cancels it leaves the queues.
+        After `within_s`, and some margin, other requests may get them; whoever waits for so long gets DeadlineExceeded. Whoever
+        cancels it leaves the queues.
         """
         ...
 

@@ -122,7 +122,10 @@ class SequenceTable(Generic[V]):
         """A version of which nothing is kept any more stays, with zeros."""
 
     def enqueue(self, keys: Iterable[str], within_s: float, on_granted: Callable[[], None]) -> Ticket:
-        """A ticket for these sequences, all different, for so many seconds; `on_granted` is called unless it is granted now."""
+        """A ticket for these sequences, all different, for so many seconds.
+
+        `on_granted` is called unless it is granted now: when it is, or when its time is over before.
+        """
         now = self._now()
         self._end_idle(now)
         ticket = Ticket(tuple(keys), now + within_s, on_granted)
@@ -201,7 +204,10 @@ class SequenceTable(Generic[V]):
         now = self._now()
         self._end_idle(now)
         for ticket in [ticket for ticket in self._tickets if ticket.expires_at <= now]:
+            has_waited = not ticket.is_granted
             self.release(ticket)
+            if has_waited:
+                ticket.on_granted()
 
     def __repr__(self) -> str:
         return f"<SequenceTable: {self.num_sequences} sequences, {self.num_bytes} bytes, {len(self._busy)} busy>"

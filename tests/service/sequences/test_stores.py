@@ -291,6 +291,20 @@ async def test_what_a_request_has_that_ended_without_a_word_is_free_after_its_ti
         await asyncio.wait((running,))
 
 
+async def test_a_request_that_waits_for_longer_than_its_time_is_told(kind: str, url: str) -> None:
+    async with open_stores(kind, redis_url=url, margin_s=0.0) as stores:
+        here, there = stores.open_client(), stores.open_client()
+        running = [asyncio.create_task(each.run()) for each in (here, there)]
+        first = await here.checkout([key("a")], PATIENCE_S)
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(there.checkout([key("a"), key("b")], 0.05), PATIENCE_S)
+        await here.commit(first, [make_state(1)])
+        assert await asyncio.wait_for(take(there, "a", "b"), PATIENCE_S) == [make_state(1), None]
+        for each in running:
+            each.cancel()
+        await asyncio.wait(running)
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_whatever_comes_each_step_goes_on_from_the_one_before(stores: Stores, seed: int) -> None:
     """Requests of two clients, for one to three of five sequences each; some fail, some are given up at any moment."""

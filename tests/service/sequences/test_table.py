@@ -201,6 +201,20 @@ def test_a_request_that_ended_without_a_word_blocks_its_sequence_for_its_time_on
     assert table.get("a") == "x"
 
 
+def test_who_waits_for_longer_than_its_time_is_told_and_leaves_the_queue() -> None:
+    table = Table()
+    first = table.take("a")
+    late = table.take("a", "b", name="late", within_s=5)
+    table.take("a", name="next", within_s=60)
+    table.clock.advance(5)
+    table.expire()
+    assert table.granted == ["late"]
+    assert not late.is_valid
+    assert table.take("b").is_granted
+    table.release(first)
+    assert table.granted == ["late", "next"]
+
+
 def test_the_totals_are_those_of_each_version() -> None:
     table = Table()
     table.put("a", "xx")
