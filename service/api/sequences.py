@@ -168,7 +168,7 @@ def read_steps(instances: Sequence[Any], parameters: Mapping[str, Any]) -> list[
             id = common_id if (own := instance.get(ID)) is None else own
             start = common_start if (own := instance.get(START)) is None else own
             end = common_end if (own := instance.get(END)) is None else own
-        step = _read_said(id, start, end, instance=index)
+        step = _read_fields(id, start, end, instance=index)
         if step is None:
             raise _refuse(
                 f'"{ID}" is missing: expected {EXPECTED_ID}, in the instance or in "parameters"', None, ID, EXPECTED_ID, index
@@ -191,10 +191,10 @@ def read_step(parameters: Mapping[str, Any], *, instance: int | None = None, zer
 
     With `zero_is_none`, as in Triton, 0 and "" are no ids. Raises InvalidInput.
     """
-    return _read_said(*[parameters.get(field) for field in _IN_ORDER], instance=instance, zero_is_none=zero_is_none)
+    return _read_fields(*[parameters.get(field) for field in _IN_ORDER], instance=instance, zero_is_none=zero_is_none)
 
 
-def _read_said(
+def _read_fields(
     id: object, start: object, end: object, *, instance: int | None, zero_is_none: bool = False
 ) -> SequenceStep | None:
     """`read_step` of what the three fields hold."""
@@ -285,7 +285,7 @@ def sequences_router(
         async with _deadline(timeout_s):
             holder = holder_of(request)
             await sequences.put(id, state, within_s=timeout_s, holder=holder)
-            return _describe(await sequences.find(state.model, id, holder) or _Put(id, state))
+            return _describe(await sequences.find(state.model, id, holder) or _Restored(id, state))
 
     async def end(request: Request, id: str, model: str | None = None) -> Response:
         """End a sequence, after the steps that came before; the answer is what was kept of it when the request came."""
@@ -377,7 +377,7 @@ RESTORE_BODY: dict[str, Any] = {
 }
 
 
-class _Put(NamedTuple):
+class _Restored(NamedTuple):
     """A sequence that was restored, and that another request has ended since."""
 
     id: str

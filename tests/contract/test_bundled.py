@@ -133,11 +133,11 @@ async def test_a_history_of_numbers_beyond_what_the_forecaster_can_hold_is_inval
 def test_the_sentiment_model_reads_long_reviews_and_short_sentences() -> None:
     training = manifest("sentiment-en")["training"]
     metrics, baselines = training["metrics"], training["baselines"]
-    for name in ("imdb", "sst2"):
+    # Of 1,821 sentences probabilities that are exactly right would measure up to 0.024.
+    for name, least, most in (("imdb", 0.93, 0.01), ("sst2", 0.87, 0.025)):
         assert all(metrics[f"{name}_accuracy"] > 0.015 + baseline[f"{name}_accuracy"] for baseline in baselines.values())
-        assert metrics[f"{name}_ece"] <= 0.02
-    assert metrics["imdb_accuracy"] >= 0.925
-    assert metrics["sst2_accuracy"] >= 0.86
+        assert metrics[f"{name}_accuracy"] >= least
+        assert metrics[f"{name}_ece"] <= most
     assert {"majority", "tfidf_logistic", "nb_logistic"} <= baselines.keys()
 
 
