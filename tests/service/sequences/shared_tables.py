@@ -13,6 +13,7 @@ from typing import Any
 from service.sequences import shared_memory, shared_table
 from service.sequences.shared import create_memory
 from service.sequences.shared_arrays import TableArrays
+from service.sequences.shared_memory import SharedMemory
 from service.sequences.shared_table import SharedTable
 from service.sequences.state import CHECKSUM_BYTES
 from service.sequences.table import Bounds, Owner
@@ -26,6 +27,14 @@ FILES = {str(path) for path in Path(shared_table.__file__).parent.glob("shared_*
 def open_table(bounds: Bounds | None = None) -> SharedTable:
     bounds = bounds or Bounds(1000, 2**20)
     return SharedTable(create_memory(bounds), bounds)
+
+
+def open_memory(bounds: Bounds, **bodies: bytes | None) -> tuple[SharedMemory, SharedTable]:
+    """Memory for other tables too, and one in it that keeps these."""
+    memory = create_memory(bounds)
+    table = SharedTable(memory, bounds)
+    keep(table, **bodies)
+    return memory, table
 
 
 def open_arrays(bounds: Bounds) -> TableArrays:

@@ -19,9 +19,16 @@ from tests.service.sequences.shared_tables import (
     expect_consistent,
     fork,
     keep,
+    open_memory,
     open_table,
     was_killed,
 )
+
+
+def await_one_that_waits(table: SharedTable) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while len(table._turns.waiting()) == 0:
+        assert time.monotonic() < deadline
 
 
 def test_a_process_that_is_killed_leaves_its_place_in_the_queue() -> None:
@@ -34,9 +41,7 @@ def test_a_process_that_is_killed_leaves_its_place_in_the_queue() -> None:
         time.sleep(PATIENCE_S)
 
     killed = fork(wait)
-    deadline = time.monotonic() + PATIENCE_S
-    while len(table._turns.waiting()) == 0:
-        assert time.monotonic() < deadline
+    await_one_that_waits(table)
     last = table.enqueue(["a"], PATIENCE_S)
     os.kill(killed, signal.SIGKILL)
     os.waitpid(killed, 0)
@@ -57,9 +62,7 @@ def test_a_ticket_of_another_process_is_granted_in_its_turn() -> None:
         assert table.commit(ticket, [OWNER], [(table.read(ticket)[0] or b"") + b"3"])
 
     other = fork(follow)
-    deadline = time.monotonic() + PATIENCE_S
-    while len(table._turns.waiting()) == 0:
-        assert time.monotonic() < deadline
+    await_one_that_waits(table)
     last = table.enqueue(["a"], PATIENCE_S)
     assert table.commit(first, [OWNER], [b"2"])
     _, status = os.waitpid(other, 0)
@@ -73,9 +76,7 @@ def test_wherever_a_process_is_killed_while_it_leaves_its_sequences_those_that_w
     bounds = Bounds(100, 2**20)
     line, is_killed = 1, True
     while is_killed:
-        memory = create_memory(bounds)
-        table = SharedTable(memory, bounds)
-        keep(table, a=b"1", b=b"2")
+        memory, table = open_memory(bounds, a=b"1", b=b"2")
         (see_queued, say_queued), (see_others, say_others) = os.pipe(), os.pipe()
 
         def leave(line: int = line, memory: SharedMemory = memory, queued: int = say_queued, others: int = see_others) -> None:
@@ -110,9 +111,7 @@ def test_wherever_a_process_is_killed_while_it_takes_what_another_has_left_all_i
     bounds = Bounds(100, 2**20)
     line, is_killed = 1, True
     while is_killed:
-        memory = create_memory(bounds)
-        table = SharedTable(memory, bounds)
-        keep(table, a=b"1", b=b"2")
+        memory, table = open_memory(bounds, a=b"1", b=b"2")
 
         def lose(memory: SharedMemory = memory) -> None:
             own = SharedTable(memory, bounds)
@@ -144,9 +143,8 @@ def test_wherever_a_process_is_killed_while_it_takes_what_another_has_left_all_i
 
 def test_a_commit_that_is_refused_leaves_what_the_request_still_has() -> None:
     bounds = Bounds(100, 2**20)
-    memory = create_memory(bounds)
-    here, there = SharedTable(memory, bounds), SharedTable(memory, bounds)
-    keep(here, a=b"1", b=b"1")
+    memory, here = open_memory(bounds, a=b"1", b=b"1")
+    there = SharedTable(memory, bounds)
     ticket = here.enqueue(["a", "b"], PATIENCE_S)
     here._arrays.ticket[ticket.entries[0]] = 0  # others have it
     assert not here.commit(ticket, [OWNER, OWNER], [b"2", b"2"])
